@@ -1,0 +1,1 @@
+"""Where the time goes: one base in memory, experts and merges swapped into it."""

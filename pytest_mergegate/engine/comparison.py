@@ -1,0 +1,58 @@
+"""How far one model's predictions on an expert's own inputs are from that expert's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Comparison over n inputs."""
+
+    differs: tuple[bool, ...]
+    """Per input: whether the answers differ."""
+    kl: float
+    """Mean KL(expert ‖ other) in nats, over positions and then over inputs."""
+
+    @property
+    def n(self) -> int:
+        """Number of inputs compared."""
+        return len(self.differs)
+
+    @property
+    def disagreements(self) -> int:
+        """Number of inputs on which the answers differ."""
+        return sum(self.differs)
+
+    @property
+    def rate(self) -> float:
+        """Share of inputs on which the answers differ."""
+        return self.disagreements / self.n
+
+
+def compare(expert: Sequence[Tensor], other: Sequence[Tensor]) -> Agreement:
+    """Compare scores [T, options] of two models input by input.
+
+    Greedy answers agree exactly when every argmax on the expert's own answer agrees: up to the
+    first position that differs both models have seen the same tokens.
+    """
+    differs, divergences = [], []
+    for own, theirs in zip(expert, other, strict=True):
+        differs.append(bool((own.argmax(-1) != theirs.argmax(-1)).any()))
+        divergences.append(_kl(own, theirs))
+    return Agreement(differs=tuple(differs), kl=float(np.mean(divergences)))
+
+
+def _kl(own: Tensor, theirs: Tensor) -> float:
+    p = torch.log_softmax(own.to(torch.float64), dim=-1)
+    q = torch.log_softmax(theirs.to(torch.float64), dim=-1)
+    return float((p.exp() * (p - q)).sum(-1).clamp_min(0).mean())

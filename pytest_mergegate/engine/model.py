@@ -1,0 +1,295 @@
+"""The base in memory: weights swapped in and out, hidden states read, answers decoded."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from pytest_mergegate.errors import GateError, PoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pytest_mergegate.pool.pool import Base
+
+BATCH_TOKENS = 2048
+"""Tokens in one forward pass, padding included."""
+_HEAD_TOLERANCE = 1e-4
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda[:i]`` to a device. Raises GateError where there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise GateError(
+            f"device {name!r} is not available here", fix="use --mergegate-device auto or cpu"
+        )
+    return device
+
+
+class LanguageModel:
+    """A causal language model whose parameters are swapped in place.
+
+    ``loaded`` names the weights that are in: ``base``, an expert, or a merge.
+    """
+
+    def __init__(self, base: Base, device: torch.device) -> None:
+        self.device = device
+        self.tokenizer = _load_tokenizer(base.path)
+        self.module = _load_module(base.path).to(device)
+        self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
+        self.loaded = "base"
+        self._adopt_end_of_text()
+        self._scale_logits = self._find_logit_scaling()
+
+    @property
+    def backbone(self) -> Any:
+        """The model without its vocabulary projection."""
+        return self.module.base_model
+
+    @property
+    def head_parameter(self) -> str:
+        """Name of the parameter of the vocabulary projection."""
+        head = self.module.get_output_embeddings()
+        return next(name for name, p in self.parameters.items() if p is head.weight)
+
+    def check_parameters(self, names: Sequence[str]) -> None:
+        """Raise PoolError where the loaded model lacks one of ``names``."""
+        if missing := [name for name in names if name not in self.parameters]:
+            raise PoolError(
+                f"the loaded model has no parameter {missing[0]!r}",
+                code="MG102",
+                fix="this architecture renames its tensors on loading; it is not supported yet",
+            )
+
+    @contextlib.contextmanager
+    def swapped(self, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Have ``weights`` in place of the base's inside the block; ``loaded`` is ``name``.
+
+        The base's own tensors are put back afterwards, so nothing drifts.
+        """
+        saved = {key: self.parameters[key].data for key in weights}
+        before = self.loaded
+        try:
+            for key, value in weights.items():
+                self.parameters[key].data = value.to(self.device, saved[key].dtype)
+            self.loaded = name
+            yield
+        finally:
+            for key, value in saved.items():
+                self.parameters[key].data = value
+            self.loaded = before
+
+    def base_weight(self, parameter: str) -> Tensor:
+        """The parameter as it is loaded now, on the CPU in float32."""
+        return self.parameters[parameter].data.to("cpu", torch.float32)
+
+    @torch.inference_mode()
+    def states(
+        self, sequences: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Last hidden states (after the final norm) at the positions [start, stop) of ``spans``.
+
+        One [stop − start, d] float32 tensor on the CPU per sequence, in the given order.
+        """
+        found: list[Tensor | None] = [None] * len(sequences)
+        for batch in batches([len(s) for s in sequences]):
+            ids, mask = self._pad([sequences[i] for i in batch], side="right")
+            out = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
+            hidden = out.last_hidden_state
+            for row, index in enumerate(batch):
+                start, stop = spans[index]
+                # a copy: a view would keep the whole batch alive
+                found[index] = hidden[row, start:stop].to("cpu", torch.float32).clone()
+        return [state for state in found if state is not None]
+
+    @torch.inference_mode()
+    def decode(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        """Greedy answers in tokens, the end-of-text token included where it was reached."""
+        ends = self._ends
+        answers: list[list[int]] = [[] for _ in prompts]
+        for batch in batches([len(p) + max_tokens for p in prompts]):
+            ids, mask = self._pad([prompts[i] for i in batch], side="left")
+            out = self.module.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False
+            )
+            for index, row in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
+                stop = next((k + 1 for k, token in enumerate(row) if token in ends), len(row))
+                answers[index] = row[:stop]
+        return answers
+
+    def text(self, answer: Sequence[int]) -> str:
+        """An answer's tokens as stripped text."""
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+    @torch.inference_mode()
+    def logits(self, states: Tensor, head_weight: Tensor | None = None) -> Tensor:
+        """Next-token logits [T, vocabulary] in float32 on the CPU, from ``states`` [T, d].
+
+        ``head_weight`` stands in for the projection's own weight.
+        """
+        head = self.module.get_output_embeddings()
+        weight = head.weight if head_weight is None else head_weight.to(self.device)
+        bias = getattr(head, "bias", None)
+        projected = torch.nn.functional.linear(
+            states.to(self.device, weight.dtype), weight, bias
+        )
+        return self._scale_logits(projected.to(torch.float32)).cpu()
+
+    @property
+    def _ends(self) -> set[int]:
+        ends = self.module.generation_config.eos_token_id
+        return set(ends) if isinstance(ends, (list, tuple)) else {ends} - {None}
+
+    def _adopt_end_of_text(self) -> None:
+        """Keep only the end-of-text tokens of the generation settings: a repetition penalty or
+        a length penalty would make decoding differ from the argmax of the forward pass."""
+        ends = self.module.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            pad = ends[0] if isinstance(ends, (list, tuple)) else ends
+        self._pad_id = 0 if pad is None else int(pad)
+        self.module.generation_config = GenerationConfig(
+            eos_token_id=ends, pad_token_id=self._pad_id
+        )
+
+    def _pad(self, rows: Sequence[Sequence[int]], *, side: str) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self._pad_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for k, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            ids[k, place] = torch.tensor(row)
+            mask[k, place] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    @torch.inference_mode()
+    def _find_logit_scaling(self) -> Any:
+        """Find how this architecture turns projected states into logits, by trying.
+
+        Raises PoolError where none of the known ways reproduces the model's own logits: numbers
+        from a wrong head would look like any others.
+        """
+        config = self.module.config
+        cap = getattr(config, "final_logit_softcapping", None)
+        divide = getattr(config, "logits_scaling", None)
+        multiply = getattr(config, "logit_scale", None)
+        ways: list[Any] = [lambda x: x]
+        if cap:
+            ways.append(lambda x: torch.tanh(x / cap) * cap)
+        if divide:
+            ways.append(lambda x: x / divide)
+        if multiply:
+            ways.append(lambda x: x * multiply)
+        ids = torch.arange(1, 5).remainder(config.vocab_size)[None].to(self.device)
+        expected = self.module(input_ids=ids).logits[0].to("cpu", torch.float32)
+        states = self.backbone(input_ids=ids).last_hidden_state[0]
+        for way in ways:
+            self._scale_logits = way
+            error = (self.logits(states) - expected).abs().max()
+            if float(error) <= _HEAD_TOLERANCE * max(1.0, float(expected.abs().max())):
+                return way
+        raise PoolError(
+            f"the logits of {config.model_type} are not a projection of its last hidden state",
+            code="MG002",
+            fix="this architecture is not supported yet",
+        )
+
+
+def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in groups of similar length whose padded size stays within BATCH_TOKENS."""
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if group and lengths[index] * (len(group) + 1) > BATCH_TOKENS:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers while it loads."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load_tokenizer(path: Path) -> Any:
+    try:
+        with _quiet():
+            return AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PoolError(
+            f"the base's tokenizer does not load ({_first_line(error)})",
+            where=path.name,
+            fix="save it beside the weights: tokenizer.save_pretrained(path)",
+        ) from None
+
+
+def _load_module(path: Path) -> Any:
+    try:
+        with _quiet():
+            module, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise PoolError(
+            f"the base does not load as a causal language model ({_first_line(error)})",
+            where=path.name,
+            fix="check config.json against the weights",
+        ) from None
+    problems = {
+        "are missing and would be random": info.get("missing_keys"),
+        "have another shape and would be random": info.get("mismatched_keys"),
+        "are in the file but not in the model": info.get("unexpected_keys"),
+    }
+    for says, keys in problems.items():
+        if keys:
+            raise PoolError(
+                f"{len(keys)} tensors of the base {says}, first {sorted(map(str, keys))[0]}",
+                where=path.name,
+                fix="save the base again with save_pretrained",
+            )
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter.data).all()):
+            raise PoolError(
+                f"the base's tensor {name!r} holds NaN or infinity", code="MG105", where=path.name
+            )
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,135 @@
+"""Each expert's own inputs, tokenised, and which of them serve which purpose."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pytest_mergegate.errors import PoolError
+
+if TYPE_CHECKING:
+    from pytest_mergegate.engine.model import LanguageModel
+    from pytest_mergegate.pool.examples import Example
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.spec import GateSpec
+
+Tokens = tuple[int, ...]
+Reading = Literal["greedy", "choices"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The inputs of one expert."""
+
+    name: str
+    """The expert's name."""
+    reading: Reading
+    """How an answer is read: decoded greedily, or the likeliest of the input's choices."""
+    examples: tuple[Example, ...]
+    prompts: tuple[Tokens, ...]
+    choices: tuple[tuple[Tokens, ...], ...] | None
+    """Tokens of every choice of every example, under the ``choices`` reading."""
+    probes: tuple[int, ...]
+    """Indices of the inputs on which hidden states are compared."""
+    certificate: tuple[int, ...]
+    """Indices of the inputs on which the merged model is compared with the expert."""
+
+
+def build_tasks(pool: Pool, spec: GateSpec, model: LanguageModel) -> dict[str, Task]:
+    """Tokenise every expert's examples and draw its probes. Raises PoolError."""
+    return {name: _build(name, pool, spec, model) for name in pool.names}
+
+
+def sample(count: int, seed: int, name: str) -> list[int]:
+    """A seeded order of ``count`` indices that depends on the task's name alone.
+
+    Adding an expert to a pool, or asking for more inputs, leaves the first draws as they were.
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return [int(index) for index in generator.permutation(count)]
+
+
+def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
+    examples = pool.examples.get(name)
+    if examples is None:
+        raise PoolError(
+            "the expert has no examples, and its states cannot be compared without inputs",
+            code="MG202",
+            expert=name,
+            fix=f"give experts.{name}.examples a JSONL file of inputs",
+        )
+    by_choices = spec.experts[name].metric == "accuracy"
+    prompts = tuple(_prompt(example, k, name, model) for k, example in enumerate(examples))
+    choices = None
+    if by_choices:
+        choices = tuple(_choices(example, k, name, model) for k, example in enumerate(examples))
+    # an input that stands in the file twice is no second piece of evidence
+    distinct = list(dict(zip(reversed(prompts), reversed(range(len(prompts))), strict=True)).values())
+    drawn = [sorted(distinct)[k] for k in sample(len(distinct), spec.probes.seed, name)]
+    return Task(
+        name=name,
+        reading="choices" if by_choices else "greedy",
+        examples=examples,
+        prompts=prompts,
+        choices=choices,
+        probes=tuple(drawn[: spec.probes.per_task]),
+        certificate=tuple(drawn[: spec.certificate.per_task]),
+    )
+
+
+def _prompt(example: Example, index: int, name: str, model: LanguageModel) -> Tokens:
+    if isinstance(example.input, str):
+        ids = model.tokenizer(example.input)["input_ids"]
+    elif model.tokenizer.chat_template is None:
+        raise PoolError(
+            f"example {index + 1} is a chat, and the base's tokenizer has no chat template",
+            code="MG203",
+            expert=name,
+            fix="write the inputs as plain strings, or save the template with the tokenizer",
+        )
+    else:
+        ids = model.tokenizer.apply_chat_template(
+            [message.model_dump() for message in example.input],
+            add_generation_prompt=True,
+            return_dict=True,
+        )["input_ids"]
+    if not ids:
+        raise PoolError(
+            f"example {index + 1} has no tokens", code="MG203", expert=name, fix="remove it"
+        )
+    limit = getattr(model.module.config, "max_position_embeddings", None)
+    if limit is not None and len(ids) >= limit:
+        raise PoolError(
+            f"example {index + 1} has {len(ids)} tokens, the base reads {limit}",
+            code="MG203",
+            expert=name,
+            fix="shorten the input",
+        )
+    return tuple(ids)
+
+
+def _choices(
+    example: Example, index: int, name: str, model: LanguageModel
+) -> tuple[Tokens, ...]:
+    if example.choices is None:
+        raise PoolError(
+            f"example {index + 1} has no choices, and accuracy ranks choices",
+            code="MG203",
+            expert=name,
+            fix='give every example "choices": [...], or use metric: exact_match',
+        )
+    tokens = tuple(
+        tuple(model.tokenizer(choice, add_special_tokens=False)["input_ids"])
+        for choice in example.choices
+    )
+    if not all(tokens) or len(set(tokens)) != len(tokens):
+        raise PoolError(
+            f"example {index + 1} has choices that the tokenizer cannot tell apart",
+            code="MG203",
+            expert=name,
+            fix="use choices that differ in tokens the base knows",
+        )
+    return tokens

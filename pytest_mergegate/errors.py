@@ -1,0 +1,53 @@
+"""Errors that say what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class GateError(Exception):
+    """A gate that cannot be computed: one clear line instead of a traceback.
+
+    ``what`` is the problem, ``where`` a ``file:line`` or a tensor, ``fix`` the way out.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        located = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{located} (fix: {self.fix})" if self.fix else located
+
+
+class GateFileError(GateError):
+    """A gate file, or the arguments of ``@mergeable``, that cannot be understood."""
+
+    def __init__(self, problems: Sequence[GateError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PoolError(GateError):
+    """A base, an expert or a file of examples that cannot be read or does not fit the rest.
+
+    ``code`` is the finding under which the report files it, ``expert`` the expert concerned.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        code: str = "MG001",
+        expert: str | None = None,
+        where: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.code = code
+        self.expert = expert

@@ -1,0 +1,279 @@
+"""The one place where a value meets a limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pytest_mergegate import metrics
+from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage, deepest
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.stages.conflict import ConflictResult
+    from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
+    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.merge import MergeResult
+
+Status = Literal["pass", "inconclusive", "fail"]
+_RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+_RATIOS = {
+    "max_magnitude_change_ratio": "magnitude_change_ratio",
+    "max_sign_change_ratio": "sign_change_ratio",
+    "max_conflicting_magnitude_ratio": "conflicting_magnitude_ratio",
+}
+_WHY = {
+    "needs_three_experts": "similarity is relative to the pool and needs at least three experts",
+    "equidistant": "all experts are equally far apart, which says nothing about their conflicts",
+    "expert_score_zero": "the expert itself scores zero on its examples",
+    "zero_task_vectors": "neither expert changes the base",
+    "zero_hidden_state": "a hidden state is zero and has no direction",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What the stages have found so far; None for a stage that did not run."""
+
+    pool: Pool
+    conflict: ConflictResult | None = None
+    hidden: HiddenResult | None = None
+    merges: tuple[MergeResult, ...] = ()
+    evaluations: tuple[EvaluateResult, ...] = ()
+    scores: Mapping[str, ReferenceScores] | None = None
+    """Scores of the experts by themselves; None where the last stage did not run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One value against one limit."""
+
+    budget: str
+    limit: float
+    value: Value
+    """In the budget's own direction: a loss is positive here."""
+    expert: str
+    method: str | None
+    status: Status
+    basis: str
+    """Where the value comes from: ``conflict``, ``hidden``, ``merged``, ``measured``,
+    ``certified``."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """All verdicts of a gate."""
+
+    verdicts: tuple[Verdict, ...]
+    status: Status
+    method: str | None
+    """The merge method that was judged under ``select: any``."""
+
+
+def needed_stage(budget: str, pool: Pool, expert: str) -> Stage:
+    """The stage that decides ``budget`` for one expert."""
+    if budget == "max_loss" and pool.labelled(expert):
+        return "eval"
+    return BUDGET_STAGE[budget]
+
+
+def plan_depth(spec: GateSpec, pool: Pool, allowed: Stage | None) -> Stage:
+    """The stage at which every budget is decided, or ``allowed`` where that is less deep."""
+    wanted = deepest(
+        *(
+            needed_stage(budget, pool, expert)
+            for budget in spec.effective_budget.limits
+            for expert in pool.names
+        )
+    )
+    return wanted if allowed is None else min(wanted, allowed, key=STAGES.index)
+
+
+def certified_loss(results: Results, spec: GateSpec, merge: MergeResult, expert: str) -> Value:
+    """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6)."""
+    upper = merge.expert(expert).disagreement_upper
+    if results.scores is not None and expert in results.scores:
+        known = float(results.scores[expert].expert.mean())
+    else:
+        known = spec.experts[expert].score or 1.0
+    return Value.computed(lambda: metrics.certified_loss(upper, known))
+
+
+def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
+    """Hold every value against its limit.
+
+    ``select: any`` judges the method whose verdicts are best, then whose worst expert does best;
+    ``select: all`` judges every method. A gate passes only if every verdict passes.
+    """
+    spec, limits = gate.spec, gate.spec.effective_budget.limits
+    shared = [b for b in limits if b not in {"max_disagreement", "max_loss"}]
+    per_method = [b for b in limits if b in {"max_disagreement", "max_loss"}]
+    verdicts = [
+        _verdict(b, limits[b], e, None, results, spec, depth)
+        for b in shared
+        for e in results.pool.names
+    ]
+    method: str | None = None
+    if per_method:
+        by_method: dict[str | None, list[Verdict]] = {
+            label: [
+                _verdict(b, limits[b], e, label, results, spec, depth)
+                for b in per_method
+                for e in results.pool.names
+            ]
+            for label in ([m.method.label for m in results.merges] or [None])
+        }
+        if spec.merge.select == "all":
+            verdicts += [verdict for group in by_method.values() for verdict in group]
+        else:
+            method = min(by_method, key=lambda label: _order(by_method[label]))
+            verdicts += by_method[method]
+    return Judgement(
+        verdicts=tuple(verdicts), status=worst([v.status for v in verdicts]), method=method
+    )
+
+
+def worst(statuses: Sequence[Status]) -> Status:
+    """The worst of ``statuses``; no verdict at all is no pass."""
+    return max(statuses, key=_RANK.__getitem__, default="inconclusive")
+
+
+def _order(verdicts: Sequence[Verdict]) -> tuple[int, float]:
+    """Sorts methods: by status, then by how near the worst expert is to its limit."""
+    used = [
+        math.inf
+        if v.value.number is None
+        else v.value.number / v.limit
+        if v.limit
+        else v.value.number
+        for v in verdicts
+    ]
+    return _RANK[worst([v.status for v in verdicts])], max(used, default=math.inf)
+
+
+def _verdict(
+    budget: str,
+    limit: float,
+    expert: str,
+    method: str | None,
+    results: Results,
+    spec: GateSpec,
+    depth: Stage,
+) -> Verdict:
+    needed = needed_stage(budget, results.pool, expert)
+    if STAGES.index(needed) > STAGES.index(depth):
+        value, basis = Value.missing(f"needs_stage_{needed}"), needed
+        detail = f"needs stage {needed}, and the gate may go no deeper than {depth}"
+    else:
+        value, basis, detail = _find(budget, expert, method, results, spec)
+    status = _status(value, limit, spec.judge, exact=basis in {"certified", "conflict"})
+    return Verdict(
+        budget=budget,
+        limit=limit,
+        value=value,
+        expert=expert,
+        method=method,
+        status=status,
+        basis=basis,
+        message=_message(budget, limit, value, expert, method, status, detail),
+    )
+
+
+def _status(value: Value, limit: float, mode: str, *, exact: bool) -> Status:
+    """``exact`` values have no sampling error, or are bounds already."""
+    number = value.number
+    if mode == "bound" and not exact and number is not None:
+        # an estimate without an interval cannot be judged on its bad end
+        number = value.interval[1] if value.interval else None
+    if number is None:
+        return "inconclusive"
+    return "fail" if not (number <= limit) else "pass"
+
+
+def _find(
+    budget: str, expert: str, method: str | None, results: Results, spec: GateSpec
+) -> tuple[Value, str, str]:
+    """The value, where it comes from, and a word to add to the message."""
+    if budget in _RATIOS and results.conflict is not None:
+        return _worst_pair(_RATIOS[budget], expert, results.conflict)
+    if budget == "max_mds" and results.hidden is not None:
+        return results.hidden.experts[expert].mds, "hidden", ""
+    merge = next((m for m in results.merges if m.method.label == method), None)
+    if budget == "max_disagreement" and merge is not None:
+        found = merge.expert(expert)
+        return found.disagreement, "merged", f"on {found.inputs} inputs"
+    if budget == "max_loss" and results.pool.labelled(expert):
+        evaluation = next((e for e in results.evaluations if e.method == method), None)
+        if evaluation is not None:
+            loss = next(e.loss for e in evaluation.experts if e.name == expert)
+            return _positive(loss), "measured", "measured"
+    elif budget == "max_loss" and merge is not None:
+        certified = _positive(certified_loss(results, spec, merge, expert))
+        return certified, "certified", f"certified on {merge.expert(expert).inputs} inputs"
+    return Value.missing("not_computed"), "none", "was not computed"
+
+
+def _worst_pair(name: str, expert: str, conflict: ConflictResult) -> tuple[Value, str, str]:
+    pairs = [p for p in conflict.pairs if expert in (p.a, p.b)]
+    values: list[tuple[Value, str]] = [
+        (getattr(p, name), p.b if p.a == expert else p.a) for p in pairs
+    ]
+    missing = [entry for entry in values if entry[0].number is None]
+    value, partner = missing[0] if missing else max(values, key=lambda v: v[0].number or 0.0)
+    return value, "conflict", f"with {partner}"
+
+
+def _positive(loss: Value) -> Value:
+    """A loss of Eq. 1 (negative when worse) in the budget's direction (positive when worse)."""
+    if loss.number is None:
+        return loss
+    interval = None if loss.interval is None else (-loss.interval[1], -loss.interval[0])
+    return Value(number=-loss.number, interval=interval)
+
+
+def _message(
+    budget: str,
+    limit: float,
+    value: Value,
+    expert: str,
+    method: str | None,
+    status: Status,
+    detail: str,
+) -> str:
+    under = f" under {method}" if method else ""
+    what = budget.removeprefix("max_").replace("_", " ")
+    tail = f" ({detail})" if detail else ""
+    if value.number is None:
+        why = _WHY.get(value.reason or "", (value.reason or "").replace("_", " "))
+        why = detail if value.reason in {"not_computed"} or "needs_stage" in (value.reason or "") else why
+        return f"{expert}: {what}{under} undecided: {why}"
+    unit = " %" if budget == "max_loss" else ""
+    shown, bound = distinct(value.number, limit)
+    interval = ""
+    if value.interval:
+        low, high = (number_text(end) for end in value.interval)
+        interval = f" [{low}, {high}]"
+    relation = {"pass": "within", "fail": "over", "inconclusive": "undecided against"}[status]
+    return f"{expert}: {what} {shown}{unit}{interval} {relation} {bound}{unit}{under}{tail}"
+
+
+def number_text(number: float, digits: int = 3) -> str:
+    """A number for people: ``digits`` significant digits, ``inf`` spelled as the sign."""
+    return "∞" if math.isinf(number) and number > 0 else f"{number + 0.0:.{digits}g}"
+
+
+def distinct(a: float, b: float) -> tuple[str, str]:
+    """Both numbers with as many digits as it takes to show that they differ."""
+    for digits in range(3, 18):
+        texts = number_text(a, digits), number_text(b, digits)
+        if a == b or texts[0] != texts[1]:
+            return texts
+    return repr(a), repr(b)

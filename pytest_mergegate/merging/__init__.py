@@ -1,0 +1,1 @@
+"""mergekit's own arithmetic, in memory, one parameter at a time."""

@@ -1,0 +1,154 @@
+"""One merge: merged weights, how faithful they are, and the linear scale they amount to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from mergekit.merge_methods.api import merge_tensors
+
+from pytest_mergegate.errors import GateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.merging.methods import Method
+
+_FIDELITY_TOLERANCE = 1e-3
+_SCALE_SAMPLE = 12
+_BASE = ("base",)  # a tuple, so that no expert's name can equal it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """The parameters that a merge changes."""
+
+    weights: Mapping[str, Tensor]
+    fidelity: float | None
+    """‖(merged − θ₀) − Σ λ_j τ_j‖ / ‖Σ λ_j τ_j‖ for methods that are linear; None otherwise."""
+
+
+def merge(method: Method, engine: Engine) -> Merged:
+    """Merge the pool's experts, parameter by parameter, with mergekit's ``merge_tensors``.
+
+    Raises GateError where mergekit refuses, where a merged weight is not finite, and where a
+    linear method's result is not the sum it stands for (THEORY 8, additivity).
+    """
+    weights: dict[str, Tensor] = {}
+    error, norm = 0.0, 0.0
+    scales = linear_scales(method)
+    for parameter in engine.vectors.parameters():
+        weights[parameter] = merged = _merge_parameter(method, engine, parameter)
+        if not bool(torch.isfinite(merged).all()):
+            raise GateError(f"{method.label} gives NaN or infinity in {parameter!r}")
+        if scales is not None and method.name != "slerp":
+            expected = _weighted_sum(engine, parameter, scales)
+            difference = merged.to(torch.float64) - engine.model.base_weight(parameter) - expected
+            error += float(difference.square().sum())
+            norm += float(expected.square().sum())
+    if scales is None or method.name in {"slerp", "dare_linear", "karcher"} or norm == 0:
+        return Merged(weights=weights, fidelity=None)
+    fidelity = math.sqrt(error / norm)
+    if not fidelity <= _FIDELITY_TOLERANCE:
+        raise GateError(
+            f"{method.label}: the merged weights are off the sum of the task vectors by "
+            f"{fidelity:.2%}",
+            fix="this merge is broken; report it with the versions of mergekit and torch",
+        )
+    return Merged(weights=weights, fidelity=fidelity)
+
+
+def linear_scales(method: Method) -> dict[str, float] | None:
+    """λ_j with merged = θ₀ + Σ λ_j τ_j, exact or in expectation; None where the method is not so.
+
+    slerp counts as linear: at usual LoRA sizes it equals the average (FINDINGS).
+    """
+    weights = dict(method.weights)
+    total = sum(weights.values())
+    match method.name:
+        case "linear":
+            normalize = method.parameters.get("normalize", True)
+            return {n: w / total for n, w in weights.items()} if normalize else _shifted(weights)
+        case "slerp":
+            t = method.mergekit_parameters["t"]
+            return dict(zip(weights, (1 - t, t), strict=True))
+        case "karcher":
+            return dict.fromkeys(weights, 1 / len(weights))
+        case "task_arithmetic" | "dare_linear":
+            scale = float(method.parameters.get("lambda", 1.0))
+            if method.parameters.get("normalize", False):
+                scale /= total if abs(total) >= 1e-8 else 1.0
+            return {name: scale * weight for name, weight in weights.items()}
+        case _:
+            return None
+
+
+def _shifted(weights: dict[str, float]) -> dict[str, float] | None:
+    """An unnormalised average scales θ₀ too, unless the weights sum to one."""
+    return weights if math.isclose(sum(weights.values()), 1.0) else None
+
+
+def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
+    """λ_j of the linear merge that comes nearest to the method's (THEORY 6).
+
+    Known for linear methods; otherwise the least-squares scale of the merged task vector on
+    Σ w_j τ_j, measured on a sample of really merged tensors.
+    """
+    known = linear_scales(method)
+    if known is not None:
+        return known
+    parameters = engine.vectors.parameters()
+    step = max(1, len(parameters) // _SCALE_SAMPLE)
+    dot, square = 0.0, 0.0
+    for parameter in parameters[::step]:
+        target = _weighted_sum(engine, parameter, method.weights)
+        merged = _merge_parameter(method, engine, parameter).to(torch.float64)
+        dot += float(((merged - engine.model.base_weight(parameter)) * target).sum())
+        square += float(target.square().sum())
+    scale = dot / square if square > 0 else 0.0
+    return {name: scale * weight for name, weight in method.weights.items()}
+
+
+def _weighted_sum(engine: Engine, parameter: str, weights: Mapping[str, float]) -> Tensor:
+    total = torch.zeros_like(engine.model.base_weight(parameter), dtype=torch.float64)
+    for name, weight in weights.items():
+        delta = engine.vectors.delta(name, parameter)
+        if delta is not None:
+            total += weight * delta.to(torch.float64)
+    return total
+
+
+def _merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
+    base = engine.model.base_weight(parameter)
+    tensors, ids = [], []
+    for name in engine.vectors.names:
+        delta = engine.vectors.delta(name, parameter)
+        tensors.append(base if delta is None else base + delta)
+        ids.append(name)
+    base_index = 0 if method.name == "slerp" else None  # slerp walks from one expert to the other
+    if method.takes_base:
+        tensors, ids, base_index = [base, *tensors], [_BASE, *ids], 0
+    # one generator state per tensor: neither their order nor what ran before may matter
+    digest = hashlib.sha256(f"{method.seed}:{parameter}".encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        try:
+            return merge_tensors(
+                tensors,
+                method.name,
+                parameters=method.mergekit_parameters,
+                ids=ids,
+                base_index=base_index,
+                name=parameter,
+            )
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise GateError(
+                f"mergekit's {method.label} refuses {parameter!r} ({error})",
+                fix="check the method's parameters",
+            ) from None

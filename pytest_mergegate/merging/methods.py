@@ -1,0 +1,156 @@
+"""Merge methods of a gate, in mergekit's names, with the weights each of them is handed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mergekit import merge_methods
+from mergekit.merge_methods.base import BasePolicy, ParameterScope
+
+from pytest_mergegate.errors import GateError, GateFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.spec import MethodSpec
+
+MERGEKIT_UNUSABLE = ("passthrough", "arcee_fusion", "nearswap")
+"""Methods that take no pool of experts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One merge method with everything it is run with."""
+
+    label: str
+    """Name and parameters, unique in the gate."""
+    name: str
+    """mergekit's name."""
+    parameters: Mapping[str, bool | int | float]
+    """As given in the gate, but for ``weight``."""
+    weights: Mapping[str, float]
+    """Per expert, as mergekit is handed them; relative shares for methods without weights."""
+    seed: int
+    takes_base: bool
+    takes_weights: bool
+
+    @property
+    def mergekit_parameters(self) -> dict[str, Any]:
+        """Parameters in the form that ``merge_tensors`` takes."""
+        parameters: dict[str, Any] = dict(self.parameters)
+        if self.takes_weights:
+            parameters["weight"] = dict(self.weights)
+        if self.name == "slerp":
+            first, second = self.weights.values()
+            parameters.setdefault("t", second / (first + second))
+        return parameters
+
+
+def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
+    """The gate's methods under uniform or given weights.
+
+    Raises GateFileError with ``file:line`` for a method or a parameter that the installed
+    mergekit does not know.
+    """
+    problems: list[GateError] = []
+    methods = []
+    for index, spec in enumerate(gate.spec.merge.methods):
+        try:
+            methods.append(_plan(spec, gate, names, gate.where("merge", "methods", index)))
+        except GateError as error:
+            problems.append(error)
+    if problems:
+        raise GateFileError(problems)
+    return tuple(methods)
+
+
+def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
+    """The same method with the mean weight kept and ``shares`` (summing to one) between experts."""
+    mean = sum(method.weights.values()) / len(method.weights)
+    weights = {name: mean * len(shares) * share for name, share in shares.items()}
+    return replace(method, weights=weights)
+
+
+def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Method:
+    known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
+    declared = known.get(spec.method)
+    if declared is None or spec.method in MERGEKIT_UNUSABLE:
+        usable = [name for name in known if name not in MERGEKIT_UNUSABLE]
+        close = difflib.get_close_matches(spec.method, usable, n=1)
+        raise GateError(
+            f"merge method {spec.method!r} cannot merge a pool of experts",
+            where=where,
+            fix=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(usable)}",
+        )
+    given = dict(spec.parameters)
+    parameters = {parameter.name: parameter for parameter in declared.parameters}
+    for name, value in given.items():
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, n=1)
+            raise GateError(
+                f"{spec.method} has no parameter {name!r}",
+                where=where,
+                fix=f"did you mean {close[0]!r}?"
+                if close
+                else f"its parameters are {', '.join(parameters)}",
+            )
+        try:
+            parameters[name].validate(value)
+        except ValueError:
+            raise GateError(
+                f"{spec.method} does not take {name}={value!r}", where=where
+            ) from None
+    takes_weights = "weight" in parameters and (
+        parameters["weight"].scope is not ParameterScope.SHARED
+    )
+    _check_ranges(given, where)
+    scale = float(given.pop("weight", 1.0)) if takes_weights else 1.0
+    required = [p.name for p in parameters.values() if p.required and p.name not in given]
+    if missing := [name for name in required if name not in {"weight", "t"}]:
+        raise GateError(
+            f"{spec.method} needs {', '.join(missing)}",
+            where=where,
+            fix=f"write {{method: {spec.method}, {missing[0]}: ...}}",
+        )
+    return Method(
+        label=spec.label,
+        name=spec.method,
+        parameters=given,
+        weights=_weights(spec.method, scale, gate, names, takes_weights, where),
+        seed=gate.spec.merge.seed,
+        takes_base=declared.contract.base is BasePolicy.REQUIRED and spec.method != "slerp",
+        takes_weights=takes_weights,
+    )
+
+
+def _check_ranges(given: Mapping[str, bool | int | float], where: str) -> None:
+    for name in ("density", "t"):
+        if name in given and not 0 <= given[name] <= 1:
+            raise GateError(f"{name} must be between 0 and 1, not {given[name]!r}", where=where)
+
+
+def _weights(
+    method: str,
+    scale: float,
+    gate: Gate,
+    names: Sequence[str],
+    takes_weights: bool,
+    where: str,
+) -> dict[str, float]:
+    wanted = gate.spec.merge.weights
+    if isinstance(wanted, dict):
+        if not takes_weights and method != "slerp":
+            raise GateError(
+                f"{method} takes no weights, and merge.weights gives some",
+                where=where,
+                fix="use weights: uniform, or a method with weights",
+            )
+        if sum(wanted.values()) == 0:
+            raise GateError("merge.weights sum to zero", where=gate.where("merge", "weights"))
+        return {name: scale * float(wanted[name]) for name in names}
+    # an average needs shares; a sum of task vectors takes each of them at full scale
+    each = scale / len(names) if method in {"linear", "slerp"} or not takes_weights else scale
+    return dict.fromkeys(names, each)

@@ -1,0 +1,115 @@
+"""The equations behind the gate: pure functions, numpy in, numpy out.
+
+All follow "An Empirical Study and Theoretical Explanation on Task-Level Model-Merging Collapse"
+(2026) where they name an equation. Bad input raises ``ValueError``; a number that does not
+exist raises ``Undefined``, itself a ``ValueError`` with a ``reason``.
+"""
+
+from .bounds import (
+    Feasibility,
+    MinimumDistortion,
+    RadiusBounds,
+    diameter,
+    distortions,
+    feasibility,
+    jung_upper,
+    minimum_distortion,
+    paper_bound,
+    radius_bounds,
+    uniform_distortion,
+)
+from .certificates import certified_loss, disagreement_bound, disagreement_interval
+from .conflicts import (
+    ConflictSums,
+    ParameterConflicts,
+    conflicting_magnitude_ratio,
+    cosine,
+    magnitude_change_ratio,
+    mean_cosine,
+    parameter_conflicts,
+    sign_change_ratio,
+)
+from .linear import (
+    OwnInputDistortion,
+    effective_scale,
+    linearity_gap,
+    mean_square_norm,
+    mix_states,
+    own_input_distortion,
+    own_input_gram,
+    relative_size,
+)
+from .losses import (
+    PoolLoss,
+    majority_rate,
+    merging_loss,
+    merging_loss_interval,
+    pool_losses,
+    retention,
+)
+from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
+from .prediction import PredictedLoss, miss_controlled_threshold, paper_loss_model
+from .similarity import (
+    Normalize,
+    hidden_similarity,
+    mean_similarity,
+    merging_difficulty,
+    merging_difficulty_interval,
+    pairwise_distances,
+    pairwise_squared_distances,
+)
+from .undefined import Undefined
+
+__all__ = [
+    "ConflictSums",
+    "CurvePoint",
+    "Feasibility",
+    "MinimumDistortion",
+    "Normalize",
+    "OwnInputDistortion",
+    "ParameterConflicts",
+    "Partition",
+    "PoolLoss",
+    "PredictedLoss",
+    "RadiusBounds",
+    "Undefined",
+    "certified_loss",
+    "conflicting_magnitude_ratio",
+    "cosine",
+    "diameter",
+    "disagreement_bound",
+    "disagreement_interval",
+    "distortion_curve",
+    "distortions",
+    "effective_scale",
+    "feasibility",
+    "fewest_merges",
+    "hidden_similarity",
+    "jung_upper",
+    "linearity_gap",
+    "magnitude_change_ratio",
+    "majority_rate",
+    "mean_cosine",
+    "mean_similarity",
+    "mean_square_norm",
+    "merging_difficulty",
+    "merging_difficulty_interval",
+    "merging_loss",
+    "merging_loss_interval",
+    "minimum_distortion",
+    "miss_controlled_threshold",
+    "mix_states",
+    "own_input_distortion",
+    "own_input_gram",
+    "pairwise_distances",
+    "pairwise_squared_distances",
+    "paper_bound",
+    "paper_loss_model",
+    "parameter_conflicts",
+    "pool_losses",
+    "radius_bounds",
+    "relative_size",
+    "retention",
+    "sign_change_ratio",
+    "uniform_distortion",
+]

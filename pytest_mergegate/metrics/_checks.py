@@ -1,0 +1,130 @@
+"""Checks of the inputs that all equations share; every failure is a ``ValueError``."""
+
+import math
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+# Relative to the largest entry: what float64 sums over many states may leave behind.
+SYMMETRY_TOLERANCE = 1e-9
+# Squared distances that were stored in single precision still pass.
+EUCLIDEAN_TOLERANCE = 1e-6
+
+
+def finite(name: str, value: float) -> float:
+    """Return ``value`` as a float, refusing NaN and infinity."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+def at_least_zero(name: str, value: float) -> float:
+    """Return a finite ``value`` of at least 0."""
+    number = finite(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must not be negative, got {number}")
+    return number
+
+
+def fraction(name: str, value: float) -> float:
+    """Return ``value`` strictly between 0 and 1."""
+    number = finite(name, value)
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {number}")
+    return number
+
+
+def count(name: str, value: int, *, least: int = 0) -> int:
+    """Return ``value`` as an int of at least ``least``; a float or a bool is refused."""
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be a whole number, got {value}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def array(name: str, value: ArrayLike, *, ndim: int | None = None) -> FloatArray:
+    """Return ``value`` as a finite float64 array, with ``ndim`` dimensions if given."""
+    try:
+        result = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    if ndim is not None and result.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension(s), got shape {result.shape}")
+    if not np.isfinite(result).all():
+        raise ValueError(f"{name} must be finite, it holds NaN or infinity")
+    return result
+
+
+def sample(name: str, value: ArrayLike) -> FloatArray:
+    """Return a finite vector with at least one element."""
+    result = array(name, value, ndim=1)
+    if result.size == 0:
+        raise ValueError(f"{name} must not be empty")
+    return result
+
+
+def symmetric(name: str, value: ArrayLike) -> FloatArray:
+    """Return a finite symmetric matrix, its round-off asymmetry removed."""
+    matrix = array(name, value, ndim=2)
+    if matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
+    scale = float(np.abs(matrix).max())
+    if float(np.abs(matrix - matrix.T).max()) > SYMMETRY_TOLERANCE * scale:
+        raise ValueError(f"{name} must be symmetric")
+    return 0.5 * matrix + 0.5 * matrix.T
+
+
+def distance_matrix(name: str, value: ArrayLike) -> FloatArray:
+    """Return a symmetric matrix of distances: nothing negative, zeros on the diagonal."""
+    matrix = symmetric(name, value)
+    if float(matrix.min()) < 0:
+        raise ValueError(f"{name} must not hold negative distances")
+    if float(np.diagonal(matrix).max()) > SYMMETRY_TOLERANCE * float(matrix.max()):
+        raise ValueError(f"{name} must be zero on the diagonal")
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
+
+
+def squared_distance_matrix(value: ArrayLike) -> FloatArray:
+    """Return a matrix of squared Euclidean distances between N points.
+
+    Raises ``ValueError`` where no points have these squared distances: on such a matrix the
+    problem of the enclosing ball is not concave and its bounds promise nothing.
+    """
+    matrix = distance_matrix("squared_distances", value)
+    scale = float(matrix.max())
+    if scale > 0:
+        lowest = float(np.linalg.eigvalsh(centred_gram(matrix / scale))[0])
+        if lowest < -EUCLIDEAN_TOLERANCE * len(matrix):
+            raise ValueError(
+                "squared_distances must be mean squared distances between points; "
+                "no points have these"
+            )
+    return matrix
+
+
+def centred_gram(squared_distances: FloatArray) -> FloatArray:
+    """Return the Gram matrix of the points about their mean, -½ J D2 J."""
+    rows = squared_distances - squared_distances.mean(axis=0)
+    gram: FloatArray = -0.5 * (rows - rows.mean(axis=1, keepdims=True))
+    return gram
+
+
+def order_statistics(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """Return the ends of the central interval along axis 0, as elements of ``values``.
+
+    Elements, not interpolations: between an infinite and a finite value (or two infinities)
+    an interpolation is NaN. The ranks are rounded outwards.
+    """
+    ordered = np.sort(values, axis=0)
+    skipped = math.floor((1 - confidence) / 2 * (len(ordered) - 1))
+    return ordered[skipped], ordered[len(ordered) - 1 - skipped]

@@ -1,0 +1,188 @@
+"""What any merged model must distort, and what the best convex merge does (THEORY section 5).
+
+Experts are N points whose squared distances D2 are ``pairwise_squared_distances(...)`` averaged
+over probes. The paper, "An Empirical Study and Theoretical Explanation on Task-Level
+Model-Merging Collapse" (2026), applies Jung's theorem per input; these bounds hold for one set
+of merge weights that serves all inputs.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from ._checks import FloatArray
+from .enclosing_ball import CONVERGED, enclosing_ball
+from .linear import OwnInputDistortion, own_input_distortion
+from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
+
+__all__ = [
+    "CurvePoint",
+    "Feasibility",
+    "MinimumDistortion",
+    "OwnInputDistortion",
+    "Partition",
+    "RadiusBounds",
+    "diameter",
+    "distortion_curve",
+    "distortions",
+    "feasibility",
+    "fewest_merges",
+    "jung_upper",
+    "minimum_distortion",
+    "own_input_distortion",
+    "paper_bound",
+    "radius_bounds",
+    "uniform_distortion",
+]
+
+Feasibility = Literal["impossible", "possible", "undecided"]
+
+_SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimumDistortion:
+    """The best worst-case distortion, in the squared unit of the states."""
+
+    value: float
+    """R²: no model, made by any method, keeps every expert's distortion below it"""
+    weights: FloatArray
+    """α*, shape [N]: the best convex merge's weights"""
+    gap: float
+    """Optimality certificate: the exact R² lies in [value, value + gap]"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusBounds:
+    """Bounds on R² from the diameter alone."""
+
+    lower: float
+    """Δ²/4"""
+    upper: float
+    """Δ²·(N - 1)/(2N)"""
+
+
+def minimum_distortion(squared_distances: ArrayLike) -> MinimumDistortion:
+    """Return R² = max ½ αᵀ D2 α over the simplex, and its maximiser (items 1 and 2).
+
+    R² is the squared radius of the experts' minimum enclosing ball.
+
+    Args:
+        squared_distances: Mean squared distances D2, shape [N, N].
+
+    Raises:
+        ValueError: Not symmetric, negative, non-finite, or not squared distances of points.
+    """
+    ball = enclosing_ball(_checks.squared_distance_matrix(squared_distances))
+    return MinimumDistortion(value=ball.squared_radius, weights=ball.weights, gap=ball.gap)
+
+
+def diameter(squared_distances: ArrayLike) -> float:
+    """Return Δ = √max D2, in the unit of the states.
+
+    Raises:
+        ValueError: As ``minimum_distortion``.
+    """
+    return math.sqrt(_squared_diameter(squared_distances))
+
+
+def distortions(squared_distances: ArrayLike, weights: ArrayLike) -> FloatArray:
+    """Return δ_i² = (D2 α)_i - ½ αᵀ D2 α for every expert (item 4), shape [N].
+
+    The mean squared distance of each expert to the mix Σ α_j h_j.
+
+    Args:
+        squared_distances: Mean squared distances D2, shape [N, N].
+        weights: α, shape [N]; they sum to 1 and may be negative.
+
+    Raises:
+        ValueError: As ``minimum_distortion``, or weights of a wrong length or sum.
+    """
+    matrix = _checks.squared_distance_matrix(squared_distances)
+    alpha = _checks.array("weights", weights, ndim=1)
+    if len(alpha) != len(matrix):
+        raise ValueError(f"weights must have length {len(matrix)}, got {len(alpha)}")
+    if abs(float(alpha.sum()) - 1) > _SUM_TOLERANCE:
+        raise ValueError(f"weights must sum to 1, got {float(alpha.sum())}")
+    to_experts = matrix @ alpha
+    return np.maximum(to_experts - 0.5 * float(alpha @ to_experts), 0.0)
+
+
+def uniform_distortion(squared_distances: ArrayLike) -> float:
+    """Return the worst distortion of the plain average, at most 4(1 - 1/N)²·R² (item 5).
+
+    Raises:
+        ValueError: As ``minimum_distortion``.
+    """
+    experts = len(_checks.squared_distance_matrix(squared_distances))
+    return float(distortions(squared_distances, np.full(experts, 1 / experts)).max())
+
+
+def jung_upper(squared_distances: ArrayLike) -> float:
+    """Return Jung's bound Δ²·(N - 1)/(2N), never below R² (item 3).
+
+    Raises:
+        ValueError: As ``minimum_distortion``.
+    """
+    return radius_bounds(squared_distances).upper
+
+
+def radius_bounds(squared_distances: ArrayLike) -> RadiusBounds:
+    """Return Δ²/4 ≤ R² ≤ Δ²·(N - 1)/(2N) (item 3).
+
+    Raises:
+        ValueError: As ``minimum_distortion``.
+    """
+    matrix = _checks.squared_distance_matrix(squared_distances)
+    squared, experts = float(matrix.max()), len(matrix)
+    return RadiusBounds(lower=squared / 4, upper=squared * (experts - 1) / (2 * experts))
+
+
+def paper_bound(squared_distances: ArrayLike, dimension: int) -> float:
+    """Return the paper's d/(2(d + 1))·Δ² for hidden states of width d (item 6).
+
+    Reported beside R², not in its place: it bounds one input at a time.
+
+    Raises:
+        ValueError: As ``minimum_distortion``, or a dimension below 1.
+    """
+    width = _checks.count("dimension", dimension, least=1)
+    return width / (2 * (width + 1)) * _squared_diameter(squared_distances)
+
+
+def feasibility(
+    squared_distances: ArrayLike, budget: float, *, linearity_gap: float = 0.0
+) -> Feasibility:
+    """Say whether some merge keeps every expert within a distortion budget B (item 6).
+
+    Args:
+        squared_distances: Mean squared distances D2, shape [N, N].
+        budget: Largest allowed mean squared distance to an expert, at least 0.
+        linearity_gap: η, the measured distance between the merged model's states and the mix
+            of the experts' states, in the unit of the states. 0 decides for the mix itself.
+
+    Returns:
+        ``impossible`` for every method where R² > B (Δ²/4 > B implies it); ``possible``
+        where (R + η)² ≤ B; ``undecided`` between the two. Equality up to round-off
+        (1e-12 of Δ²) counts as within the budget.
+
+    Raises:
+        ValueError: As ``minimum_distortion``, or a negative budget or gap.
+    """
+    limit = _checks.at_least_zero("budget", budget)
+    eta = _checks.at_least_zero("linearity_gap", linearity_gap)
+    best = minimum_distortion(squared_distances)
+    slack = CONVERGED * _squared_diameter(squared_distances)
+    if not best.value - slack <= limit:
+        return "impossible"
+    if (math.sqrt(best.value + best.gap) + eta) ** 2 - slack <= limit + best.gap:
+        return "possible"
+    return "undecided"
+
+
+def _squared_diameter(squared_distances: ArrayLike) -> float:
+    return float(_checks.squared_distance_matrix(squared_distances).max())

@@ -1,0 +1,141 @@
+"""The minimum enclosing ball of N points, from their squared distances alone.
+
+Its squared radius is R² = max ½ αᵀ D2 α over the simplex, a concave problem when D2 holds
+squared distances (THEORY section 5, item 1). An active-set method: add the farthest point,
+then solve exactly on the points in use, dropping those whose weight would turn negative.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import helmert
+
+from ._checks import FloatArray
+
+# Where the optimality certificate counts as zero, for distances scaled to at most 1.
+CONVERGED = 1e-12
+# Curvature below this, per point, is round-off: the points in use are affinely dependent.
+_FLAT = 1e-13
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ball:
+    """A candidate for the minimum enclosing ball."""
+
+    squared_radius: float
+    """½ αᵀ D2 α, never above R² but for round-off"""
+    weights: FloatArray
+    """α, the centre's weights on the points"""
+    gap: float
+    """max_i (D2 α)_i - αᵀ D2 α: R² is at most ``squared_radius + gap``"""
+
+
+def enclosing_ball(distances: FloatArray, start: FloatArray | None = None) -> Ball:
+    """Return the minimum enclosing ball of points with squared ``distances`` [N, N].
+
+    ``start`` are weights to search from, by default those of the farthest pair. Where all
+    points are equal the weights are uniform.
+    """
+    scale = float(distances.max())
+    if scale == 0:
+        return Ball(
+            squared_radius=0.0, weights=np.full(len(distances), 1 / len(distances)), gap=0.0
+        )
+    ball = _search(distances / scale, start)
+    return Ball(
+        squared_radius=scale * ball.squared_radius, weights=ball.weights, gap=scale * ball.gap
+    )
+
+
+def _search(distances: FloatArray, start: FloatArray | None) -> Ball:
+    best = _ball(distances, _farthest_pair(distances) if start is None else start)
+    for _ in range(50 + 10 * len(distances)):
+        if best.gap <= CONVERGED:
+            break
+        candidate = _ball(distances, _corrected(distances, best.weights))
+        if candidate.squared_radius <= best.squared_radius:
+            # Round-off has stopped the exact step; a step along one edge always gains.
+            candidate = _ball(distances, _along_edge(distances, best.weights))
+        if candidate.squared_radius <= best.squared_radius and candidate.gap >= best.gap:
+            break
+        best = candidate
+    return best
+
+
+def _farthest_pair(distances: FloatArray) -> FloatArray:
+    weights = np.zeros(len(distances))
+    for end in np.unravel_index(int(distances.argmax()), distances.shape):
+        weights[end] += 0.5
+    return weights
+
+
+def _ball(distances: FloatArray, weights: FloatArray) -> Ball:
+    gradient = distances @ weights
+    value = float(weights @ gradient)
+    gap = max(0.0, float(gradient.max()) - value)
+    return Ball(squared_radius=0.5 * value, weights=weights, gap=gap)
+
+
+def _corrected(distances: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the best weights on the points in use and the farthest one."""
+    active = weights > 0
+    active[int((distances @ weights).argmax())] = True
+    weights = weights.copy()
+    while True:
+        used = np.flatnonzero(active)
+        direction, bounded = _ascent(distances[np.ix_(used, used)], weights[used])
+        falling = direction < 0
+        if not falling.any():
+            return weights
+        steps = np.full(len(used), np.inf)
+        steps[falling] = -weights[used][falling] / direction[falling]
+        first = int(steps.argmin())
+        if bounded and steps[first] >= 1:
+            return _on_simplex(weights, used, direction)
+        weights = _on_simplex(weights, used, steps[first] * direction)
+        weights[used[first]] = 0.0
+        active[used[first]] = False
+
+
+def _ascent(distances: FloatArray, weights: FloatArray) -> tuple[FloatArray, bool]:
+    """Return the step to the maximum with the sum of weights kept, and whether there is one.
+
+    Where the points are affinely dependent the objective is linear along some directions: the
+    step follows those and is unbounded.
+    """
+    if len(weights) == 1:
+        return np.zeros(1), True
+    # A basis of the directions that keep the sum: projecting the constant direction out
+    # instead would leave it among the flat ones, as round-off.
+    basis = helmert(len(weights))
+    curvature, axes = np.linalg.eigh(-basis @ distances @ basis.T)
+    slope = basis @ (distances @ weights) @ axes
+    flat = curvature <= _FLAT * len(weights)
+    if float(np.abs(slope[flat]).max(initial=0.0)) > CONVERGED:
+        direction: FloatArray = (axes[:, flat] @ slope[flat]) @ basis
+        return direction, False
+    newton: FloatArray = (axes[:, ~flat] @ (slope[~flat] / curvature[~flat])) @ basis
+    return newton, True
+
+
+def _on_simplex(weights: FloatArray, used: NDArray[np.intp], step: FloatArray) -> FloatArray:
+    moved = weights.copy()
+    moved[used] = np.maximum(moved[used] + step, 0.0)
+    normalised: FloatArray = moved / moved.sum()
+    return normalised
+
+
+def _along_edge(distances: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the weights after moving mass from the nearest point in use to the farthest."""
+    gradient = distances @ weights
+    farthest = int(gradient.argmax())
+    nearest = int(np.where(weights > 0, gradient, np.inf).argmin())
+    mass = weights[nearest]
+    if distances[nearest, farthest] > 0:
+        slope = gradient[farthest] - gradient[nearest]
+        mass = min(mass, slope / (2 * distances[nearest, farthest]))
+    moved = weights.copy()
+    moved[nearest] -= mass
+    moved[farthest] += mass
+    return moved

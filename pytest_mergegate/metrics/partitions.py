@@ -1,0 +1,84 @@
+"""How few merged models keep every expert within a budget (THEORY section 5, item 7).
+
+The curve of models against distortion is the pool's operational rate-distortion curve.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from .enclosing_ball import CONVERGED
+from .exact_partitions import Groups, exact_partitions
+from .greedy_partitions import greedy_partitions
+
+# Subset dynamic programming visits 3^N pairs of subsets.
+LARGEST_EXACT = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The best (or, where not exact, a good) way to serve a pool with so many models."""
+
+    models: int
+    """Number of merged models"""
+    distortion: float
+    """The largest R² of a group"""
+    groups: Groups
+    """The experts of each model, ascending"""
+    exact: bool
+    """Whether no other grouping does better"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """The fewest merged models that keep every expert within a budget."""
+
+    groups: Groups
+    """The experts of each model, ascending"""
+    worst: float
+    """The largest R² of a group, within the budget"""
+    exact: bool
+    """Whether fewer models are impossible (else: the greedy search found no fewer)"""
+
+
+def fewest_merges(squared_distances: ArrayLike, budget: float) -> Partition:
+    """Return the smallest partition whose groups all have R² ≤ B.
+
+    Exact for N ≤ 12, and then the best such partition; greedy above. Single experts have
+    R² = 0, so there always is one. Equality up to round-off (1e-12 of Δ²) counts as within.
+
+    Args:
+        squared_distances: Mean squared distances D2, shape [N, N].
+        budget: Largest allowed mean squared distance to an expert, at least 0.
+
+    Raises:
+        ValueError: As ``minimum_distortion``, or a negative budget.
+    """
+    limit = _checks.at_least_zero("budget", budget)
+    curve = distortion_curve(squared_distances)
+    slack = CONVERGED * float(np.max(np.asarray(squared_distances)))
+    point = next(point for point in curve if point.distortion <= limit + slack)
+    return Partition(groups=point.groups, worst=point.distortion, exact=point.exact)
+
+
+def distortion_curve(squared_distances: ArrayLike) -> list[CurvePoint]:
+    """Return the distortion that 1, 2, .., N merged models can reach.
+
+    Exact for N ≤ 12; above, groups are merged greedily, the pair with the least R² first. The
+    distortion never rises with the number of models.
+
+    Args:
+        squared_distances: Mean squared distances D2, shape [N, N].
+
+    Raises:
+        ValueError: As ``minimum_distortion``.
+    """
+    matrix = _checks.squared_distance_matrix(squared_distances)
+    exact = len(matrix) <= LARGEST_EXACT
+    partitions = exact_partitions(matrix) if exact else greedy_partitions(matrix)
+    return [
+        CurvePoint(models=len(groups), distortion=distortion, groups=groups, exact=exact)
+        for distortion, groups in partitions
+    ]

@@ -1,0 +1,181 @@
+"""HiddenSim and MDS (THEORY section 3).
+
+"Eq." refers to "An Empirical Study and Theoretical Explanation on Task-Level Model-Merging
+Collapse" (2026). Both scores are relative to the pool: some pair always has similarity 0 and
+some pair 1, and every score changes when an expert is added. With N = 3 the similarities are
+always {0, t, 1}.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _checks
+from ._checks import FloatArray
+from .distances import Normalize, pairwise_distances, pairwise_squared_distances
+from .undefined import Undefined
+
+__all__ = [
+    "EQUIDISTANT",
+    "Normalize",
+    "hidden_similarity",
+    "mean_similarity",
+    "merging_difficulty",
+    "merging_difficulty_interval",
+    "pairwise_distances",
+    "pairwise_squared_distances",
+]
+
+# max D - min D below this share of max D is no difference (THEORY section 3).
+EQUIDISTANT = 1e-9
+# A mean similarity below this is what round-off leaves of "every similarity is 0".
+_ZERO_SIMILARITY = 1e-12
+
+
+def hidden_similarity(distances: ArrayLike) -> FloatArray:
+    """Return HiddenSim = (max D - d_ij) / (max D - min D) for every pair (Eq. 2).
+
+    Args:
+        distances: Mean distances over the probes, shape [N, N].
+
+    Returns:
+        Array [N, N], symmetric, in [0, 1], with 1 on the diagonal.
+
+    Raises:
+        Undefined: ``needs_three_experts`` for N < 3; ``equidistant`` where all pairs are
+            equally far apart, which says nothing about safety.
+        ValueError: Not a symmetric, non-negative matrix with a zero diagonal.
+    """
+    matrix = _checks.distance_matrix("distances", distances)
+    _require_three(len(matrix))
+    pairs = matrix[np.triu_indices(len(matrix), 1)]
+    largest, smallest = float(pairs.max()), float(pairs.min())
+    if largest - smallest <= EQUIDISTANT * largest:
+        raise Undefined(
+            "equidistant", f"all experts are {largest:.6g} apart: similarity has no scale"
+        )
+    similarity: FloatArray = (largest - matrix) / (largest - smallest)
+    np.fill_diagonal(similarity, 1.0)
+    return similarity
+
+
+def merging_difficulty(similarity: ArrayLike) -> FloatArray:
+    """Return the merging difficulty score of every expert (Eq. 3).
+
+    MDS_i = 1 / mean_{j≠i} HiddenSim(i, j), at least 1, and infinite where every similarity
+    of i is 0 (a mean of at most 1e-12).
+
+    Args:
+        similarity: HiddenSim, shape [N, N].
+
+    Returns:
+        Array [N].
+
+    Raises:
+        Undefined: ``needs_three_experts`` for N < 3.
+        ValueError: Not a symmetric matrix of similarities in [0, 1] with 1 on the diagonal.
+    """
+    return _inverse(mean_similarity(similarity))
+
+
+def mean_similarity(similarity: ArrayLike) -> FloatArray:
+    """Return the mean similarity of every expert to the others, shape [N], in [0, 1].
+
+    Raises:
+        Undefined: ``needs_three_experts`` for N < 3.
+        ValueError: Not a symmetric matrix of similarities in [0, 1] with 1 on the diagonal.
+    """
+    matrix = _checks.symmetric("similarity", similarity)
+    if float(matrix.min()) < 0 or float(matrix.max()) > 1:
+        raise ValueError("similarity must lie in [0, 1]")
+    if (np.diagonal(matrix) != 1).any():
+        raise ValueError("similarity must be 1 on the diagonal")
+    _require_three(len(matrix))
+    np.fill_diagonal(matrix, 0.0)
+    mean: FloatArray = matrix.sum(axis=1) / (len(matrix) - 1)
+    return mean
+
+
+def merging_difficulty_interval(
+    per_probe: ArrayLike,
+    tasks: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> FloatArray:
+    """Return the bootstrap percentile interval of every expert's MDS (THEORY section 3).
+
+    Probes are resampled within their task. A resample without a defined MDS (all experts
+    equidistant) counts as infinite. A task with one probe adds no sampling noise, so the
+    interval of a pool with one probe per task has no width.
+
+    Args:
+        per_probe: Distances for each probe, shape [n, N, N].
+        tasks: The task of each probe, length n.
+        confidence: Two-sided level, in (0, 1).
+        resamples: Number of resamples, at least 1.
+        seed: Equal seeds give equal intervals.
+
+    Returns:
+        Array [N, 2] of lower and upper ends, at least 1, possibly infinite, never NaN.
+
+    Raises:
+        Undefined: ``needs_three_experts``, or ``equidistant`` for the mean over all probes.
+        ValueError: Bad shapes, distances or settings.
+    """
+    probes = _checks.array("per_probe", per_probe, ndim=3)
+    confidence = _checks.fraction("confidence", confidence)
+    resamples = _checks.count("resamples", resamples, least=1)
+    if len(tasks) != len(probes) or len(probes) == 0:
+        raise ValueError(f"per_probe has {len(probes)} probes, tasks has {len(tasks)}")
+    for probe in probes:
+        _checks.distance_matrix("per_probe", probe)
+    hidden_similarity(probes.mean(axis=0))
+    weights = _stratified_weights(tasks, resamples, np.random.default_rng(seed))
+    upper = np.triu_indices(probes.shape[1], 1)
+    difficulty = _difficulty_of_pairs(weights @ probes[:, *upper], upper, probes.shape[1])
+    return np.stack(_checks.order_statistics(difficulty, confidence), axis=1)
+
+
+def _require_three(experts: int) -> None:
+    if experts < 3:
+        raise Undefined(
+            "needs_three_experts", f"similarity is relative to the pool: {experts} is too few"
+        )
+
+
+def _inverse(mean: FloatArray) -> FloatArray:
+    difficulty = np.full(mean.shape, np.inf)
+    np.divide(1.0, mean, out=difficulty, where=mean > _ZERO_SIMILARITY)
+    return difficulty
+
+
+def _stratified_weights(
+    tasks: Sequence[Hashable], resamples: int, generator: np.random.Generator
+) -> FloatArray:
+    """Return the weight of every probe in every resample, shape [resamples, n], rows sum to 1."""
+    members: dict[Hashable, list[int]] = {}
+    for index, task in enumerate(tasks):
+        members.setdefault(task, []).append(index)
+    weights = np.empty((resamples, len(tasks)))
+    for indices in members.values():
+        size = len(indices)
+        weights[:, indices] = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
+    return weights / len(tasks)
+
+
+def _difficulty_of_pairs(
+    distances: FloatArray, pairs: tuple[NDArray[np.intp], ...], experts: int
+) -> FloatArray:
+    """Return MDS from distances [resamples, pairs], shape [resamples, experts]."""
+    largest = distances.max(axis=1, keepdims=True)
+    spread = largest - distances.min(axis=1, keepdims=True)
+    touches = np.zeros((distances.shape[1], experts))
+    for end in pairs:
+        touches[np.arange(len(end)), end] = 1.0
+    defined = spread > EQUIDISTANT * largest
+    similarity = np.zeros_like(distances)
+    np.divide(largest - distances, spread, out=similarity, where=defined)
+    return _inverse(similarity @ touches / (experts - 1))

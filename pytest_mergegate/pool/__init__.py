@@ -1,0 +1,1 @@
+"""What is merged: references, experts, examples and their fingerprints."""

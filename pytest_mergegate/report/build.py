@@ -1,0 +1,273 @@
+"""Stage results and verdicts to the report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate import metrics
+from pytest_mergegate.judge import certified_loss
+from pytest_mergegate.report.types import (
+    BaseRecord,
+    BoundsRecord,
+    CurvePointRecord,
+    ExpertRecord,
+    FindingRecord,
+    ForecastRecord,
+    Interval,
+    MergedExpertRecord,
+    MergeRecord,
+    PairRecord,
+    PlanRecord,
+    PredictionRecord,
+    VerdictRecord,
+)
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.judge import Judgement, Results, Verdict
+    from pytest_mergegate.pool.adapters import Expert
+    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.stages.evaluate import EvaluateResult
+    from pytest_mergegate.stages.merge import MergedExpert, MergeResult
+
+_NOT_RUN = "stage_not_run"
+
+
+def fields(name: str, value: Value | None) -> dict[str, Any]:
+    """``{name: number}``, or ``{name: null, name_reason: why}``."""
+    if value is None:
+        return {name: None, f"{name}_reason": _NOT_RUN}
+    if value.number is not None and math.isinf(value.number):
+        return {name: None, f"{name}_reason": "infinite"}
+    return {name: value.number, f"{name}_reason": value.reason}
+
+
+def interval(value: Value | None) -> Interval | None:
+    """The interval with null for an infinite end."""
+    if value is None or value.interval is None:
+        return None
+    low, high = (None if math.isinf(end) else end for end in value.interval)
+    return low, high
+
+
+def sections(results: Results | None, judgement: Judgement | None, spec: GateSpec) -> dict[str, Any]:
+    """Every part of the report that comes from stages and verdicts."""
+    if results is None:
+        return {}
+    return {
+        "base": BaseRecord(
+            ref=results.pool.base.reference,
+            fingerprint=results.pool.base.fingerprint,
+            architecture=results.pool.base.architecture,
+            parameters=results.pool.base.parameters,
+        ),
+        "experts": tuple(_expert(expert, results) for expert in results.pool.experts),
+        "pairs": tuple(_pairs(results)),
+        "bounds": _bounds(results),
+        "forecasts": tuple(_forecasts(results)),
+        "merges": tuple(_merge(merge, results) for merge in results.merges),
+        "predictions": tuple(_predictions(results, spec)),
+        "plan": _plan(results),
+        "verdicts": tuple(verdict(v) for v in (judgement.verdicts if judgement else ())),
+    }
+
+
+def finding(found: Finding) -> FindingRecord:
+    """A finding as the report holds it."""
+    return FindingRecord(
+        code=found.code,
+        severity=found.severity,
+        expert=found.expert,
+        message=found.message,
+        fix=found.fix,
+    )
+
+
+def verdict(judged: Verdict) -> VerdictRecord:
+    """A verdict as the report holds it."""
+    number = judged.value.number
+    return VerdictRecord(
+        budget=judged.budget,
+        limit=judged.limit,
+        **fields("value", judged.value),
+        value_infinite=number is not None and math.isinf(number),
+        interval=interval(judged.value),
+        expert=judged.expert,
+        method=judged.method,
+        basis=judged.basis,
+        status=judged.status,
+        message=judged.message,
+    )
+
+
+def _expert(expert: Expert, results: Results) -> ExpertRecord:
+    states = results.hidden.experts[expert.name] if results.hidden else None
+    norm = Value(number=results.conflict.norms[expert.name]) if results.conflict else None
+    mds = states.mds if states else None
+    return ExpertRecord(
+        name=expert.name,
+        ref=expert.reference,
+        fingerprint=expert.fingerprint,
+        kind=expert.kind,
+        **fields("mds", mds),
+        mds_interval=interval(mds),
+        mds_infinite=mds is not None and mds.number is not None and math.isinf(mds.number),
+        **fields("mean_similarity", states.mean_similarity if states else None),
+        **fields("shift", states.shift if states else None),
+        **fields("norm", norm),
+    )
+
+
+def _pairs(results: Results) -> Iterable[PairRecord]:
+    if results.conflict is None:
+        return
+    hidden = results.hidden
+    names = results.pool.names
+    for pair in results.conflict.pairs:
+        i, j = names.index(pair.a), names.index(pair.b)
+        distance = squared = similarity = None
+        if hidden is not None:
+            distance = Value(number=float(hidden.distances[i, j]))
+            squared = Value(number=float(hidden.squared[i, j]))
+            similarity = (
+                Value.missing(hidden.similarity_reason or "undefined")
+                if hidden.similarity is None
+                else Value(number=float(hidden.similarity[i, j]))
+            )
+        yield PairRecord(
+            a=pair.a,
+            b=pair.b,
+            **fields("distance", distance),
+            **fields("distance_squared", squared),
+            **fields("hidden_similarity", similarity),
+            **fields("magnitude_change_ratio", pair.magnitude_change_ratio),
+            **fields("sign_change_ratio", pair.sign_change_ratio),
+            **fields("sign_change_ratio_of_base", pair.sign_change_ratio_of_base),
+            **fields("conflicting_magnitude_ratio", pair.conflicting_magnitude_ratio),
+            **fields("cosine", pair.cosine),
+            **fields("cosine_mean", pair.cosine_mean),
+        )
+
+
+def _bounds(results: Results) -> BoundsRecord | None:
+    if results.hidden is None:
+        return None
+    bounds = results.hidden.bounds
+    linear = next((m for m in results.merges if m.method.name == "linear"), None)
+    no_gap = Value.missing("no_linear_merge") if results.merges else None
+    return BoundsRecord(
+        diameter=bounds.diameter,
+        **fields("relative_diameter", bounds.relative_diameter),
+        minimum_distortion=bounds.minimum_distortion,
+        weights=dict(bounds.weights),
+        uniform_distortion=bounds.uniform_distortion,
+        paper_bound=bounds.paper_bound,
+        **fields("linearity_gap", linear.linearity_gap if linear else no_gap),
+    )
+
+
+def _forecasts(results: Results) -> Iterable[ForecastRecord]:
+    for forecast in results.hidden.forecasts if results.hidden else ():
+        yield ForecastRecord(
+            method=forecast.method,
+            expert=forecast.expert,
+            kind=forecast.kind,
+            reading=forecast.reading,
+            **fields("disagreement", forecast.disagreement),
+            **fields("disagreement_upper", forecast.disagreement_upper),
+            **fields("kl", forecast.kl),
+        )
+
+
+def _merge(merge: MergeResult, results: Results) -> MergeRecord:
+    label = merge.method.label
+    evaluation = next((e for e in results.evaluations if e.method == label), None)
+    worst, mean = _pool_losses(evaluation, results)
+    return MergeRecord(
+        method=label,
+        parameters=dict(merge.method.parameters),
+        weights=dict(merge.method.weights),
+        **fields("fidelity", merge.fidelity),
+        experts=tuple(_merged_expert(expert, evaluation, results) for expert in merge.experts),
+        **fields("worst_loss", worst),
+        **fields("mean_loss", mean),
+    )
+
+
+def _pool_losses(
+    evaluation: EvaluateResult | None, results: Results
+) -> tuple[Value | None, Value | None]:
+    if evaluation is None:
+        return None, None
+    losses = [expert.loss.number for expert in evaluation.experts]
+    if not losses:
+        return Value.missing("no_targets"), Value.missing("no_targets")
+    if len(losses) < len(results.pool.names):
+        return Value.missing("some_without_targets"), Value.missing("some_without_targets")
+    known = [loss for loss in losses if loss is not None]
+    if len(known) < len(losses):
+        return Value.missing("some_undefined"), Value.missing("some_undefined")
+    pool = metrics.pool_losses(known)
+    return Value(number=pool.worst), Value(number=pool.mean)
+
+
+def _merged_expert(
+    expert: MergedExpert, evaluation: EvaluateResult | None, results: Results
+) -> MergedExpertRecord:
+    scored = next((e for e in evaluation.experts if e.name == expert.name), None) if evaluation else None
+    absent = None if evaluation is None else Value.missing("no_targets")
+    scores = {
+        key: Value(number=getattr(scored, key)) if scored else absent
+        for key in ("score_base", "score_expert", "score_merged")
+    }
+    loss = scored.loss if scored else absent
+    return MergedExpertRecord(
+        name=expert.name,
+        reading=expert.reading,
+        inputs=expert.inputs,
+        disagreement=expert.disagreement.number,
+        disagreement_interval=interval(expert.disagreement),
+        disagreement_upper=expert.disagreement_upper,
+        kl=expert.kl,
+        distortion=expert.distortion,
+        **fields("relative_distortion", expert.relative_distortion),
+        degenerate=expert.degenerate,
+        **{k: v for key, value in scores.items() for k, v in fields(key, value).items()},
+        **fields("loss", loss),
+        loss_interval=interval(loss),
+        **fields("retention", scored.retention if scored else absent),
+    )
+
+
+def _predictions(results: Results, spec: GateSpec) -> Iterable[PredictionRecord]:
+    for merge in results.merges:
+        for expert in merge.experts:
+            loss = certified_loss(results, spec, merge, expert.name)
+            ends = None if loss.number is None else (loss.number, None)
+            yield PredictionRecord(
+                expert=expert.name,
+                method=merge.method.label,
+                **fields("loss", loss),
+                interval=ends,
+                source="certificate",
+            )
+
+
+def _plan(results: Results) -> PlanRecord | None:
+    if results.hidden is None:
+        return None
+    names = results.hidden.states.names
+    return PlanRecord(
+        curve=tuple(
+            CurvePointRecord(
+                models=point.models,
+                distortion=point.distortion,
+                groups=tuple(tuple(names[i] for i in group) for group in point.groups),
+            )
+            for point in metrics.distortion_curve(results.hidden.squared)
+        )
+    )

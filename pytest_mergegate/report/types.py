@@ -1,0 +1,256 @@
+"""The JSON report, ``pytest-mergegate/report/1``, as validated pydantic models.
+
+Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot be represented.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
+
+SCHEMA = "pytest-mergegate/report/1"
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Interval = tuple[Number | None, Number | None]
+Status = Literal["pass", "fail", "inconclusive", "error"]
+
+
+class Record(BaseModel):
+    """A part of the report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_serializer(mode="wrap")
+    def _drop_empty_reasons(self, handler: Any) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return {k: v for k, v in data.items() if v is not None or not k.endswith("_reason")}
+
+
+class CacheUse(Record):
+    """How often stored results served."""
+
+    hits: int = 0
+    misses: int = 0
+
+
+class BaseRecord(Record):
+    """The base."""
+
+    ref: str
+    fingerprint: str
+    architecture: str
+    parameters: int
+
+
+class ExpertRecord(Record):
+    """One expert."""
+
+    name: str
+    ref: str
+    fingerprint: str
+    kind: str
+    mds: Number | None = None
+    mds_reason: str | None = None
+    mds_interval: Interval | None = None
+    """95 % bootstrap interval; a null end is infinite."""
+    mds_infinite: bool = False
+    mean_similarity: Number | None = None
+    mean_similarity_reason: str | None = None
+    shift: Number | None = None
+    shift_reason: str | None = None
+    norm: Number | None = None
+    norm_reason: str | None = None
+
+
+class PairRecord(Record):
+    """One pair of experts."""
+
+    a: str
+    b: str
+    distance: Number | None = None
+    distance_reason: str | None = None
+    distance_squared: Number | None = None
+    distance_squared_reason: str | None = None
+    hidden_similarity: Number | None = None
+    hidden_similarity_reason: str | None = None
+    magnitude_change_ratio: Number | None = None
+    magnitude_change_ratio_reason: str | None = None
+    sign_change_ratio: Number | None = None
+    sign_change_ratio_reason: str | None = None
+    sign_change_ratio_of_base: Number | None = None
+    sign_change_ratio_of_base_reason: str | None = None
+    conflicting_magnitude_ratio: Number | None = None
+    conflicting_magnitude_ratio_reason: str | None = None
+    cosine: Number | None = None
+    cosine_reason: str | None = None
+    cosine_mean: Number | None = None
+    cosine_mean_reason: str | None = None
+
+
+class BoundsRecord(Record):
+    """What no merge can beat (squared units of the hidden states, but for the diameter)."""
+
+    diameter: Number
+    relative_diameter: Number | None
+    relative_diameter_reason: str | None = None
+    minimum_distortion: Number
+    weights: dict[str, Number]
+    uniform_distortion: Number
+    paper_bound: Number
+    linearity_gap: Number | None = None
+    linearity_gap_reason: str | None = None
+
+
+class ForecastRecord(Record):
+    """A merge's expected effect on one expert, before any merge."""
+
+    method: str
+    expert: str
+    kind: Literal["states", "surrogate"]
+    reading: str
+    disagreement: Number | None
+    disagreement_reason: str | None = None
+    disagreement_upper: Number | None
+    disagreement_upper_reason: str | None = None
+    kl: Number | None
+    kl_reason: str | None = None
+
+
+class MergedExpertRecord(Record):
+    """One expert under one merge."""
+
+    name: str
+    reading: str
+    inputs: int
+    disagreement: Number
+    disagreement_interval: Interval | None
+    disagreement_upper: Number
+    kl: Number
+    distortion: Number
+    relative_distortion: Number | None
+    relative_distortion_reason: str | None = None
+    degenerate: str | None
+    score_base: Number | None = None
+    score_base_reason: str | None = None
+    score_expert: Number | None = None
+    score_expert_reason: str | None = None
+    score_merged: Number | None = None
+    score_merged_reason: str | None = None
+    loss: Number | None = None
+    loss_reason: str | None = None
+    loss_interval: Interval | None = None
+    retention: Number | None = None
+    retention_reason: str | None = None
+
+
+class MergeRecord(Record):
+    """One merge."""
+
+    method: str
+    parameters: dict[str, bool | int | float | str]
+    weights: dict[str, Number]
+    fidelity: Number | None
+    fidelity_reason: str | None = None
+    experts: tuple[MergedExpertRecord, ...]
+    worst_loss: Number | None = None
+    worst_loss_reason: str | None = None
+    mean_loss: Number | None = None
+    mean_loss_reason: str | None = None
+
+
+class PredictionRecord(Record):
+    """A loss that was not measured."""
+
+    expert: str
+    method: str | None
+    loss: Number | None
+    loss_reason: str | None = None
+    interval: Interval | None = None
+    source: Literal["certificate", "registry", "paper"]
+
+
+class CurvePointRecord(Record):
+    """The least worst distortion with so many merged models."""
+
+    models: int
+    distortion: Number
+    groups: tuple[tuple[str, ...], ...]
+
+
+class PlanRecord(Record):
+    """What would pass instead."""
+
+    curve: tuple[CurvePointRecord, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+class FindingRecord(Record):
+    """One coded finding."""
+
+    code: str
+    severity: Literal["error", "warning", "note"]
+    expert: str | None
+    message: str
+    fix: str
+
+
+class VerdictRecord(Record):
+    """One value against one limit."""
+
+    budget: str
+    limit: Number
+    value: Number | None
+    value_reason: str | None = None
+    value_infinite: bool = False
+    interval: Interval | None = None
+    expert: str | None
+    method: str | None
+    basis: str
+    status: Literal["pass", "fail", "inconclusive"]
+    message: str
+
+
+class Report(Record):
+    """Everything that a gate found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal["pytest-mergegate/report/1"] = Field(SCHEMA, alias="schema")
+    status: Status
+    gate: str
+    created: str
+    versions: dict[str, str]
+    device: str
+    seconds: dict[str, Number]
+    cache: CacheUse = CacheUse()
+    settings: dict[str, Any]
+    base: BaseRecord | None = None
+    experts: tuple[ExpertRecord, ...] = ()
+    pairs: tuple[PairRecord, ...] = ()
+    bounds: BoundsRecord | None = None
+    forecasts: tuple[ForecastRecord, ...] = ()
+    merges: tuple[MergeRecord, ...] = ()
+    predictions: tuple[PredictionRecord, ...] = ()
+    plan: PlanRecord | None = None
+    findings: tuple[FindingRecord, ...] = ()
+    verdicts: tuple[VerdictRecord, ...] = ()
+
+    @property
+    def judged_method(self) -> str | None:
+        """The merge method that the verdicts speak of; None where none was merged."""
+        return next((v.method for v in self.verdicts if v.method), None)
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """The experts, in the gate's order."""
+        return tuple(expert.name for expert in self.experts)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The report as JSON text."""
+        return self.model_dump_json(by_alias=True, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read a report back. Raises pydantic.ValidationError."""
+        return cls.model_validate_json(text)

@@ -1,0 +1,220 @@
+"""The vocabulary of a gate: what a gate file may say, as validated pydantic models."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
+STAGES: tuple[Stage, ...] = ("preflight", "conflict", "hidden", "merge", "eval")
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+BUILTIN_METRICS = ("exact_match", "accuracy", "rouge_l")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+DEFAULT_MAX_DISAGREEMENT = 0.3
+
+
+def deepest(*stages: Stage) -> Stage:
+    """The deepest of ``stages`` (``preflight`` when there is none)."""
+    return max(stages, key=STAGES.index, default="preflight")
+
+
+class Section(BaseModel):
+    """A part of a gate file: typed strictly, frozen, and without room for unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class ExpertSpec(Section):
+    """One expert of the pool."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Directory of a PEFT adapter, relative to the gate file."""
+    examples: Annotated[str, Field(min_length=1)] | None = None
+    """JSONL of ``{"input", "target"?, "choices"?}``, relative to the gate file."""
+    score: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The expert's known score, used where its examples have no targets."""
+    metric: str = "exact_match"
+    """``exact_match``, ``accuracy``, ``rouge_l`` or ``package.module:function``."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric.startswith("lm_eval:"):
+            raise ValueError(
+                "lm_eval: metrics are not available yet; use one of "
+                f"{', '.join(BUILTIN_METRICS)} or package.module:function"
+            )
+        if metric not in BUILTIN_METRICS and not _FUNCTION.fullmatch(metric):
+            raise ValueError(
+                f"unknown metric {metric!r}; use one of {', '.join(BUILTIN_METRICS)} "
+                "or package.module:function"
+            )
+        return metric
+
+
+class ProbesSpec(Section):
+    """On which inputs, and where in them, hidden states are compared (THEORY 3)."""
+
+    per_task: Annotated[int, Field(ge=1)] = 5
+    seed: Annotated[int, Field(ge=0)] = 0
+    positions: Literal["answer", "last", "mean", "head"] = "answer"
+    normalize: Literal["unit", "none", "base"] = "unit"
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 64
+    """Greedy answers, wherever the gate decodes one, stop here."""
+
+
+class CertificateSpec(Section):
+    """How many unlabelled inputs bound the disagreement, and how surely."""
+
+    per_task: Annotated[int, Field(ge=1)] = 64
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class Budget(Section):
+    """Limits; a limit that is absent is not judged."""
+
+    max_mds: NonNegative | None = None
+    max_disagreement: Probability | None = None
+    max_loss: NonNegative | None = None
+    """Percent, a positive number: 10 allows a loss down to -10 %."""
+    max_magnitude_change_ratio: Probability | None = None
+    max_sign_change_ratio: Probability | None = None
+    max_conflicting_magnitude_ratio: Probability | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by budget name."""
+        return {name: float(limit) for name, limit in self if limit is not None}
+
+    def capped(self, caps: dict[str, float]) -> Budget:
+        """This budget, tightened (never loosened) by ``caps``."""
+        limits = self.limits
+        for name, cap in caps.items():
+            limits[name] = min(cap, limits.get(name, cap))
+        return Budget(**limits)
+
+
+BUDGET_STAGE: dict[str, Stage] = {
+    "max_magnitude_change_ratio": "conflict",
+    "max_sign_change_ratio": "conflict",
+    "max_conflicting_magnitude_ratio": "conflict",
+    "max_mds": "hidden",
+    "max_disagreement": "merge",
+    "max_loss": "merge",  # `eval` where an expert's examples have targets
+}
+
+
+class MethodSpec(BaseModel):
+    """A merge method and its parameters, in mergekit's names."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+    method: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _plain_parameters(self) -> MethodSpec:
+        for name, value in self.parameters.items():
+            if not isinstance(value, (bool, int, float)):
+                raise ValueError(f"{name} must be a number or a truth value, not {value!r}")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, bool | int | float]:
+        """The parameters given beside the method's name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def label(self) -> str:
+        """The name and the parameters in one line, such as ``ties density=0.5``."""
+        return " ".join([self.method, *(f"{k}={v:g}" for k, v in self.parameters.items())])
+
+
+class MergeSpec(Section):
+    """Which merges are considered."""
+
+    methods: Annotated[tuple[MethodSpec, ...], Field(min_length=1, strict=False)] = (
+        MethodSpec(method="linear"),
+    )
+    weights: Literal["uniform", "optimal"] | dict[str, float] = "uniform"
+    select: Literal["any", "all"] = "any"
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the methods that draw at random (dare, della)."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _bare_names(cls, methods: Any) -> Any:
+        if not isinstance(methods, (list, tuple)):
+            return methods
+        return [{"method": entry} if isinstance(entry, str) else entry for entry in methods]
+
+
+class GateSpec(Section):
+    """A whole gate: the pool, what to compute on it, and the limits."""
+
+    base: Annotated[str, Field(min_length=1)]
+    experts: dict[str, ExpertSpec]
+    examples: Annotated[str, Field(min_length=1)] | None = None
+    """Where each expert's examples lie when it names none: a path with ``{name}`` in it."""
+    probes: ProbesSpec = ProbesSpec()
+    certificate: CertificateSpec = CertificateSpec()
+    budget: Budget = Budget()
+    judge: Literal["point", "bound"] = "point"
+    merge: MergeSpec = MergeSpec()
+    ignore: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Preflight codes that become warnings, each with the reason why."""
+
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _bare_paths(cls, experts: Any) -> Any:
+        if not isinstance(experts, dict):
+            return experts
+        return {
+            name: {"path": entry} if isinstance(entry, str) else entry
+            for name, entry in experts.items()
+        }
+
+    @field_validator("examples")
+    @classmethod
+    def _has_placeholder(cls, examples: str | None) -> str | None:
+        if examples is not None and "{name}" not in examples:
+            raise ValueError("a path for every expert's examples must hold {name}")
+        return examples
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GateSpec:
+        if len(self.experts) < 2:
+            raise ValueError(
+                f"a merge takes at least two experts, the gate has {len(self.experts)}"
+            )
+        weights = self.merge.weights
+        if isinstance(weights, dict) and set(weights) != set(self.experts):
+            odd = sorted(set(weights) ^ set(self.experts))
+            raise ValueError(f"merge.weights must name every expert once: {', '.join(odd)}")
+        if len(self.experts) > 2 and any(m.method == "slerp" for m in self.merge.methods):
+            raise ValueError(
+                f"slerp merges exactly two experts, the pool has {len(self.experts)}; "
+                "use linear (slerp equals it at usual LoRA sizes) or karcher"
+            )
+        labels = [method.label for method in self.merge.methods]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"merge.methods lists {', '.join(twice)} twice")
+        return self
+
+    def examples_of(self, name: str) -> str | None:
+        """The path of expert ``name``'s examples as the gate file gives it."""
+        own = self.experts[name].examples
+        return own or (self.examples.replace("{name}", name) if self.examples else None)
+
+    @property
+    def effective_budget(self) -> Budget:
+        """The budget, or the default where the gate sets no limit at all."""
+        if self.budget.limits:
+            return self.budget
+        return Budget(max_disagreement=DEFAULT_MAX_DISAGREEMENT)

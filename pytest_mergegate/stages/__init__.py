@@ -1,0 +1,1 @@
+"""The five stages, one file each: a function of (pool, spec, engine) to a frozen result."""

@@ -1,0 +1,108 @@
+"""Stage 5: measured scores where there are labels, and the loss of Eq. 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_mergegate import metrics
+from pytest_mergegate.evaluation.scoring import Scores, score
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.tasks import Task
+    from pytest_mergegate.gatefile import Gate
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceScores:
+    """Scores of one task without any merge, one per example in [0, 1]."""
+
+    base: Scores
+    expert: Scores
+    chance: float
+    """The majority class's share where there are choices, else 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertScores:
+    """What a merge leaves of one expert's score."""
+
+    name: str
+    score_base: float
+    score_expert: float
+    score_merged: float
+    loss: Value
+    """Eq. 1 in percent, negative when the merge is worse, with its paired bootstrap interval."""
+    retention: Value
+    """Chance-corrected share of the expert's score that is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult:
+    """One method's measured losses; experts without targets are absent."""
+
+    method: str
+    experts: tuple[ExpertScores, ...]
+
+
+def read_reference_scores(engine: Engine, gate: Gate) -> dict[str, ReferenceScores]:
+    """Score the base and every expert on the labelled tasks, once for all methods."""
+    labelled = [task for name, task in engine.tasks.items() if engine.pool.labelled(name)]
+    base = {task.name: _score_loaded(engine, task, gate) for task in labelled}
+    references = {}
+    for task in labelled:
+        with engine.expert(task.name):
+            expert = _score_loaded(engine, task, gate)
+        references[task.name] = ReferenceScores(
+            base=base[task.name], expert=expert, chance=_chance(task)
+        )
+    return references
+
+
+def run_evaluate(
+    engine: Engine, method: str, references: Mapping[str, ReferenceScores], gate: Gate
+) -> EvaluateResult:
+    """Score the merged model, which must be loaded."""
+    return EvaluateResult(
+        method=method,
+        experts=tuple(
+            _expert(name, reference, _score_loaded(engine, engine.tasks[name], gate), gate)
+            for name, reference in references.items()
+        ),
+    )
+
+
+def _score_loaded(engine: Engine, task: Task, gate: Gate) -> Scores:
+    outputs = engine.outputs(task, range(len(task.examples)))
+    targets = [example.target or "" for example in task.examples]
+    metric = gate.spec.experts[task.name].metric
+    return score(metric, outputs, targets, expert=task.name, root=gate.root)
+
+
+def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -> ExpertScores:
+    own, after = float(reference.expert.mean()), float(merged.mean())
+    return ExpertScores(
+        name=name,
+        score_base=float(reference.base.mean()),
+        score_expert=own,
+        score_merged=after,
+        loss=Value.computed(
+            lambda: metrics.merging_loss(after, own),
+            lambda: metrics.merging_loss_interval(
+                merged, reference.expert, confidence=_CONFIDENCE, seed=gate.spec.probes.seed
+            ),
+        ),
+        retention=Value.computed(lambda: metrics.retention(after, own, reference.chance)),
+    )
+
+
+def _chance(task: Task) -> float:
+    if task.choices is None:
+        return 0.0
+    return metrics.majority_rate([example.target for example in task.examples])

@@ -1,0 +1,224 @@
+"""Stage 3: where the experts' hidden states part, and what mixing them would do (THEORY 3-6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_mergegate import metrics
+from pytest_mergegate.engine.forecast import StateForecast
+from pytest_mergegate.engine.hidden_states import HiddenStates, collect_states
+from pytest_mergegate.merging.merge import effective_scales
+from pytest_mergegate.values import Interval, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.merging.methods import Method
+    from pytest_mergegate.spec import GateSpec
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertStates:
+    """What the states say of one expert."""
+
+    mds: Value
+    """Eq. 3, at least 1; infinite where every similarity is zero."""
+    mean_similarity: Value
+    shift: Value
+    """rms‖h_i − h_0‖ / rms‖h_0‖ over all probes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What no merge can beat, and what the best convex mix reaches (THEORY 5)."""
+
+    diameter: float
+    relative_diameter: Value
+    minimum_distortion: float
+    weights: Mapping[str, float]
+    uniform_distortion: float
+    paper_bound: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A merge's expected effect on one expert, before any merge."""
+
+    method: str
+    expert: str
+    kind: Literal["states"]
+    reading: str
+    disagreement: Value
+    disagreement_upper: Value
+    kl: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenResult:
+    """Distances, similarities, bounds and forecasts."""
+
+    distances: FloatArray
+    """d_ij, [N, N]."""
+    squared: FloatArray
+    """D2_ij, [N, N], un-normalised."""
+    similarity: FloatArray | None
+    """HiddenSim, [N, N]; None where it is undefined."""
+    similarity_reason: str | None
+    experts: Mapping[str, ExpertStates]
+    bounds: Bounds
+    grams: Mapping[str, FloatArray]
+    """G⁽ⁱ⁾ by expert, [N, N]: inner products of the shifts on its own probes."""
+    forecasts: tuple[Forecast, ...]
+    scales: Mapping[str, Mapping[str, float]]
+    """λ_j by method and expert."""
+    forecast: StateForecast | None
+    """For what-if questions; None where the probes are not read at the answer positions."""
+    states: HiddenStates
+
+
+def run_hidden(
+    engine: Engine,
+    spec: GateSpec,
+    methods: Callable[[Mapping[str, float]], Sequence[Method]],
+    progress: Callable[[float], None],
+) -> HiddenResult:
+    """Collect states, compare them, and forecast every method.
+
+    ``methods`` gives the gate's methods for the best convex weights, known only from the states.
+    """
+    states = collect_states(engine, spec.probes.positions, progress)
+    per_probe = metrics.pairwise_distances(
+        states.experts,
+        normalize=spec.probes.normalize,
+        base_states=states.base if spec.probes.normalize == "base" else None,
+    )
+    distances = per_probe.mean(axis=0)
+    squared = metrics.pairwise_squared_distances(states.experts).mean(axis=0)
+    bounds = _bounds(states, squared)
+    try:
+        similarity, reason = metrics.hidden_similarity(distances), None
+    except metrics.Undefined as undefined:
+        similarity, reason = None, undefined.reason
+    answering = spec.probes.positions == "answer"
+    forecast = StateForecast(engine, states) if answering else None
+    scales = {m.label: effective_scales(m, engine) for m in methods(bounds.weights)}
+    return HiddenResult(
+        distances=distances,
+        squared=squared,
+        similarity=similarity,
+        similarity_reason=reason,
+        experts=_experts(states, per_probe, similarity, reason, spec),
+        bounds=bounds,
+        grams={name: _gram(states, name) for name in states.names},
+        forecasts=tuple(
+            _forecast(forecast, label, expert, by_expert, spec)
+            for label, by_expert in scales.items()
+            for expert in states.names
+        ),
+        scales=scales,
+        forecast=forecast,
+        states=states,
+    )
+
+
+def _experts(
+    states: HiddenStates,
+    per_probe: FloatArray,
+    similarity: FloatArray | None,
+    reason: str | None,
+    spec: GateSpec,
+) -> dict[str, ExpertStates]:
+    base = metrics.mean_square_norm(states.base)
+    shifts = [
+        Value.computed(lambda i=i: metrics.relative_size(_mean_square_shift(states, i), base))
+        for i in range(len(states.names))
+    ]
+    if similarity is None:
+        none = Value.missing(reason or "undefined")
+        return {
+            name: ExpertStates(mds=none, mean_similarity=none, shift=shift)
+            for name, shift in zip(states.names, shifts, strict=True)
+        }
+    difficulty = metrics.merging_difficulty(similarity)
+    means = metrics.mean_similarity(similarity)
+    intervals = metrics.merging_difficulty_interval(
+        per_probe, states.tasks, confidence=0.95, seed=spec.probes.seed
+    )
+    return {
+        name: ExpertStates(
+            mds=Value(number=float(difficulty[i]), interval=_interval(intervals[i])),
+            mean_similarity=Value(number=float(means[i])),
+            shift=shifts[i],
+        )
+        for i, name in enumerate(states.names)
+    }
+
+
+def _interval(row: FloatArray) -> Interval:
+    return float(row[0]), float(row[1])
+
+
+def _mean_square_shift(states: HiddenStates, expert: int) -> float:
+    return metrics.mean_square_norm(
+        [own[expert] - base for own, base in zip(states.experts, states.base, strict=True)]
+    )
+
+
+def _bounds(states: HiddenStates, squared: FloatArray) -> Bounds:
+    best = metrics.minimum_distortion(squared)
+    diameter = metrics.diameter(squared)
+    base = metrics.mean_square_norm(states.base)
+    return Bounds(
+        diameter=diameter,
+        relative_diameter=Value.computed(lambda: metrics.relative_size(diameter**2, base)),
+        minimum_distortion=best.value,
+        weights={name: float(w) for name, w in zip(states.names, best.weights, strict=True)},
+        uniform_distortion=metrics.uniform_distortion(squared),
+        paper_bound=metrics.paper_bound(squared, states.base[0].shape[-1]),
+    )
+
+
+def _gram(states: HiddenStates, name: str) -> FloatArray:
+    own = states.own(name)
+    return metrics.own_input_gram([states.experts[k] for k in own], [states.base[k] for k in own])
+
+
+def _forecast(
+    forecast: StateForecast | None,
+    method: str,
+    expert: str,
+    scales: Mapping[str, float],
+    spec: GateSpec,
+) -> Forecast:
+    agreement = None if forecast is None else forecast.agreement(expert, scales)
+    if forecast is None or agreement is None:
+        why = "positions_not_answer" if forecast is None else "choices_share_first_token"
+        missing = Value.missing(why)
+        return Forecast(
+            method=method,
+            expert=expert,
+            kind="states",
+            reading="none",
+            disagreement=missing,
+            disagreement_upper=missing,
+            kl=missing,
+        )
+    upper = metrics.disagreement_bound(
+        agreement.disagreements, agreement.n, confidence=spec.certificate.confidence
+    )
+    return Forecast(
+        method=method,
+        expert=expert,
+        kind="states",
+        reading=forecast.reading(expert),
+        disagreement=Value(number=agreement.rate),
+        disagreement_upper=Value(number=upper),
+        kl=Value(number=agreement.kl),
+    )

@@ -1,0 +1,50 @@
+"""A number, or the reason why there is none: what flows between stages and into the report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.metrics import Undefined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A number with its interval, or ``reason`` why it is undefined; never NaN."""
+
+    number: float | None
+    """May be infinite (an MDS is, where every similarity is zero)."""
+    interval: Interval | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.number is not None and math.isnan(self.number):
+            raise ValueError("a NaN is no value; give the reason instead")
+        if (self.number is None) == (self.reason is None):
+            raise ValueError("a value is a number, or a reason why there is none")
+
+    @classmethod
+    def missing(cls, reason: str) -> Value:
+        """An undefined value."""
+        return cls(number=None, reason=reason)
+
+    @classmethod
+    def computed(
+        cls,
+        number: Callable[[], float],
+        interval: Callable[[], Interval] | None = None,
+    ) -> Value:
+        """The result of ``number``, undefined for the reason that the metric gives."""
+        try:
+            result = float(number())
+            if math.isnan(result):
+                return cls.missing("not_a_number")
+            return cls(number=result, interval=interval() if interval else None)
+        except Undefined as undefined:
+            return cls.missing(undefined.reason)
