@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -49,7 +50,19 @@ class Assessment:
     """A report, and what people are told beside it."""
 
     report: Report
-    diagnoses: tuple[Diagnosis, ...] = ()
+    diagnoses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By expert over budget: likely cause, neighbours and ways out, one statement a line."""
+
+    def to_json(self) -> str:
+        """As text, to hand it from one xdist worker to another."""
+        return json.dumps({"report": self.report.to_json(None), "diagnoses": dict(self.diagnoses)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Assessment:
+        """Read back what ``to_json`` wrote."""
+        data = json.loads(text)
+        diagnoses = {name: tuple(lines) for name, lines in data["diagnoses"].items()}
+        return cls(report=Report.from_json(data["report"]), diagnoses=diagnoses)
 
 
 def assess(
@@ -153,7 +166,8 @@ class _Run:
             findings=tuple(build.finding(finding) for finding in self.findings),
             **build.sections(self.results, self.judgement, self.gate.spec),
         )
-        return Assessment(report=report, diagnoses=self.diagnoses)
+        diagnoses = {diagnosis.expert: diagnosis.lines for diagnosis in self.diagnoses}
+        return Assessment(report=report, diagnoses=diagnoses)
 
     def _compute(self, depth: Stage) -> None:
         assert self.results is not None

@@ -249,7 +249,7 @@ def _message(
     detail: str,
 ) -> str:
     under = f" under {method}" if method else ""
-    what = budget.removeprefix("max_").replace("_", " ")
+    what = "MDS" if budget == "max_mds" else budget.removeprefix("max_").replace("_", " ")
     tail = f" ({detail})" if detail else ""
     if value.number is None:
         why = _WHY.get(value.reason or "", (value.reason or "").replace("_", " "))

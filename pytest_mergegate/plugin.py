@@ -1,1 +1,97 @@
-"""pytest hooks."""
+"""pytest's hooks; anything heavy is imported only once the gates are on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_mergegate import fixtures, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SKIP_REASON = "merge gates are off; run pytest with --mergegate"
+_SIGNATURE = "mergeable(pool=None, /, **budget)"
+_POOL_KEYS = frozenset(
+    {"base", "experts", "examples", "probes", "certificate", "merge", "judge", "ignore"}
+)
+_BUDGET_KEYS = frozenset(
+    {
+        "max_mds",
+        "max_loss",
+        "max_disagreement",
+        "max_magnitude_change_ratio",
+        "max_sign_change_ratio",
+        "max_conflicting_magnitude_ratio",
+    }
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    settings.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker and the fixtures, and the gates themselves where they are on."""
+    config.addinivalue_line(
+        "markers",
+        f"{_SIGNATURE}: run the test only once a pool of experts is within its merge budget "
+        "(pytest-mergegate)",
+    )
+    config.pluginmanager.register(fixtures, "mergegate-fixtures")
+    if settings.enabled(config):
+        from pytest_mergegate.session import GateSession
+
+        session = GateSession(config, settings.read_settings(config))
+        config.stash[fixtures.SESSION] = session
+        config.pluginmanager.register(session, "mergegate-session")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Gate files: all of them where the gates are on, else those named on the command line."""
+    if file_path.suffix not in {".yaml", ".yml"}:
+        return None
+    named = parent.session.isinitpath(file_path)
+    if not named and not (is_gate_name(file_path.name) and settings.enabled(parent.config)):
+        return None
+    from pytest_mergegate.items import GateFile, looks_like_gate
+
+    if is_gate_name(file_path.name) or looks_like_gate(file_path):
+        return GateFile.from_parent(parent, path=file_path)
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the markers, and skip the gates with a reason where they are off."""
+    off = not settings.enabled(config)
+    for item in items:
+        marker = item.get_closest_marker("mergeable")
+        if marker is None:
+            continue
+        _check_marker(item, marker)
+        if off:
+            item.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+
+
+def is_gate_name(name: str) -> bool:
+    """Whether a file of this name is a gate file by convention."""
+    return name == "mergegate.yaml" or name.endswith(".mergegate.yaml")
+
+
+def _check_marker(item: pytest.Item, marker: pytest.Mark) -> None:
+    known = _POOL_KEYS | _BUDGET_KEYS
+    if len(marker.args) > 1:
+        raise pytest.UsageError(f"{item.nodeid}: {_SIGNATURE} takes one pool, got {marker.args!r}")
+    if unknown := sorted(set(marker.kwargs) - known):
+        import difflib
+
+        close = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+        raise pytest.UsageError(f"{item.nodeid}: mergeable has no setting {unknown[0]!r}; {hint}")
+    if marker.args and set(marker.kwargs) & _POOL_KEYS:
+        raise pytest.UsageError(
+            f"{item.nodeid}: mergeable takes a gate file or "
+            f"{', '.join(sorted(_POOL_KEYS))}, not both"
+        )

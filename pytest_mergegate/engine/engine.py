@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Engine:
     """What the stages compute with: the model, the task vectors, the tasks, and what was read.
 
-    Raises GateError and PoolError on construction where the base does not load or an input
-    cannot be tokenised.
+    Raises GateError on construction where there is no such device, PoolError where the base does
+    not load.
     """
 
     def __init__(self, pool: Pool, spec: GateSpec, device: str) -> None:
@@ -32,15 +33,20 @@ class Engine:
         self.vectors = TaskVectors(pool.experts)
         self.model = LanguageModel(pool.base, pick_device(device))
         self.model.check_parameters(self.vectors.parameters())
-        self.tasks: dict[str, Task] = build_tasks(pool, spec, self.model)
+        self._spec = spec
         self._max_tokens = spec.probes.max_answer_tokens
         self._answers: dict[tuple[str, str, int], list[int]] = {}
         self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
 
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Each expert's own inputs. Raises PoolError where one cannot be tokenised."""
+        return build_tasks(self.pool, self._spec, self.model)
+
     @contextlib.contextmanager
     def expert(self, name: str) -> Iterator[None]:
         """Have expert ``name`` loaded, as W0 + s·B·A."""
-        with self.model.swapped(name, self.expert_weights(name)):
+        with self.model.swapped(loaded_as(name), self.expert_weights(name)):
             yield
 
     def expert_weights(self, name: str) -> dict[str, Tensor]:
@@ -53,10 +59,12 @@ class Engine:
         return weights
 
     def head_weight(self, name: str) -> Tensor | None:
-        """Expert ``name``'s vocabulary projection; None where it is the base's own."""
+        """Expert ``name``'s vocabulary projection; None where the loaded one is the same."""
         parameter = self.model.head_parameter
         delta = self.vectors.delta(name, parameter)
-        return None if delta is None else self.model.base_weight(parameter) + delta
+        if delta is not None:
+            return self.model.base_weight(parameter) + delta
+        return self.model.base_weight(parameter) if self.model.is_swapped(parameter) else None
 
     def answers(self, task: Task, indices: Sequence[int]) -> list[list[int]]:
         """Greedy answers, in tokens, of the loaded model; each decoded once."""
@@ -69,7 +77,7 @@ class Engine:
 
     def answers_of(self, name: str, indices: Sequence[int]) -> list[list[int]]:
         """Expert ``name``'s answers to its own inputs, which must have been decoded before."""
-        return [self._answers[name, name, index] for index in indices]
+        return [self._answers[loaded_as(name), name, index] for index in indices]
 
     def note_answer(self, task: Task, index: int, answer: list[int]) -> None:
         """Record that the loaded model gives ``answer``, known without decoding it again."""
@@ -107,6 +115,11 @@ class Engine:
         for memo in (self._answers, self._choice_scores):
             for key in [key for key in memo if key[0] == name]:
                 del memo[key]
+
+
+def loaded_as(expert: str) -> str:
+    """What ``LanguageModel.loaded`` says of an expert, who may be called ``base`` himself."""
+    return f"expert:{expert}"
 
 
 def teacher_forced(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_mergegate.engine.engine import teacher_forced
+from pytest_mergegate.engine.engine import loaded_as, teacher_forced
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def _pooled(engine: Engine, state: Tensor, positions: str) -> StateArray:
     array: StateArray = state.numpy()
     if not np.isfinite(array).all():
         raise PoolError(
-            f"the hidden states of {engine.model.loaded!r} hold NaN or infinity",
+            f"the hidden states of {engine.model.loaded} hold NaN or infinity",
             code="MG105",
-            expert=engine.model.loaded if engine.model.loaded in engine.tasks else None,
+            expert=next((n for n in engine.tasks if loaded_as(n) == engine.model.loaded), None),
             fix="its weights are finite but overflow; check the adapter's scale",
         )
     if positions == "mean":

@@ -28,7 +28,10 @@ def pick_device(name: str) -> torch.device:
     """``auto``, ``cpu`` or ``cuda[:i]`` to a device. Raises GateError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise GateError(f"there is no device {name!r}", fix="use auto, cpu or cuda[:i]") from None
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):
@@ -50,6 +53,7 @@ class LanguageModel:
         self.module = _load_module(base.path).to(device)
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
         self.loaded = "base"
+        self._originals: Mapping[str, Tensor] = {}
         self._adopt_end_of_text()
         self._scale_logits = self._find_logit_scaling()
 
@@ -80,7 +84,8 @@ class LanguageModel:
         The base's own tensors are put back afterwards, so nothing drifts.
         """
         saved = {key: self.parameters[key].data for key in weights}
-        before = self.loaded
+        before = self.loaded, self._originals
+        self._originals = {**saved, **self._originals}
         try:
             for key, value in weights.items():
                 self.parameters[key].data = value.to(self.device, saved[key].dtype)
@@ -89,11 +94,16 @@ class LanguageModel:
         finally:
             for key, value in saved.items():
                 self.parameters[key].data = value
-            self.loaded = before
+            self.loaded, self._originals = before
+
+    def is_swapped(self, parameter: str) -> bool:
+        """Whether other weights than the base's are in place of ``parameter``."""
+        return parameter in self._originals
 
     def base_weight(self, parameter: str) -> Tensor:
-        """The parameter as it is loaded now, on the CPU in float32."""
-        return self.parameters[parameter].data.to("cpu", torch.float32)
+        """The base's own parameter, whatever is loaded now, on the CPU in float32."""
+        own = self._originals.get(parameter, self.parameters[parameter].data)
+        return own.to("cpu", torch.float32)
 
     @torch.inference_mode()
     def states(
@@ -242,7 +252,7 @@ def _load_tokenizer(path: Path) -> Any:
             return AutoTokenizer.from_pretrained(
                 path, local_files_only=True, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever a damaged file makes of it, tokenizers' bare Exception too
         raise PoolError(
             f"the base's tokenizer does not load ({_first_line(error)})",
             where=path.name,
@@ -261,7 +271,7 @@ def _load_module(path: Path) -> Any:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # transformers raises of all kinds on a config it cannot follow
         raise PoolError(
             f"the base does not load as a causal language model ({_first_line(error)})",
             where=path.name,

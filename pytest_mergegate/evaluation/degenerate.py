@@ -32,11 +32,9 @@ def degeneracy(
         return "constant"
     if _share(map(is_loop, outputs)) > _MOST >= _share(map(is_loop, expert_outputs)):
         return "loop"
-    invalid = [
-        allowed is not None and output not in allowed
-        for output, allowed in zip(outputs, choices, strict=True)
-    ]
-    return "invalid_choice" if _share(invalid) > _MOST else None
+    if _invalid_share(outputs, choices) > _MOST >= _invalid_share(expert_outputs, choices):
+        return "invalid_choice"
+    return None
 
 
 def is_loop(text: str) -> bool:
@@ -49,6 +47,13 @@ def is_loop(text: str) -> bool:
         if repeats >= _REPEATS and repeats * period >= max(8, 0.6 * len(text)):
             return True
     return False
+
+
+def _invalid_share(outputs: Sequence[str], choices: Sequence[Sequence[str] | None]) -> float:
+    return _share(
+        allowed is not None and output not in allowed
+        for output, allowed in zip(outputs, choices, strict=True)
+    )
 
 
 def _share(flags: Iterable[bool]) -> float:

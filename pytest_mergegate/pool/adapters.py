@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+_BASE_LAYERS = (".base_layer.weight", ".embed_tokens.weight")
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 # Settings under which an adapter is more than W0 + s·B·A; refused until they are computed right.
@@ -173,6 +174,14 @@ def _pair_factors(
     keys: dict[str, dict[str, str]] = {}
     for key in headers:
         match = _KEY.fullmatch(key)
+        if key.endswith(_BASE_LAYERS):
+            raise PoolError(
+                f"the adapter holds a copy of a layer of the base, {key!r}",
+                code="MG002",
+                expert=name,
+                where=WEIGHTS,
+                fix="save it without: model.save_pretrained(path, save_embedding_layers=False)",
+            )
         if match is None:
             raise PoolError(
                 f"tensor {key!r} is not a LoRA factor of a base module",

@@ -1,0 +1,167 @@
+"""The command ``mergegate``: the gates outside a test suite, with pytest's exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from pytest_mergegate import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_mergegate.assess import Assessment, Options
+
+
+class Exit(IntEnum):
+    """pytest's exit codes, with the meanings they have for gates."""
+
+    PASSED = 0
+    NOT_PASSED = 1
+    UNREADABLE = 2
+    BAD_OPTIONS = 4
+    NOTHING_GATED = 5
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "schema":
+        return _schema()
+    try:
+        return _check(chosen)
+    except pytest.UsageError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("mergegate: interrupted\n")
+        return Exit.UNREADABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mergegate", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    check = commands.add_parser("check", help="run gates", description="Run gates.")
+    check.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="gate files, or folders of them"
+    )
+    for name, (_, metavar, text) in settings.CAPS.items():
+        flag = "--" + name.removeprefix("mergegate_").replace("_", "-")
+        check.add_argument(flag, type=float, metavar=metavar, help=f"{text}; tightens every gate")
+    check.add_argument("--stage", metavar="STAGE", help="|".join(settings.STAGES))
+    check.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]")
+    check.add_argument(
+        "--report", action="append", default=[], metavar="FORMAT[:PATH]", help="may be repeated"
+    )
+    volume = check.add_mutually_exclusive_group()
+    volume.add_argument("-v", "--verbose", action="count", default=0)
+    volume.add_argument("-q", "--quiet", action="count", default=0)
+    commands.add_parser("schema", help="print the JSON Schema of gate files")
+    return parser
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from pytest_mergegate.assess import Options
+    from pytest_mergegate.report.json import write_json
+    from pytest_mergegate.report.terminal import summary
+
+    caps = {
+        budget: settings.check_cap(budget, value)
+        for name, (budget, _, _) in settings.CAPS.items()
+        if (value := getattr(chosen, name.removeprefix("mergegate_"))) is not None
+    }
+    targets = [settings.parse_report(entry, Path.cwd()) for entry in chosen.report]
+    options = Options(
+        stage=settings.parse_stage(chosen.stage),
+        caps=caps,
+        device=settings.parse_device(chosen.device),
+    )
+    files = list(dict.fromkeys(file for path in chosen.paths for file in _gate_files(path)))
+    if not files:
+        sys.stderr.write(
+            "mergegate: no gate file found; they are called mergegate.yaml or *.mergegate.yaml\n"
+        )
+        return Exit.NOTHING_GATED
+    assessments = [_assess(file, options) for file in files]
+    reports = [assessment.report for assessment in assessments]
+    verbosity = chosen.verbose - chosen.quiet
+    for assessment in assessments:
+        if assessment.report.status in {"fail", "inconclusive"} and verbosity >= 0:
+            _explain(assessment)
+    sys.stdout.write(summary(reports, verbosity=verbosity, color=sys.stdout.isatty()))
+    for target in targets:
+        try:
+            write_json(reports, target.path)
+        except OSError as error:
+            sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
+            return Exit.NOT_PASSED
+    statuses = {report.status for report in reports}
+    if "error" in statuses:
+        return Exit.UNREADABLE
+    return Exit.PASSED if statuses == {"pass"} else Exit.NOT_PASSED
+
+
+def _gate_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = {*path.rglob("mergegate.yaml"), *path.rglob("*.mergegate.yaml")}
+        return sorted(found)
+    if not path.exists():
+        raise pytest.UsageError(f"there is no file or folder {path}")
+    return [path]
+
+
+def _assess(file: Path, options: Options) -> Assessment:
+    from dataclasses import replace
+
+    from pytest_mergegate.assess import Assessment, error_report, run_gate
+    from pytest_mergegate.errors import GateFileError
+    from pytest_mergegate.gatefile import load_gate
+
+    try:
+        gate = load_gate(file)
+    except GateFileError as error:
+        return Assessment(report=error_report(str(file), error, options))
+    with _progress() as tell:
+        return run_gate(gate, replace(options, progress=tell))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, float], None] | None]:
+    if not sys.stderr.isatty() or os.environ.get("CI"):
+        yield None
+        return
+    from pytest_mergegate.report.progress import progress_bar
+
+    with progress_bar() as tell:
+        yield tell
+
+
+def _explain(assessment: Assessment) -> None:
+    from pytest_mergegate.report.terminal import failure_text
+
+    report = assessment.report
+    open_experts = {v.expert for v in report.verdicts if v.status != "pass"}
+    for name in report.expert_names:
+        if name in open_experts:
+            sys.stdout.write(failure_text(assessment, name) + "\n\n")
+
+
+def _schema() -> int:
+    from pytest_mergegate.spec import GateSpec
+
+    sys.stdout.write(json.dumps(GateSpec.model_json_schema(), indent=2) + "\n")
+    return Exit.PASSED

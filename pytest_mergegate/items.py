@@ -1,0 +1,94 @@
+"""Gate files as pytest items: one test per expert and one for the pool."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.fixtures import SESSION
+from pytest_mergegate.gatefile import Gate, load_gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+    from pathlib import Path
+
+    from pytest_mergegate.session import GateSession
+
+POOL = "pool"
+_TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
+
+
+def looks_like_gate(path: Path) -> bool:
+    """Whether a YAML file named on the command line is a gate, or a mergekit config."""
+    try:
+        return _TOP_LEVEL.search(path.read_text(encoding="utf-8")) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+class GateNotPassed(Exception):
+    """A gate that failed, was inconclusive, or could not be computed; its text says why."""
+
+
+class GateFile(pytest.File):
+    """A gate file."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """One item per expert, and one for the pool as a whole."""
+        session = self.config.stash.get(SESSION, None)
+        try:
+            gate = load_gate(self.path)
+        except GateFileError as error:
+            if session is not None:
+                session.note_unreadable(self.nodeid, error)
+            raise
+        for name in gate.spec.experts:
+            yield GateItem.from_parent(self, name=name, gate=gate, expert=name)
+        yield GateItem.from_parent(self, name=POOL, gate=gate, expert=None)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """One clean line per problem instead of a traceback."""
+        if isinstance(excinfo.value, GateError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+
+class GateItem(pytest.Item):
+    """The verdicts on one expert, or, without an expert, on the pool as a whole."""
+
+    def __init__(self, *, gate: Gate, expert: str | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gate = gate
+        self.expert = expert
+        if SESSION not in self.config.stash:
+            from pytest_mergegate.plugin import SKIP_REASON
+
+            self.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+
+    def setup(self) -> None:
+        """Assess the pool, once for all of its items; an unreadable pool is an error."""
+        self._session.require_computed(self, self.gate)
+
+    def runtest(self) -> None:
+        """Hold the verdicts."""
+        self._session.require_passed(self, self.gate, self.expert)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The text of the verdict; no traceback for what is no bug."""
+        if isinstance(excinfo.value, (GateNotPassed, GateError)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[PathLike[str] | str, int | None, str]:
+        """The expert's line in the gate file, where annotations should point."""
+        location = ("experts", self.expert) if self.expert else ()
+        line = self.gate.lines.get(location, self.gate.lines.get(("experts",), 1))
+        return self.path, line - 1, f"mergegate: {self.name}"
+
+    @property
+    def _session(self) -> GateSession:
+        return self.config.stash[SESSION]

@@ -1,0 +1,59 @@
+"""Models of a pool for the user's own hands: one merged, or one expert."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.engine.engine import Engine
+from pytest_mergegate.errors import GateError
+from pytest_mergegate.merging.merge import merge
+from pytest_mergegate.merging.methods import plan_methods
+from pytest_mergegate.pool.pool import read_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from pytest_mergegate.gatefile import Gate
+
+
+def build_merged_model(
+    gate: Gate, method: str | None, weights: Mapping[str, float] | None, device: str
+) -> Any:
+    """The merge that a report calls ``method``, as a transformers model of its own.
+
+    ``weights`` are those of the report, which under ``weights: optimal`` no gate file knows;
+    without ``method`` it is the gate's first. Raises GateError.
+    """
+    engine = _engine(gate, device)
+    planned = {m.label: m for m in plan_methods(gate, engine.pool.names)}
+    chosen = planned[method] if method else next(iter(planned.values()))
+    if weights:
+        chosen = replace(chosen, weights=dict(weights))
+    return _with_weights(engine, merge(chosen, engine).weights)
+
+
+def build_expert_model(gate: Gate, name: str, device: str) -> Any:
+    """The base with expert ``name``'s task vector added. Raises GateError."""
+    if name not in gate.spec.experts:
+        raise GateError(
+            f"the pool has no expert {name!r}", fix=f"its experts: {', '.join(gate.spec.experts)}"
+        )
+    engine = _engine(gate, device)
+    return _with_weights(engine, engine.expert_weights(name))
+
+
+def _engine(gate: Gate, device: str) -> Engine:
+    pool, errors = read_pool(gate)
+    if pool is None:
+        raise errors[0]
+    return Engine(pool, gate.spec, device)
+
+
+def _with_weights(engine: Engine, weights: Mapping[str, Tensor]) -> Any:
+    for parameter, weight in weights.items():
+        held = engine.model.parameters[parameter]
+        held.data = weight.to(held.device, held.dtype)
+    return engine.model.module

@@ -1,0 +1,25 @@
+"""A progress bar on standard error for work that takes long."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Show a bar while the block runs; call the result with (what, fraction)."""
+    columns = (TextColumn("mergegate: {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading the pool", total=1.0)
+
+        def tell(what: str, fraction: float) -> None:
+            progress.update(task, description=what, completed=fraction)
+
+        yield tell

@@ -1,0 +1,334 @@
+"""The gates of one pytest session: assessed once, judged per item, reported at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from filelock import FileLock
+
+from pytest_mergegate.assess import Assessment, Options, error_report, run_gate
+from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.gatefile import Gate, gate_from
+from pytest_mergegate.items import GateItem, GateNotPassed
+from pytest_mergegate.report.json import write_json
+from pytest_mergegate.report.terminal import failure_text, summary
+from pytest_mergegate.report.types import Report
+from pytest_mergegate.spec import BUDGET_STAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.settings import Settings
+
+PROPERTY = "mergegate"
+_ASSESSED: pytest.StashKey[tuple[Gate, Assessment]] = pytest.StashKey()
+
+
+class GateSession:
+    """Registered as a plugin while the gates are on, in the controller and in every worker."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self._assessments: dict[str, Assessment] = {}
+        self._unreadable: dict[str, Report] = {}
+        self._received: dict[str, Assessment] = {}
+        self._expected: set[str] = set()
+        self._ran: set[str] = set()
+        self._problem: str | None = None
+
+    # -- assessing -----------------------------------------------------------------------------
+
+    @property
+    def options(self) -> Options:
+        """How gates run in this session."""
+        return Options(
+            stage=self.settings.stage, caps=self.settings.caps, device=self.settings.device
+        )
+
+    def assessment(self, gate: Gate) -> Assessment:
+        """The assessment of a gate, computed once per session and shared between workers."""
+        key = _key(gate, self.options)
+        if key not in self._assessments:
+            self._assessments[key] = self._shared(key, gate)
+        return self._assessments[key]
+
+    def note_unreadable(self, nodeid: str, error: GateFileError) -> None:
+        """Keep a report of a gate file that could not be collected."""
+        self._unreadable[nodeid] = error_report(nodeid, error, self.options)
+
+    def default_pool(self) -> Path:
+        """The gate file of tests that name none. Raises pytest.UsageError."""
+        files = self.settings.files
+        if len(files) == 1:
+            return files[0]
+        if files:
+            pytest.fail(
+                f"mergegate_files lists {len(files)} gate files; say which one with "
+                "@mergeable(<path>) or the merge_pool fixture",
+                pytrace=False,
+            )
+        default = self.config.rootpath / "mergegate.yaml"
+        if not default.is_file():
+            pytest.fail(
+                "no pool to gate: give @mergeable a gate file, override the merge_pool fixture, "
+                f"set ini mergegate_files, or write {default.name} in the rootdir",
+                pytrace=False,
+            )
+        return default
+
+    def assess_for(self, request: pytest.FixtureRequest) -> Assessment:
+        """The assessment of the pool of ``request``'s test."""
+        gate = self._gate_of(request)
+        assessment = self.assessment(gate)
+        request.node.stash[_ASSESSED] = (gate, assessment)
+        if assessment.report.status == "error":
+            _attach(request.node, assessment.report, None)
+            pytest.fail(failure_text(assessment, None), pytrace=False)
+        return assessment
+
+    def merged_model(self, request: pytest.FixtureRequest) -> Any:
+        """The merged model of the test's pool."""
+        from pytest_mergegate.merging.build import build_merged_model
+
+        report = self.assess_for(request).report
+        gate, _ = request.node.stash[_ASSESSED]
+        method = report.judged_method
+        weights = next((dict(m.weights) for m in report.merges if m.method == method), None)
+        return build_merged_model(gate, method, weights, self.settings.device)
+
+    def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
+        """One expert of the test's pool, as a model of its own."""
+        from pytest_mergegate.merging.build import build_expert_model
+
+        self.assess_for(request)
+        gate, _ = request.node.stash[_ASSESSED]
+        try:
+            return build_expert_model(gate, name, self.settings.device)
+        except GateError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    # -- judging -------------------------------------------------------------------------------
+
+    def require_computed(self, item: GateItem, gate: Gate) -> None:
+        """Raise where the pool could not be read or computed."""
+        assessment = self.assessment(gate)
+        if assessment.report.status == "error":
+            _attach(item, assessment.report, item.expert)
+            raise GateNotPassed(failure_text(assessment, item.expert))
+
+    def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
+        """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
+        assessment = self.assessment(gate)
+        report = assessment.report
+        _attach(item, report, expert)
+        statuses = {v.status for v in report.verdicts if expert in (None, v.expert)}
+        if not statuses:
+            statuses = {"inconclusive"}  # no verdict is no pass
+        if statuses == {"pass"} and (expert is not None or report.status == "pass"):
+            return
+        text = failure_text(assessment, expert)
+        if "fail" not in statuses and self.settings.on_inconclusive == "warn":
+            item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
+            return
+        raise GateNotPassed(text)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Hold the budgets of a marked test before its body."""
+        if item.get_closest_marker("mergeable"):
+            gate, _ = item.stash.get(_ASSESSED, (None, None))
+            if gate is None:
+                # an item without fixtures (a doctest, say) has not been assessed
+                pytest.fail("mergeable only marks test functions and methods", pytrace=False)
+            try:
+                self.require_passed(item, gate, None)
+            except GateNotPassed as error:
+                pytest.fail(str(error), pytrace=False)
+        return (yield)
+
+    # -- bookkeeping: every collected gate must report, here and under xdist ---------------------
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which items are gates."""
+        self._expected |= {
+            item.nodeid
+            for item in session.items
+            if isinstance(item, GateItem) or item.get_closest_marker("mergeable")
+        }
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which gates have reported."""
+        if any(name == PROPERTY for name, _ in report.user_properties):
+            self._ran.add(report.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what an xdist worker found; a crashed one has sent nothing."""
+        sent = getattr(node, "workeroutput", {}).get(PROPERTY)
+        if sent is None:
+            return
+        data = json.loads(sent)
+        self._expected |= set(data["expected"])
+        for key, text in data["assessments"].items():
+            self._received[key] = Assessment.from_json(text)
+        for nodeid, text in data["unreadable"].items():
+            self._unreadable[nodeid] = Report.from_json(text)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Set the exit code, write the reports, and never let an unreported gate pass."""
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            output[PROPERTY] = self._worker_output()
+            return
+        if not self.config.option.collectonly:
+            session.exitstatus = self._exit_status(int(exitstatus))
+            self._write_reports(session)
+        shutil.rmtree(self._shared_directory(), ignore_errors=True)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table on failure or -v, else one line per gate."""
+        if self.config.option.collectonly:
+            return
+        verbosity = self.config.get_verbosity("mergegate")
+        text = summary(self.reports, verbosity=verbosity, color=terminalreporter.hasmarkup)
+        if text:
+            terminalreporter.ensure_newline()
+            terminalreporter.section("merge gates", sep="=")
+            terminalreporter.write(text)
+        if self._problem:
+            terminalreporter.write_line(f"mergegate: {self._problem}", red=True)
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        """One report per gate, in a stable order."""
+        assessed = {**self._received, **self._assessments}.values()
+        found = [*(a.report for a in assessed), *self._unreadable.values()]
+        return tuple(sorted(found, key=lambda report: report.gate))
+
+    def _exit_status(self, status: int) -> int:
+        code = pytest.ExitCode
+        soft = (code.OK, code.TESTS_FAILED, code.NO_TESTS_COLLECTED)
+        if any(report.status == "error" for report in self.reports) and status in soft:
+            return int(pytest.ExitCode.INTERRUPTED)
+        if status != pytest.ExitCode.OK:
+            return status
+        if not self._ran:
+            self._problem = "asked to gate, but no gate ran"
+            return int(pytest.ExitCode.NO_TESTS_COLLECTED)
+        if lost := sorted(self._expected - self._ran):
+            self._problem = f"{len(lost)} gates were collected but never reported, first {lost[0]}"
+            return int(pytest.ExitCode.TESTS_FAILED)
+        return status
+
+    def _write_reports(self, session: pytest.Session) -> None:
+        for target in self.settings.reports:
+            try:
+                write_json(self.reports, target.path)
+            except OSError as error:
+                self._problem = f"the report {target.path} could not be written ({error.strerror})"
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    # -- xdist -----------------------------------------------------------------------------------
+
+    def _worker_output(self) -> str:
+        return json.dumps(
+            {
+                "expected": sorted(self._expected),
+                "assessments": {k: a.to_json() for k, a in self._assessments.items()},
+                "unreadable": {n: r.to_json(indent=None) for n, r in self._unreadable.items()},
+            }
+        )
+
+    def _shared_directory(self) -> Path:
+        """Where the workers of this run leave assessments for each other."""
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}"
+        dsession = self.config.pluginmanager.getplugin("dsession")
+        manager = getattr(dsession, "nodemanager", None)
+        run = getattr(manager, "testrunuid", run)
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        return Path(tempfile.gettempdir()) / f"pytest-mergegate-{user}-{run}"
+
+    def _shared(self, key: str, gate: Gate) -> Assessment:
+        """Compute, or under xdist take what another worker of this run has computed."""
+        if not hasattr(self.config, "workerinput"):
+            return self._compute(gate)
+        directory = self._shared_directory()
+        directory.mkdir(mode=0o700, exist_ok=True)
+        file = directory / f"{key}.json"
+        with FileLock(f"{file}.lock"):
+            if file.is_file():
+                return Assessment.from_json(file.read_text(encoding="utf-8"))
+            assessment = self._compute(gate)
+            partial = file.with_suffix(".part")
+            partial.write_text(assessment.to_json(), encoding="utf-8")
+            partial.replace(file)
+            return assessment
+
+    def _compute(self, gate: Gate) -> Assessment:
+        with self._progress() as progress:
+            return run_gate(gate, replace(self.options, progress=progress))
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Any]:
+        """A progress bar on a terminal; nothing in CI logs and workers."""
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        interactive = not hasattr(self.config, "workerinput") and not os.environ.get("CI")
+        if capture is None or not interactive:
+            yield None
+            return
+        with capture.global_and_fixture_disabled():
+            if not sys.stderr.isatty():
+                yield None
+                return
+            from pytest_mergegate.report.progress import progress_bar
+
+            with progress_bar() as tell:
+                yield tell
+
+    def _gate_of(self, request: pytest.FixtureRequest) -> Gate:
+        marker = request.node.get_closest_marker("mergeable")
+        arguments = dict(marker.kwargs) if marker else {}
+        budget = {k: v for k, v in arguments.items() if k in BUDGET_STAGE}
+        described = {k: v for k, v in arguments.items() if k not in BUDGET_STAGE}
+        folder = request.node.path.parent
+        if marker and marker.args:
+            source = marker.args[0]
+        elif described:
+            source = described
+        else:
+            source, folder = request.getfixturevalue("merge_pool"), self.config.rootpath
+        if isinstance(source, (str, Path)) and not (folder / source).exists():
+            folder = self.config.rootpath
+        try:
+            return gate_from(source, root=folder, budget=budget)
+        except GateFileError as error:
+            self.note_unreadable(request.node.nodeid, error)
+            _attach(request.node, self._unreadable[request.node.nodeid], None)
+            pytest.fail(str(error), pytrace=False)
+
+
+def _key(gate: Gate, options: Options) -> str:
+    said: list[object] = [str(gate.path), str(gate.root), gate.spec.model_dump_json()]
+    said += [options.stage, sorted(options.caps.items()), options.device]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _attach(item: pytest.Item, report: Report, expert: str | None) -> None:
+    """Hang the verdicts on the item, as one JSON string: JUnit and xdist take nothing richer."""
+    verdicts = [v.model_dump() for v in report.verdicts if expert in (None, v.expert)]
+    data = {"gate": report.gate, "expert": expert, "status": report.status, "verdicts": verdicts}
+    if all(name != PROPERTY for name, _ in item.user_properties):
+        item.user_properties.append((PROPERTY, json.dumps(data, allow_nan=False)))

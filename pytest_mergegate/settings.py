@@ -1,0 +1,173 @@
+"""pytest's options and ini keys to one typed object; the only reader of pytest's configuration."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_mergegate.spec import Stage
+
+STAGES = ("preflight", "conflict", "hidden", "merge", "eval")
+"""As in spec.py, which must not be imported to parse options: it needs pydantic."""
+CAPS = {
+    "mergegate_max_mds": ("max_mds", "N", "largest MDS allowed (a relative score of the pool)"),
+    "mergegate_max_loss": ("max_loss", "PCT", "largest merging loss allowed, in percent"),
+    "mergegate_max_disagreement": (
+        "max_disagreement",
+        "F",
+        "largest share of inputs that a merge may answer differently from its expert",
+    ),
+}
+FORMATS = ("json",)
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTarget:
+    """One ``--mergegate-report``."""
+
+    format: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How this session gates."""
+
+    caps: dict[str, float]
+    """Limits over every gate; they tighten its budget."""
+    stage: Stage | None
+    device: str
+    reports: tuple[ReportTarget, ...]
+    on_inconclusive: Literal["fail", "warn"]
+    files: tuple[Path, ...]
+    """Gate files of ini ``mergegate_files``."""
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the option group ``mergegate`` and the ini twins."""
+    group = parser.getgroup("mergegate", "gates for merges of fine-tuned models")
+    group.addoption(
+        "--mergegate",
+        action="store_true",
+        default=None,
+        help="run the merge gates: gate files and tests marked mergeable",
+    )
+    parser.addini("mergegate", "run the merge gates", type="bool", default=False)
+    for name, (_, metavar, text) in CAPS.items():
+        flag = "--" + name.replace("_", "-")
+        text = f"{text}; tightens every gate"
+        group.addoption(flag, type=float, metavar=metavar, default=None, help=text)
+        parser.addini(name, text, type="float", default=None)
+    group.addoption(
+        "--mergegate-stage",
+        metavar="STAGE",
+        default=None,
+        help=f"deepest stage that may run: {'|'.join(STAGES)} (default: what the budgets ask)",
+    )
+    parser.addini("mergegate_stage", "deepest stage that may run", default="")
+    group.addoption(
+        "--mergegate-report",
+        action="append",
+        metavar="FORMAT[:PATH]",
+        default=[],
+        help=f"write a report (repeatable); formats: {', '.join(FORMATS)}",
+    )
+    parser.addini("mergegate_report", "reports to write, one FORMAT[:PATH] a line", type="linelist")
+    group.addoption(
+        "--mergegate-device",
+        metavar="auto|cpu|cuda[:i]",
+        default=None,
+        help="where the models run (default: auto)",
+    )
+    parser.addini("mergegate_device", "where the models run", default="auto")
+    parser.addini(
+        "mergegate_on_inconclusive", "what an undecided gate does: fail or warn", default="fail"
+    )
+    parser.addini(
+        "mergegate_files", "gate file of @mergeable tests that name no pool", type="linelist"
+    )
+    parser.addini(
+        "verbosity_mergegate",
+        "verbosity of the merge gates' summary (default: that of pytest)",
+        default="auto",
+    )
+
+
+def enabled(config: pytest.Config) -> bool:
+    """Whether the gates run in this session."""
+    return bool(config.getoption("mergegate") or config.getini("mergegate"))
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Parse and check everything once. Raises pytest.UsageError."""
+    on_inconclusive = str(config.getini("mergegate_on_inconclusive"))
+    if on_inconclusive not in {"fail", "warn"}:
+        raise pytest.UsageError(
+            f"mergegate_on_inconclusive must be fail or warn, not {on_inconclusive!r}"
+        )
+    device = config.getoption("mergegate_device") or str(config.getini("mergegate_device"))
+    return Settings(
+        caps=_caps(config),
+        stage=parse_stage(config.getoption("mergegate_stage") or config.getini("mergegate_stage")),
+        device=parse_device(device),
+        reports=tuple(
+            parse_report(entry, config.invocation_params.dir)
+            for entry in config.getoption("mergegate_report") or config.getini("mergegate_report")
+        ),
+        on_inconclusive=cast("Any", on_inconclusive),
+        files=tuple(config.rootpath / entry for entry in config.getini("mergegate_files")),
+    )
+
+
+def parse_device(name: str) -> str:
+    """A device's name; whether it is there shows later. Raises pytest.UsageError."""
+    if not _DEVICE.fullmatch(name):
+        raise pytest.UsageError(f"--mergegate-device must be auto, cpu or cuda[:i], not {name!r}")
+    return name
+
+
+def parse_stage(name: Any) -> Stage | None:
+    """A stage's name, or nothing. Raises pytest.UsageError."""
+    if not name:
+        return None
+    if name not in STAGES:
+        raise pytest.UsageError(f"the stage must be one of {', '.join(STAGES)}, not {name!r}")
+    return cast("Stage", name)
+
+
+def parse_report(entry: str, directory: Path) -> ReportTarget:
+    """``FORMAT[:PATH]``. Raises pytest.UsageError."""
+    kind, _, path = entry.partition(":")
+    if kind not in FORMATS:
+        raise pytest.UsageError(
+            f"--mergegate-report: unknown format {kind!r}; available: {', '.join(FORMATS)}"
+        )
+    return ReportTarget(format=kind, path=directory / (path or f"mergegate-report.{kind}"))
+
+
+def check_cap(name: str, value: float) -> float:
+    """A cap that can be a limit. Raises pytest.UsageError."""
+    most = 1.0 if name == "max_disagreement" else float("inf")
+    if not 0 <= value <= most or value == float("inf"):
+        raise pytest.UsageError(
+            f"--mergegate-{name.replace('_', '-')} must be a number from 0"
+            f"{' to 1' if most == 1 else ''}, not {value!r}"
+        )
+    return value
+
+
+def _caps(config: pytest.Config) -> dict[str, float]:
+    caps: dict[str, float] = {}
+    for name, (budget, _, _) in CAPS.items():
+        given = (config.getoption(name), config.getini(name))
+        values = [check_cap(budget, value) for value in given if value is not None]
+        if values:
+            caps[budget] = min(values)
+    return caps

@@ -1,0 +1,148 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_mergegate.metrics import distortion_curve, fewest_merges, minimum_distortion
+from pytest_mergegate.metrics.exact_partitions import exact_partitions
+from pytest_mergegate.metrics.greedy_partitions import greedy_partitions
+
+from .strategies import generators, points, quick, squared_distances
+
+
+def partitions(items):
+    """Every partition of a list."""
+    if not items:
+        yield []
+        return
+    first, *rest = items
+    for smaller in partitions(rest):
+        yield [[first], *smaller]
+        for k, group in enumerate(smaller):
+            yield [*smaller[:k], [first, *group], *smaller[k + 1 :]]
+
+
+def worst_radius(d2, groups):
+    return max(minimum_distortion(d2[np.ix_(group, group)]).value for group in groups)
+
+
+def brute_force(d2):
+    best = {}
+    for groups in partitions(list(range(len(d2)))):
+        worst = worst_radius(d2, [list(group) for group in groups])
+        best[len(groups)] = min(worst, best.get(len(groups), np.inf))
+    return [best[models] for models in sorted(best)]
+
+
+@given(generators, st.integers(1, 5), st.integers(1, 4))
+@quick
+def test_curve_against_every_partition(rng, experts, width):
+    d2 = squared_distances(points(rng, experts, width))
+    curve = distortion_curve(d2)
+    assert [point.models for point in curve] == list(range(1, experts + 1))
+    slack = 1e-9 * d2.max()
+    np.testing.assert_allclose([p.distortion for p in curve], brute_force(d2), atol=slack)
+    assert all(point.exact for point in curve)
+
+
+def test_curve_of_seven_against_every_partition():
+    d2 = squared_distances(np.random.default_rng(3).normal(size=(7, 3)))
+    np.testing.assert_allclose(
+        [point.distortion for point in distortion_curve(d2)], brute_force(d2), atol=1e-10
+    )
+
+
+@given(generators, st.integers(1, 20), st.integers(1, 4))
+@quick
+def test_every_curve_is_a_decreasing_list_of_partitions(rng, experts, width):
+    d2 = squared_distances(points(rng, experts, width))
+    curve = distortion_curve(d2)
+    slack = 1e-9 * d2.max()
+    assert len(curve) == experts
+    for point in curve:
+        assert sorted(i for group in point.groups for i in group) == list(range(experts))
+        assert len(point.groups) == point.models
+        assert list(point.groups) == sorted(tuple(sorted(group)) for group in point.groups)
+        assert point.distortion == pytest.approx(worst_radius(d2, point.groups), abs=slack)
+        assert point.exact == (experts <= 12)
+    assert all(a.distortion >= b.distortion for a, b in pairwise(curve))
+    assert curve[0].distortion == pytest.approx(minimum_distortion(d2).value, abs=slack)
+    assert curve[-1].distortion == 0
+
+
+@given(generators, st.integers(1, 8))
+@quick
+def test_greedy_is_never_better_than_exact(rng, experts):
+    d2 = squared_distances(points(rng, experts, 2))
+    exact, greedy = exact_partitions(d2), greedy_partitions(d2)
+    for (best, _), (worst, _) in zip(exact, greedy, strict=True):
+        assert worst >= best - 1e-9 * d2.max()
+
+
+@given(generators, st.integers(2, 14))
+@quick
+def test_greedy_merges_the_pair_with_the_least_radius(rng, experts):
+    d2 = squared_distances(rng.normal(size=(experts, 3)))
+    groups = [(i,) for i in range(experts)]
+    found = greedy_partitions(d2)
+    while len(groups) > 1:
+        candidates = [
+            (worst_radius(d2, [list(a + b)]), a, b)
+            for k, a in enumerate(groups)
+            for b in groups[k + 1 :]
+        ]
+        _, a, b = min(candidates)
+        groups = sorted([g for g in groups if g not in (a, b)] + [tuple(sorted(a + b))])
+        assert found[len(groups) - 1][1] == tuple(groups)
+
+
+@given(generators, st.integers(1, 16))
+@quick
+def test_fewest_merges_is_the_first_point_within_the_budget(rng, experts):
+    d2 = squared_distances(points(rng, experts, 3))
+    curve = distortion_curve(d2)
+    budget = float(rng.uniform(0, 1.2)) * curve[0].distortion
+    partition = fewest_merges(d2, budget)
+    assert partition.worst <= budget + 1e-9 * d2.max()
+    assert partition.exact == (experts <= 12)
+    fewer = [point for point in curve if point.models < len(partition.groups)]
+    assert all(point.distortion > budget for point in fewer)
+
+
+@given(generators, st.integers(1, 7))
+@quick
+def test_a_budget_met_exactly_is_met(rng, experts):
+    d2 = squared_distances(points(rng, experts, 3))
+    for point in distortion_curve(d2):
+        assert len(fewest_merges(d2, point.distortion).groups) <= point.models
+
+
+def test_permuting_experts_keeps_the_curve():
+    rng = np.random.default_rng(0)
+    d2 = squared_distances(rng.normal(size=(9, 4)))
+    order = rng.permutation(9)
+    np.testing.assert_allclose(
+        [p.distortion for p in distortion_curve(d2)],
+        [p.distortion for p in distortion_curve(d2[np.ix_(order, order)])],
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("experts", [6, 15])
+def test_clusters_are_found(experts):
+    centres = np.repeat([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]], experts // 3, axis=0)
+    x = centres + np.random.default_rng(1).normal(size=(experts, 2))
+    partition = fewest_merges(squared_distances(x), 50.0)
+    size = experts // 3
+    assert partition.groups == tuple(tuple(range(k, k + size)) for k in (0, size, 2 * size))
+
+
+@pytest.mark.parametrize("experts", [4, 20])
+def test_without_a_budget_only_twins_are_merged(experts):
+    x = np.arange(experts, dtype=float)[:, np.newaxis]
+    x[1] = x[0]
+    partition = fewest_merges(squared_distances(x), 0.0)
+    assert partition.groups == ((0, 1), *((i,) for i in range(2, experts)))
+    assert partition.worst == 0
