@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Location = tuple[str | int, ...]
+# what pydantic adds to a location beside the file's own keys
+_PYDANTIC_PARTS = ("[key]", "literal[", "dict[")
 _SECTIONS: dict[str, type[BaseModel]] = {
     "probes": ProbesSpec,
     "certificate": Certificate,
@@ -167,7 +169,7 @@ def _where(name: str, lines: Mapping[Location, int], location: Location) -> str:
 
 
 def _problem(error: ErrorDetails | dict[str, Any], name: str, lines: Mapping[Location, int]) -> GateError:
-    location: Location = tuple(part for part in error["loc"] if part != "[key]")
+    location: Location = tuple(p for p in error["loc"] if not str(p).startswith(_PYDANTIC_PARTS))
     key = ".".join(str(part) for part in location) or "gate"
     where = _where(name, lines, location)
     match error["type"]:
@@ -176,6 +178,9 @@ def _problem(error: ErrorDetails | dict[str, Any], name: str, lines: Mapping[Loc
             return GateError(f"unknown key {key!r}", where=where, fix=fix)
         case "missing":
             return GateError(f"{key!r} is missing", where=where, fix=f"add {location[-1]}:")
+        case "inconsistent":
+            at = tuple(error["ctx"]["at"])
+            return GateError(str(error["msg"]), where=_where(name, lines, at))
         case "value_error":
             message = str(error["msg"]).removeprefix("Value error, ")
             return GateError(message if not location else f"{key}: {message}", where=where)
@@ -199,7 +204,13 @@ def _did_you_mean(key: str, parent: Location) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice: the second would silently win."""
+    """Safe YAML whose every error says on which line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # such as the 45th of a month
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
 
 
 def _read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
@@ -214,7 +225,11 @@ def _read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
         raise GateFileError([problem]) from None
     except UnicodeDecodeError:
         raise GateFileError([GateError("the gate file is not UTF-8", where=path.name)]) from None
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise GateFileError([GateError(f"not valid YAML: {reason}", where=path.name)]) from None
     try:
         node = loader.get_single_node()
         lines: dict[Location, int] = {(): 1}
@@ -230,8 +245,6 @@ def _read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
         what = getattr(error, "problem", None) or "nested too deeply"
         kind = "not allowed here" if isinstance(error, ConstructorError) else "not valid YAML"
         raise GateFileError([GateError(f"{kind}: {what}", where=where)]) from None
-    except yaml.YAMLError as error:
-        raise GateFileError([GateError(f"not valid YAML: {error}", where=path.name)]) from None
     finally:
         loader.dispose()
 

@@ -54,7 +54,7 @@ class GateFile(pytest.File):
         """One clean line per problem instead of a traceback."""
         if isinstance(excinfo.value, GateError):
             return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
+        return super().repr_failure(excinfo)
 
 
 class GateItem(pytest.Item):

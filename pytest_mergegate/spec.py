@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
 STAGES: tuple[Stage, ...] = ("preflight", "conflict", "hidden", "merge", "eval")
@@ -21,6 +22,11 @@ DEFAULT_MAX_DISAGREEMENT = 0.3
 def deepest(*stages: Stage) -> Stage:
     """The deepest of ``stages`` (``preflight`` when there is none)."""
     return max(stages, key=STAGES.index, default="preflight")
+
+
+def _inconsistent(message: str, *at: str) -> PydanticCustomError:
+    """Keys that do not go together; ``at`` is the one to correct, for its line in the file."""
+    return PydanticCustomError("inconsistent", "{message}", {"message": message, "at": at})
 
 
 class Section(BaseModel):
@@ -190,21 +196,26 @@ class GateSpec(Section):
     @model_validator(mode="after")
     def _consistent(self) -> GateSpec:
         if len(self.experts) < 2:
-            raise ValueError(
-                f"a merge takes at least two experts, the gate has {len(self.experts)}"
+            raise _inconsistent(
+                f"a merge takes at least two experts, the gate has {len(self.experts)}", "experts"
             )
         weights = self.merge.weights
         if isinstance(weights, dict) and set(weights) != set(self.experts):
             odd = sorted(set(weights) ^ set(self.experts))
-            raise ValueError(f"merge.weights must name every expert once: {', '.join(odd)}")
+            message = f"merge.weights must name every expert once: {', '.join(odd)}"
+            raise _inconsistent(message, "merge", "weights")
         if len(self.experts) > 2 and any(m.method == "slerp" for m in self.merge.methods):
-            raise ValueError(
+            raise _inconsistent(
                 f"slerp merges exactly two experts, the pool has {len(self.experts)}; "
-                "use linear (slerp equals it at usual LoRA sizes) or karcher"
+                "use linear (slerp equals it at usual LoRA sizes) or karcher",
+                "merge",
+                "methods",
             )
         labels = [method.label for method in self.merge.methods]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"merge.methods lists {', '.join(twice)} twice")
+            raise _inconsistent(
+                f"merge.methods lists {', '.join(twice)} twice", "merge", "methods"
+            )
         return self
 
     def examples_of(self, name: str) -> str | None:

@@ -113,3 +113,5 @@ def _parse(line: str, where: str, expert: str, code: str) -> Example:
             where=where,
             fix='an example is {"input": ..., "target": ..., "choices": [...]}',
         ) from None
+    except ValueError as error:  # such as a number with more digits than Python reads
+        raise PoolError(str(error), code=code, expert=expert, where=where) from None
