@@ -18,7 +18,7 @@ from pytest_mergegate import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_mergegate.assess import Assessment, Options
+    from pytest_mergegate.pipeline import Assessment, Options
 
 
 class Exit(IntEnum):
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from pytest_mergegate.assess import Options
+    from pytest_mergegate.pipeline import Options
     from pytest_mergegate.report.json import write_json
     from pytest_mergegate.report.terminal import summary
 
@@ -127,9 +127,9 @@ def _gate_files(path: Path) -> list[Path]:
 def _assess(file: Path, options: Options) -> Assessment:
     from dataclasses import replace
 
-    from pytest_mergegate.assess import Assessment, error_report, run_gate
     from pytest_mergegate.errors import GateFileError
     from pytest_mergegate.gatefile import load_gate
+    from pytest_mergegate.pipeline import Assessment, error_report, run_gate
 
     try:
         gate = load_gate(file)

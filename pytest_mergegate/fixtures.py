@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
     from pytest_mergegate.session import GateSession
 
+SKIP_REASON = "merge gates are off; run pytest with --mergegate"
 SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
 
 
 def _session(request: pytest.FixtureRequest) -> GateSession:
     session = request.config.stash.get(SESSION, None)
     if session is None:
-        pytest.skip("merge gates are off; run pytest with --mergegate")
+        pytest.skip(SKIP_REASON)
     return session
 
 

@@ -110,12 +110,24 @@ def _validate(
                 )
             ]
         )
+    if "merge_method" in data and "experts" not in data:
+        raise GateFileError(
+            [
+                GateError(
+                    "a mergekit configuration cannot be gated by itself yet",
+                    where=_where(name, lines, ("merge_method",)),
+                    fix="write a gate file: its base_model as base, its models as experts",
+                )
+            ]
+        )
     data = _expand_glob(data, name=name, root=root, lines=lines)
     try:
         spec = GateSpec.model_validate(data)
     except ValidationError as error:
         located = sorted(error.errors(), key=lambda e: _line(lines, e["loc"]))
-        problems = {str(p): p for p in (_problem(e, name, lines) for e in located)}
+        # entries that are wrong themselves do not make a list too short
+        own = [e for e in located if not (e["type"] == "too_short" and e["input"])]
+        problems = {str(p): p for p in (_problem(e, name, lines) for e in own)}
         raise GateFileError(list(problems.values())) from None
     return Gate(spec=spec, root=root, path=path, lines=lines)
 
@@ -168,7 +180,9 @@ def _where(name: str, lines: Mapping[Location, int], location: Location) -> str:
     return f"{name}:{line}" if line else name
 
 
-def _problem(error: ErrorDetails | dict[str, Any], name: str, lines: Mapping[Location, int]) -> GateError:
+def _problem(
+    error: ErrorDetails | dict[str, Any], name: str, lines: Mapping[Location, int]
+) -> GateError:
     location: Location = tuple(p for p in error["loc"] if not str(p).startswith(_PYDANTIC_PARTS))
     key = ".".join(str(part) for part in location) or "gate"
     where = _where(name, lines, location)

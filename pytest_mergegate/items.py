@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mergegate.errors import GateError, GateFileError
-from pytest_mergegate.fixtures import SESSION
+from pytest_mergegate.fixtures import SESSION, SKIP_REASON
 from pytest_mergegate.gatefile import Gate, load_gate
+from pytest_mergegate.spec import POOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.session import GateSession
 
-POOL = "pool"
 _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
 
 
@@ -31,7 +31,7 @@ def looks_like_gate(path: Path) -> bool:
 
 
 class GateNotPassed(Exception):
-    """A gate that failed, was inconclusive, or could not be computed; its text says why."""
+    """A gate that failed or was inconclusive; its text says why."""
 
 
 class GateFile(pytest.File):
@@ -65,8 +65,6 @@ class GateItem(pytest.Item):
         self.gate = gate
         self.expert = expert
         if SESSION not in self.config.stash:
-            from pytest_mergegate.plugin import SKIP_REASON
-
             self.add_marker(pytest.mark.skip(reason=SKIP_REASON))
 
     def setup(self) -> None:

@@ -129,7 +129,7 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
                 for b in per_method
                 for e in results.pool.names
             ]
-            for label in ([m.method.label for m in results.merges] or [None])
+            for label in (*(m.method.label for m in results.merges),) or (None,)
         }
         if spec.merge.select == "all":
             verdicts += [verdict for group in by_method.values() for verdict in group]
@@ -146,8 +146,9 @@ def worst(statuses: Sequence[Status]) -> Status:
     return max(statuses, key=_RANK.__getitem__, default="inconclusive")
 
 
-def _order(verdicts: Sequence[Verdict]) -> tuple[int, float]:
-    """Sorts methods: by status, then by how near the worst expert is to its limit."""
+def _order(verdicts: Sequence[Verdict]) -> tuple[int, float, int, float]:
+    """Sorts methods: by status, then by how much of its limit the worst expert uses up, then,
+    where that ties (two total losses), by how many are over it and by the mean."""
     used = [
         math.inf
         if v.value.number is None
@@ -156,7 +157,9 @@ def _order(verdicts: Sequence[Verdict]) -> tuple[int, float]:
         else v.value.number
         for v in verdicts
     ]
-    return _RANK[worst([v.status for v in verdicts])], max(used, default=math.inf)
+    over = sum(v.status != "pass" for v in verdicts)
+    mean = sum(used) / len(used) if used else math.inf
+    return _RANK[worst([v.status for v in verdicts])], max(used, default=math.inf), over, mean
 
 
 def _verdict(
@@ -170,11 +173,14 @@ def _verdict(
 ) -> Verdict:
     needed = needed_stage(budget, results.pool, expert)
     if STAGES.index(needed) > STAGES.index(depth):
-        value, basis = Value.missing(f"needs_stage_{needed}"), needed
+        value, basis = Value.missing(f"needs_stage_{needed}"), str(needed)
         detail = f"needs stage {needed}, and the gate may go no deeper than {depth}"
     else:
-        value, basis, detail = _find(budget, expert, method, results, spec)
-    status = _status(value, limit, spec.judge, exact=basis in {"certified", "conflict"})
+        value, basis, detail = _find(budget, limit, expert, method, results, spec)
+    exact = basis in {"certified", "conflict"}
+    status = _status(value, limit, spec.judge, exact=exact)
+    if spec.judge == "bound" and not exact:
+        detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
     return Verdict(
         budget=budget,
         limit=limit,
@@ -199,11 +205,16 @@ def _status(value: Value, limit: float, mode: str, *, exact: bool) -> Status:
 
 
 def _find(
-    budget: str, expert: str, method: str | None, results: Results, spec: GateSpec
+    budget: str,
+    limit: float,
+    expert: str,
+    method: str | None,
+    results: Results,
+    spec: GateSpec,
 ) -> tuple[Value, str, str]:
     """The value, where it comes from, and a word to add to the message."""
     if budget in _RATIOS and results.conflict is not None:
-        return _worst_pair(_RATIOS[budget], expert, results.conflict)
+        return _worst_pair(_RATIOS[budget], limit, expert, results.conflict)
     if budget == "max_mds" and results.hidden is not None:
         return results.hidden.experts[expert].mds, "hidden", ""
     merge = next((m for m in results.merges if m.method.label == method), None)
@@ -221,13 +232,20 @@ def _find(
     return Value.missing("not_computed"), "none", "was not computed"
 
 
-def _worst_pair(name: str, expert: str, conflict: ConflictResult) -> tuple[Value, str, str]:
+def _worst_pair(
+    name: str, limit: float, expert: str, conflict: ConflictResult
+) -> tuple[Value, str, str]:
+    """The largest ratio; an undefined one where none of the others is over the limit anyway."""
     pairs = [p for p in conflict.pairs if expert in (p.a, p.b)]
     values: list[tuple[Value, str]] = [
         (getattr(p, name), p.b if p.a == expert else p.a) for p in pairs
     ]
-    missing = [entry for entry in values if entry[0].number is None]
-    value, partner = missing[0] if missing else max(values, key=lambda v: v[0].number or 0.0)
+    ranked = sorted(values, key=lambda v: -1.0 if v[0].number is None else v[0].number)
+    lowest, highest = ranked[0], ranked[-1]
+    undecided = (
+        lowest[0].number is None and _status(highest[0], limit, "point", exact=True) != "fail"
+    )
+    value, partner = lowest if undecided else highest
     return value, "conflict", f"with {partner}"
 
 
@@ -253,7 +271,11 @@ def _message(
     tail = f" ({detail})" if detail else ""
     if value.number is None:
         why = _WHY.get(value.reason or "", (value.reason or "").replace("_", " "))
-        why = detail if value.reason in {"not_computed"} or "needs_stage" in (value.reason or "") else why
+        why = (
+            detail
+            if value.reason in {"not_computed"} or "needs_stage" in (value.reason or "")
+            else why
+        )
         return f"{expert}: {what}{under} undecided: {why}"
     unit = " %" if budget == "max_loss" else ""
     shown, bound = distinct(value.number, limit)
@@ -272,7 +294,7 @@ def number_text(number: float, digits: int = 3) -> str:
 
 def distinct(a: float, b: float) -> tuple[str, str]:
     """Both numbers with as many digits as it takes to show that they differ."""
-    for digits in range(3, 18):
+    for digits in range(3, 17):
         texts = number_text(a, digits), number_text(b, digits)
         if a == b or texts[0] != texts[1]:
             return texts

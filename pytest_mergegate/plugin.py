@@ -11,7 +11,6 @@ from pytest_mergegate import fixtures, settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-SKIP_REASON = "merge gates are off; run pytest with --mergegate"
 _SIGNATURE = "mergeable(pool=None, /, **budget)"
 _POOL_KEYS = frozenset(
     {"base", "experts", "examples", "probes", "certificate", "merge", "judge", "ignore"}
@@ -72,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         _check_marker(item, marker)
         if off:
-            item.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+            item.add_marker(pytest.mark.skip(reason=fixtures.SKIP_REASON))
 
 
 def is_gate_name(name: str) -> bool:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from pytest_mergegate.assess import Assessment, Options, error_report, run_gate
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.items import GateItem, GateNotPassed
+from pytest_mergegate.pipeline import Assessment, Options, error_report, run_gate
 from pytest_mergegate.report.json import write_json
 from pytest_mergegate.report.terminal import failure_text, summary
 from pytest_mergegate.report.types import Report
@@ -45,6 +45,7 @@ class GateSession:
         self._received: dict[str, Assessment] = {}
         self._expected: set[str] = set()
         self._ran: set[str] = set()
+        self._skipped: set[str] = set()
         self._problem: str | None = None
 
     # -- assessing -----------------------------------------------------------------------------
@@ -68,7 +69,7 @@ class GateSession:
         self._unreadable[nodeid] = error_report(nodeid, error, self.options)
 
     def default_pool(self) -> Path:
-        """The gate file of tests that name none. Raises pytest.UsageError."""
+        """The gate file of tests that name none; fails the test where there is none, or several."""
         files = self.settings.files
         if len(files) == 1:
             return files[0]
@@ -105,7 +106,10 @@ class GateSession:
         gate, _ = request.node.stash[_ASSESSED]
         method = report.judged_method
         weights = next((dict(m.weights) for m in report.merges if m.method == method), None)
-        return build_merged_model(gate, method, weights, self.settings.device)
+        try:
+            return build_merged_model(gate, method, weights, self.settings.device)
+        except GateError as error:
+            pytest.fail(str(error), pytrace=False)
 
     def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
         """One expert of the test's pool, as a model of its own."""
@@ -121,11 +125,11 @@ class GateSession:
     # -- judging -------------------------------------------------------------------------------
 
     def require_computed(self, item: GateItem, gate: Gate) -> None:
-        """Raise where the pool could not be read or computed."""
+        """Fail, without a traceback, where the pool could not be read or computed."""
         assessment = self.assessment(gate)
         if assessment.report.status == "error":
             _attach(item, assessment.report, item.expert)
-            raise GateNotPassed(failure_text(assessment, item.expert))
+            pytest.fail(failure_text(assessment, item.expert), pytrace=False)
 
     def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
         """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
@@ -168,9 +172,11 @@ class GateSession:
         }
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note which gates have reported."""
+        """Note which gates have reported; one that the user skips has, with a reason."""
         if any(name == PROPERTY for name, _ in report.user_properties):
             self._ran.add(report.nodeid)
+        elif report.skipped and not hasattr(report, "wasxfail"):
+            self._skipped.add(report.nodeid)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -192,14 +198,15 @@ class GateSession:
         if output is not None:
             output[PROPERTY] = self._worker_output()
             return
-        if not self.config.option.collectonly:
+        if not self._only_looks:
             session.exitstatus = self._exit_status(int(exitstatus))
             self._write_reports(session)
-        shutil.rmtree(self._shared_directory(), ignore_errors=True)
+        if directory := self._shared_directory():
+            shutil.rmtree(directory, ignore_errors=True)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table on failure or -v, else one line per gate."""
-        if self.config.option.collectonly:
+        if self._only_looks:
             return
         verbosity = self.config.get_verbosity("mergegate")
         text = summary(self.reports, verbosity=verbosity, color=terminalreporter.hasmarkup)
@@ -217,6 +224,17 @@ class GateSession:
         found = [*(a.report for a in assessed), *self._unreadable.values()]
         return tuple(sorted(found, key=lambda report: report.gate))
 
+    @property
+    def _only_looks(self) -> bool:
+        """Whether pytest was asked to list something, and to run nothing."""
+        options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+        return any(self.config.getoption(option, None) for option in options)
+
+    @property
+    def _lost(self) -> list[str]:
+        """Gates that were collected and never reported: the run stopped, or a worker died."""
+        return sorted(self._expected - self._ran - self._skipped)
+
     def _exit_status(self, status: int) -> int:
         code = pytest.ExitCode
         soft = (code.OK, code.TESTS_FAILED, code.NO_TESTS_COLLECTED)
@@ -227,15 +245,16 @@ class GateSession:
         if not self._ran:
             self._problem = "asked to gate, but no gate ran"
             return int(pytest.ExitCode.NO_TESTS_COLLECTED)
-        if lost := sorted(self._expected - self._ran):
-            self._problem = f"{len(lost)} gates were collected but never reported, first {lost[0]}"
+        if lost := self._lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            self._problem = f"collected, but never reported: {lost[0]}{more}"
             return int(pytest.ExitCode.TESTS_FAILED)
         return status
 
     def _write_reports(self, session: pytest.Session) -> None:
         for target in self.settings.reports:
             try:
-                write_json(self.reports, target.path)
+                write_json(self.reports, target.path, complete=not self._lost)
             except OSError as error:
                 self._problem = f"the report {target.path} could not be written ({error.strerror})"
                 if session.exitstatus == pytest.ExitCode.OK:
@@ -252,20 +271,22 @@ class GateSession:
             }
         )
 
-    def _shared_directory(self) -> Path:
-        """Where the workers of this run leave assessments for each other."""
-        run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}"
+    def _shared_directory(self) -> Path | None:
+        """Where the workers of this run leave assessments for each other; None without xdist."""
         dsession = self.config.pluginmanager.getplugin("dsession")
-        manager = getattr(dsession, "nodemanager", None)
-        run = getattr(manager, "testrunuid", run)
+        run = getattr(getattr(dsession, "nodemanager", None), "testrunuid", None)
+        # not the environment's PYTEST_XDIST_TESTRUNUID: a pytest that a worker starts inherits it
+        run = getattr(self.config, "workerinput", {}).get("testrunuid", run)
+        if run is None:
+            return None
         user = os.getuid() if hasattr(os, "getuid") else "user"
         return Path(tempfile.gettempdir()) / f"pytest-mergegate-{user}-{run}"
 
     def _shared(self, key: str, gate: Gate) -> Assessment:
         """Compute, or under xdist take what another worker of this run has computed."""
-        if not hasattr(self.config, "workerinput"):
-            return self._compute(gate)
         directory = self._shared_directory()
+        if directory is None:
+            return self._compute(gate)
         directory.mkdir(mode=0o700, exist_ok=True)
         file = directory / f"{key}.json"
         with FileLock(f"{file}.lock"):

@@ -112,6 +112,10 @@ def read_settings(config: pytest.Config) -> Settings:
         raise pytest.UsageError(
             f"mergegate_on_inconclusive must be fail or warn, not {on_inconclusive!r}"
         )
+    try:
+        config.get_verbosity("mergegate")
+    except ValueError as error:
+        raise pytest.UsageError(f"verbosity_mergegate must be a whole number: {error}") from None
     device = config.getoption("mergegate_device") or str(config.getini("mergegate_device"))
     return Settings(
         caps=_caps(config),
@@ -149,7 +153,10 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
         raise pytest.UsageError(
             f"--mergegate-report: unknown format {kind!r}; available: {', '.join(FORMATS)}"
         )
-    return ReportTarget(format=kind, path=directory / (path or f"mergegate-report.{kind}"))
+    target = directory / (path or f"mergegate-report.{kind}")
+    if target.is_dir():
+        raise pytest.UsageError(f"--mergegate-report: {target} is a folder; name a file in it")
+    return ReportTarget(format=kind, path=target)
 
 
 def check_cap(name: str, value: float) -> float:
@@ -166,7 +173,10 @@ def check_cap(name: str, value: float) -> float:
 def _caps(config: pytest.Config) -> dict[str, float]:
     caps: dict[str, float] = {}
     for name, (budget, _, _) in CAPS.items():
-        given = (config.getoption(name), config.getini(name))
+        try:
+            given = (config.getoption(name), config.getini(name))
+        except (ValueError, TypeError, pytest.UsageError) as error:
+            raise pytest.UsageError(f"ini {name} must be a number: {error}") from None
         values = [check_cap(budget, value) for value in given if value is not None]
         if values:
             caps[budget] = min(values)

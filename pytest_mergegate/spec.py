@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
@@ -17,6 +25,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 BUILTIN_METRICS = ("exact_match", "accuracy", "rouge_l")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 DEFAULT_MAX_DISAGREEMENT = 0.3
+POOL = "pool"
+"""How pytest calls the verdict on the pool as a whole, beside one per expert."""
 
 
 def deepest(*stages: Stage) -> Stage:
@@ -27,6 +37,18 @@ def deepest(*stages: Stage) -> Stage:
 def _inconsistent(message: str, *at: str) -> PydanticCustomError:
     """Keys that do not go together; ``at`` is the one to correct, for its line in the file."""
     return PydanticCustomError("inconsistent", "{message}", {"message": message, "at": at})
+
+
+def _expert_name(name: str) -> str:
+    """A name that can be part of a pytest node id."""
+    if name == POOL:
+        raise ValueError(f"{POOL!r} stands for the pool as a whole; give the expert another name")
+    if not name.strip() or not name.isprintable() or "::" in name:
+        raise ValueError(f"{name!r} is no name for an expert; use printable text without '::'")
+    return name
+
+
+ExpertName = Annotated[str, AfterValidator(_expert_name)]
 
 
 class Section(BaseModel):
@@ -127,7 +149,8 @@ class MethodSpec(BaseModel):
     @model_validator(mode="after")
     def _plain_parameters(self) -> MethodSpec:
         for name, value in self.parameters.items():
-            if not isinstance(value, (bool, int, float)):
+            plain = isinstance(value, (bool, int, float))
+            if not plain or (isinstance(value, float) and not math.isfinite(value)):
                 raise ValueError(f"{name} must be a number or a truth value, not {value!r}")
         return self
 
@@ -153,7 +176,7 @@ class MergeSpec(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the methods that draw at random (dare, della)."""
 
-    @field_validator("methods", mode="before")
+    @field_validator("methods", mode="before", json_schema_input_type=list[str | MethodSpec])
     @classmethod
     def _bare_names(cls, methods: Any) -> Any:
         if not isinstance(methods, (list, tuple)):
@@ -165,7 +188,7 @@ class GateSpec(Section):
     """A whole gate: the pool, what to compute on it, and the limits."""
 
     base: Annotated[str, Field(min_length=1)]
-    experts: dict[str, ExpertSpec]
+    experts: dict[ExpertName, ExpertSpec]
     examples: Annotated[str, Field(min_length=1)] | None = None
     """Where each expert's examples lie when it names none: a path with ``{name}`` in it."""
     probes: ProbesSpec = ProbesSpec()
@@ -176,7 +199,9 @@ class GateSpec(Section):
     ignore: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Preflight codes that become warnings, each with the reason why."""
 
-    @field_validator("experts", mode="before")
+    @field_validator(
+        "experts", mode="before", json_schema_input_type=str | dict[str, str | ExpertSpec]
+    )
     @classmethod
     def _bare_paths(cls, experts: Any) -> Any:
         if not isinstance(experts, dict):
@@ -213,9 +238,7 @@ class GateSpec(Section):
             )
         labels = [method.label for method in self.merge.methods]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise _inconsistent(
-                f"merge.methods lists {', '.join(twice)} twice", "merge", "methods"
-            )
+            raise _inconsistent(f"merge.methods lists {', '.join(twice)} twice", "merge", "methods")
         return self
 
     def examples_of(self, name: str) -> str | None:

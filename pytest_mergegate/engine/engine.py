@@ -13,7 +13,7 @@ from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.engine.tasks import Task, build_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -109,12 +109,6 @@ class Engine:
             (task.examples[index].choices or ())[int(s.argmax())]
             for index, s in zip(indices, scores, strict=True)
         ]
-
-    def forget(self, name: str) -> None:
-        """Drop what was read from the weights called ``name``."""
-        for memo in (self._answers, self._choice_scores):
-            for key in [key for key in memo if key[0] == name]:
-                del memo[key]
 
 
 def loaded_as(expert: str) -> str:

@@ -26,7 +26,9 @@ class StateForecast:
         self._engine = engine
         self._states = states
         self._options = {n: _first_tokens(engine, states, n) for n in states.names}
-        self._own = {n: self._scores(n, self._expert_states(n), self._head(n)) for n in states.names}
+        self._own = {
+            n: self._scores(n, self._expert_states(n), self._head(n)) for n in states.names
+        }
 
     def reading(self, expert: str) -> str:
         """How ``expert``'s answers are compared: ``greedy``, or the choices' ``first_token``."""
@@ -46,18 +48,14 @@ class StateForecast:
             [self._states.experts[k] for k in own], [self._states.base[k] for k in own], weights
         )
         merged = [torch.from_numpy(state.astype(np.float32)) for state in mixed]
-        return compare(
-            self._own[expert], self._scores(expert, merged, self._mixed_head(scales))
-        )
+        return compare(self._own[expert], self._scores(expert, merged, self._mixed_head(scales)))
 
     def _expert_states(self, name: str) -> list[Tensor]:
         row = self._states.names.index(name)
         arrays: list[StateArray] = [self._states.experts[k][row] for k in self._states.own(name)]
         return [torch.from_numpy(array) for array in arrays]
 
-    def _scores(
-        self, expert: str, states: Sequence[Tensor], head: Tensor | None
-    ) -> list[Tensor]:
+    def _scores(self, expert: str, states: Sequence[Tensor], head: Tensor | None) -> list[Tensor]:
         options = self._options[expert]
         logits = self._engine.model.logits
         if options is None:

@@ -129,5 +129,5 @@ def _pooled(engine: Engine, state: Tensor, positions: str) -> StateArray:
             fix="its weights are finite but overflow; check the adapter's scale",
         )
     if positions == "mean":
-        return array.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+        array = array.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
     return array

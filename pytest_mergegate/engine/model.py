@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 2048
 """Tokens in one forward pass, padding included."""
+_KEY_VALUE_BYTES = 1 << 28
+"""Memory for the keys and values of one batch that is decoded together."""
 _HEAD_TOLERANCE = 1e-4
 
 
@@ -114,7 +116,7 @@ class LanguageModel:
         One [stop − start, d] float32 tensor on the CPU per sequence, in the given order.
         """
         found: list[Tensor | None] = [None] * len(sequences)
-        for batch in batches([len(s) for s in sequences]):
+        for batch in batches([len(s) for s in sequences], BATCH_TOKENS):
             ids, mask = self._pad([sequences[i] for i in batch], side="right")
             out = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
             hidden = out.last_hidden_state
@@ -129,7 +131,7 @@ class LanguageModel:
         """Greedy answers in tokens, the end-of-text token included where it was reached."""
         ends = self._ends
         answers: list[list[int]] = [[] for _ in prompts]
-        for batch in batches([len(p) + max_tokens for p in prompts]):
+        for batch in batches([len(p) + max_tokens for p in prompts], self._decoding_tokens):
             ids, mask = self._pad([prompts[i] for i in batch], side="left")
             out = self.module.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False
@@ -152,10 +154,16 @@ class LanguageModel:
         head = self.module.get_output_embeddings()
         weight = head.weight if head_weight is None else head_weight.to(self.device)
         bias = getattr(head, "bias", None)
-        projected = torch.nn.functional.linear(
-            states.to(self.device, weight.dtype), weight, bias
-        )
-        return self._scale_logits(projected.to(torch.float32)).cpu()
+        projected = torch.nn.functional.linear(states.to(self.device, weight.dtype), weight, bias)
+        scaled: Tensor = self._scale_logits(projected.to(torch.float32))
+        return scaled.cpu()
+
+    @property
+    def _decoding_tokens(self) -> int:
+        """Decoding takes a pass per token however many rows there are: as many as fit."""
+        config = self.module.config
+        per_token = 8 * int(config.num_hidden_layers) * int(config.hidden_size)
+        return max(BATCH_TOKENS, _KEY_VALUE_BYTES // per_token)
 
     @property
     def _ends(self) -> set[int]:
@@ -219,11 +227,11 @@ class LanguageModel:
         )
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in groups of similar length whose padded size stays within BATCH_TOKENS."""
+def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices in groups of similar length whose padded size stays within ``most`` tokens."""
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if group and lengths[index] * (len(group) + 1) > BATCH_TOKENS:
+        if group and lengths[index] * (len(group) + 1) > most:
             yield group
             group = []
         group.append(index)
@@ -252,7 +260,7 @@ def _load_tokenizer(path: Path) -> Any:
             return AutoTokenizer.from_pretrained(
                 path, local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # whatever a damaged file makes of it, tokenizers' bare Exception too
+    except Exception as error:  # tokenizers raises nothing more specific
         raise PoolError(
             f"the base's tokenizer does not load ({_first_line(error)})",
             where=path.name,
@@ -271,7 +279,7 @@ def _load_module(path: Path) -> Any:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except Exception as error:  # transformers raises of all kinds on a config it cannot follow
+    except Exception as error:  # a config can break transformers in any way
         raise PoolError(
             f"the base does not load as a causal language model ({_first_line(error)})",
             where=path.name,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 
+from pytest_mergegate.errors import PoolError
 from pytest_mergegate.metrics import ConflictSums
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TaskVectors:
         module = self._experts[name].modules.get(parameter)
         if module is None:
             return None
-        file = self._files[name]
+        file: Any = self._files[name]
         b = file.get_tensor(module.key_b).to(torch.float32)
         return b * module.scale, file.get_tensor(module.key_a).to(torch.float32)
 
@@ -60,6 +61,14 @@ def pair_conflicts(vectors: TaskVectors, parameter: str) -> dict[tuple[str, str]
     """
     deltas = {name: vectors.delta(name, parameter) for name in vectors.names}
     flat = {name: d.flatten() for name, d in deltas.items() if d is not None}
+    for name, d in flat.items():
+        if not bool(torch.isfinite(d).all()):
+            raise PoolError(
+                f"the product of the factors of {parameter!r} overflows float32",
+                code="MG105",
+                expert=name,
+                fix="the training diverged; use an earlier checkpoint",
+            )
     if not flat:
         return {}
     size = next(iter(flat.values())).numel()

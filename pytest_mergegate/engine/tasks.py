@@ -67,7 +67,9 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
     if by_choices:
         choices = tuple(_choices(example, k, name, model) for k, example in enumerate(examples))
     # an input that stands in the file twice is no second piece of evidence
-    distinct = list(dict(zip(reversed(prompts), reversed(range(len(prompts))), strict=True)).values())
+    distinct = list(
+        dict(zip(reversed(prompts), reversed(range(len(prompts))), strict=True)).values()
+    )
     drawn = [sorted(distinct)[k] for k in sample(len(distinct), spec.probes.seed, name)]
     return Task(
         name=name,
@@ -111,9 +113,7 @@ def _prompt(example: Example, index: int, name: str, model: LanguageModel) -> To
     return tuple(ids)
 
 
-def _choices(
-    example: Example, index: int, name: str, model: LanguageModel
-) -> tuple[Tokens, ...]:
+def _choices(example: Example, index: int, name: str, model: LanguageModel) -> tuple[Tokens, ...]:
     if example.choices is None:
         raise PoolError(
             f"example {index + 1} has no choices, and accuracy ranks choices",

@@ -95,9 +95,7 @@ def _checked(value: Any, index: int, metric: str, expert: str) -> float:
     return number
 
 
-def _culprit(
-    function: Callable[..., Any], outputs: Sequence[str], targets: Sequence[str]
-) -> str:
+def _culprit(function: Callable[..., Any], outputs: Sequence[str], targets: Sequence[str]) -> str:
     """Name the first example on which ``function`` raises by itself."""
     for index, (output, target) in enumerate(zip(outputs, targets, strict=True)):
         try:

@@ -100,9 +100,7 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Met
         try:
             parameters[name].validate(value)
         except ValueError:
-            raise GateError(
-                f"{spec.method} does not take {name}={value!r}", where=where
-            ) from None
+            raise GateError(f"{spec.method} does not take {name}={value!r}", where=where) from None
     takes_weights = "weight" in parameters and (
         parameters["weight"].scope is not ParameterScope.SHARED
     )

@@ -54,10 +54,8 @@ def _search(distances: FloatArray, start: FloatArray | None) -> Ball:
         if best.gap <= CONVERGED:
             break
         candidate = _ball(distances, _corrected(distances, best.weights))
-        if candidate.squared_radius <= best.squared_radius:
-            # Round-off has stopped the exact step; a step along one edge always gains.
-            candidate = _ball(distances, _along_edge(distances, best.weights))
         if candidate.squared_radius <= best.squared_radius and candidate.gap >= best.gap:
+            # Round-off allows no better; the gap says how good it is.
             break
         best = candidate
     return best
@@ -124,18 +122,3 @@ def _on_simplex(weights: FloatArray, used: NDArray[np.intp], step: FloatArray) -
     moved[used] = np.maximum(moved[used] + step, 0.0)
     normalised: FloatArray = moved / moved.sum()
     return normalised
-
-
-def _along_edge(distances: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the weights after moving mass from the nearest point in use to the farthest."""
-    gradient = distances @ weights
-    farthest = int(gradient.argmax())
-    nearest = int(np.where(weights > 0, gradient, np.inf).argmin())
-    mass = weights[nearest]
-    if distances[nearest, farthest] > 0:
-        slope = gradient[farthest] - gradient[nearest]
-        mass = min(mass, slope / (2 * distances[nearest, farthest]))
-    moved = weights.copy()
-    moved[nearest] -= mass
-    moved[farthest] += mass
-    return moved

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.tensor_files import TensorHeader, fingerprint, read_headers
@@ -33,6 +33,13 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "alora_invocation_tokens": (None,),
     "use_qalora": (False, None),
     "target_parameters": (None, []),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "use_bdlora": (None, False),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    # the other initialisations (pissa, olora, corda, loftq, ...) leave a changed base behind
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 
 
@@ -111,9 +118,10 @@ def read_adapter(path: Path, *, name: str, reference: str, where: str) -> Expert
 def _read_config(path: Path, name: str, where: str) -> dict[str, Any]:
     if not (path / CONFIG).is_file():
         held = "is empty" if not any(path.iterdir()) else f"has no {CONFIG}"
-        full = " (a full checkpoint? those are not supported yet)" if (path / "config.json").exists() else ""
+        if (path / "config.json").exists():
+            held += " (a full checkpoint? those are not supported yet)"
         raise PoolError(
-            f"{path.name}/ {held}{full}",
+            f"{path.name}/ {held}",
             expert=name,
             where=where,
             fix="point to a folder that PEFT's save_pretrained wrote",
@@ -131,11 +139,17 @@ def _read_config(path: Path, name: str, where: str) -> dict[str, Any]:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise PoolError(
-            f"{CONFIG} is not JSON ({error})", expert=name, where=f"{path.name}/{CONFIG}"
+            f"{CONFIG} is not JSON ({error})",
+            expert=name,
+            where=f"{path.name}/{CONFIG}",
+            fix="save the adapter again",
         ) from None
     if not isinstance(config, dict):
         raise PoolError(
-            f"{CONFIG} is not a JSON object", expert=name, where=f"{path.name}/{CONFIG}"
+            f"{CONFIG} is not a JSON object",
+            expert=name,
+            where=f"{path.name}/{CONFIG}",
+            fix="save the adapter again",
         )
     for setting, plain in _PLAIN.items():
         if setting in config and config[setting] not in plain:
@@ -220,17 +234,19 @@ def _pair_factors(
             scale=scale,
         )
     if not keys:
-        raise PoolError("the adapter holds no tensors", code="MG102", expert=name, where=WEIGHTS)
+        raise PoolError(
+            "the adapter holds no tensors",
+            code="MG102",
+            expert=name,
+            where=WEIGHTS,
+            fix="save the adapter again",
+        )
 
 
 def _scale(module: str, config: Mapping[str, Any], stored_rank: int, name: str) -> float:
     rank = _pattern_value(module, config.get("rank_pattern")) or config.get("r")
     alpha = _pattern_value(module, config.get("alpha_pattern")) or config.get("lora_alpha")
-    numbers = all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
-        for v in (rank, alpha)
-    )
-    if not numbers or rank != stored_rank:
+    if rank != stored_rank or not _is_finite(alpha):
         raise PoolError(
             f"module {module!r} has rank {stored_rank}, its configuration says "
             f"r={rank!r}, lora_alpha={alpha!r}",
@@ -239,7 +255,15 @@ def _scale(module: str, config: Mapping[str, Any], stored_rank: int, name: str) 
             where=CONFIG,
             fix="the configuration belongs to other weights; save the adapter again",
         )
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    divisor = math.sqrt(stored_rank) if config.get("use_rslora") else stored_rank
+    return float(alpha) / divisor
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _pattern_value(module: str, patterns: object) -> Any:

@@ -91,7 +91,9 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
 
 def _parse(line: str, where: str, expert: str, code: str) -> Example:
     try:
-        return Example.model_validate(json.loads(line))
+        example = Example.model_validate(json.loads(line))
+        example.model_dump_json()  # refuses half a surrogate pair, which no tokenizer reads
+        return example
     except json.JSONDecodeError as error:
         raise PoolError(
             f"not JSON ({error.msg} at column {error.colno})",
@@ -113,5 +115,11 @@ def _parse(line: str, where: str, expert: str, code: str) -> Example:
             where=where,
             fix='an example is {"input": ..., "target": ..., "choices": [...]}',
         ) from None
-    except ValueError as error:  # such as a number with more digits than Python reads
-        raise PoolError(str(error), code=code, expert=expert, where=where) from None
+    except ValueError as error:  # also a number with more digits than Python reads
+        raise PoolError(
+            str(error),
+            code=code,
+            expert=expert,
+            where=where,
+            fix="write plain text in UTF-8",
+        ) from None

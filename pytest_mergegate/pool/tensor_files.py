@@ -54,7 +54,7 @@ def first_non_finite(path: Path, *, expert: str | None = None) -> str | None:
     Raises PoolError for an unreadable file and for element types that cannot be checked.
     """
     try:
-        tensors = deserialize(path.read_bytes())
+        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, expert, error) from None
     for name, tensor in tensors:
@@ -85,12 +85,16 @@ def checkpoint_files(directory: Path) -> list[Path]:
         return [single]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
             return [directory / name for name in names]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise PoolError(f"the shard index is malformed ({error})", where=str(index)) from None
     pickles = sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt"))
-    held = f"holds {pickles[0].name}, a pickle, which is never loaded" if pickles else "has no weights"
+    held = (
+        f"holds {pickles[0].name}, a pickle, which is never loaded" if pickles else "has no weights"
+    )
     raise PoolError(
         f"the checkpoint {directory.name}/ {held}",
         where=directory.name,

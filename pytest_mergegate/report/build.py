@@ -25,8 +25,9 @@ from pytest_mergegate.report.types import (
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.findings import Finding
     from pytest_mergegate.judge import Judgement, Results, Verdict
     from pytest_mergegate.pool.adapters import Expert
@@ -54,7 +55,12 @@ def interval(value: Value | None) -> Interval | None:
     return low, high
 
 
-def sections(results: Results | None, judgement: Judgement | None, spec: GateSpec) -> dict[str, Any]:
+def sections(
+    results: Results | None,
+    judgement: Judgement | None,
+    diagnoses: Sequence[Diagnosis],
+    spec: GateSpec,
+) -> dict[str, Any]:
     """Every part of the report that comes from stages and verdicts."""
     if results is None:
         return {}
@@ -71,7 +77,7 @@ def sections(results: Results | None, judgement: Judgement | None, spec: GateSpe
         "forecasts": tuple(_forecasts(results)),
         "merges": tuple(_merge(merge, results) for merge in results.merges),
         "predictions": tuple(_predictions(results, spec)),
-        "plan": _plan(results),
+        "plan": _plan(results, diagnoses),
         "verdicts": tuple(verdict(v) for v in (judgement.verdicts if judgement else ())),
     }
 
@@ -218,7 +224,9 @@ def _pool_losses(
 def _merged_expert(
     expert: MergedExpert, evaluation: EvaluateResult | None, results: Results
 ) -> MergedExpertRecord:
-    scored = next((e for e in evaluation.experts if e.name == expert.name), None) if evaluation else None
+    scored = (
+        next((e for e in evaluation.experts if e.name == expert.name), None) if evaluation else None
+    )
     absent = None if evaluation is None else Value.missing("no_targets")
     scores = {
         key: Value(number=getattr(scored, key)) if scored else absent
@@ -257,10 +265,11 @@ def _predictions(results: Results, spec: GateSpec) -> Iterable[PredictionRecord]
             )
 
 
-def _plan(results: Results) -> PlanRecord | None:
+def _plan(results: Results, diagnoses: Sequence[Diagnosis]) -> PlanRecord | None:
     if results.hidden is None:
         return None
     names = results.hidden.states.names
+    drops = (cure.drop for diagnosis in diagnoses for cure in diagnosis.cures if cure.drop)
     return PlanRecord(
         curve=tuple(
             CurvePointRecord(
@@ -269,5 +278,6 @@ def _plan(results: Results) -> PlanRecord | None:
                 groups=tuple(tuple(names[i] for i in group) for group in point.groups),
             )
             for point in metrics.distortion_curve(results.hidden.squared)
-        )
+        ),
+        drop=next(drops, ()),
     )

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 _WORST = ("pass", "inconclusive", "fail", "error")
 
 
-def write_json(reports: Sequence[Report], path: Path) -> None:
+def write_json(reports: Sequence[Report], path: Path, *, complete: bool = True) -> None:
     """Write one report as it is, and several (or none) as a list under ``reports/1``.
 
-    The file is replaced in one step, so that a reader never sees half of it. Raises OSError.
+    Where some gates never ran (``complete=False``) the whole does not pass, whatever the others
+    say. The file is replaced in one step, so that a reader never sees half of it. Raises OSError.
     """
-    if len(reports) == 1:
+    at_best = "pass" if complete and reports else "inconclusive"
+    status = max((at_best, *(report.status for report in reports)), key=_WORST.index)
+    if len(reports) == 1 and reports[0].status == status:
         text = reports[0].to_json()
     else:
-        status = max((r.status for r in reports), key=_WORST.index, default="inconclusive")
         data = {
             "schema": "pytest-mergegate/reports/1",
             "status": status,

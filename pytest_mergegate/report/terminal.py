@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_mergegate.assess import Assessment
+    from pytest_mergegate.pipeline import Assessment
     from pytest_mergegate.report.types import (
         ExpertRecord,
         FindingRecord,
@@ -117,7 +117,7 @@ def _pool_lines(
 ) -> Iterable[str]:
     names = list(dict.fromkeys(v.expert for v in open_verdicts))
     yield f"{len(names)} of {len(report.experts)} experts not within budget:"
-    for verdict in open_verdicts:
+    for verdict in sorted(open_verdicts, key=lambda v: names.index(v.expert)):
         yield f"  {verdict.message}"
     for merge in report.merges:
         losses = [e.disagreement for e in merge.experts]

@@ -5,11 +5,11 @@ Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
-SCHEMA = "pytest-mergegate/report/1"
+SCHEMA: Final = "pytest-mergegate/report/1"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Number | None, Number | None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -137,7 +138,7 @@ def _experts(
 ) -> dict[str, ExpertStates]:
     base = metrics.mean_square_norm(states.base)
     shifts = [
-        Value.computed(lambda i=i: metrics.relative_size(_mean_square_shift(states, i), base))
+        Value.computed(partial(metrics.relative_size, _mean_square_shift(states, i), base))
         for i in range(len(states.names))
     ]
     if similarity is None:

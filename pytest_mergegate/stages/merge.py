@@ -113,9 +113,7 @@ def _reference(engine: Engine, task: Task) -> Reference:
         answers=tuple(answers),
         outputs=tuple(engine.outputs(task, inputs)),
         states=tuple(engine.model.states(sequences, spans)),
-        choice_scores=None
-        if task.choices is None
-        else tuple(engine.choice_scores(task, inputs)),
+        choice_scores=None if task.choices is None else tuple(engine.choice_scores(task, inputs)),
     )
 
 
@@ -180,9 +178,9 @@ def _difference(merged: Tensor, own: Tensor) -> np.ndarray[tuple[int, ...], np.d
     return merged.numpy().astype(np.float64) - own.numpy().astype(np.float64)
 
 
-def _linearity_gap(
-    engine: Engine, method: Method, hidden: HiddenResult, spec: GateSpec
-) -> Value:
+def _linearity_gap(engine: Engine, method: Method, hidden: HiddenResult, spec: GateSpec) -> Value:
+    if method.name != "linear":
+        return Value.missing("not_linear")
     states = hidden.states
     weights = np.array([hidden.scales[method.label][name] for name in states.names])
     mixed = metrics.mix_states(states.experts, states.base, weights)

@@ -151,7 +151,9 @@ def test_retention(merged, kept):
     assert retention(merged, 0.9, 0.25) == pytest.approx(kept, abs=1e-12)
 
 
-@pytest.mark.parametrize(("expert", "chance"), [(0.25, 0.25), (0.2, 0.25), (0.1 + 0.2, 0.3)])
+@pytest.mark.parametrize(
+    ("expert", "chance"), [(0.25, 0.25), (0.2, 0.25), (0.1 + 0.2, 0.3), (0.0, 0.0)]
+)
 def test_retention_needs_an_expert_above_chance(expert, chance):
     with pytest.raises(Undefined) as caught:
         retention(0.5, expert, chance)

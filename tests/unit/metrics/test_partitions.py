@@ -1,3 +1,4 @@
+from functools import partial, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_mergegate.metrics import distortion_curve, fewest_merges, minimum_distortion
 from pytest_mergegate.metrics.exact_partitions import exact_partitions
-from pytest_mergegate.metrics.greedy_partitions import greedy_partitions
+from pytest_mergegate.metrics.greedy_partitions import _Group, _line, _union, greedy_partitions
 
 from .strategies import generators, points, quick, squared_distances
 
@@ -119,6 +120,39 @@ def test_a_budget_met_exactly_is_met(rng, experts):
         assert len(fewest_merges(d2, point.distortion).groups) <= point.models
 
 
+@pytest.mark.parametrize("experts", range(2, 15))
+def test_round_off_does_not_spend_the_budget(experts):
+    # R² of a regular simplex comes out an ulp above the same number computed here.
+    d2 = 0.7 * (1 - np.eye(experts))
+    budget = 0.7 * (experts - 1) / (2 * experts)
+    assert len(fewest_merges(d2, budget).groups) == 1
+    assert len(fewest_merges(d2, budget * (1 - 1e-9)).groups) > 1
+
+
+@given(generators, st.integers(1, 6), st.integers(1, 6))
+@quick
+def test_the_bound_that_greedy_orders_by(rng, first, second):
+    d2 = squared_distances(points(rng, first + second, 3))
+    singles = [
+        _Group(members=(i,), weights=w, squared_radius=0.0) for i, w in enumerate(np.eye(len(d2)))
+    ]
+    a, b = (
+        reduce(partial(_union, d2), singles[:first]),
+        reduce(partial(_union, d2), singles[first:]),
+    )
+    bound, weights = _line(d2, a, b)
+    slack = 1e-9 * d2.max()
+    assert bound == pytest.approx(0.5 * weights @ d2 @ weights, abs=slack)
+    assert weights.sum() == pytest.approx(1)
+    assert max(a.squared_radius, b.squared_radius) - slack <= bound
+    assert bound <= _union(d2, a, b).squared_radius + slack
+    along = [
+        0.5 * w @ d2 @ w
+        for w in (a.weights + t * (b.weights - a.weights) for t in np.linspace(0, 1, 21))
+    ]
+    assert max(along) <= bound + slack
+
+
 def test_permuting_experts_keeps_the_curve():
     rng = np.random.default_rng(0)
     d2 = squared_distances(rng.normal(size=(9, 4)))
@@ -146,3 +180,15 @@ def test_without_a_budget_only_twins_are_merged(experts):
     partition = fewest_merges(squared_distances(x), 0.0)
     assert partition.groups == ((0, 1), *((i,) for i in range(2, experts)))
     assert partition.worst == 0
+
+
+def test_the_bound_for_groups_about_one_centre_is_the_wider_group():
+    d2 = squared_distances([[-1.0], [1.0], [-2.0], [2.0]])
+    pairs = [
+        _Group(members=members, weights=np.array(weights), squared_radius=radius)
+        for members, weights, radius in (
+            ((0, 1), [0.5, 0.5, 0.0, 0.0], 1.0),
+            ((2, 3), [0.0, 0.0, 0.5, 0.5], 4.0),
+        )
+    ]
+    assert _line(d2, *pairs)[0] == _line(d2, *pairs[::-1])[0] == 4

@@ -164,7 +164,7 @@ class _Run:
             seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
             settings={**_settings(self.options), **_gate_settings(self.gate)},
             findings=tuple(build.finding(finding) for finding in self.findings),
-            **build.sections(self.results, self.judgement, self.gate.spec),
+            **build.sections(self.results, self.judgement, self.diagnoses, self.gate.spec),
         )
         diagnoses = {diagnosis.expert: diagnosis.lines for diagnosis in self.diagnoses}
         return Assessment(report=report, diagnoses=diagnoses)

@@ -1,0 +1,38 @@
+"""What tests of the pytest surface share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from plugin.gates import Gates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def shared_pool(tiny_pool: Path) -> Path:
+    """The gate file of the pool that all tests share.
+
+    pytester forgets what was first imported inside one of its runs, and torch cannot be imported
+    twice: so import all that a gate needs, by running one.
+    """
+    import pytest_mergegate.merging.build
+    import pytest_mergegate.session  # noqa: F401
+    from pytest_mergegate import assess
+
+    assess(tiny_pool, max_loss=100.0, max_mds=100.0)
+    return tiny_pool
+
+
+@pytest.fixture(autouse=True)
+def _no_hypothesis(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its plugin, which every run would import anew, only to say nothing."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+
+
+@pytest.fixture
+def gates(shared_pool: Path, pytester: pytest.Pytester) -> Gates:
+    """Gate files in the folder where pytester runs."""
+    return Gates(shared=shared_pool, folder=pytester.path)

@@ -1,0 +1,299 @@
+"""The one place where a value meets a limit, on results made by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mergegate.gatefile import Gate, gate_from
+from pytest_mergegate.judge import Results, distinct, judge, number_text, plan_depth, worst
+from pytest_mergegate.spec import Budget
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Three experts and no budget of their own."""
+    experts = {name: f"adapters/{name}" for name in NAMES}
+    return gate_from({"base": "base", "experts": experts}, root=tmp_path)
+
+
+def budgeted(gate: Gate, *, select: str = "any", mode: str = "point", **limits: float) -> Gate:
+    """The gate under other limits."""
+    merge = gate.spec.merge.model_copy(update={"select": select})
+    update = {"budget": Budget(**limits), "merge": merge, "judge": mode}
+    return replace(gate, spec=gate.spec.model_copy(update=update))
+
+
+def pool(*labelled: str) -> Any:
+    """A pool of which only the names and the labels are asked for."""
+    return SimpleNamespace(names=NAMES, labelled=lambda name: name in labelled)
+
+
+def merged(label: str, *rates: float | None, upper: float = 1.0) -> Any:
+    """A merge with these disagreements."""
+
+    def expert(name: str) -> Any:
+        rate = rates[NAMES.index(name)]
+        value = (
+            Value.missing("lost")
+            if rate is None
+            else Value(number=rate, interval=(max(0.0, rate - 0.1), min(1.0, rate + 0.1)))
+        )
+        return SimpleNamespace(disagreement=value, disagreement_upper=upper, inputs=10)
+
+    return SimpleNamespace(method=SimpleNamespace(label=label), expert=expert)
+
+
+def hidden(*scores: Value) -> Any:
+    """Stage 3 with these difficulties."""
+    experts = {n: SimpleNamespace(mds=s) for n, s in zip(NAMES, scores, strict=True)}
+    return SimpleNamespace(experts=experts)
+
+
+def conflict(**ratios: Value) -> Any:
+    """Stage 2 with these sign changes; pairs are spelled ``ab``."""
+    return SimpleNamespace(
+        pairs=[SimpleNamespace(a=p[0], b=p[1], sign_change_ratio=v) for p, v in ratios.items()]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "status"),
+    [
+        pytest.param(0.29, "pass", id="below"),
+        pytest.param(0.3, "pass", id="at the limit"),
+        pytest.param(0.30000000000000004, "fail", id="just above"),
+        pytest.param(1.0, "fail", id="above"),
+        pytest.param(None, "inconclusive", id="missing"),
+    ],
+)
+def test_status(gate: Gate, rate: float | None, status: str) -> None:
+    results = Results(pool=pool(), merges=(merged("linear", 0.0, rate, 0.0),))
+    assert judge(budgeted(gate, max_disagreement=0.3), results, "merge").status == status
+
+
+def test_infinite_difficulty_fails(gate: Gate) -> None:
+    one, infinite = Value(number=1.0), Value(number=math.inf)
+    results = Results(pool=pool(), hidden=hidden(one, infinite, one))
+    judgement = judge(budgeted(gate, max_mds=1e300), results, "hidden")
+    assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
+    assert "∞" in judgement.verdicts[1].message
+
+
+def test_nan_is_no_value() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        Value(number=math.nan)
+    assert Value.computed(lambda: math.nan).reason == "not_a_number"
+
+
+def test_nan_past_all_checks_fails(gate: Gate) -> None:
+    nan = Value(number=1.0)
+    object.__setattr__(nan, "number", math.nan)
+    one = Value(number=1.0)
+    results = Results(pool=pool(), hidden=hidden(one, nan, one))
+    assert judge(budgeted(gate, max_mds=3), results, "hidden").status == "fail"
+
+
+def test_undefined_difficulty_is_inconclusive(gate: Gate) -> None:
+    none = Value.missing("equidistant")
+    results = Results(pool=pool(), hidden=hidden(none, none, none))
+    judgement = judge(budgeted(gate, max_mds=3), results, "hidden")
+    assert judgement.status == "inconclusive"
+    assert "says nothing about their conflicts" in judgement.verdicts[0].message
+
+
+def test_stage_that_did_not_run_is_inconclusive(gate: Gate) -> None:
+    judgement = judge(budgeted(gate, max_mds=3), Results(pool=pool()), "conflict")
+    assert judgement.status == "inconclusive"
+    assert "needs stage hidden" in judgement.verdicts[0].message
+
+
+def test_result_that_is_not_there_is_inconclusive(gate: Gate) -> None:
+    judgement = judge(budgeted(gate, max_disagreement=1), Results(pool=pool()), "merge")
+    assert {v.status for v in judgement.verdicts} == {"inconclusive"}
+
+
+def test_no_verdict_is_no_pass() -> None:
+    assert worst([]) == "inconclusive"
+    assert worst(["pass", "inconclusive"]) == "inconclusive"
+    assert worst(["inconclusive", "fail", "pass"]) == "fail"
+
+
+class TestSelect:
+    bad = merged("bad", 0.0, 0.5, 0.0)
+    good = merged("good", 0.2, 0.2, 0.2)
+    best = merged("best", 0.2, 0.1, 0.2)
+    lost = merged("lost", 0.0, None, 0.0)
+
+    def test_any_takes_a_method_that_passes(self, gate: Gate) -> None:
+        results = Results(pool=pool(), merges=(self.bad, self.good))
+        judgement = judge(budgeted(gate, max_disagreement=0.3), results, "merge")
+        assert (judgement.status, judgement.method) == ("pass", "good")
+        assert {v.method for v in judgement.verdicts} == {"good"}
+
+    def test_any_takes_the_best_worst_expert(self, gate: Gate) -> None:
+        worse = merged("worse", 0.0, 0.21, 0.0)
+        results = Results(pool=pool(), merges=(worse, self.best))
+        assert judge(budgeted(gate, max_disagreement=0.3), results, "merge").method == "best"
+
+    def test_any_counts_nearness_to_each_limit(self, gate: Gate) -> None:
+        steady = merged("steady", 0.2, 0.2, 0.2, upper=0.1)  # 2/3 of one limit, half of the other
+        shaky = merged("shaky", 0.1, 0.1, 0.1, upper=0.19)  # 1/3, and 95 %
+        results = Results(pool=pool(), merges=(shaky, steady))
+        limited = budgeted(gate, max_disagreement=0.3, max_loss=20)
+        assert judge(limited, results, "merge").method == "steady"
+
+    def test_any_prefers_the_unknown_to_a_failure_but_does_not_pass(self, gate: Gate) -> None:
+        results = Results(pool=pool(), merges=(self.bad, self.lost))
+        judgement = judge(budgeted(gate, max_disagreement=0.3), results, "merge")
+        assert (judgement.status, judgement.method) == ("inconclusive", "lost")
+
+    def test_all_judges_every_method(self, gate: Gate) -> None:
+        results = Results(pool=pool(), merges=(self.bad, self.good))
+        limited = budgeted(gate, select="all", max_disagreement=0.3)
+        judgement = judge(limited, results, "merge")
+        assert (judgement.status, judgement.method) == ("fail", None)
+        assert [v.method for v in judgement.verdicts] == ["bad"] * 3 + ["good"] * 3
+
+
+class TestBound:
+    def test_interval_end_is_judged(self, gate: Gate) -> None:
+        results = Results(pool=pool(), merges=(merged("linear", 0.15, 0.25, 0.0),))
+        judgement = judge(budgeted(gate, mode="bound", max_disagreement=0.3), results, "merge")
+        assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
+        assert "bad end" in judgement.verdicts[1].message
+
+    def test_without_an_interval_nothing_is_known(self, gate: Gate) -> None:
+        one = Value(number=1.0)
+        results = Results(pool=pool(), hidden=hidden(one, one, one))
+        judgement = judge(budgeted(gate, mode="bound", max_mds=3), results, "hidden")
+        assert judgement.status == "inconclusive"
+
+    def test_infinite_end_fails(self, gate: Gate) -> None:
+        open_ended = Value(number=1.0, interval=(1.0, math.inf))
+        results = Results(pool=pool(), hidden=hidden(*[open_ended] * 3))
+        assert judge(budgeted(gate, mode="bound", max_mds=3), results, "hidden").status == "fail"
+
+    def test_certificate_is_a_bound_already(self, gate: Gate) -> None:
+        results = Results(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
+        judgement = judge(budgeted(gate, mode="bound", max_loss=10), results, "merge")
+        assert {(v.basis, v.status) for v in judgement.verdicts} == {("certified", "pass")}
+
+
+class TestLoss:
+    def test_certified_loss_needs_the_score(self, gate: Gate) -> None:
+        """u = .1 of a perfect expert is 10 %, of one with score .5 it is 20 %."""
+        experts = gate.spec.experts
+        scored = experts | {"b": experts["b"].model_copy(update={"score": 0.5})}
+        spec = gate.spec.model_copy(update={"experts": scored})
+        results = Results(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
+        judgement = judge(budgeted(replace(gate, spec=spec), max_loss=15), results, "merge")
+        assert [v.value.number for v in judgement.verdicts] == pytest.approx([10, 20, 10])
+        assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
+
+    def test_measured_loss_is_positive_when_worse(self, gate: Gate) -> None:
+        loss = Value(number=-12.0, interval=(-30.0, 5.0))
+        scored = SimpleNamespace(method="linear", experts=[SimpleNamespace(name="a", loss=loss)])
+        results = Results(
+            pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),), evaluations=(scored,)
+        )  # type: ignore[arg-type]
+        verdict = judge(budgeted(gate, max_loss=10), results, "eval").verdicts[0]
+        assert (verdict.value.number, verdict.value.interval) == (12, (-5, 30))
+        assert (verdict.basis, verdict.status) == ("measured", "fail")
+
+    def test_gain_passes_a_limit_of_zero(self, gate: Gate) -> None:
+        loss = Value(number=3.0, interval=(0.0, 5.0))
+        scored = SimpleNamespace(
+            method="linear", experts=[SimpleNamespace(name=n, loss=loss) for n in NAMES]
+        )
+        results = Results(
+            pool=pool(*NAMES), merges=(merged("linear", 0, 0, 0),), evaluations=(scored,)
+        )  # type: ignore[arg-type]
+        assert judge(budgeted(gate, max_loss=0), results, "eval").status == "pass"
+
+    def test_labelled_expert_is_not_certified_below_its_stage(self, gate: Gate) -> None:
+        results = Results(pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),))
+        judgement = judge(budgeted(gate, max_loss=10), results, "merge")
+        assert [v.status for v in judgement.verdicts] == ["inconclusive", "pass", "pass"]
+
+
+class TestRatios:
+    def test_worst_pair_is_judged(self, gate: Gate) -> None:
+        pairs = conflict(ab=Value(number=0.2), ac=Value(number=0.9), bc=Value(number=0.1))
+        limited = budgeted(gate, max_sign_change_ratio=0.5)
+        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        assert [v.value.number for v in judgement.verdicts] == [0.9, 0.2, 0.9]
+        assert "with c" in judgement.verdicts[0].message
+
+    @pytest.mark.parametrize(
+        ("known", "status"), [pytest.param(0.9, "fail"), pytest.param(0.1, "inconclusive")]
+    )
+    def test_undefined_pair_hides_no_failure(self, gate: Gate, known: float, status: str) -> None:
+        undefined = Value.missing("zero_task_vectors")
+        pairs = conflict(ab=undefined, ac=Value(number=known), bc=Value(number=known))
+        limited = budgeted(gate, max_sign_change_ratio=0.5)
+        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        assert judgement.verdicts[0].status == status
+
+
+@pytest.mark.parametrize(
+    ("limits", "labelled", "allowed", "depth"),
+    [
+        pytest.param({}, (), None, "merge", id="default"),
+        pytest.param({"max_sign_change_ratio": 0.5}, (), None, "conflict", id="ratio"),
+        pytest.param({"max_mds": 3}, ("a",), None, "hidden", id="mds"),
+        pytest.param({"max_loss": 10}, (), None, "merge", id="certified"),
+        pytest.param({"max_loss": 10}, ("b",), None, "eval", id="measured"),
+        pytest.param({"max_loss": 10}, ("b",), "hidden", "hidden", id="cut short"),
+        pytest.param({"max_mds": 3}, (), "eval", "hidden", id="no deeper than needed"),
+    ],
+)
+def test_depth(
+    gate: Gate, limits: dict[str, float], labelled: tuple[str, ...], allowed: Any, depth: str
+) -> None:
+    assert plan_depth(budgeted(gate, **limits).spec, pool(*labelled), allowed) == depth
+
+
+class TestCaps:
+    def test_tighten(self) -> None:
+        budget = Budget(max_mds=3.0, max_loss=10)
+        assert budget.capped({"max_mds": 2.0, "max_loss": 20}).limits == {
+            "max_mds": 2.0,
+            "max_loss": 10,
+        }
+
+    def test_add_what_is_absent(self) -> None:
+        assert Budget().capped({"max_mds": 2.0}).limits == {"max_mds": 2.0}
+
+    def test_default_limit_where_there_is_none(self, gate: Gate) -> None:
+        assert gate.spec.effective_budget.limits == {"max_disagreement": 0.3}
+        assert budgeted(gate, max_mds=0).spec.effective_budget.limits == {"max_mds": 0}
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "texts"),
+    [
+        pytest.param(2.0, 3.0, ("2", "3"), id="plain"),
+        pytest.param(3.0000001, 3.0, ("3.0000001", "3"), id="near"),
+        pytest.param(0.1 + 0.2, 0.3, ("0.30000000000000004", "0.3"), id="one bit apart"),
+        pytest.param(0.3, 0.3, ("0.3", "0.3"), id="equal"),
+        pytest.param(math.inf, 3.0, ("∞", "3"), id="infinite"),
+    ],
+)
+def test_digits_show_the_difference(value: float, limit: float, texts: tuple[str, str]) -> None:
+    assert distinct(value, limit) == texts
+
+
+def test_number_text_has_no_minus_zero() -> None:
+    assert number_text(-0.0) == "0"
+
