@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SKIP_REASON = "merge gates are off; run pytest with --mergegate"
 SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
+PROBLEM: pytest.StashKey[str] = pytest.StashKey()
+"""What is wrong with a test's marker, where collection could not say so."""
 
 
 def _session(request: pytest.FixtureRequest) -> GateSession:
@@ -26,6 +28,8 @@ def _session(request: pytest.FixtureRequest) -> GateSession:
 @pytest.fixture(autouse=True)
 def _mergegate(request: pytest.FixtureRequest) -> None:
     """Assess the pool of a marked test before its body runs."""
+    if problem := request.node.stash.get(PROBLEM, None):
+        pytest.fail(problem, pytrace=False)
     if request.node.get_closest_marker("mergeable") and SESSION in request.config.stash:
         request.getfixturevalue("merge_report")
 

@@ -69,7 +69,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = item.get_closest_marker("mergeable")
         if marker is None:
             continue
-        _check_marker(item, marker)
+        if problem := _marker_problem(marker):
+            problem = f"{item.nodeid}: {problem}"
+            if not hasattr(config, "workerinput"):
+                raise pytest.UsageError(problem)
+            # of a worker's UsageError xdist shows nothing but a crash, so the test fails with it
+            item.stash[fixtures.PROBLEM] = problem
         if off:
             item.add_marker(pytest.mark.skip(reason=fixtures.SKIP_REASON))
 
@@ -79,18 +84,16 @@ def is_gate_name(name: str) -> bool:
     return name == "mergegate.yaml" or name.endswith(".mergegate.yaml")
 
 
-def _check_marker(item: pytest.Item, marker: pytest.Mark) -> None:
+def _marker_problem(marker: pytest.Mark) -> str | None:
     known = _POOL_KEYS | _BUDGET_KEYS
     if len(marker.args) > 1:
-        raise pytest.UsageError(f"{item.nodeid}: {_SIGNATURE} takes one pool, got {marker.args!r}")
+        return f"{_SIGNATURE} takes one pool, got {marker.args!r}"
     if unknown := sorted(set(marker.kwargs) - known):
         import difflib
 
         close = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-        raise pytest.UsageError(f"{item.nodeid}: mergeable has no setting {unknown[0]!r}; {hint}")
+        return f"mergeable has no setting {unknown[0]!r}; {hint}"
     if marker.args and set(marker.kwargs) & _POOL_KEYS:
-        raise pytest.UsageError(
-            f"{item.nodeid}: mergeable takes a gate file or "
-            f"{', '.join(sorted(_POOL_KEYS))}, not both"
-        )
+        return f"mergeable takes a gate file or {', '.join(sorted(_POOL_KEYS))}, not both"
+    return None

@@ -127,29 +127,50 @@ class Naive:
         """All inputs of all experts."""
         return [(name, k) for name in self.names for k in range(len(self.rows[name]))]
 
-    def states(self, model: Any) -> list[np.ndarray]:
-        """States at the answer positions of all inputs."""
-        return [self.at_answer(model, name, k)[0].numpy() for name, k in self.inputs()]
+    def states(self, model: Any, positions: str = "answer") -> list[np.ndarray]:
+        """States of all inputs, [positions, width] each."""
+        found = []
+        for name, k in self.inputs():
+            prompt = self.run(model, self.prompts[name][k])[0].numpy()
+            found.append(
+                {
+                    "answer": lambda name=name, k=k: self.at_answer(model, name, k)[0].numpy(),
+                    "last": lambda prompt=prompt: prompt[-1:],
+                    "mean": lambda prompt=prompt: prompt.mean(axis=0, keepdims=True),
+                }[positions]()
+            )
+        return found
 
-    def distances(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """d_ij of unit states, and the mean squared distance of the states as they are."""
-        states = {name: self.states(self.experts[name]) for name in self.names}
+    def distances(
+        self, positions: str = "answer", normalize: str = "unit"
+    ) -> dict[tuple[str, str], tuple[float, float]]:
+        """d_ij of normalised states, and the mean squared distance of the states as they are."""
+        states = {name: self.states(self.experts[name], positions) for name in self.names}
+        base = self.states(self.base, positions)
+        sizes = {
+            "unit": lambda x, h: np.linalg.norm(x),
+            "none": lambda x, h: 1.0,
+            "base": lambda x, h: np.linalg.norm(h),
+        }
+        size = sizes[normalize]
         found = {}
         for a, b in combinations(self.names, 2):
-            unit, squared = [], []
-            for x, y in zip(states[a], states[b], strict=True):
-                pairs = list(zip(x, y, strict=True))
-                unit.append(
-                    np.mean(
-                        [
-                            np.linalg.norm(u / np.linalg.norm(u) - v / np.linalg.norm(v))
-                            for u, v in pairs
-                        ]
-                    )
-                )
-                squared.append(np.mean([np.sum((u - v) ** 2) for u, v in pairs]))
-            found[a, b] = float(np.mean(unit)), float(np.mean(squared))
+            scaled, squared = [], []
+            for rows in zip(states[a], states[b], base, strict=True):
+                triples = list(zip(*rows, strict=True))
+                gaps = [np.linalg.norm(u / size(u, h) - v / size(v, h)) for u, v, h in triples]
+                scaled.append(np.mean(gaps))
+                squared.append(np.mean([np.sum((u - v) ** 2) for u, v, _ in triples]))
+            found[a, b] = float(np.mean(scaled)), float(np.mean(squared))
         return found
+
+    def squared_distances(self) -> np.ndarray:
+        """D2 as a matrix."""
+        matrix = np.zeros((len(self.names), len(self.names)))
+        for (a, b), (_, value) in self.distances().items():
+            i, j = self.names.index(a), self.names.index(b)
+            matrix[i, j] = matrix[j, i] = value
+        return matrix
 
     def shift(self, name: str) -> float:
         """rms‖h_i − h_0‖ / rms‖h_0‖."""
@@ -279,6 +300,8 @@ def mean_square(states: list[np.ndarray]) -> float:
 def squared_radius(squared: np.ndarray) -> float:
     """R²: the largest ½ αᵀ D2 α over the simplex, by a general solver from several starts."""
     n = len(squared)
+    if n == 1:
+        return 0.0
     starts = [np.full(n, 1 / n), *np.random.default_rng(0).dirichlet(np.ones(n), size=5)]
     unit = squared / squared.max()
     found = [
@@ -311,3 +334,14 @@ def rouge_l(output: str, target: str) -> float:
         )
     common = table[-1, -1]
     return 0.0 if not common else float(2 * common / (len(a) + len(b)))
+
+
+def partitions(items: list[int]) -> list[list[list[int]]]:
+    """All ways to split ``items`` into groups."""
+    if not items:
+        return [[]]
+    first, found = items[0], []
+    for rest in partitions(items[1:]):
+        found.append([[first], *rest])
+        found += [[*rest[:k], [first, *group], *rest[k + 1 :]] for k, group in enumerate(rest)]
+    return found

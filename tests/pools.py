@@ -15,7 +15,12 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +41,8 @@ class Adapter:
     """Settings of PEFT's LoraConfig that differ from rank 4, alpha 8, every linear layer."""
 
 
-def write_base(folder: Path, seed: int, **config: Any) -> Path:
-    """A random Llama with a tokenizer of single letters."""
+def write_tokenizer(folder: Path) -> int:
+    """A tokenizer of single letters; returns the size of its vocabulary."""
     vocabulary = {token: k for k, token in enumerate([PAD, EOS, *LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -45,17 +50,22 @@ def write_base(folder: Path, seed: int, **config: Any) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS
     ).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def write_base(folder: Path, seed: int, **config: Any) -> Path:
+    """A random Llama."""
     settings: dict[str, Any] = {
-        "vocab_size": len(vocabulary),
+        "vocab_size": write_tokenizer(folder),
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
         "initializer_range": 0.4,
-        "pad_token_id": vocabulary[PAD],
-        "eos_token_id": vocabulary[EOS],
-        "bos_token_id": None,
     }
     torch.manual_seed(seed)
     LlamaForCausalLM(LlamaConfig(**settings | config)).save_pretrained(folder)
@@ -68,7 +78,7 @@ def write_adapter(base: Path, folder: Path, seed: int, adapter: Adapter | None =
     settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     torch.manual_seed(seed)
     model = get_peft_model(
-        LlamaForCausalLM.from_pretrained(base),
+        AutoModelForCausalLM.from_pretrained(base),
         LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings | adapter.lora),
     )
     for name, parameter in model.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,11 @@ class LanguageModel:
     def backbone(self) -> Any:
         """The model without its vocabulary projection."""
         return self.module.base_model
+
+    @property
+    def positions(self) -> int:
+        """How many tokens the model reads at most."""
+        return int(getattr(self.module.config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def head_parameter(self) -> str:
@@ -128,17 +134,32 @@ class LanguageModel:
 
     @torch.inference_mode()
     def decode(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-        """Greedy answers in tokens, the end-of-text token included where it was reached."""
-        ends = self._ends
+        """Greedy answers in tokens, the end-of-text token included where it was reached.
+
+        An answer has at most ``max_tokens``, and no more than the model has positions for.
+        """
         answers: list[list[int]] = [[] for _ in prompts]
-        for batch in batches([len(p) + max_tokens for p in prompts], self._decoding_tokens):
-            ids, mask = self._pad([prompts[i] for i in batch], side="left")
-            out = self.module.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False
-            )
-            for index, row in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
-                stop = next((k + 1 for k, token in enumerate(row) if token in ends), len(row))
-                answers[index] = row[:stop]
+        rooms = [min(max_tokens, self.positions - len(prompt)) for prompt in prompts]
+        for room in sorted(set(rooms)):
+            chosen = [index for index, own in enumerate(rooms) if own == room]
+            lengths = [len(prompts[index]) + room for index in chosen]
+            for batch in batches(lengths, self._decoding_tokens):
+                rows = [chosen[k] for k in batch]
+                found = self._generate([prompts[index] for index in rows], room)
+                for index, answer in zip(rows, found, strict=True):
+                    answers[index] = answer
+        return answers
+
+    def _generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        ids, mask = self._pad(prompts, side="left")
+        out = self.module.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False
+        )
+        ends = self._ends
+        answers: list[list[int]] = []
+        for row in out[:, ids.shape[1] :].tolist():
+            stop = next((k + 1 for k, token in enumerate(row) if token in ends), len(row))
+            answers.append(row[:stop])
         return answers
 
     def text(self, answer: Sequence[int]) -> str:

@@ -65,7 +65,9 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
     prompts = tuple(_prompt(example, k, name, model) for k, example in enumerate(examples))
     choices = None
     if by_choices:
-        choices = tuple(_choices(example, k, name, model) for k, example in enumerate(examples))
+        choices = tuple(
+            _choices(example, k, prompts[k], name, model) for k, example in enumerate(examples)
+        )
     # an input that stands in the file twice is no second piece of evidence
     distinct = list(
         dict(zip(reversed(prompts), reversed(range(len(prompts))), strict=True)).values()
@@ -102,18 +104,23 @@ def _prompt(example: Example, index: int, name: str, model: LanguageModel) -> To
         raise PoolError(
             f"example {index + 1} has no tokens", code="MG203", expert=name, fix="remove it"
         )
-    limit = getattr(model.module.config, "max_position_embeddings", None)
-    if limit is not None and len(ids) >= limit:
-        raise PoolError(
-            f"example {index + 1} has {len(ids)} tokens, the base reads {limit}",
-            code="MG203",
-            expert=name,
-            fix="shorten the input",
-        )
+    if len(ids) >= model.positions:
+        raise _too_long(index, len(ids), name, model)
     return tuple(ids)
 
 
-def _choices(example: Example, index: int, name: str, model: LanguageModel) -> tuple[Tokens, ...]:
+def _too_long(index: int, tokens: int, name: str, model: LanguageModel) -> PoolError:
+    return PoolError(
+        f"example {index + 1} has {tokens} tokens, the base reads {model.positions}",
+        code="MG203",
+        expert=name,
+        fix="shorten the input",
+    )
+
+
+def _choices(
+    example: Example, index: int, prompt: Tokens, name: str, model: LanguageModel
+) -> tuple[Tokens, ...]:
     if example.choices is None:
         raise PoolError(
             f"example {index + 1} has no choices, and accuracy ranks choices",
@@ -132,4 +139,7 @@ def _choices(example: Example, index: int, name: str, model: LanguageModel) -> t
             expert=name,
             fix="use choices that differ in tokens the base knows",
         )
+    longest = len(prompt) + max(map(len, tokens))
+    if longest > model.positions:
+        raise _too_long(index, longest, name, model)
     return tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _FIDELITY_TOLERANCE = 1e-3
 _ROUNDING = 4 * torch.finfo(torch.float32).eps
-_SCALE_SAMPLE = 12
+_SCALE_SAMPLE = 16
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it
 
 
@@ -107,9 +108,10 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     if known is not None:
         return known
     parameters = engine.vectors.parameters()
-    step = max(1, len(parameters) // _SCALE_SAMPLE)
+    # drawn, not every n-th: that would be the same module of every layer
+    drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))
     dot, square = 0.0, 0.0
-    for parameter in parameters[::step]:
+    for parameter in drawn:
         target = _weighted_sum(engine, parameter, method.weights)
         merged = _merge_parameter(method, engine, parameter).to(torch.float64)
         dot += float(((merged - engine.model.base_weight(parameter)) * target).sum())

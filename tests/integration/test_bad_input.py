@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from pools import Adapter, read_gate, read_jsonl, write_adapter, write_base, write_gate, write_jsonl
+from pools import (
+    Adapter,
+    read_gate,
+    read_jsonl,
+    write_adapter,
+    write_base,
+    write_gate,
+    write_jsonl,
+    write_tokenizer,
+)
 from safetensors.torch import load_file, save_file
+from transformers import OPTConfig, OPTForCausalLM
 
 from pytest_mergegate import assess
 
@@ -461,11 +471,47 @@ def test_input_the_base_cannot_read(pool_copy: Path, changes: dict[str, Any], sa
     assert says in found.message
 
 
+def test_answers_end_where_positions_do(tmp_path: Path, seed: int) -> None:
+    """A base with learned positions has no embedding beyond them."""
+    base = tmp_path / "base"
+    config = OPTConfig(
+        vocab_size=write_tokenizer(base),
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=12,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(seed)
+    OPTForCausalLM(config).save_pretrained(base)
+    for name in "ab":
+        lora = {"target_modules": ["q_proj", "fc1"]}
+        write_adapter(base, tmp_path / name, seed + ord(name), Adapter(lora=lora))
+        rows = [{"input": "x" * length} for length in (1, 5, 10, 11)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    gate = {"base": "base", "experts": {"a": "a", "b": "b"}, "examples": "{name}.jsonl"}
+    report = assess(write_gate(tmp_path / "mergegate.yaml", gate))
+    assert report.status in {"pass", "fail"}
+    assert [expert.inputs for expert in report.merges[0].experts] == [4, 4]
+
+
 def test_choices_missing_for_accuracy(pool_copy: Path) -> None:
     settings = read_gate(pool_copy)
     settings["experts"]["b"]["metric"] = "accuracy"
     write_gate(pool_copy, settings)
     assert "has no choices" in error(pool_copy).message
+
+
+def test_choices_too_long(pool_copy: Path) -> None:
+    rows = [{"input": "x" * 60, "choices": ["a", "bcdef"], "target": "a"}]
+    write_jsonl(pool_copy.parent / "data" / "b.jsonl", rows)
+    settings = read_gate(pool_copy)
+    settings["experts"]["b"]["metric"] = "accuracy"
+    write_gate(pool_copy, settings)
+    assert "has 65 tokens, the base reads 64" in error(pool_copy).message
 
 
 def test_choices_that_look_the_same(pool_copy: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from naive import Naive, Tie, clopper_pearson_upper, rouge_l, squared_radius
+from naive import Naive, Tie, clopper_pearson_upper, partitions, rouge_l, squared_radius
 from pools import Adapter, read_gate, read_jsonl, write_gate, write_jsonl, write_pool
 from scipy.stats import beta
+from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess, metrics
 from pytest_mergegate.engine import model as engine_model
@@ -125,8 +127,25 @@ def _case(gate: Path) -> Case:
 
 
 def test_distances(case: Case) -> None:
-    found = {(p.a, p.b): (p.distance, p.distance_squared) for p in case.report.pairs}
-    expected = case.naive.distances()
+    _assert_distances(case.report, case.naive.distances())
+
+
+@pytest.mark.parametrize(
+    ("positions", "normalize"),
+    [("answer", "none"), ("answer", "base"), ("last", "unit"), ("mean", "unit"), ("mean", "base")],
+)
+def test_other_readings_of_the_states(case: Case, positions: str, normalize: str) -> None:
+    settings = read_gate(case.gate)
+    settings["probes"] |= {"positions": positions, "normalize": normalize}
+    gate = case.gate.with_name(f"{positions}-{normalize}.mergegate.yaml")
+    report = assess(write_gate(gate, settings | {"budget": {"max_mds": 3}}))
+    _assert_distances(report, case.naive.distances(positions, normalize))
+    reasons = {forecast.disagreement_reason for forecast in report.forecasts}
+    assert ("positions_not_answer" in reasons) == (positions != "answer")
+
+
+def _assert_distances(report: Report, expected: dict[tuple[str, str], tuple[float, float]]) -> None:
+    found = {(p.a, p.b): (p.distance, p.distance_squared) for p in report.pairs}
     assert found.keys() == expected.keys()
     for pair, numbers in expected.items():
         assert found[pair] == pytest.approx(numbers, rel=1e-4)
@@ -157,10 +176,7 @@ def test_shift_and_norm(case: Case) -> None:
 def test_bounds(case: Case) -> None:
     names, bounds = case.naive.names, case.report.bounds
     assert bounds is not None
-    squared = np.zeros((len(names), len(names)))
-    for (a, b), (_, value) in case.naive.distances().items():
-        i, j = names.index(a), names.index(b)
-        squared[i, j] = squared[j, i] = value
+    squared = case.naive.squared_distances()
     uniform = np.full(len(names), 1 / len(names))
     from_uniform = squared @ uniform - 0.5 * uniform @ squared @ uniform
     base = np.mean([np.mean(np.sum(s**2, axis=1)) for s in case.naive.states(case.naive.base)])
@@ -172,6 +188,23 @@ def test_bounds(case: Case) -> None:
     weights = np.array([bounds.weights[name] for name in names])
     assert weights.sum() == pytest.approx(1)
     assert 0.5 * weights @ squared @ weights == pytest.approx(bounds.minimum_distortion, rel=1e-4)
+
+
+def test_plan(case: Case) -> None:
+    plan, names, squared = case.report.plan, case.naive.names, case.naive.squared_distances()
+    assert plan is not None
+    radii = [
+        (len(groups), max(squared_radius(squared[np.ix_(group, group)]) for group in groups))
+        for groups in partitions(list(range(len(names))))
+    ]
+    assert [point.models for point in plan.curve] == [1, 2, 3, 4]
+    for point in plan.curve:
+        best = min(radius for models, radius in radii if models <= point.models)
+        assert point.distortion == pytest.approx(best, rel=1e-4, abs=1e-9)
+        assert sorted(name for group in point.groups for name in group) == sorted(names)
+        for group in ([names.index(name) for name in members] for members in point.groups):
+            radius = squared_radius(squared[np.ix_(group, group)])
+            assert radius <= point.distortion * (1 + 1e-4) + 1e-9
 
 
 def test_linearity_gap(case: Case) -> None:
@@ -362,7 +395,18 @@ def test_again_is_the_same(case: Case) -> None:
 @pytest.mark.parametrize("tokens", [1, 10**6], ids=["one by one", "all at once"])
 def test_batches_change_nothing(case: Case, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_model, "BATCH_TOKENS", tokens)
+    monkeypatch.setattr(engine_model, "_KEY_VALUE_BYTES", 1)
     _assert_close(_numbers(assess(case.gate)), _numbers(case.report))
+
+
+def test_sharded_base_is_the_same(case: Case) -> None:
+    base, shards = case.gate.parent / "base", case.gate.parent / "shards" / "base"
+    shutil.copytree(base, shards, ignore=shutil.ignore_patterns("*.safetensors"))
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(shards, max_shard_size="20KB")
+    assert len(list(shards.glob("*.safetensors"))) > 1
+    gate = case.gate.with_name("shards.mergegate.yaml")
+    report = assess(write_gate(gate, read_gate(case.gate) | {"base": "shards/base"}))
+    assert _numbers(report) == _numbers(case.report)
 
 
 def test_order_changes_nothing(case: Case) -> None:

@@ -31,11 +31,11 @@ class Gates:
         }
         return paths | settings
 
-    def spec(self, experts: str = "abc", **gate: Any) -> dict[str, Any]:
+    def spec(self, names: str = "abc", **gate: Any) -> dict[str, Any]:
         """A gate as a mapping, without a budget unless ``gate`` has one."""
-        named = {name: self.expert(name) for name in experts}
+        experts = {name: self.expert(name) for name in names}
         base = str(self.shared.parent / "base")
-        return {**read_gate(self.shared), "base": base, "experts": named, **gate}
+        return {**read_gate(self.shared), "base": base, "experts": experts, **gate}
 
     def write(self, name: str = "mergegate.yaml", **gate: Any) -> Path:
         """A gate file; its arguments are those of ``spec``."""
@@ -53,14 +53,12 @@ class Gates:
 
     def undecided(self, name: str = "mergegate.yaml") -> Path:
         """A gate that says nothing: two experts have no MDS."""
-        return self.write(name, experts="ab", budget={"max_mds": 100.0})
+        return self.write(name, names="ab", budget={"max_mds": 100.0})
 
     def unreadable(self, name: str = "mergegate.yaml") -> Path:
         """A gate whose expert b is not there."""
-        path = self.write(name, budget={CHEAP: 1.0})
-        gate = read_gate(path)
-        gate["experts"]["b"]["path"] = "nowhere"
-        return write_gate(path, gate)
+        experts = {k: self.expert(k) for k in "abc"} | {"b": self.expert("b", path="nowhere")}
+        return self.write(name, budget={CHEAP: 1.0}, experts=experts)
 
     def malformed(self, name: str = "mergegate.yaml") -> Path:
         """A gate file with mistakes on lines 2 and 5."""

@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from plugin.gates import CHEAP
-from pools import read_gate, write_gate
+from pytest_mergegate import session
+from pytest_mergegate.pipeline import Assessment, run_gate
 
 if TYPE_CHECKING:
     from plugin.gates import Gates
@@ -63,21 +65,16 @@ class TestCollection:
         assert located["pool"][:2] == ("mergegate.yaml", 0)
 
     def test_a_glob_of_experts(self, pytester: pytest.Pytester, gates: Gates) -> None:
-        gates.write(experts=str(gates.shared.parent / "adapters"), budget={CHEAP: 1.0})
-        # an absolute glob is refused; one beside the gate file is what people write
-        assert run(pytester).ret == pytest.ExitCode.INTERRUPTED
         (pytester.path / "adapters").symlink_to(gates.shared.parent / "adapters")
-        path = gates.passing()
-        write_gate(path, read_gate(path) | {"experts": "adapters/*"})
+        gates.write(experts="adapters/*", budget={CHEAP: 1.0})
         run(pytester).assert_outcomes(passed=4)
 
     @pytest.mark.parametrize("name", ["a b", "ü-[1]", "a.b/c"])
     def test_unusual_names_can_be_selected(
         self, pytester: pytest.Pytester, gates: Gates, name: str
     ) -> None:
-        path = gates.passing()
         experts = {name: gates.expert("a"), "b": gates.expert("b")}
-        write_gate(path, read_gate(path) | {"experts": experts})
+        gates.write(experts=experts, budget={CHEAP: 1.0})
         result = run(pytester, f"mergegate.yaml::{name}", "-v")
         result.assert_outcomes(passed=1)
         assert f"mergegate.yaml::{name} PASSED" in result.stdout.str()
@@ -86,9 +83,8 @@ class TestCollection:
     def test_names_that_no_item_can_have(
         self, pytester: pytest.Pytester, gates: Gates, name: str
     ) -> None:
-        path = gates.passing()
         experts = {name: gates.expert("a"), "b": gates.expert("b")}
-        write_gate(path, read_gate(path) | {"experts": experts})
+        gates.write(experts=experts, budget={CHEAP: 1.0})
         result = run(pytester)
         assert result.ret == pytest.ExitCode.INTERRUPTED
         result.stdout.fnmatch_lines(["mergegate.yaml:[0-9]*: experts.*"])
@@ -243,6 +239,20 @@ class TestNothingGated:
         result.assert_outcomes(passed=4, skipped=1)
         assert result.ret == pytest.ExitCode.OK
 
+    def test_a_gate_without_a_verdict(
+        self, pytester: pytest.Pytester, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def say_nothing(*args: Any) -> Assessment:
+            report = run_gate(*args).report
+            return Assessment(report=report.model_copy(update={"verdicts": ()}))
+
+        monkeypatch.setattr(session, "run_gate", say_nothing)
+        gates.passing()
+        result = run(pytester)
+        result.assert_outcomes(failed=4)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines(["no budget was judged, and a gate without a verdict *"])
+
     def test_a_gate_that_another_plugin_swallows(
         self, pytester: pytest.Pytester, gates: Gates
     ) -> None:
@@ -328,7 +338,9 @@ class TestBudgets:
         result = run(pytester, "--mergegate-stage=conflict")
         result.assert_outcomes(failed=4)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
-        result.stdout.fnmatch_lines(["a: MDS undecided: needs stage hidden*no deeper than conflict"])
+        result.stdout.fnmatch_lines(
+            ["a: MDS undecided: needs stage hidden*no deeper than conflict"]
+        )
 
     def test_inconclusive_may_only_warn(self, pytester: pytest.Pytester, gates: Gates) -> None:
         gates.undecided()
@@ -339,7 +351,7 @@ class TestBudgets:
         result.stdout.fnmatch_lines(["*undecided merge gate: a: MDS undecided*", "INCONCLUSIVE*"])
 
     def test_a_failure_is_no_warning(self, pytester: pytest.Pytester, gates: Gates) -> None:
-        gates.write(experts="ab", budget={"max_mds": 1e9, CHEAP: 0.0})
+        gates.write(names="ab", budget={"max_mds": 1e9, CHEAP: 0.0})
         pytester.makeini("[pytest]\nmergegate_on_inconclusive = warn")
         result = run(pytester)
         result.assert_outcomes(failed=3)

@@ -91,7 +91,9 @@ def test_glob_names_experts_by_folder(file: Path) -> None:
         pytest.param(MINIMAL + "budget: {max_mds: '3'}\n", 3, "valid number, not '3'", id="text"),
         pytest.param(MINIMAL + "budget: {max_mds: yes}\n", 3, "valid number, not True", id="yes"),
         pytest.param(MINIMAL + "budget: {max_mds: .nan}\n", 3, "finite number", id="nan"),
-        pytest.param(MINIMAL + "budget: {max_mds: -1}\n", 3, "greater than or equal", id="negative"),
+        pytest.param(
+            MINIMAL + "budget: {max_mds: -1}\n", 3, "greater than or equal", id="negative"
+        ),
         pytest.param(MINIMAL + "budget: {max_disagreement: 30}\n", 3, "less than", id="percent"),
         pytest.param(MINIMAL + "budget: [max_mds]\n", 3, "valid dictionary", id="list"),
         pytest.param(MINIMAL + "base: c\n", 3, "given twice (first on line 1)", id="duplicate"),

@@ -296,4 +296,3 @@ def test_digits_show_the_difference(value: float, limit: float, texts: tuple[str
 
 def test_number_text_has_no_minus_zero() -> None:
     assert number_text(-0.0) == "0"
-
