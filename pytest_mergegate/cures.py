@@ -1,4 +1,4 @@
-"""What would help a pool that is over budget, from numbers already computed."""
+"""What would help a pool that is over budget: from its numbers, and a few trials on the probes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.judge import Judgement, Verdict
     from pytest_mergegate.stages.hidden import HiddenResult
 
-_CANDIDATES = 8
-"""At most so many experts are tried for leaving out."""
-_SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_CANDIDATES = 4
+"""At most so many experts are tried for leaving out: each trial is a small merge."""
+_SCALES = (0.3, 0.5, 0.7, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,9 @@ def find_cures(
     if "max_mds" in limits:
         cures.append(_without_for_mds(hidden, limits["max_mds"], failed))
     limit = min(limits.get("max_disagreement", 1.0), limits.get("max_loss", 100.0) / 100)
-    if limit < 1:
-        cures += [_leave_out(hidden, failed, limit), _reweight(hidden, limit)]
+    method = next((v.method for v in judgement.verdicts if v.method and v.status == "fail"), None)
+    if limit < 1 and method is not None:
+        cures += [_leave_out(hidden, method, failed, limit), _reweight(hidden, limit)]
     return tuple(cure for cure in cures if cure is not None)
 
 
@@ -72,19 +73,21 @@ def _without_for_mds(hidden: HiddenResult, limit: float, failed: Sequence[str]) 
     return None
 
 
-def _leave_out(hidden: HiddenResult, failed: Sequence[str], limit: float) -> Cure | None:
-    """The expert without which some method is forecast to keep all others within the limit."""
+def _leave_out(
+    hidden: HiddenResult, method: str, failed: Sequence[str], limit: float
+) -> Cure | None:
+    """The expert without which the judged method keeps all others within the limit."""
     tried = [
-        (_worst_forecast(hidden, rest), method, name)
-        for method, scales in hidden.scales.items()
-        for name, rest in _rests(hidden, scales, failed)
+        (value, name)
+        for name, rest in _rests(hidden, hidden.scales[method], failed)
+        if (value := _largest_disagreement(hidden, rest)) is not None
     ]
-    value, method, name = min(tried, default=(1.0, "", ""))
+    value, name = min(tried, default=(1.0, ""))
     if not value <= limit or not name:
         return None
     text = (
-        f"leave {name} out: under {method} the others' largest disagreement is then forecast at "
-        f"{number_text(value)}"
+        f"leave {name} out: {method} then changes at most {value:.0%} of the others' answers "
+        "(tried on the probes)"
     )
     return Cure(text=text, drop=(name,))
 
@@ -107,35 +110,42 @@ def _suspects(
     hidden: HiddenResult, scales: Mapping[str, float], failed: Sequence[str]
 ) -> list[str]:
     """The failing experts, and who pulls most on their inputs."""
-    names = hidden.states.names
-    pull = dict.fromkeys(names, 0.0)
+    pull = dict.fromkeys(hidden.states.names, 0.0)
     for expert in failed:
-        gram = hidden.grams[expert]
-        whole = float(np.trace(gram)) or 1.0
-        for j, name in enumerate(names):
-            if name != expert:
-                pull[name] += scales[name] ** 2 * float(gram[j, j]) / whole
+        whole = float(np.trace(hidden.grams[expert])) or 1.0
+        for name, value in pulls(hidden, scales, expert).items():
+            pull[name] += value / whole
     ranked = sorted(pull, key=lambda name: -pull[name])
-    return list(dict.fromkeys([*failed[: _CANDIDATES // 2], *ranked]))[:_CANDIDATES]
+    return list(dict.fromkeys([*failed[: _CANDIDATES - 1], *ranked]))[:_CANDIDATES]
+
+
+def pulls(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> dict[str, float]:
+    """λ_j² G_jj: how far each other task vector moves ``expert``'s inputs, by expert."""
+    gram = hidden.grams[expert]
+    return {
+        name: scales[name] ** 2 * float(gram[j, j])
+        for j, name in enumerate(hidden.states.names)
+        if name != expert
+    }
 
 
 def _reweight(hidden: HiddenResult, limit: float) -> Cure | None:
-    """The common scale, or the best convex weights, whose forecast is within the limit."""
+    """The first common scale, or the best convex weights, that stays within the limit."""
     names = hidden.states.names
-    options = [
-        (_worst_forecast(hidden, dict.fromkeys(names, s)), f"task_arithmetic with weight {s}")
-        for s in _SCALES
-    ]
-    options.append((_worst_forecast(hidden, hidden.bounds.weights), "linear, weights: optimal"))
-    value, how = min(options, key=lambda option: option[0])
-    if not value <= limit:
+    options = [(dict.fromkeys(names, s), f"task_arithmetic with weight {s}") for s in _SCALES]
+    options.append((dict(hidden.bounds.weights), "linear with weights: optimal"))
+    for scales, how in options:
+        value = _largest_disagreement(hidden, scales)
+        if value is not None and value <= limit:
+            text = f"{how}: it changes at most {value:.0%} of any expert's answers"
+            return Cure(text=f"{text} (tried on the probes)")
+    return None
+
+
+def _largest_disagreement(hidden: HiddenResult, scales: Mapping[str, float]) -> float | None:
+    """Over the experts in ``scales``; None where one cannot be read from the probes."""
+    if hidden.what_if is None:
         return None
-    return Cure(text=f"{how}: the largest disagreement is then forecast at {number_text(value)}")
-
-
-def _worst_forecast(hidden: HiddenResult, scales: Mapping[str, float]) -> float:
-    """The largest forecast disagreement of the experts in ``scales``; 1 where there is none."""
-    if hidden.forecast is None:
-        return 1.0
-    agreements = [hidden.forecast.agreement(name, scales) for name in scales]
-    return max((1.0 if a is None else a.rate for a in agreements), default=1.0)
+    rates = [None if a is None else a.rate for a in hidden.what_if.trial(scales).values()]
+    known = [rate for rate in rates if rate is not None]
+    return max(known) if len(known) == len(rates) else None

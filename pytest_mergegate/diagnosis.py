@@ -1,4 +1,4 @@
-"""Why an expert is over budget, from numbers already computed."""
+"""Why an expert is over budget, and what would help."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.cures import Cure, find_cures
+from pytest_mergegate.cures import Cure, find_cures, pulls
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.spec import DEFAULT_MAX_DISAGREEMENT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Results, Verdict
     from pytest_mergegate.stages.hidden import HiddenResult
 
+_INTERFERERS = 3
+"""So many of the strongest other task vectors are tried one by one."""
 _DEGENERATE = {
     "constant": "it gives one constant answer",
     "empty": "most of its answers are empty",
@@ -61,7 +66,10 @@ class Diagnosis:
 
 
 def diagnose(gate: Gate, results: Results, judgement: Judgement) -> tuple[Diagnosis, ...]:
-    """Diagnose every expert with a failed verdict; empty where the states were not read."""
+    """Diagnose every expert with a failed verdict; empty where the states were not read.
+
+    Where a merge was judged, causes and cures are tried out on the probes, a few of them.
+    """
     failed = [v for v in judgement.verdicts if v.status == "fail"]
     hidden = results.hidden
     if not failed or hidden is None:
@@ -93,26 +101,69 @@ def _cause(
 ) -> str | None:
     label = verdict.method or judgement.method or next(iter(hidden.scales))
     scales = hidden.scales[label]
-    names = hidden.states.names
-    weights = np.array([scales[name] for name in names])
-    i = names.index(verdict.expert)
-    parts = metrics.own_input_distortion(hidden.grams[verdict.expert], weights, i)
     merge = next((m for m in results.merges if m.method.label == label), None)
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
-    prefix = f"degenerate output: {_DEGENERATE[degenerate]}; " if degenerate else ""
+    cause = None
+    if verdict.method is not None:
+        cause = _tried_cause(hidden, scales, verdict)
+    cause = cause or _predicted_cause(hidden, scales, verdict.expert)
+    named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
+    return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None
+
+
+def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict) -> str | None:
+    """Take the others away: if the expert still fails at its own weight, it is too diluted."""
+    expert, weight = verdict.expert, scales[verdict.expert]
+    alone = _disagreement(hidden, expert, {expert: weight})
+    if alone is None:
+        return None
+    if alone > DEFAULT_MAX_DISAGREEMENT:
+        return (
+            f"dilution: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
+            "answers"
+        )
+    pull = pulls(hidden, scales, expert)
+    strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
+    with_one = {
+        name: _disagreement(hidden, expert, {expert: weight, name: scales[name]}) or 0.0
+        for name in strongest
+    }
+    worst = max(with_one, key=lambda name: with_one[name])
+    if with_one[worst] > DEFAULT_MAX_DISAGREEMENT:
+        return (
+            f"interference with {worst}: alone at its weight of {weight:.2g} it changes "
+            f"{alone:.0%} of its answers, with {worst} {with_one[worst]:.0%}"
+        )
+    return (
+        f"interference of several experts: alone at its weight of {weight:.2g} it changes only "
+        f"{alone:.0%} of its answers"
+    )
+
+
+def _disagreement(hidden: HiddenResult, expert: str, scales: Mapping[str, float]) -> float | None:
+    if hidden.what_if is None:
+        return None
+    agreement = hidden.what_if.trial(scales)[expert]
+    return None if agreement is None else agreement.rate
+
+
+def _predicted_cause(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> str | None:
+    """The larger part of the distortion predicted from the shifts of the states (THEORY 5)."""
+    names = hidden.states.names
+    weights = np.array([scales[name] for name in names])
+    parts = metrics.own_input_distortion(hidden.grams[expert], weights, names.index(expert))
     total = parts.dilution + parts.interference
     if total <= 0:
-        return prefix.rstrip("; ") or None
+        return None
     share = parts.dilution / total
     if parts.dilution >= parts.interference:
         return (
-            f"{prefix}dilution: under {label} the expert keeps {weights[i]:.2g} of its own task "
-            f"vector ({share:.0%} of the predicted distortion)"
+            f"dilution: it keeps {scales[expert]:.2g} of its own task vector "
+            f"({share:.0%} of the predicted distortion)"
         )
-    gram = hidden.grams[verdict.expert]
-    pulls = {n: weights[j] ** 2 * gram[j, j] for j, n in enumerate(names) if j != i}
-    most = max(pulls, key=lambda name: float(pulls[name]))
+    pull = pulls(hidden, scales, expert)
+    most = max(pull, key=lambda name: pull[name])
     return (
-        f"{prefix}interference: under {label} the other task vectors move this expert's inputs, "
-        f"{most} the most ({1 - share:.0%} of the predicted distortion)"
+        f"interference: the other task vectors move its inputs, {most} the most "
+        f"({1 - share:.0%} of the predicted distortion)"
     )

@@ -18,9 +18,8 @@ import torch
 import yaml
 from mergekit.merge_methods.api import merge_tensors
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from train import answers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
 Weights = dict[str, torch.Tensor]

@@ -286,13 +286,10 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     write_examples(data)
     train_base(base)
-    print(f"base trained after {time.monotonic() - start:.0f} s", flush=True)
-
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         runs = [pool.submit(train_expert, name, base, adapters / name) for name in EXPERTS]
         results = [run.result() for run in runs]
-    print(f"experts trained after {time.monotonic() - start:.0f} s\n")
+    print(f"made in {time.monotonic() - start:.0f} s\n")
     print("| expert | its score | the base's score |\n|---|---|---|")
     for name, own, before in results:
         print(f"| {name} | {own:.2f} | {before:.2f} |")

@@ -1,4 +1,4 @@
-"""The linear forecast: mixed stored states through the head, no merge done (THEORY 6)."""
+"""What some weighting of the pool would answer: forecast from stored states, or tried out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pytest_mergegate.engine.comparison import Agreement, compare
+from pytest_mergegate.engine.engine import teacher_forced
 from pytest_mergegate.metrics import mix_states
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.hidden_states import HiddenStates, StateArray
 
 
-class StateForecast:
-    """Forecasts for any weighting of the pool, from states at the answer positions alone."""
+class WhatIf:
+    """Answers of θ_0 + Σ λ_j τ_j for any λ, on each expert's own probes."""
 
     def __init__(self, engine: Engine, states: HiddenStates) -> None:
         self._engine = engine
@@ -34,8 +35,8 @@ class StateForecast:
         """How ``expert``'s answers are compared: ``greedy``, or the choices' ``first_token``."""
         return "greedy" if self._options[expert] is None else "first_token"
 
-    def agreement(self, expert: str, scales: Mapping[str, float]) -> Agreement | None:
-        """Expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0) on its own probes.
+    def forecast(self, expert: str, scales: Mapping[str, float]) -> Agreement | None:
+        """Expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0), from stored states (THEORY 6).
 
         ``scales`` are the λ_j; an expert that is absent is left out of the merge. None where the
         choices of an input share their first token, which this reading cannot tell apart.
@@ -49,6 +50,40 @@ class StateForecast:
         )
         merged = [torch.from_numpy(state.astype(np.float32)) for state in mixed]
         return compare(self._own[expert], self._scores(expert, merged, self._mixed_head(scales)))
+
+    def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
+        """Every expert in ``scales`` against the model with those weights, put together and run.
+
+        For a linear merge this is the merge itself, on few inputs.
+        """
+        pairs = [(name, k) for name in scales for k in self._states.own(name)]
+        runs = [self._run(name, self._states.inputs[k]) for name, k in pairs]
+        with self._engine.model.swapped("trial", self._weights(scales)):
+            states = self._engine.model.states([r[0] for r in runs], [r[1] for r in runs])
+            found: dict[str, Agreement | None] = {}
+            for name in scales:
+                if self._options[name] == ():
+                    found[name] = None
+                    continue
+                own = [s for (owner, _), s in zip(pairs, states, strict=True) if owner == name]
+                found[name] = compare(self._own[name], self._scores(name, own, None))
+        return found
+
+    def _run(self, name: str, index: int) -> tuple[tuple[int, ...], tuple[int, int]]:
+        answer = self._engine.answers_of(name, [index])[0]
+        return teacher_forced(self._engine.tasks[name], index, answer)
+
+    def _weights(self, scales: Mapping[str, float]) -> dict[str, Tensor]:
+        model, vectors = self._engine.model, self._engine.vectors
+        weights = {}
+        for parameter in vectors.parameters(*scales):
+            total = model.base_weight(parameter)
+            for name, scale in scales.items():
+                delta = vectors.delta(name, parameter)
+                if delta is not None:
+                    total = total + scale * delta
+            weights[parameter] = total
+        return weights
 
     def _expert_states(self, name: str) -> list[Tensor]:
         row = self._states.names.index(name)

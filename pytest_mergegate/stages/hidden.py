@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.forecast import StateForecast
+from pytest_mergegate.engine.forecast import WhatIf
 from pytest_mergegate.engine.hidden_states import HiddenStates, collect_states
 from pytest_mergegate.merging.merge import effective_scales
 from pytest_mergegate.values import Interval, Value
@@ -79,8 +79,8 @@ class HiddenResult:
     forecasts: tuple[Forecast, ...]
     scales: Mapping[str, Mapping[str, float]]
     """λ_j by method and expert."""
-    forecast: StateForecast | None
-    """For what-if questions; None where the probes are not read at the answer positions."""
+    what_if: WhatIf | None
+    """For other weightings; None where the probes are not read at the answer positions."""
     states: HiddenStates
 
 
@@ -108,7 +108,7 @@ def run_hidden(
     except metrics.Undefined as undefined:
         similarity, reason = None, undefined.reason
     answering = spec.probes.positions == "answer"
-    forecast = StateForecast(engine, states) if answering else None
+    what_if = WhatIf(engine, states) if answering else None
     scales = {m.label: effective_scales(m, engine) for m in methods(bounds.weights)}
     return HiddenResult(
         distances=distances,
@@ -119,12 +119,12 @@ def run_hidden(
         bounds=bounds,
         grams={name: _gram(states, name) for name in states.names},
         forecasts=tuple(
-            _forecast(forecast, label, expert, by_expert, spec)
+            _forecast(what_if, label, expert, by_expert, spec)
             for label, by_expert in scales.items()
             for expert in states.names
         ),
         scales=scales,
-        forecast=forecast,
+        what_if=what_if,
         states=states,
     )
 
@@ -192,15 +192,15 @@ def _gram(states: HiddenStates, name: str) -> FloatArray:
 
 
 def _forecast(
-    forecast: StateForecast | None,
+    what_if: WhatIf | None,
     method: str,
     expert: str,
     scales: Mapping[str, float],
     spec: GateSpec,
 ) -> Forecast:
-    agreement = None if forecast is None else forecast.agreement(expert, scales)
-    if forecast is None or agreement is None:
-        why = "positions_not_answer" if forecast is None else "choices_share_first_token"
+    agreement = None if what_if is None else what_if.forecast(expert, scales)
+    if what_if is None or agreement is None:
+        why = "positions_not_answer" if what_if is None else "choices_share_first_token"
         missing = Value.missing(why)
         return Forecast(
             method=method,
@@ -218,7 +218,7 @@ def _forecast(
         method=method,
         expert=expert,
         kind="states",
-        reading=forecast.reading(expert),
+        reading=what_if.reading(expert),
         disagreement=Value(number=agreement.rate),
         disagreement_upper=Value(number=upper),
         kl=Value(number=agreement.kl),

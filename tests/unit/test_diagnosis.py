@@ -53,7 +53,7 @@ def run(
         grams=dict.fromkeys(NAMES, np.eye(4) if gram is None else np.array(gram, dtype=float)),
         distances=np.ones((4, 4)) - np.eye(4) if distances is None else np.array(distances),
         bounds=SimpleNamespace(weights=dict.fromkeys(NAMES, 0.25)),
-        forecast=None,
+        what_if=None,
     )
     expert = SimpleNamespace(degenerate=degenerate)
     merge = SimpleNamespace(method=SimpleNamespace(label="merge"), expert=lambda name: expert)
@@ -73,7 +73,7 @@ def test_own_weight_too_small(tmp_path: Path) -> None:
     """(1 − ¼)²·1 of dilution against 3·(¼)²·1 of interference."""
     (diagnosis,) = run(tmp_path, verdict("a", "fail"))
     assert diagnosis.cause is not None
-    assert diagnosis.cause.startswith("dilution: under merge the expert keeps 0.25")
+    assert diagnosis.cause.startswith("dilution: it keeps 0.25 of its own task vector")
     assert "75%" in diagnosis.cause
 
 
@@ -82,7 +82,7 @@ def test_others_pull_too_much(tmp_path: Path) -> None:
     gram = np.diag([1, 0.1, 5, 0.2])
     (diagnosis,) = run(tmp_path, verdict("a", "fail"), gram=gram, scale=1.0)
     assert diagnosis.cause is not None
-    assert diagnosis.cause.startswith("interference: under merge")
+    assert diagnosis.cause.startswith("interference: the other task vectors")
     assert "c the most (100%" in diagnosis.cause
 
 
