@@ -24,7 +24,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "test_plain.py").write_text("def test_plain():\n    pass\n")
         collect(folder, blocked=True), collect(folder, blocked=False)  # warm the page cache
-        pairs = [(collect(folder, blocked=False), collect(folder, blocked=True)) for _ in range(runs)]
+        pairs = [
+            (collect(folder, blocked=False), collect(folder, blocked=True)) for _ in range(runs)
+        ]
     with_plugin, without = (statistics.median(side) for side in zip(*pairs, strict=True))
     added = statistics.median(a - b for a, b in pairs)
     print(f"with {with_plugin * 1e3:.0f} ms, without {without * 1e3:.0f} ms, {runs} paired runs")

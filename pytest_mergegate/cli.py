@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 from enum import IntEnum
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from pytest_mergegate import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from pytest_mergegate.pipeline import Assessment, Options
 
@@ -130,24 +128,14 @@ def _assess(file: Path, options: Options) -> Assessment:
     from pytest_mergegate.errors import GateFileError
     from pytest_mergegate.gatefile import load_gate
     from pytest_mergegate.pipeline import Assessment, error_report, run_gate
+    from pytest_mergegate.report.progress import progress_bar
 
     try:
         gate = load_gate(file)
     except GateFileError as error:
         return Assessment(report=error_report(str(file), error, options))
-    with _progress() as tell:
-        return run_gate(gate, replace(options, progress=tell))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, float], None] | None]:
-    if not sys.stderr.isatty() or os.environ.get("CI"):
-        yield None
-        return
-    from pytest_mergegate.report.progress import progress_bar
-
     with progress_bar() as tell:
-        yield tell
+        return run_gate(gate, replace(options, progress=tell))
 
 
 def _explain(assessment: Assessment) -> None:

@@ -172,6 +172,8 @@ class _Run:
     def _compute(self, depth: Stage) -> None:
         assert self.results is not None
         reach = STAGES.index(depth)
+        if reach >= STAGES.index("hidden"):
+            self._methods({name: 1.0 for name in self.results.pool.names})  # a typo fails at once
         if reach >= STAGES.index("conflict"):
             self._conflict()
         if reach >= STAGES.index("hidden"):

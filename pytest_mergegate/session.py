@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from filelock import FileLock
 
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.pipeline import Assessment, Options, error_report, run_gate
 from pytest_mergegate.report.json import write_json
+from pytest_mergegate.report.progress import progress_bar
 from pytest_mergegate.report.terminal import failure_text, summary
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.spec import BUDGET_STAGE
+from pytest_mergegate.workers import clean_up, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +57,7 @@ class GateSession:
         """The assessment of a gate, computed once per session and shared between workers."""
         key = _key(gate, self.options)
         if key not in self._assessments:
-            self._assessments[key] = self._shared(key, gate)
+            self._assessments[key] = shared(self.config, key, lambda: self._compute(gate))
         return self._assessments[key]
 
     def note_unreadable(self, nodeid: str, error: GateFileError) -> None:
@@ -201,8 +197,7 @@ class GateSession:
         if not self._only_looks:
             session.exitstatus = self._exit_status(int(exitstatus))
             self._write_reports(session)
-        if directory := self._shared_directory():
-            shutil.rmtree(directory, ignore_errors=True)
+        clean_up(self.config)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table on failure or -v, else one line per gate."""
@@ -260,8 +255,6 @@ class GateSession:
                 if session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    # -- xdist -----------------------------------------------------------------------------------
-
     def _worker_output(self) -> str:
         return json.dumps(
             {
@@ -271,53 +264,14 @@ class GateSession:
             }
         )
 
-    def _shared_directory(self) -> Path | None:
-        """Where the workers of this run leave assessments for each other; None without xdist."""
-        dsession = self.config.pluginmanager.getplugin("dsession")
-        run = getattr(getattr(dsession, "nodemanager", None), "testrunuid", None)
-        # not the environment's PYTEST_XDIST_TESTRUNUID: a pytest that a worker starts inherits it
-        run = getattr(self.config, "workerinput", {}).get("testrunuid", run)
-        if run is None:
-            return None
-        user = os.getuid() if hasattr(os, "getuid") else "user"
-        return Path(tempfile.gettempdir()) / f"pytest-mergegate-{user}-{run}"
-
-    def _shared(self, key: str, gate: Gate) -> Assessment:
-        """Compute, or under xdist take what another worker of this run has computed."""
-        directory = self._shared_directory()
-        if directory is None:
-            return self._compute(gate)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        file = directory / f"{key}.json"
-        with FileLock(f"{file}.lock"):
-            if file.is_file():
-                return Assessment.from_json(file.read_text(encoding="utf-8"))
-            assessment = self._compute(gate)
-            partial = file.with_suffix(".part")
-            partial.write_text(assessment.to_json(), encoding="utf-8")
-            partial.replace(file)
-            return assessment
-
     def _compute(self, gate: Gate) -> Assessment:
-        with self._progress() as progress:
-            return run_gate(gate, replace(self.options, progress=progress))
-
-    @contextlib.contextmanager
-    def _progress(self) -> Iterator[Any]:
-        """A progress bar on a terminal; nothing in CI logs and workers."""
+        """Run the gate, with a progress bar where the terminal is ours to write to."""
         capture = self.config.pluginmanager.getplugin("capturemanager")
-        interactive = not hasattr(self.config, "workerinput") and not os.environ.get("CI")
-        if capture is None or not interactive:
-            yield None
-            return
-        with capture.global_and_fixture_disabled():
-            if not sys.stderr.isatty():
-                yield None
-                return
-            from pytest_mergegate.report.progress import progress_bar
-
-            with progress_bar() as tell:
-                yield tell
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if capture is None or not getattr(terminal, "isatty", False):
+            return run_gate(gate, self.options)
+        with capture.global_and_fixture_disabled(), progress_bar() as tell:
+            return run_gate(gate, replace(self.options, progress=tell))
 
     def _gate_of(self, request: pytest.FixtureRequest) -> Gate:
         marker = request.node.get_closest_marker("mergeable")

@@ -27,7 +27,7 @@ def resolve(reference: str, *, root: Path, expert: str | None, where: str) -> Pa
             where=where,
             fix="give the folder that holds it",
         )
-    first = Path(reference).parts[0] if reference else ""
+    first = reference.split("/")[0]  # not Path's parts, which drop a leading "./"
     if not _HUB.fullmatch(reference) or first in {".", ".."} or (root / first).exists():
         raise PoolError(
             f"there is no directory {reference!r} in {root.name or root}/",

@@ -1,0 +1,53 @@
+"""What the xdist workers of one run share: each gate is computed by the first to get there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from pytest_mergegate.pipeline import Assessment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+
+def shared(config: pytest.Config, key: str, compute: Callable[[], Assessment]) -> Assessment:
+    """Compute, or under xdist take what another worker of this run has computed for ``key``."""
+    directory = _directory(config)
+    if directory is None:
+        return compute()
+    directory.mkdir(mode=0o700, exist_ok=True)
+    file = directory / f"{key}.json"
+    with FileLock(f"{file}.lock"):
+        if file.is_file():
+            return Assessment.from_json(file.read_text(encoding="utf-8"))
+        assessment = compute()
+        partial = file.with_suffix(".part")
+        partial.write_text(assessment.to_json(), encoding="utf-8")
+        partial.replace(file)
+        return assessment
+
+
+def clean_up(config: pytest.Config) -> None:
+    """Remove what the workers of this run have left for each other."""
+    if directory := _directory(config):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directory(config: pytest.Config) -> Path | None:
+    """Named after the run's random id; None without xdist."""
+    dsession = config.pluginmanager.getplugin("dsession")
+    run = getattr(getattr(dsession, "nodemanager", None), "testrunuid", None)
+    # not the environment's PYTEST_XDIST_TESTRUNUID: a pytest that a worker starts inherits it
+    run = getattr(config, "workerinput", {}).get("testrunuid", run)
+    if run is None:
+        return None
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"pytest-mergegate-{user}-{run}"
