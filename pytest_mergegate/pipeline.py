@@ -173,7 +173,7 @@ class _Run:
         assert self.results is not None
         reach = STAGES.index(depth)
         if reach >= STAGES.index("hidden"):
-            self._methods({name: 1.0 for name in self.results.pool.names})  # a typo fails at once
+            self._methods(dict.fromkeys(self.results.pool.names, 1.0))  # a typo fails at once
         if reach >= STAGES.index("conflict"):
             self._conflict()
         if reach >= STAGES.index("hidden"):
