@@ -1,0 +1,92 @@
+"""The pool that the README shows: really trained, one gate passes and one fails, and says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.pipeline import Assessment, Options, run_gate
+from pytest_mergegate.report.terminal import failure_text
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+pytestmark = pytest.mark.slow
+
+
+def assessed(name: str, **options: object) -> Assessment:
+    """Run one of the two gates."""
+    return run_gate(load_gate(QUICKSTART / f"{name}.mergegate.yaml"), Options(**options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def compatible() -> Assessment:
+    return assessed("compatible")
+
+
+@pytest.fixture(scope="module")
+def collapsing() -> Assessment:
+    return assessed("collapsing")
+
+
+def test_compatible_pool_passes(compatible: Assessment) -> None:
+    report = compatible.report
+    assert report.status == "pass"
+    assert {v.status for v in report.verdicts} == {"pass"}
+    assert len(report.experts) >= 3
+
+
+def test_collapsing_pool_fails_with_its_cause_and_cure(collapsing: Assessment) -> None:
+    report = collapsing.report
+    assert report.status == "fail"
+    assert {v.expert for v in report.verdicts if v.status == "fail"} == {"reverse_shout"}
+    text = failure_text(collapsing, "reverse_shout")
+    assert "interference with reverse_upper" in text
+    assert "farthest reverse_upper" in text
+    assert report.plan is not None
+    assert set(report.plan.drop) <= {"reverse_shout", "reverse_upper"}
+    assert report.plan.drop
+
+
+def test_the_cure_cures(collapsing: Assessment) -> None:
+    """The pool without the expert that the gate says to leave out passes, really merged."""
+    assert collapsing.report.plan is not None
+    gate = load_gate(QUICKSTART / "collapsing.mergegate.yaml")
+    left = {n: e for n, e in gate.spec.experts.items() if n not in collapsing.report.plan.drop}
+    smaller = gate.spec.model_copy(update={"experts": left})
+    report = run_gate(type(gate)(spec=smaller, root=gate.root), Options()).report
+    assert report.status == "pass"
+
+
+def test_experts_are_fine_alone_and_a_task_collapses(
+    compatible: Assessment, collapsing: Assessment
+) -> None:
+    for assessment in (compatible, collapsing):
+        for expert in assessment.report.merges[0].experts:
+            assert (expert.score_expert or 0) >= 0.93
+            assert (expert.score_base or 0) <= 0.05
+    linear = next(m for m in collapsing.report.merges if m.method == "linear")
+    assert (linear.worst_loss or 0) < -50
+
+
+def test_hidden_stage_merges_nothing() -> None:
+    report = assessed("collapsing", stage="hidden").report
+    assert report.status == "inconclusive"
+    assert report.merges == ()
+    assert report.forecasts
+    assert all(expert.mds is not None for expert in report.experts)
+
+
+def test_every_expert_has_its_own_unseen_examples() -> None:
+    experts = sorted(path.name for path in (QUICKSTART / "adapters").iterdir())
+    assert len(experts) >= 8
+    for name in experts:
+        lines = (QUICKSTART / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        inputs = [json.loads(line)["input"] for line in lines]
+        assert len(set(inputs)) == len(inputs) == 100
+
+
+def test_files_stay_small() -> None:
+    files = [p for p in QUICKSTART.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert sum(path.stat().st_size for path in files) < 6_000_000
