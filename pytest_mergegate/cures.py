@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.judge import number_text
+from pytest_mergegate.wording import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

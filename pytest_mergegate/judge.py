@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_mergegate import metrics
 from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage, deepest
 from pytest_mergegate.values import Value
+from pytest_mergegate.wording import verdict_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,13 +29,6 @@ _RATIOS = {
     "max_magnitude_change_ratio": "magnitude_change_ratio",
     "max_sign_change_ratio": "sign_change_ratio",
     "max_conflicting_magnitude_ratio": "conflicting_magnitude_ratio",
-}
-_WHY = {
-    "needs_three_experts": "similarity is relative to the pool and needs at least three experts",
-    "equidistant": "all experts are equally far apart, which says nothing about their conflicts",
-    "expert_score_zero": "the expert itself scores zero on its examples",
-    "zero_task_vectors": "neither expert changes the base",
-    "zero_hidden_state": "a hidden state is zero and has no direction",
 }
 
 
@@ -189,7 +183,7 @@ def _verdict(
         method=method,
         status=status,
         basis=basis,
-        message=_message(budget, limit, value, expert, method, status, detail),
+        message=verdict_text(budget, limit, value, expert, method, status, detail),
     )
 
 
@@ -255,47 +249,3 @@ def _positive(loss: Value) -> Value:
         return loss
     interval = None if loss.interval is None else (-loss.interval[1], -loss.interval[0])
     return Value(number=-loss.number, interval=interval)
-
-
-def _message(
-    budget: str,
-    limit: float,
-    value: Value,
-    expert: str,
-    method: str | None,
-    status: Status,
-    detail: str,
-) -> str:
-    under = f" under {method}" if method else ""
-    what = "MDS" if budget == "max_mds" else budget.removeprefix("max_").replace("_", " ")
-    tail = f" ({detail})" if detail else ""
-    if value.number is None:
-        why = _WHY.get(value.reason or "", (value.reason or "").replace("_", " "))
-        why = (
-            detail
-            if value.reason in {"not_computed"} or "needs_stage" in (value.reason or "")
-            else why
-        )
-        return f"{expert}: {what}{under} undecided: {why}"
-    unit = " %" if budget == "max_loss" else ""
-    shown, bound = distinct(value.number, limit)
-    interval = ""
-    if value.interval:
-        low, high = (number_text(end) for end in value.interval)
-        interval = f" [{low}, {high}]"
-    relation = {"pass": "within", "fail": "over", "inconclusive": "undecided against"}[status]
-    return f"{expert}: {what} {shown}{unit}{interval} {relation} {bound}{unit}{under}{tail}"
-
-
-def number_text(number: float, digits: int = 3) -> str:
-    """A number for people: ``digits`` significant digits, ``inf`` spelled as the sign."""
-    return "∞" if math.isinf(number) and number > 0 else f"{number + 0.0:.{digits}g}"
-
-
-def distinct(a: float, b: float) -> tuple[str, str]:
-    """Both numbers with as many digits as it takes to show that they differ."""
-    for digits in range(3, 17):
-        texts = number_text(a, digits), number_text(b, digits)
-        if a == b or texts[0] != texts[1]:
-            return texts
-    return repr(a), repr(b)

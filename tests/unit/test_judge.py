@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import Results, distinct, judge, number_text, plan_depth, worst
+from pytest_mergegate.judge import Results, judge, plan_depth, worst
 from pytest_mergegate.spec import Budget
 from pytest_mergegate.values import Value
+from pytest_mergegate.wording import distinct, number_text
 
 if TYPE_CHECKING:
     from pathlib import Path
