@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mergekit import merge_methods
-from mergekit.merge_methods.base import BasePolicy, ParameterScope
+from mergekit.merge_methods.base import BasePolicy, MergeMethodSpec, ParameterScope
 
 from pytest_mergegate.errors import GateError, GateFileError
 
@@ -113,15 +113,35 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Met
             where=where,
             fix=f"write {{method: {spec.method}, {missing[0]}: ...}}",
         )
+    takes_base = declared.contract.base is BasePolicy.REQUIRED and spec.method != "slerp"
+    _check_inputs(declared, names, takes_base, where)
     return Method(
         label=spec.label,
         name=spec.method,
         parameters=given,
         weights=_weights(spec.method, scale, gate, names, takes_weights, where),
         seed=gate.spec.merge.seed,
-        takes_base=declared.contract.base is BasePolicy.REQUIRED and spec.method != "slerp",
+        takes_base=takes_base,
         takes_weights=takes_weights,
     )
+
+
+def _check_inputs(
+    declared: MergeMethodSpec, names: Sequence[str], takes_base: bool, where: str
+) -> None:
+    """Hold the pool against mergekit's own contract of the method."""
+    ids: list[object] = [("base",), *names] if takes_base else list(names)
+    # slerp calls its first expert the base
+    base = ids[0] if declared.contract.base is BasePolicy.REQUIRED else None
+    try:
+        declared.contract.validate_ids(ids, base)
+    except ValueError as error:
+        reason = str(error).removeprefix("Merge method ")
+        raise GateError(
+            f"{declared.name} does not fit a pool of {len(names)} experts: it {reason}",
+            where=where,
+            fix="use a method for any number of experts, such as linear or ties",
+        ) from None
 
 
 def _check_ranges(given: Mapping[str, bool | int | float], where: str) -> None:
@@ -146,8 +166,11 @@ def _weights(
                 where=where,
                 fix="use weights: uniform, or a method with weights",
             )
-        if sum(wanted.values()) == 0:
-            raise GateError("merge.weights sum to zero", where=gate.where("merge", "weights"))
+        if method in {"linear", "slerp"} and sum(wanted.values()) == 0:
+            raise GateError(
+                "merge.weights sum to zero, and an average divides by their sum",
+                where=gate.where("merge", "weights"),
+            )
         return {name: scale * float(wanted[name]) for name in names}
     # an average needs shares; a sum of task vectors takes each of them at full scale
     each = scale / len(names) if method in {"linear", "slerp"} or not takes_weights else scale

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from mergekit.merge_methods import registered_methods
 
 from pytest_mergegate.engine.engine import Engine
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.gatefile import gate_from
 from pytest_mergegate.merging.merge import effective_scales, linear_scales, merge
-from pytest_mergegate.merging.methods import Method, plan_methods, with_shares
+from pytest_mergegate.merging.methods import MERGEKIT_UNUSABLE, Method, plan_methods, with_shares
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def test_slerp_walks_by_the_share_of_the_second(tmp_path: Path, weights: Any, t:
         pytest.param({"method": "ties", "dens": 1}, "uniform", "'density'", id="unknown parameter"),
         pytest.param({"method": "ties", "density": -1}, "uniform", "between", id="out of range"),
         pytest.param({"method": "ties", "normalize": 3}, "uniform", "does not take", id="type"),
+        pytest.param("nuslerp", "uniform", "exactly 2 non-base inputs", id="too many experts"),
     ],
 )
 def test_errors(tmp_path: Path, method: Any, weights: Any, says: str) -> None:
@@ -120,6 +122,23 @@ def engine(tiny_pool: Path) -> Engine:
     pool, _ = read_pool(gate)
     assert pool is not None
     return Engine(pool, gate.spec, "cpu")
+
+
+USABLE = sorted(
+    {method.spec.name for method in registered_methods()} - {*MERGEKIT_UNUSABLE, "slerp", "nuslerp"}
+)
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_every_method_of_the_installed_mergekit_merges(
+    engine: Engine, tmp_path: Path, name: str
+) -> None:
+    """With nothing but its name it changes what the experts change, and only with numbers."""
+    merged = merge(plan(tmp_path, name), engine).weights
+    assert sorted(merged) == engine.vectors.parameters()
+    assert all(bool(torch.isfinite(weight).all()) for weight in merged.values())
+    changed = [p for p, w in merged.items() if not torch.equal(w, engine.model.base_weight(p))]
+    assert changed
 
 
 class TestMerged:
