@@ -119,6 +119,7 @@ class LanguageModel:
         """Last hidden states (after the final norm) at the positions [start, stop) of ``spans``.
 
         One [stop − start, d] float32 tensor on the CPU per sequence, in the given order.
+        Raises PoolError where they are not finite: no comparison with NaN means anything.
         """
         found: list[Tensor | None] = [None] * len(sequences)
         for batch in batches([len(s) for s in sequences], BATCH_TOKENS):
@@ -129,7 +130,14 @@ class LanguageModel:
                 start, stop = spans[index]
                 # a copy: a view would keep the whole batch alive
                 found[index] = hidden[row, start:stop].to("cpu", torch.float32).clone()
-        return [state for state in found if state is not None]
+        states = [state for state in found if state is not None]
+        if not all(bool(torch.isfinite(state).all()) for state in states):
+            raise PoolError(
+                f"the hidden states of {self.loaded} hold NaN or infinity",
+                code="MG105",
+                fix="the weights are finite but too large; check scales and merge weights",
+            )
+        return states
 
     @torch.inference_mode()
     def decode(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:

@@ -546,6 +546,14 @@ def test_merge_method(pool_copy: Path, methods: list[Any], says: str) -> None:
     assert says in f"{found.message} {found.fix}"
 
 
+def test_merge_whose_states_overflow(pool_copy: Path) -> None:
+    """Every weight is finite, no state is: there is nothing to compare."""
+    edit_gate(pool_copy, merge={"methods": [{"method": "task_arithmetic", "weight": 1e36}]})
+    found = error(pool_copy)
+    assert found.code == "MG105"
+    assert "task_arithmetic weight=1e+36" in found.message
+
+
 METRIC_FILE = """
 def raising(outputs, targets):
     return [1.0 / (target != "boom") for target in targets]
