@@ -382,7 +382,7 @@ def _assert_close(found: Any, expected: Any, where: str = "report") -> None:
         for k, (one, other) in enumerate(zip(found, expected, strict=True)):
             _assert_close(one, other, f"{where}[{k}]")
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6), where
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6), where
     else:
         assert found == expected, where
 
