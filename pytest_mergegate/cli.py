@@ -101,16 +101,17 @@ def _check(chosen: argparse.Namespace) -> int:
         if assessment.report.status in {"fail", "inconclusive"} and verbosity >= 0:
             _explain(assessment)
     sys.stdout.write(summary(reports, verbosity=verbosity, color=sys.stdout.isatty()))
+    written = True
     for target in targets:
         try:
             write_json(reports, target.path)
         except OSError as error:
             sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
-            return Exit.NOT_PASSED
+            written = False
     statuses = {report.status for report in reports}
     if "error" in statuses:
         return Exit.UNREADABLE
-    return Exit.PASSED if statuses == {"pass"} else Exit.NOT_PASSED
+    return Exit.PASSED if statuses == {"pass"} and written else Exit.NOT_PASSED
 
 
 def _gate_files(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Results, Verdict
     from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.merge import MergedExpert
 
 _INTERFERERS = 3
 """So many of the strongest other task vectors are tried one by one."""
@@ -104,11 +105,25 @@ def _cause(
     merge = next((m for m in results.merges if m.method.label == label), None)
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
     cause = None
-    if verdict.method is not None:
+    if merge and verdict.basis == "certified":
+        cause = _few_inputs(merge.expert(verdict.expert), verdict)
+    if cause is None and verdict.method is not None:
         cause = _tried_cause(hidden, scales, verdict)
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
     named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
     return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None
+
+
+def _few_inputs(expert: MergedExpert, verdict: Verdict) -> str | None:
+    """A certificate can fail for want of inputs alone."""
+    rate = expert.disagreement.number
+    if rate is None or rate * 100 > verdict.limit:
+        return None
+    cut = f", {expert.cut} of them cut at the limit on their length" if expert.cut else ""
+    return (
+        f"not enough evidence: {rate:.0%} of {expert.inputs} inputs are answered differently{cut}, "
+        "and only more inputs can bound that tighter"
+    )
 
 
 def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict) -> str | None:

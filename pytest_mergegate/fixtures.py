@@ -39,7 +39,8 @@ def merge_pool(request: pytest.FixtureRequest) -> Any:
     """The pool of marked tests that name none: the path of a gate file, or a mapping like one.
 
     Override it in a module or a conftest; by default ini ``mergegate_files``, else
-    ``mergegate.yaml`` in the rootdir.
+    ``mergegate.yaml`` in the rootdir. An override that is parametrised must stand among the
+    test's arguments, as pytest parametrises only what it sees there.
     """
     return _session(request).default_pool()
 

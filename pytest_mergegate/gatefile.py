@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def gate_from(source: object, *, root: Path, budget: Mapping[str, Any] | None = 
     if isinstance(source, Gate):
         gate = source
     elif isinstance(source, (str, Path)):
-        gate = load_gate(root / source)
+        gate = load_gate(Path(os.path.normpath(root / source)))
     elif isinstance(source, dict):
         gate = _validate(source, name="<mergeable>", root=root, path=None, lines={})
     else:

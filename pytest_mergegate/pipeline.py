@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import platform
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +101,10 @@ def run_gate(gate: Gate, options: Options) -> Assessment:
         run.findings.append(Finding.of(error))
     except GateError as error:
         run.findings.append(_file_finding(error))
+    except Exception as error:  # a bug of ours must fail this gate, and leave its report behind
+        logging.getLogger(__name__).exception("internal error in gate %s", gate.name)
+        run.findings.append(_internal_finding(error))
+        run.judgement = None
     return run.assessment()
 
 
@@ -143,8 +149,10 @@ class _Run:
         self._compute(depth)
         self.judgement = judge(gate, self.results, depth)
         if depth != "preflight":
+            from pytest_mergegate.caveats import find_caveats
             from pytest_mergegate.diagnosis import diagnose
 
+            self.findings.extend(find_caveats(gate, self.results, self.judgement))
             self.diagnoses = diagnose(gate, self.results, self.judgement)
             self.findings.extend(diagnosis.finding() for diagnosis in self.diagnoses)
 
@@ -271,6 +279,17 @@ def _with(results: Results | None, **changes: Any) -> Results:
 def _file_finding(error: GateError) -> Finding:
     located = f"{error.where}: {error.what}" if error.where else error.what
     return Finding(code="MG000", severity="error", message=located, fix=error.fix or "")
+
+
+def _internal_finding(error: Exception) -> Finding:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return Finding(
+        code="MG900",
+        severity="error",
+        message=f"internal error at {where}: {type(error).__name__}: {error}",
+        fix="please report this, with the log of the logger pytest_mergegate",
+    )
 
 
 def _now() -> str:

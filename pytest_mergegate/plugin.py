@@ -66,10 +66,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Check the markers, and skip the gates with a reason where they are off."""
     off = not settings.enabled(config)
     for item in items:
-        marker = item.get_closest_marker("mergeable")
-        if marker is None:
+        markers = list(item.iter_markers("mergeable"))
+        if not markers:
             continue
-        if problem := _marker_problem(marker):
+        if problem := _marker_problem(markers):
             problem = f"{item.nodeid}: {problem}"
             if not hasattr(config, "workerinput"):
                 raise pytest.UsageError(problem)
@@ -84,7 +84,18 @@ def is_gate_name(name: str) -> bool:
     return name == "mergegate.yaml" or name.endswith(".mergegate.yaml")
 
 
-def _marker_problem(marker: pytest.Mark) -> str | None:
+def _marker_problem(markers: list[pytest.Mark]) -> str | None:
+    """What is wrong with a test's markers: its own, its class's and its module's."""
+    problems = [problem for marker in markers if (problem := _problem_of(marker))]
+    if problems:
+        return problems[0]
+    if sum(bool(marker.args or set(marker.kwargs) & _POOL_KEYS) for marker in markers) > 1:
+        # the inner one would silently take the other pool's gate away
+        return "several mergeable markers name a pool; a test gates one, so write two tests"
+    return None
+
+
+def _problem_of(marker: pytest.Mark) -> str | None:
     known = _POOL_KEYS | _BUDGET_KEYS
     if len(marker.args) > 1:
         return f"{_SIGNATURE} takes one pool, got {marker.args!r}"

@@ -14,6 +14,7 @@ from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.pipeline import Assessment, Options, error_report, run_gate
+from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.json import write_json
 from pytest_mergegate.report.progress import progress_bar
 from pytest_mergegate.report.terminal import failure_text, summary
@@ -42,6 +43,7 @@ class GateSession:
         self._expected: set[str] = set()
         self._ran: set[str] = set()
         self._skipped: set[str] = set()
+        self._files: set[str] = set()
         self._problem: str | None = None
 
     # -- assessing -----------------------------------------------------------------------------
@@ -169,8 +171,12 @@ class GateSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note which gates have reported; one that the user skips has, with a reason."""
-        if any(name == PROPERTY for name, _ in report.user_properties):
+        said = next((value for name, value in report.user_properties if name == PROPERTY), None)
+        if said is not None:
             self._ran.add(report.nodeid)
+            data = json.loads(str(said))
+            if data["expert"] is not None:
+                self._files.add(data["gate"])
         elif report.skipped and not hasattr(report, "wasxfail"):
             self._skipped.add(report.nodeid)
 
@@ -244,7 +250,19 @@ class GateSession:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             self._problem = f"collected, but never reported: {lost[0]}{more}"
             return int(pytest.ExitCode.TESTS_FAILED)
+        if hidden := self._deselected_failures:
+            self._problem = f"not passed, though the items selected of it did: {', '.join(hidden)}"
+            return int(pytest.ExitCode.TESTS_FAILED)
         return status
+
+    @property
+    def _deselected_failures(self) -> list[str]:
+        """Gate files that did not pass and of which only passing items were selected."""
+        tolerated = {"pass"}
+        if self.settings.on_inconclusive == "warn":
+            tolerated.add("inconclusive")
+        reports = (report for report in self.reports if report.gate in self._files)
+        return [report.gate for report in reports if report.status not in tolerated]
 
     def _write_reports(self, session: pytest.Session) -> None:
         for target in self.settings.reports:
@@ -274,13 +292,15 @@ class GateSession:
             return run_gate(gate, replace(self.options, progress=tell))
 
     def _gate_of(self, request: pytest.FixtureRequest) -> Gate:
-        marker = request.node.get_closest_marker("mergeable")
-        arguments = dict(marker.kwargs) if marker else {}
+        # from the outermost inwards: a class names the pool, a method may set a limit of its own
+        markers = list(request.node.iter_markers("mergeable"))[::-1]
+        arguments = {key: value for marker in markers for key, value in marker.kwargs.items()}
         budget = {k: v for k, v in arguments.items() if k in BUDGET_STAGE}
         described = {k: v for k, v in arguments.items() if k not in BUDGET_STAGE}
+        named = [marker.args[0] for marker in markers if marker.args]
         folder = request.node.path.parent
-        if marker and marker.args:
-            source = marker.args[0]
+        if named:
+            source = named[0]
         elif described:
             source = described
         else:
@@ -297,7 +317,7 @@ class GateSession:
 
 def _key(gate: Gate, options: Options) -> str:
     said: list[object] = [str(gate.path), str(gate.root), gate.spec.model_dump_json()]
-    said += [options.stage, sorted(options.caps.items()), options.device]
+    said += [options.stage, sorted(options.caps.items()), options.device, pool_state(gate)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

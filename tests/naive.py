@@ -244,6 +244,16 @@ class Naive:
             for k in range(len(self.rows[name]))
         )
 
+    def unknown(self, model: Any, name: str) -> int:
+        """How many own answers are the same as far as they go, and were cut."""
+        if self.by_choices(name):
+            return 0
+        return sum(
+            self.tokenizer.eos_token_id not in answer
+            and self.decode(model, self.prompts[name][k]) == answer
+            for k, answer in enumerate(self.answers[name])
+        )
+
     def divergence(self, model: Any, name: str) -> float:
         """Mean KL(expert ‖ model) over own inputs, of choices or of next tokens."""
         own, found = self.experts[name], []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.engine.model import LanguageModel, pick_device
+from pytest_mergegate.engine.model import LanguageModel, loaded_as, pick_device
 from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.engine.tasks import Task, build_tasks
 
@@ -109,11 +109,6 @@ class Engine:
             (task.examples[index].choices or ())[int(s.argmax())]
             for index, s in zip(indices, scores, strict=True)
         ]
-
-
-def loaded_as(expert: str) -> str:
-    """What ``LanguageModel.loaded`` says of an expert, who may be called ``base`` himself."""
-    return f"expert:{expert}"
 
 
 def teacher_forced(

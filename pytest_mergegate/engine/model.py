@@ -135,6 +135,7 @@ class LanguageModel:
             raise PoolError(
                 f"the hidden states of {self.loaded} hold NaN or infinity",
                 code="MG105",
+                expert=expert_loaded(self.loaded),
                 fix="the weights are finite but too large; check scales and merge weights",
             )
         return states
@@ -168,6 +169,10 @@ class LanguageModel:
             stop = next((k + 1 for k, token in enumerate(row) if token in ends), len(row))
             answers.append(row[:stop])
         return answers
+
+    def is_complete(self, answer: Sequence[int]) -> bool:
+        """Whether an answer reached its end, rather than the limit on its length."""
+        return bool(answer) and answer[-1] in self._ends
 
     def text(self, answer: Sequence[int]) -> str:
         """An answer's tokens as stripped text."""
@@ -253,6 +258,16 @@ class LanguageModel:
             code="MG002",
             fix="this architecture is not supported yet",
         )
+
+
+def loaded_as(expert: str) -> str:
+    """What ``LanguageModel.loaded`` says of an expert; no expert's name can be taken for it."""
+    return f"expert:{expert}"
+
+
+def expert_loaded(loaded: str) -> str | None:
+    """The expert that ``LanguageModel.loaded`` speaks of; None for the base and for merges."""
+    return loaded.removeprefix("expert:") if loaded.startswith("expert:") else None
 
 
 def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from mergekit.merge_methods.base import BasePolicy, MergeMethodSpec, ParameterSc
 from pytest_mergegate.errors import GateError, GateFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.spec import MethodSpec
@@ -126,6 +126,11 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Met
     )
 
 
+def _vanishes(weights: Collection[float]) -> bool:
+    """Whether nothing is left of the sum but round-off."""
+    return abs(sum(weights)) <= 1e-9 * max(1.0, *map(abs, weights))
+
+
 def _check_inputs(
     declared: MergeMethodSpec, names: Sequence[str], takes_base: bool, where: str
 ) -> None:
@@ -166,7 +171,7 @@ def _weights(
                 where=where,
                 fix="use weights: uniform, or a method with weights",
             )
-        if method in {"linear", "slerp"} and sum(wanted.values()) == 0:
+        if method in {"linear", "slerp"} and _vanishes(wanted.values()):
             raise GateError(
                 "merge.weights sum to zero, and an average divides by their sum",
                 where=gate.where("merge", "weights"),

@@ -261,7 +261,7 @@ def _scale(module: str, config: Mapping[str, Any], stored_rank: int, name: str) 
 
 def _is_finite(value: object) -> TypeGuard[float]:
     try:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -89,9 +89,19 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     return tuple(examples)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object as a dict; of a key given twice, the second would silently win."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return found
+
+
 def _parse(line: str, where: str, expert: str, code: str) -> Example:
     try:
-        example = Example.model_validate(json.loads(line))
+        example = Example.model_validate(json.loads(line, object_pairs_hook=_unique))
         example.model_dump_json()  # refuses half a surrogate pair, which no tokenizer reads
         return example
     except json.JSONDecodeError as error:
@@ -121,5 +131,5 @@ def _parse(line: str, where: str, expert: str, code: str) -> Example:
             code=code,
             expert=expert,
             where=where,
-            fix="write plain text in UTF-8",
+            fix="keep to plain JSON in UTF-8, each key once",
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
@@ -19,7 +20,6 @@ from pytest_mergegate.pool.tensor_files import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pytest_mergegate.gatefile import Gate
 
@@ -100,6 +100,22 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
         examples_fingerprint=fingerprints,
     )
     return pool, ()
+
+
+def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
+    """Path, size, time of change and inode of every file a gate reads from disk.
+
+    Differs as soon as a file was written to: what was computed before is then stale. Modules
+    beside the gate file count, since they may hold its metrics.
+    """
+    spec = gate.spec
+    named = [spec.base, *(expert.path for expert in spec.experts.values())]
+    named += [file for name in spec.experts if (file := spec.examples_of(name))]
+    paths = [gate.root / Path(name).expanduser() for name in named]
+    files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
+    files |= set(gate.root.glob("*.py"))
+    states = [(file, file.stat()) for file in sorted(files) if file.is_file()]
+    return [(str(f), s.st_size, max(s.st_mtime_ns, s.st_ctime_ns), s.st_ino) for f, s in states]
 
 
 def read_base(gate: Gate) -> Base:

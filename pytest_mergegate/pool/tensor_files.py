@@ -78,6 +78,28 @@ def first_non_finite(path: Path, *, expert: str | None = None) -> str | None:
     return None
 
 
+def zero_tensors(path: Path) -> frozenset[str]:
+    """Names of the tensors in which every element is zero. Raises PoolError."""
+    try:
+        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, None, error) from None
+    # without the sign bits: a tensor of -0.0 is as zero as one of 0.0
+    return frozenset(
+        name
+        for name, tensor in tensors
+        if not _without_signs(tensor["dtype"], tensor["data"]).any()
+    )
+
+
+def _without_signs(dtype: str, data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    if dtype in _FLOATS:
+        return np.frombuffer(data, dtype=_FLOATS[dtype])
+    if dtype == "BF16":
+        return np.frombuffer(data, dtype="<u2") & 0x7FFF
+    return np.frombuffer(data, dtype=np.uint8)
+
+
 def checkpoint_files(directory: Path) -> list[Path]:
     """The safetensors files of a full checkpoint, single or sharded. Raises PoolError."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"

@@ -10,6 +10,7 @@ from pytest_mergegate.preflight.mg103_missing_tensors import missing_tensors
 from pytest_mergegate.preflight.mg104_shape_mismatch import shape_mismatch
 from pytest_mergegate.preflight.mg105_non_finite import non_finite
 from pytest_mergegate.preflight.mg106_identical_experts import identical_experts
+from pytest_mergegate.preflight.mg107_no_op_adapter import no_op_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,4 +25,5 @@ RULES: tuple[Callable[[Pool], Iterable[Finding]], ...] = (
     shape_mismatch,
     non_finite,
     identical_experts,
+    no_op_adapter,
 )

@@ -237,6 +237,7 @@ def _merged_expert(
         name=expert.name,
         reading=expert.reading,
         inputs=expert.inputs,
+        cut=expert.cut,
         disagreement=expert.disagreement.number,
         disagreement_interval=interval(expert.disagreement),
         disagreement_upper=expert.disagreement_upper,

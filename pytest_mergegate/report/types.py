@@ -123,6 +123,8 @@ class MergedExpertRecord(Record):
     name: str
     reading: str
     inputs: int
+    cut: int = 0
+    """Answers cut at ``max_answer_tokens``, which the bound counts as different."""
     disagreement: Number
     disagreement_interval: Interval | None
     disagreement_upper: Number

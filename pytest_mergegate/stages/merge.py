@@ -36,6 +36,8 @@ class Reference:
     states: tuple[Tensor, ...]
     """At the answer positions, per input [T, d]."""
     choice_scores: tuple[Tensor, ...] | None
+    cut: tuple[bool, ...]
+    """Per input, whether the expert's answer was cut at the limit on its length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,13 @@ class MergedExpert:
     reading: str
     inputs: int
     """How many inputs were compared."""
+    cut: int
+    """How many answers were cut before any difference showed; the rest of them is unknown."""
     disagreement: Value
-    """Share of inputs answered differently from the expert, with its two-sided interval."""
+    """Share of inputs answered differently from the expert, with its two-sided interval, whose
+    upper end counts the cut answers as different."""
     disagreement_upper: float
-    """One-sided Clopper-Pearson bound."""
+    """One-sided Clopper-Pearson bound, counting the cut answers as different."""
     kl: float
     """Mean KL(expert ‖ merged) in nats."""
     distortion: float
@@ -114,6 +119,9 @@ def _reference(engine: Engine, task: Task) -> Reference:
         outputs=tuple(engine.outputs(task, inputs)),
         states=tuple(engine.model.states(sequences, spans)),
         choice_scores=None if task.choices is None else tuple(engine.choice_scores(task, inputs)),
+        cut=tuple(
+            task.reading == "greedy" and not engine.model.is_complete(answer) for answer in answers
+        ),
     )
 
 
@@ -132,6 +140,10 @@ def _compare(engine: Engine, task: Task, reference: Reference, spec: GateSpec) -
     agreement = _agreement(engine, task, reference, states)
     confidence = spec.certificate.confidence
     differing, n = agreement.disagreements, agreement.n
+    pairs = zip(reference.cut, agreement.differs, strict=True)
+    cut = sum(was_cut and not differs for was_cut, differs in pairs)
+    low, _ = metrics.disagreement_interval(differing, n, confidence=confidence)
+    _, high = metrics.disagreement_interval(differing + cut, n, confidence=confidence)
     distortion = metrics.mean_square_norm(
         [_difference(merged, own) for merged, own in zip(states, reference.states, strict=True)]
     )
@@ -140,11 +152,9 @@ def _compare(engine: Engine, task: Task, reference: Reference, spec: GateSpec) -
         name=task.name,
         reading=task.reading,
         inputs=n,
-        disagreement=Value(
-            number=agreement.rate,
-            interval=metrics.disagreement_interval(differing, n, confidence=confidence),
-        ),
-        disagreement_upper=metrics.disagreement_bound(differing, n, confidence=confidence),
+        cut=cut,
+        disagreement=Value(number=agreement.rate, interval=(low, high)),
+        disagreement_upper=metrics.disagreement_bound(differing + cut, n, confidence=confidence),
         kl=agreement.kl,
         distortion=distortion,
         relative_distortion=Value.computed(lambda: metrics.relative_size(distortion, own_size)),

@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from transformers import OPTConfig, OPTForCausalLM
 
 from pytest_mergegate import assess
+from pytest_mergegate.metrics import disagreement_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from pytest_mergegate.report.types import FindingRecord, Report
+
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Q_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -402,6 +404,7 @@ def test_file_in_place_of_a_folder(pool_copy: Path) -> None:
         pytest.param('{"prompt": "a"}\n', "b.jsonl:1: input", id="unknown key"),
         pytest.param('{"input": ""}\n', "b.jsonl:1: input is empty", id="empty input"),
         pytest.param('{"input": 3}\n', "b.jsonl:1: input", id="not a string"),
+        pytest.param('{"input": "a", "input": "b"}\n', "'input' is given twice", id="twice"),
         pytest.param('{"input": "\\ud800"}\n', "surrogates not allowed", id="half a character"),
         pytest.param(f'{{"input": {"1" * 5000}}}\n', "b.jsonl:1: ", id="a long number"),
         pytest.param(
@@ -565,6 +568,15 @@ def percent(outputs, targets):
     return [100 if target == "boom" else 1 for target in targets]
 def nothing(outputs, targets):
     return None
+def exits(outputs, targets):
+    raise SystemExit(0)
+def skips(outputs, targets):
+    __import__("pytest").skip("not today")
+def huge(outputs, targets):
+    return [10 ** 400] * len(outputs)
+def moody(outputs, targets, calls=[0]):
+    calls[0] += 1
+    return [0.5 + 1e-3 * calls[0]] * len(outputs)
 number = 3
 """
 
@@ -578,12 +590,15 @@ number = 3
         pytest.param("nan", "scored example 3 as nan", id="nan"),
         pytest.param("percent", "scored example 3 as 100", id="percent"),
         pytest.param("nothing", "raised TypeError", id="returns nothing"),
+        pytest.param("exits", "raised SystemExit", id="exits"),
+        pytest.param("skips", "raised Skipped", id="skips"),
+        pytest.param("huge", "scored example 1 as 1000", id="overflows"),
+        pytest.param("moody", "when asked again", id="not deterministic"),
         pytest.param("number", "is not callable", id="not callable"),
         pytest.param("absent", "cannot be imported", id="no such function"),
     ],
 )
-def test_metric(pool_copy: Path, metric: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(__import__("sys").modules, "own_metric", raising=False)
+def test_metric(pool_copy: Path, metric: str, says: str) -> None:
     (pool_copy.parent / "own_metric.py").write_text(METRIC_FILE)
     file = pool_copy.parent / "data" / "b.jsonl"
     rows = read_jsonl(file)
@@ -595,6 +610,80 @@ def test_metric(pool_copy: Path, metric: str, says: str, monkeypatch: pytest.Mon
     found = error(pool_copy)
     assert (found.code, found.expert) == ("MG301", "b")
     assert says in found.message
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(:", "raise ValueError(1)", "import sys; sys.exit(0)"], ids=str
+)
+def test_metric_module_that_cannot_be_imported(pool_copy: Path, text: str) -> None:
+    (pool_copy.parent / "own_metric.py").write_text(text)
+    settings = read_gate(pool_copy)
+    settings["experts"]["b"]["metric"] = "own_metric:f"
+    write_gate(pool_copy, settings | {"budget": {"max_loss": 10}})
+    assert "cannot be imported" in error(pool_copy).message
+
+
+def test_each_gate_has_the_metric_beside_it(pool_copy: Path) -> None:
+    """Two modules of one name: the second gate must not be scored with the first one's."""
+    other = pool_copy.parent.parent / "other"
+    shutil.copytree(pool_copy.parent, other)
+    statuses = []
+    for root, score in ((pool_copy.parent, 1.0), (other, 0.0)):
+        (root / "statistics.py").write_text(f"def f(o, t): return [{score}] * len(o)")
+        gate = root / pool_copy.name
+        settings = read_gate(gate)
+        for expert in settings["experts"].values():
+            expert["metric"] = "statistics:f"
+        write_gate(gate, settings | {"budget": {"max_loss": 100}})
+        statuses.append(assess(gate).status)
+    assert statuses == ["pass", "inconclusive"]
+
+
+def test_a_bug_of_ours_is_an_error_with_a_report(
+    pool_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("oh")
+
+    monkeypatch.setattr("pytest_mergegate.pipeline.judge", broken)
+    found = error(pool_copy, stage="conflict")
+    assert found.code == "MG900"
+    assert "IndexError: oh" in found.message
+
+
+# What a certificate stands on
+
+
+def test_cut_answers_are_not_certified(pool_copy: Path) -> None:
+    """Answers that agree for one token say nothing of the rest."""
+    probes = read_gate(pool_copy)["probes"] | {"max_answer_tokens": 1}
+    edit_gate(pool_copy, probes=probes, budget={"max_disagreement": 1.0})
+    report = assess(pool_copy)
+    cut = [expert for merge in report.merges for expert in merge.experts if expert.cut]
+    assert cut
+    for expert in cut:
+        differing = round(expert.disagreement * expert.inputs)
+        assert expert.disagreement_upper == pytest.approx(
+            disagreement_bound(differing + expert.cut, expert.inputs)
+        )
+    assert {f.expert for f in report.findings if f.code == "MG302"} == {e.name for e in cut}
+
+
+def test_few_inputs_are_told(pool_copy: Path) -> None:
+    """Six inputs without a difference may hide a disagreement of 39 %."""
+    limits = {"max_disagreement": 0.3}
+    edit_gate(pool_copy, merge={"methods": [{"method": "task_arithmetic", "weight": 1e-4}]})
+    settings = read_gate(pool_copy)
+    tensors = {f"adapters/{name}": 1e-4 for name in "abc"}
+    for folder, scale in tensors.items():
+        edit_tensors(
+            pool_copy.parent / folder / WEIGHTS,
+            lambda t, scale=scale: t.update({k: v * scale for k, v in t.items()}),
+        )
+    write_gate(pool_copy, settings | {"budget": limits})
+    report = assess(pool_copy)
+    assert report.status == "pass"
+    assert {f.expert for f in report.findings if f.code == "MG303"} == {"a", "b", "c"}
 
 
 def test_metric_module_missing(pool_copy: Path) -> None:
@@ -638,7 +727,10 @@ def test_equidistant_experts_are_no_pass(pool_copy: Path) -> None:
             adapters / name / WEIGHTS,
             lambda t: t.update({k: torch.zeros_like(v) for k, v in t.items() if "lora_B" in k}),
         )
-    edit_gate(pool_copy, budget={"max_mds": 1e9, "max_sign_change_ratio": 1})
+    budget = {"max_mds": 1e9, "max_sign_change_ratio": 1}
+    edit_gate(pool_copy, budget=budget)
+    assert {finding.code for finding in assess(pool_copy).findings} == {"MG107"}
+    edit_gate(pool_copy, budget=budget, ignore={"MG107": "to see what the metrics say"})
     report = assess(pool_copy)
     assert report.status == "inconclusive"
     assert {v.value_reason for v in report.verdicts} == {"equidistant", "zero_task_vectors"}

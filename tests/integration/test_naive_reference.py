@@ -275,17 +275,17 @@ def test_merge(case: Case, label: str) -> None:
     for name in naive.names:
         found = case.merged(label, name)
         differing = naive.differing(model, name)
+        most = differing + naive.unknown(model, name)
         distortion, own = naive.distortion(model, name)
         interval = [
             0 if differing == 0 else beta.ppf(0.05, differing, INPUTS - differing + 1),
-            1 if differing == INPUTS else beta.ppf(0.95, differing + 1, INPUTS - differing),
+            1 if most == INPUTS else beta.ppf(0.95, most + 1, INPUTS - most),
         ]
         assert found.inputs == INPUTS
         assert found.disagreement == pytest.approx(differing / INPUTS)
         assert found.disagreement_interval == pytest.approx(interval)
-        assert found.disagreement_upper == pytest.approx(
-            clopper_pearson_upper(differing, INPUTS, 0.9)
-        )
+        assert found.cut == most - differing
+        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, 0.9))
         assert found.kl == pytest.approx(naive.divergence(model, name), rel=1e-4, abs=1e-7)
         assert found.distortion == pytest.approx(distortion, rel=1e-4)
         assert found.relative_distortion == pytest.approx(math.sqrt(distortion / own), rel=1e-4)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from plugin.gates import CHEAP
-from pytest_mergegate import session
+from pytest_mergegate import assess, session
 from pytest_mergegate.pipeline import Assessment, run_gate
 
 if TYPE_CHECKING:
@@ -492,3 +492,23 @@ class TestOtherOptions:
         )
         gates.passing("z.mergegate.yaml")
         assert run(pytester).ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_deselecting_what_fails_is_no_pass(pytester: pytest.Pytester, gates: Gates) -> None:
+    """Only one pair conflicts: the third expert passes, and is all that is selected."""
+    report = assess(gates.shared, stage="conflict", max_conflicting_magnitude_ratio=1.0)
+    worst = {
+        name: max(
+            pair.conflicting_magnitude_ratio or 0
+            for pair in report.pairs
+            if name in (pair.a, pair.b)
+        )
+        for name in report.expert_names
+    }
+    mildest = min(worst, key=lambda name: worst[name])
+    limit = (worst[mildest] + max(worst.values())) / 2
+    gates.write(budget={CHEAP: limit})
+    result = pytester.runpytest("--mergegate", f"mergegate.yaml::{mildest}")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*not passed, though the items selected of it did*"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from pools import read_gate, write_gate
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -36,6 +38,54 @@ def run(pytester: pytest.Pytester, test: str, *args: str) -> pytest.RunResult:
 def ran(pytester: pytest.Pytester) -> bool:
     """Whether the body of the test got as far as its first line."""
     return (pytester.path / "ran").exists()
+
+
+class TestSeveralMarkers:
+    def test_two_pools_are_refused(self, pytester: pytest.Pytester, gates: Gates) -> None:
+        """The inner pool must not take the outer one's gate away."""
+        gates.failing("bad.mergegate.yaml")
+        gates.passing("good.mergegate.yaml")
+        test = "@mergeable('bad.mergegate.yaml')\n@mergeable('good.mergegate.yaml')\n"
+        result = run(pytester, f"{test}def test_pool(): pass")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["*several mergeable markers name a pool*"])
+
+    def test_outer_typo_is_refused(self, pytester: pytest.Pytester, gates: Gates) -> None:
+        gates.passing()
+        test = "@mergeable(max_md=1)\n@mergeable('mergegate.yaml')\ndef test_pool(): pass"
+        assert run(pytester, test).ret == pytest.ExitCode.USAGE_ERROR
+
+    @pytest.mark.parametrize(("limit", "outcome"), [(1.0, "passed"), (0.0, "failed")])
+    def test_class_names_the_pool_and_method_the_limit(
+        self, pytester: pytest.Pytester, gates: Gates, limit: float, outcome: str
+    ) -> None:
+        gates.write("own.mergegate.yaml", budget={CHEAP: 1.0})
+        test = (
+            "@mergeable('own.mergegate.yaml')\nclass TestPool:\n"
+            f"    @mergeable({CHEAP}={limit})\n    def test_pool(self): pass"
+        )
+        run(pytester, test).assert_outcomes(**{outcome: 1})
+
+
+def test_a_pool_that_changes_is_assessed_again(pytester: pytest.Pytester, gates: Gates) -> None:
+    """The gate file stays the same to the letter; an adapter it names is another one."""
+    pool = gates.shared.parent
+    shutil.copytree(pool, pytester.path / "pool")
+    gate = pytester.path / "pool" / "mergegate.yaml"
+    write_gate(gate, read_gate(gate) | {"budget": {CHEAP: 1.0}})
+    result = run(
+        pytester,
+        """
+import shutil
+POOL = Path("pool").absolute()
+@mergeable(str(POOL / "mergegate.yaml"))
+def test_before(merge_report):
+    shutil.rmtree(POOL / "adapters" / "a")
+@mergeable(str(POOL / "mergegate.yaml"))
+def test_after(): pass
+""",
+    )
+    result.assert_outcomes(passed=1, errors=1)
 
 
 class TestPool:

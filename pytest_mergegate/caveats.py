@@ -1,0 +1,57 @@
+"""Warnings about verdicts that stand on weak ground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.wording import number_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.judge import Judgement, Results
+    from pytest_mergegate.stages.merge import MergedExpert
+
+
+def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator[Finding]:
+    """What a reader of the judged verdicts should know; one finding per expert and kind."""
+    judged = {v.method for v in judgement.verdicts if v.method is not None}
+    seen: set[tuple[str, str]] = set()
+    for merge in results.merges:
+        if merge.method.label not in judged:
+            continue
+        for expert in merge.experts:
+            for finding in (_cut(gate, expert), _few(gate, expert)):
+                if finding is not None and (finding.code, expert.name) not in seen:
+                    seen.add((finding.code, expert.name))
+                    yield finding
+
+
+def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:
+    if not expert.cut:
+        return None
+    return Finding(
+        code="MG302",
+        severity="warning",
+        expert=expert.name,
+        message=f"{expert.cut} of {expert.inputs} answers were cut at "
+        f"{gate.spec.probes.max_answer_tokens} tokens; beyond that nothing was compared",
+        fix="raise probes.max_answer_tokens",
+    )
+
+
+def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
+    limit = gate.spec.effective_budget.limits.get("max_disagreement")
+    point = expert.disagreement.number
+    if limit is None or point is None or point > limit or expert.disagreement_upper <= limit:
+        return None
+    return Finding(
+        code="MG303",
+        severity="warning",
+        expert=expert.name,
+        message=f"the disagreement of {number_text(point)} is within {number_text(limit)}, but on "
+        f"{expert.inputs} inputs it may be {number_text(expert.disagreement_upper)}",
+        fix="add examples, or hold the bound to the limit with judge: bound",
+    )
