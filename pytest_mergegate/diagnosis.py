@@ -119,10 +119,14 @@ def _few_inputs(expert: MergedExpert, verdict: Verdict) -> str | None:
     rate = expert.disagreement.number
     if rate is None or rate * 100 > verdict.limit:
         return None
-    cut = f", {expert.cut} of them cut at the limit on their length" if expert.cut else ""
+    if expert.cut:
+        return (
+            f"not enough evidence: {expert.cut} of {expert.inputs} answers were cut, and count as "
+            "different until probes.max_answer_tokens lets them end"
+        )
     return (
-        f"not enough evidence: {rate:.0%} of {expert.inputs} inputs are answered differently{cut}, "
-        "and only more inputs can bound that tighter"
+        f"not enough evidence: {rate:.0%} of {expert.inputs} inputs are answered differently, and "
+        "only more inputs can bound that tighter"
     )
 
 

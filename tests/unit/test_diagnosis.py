@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from pytest_mergegate.cures import Cure
-from pytest_mergegate.diagnosis import Diagnosis, diagnose
+from pytest_mergegate.diagnosis import Diagnosis, _few_inputs, diagnose
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, Results, Verdict
 from pytest_mergegate.values import Value
@@ -139,3 +140,17 @@ def test_finding_keeps_the_ways_out_apart(tmp_path: Path) -> None:
     assert finding.message == "nearest partner b, farthest c (hidden-state distance)"
     assert finding.fix == "x; or y"
     assert diagnosis.lines[1:] == ("try: x", "try: y")
+
+
+@pytest.mark.parametrize(("cut", "says"), [(0, "only more inputs"), (5, "max_answer_tokens")])
+def test_certificate_that_fails_for_want_of_evidence(cut: int, says: str) -> None:
+    """No input differs, so neither dilution nor interference is to blame."""
+    expert = SimpleNamespace(disagreement=Value(number=0.0), inputs=12, cut=cut)
+    cause = _few_inputs(expert, replace(verdict("a", "fail", "max_loss"), limit=10.0))  # type: ignore[arg-type]
+    assert cause is not None
+    assert says in cause
+
+
+def test_certificate_that_fails_on_real_differences() -> None:
+    expert = SimpleNamespace(disagreement=Value(number=0.5), inputs=12, cut=0)
+    assert _few_inputs(expert, replace(verdict("a", "fail", "max_loss"), limit=10.0)) is None  # type: ignore[arg-type]
