@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pytest_mergegate.errors import PoolError
+    from pytest_mergegate.errors import GateError, PoolError
 
 Severity = Literal["error", "warning", "note"]
 
@@ -37,3 +39,21 @@ class Finding:
             fix=error.fix or "",
             expert=error.expert,
         )
+
+
+def file_finding(error: GateError) -> Finding:
+    """The finding that files a problem of a gate file, or of a setting, in the report."""
+    located = f"{error.where}: {error.what}" if error.where else error.what
+    return Finding(code="MG000", severity="error", message=located, fix=error.fix or "")
+
+
+def internal_finding(error: Exception) -> Finding:
+    """The finding that files a bug of this package in the report."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return Finding(
+        code="MG900",
+        severity="error",
+        message=f"internal error at {where}: {type(error).__name__}: {error}",
+        fix="please report this, with the log of the logger pytest_mergegate",
+    )

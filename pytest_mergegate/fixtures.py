@@ -42,7 +42,9 @@ def merge_pool(request: pytest.FixtureRequest) -> Any:
     ``mergegate.yaml`` in the rootdir. An override that is parametrised must stand among the
     test's arguments, as pytest parametrises only what it sees there.
     """
-    return _session(request).default_pool()
+    from pytest_mergegate.marked import default_pool
+
+    return default_pool(_session(request).settings.files, request.config.rootpath)
 
 
 @pytest.fixture

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
-import platform
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import GateError, GateFileError, PoolError
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.findings import Finding, file_finding, internal_finding
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, Results, judge, plan_depth
 from pytest_mergegate.report import build
+from pytest_mergegate.report.provenance import gate_settings, now, versions
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.spec import STAGES, Stage
 from pytest_mergegate.stages.preflight import run_preflight
@@ -45,6 +42,11 @@ class Options:
     """Limits that tighten every gate's budget."""
     device: str = "auto"
     progress: Progress | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the report keeps of them."""
+        return {"stage": self.stage, "caps": dict(self.caps), "device": self.device}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +98,14 @@ def run_gate(gate: Gate, options: Options) -> Assessment:
     try:
         run.to_verdicts()
     except GateFileError as error:
-        run.findings += [_file_finding(problem) for problem in error.problems]
+        run.findings += [file_finding(problem) for problem in error.problems]
     except PoolError as error:
         run.findings.append(Finding.of(error))
     except GateError as error:
-        run.findings.append(_file_finding(error))
+        run.findings.append(file_finding(error))
     except Exception as error:  # a bug of ours must fail this gate, and leave its report behind
         logging.getLogger(__name__).exception("internal error in gate %s", gate.name)
-        run.findings.append(_internal_finding(error))
+        run.findings.append(internal_finding(error))
         run.judgement = None
     return run.assessment()
 
@@ -114,12 +116,12 @@ def error_report(name: str, error: GateError, options: Options) -> Report:
     return Report(
         status="error",
         gate=name,
-        created=_now(),
-        versions=_versions(),
+        created=now(),
+        versions=versions(),
         device=options.device,
         seconds={},
-        settings=_settings(options),
-        findings=tuple(build.finding(_file_finding(problem)) for problem in problems),
+        settings=options.settings,
+        findings=tuple(build.finding(file_finding(problem)) for problem in problems),
     )
 
 
@@ -166,11 +168,11 @@ class _Run:
         report = Report(
             status=status,
             gate=str(self.gate.path) if self.gate.path else self.gate.name,
-            created=_now(),
-            versions=_versions(),
+            created=now(),
+            versions=versions(),
             device=self.device,
             seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
-            settings={**_settings(self.options), **_gate_settings(self.gate)},
+            settings={**self.options.settings, **gate_settings(self.gate)},
             findings=tuple(build.finding(finding) for finding in self.findings),
             **build.sections(self.results, self.judgement, self.diagnoses, self.gate.spec),
         )
@@ -274,41 +276,3 @@ def _with(results: Results | None, **changes: Any) -> Results:
 
     assert results is not None
     return replace(results, **changes)
-
-
-def _file_finding(error: GateError) -> Finding:
-    located = f"{error.where}: {error.what}" if error.where else error.what
-    return Finding(code="MG000", severity="error", message=located, fix=error.fix or "")
-
-
-def _internal_finding(error: Exception) -> Finding:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}:{frame.lineno}"
-    return Finding(
-        code="MG900",
-        severity="error",
-        message=f"internal error at {where}: {type(error).__name__}: {error}",
-        fix="please report this, with the log of the logger pytest_mergegate",
-    )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    packages = ("pytest-mergegate", "torch", "transformers", "peft", "mergekit", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def _settings(options: Options) -> dict[str, Any]:
-    return {"stage": options.stage, "caps": dict(options.caps), "device": options.device}
-
-
-def _gate_settings(gate: Gate) -> dict[str, Any]:
-    kept = {"probes", "certificate", "budget", "judge", "merge", "ignore"}
-    settings = gate.spec.model_dump(mode="json", include=kept)
-    settings["dtype"] = "float32"
-    settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
-    settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}
-    return settings

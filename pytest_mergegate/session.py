@@ -5,26 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_mergegate.errors import GateError, GateFileError
-from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.items import GateItem, GateNotPassed
+from pytest_mergegate.marked import gate_of
 from pytest_mergegate.pipeline import Assessment, Options, error_report, run_gate
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.json import write_json
 from pytest_mergegate.report.progress import progress_bar
 from pytest_mergegate.report.terminal import failure_text, summary
 from pytest_mergegate.report.types import Report
-from pytest_mergegate.spec import BUDGET_STAGE
 from pytest_mergegate.workers import clean_up, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.settings import Settings
 
 PROPERTY = "mergegate"
@@ -66,29 +65,14 @@ class GateSession:
         """Keep a report of a gate file that could not be collected."""
         self._unreadable[nodeid] = error_report(nodeid, error, self.options)
 
-    def default_pool(self) -> Path:
-        """The gate file of tests that name none; fails the test where there is none, or several."""
-        files = self.settings.files
-        if len(files) == 1:
-            return files[0]
-        if files:
-            pytest.fail(
-                f"mergegate_files lists {len(files)} gate files; say which one with "
-                "@mergeable(<path>) or the merge_pool fixture",
-                pytrace=False,
-            )
-        default = self.config.rootpath / "mergegate.yaml"
-        if not default.is_file():
-            pytest.fail(
-                "no pool to gate: give @mergeable a gate file, override the merge_pool fixture, "
-                f"set ini mergegate_files, or write {default.name} in the rootdir",
-                pytrace=False,
-            )
-        return default
-
     def assess_for(self, request: pytest.FixtureRequest) -> Assessment:
         """The assessment of the pool of ``request``'s test."""
-        gate = self._gate_of(request)
+        try:
+            gate = gate_of(request)
+        except GateFileError as error:
+            self.note_unreadable(request.node.nodeid, error)
+            _attach(request.node, self._unreadable[request.node.nodeid], None)
+            pytest.fail(str(error), pytrace=False)
         assessment = self.assessment(gate)
         request.node.stash[_ASSESSED] = (gate, assessment)
         if assessment.report.status == "error":
@@ -290,29 +274,6 @@ class GateSession:
             return run_gate(gate, self.options)
         with capture.global_and_fixture_disabled(), progress_bar() as tell:
             return run_gate(gate, replace(self.options, progress=tell))
-
-    def _gate_of(self, request: pytest.FixtureRequest) -> Gate:
-        # from the outermost inwards: a class names the pool, a method may set a limit of its own
-        markers = list(request.node.iter_markers("mergeable"))[::-1]
-        arguments = {key: value for marker in markers for key, value in marker.kwargs.items()}
-        budget = {k: v for k, v in arguments.items() if k in BUDGET_STAGE}
-        described = {k: v for k, v in arguments.items() if k not in BUDGET_STAGE}
-        named = [marker.args[0] for marker in markers if marker.args]
-        folder = request.node.path.parent
-        if named:
-            source = named[0]
-        elif described:
-            source = described
-        else:
-            source, folder = request.getfixturevalue("merge_pool"), self.config.rootpath
-        if isinstance(source, (str, Path)) and not (folder / source).exists():
-            folder = self.config.rootpath
-        try:
-            return gate_from(source, root=folder, budget=budget)
-        except GateFileError as error:
-            self.note_unreadable(request.node.nodeid, error)
-            _attach(request.node, self._unreadable[request.node.nodeid], None)
-            pytest.fail(str(error), pytrace=False)
 
 
 def _key(gate: Gate, options: Options) -> str:

@@ -1,0 +1,32 @@
+"""When, with what and under which settings a report came about."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_mergegate.gatefile import Gate
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("pytest-mergegate", "torch", "transformers", "peft", "mergekit", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def gate_settings(gate: Gate) -> dict[str, Any]:
+    """The settings of a gate that its numbers depend on."""
+    kept = {"probes", "certificate", "budget", "judge", "merge", "ignore"}
+    settings = gate.spec.model_dump(mode="json", include=kept)
+    settings["dtype"] = "float32"
+    settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
+    settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}
+    return settings
