@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.tensor_files import TensorHeader, fingerprint, read_headers
+from pytest_mergegate.pool.tensor_files import (
+    TensorHeader,
+    TensorScan,
+    fingerprint,
+    read_headers,
+    scan_tensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -85,6 +91,8 @@ class Expert:
     """The only layers adapted (PEFT's ``layers_to_transform``)."""
     modules: Mapping[str, LoraModule]
     """By parameter of the base."""
+    scan: TensorScan
+    """Which of its tensors are not finite, and which are zero."""
 
     @property
     def weights_file(self) -> Path:
@@ -93,13 +101,14 @@ class Expert:
 
 
 def read_adapter(path: Path, *, name: str, reference: str, where: str) -> Expert:
-    """Read the configuration and the tensor headers of an adapter; no weights yet.
+    """Read the configuration and the tensor headers of an adapter, and scan its weights.
 
     Raises PoolError for a folder that is no adapter, an adapter that is more than a plain LoRA,
-    and tensors that are not pairs of matching factors.
+    tensors that are not pairs of matching factors, and element types that cannot be checked.
     """
     config = _read_config(path, name, where)
     headers = read_headers(path / WEIGHTS, expert=name)
+    modules = {m.parameter: m for m in _pair_factors(headers, config, name)}
     return Expert(
         name=name,
         reference=reference,
@@ -111,7 +120,8 @@ def read_adapter(path: Path, *, name: str, reference: str, where: str) -> Expert
         target_modules=_names(config.get("target_modules"), name, path),
         exclude_modules=_names(config.get("exclude_modules") or (), name, path),
         layers=_layers(config.get("layers_to_transform")),
-        modules={m.parameter: m for m in _pair_factors(headers, config, name)},
+        modules=modules,
+        scan=scan_tensors(path / WEIGHTS, expert=name),
     )
 
 

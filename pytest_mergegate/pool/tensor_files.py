@@ -35,6 +35,16 @@ class TensorHeader:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TensorScan:
+    """What a look at every element of a file found, by tensor name."""
+
+    non_finite: frozenset[str]
+    """Tensors with a NaN or an infinity."""
+    zero: frozenset[str]
+    """Tensors in which every element is zero."""
+
+
 def read_headers(path: Path, *, expert: str | None = None) -> dict[str, TensorHeader]:
     """Name to header of every tensor in a safetensors file. Raises PoolError."""
     try:
@@ -48,8 +58,8 @@ def read_headers(path: Path, *, expert: str | None = None) -> dict[str, TensorHe
         raise _unreadable(path, expert, error) from None
 
 
-def first_non_finite(path: Path, *, expert: str | None = None) -> str | None:
-    """Name of the first tensor with a NaN or an infinity; None where all are finite.
+def scan_tensors(path: Path, *, expert: str) -> TensorScan:
+    """Look at every element of a safetensors file, once.
 
     Raises PoolError for an unreadable file and for element types that cannot be checked.
     """
@@ -57,47 +67,33 @@ def first_non_finite(path: Path, *, expert: str | None = None) -> str | None:
         tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, expert, error) from None
+    non_finite: list[str] = []
+    zero: list[str] = []
     for name, tensor in tensors:
-        dtype, data = tensor["dtype"], tensor["data"]
-        if dtype in _FLOATS:
-            finite = bool(np.isfinite(np.frombuffer(data, dtype=_FLOATS[dtype])).all())
-        elif dtype == "BF16":
-            exponent = np.frombuffer(data, dtype="<u2") & 0x7F80
-            finite = not bool((exponent == 0x7F80).any())
-        elif dtype in _INTEGERS:
-            finite = True
-        else:
-            raise PoolError(
-                f"tensor {name!r} is stored as {dtype}, which cannot be checked or merged",
-                expert=expert,
-                where=path.name,
-                fix="save the adapter in float32, float16 or bfloat16",
-            )
+        finite, anything = _look(tensor["dtype"], tensor["data"], name, path, expert)
         if not finite:
-            return str(name)
-    return None
+            non_finite.append(name)
+        if not anything:
+            zero.append(name)
+    return TensorScan(non_finite=frozenset(non_finite), zero=frozenset(zero))
 
 
-def zero_tensors(path: Path) -> frozenset[str]:
-    """Names of the tensors in which every element is zero. Raises PoolError."""
-    try:
-        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, None, error) from None
-    # without the sign bits: a tensor of -0.0 is as zero as one of 0.0
-    return frozenset(
-        name
-        for name, tensor in tensors
-        if not _without_signs(tensor["dtype"], tensor["data"]).any()
-    )
-
-
-def _without_signs(dtype: str, data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _look(dtype: str, data: bytes, name: str, path: Path, expert: str) -> tuple[bool, bool]:
+    """Whether all elements are finite, and whether any is not zero."""
     if dtype in _FLOATS:
-        return np.frombuffer(data, dtype=_FLOATS[dtype])
-    if dtype == "BF16":
-        return np.frombuffer(data, dtype="<u2") & 0x7FFF
-    return np.frombuffer(data, dtype=np.uint8)
+        floats = np.frombuffer(data, dtype=_FLOATS[dtype])
+        return bool(np.isfinite(floats).all()), bool(floats.any())
+    if dtype == "BF16":  # numpy has no such type: look at the exponent, and past the sign
+        bits = np.frombuffer(data, dtype="<u2")
+        return not bool(((bits & 0x7F80) == 0x7F80).any()), bool((bits & 0x7FFF).any())
+    if dtype in _INTEGERS:
+        return True, any(data)
+    raise PoolError(
+        f"tensor {name!r} is stored as {dtype}, which cannot be checked or merged",
+        expert=expert,
+        where=path.name,
+        fix="save the adapter in float32, float16 or bfloat16",
+    )
 
 
 def checkpoint_files(directory: Path) -> list[Path]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
-from pytest_mergegate.pool.tensor_files import first_non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,12 +15,8 @@ if TYPE_CHECKING:
 def non_finite(pool: Pool) -> Iterable[Finding]:
     """Every stored number must be finite."""
     for expert in pool.experts:
-        try:
-            name = first_non_finite(expert.weights_file, expert=expert.name)
-        except PoolError as error:
-            yield Finding.of(error)
-            continue
-        if name is not None:
+        if expert.scan.non_finite:
+            name = min(expert.scan.non_finite)
             yield Finding(
                 code="MG105",
                 severity="error",

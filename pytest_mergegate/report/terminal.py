@@ -49,7 +49,8 @@ def summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
     console = _console(color)
     for report in reports:
         line = Text(f"{report.status.upper()} ", style=_COLORS[report.status])
-        console.print(line.append(_headline(report), style="default"), soft_wrap=True)
+        told = _headline(report) + (_warnings(report) if verbosity <= 0 else "")
+        console.print(line.append(told, style="default"), soft_wrap=True)
         if report.experts and verbosity >= 0 and (verbosity > 0 or report.status != "pass"):
             console.print(table(report))
         if verbosity > 0 or report.status == "error":
@@ -104,6 +105,12 @@ def _headline(report: Report) -> str:
     closest = max(report.verdicts, key=_use, default=None)
     nearest = f"; closest: {closest.message}" if closest else ""
     return f"{report.gate}: {len(report.experts)} experts within budget{under}{nearest} ({seconds})"
+
+
+def _warnings(report: Report) -> str:
+    """That there is more to read: one line is all that a passing gate says."""
+    count = sum(finding.severity == "warning" for finding in report.findings)
+    return f"; {count} warning{'s' * (count != 1)}, shown with -v" if count else ""
 
 
 def _use(verdict: VerdictRecord) -> float:

@@ -23,6 +23,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from pytest_mergegate import assess
 from pytest_mergegate.metrics import disagreement_bound
+from pytest_mergegate.report.terminal import summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -684,6 +685,8 @@ def test_few_inputs_are_told(pool_copy: Path) -> None:
     report = assess(pool_copy)
     assert report.status == "pass"
     assert {f.expert for f in report.findings if f.code == "MG303"} == {"a", "b", "c"}
+    assert "3 warnings, shown with -v" in summary([report], verbosity=0, color=False)
+    assert "MG303 a: " in summary([report], verbosity=1, color=False)
 
 
 def test_metric_module_missing(pool_copy: Path) -> None:
