@@ -49,11 +49,12 @@ def summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
     console = _console(color)
     for report in reports:
         line = Text(f"{report.status.upper()} ", style=_COLORS[report.status])
-        told = _headline(report) + (_warnings(report) if verbosity <= 0 else "")
+        explained = verbosity > 0 or report.status == "error"
+        told = _headline(report) + ("" if explained else _warnings(report))
         console.print(line.append(told, style="default"), soft_wrap=True)
         if report.experts and verbosity >= 0 and (verbosity > 0 or report.status != "pass"):
             console.print(table(report))
-        if verbosity > 0 or report.status == "error":
+        if explained:
             for finding in report.findings:
                 if finding.code != "MG401":  # the failure text has said it
                     console.print(f"  {_finding(finding)}", soft_wrap=True, highlight=False)

@@ -685,7 +685,9 @@ def test_few_inputs_are_told(pool_copy: Path) -> None:
     report = assess(pool_copy)
     assert report.status == "pass"
     assert {f.expert for f in report.findings if f.code == "MG303"} == {"a", "b", "c"}
-    assert "3 warnings, shown with -v" in summary([report], verbosity=0, color=False)
+    # random experts may also have answers that were cut, each a warning of its own
+    count = 3 + sum(f.code == "MG302" for f in report.findings)
+    assert f"; {count} warnings, shown with -v" in summary([report], verbosity=0, color=False)
     assert "MG303 a: " in summary([report], verbosity=1, color=False)
 
 
