@@ -23,6 +23,8 @@ class Finding:
     fix: str
     expert: str | None = None
     """The expert concerned; None for the base or the whole pool."""
+    final: bool = False
+    """Whether nothing right could be computed, so that no ``ignore:`` may soften it."""
 
     def __str__(self) -> str:
         about = f"{self.expert}: " if self.expert else ""
@@ -38,6 +40,7 @@ class Finding:
             message=located,
             fix=error.fix or "",
             expert=error.expert,
+            final=True,
         )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pytest_mergegate.judge import Judgement, Results, judge, plan_depth
 from pytest_mergegate.report import build
 from pytest_mergegate.report.provenance import gate_settings, now, versions
 from pytest_mergegate.report.types import Report
-from pytest_mergegate.spec import STAGES, Stage
+from pytest_mergegate.spec import STAGES, Positions, Stage
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.task_vectors import TaskVectors
     from pytest_mergegate.merging.methods import Method
 
 Progress = Callable[[str, float], None]
@@ -137,6 +139,7 @@ class _Run:
         self.diagnoses: tuple[Diagnosis, ...] = ()
         self.seconds: dict[str, float] = {}
         self.device = options.device
+        self.positions: Positions | None = None
 
     def to_verdicts(self) -> None:
         """Run the stages that the budgets need, and judge."""
@@ -172,7 +175,7 @@ class _Run:
             versions=versions(),
             device=self.device,
             seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
-            settings={**self.options.settings, **gate_settings(self.gate)},
+            settings={**self.options.settings, **gate_settings(self.gate, self.positions)},
             findings=tuple(build.finding(finding) for finding in self.findings),
             **build.sections(self.results, self.judgement, self.diagnoses, self.gate.spec),
         )
@@ -188,9 +191,18 @@ class _Run:
             self._conflict()
         if reach >= STAGES.index("hidden"):
             engine = self._engine()
+            if reach >= STAGES.index("merge"):
+                engine.require_head()  # before anything is computed in vain
             self._hidden(engine)
             if reach >= STAGES.index("merge"):
                 self._merges(engine, evaluate=depth == "eval")
+
+    @cached_property
+    def _vectors(self) -> TaskVectors:
+        from pytest_mergegate.engine.task_vectors import TaskVectors
+
+        assert self.results is not None
+        return TaskVectors(self.results.pool)
 
     def _engine(self) -> Engine:
         with self._timed("load"):
@@ -198,8 +210,9 @@ class _Run:
             from pytest_mergegate.engine.engine import Engine
 
             assert self.results is not None
-            engine = Engine(self.results.pool, self.gate.spec, self.options.device)
+            engine = Engine(self.results.pool, self.gate.spec, self.options.device, self._vectors)
             self.device = str(engine.model.device)
+            self.positions = engine.positions
             return engine
 
     def _conflict(self) -> None:
@@ -207,7 +220,9 @@ class _Run:
 
         assert self.results is not None
         with self._timed("conflict"):
-            conflict = run_conflict(self.results.pool, lambda f: self._tell("conflict", f))
+            conflict = run_conflict(
+                self.results.pool, self._vectors, lambda f: self._tell("conflict", f)
+            )
         self.results = _with(self.results, conflict=conflict)
 
     def _hidden(self, engine: Engine) -> None:

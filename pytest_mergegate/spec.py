@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
+Positions = Literal["answer", "last", "mean", "head"]
 STAGES: tuple[Stage, ...] = ("preflight", "conflict", "hidden", "merge", "eval")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -92,7 +93,8 @@ class ProbesSpec(Section):
 
     per_task: Annotated[int, Field(ge=1)] = 5
     seed: Annotated[int, Field(ge=0)] = 0
-    positions: Literal["answer", "last", "mean", "head"] = "answer"
+    positions: Positions | None = None
+    """None for the family's own: ``answer``, a classifier's ``head``, or ``mean``."""
     normalize: Literal["unit", "none", "base"] = "unit"
     max_answer_tokens: Annotated[int, Field(ge=1)] = 64
     """Greedy answers, wherever the gate decodes one, stop here."""
@@ -187,7 +189,8 @@ class MergeSpec(Section):
 class GateSpec(Section):
     """A whole gate: the pool, what to compute on it, and the limits."""
 
-    base: Annotated[str, Field(min_length=1)]
+    base: Annotated[str, Field(min_length=1)] | None = None
+    """Directory or ``org/name@revision``; None for the one that every adapter names."""
     experts: dict[ExpertName, ExpertSpec]
     examples: Annotated[str, Field(min_length=1)] | None = None
     """Where each expert's examples lie when it names none: a path with ``{name}`` in it."""
@@ -198,6 +201,8 @@ class GateSpec(Section):
     merge: MergeSpec = MergeSpec()
     ignore: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Preflight codes that become warnings, each with the reason why."""
+    trust_remote_code: bool = False
+    """Run the base's own modelling code; never an adapter's."""
 
     @field_validator(
         "experts", mode="before", json_schema_input_type=str | dict[str, str | ExpertSpec]
@@ -223,6 +228,11 @@ class GateSpec(Section):
         if len(self.experts) < 2:
             raise _inconsistent(
                 f"a merge takes at least two experts, the gate has {len(self.experts)}", "experts"
+            )
+        if self.trust_remote_code and self.base is None:
+            raise _inconsistent(
+                "trust_remote_code needs base: an adapter must not choose the code that is run",
+                "trust_remote_code",
             )
         weights = self.merge.weights
         if isinstance(weights, dict) and set(weights) != set(self.experts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,10 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it, and share the memo
+    _cache = tempfile.TemporaryDirectory(prefix="mergegate-cache-")
+    os.environ["MERGEGATE_CACHE"] = _cache.name
 
 pytest_plugins = ["pytester"]
 

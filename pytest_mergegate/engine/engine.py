@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
-from pytest_mergegate.engine.model import LanguageModel, loaded_as, pick_device
+from pytest_mergegate.engine.devices import pick_device
+from pytest_mergegate.engine.families import load_model
+from pytest_mergegate.engine.headed import Head, HeadedModel
+from pytest_mergegate.engine.model import loaded_as
 from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.engine.tasks import Task, build_tasks
+from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.changes import Factors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.readings import Row
+    from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.spec import GateSpec, Positions
 
 
 class Engine:
@@ -28,11 +36,19 @@ class Engine:
     not load.
     """
 
-    def __init__(self, pool: Pool, spec: GateSpec, device: str) -> None:
+    def __init__(
+        self, pool: Pool, spec: GateSpec, device: str, vectors: TaskVectors | None = None
+    ) -> None:
         self.pool = pool
-        self.vectors = TaskVectors(pool.experts)
-        self.model = LanguageModel(pool.base, pick_device(device))
+        self.vectors = vectors or TaskVectors(pool)
+        self.model = load_model(
+            pool.base, pick_device(device), trust_remote_code=spec.trust_remote_code
+        )
+        self.vectors.rename(self.model.parameters)
         self.model.check_parameters(self.vectors.parameters())
+        for expert in pool.experts:
+            _check_orientation(expert, self.model.module)
+        self.positions = self.model.resolve_positions(spec.probes.positions)
         self._spec = spec
         self._max_tokens = spec.probes.max_answer_tokens
         self._answers: dict[tuple[str, str, int], list[int]] = {}
@@ -51,33 +67,58 @@ class Engine:
 
     def expert_weights(self, name: str) -> dict[str, Tensor]:
         """The parameters that expert ``name`` changes, with its task vector added."""
-        weights = {}
-        for parameter in self.vectors.parameters(name):
+        return self.mixed_weights({name: 1.0})
+
+    def mixed_weights(self, scales: Mapping[str, float]) -> dict[str, Tensor]:
+        """θ_0 + Σ λ_j τ_j: the parameters that any expert in ``scales`` (its λ_j) changes."""
+        return {p: self._mixed(p, scales) for p in self.vectors.parameters(*scales)}
+
+    def mixed_head(self, scales: Mapping[str, float]) -> Head | None:
+        """The head of θ_0 + Σ λ_j τ_j; None where the loaded one is the same."""
+        names = self.require_head().head_parameters
+        touched = set(self.vectors.parameters(*scales)).intersection(names.values())
+        if not touched and not any(map(self.model.is_swapped, names.values())):
+            return None
+        parts = {part: self._mixed(name, scales) for part, name in names.items()}
+        return Head(weight=parts["weight"], bias=parts.get("bias"))
+
+    def _mixed(self, parameter: str, scales: Mapping[str, float]) -> Tensor:
+        total = self.model.base_weight(parameter)
+        for name, scale in scales.items():
             delta = self.vectors.delta(name, parameter)
             if delta is not None:
-                weights[parameter] = self.model.base_weight(parameter) + delta
-        return weights
+                total = total + scale * delta
+        return total
 
-    def head_weight(self, name: str) -> Tensor | None:
-        """Expert ``name``'s vocabulary projection; None where the loaded one is the same."""
-        parameter = self.model.head_parameter
-        delta = self.vectors.delta(name, parameter)
-        if delta is not None:
-            return self.model.base_weight(parameter) + delta
-        return self.model.base_weight(parameter) if self.model.is_swapped(parameter) else None
+    def require_head(self) -> HeadedModel:
+        """The model, which must have a head to answer through. Raises PoolError."""
+        if not isinstance(self.model, HeadedModel):
+            raise PoolError(
+                f"the base is a {self.model.kind} and gives no answers, which max_disagreement and "
+                "max_loss compare",
+                code="MG203",
+                fix="gate it on max_mds or the conflict ratios, or give a base with a head",
+            )
+        return self.model
+
+    def row(self, task: Task, index: int, positions: Positions) -> Row:
+        """What to run to read input ``index`` at ``positions``, its own answer forced if need be.
+
+        That answer must have been decoded before.
+        """
+        if positions not in self.model.forced_positions:
+            return task.prompts[index], ()
+        answer = self._answers[loaded_as(task.name), task.name, index]
+        return task.prompts[index], tuple(answer[:-1])
 
     def answers(self, task: Task, indices: Sequence[int]) -> list[list[int]]:
         """Greedy answers, in tokens, of the loaded model; each decoded once."""
         keys = [(self.model.loaded, task.name, index) for index in indices]
         missing = [key for key in dict.fromkeys(keys) if key not in self._answers]
         prompts = [task.prompts[index] for _, _, index in missing]
-        found = self.model.decode(prompts, self._max_tokens) if prompts else []
+        found = self.require_head().decode(prompts, self._max_tokens) if prompts else []
         self._answers.update(zip(missing, found, strict=True))
         return [self._answers[key] for key in keys]
-
-    def answers_of(self, name: str, indices: Sequence[int]) -> list[list[int]]:
-        """Expert ``name``'s answers to its own inputs, which must have been decoded before."""
-        return [self._answers[loaded_as(name), name, index] for index in indices]
 
     def note_answer(self, task: Task, index: int, answer: list[int]) -> None:
         """Record that the loaded model gives ``answer``, known without decoding it again."""
@@ -88,13 +129,16 @@ class Engine:
         assert task.choices is not None
         keys = [(self.model.loaded, task.name, index) for index in indices]
         missing = [key for key in dict.fromkeys(keys) if key not in self._choice_scores]
-        rows = [(key, c) for key in missing for c in task.choices[key[2]]]
-        prompts = [task.prompts[key[2]] for key, _ in rows]
-        spans = [(len(p) - 1, len(p) - 1 + len(c)) for p, (_, c) in zip(prompts, rows, strict=True)]
-        sequences = [(*p, *c[:-1]) for p, (_, c) in zip(prompts, rows, strict=True)]
+        pairs = [(key, choice) for key in missing for choice in task.choices[key[2]]]
+        rows = [(task.prompts[key[2]], choice[:-1]) for key, choice in pairs]
+        # choices that differ in their last token alone share a row
+        distinct = list(dict.fromkeys(rows))
+        model = self.require_head()
+        states = model.states(distinct, model.answer_positions)
+        by_row = dict(zip(distinct, states, strict=True))
         found: dict[tuple[str, str, int], list[float]] = {key: [] for key in missing}
-        for (key, choice), state in zip(rows, self.model.states(sequences, spans), strict=True):
-            logs = torch.log_softmax(self.model.logits(state).to(torch.float64), dim=-1)
+        for (key, choice), row in zip(pairs, rows, strict=True):
+            logs = torch.log_softmax(model.logits(by_row[row]).to(torch.float64), dim=-1)
             found[key].append(float(logs[torch.arange(len(choice)), torch.tensor(choice)].sum()))
         for key, scores in found.items():
             self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64)
@@ -102,8 +146,8 @@ class Engine:
 
     def outputs(self, task: Task, indices: Sequence[int]) -> list[str]:
         """What the loaded model answers, as the task's metric reads it."""
-        if task.reading == "greedy":
-            return [self.model.text(answer) for answer in self.answers(task, indices)]
+        if task.reading != "choices":
+            return [self.require_head().text(answer) for answer in self.answers(task, indices)]
         scores = self.choice_scores(task, indices)
         return [
             (task.examples[index].choices or ())[int(s.argmax())]
@@ -111,9 +155,16 @@ class Engine:
         ]
 
 
-def teacher_forced(
-    task: Task, index: int, answer: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """The tokens to run, and the span of positions that predict ``answer``'s tokens."""
-    prompt = task.prompts[index]
-    return (*prompt, *answer[:-1]), (len(prompt) - 1, len(prompt) - 1 + len(answer))
+def _check_orientation(expert: Expert, module: Any) -> None:
+    """Raise PoolError where a square weight was taken to be stored the other way round."""
+    for parameter, change in expert.changes.items():
+        if not isinstance(change, Factors) or change.shape_b[0] != change.shape_a[1]:
+            continue
+        layer = module.get_submodule(parameter.rpartition(".")[0])
+        if isinstance(layer, (Conv1D, torch.nn.Embedding)) != change.transposed:
+            raise PoolError(
+                f"how the base stores {parameter!r} could not be told from its files",
+                code="MG002",
+                expert=expert.name,
+                fix="merge the adapter into the base and list the checkpoint",
+            )

@@ -1,33 +1,51 @@
-"""Task vectors τ = θ_i − θ₀, one parameter at a time, and what they have in conflict."""
+"""Task vectors τ = θ_i − θ₀, one parameter at a time."""
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.metrics import ConflictSums
+from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-    from pytest_mergegate.pool.adapters import Expert
-
-_TILE = 1 << 18
-"""Elements per tile: a pair of float64 tiles stays in the cache of one core."""
+    from pytest_mergegate.engine.computed import ComputedDeltas
+    from pytest_mergegate.pool.changes import Change
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.pool.stored import StoredTensors
 
 
 class TaskVectors:
-    """The experts' task vectors, read lazily from their safetensors files."""
+    """The experts' task vectors, read lazily from their safetensors files and the base's."""
 
-    def __init__(self, experts: Sequence[Expert]) -> None:
-        self._experts = {expert.name: expert for expert in experts}
-        self._files = {e.name: safe_open(e.weights_file, framework="pt") for e in experts}
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._base = pool.base.tensors
+        self._experts: dict[str, Expert] = {expert.name: expert for expert in pool.experts}
+
+    @cached_property
+    def _computed(self) -> ComputedDeltas:
+        from pytest_mergegate.engine.computed import ComputedDeltas
+
+        return ComputedDeltas(self._pool)
+
+    def rename(self, parameters: Iterable[str]) -> None:
+        """Have the parameters of full checkpoints go by the loaded model's names, ``parameters``.
+
+        transformers renames and fuses the tensors of some architectures when it loads them.
+        """
+        names = list(parameters)
+        for name, expert in self._experts.items():
+            if not expert.is_adapter and not set(expert.changes) <= set(names):
+                changes = {p: Computed(parameter=p, keys=()) for p in names}
+                self._experts[name] = replace(expert, changes=changes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,81 +55,79 @@ class TaskVectors:
     def parameters(self, *names: str) -> list[str]:
         """Sorted parameters that any of the experts ``names`` (default: all) changes."""
         chosen = names or self.names
-        return sorted({p for name in chosen for p in self._experts[name].modules})
+        return sorted({p for name in chosen for p in self._experts[name].changes})
 
     def factors(self, name: str, parameter: str) -> tuple[Tensor, Tensor] | None:
-        """(s·B [outputs, rank], A [rank, inputs]) in float32; None where it is not adapted."""
-        module = self._experts[name].modules.get(parameter)
-        if module is None:
+        """(L [rows, rank], R [rank, columns]) in float32 with τ = L @ R; None where the expert
+        leaves ``parameter`` alone, or where its τ has no factors."""
+        expert = self._experts[name]
+        change = expert.changes.get(parameter)
+        if not isinstance(change, Factors) or change.magnitude_key or change.base_key:
             return None
-        file: Any = self._files[name]
-        b = file.get_tensor(module.key_b).to(torch.float32)
-        return b * module.scale, file.get_tensor(module.key_a).to(torch.float32)
+        return _factors(change, expert.tensors)
 
     def delta(self, name: str, parameter: str) -> Tensor | None:
-        """Dense float32 task vector of one parameter; None where it is not adapted."""
-        factors = self.factors(name, parameter)
-        return None if factors is None else factors[0] @ factors[1]
+        """Dense float32 τ of one parameter, in its shape; None where it is left alone."""
+        expert = self._experts[name]
+        change = expert.changes.get(parameter)
+        if change is None:
+            return None
+        if isinstance(change, Computed):
+            return self._computed.delta(expert, parameter)
+        return self._delta(change, expert.tensors)
 
+    def _delta(self, change: Change, tensors: StoredTensors) -> Tensor:
+        match change:
+            case Factors():
+                return self._product(change, tensors)
+            case Offset(key=key, scale=scale):
+                return _read(tensors, key) * scale
+            case Replacement(key=key, parameter=parameter):
+                return _read(tensors, key) - _read(self._base, parameter)
+            case Rows(key=key, parameter=parameter, rows=rows):
+                own = _read(self._base, parameter)
+                delta = torch.zeros_like(own)
+                index = torch.tensor(rows)
+                delta[index] = _read(tensors, key) - own[index]
+                return delta
+            case _:
+                raise AssertionError(change)
 
-def pair_conflicts(vectors: TaskVectors, parameter: str) -> dict[tuple[str, str], ConflictSums]:
-    """Sums behind the conflict ratios (THEORY 2) of one parameter, for every pair that changes it.
-
-    Accumulated in float64, tile by tile.
-    """
-    deltas = {name: vectors.delta(name, parameter) for name in vectors.names}
-    flat = {name: d.flatten() for name, d in deltas.items() if d is not None}
-    for name, d in flat.items():
-        if not bool(torch.isfinite(d).all()):
-            raise PoolError(
-                f"the product of the factors of {parameter!r} overflows float32",
-                code="MG105",
-                expert=name,
-                fix="the training diverged; use an earlier checkpoint",
-            )
-    if not flat:
-        return {}
-    size = next(iter(flat.values())).numel()
-    zero = torch.zeros(1, dtype=torch.float64)
-    sums: dict[tuple[str, str], ConflictSums] = {}
-    for start, stop in _tiles(size):
-        tile = {name: d[start:stop].to(torch.float64) for name, d in flat.items()}
-        for pair in combinations(vectors.names, 2):
-            if pair[0] in tile or pair[1] in tile:
-                a, b = (tile.get(name, zero.expand(stop - start)) for name in pair)
-                part = _sums(a, b)
-                sums[pair] = sums[pair] + part if pair in sums else part
-    return sums
+    def _product(self, change: Factors, tensors: StoredTensors) -> Tensor:
+        """s·B·A, or what DoRA makes of it: every output's weights brought to a trained length."""
+        left, right = _factors(change, tensors)
+        product = left @ right
+        if change.magnitude_key is None and change.base_key is None:
+            return product
+        own = _read(self._base, change.parameter)
+        carried = own if change.base_key is None else _read(tensors, change.base_key)
+        moved = carried + product
+        if change.magnitude_key is not None:
+            inputs = 0 if change.transposed else 1
+            length = torch.linalg.norm(moved.double(), dim=inputs, keepdim=True)
+            magnitude = _read(tensors, change.magnitude_key).double().reshape(length.shape)
+            moved = (moved * (magnitude / length)).float()
+        return moved - own
 
 
 def squared_norms(vectors: TaskVectors) -> Mapping[str, float]:
-    """‖τ_i‖² of every expert, from the factors: Σ (BᵀB) ∘ (AAᵀ), in float64."""
+    """‖τ_i‖² of every expert, in float64: Σ (LᵀL) ∘ (RRᵀ) where there are factors."""
     totals = dict.fromkeys(vectors.names, 0.0)
     for name in vectors.names:
         for parameter in vectors.parameters(name):
             factors = vectors.factors(name, parameter)
             if factors is not None:
-                b, a = (factor.to(torch.float64) for factor in factors)
-                totals[name] += float(((b.T @ b) * (a @ a.T)).sum())
+                left, right = (factor.double() for factor in factors)
+                totals[name] += float(((left.T @ left) * (right @ right.T)).sum())
+            elif (delta := vectors.delta(name, parameter)) is not None:
+                totals[name] += float(delta.double().square().sum())
     return totals
 
 
-def _tiles(size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size, _TILE):
-        yield start, min(start + _TILE, size)
+def _factors(change: Factors, tensors: StoredTensors) -> tuple[Tensor, Tensor]:
+    a, b = _read(tensors, change.key_a), _read(tensors, change.key_b) * change.scale
+    return (a.T, b.T) if change.transposed else (b, a)
 
 
-def _sums(a: Tensor, b: Tensor) -> ConflictSums:
-    difference = (a - b).abs()
-    changed = torch.sign(a) != torch.sign(b)
-    return ConflictSums(
-        absolute_difference=float(difference.sum()),
-        absolute_a=float(a.abs().sum()),
-        absolute_b=float(b.abs().sum()),
-        sign_changes=int(changed.sum()),
-        conflicting=float(difference[changed].sum()),
-        positions=a.numel(),
-        dot=float(a @ b),
-        squared_a=float(a @ a),
-        squared_b=float(b @ b),
-    )
+def _read(tensors: StoredTensors, name: str) -> Tensor:
+    return torch.from_numpy(tensors.floats(name))

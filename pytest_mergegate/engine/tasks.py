@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.engine.headed import HeadedModel
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
-    from pytest_mergegate.engine.model import LanguageModel
+    from collections.abc import Sequence
+
+    from pytest_mergegate.engine.model import Model
+    from pytest_mergegate.engine.readings import Reading, Tokens
     from pytest_mergegate.pool.examples import Example
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec
-
-Tokens = tuple[int, ...]
-Reading = Literal["greedy", "choices"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +28,18 @@ class Task:
     name: str
     """The expert's name."""
     reading: Reading
-    """How an answer is read: decoded greedily, or the likeliest of the input's choices."""
+    """How an answer is read."""
     examples: tuple[Example, ...]
     prompts: tuple[Tokens, ...]
     choices: tuple[tuple[Tokens, ...], ...] | None
-    """Tokens of every choice of every example, under the ``choices`` reading."""
+    """Every choice of every example as an answer, under the ``choices`` reading."""
     probes: tuple[int, ...]
     """Indices of the inputs on which hidden states are compared."""
     certificate: tuple[int, ...]
     """Indices of the inputs on which the merged model is compared with the expert."""
 
 
-def build_tasks(pool: Pool, spec: GateSpec, model: LanguageModel) -> dict[str, Task]:
+def build_tasks(pool: Pool, spec: GateSpec, model: Model) -> dict[str, Task]:
     """Tokenise every expert's examples and draw its probes. Raises PoolError."""
     return {name: _build(name, pool, spec, model) for name in pool.names}
 
@@ -52,7 +53,7 @@ def sample(count: int, seed: int, name: str) -> list[int]:
     return [int(index) for index in generator.permutation(count)]
 
 
-def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
+def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
     examples = pool.examples.get(name)
     if examples is None:
         raise PoolError(
@@ -61,10 +62,10 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
             expert=name,
             fix=f"give experts.{name}.examples a JSONL file of inputs",
         )
-    by_choices = spec.experts[name].metric == "accuracy"
+    _check_labels(examples, name, model)
     prompts = tuple(_prompt(example, k, name, model) for k, example in enumerate(examples))
     choices = None
-    if by_choices:
+    if spec.experts[name].metric == "accuracy" and isinstance(model, HeadedModel):
         choices = tuple(
             _choices(example, k, prompts[k], name, model) for k, example in enumerate(examples)
         )
@@ -75,7 +76,7 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
     drawn = [sorted(distinct)[k] for k in sample(len(distinct), spec.probes.seed, name)]
     return Task(
         name=name,
-        reading="choices" if by_choices else "greedy",
+        reading=model.reading if choices is None else "choices",
         examples=examples,
         prompts=prompts,
         choices=choices,
@@ -84,7 +85,24 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: LanguageModel) -> Task:
     )
 
 
-def _prompt(example: Example, index: int, name: str, model: LanguageModel) -> Tokens:
+def _check_labels(examples: Sequence[Example], name: str, model: Model) -> None:
+    """Raise PoolError for a target or a choice that a classifier can never answer."""
+    if model.labels is None:
+        return
+    for index, example in enumerate(examples):
+        named = [*(example.choices or ()), *([] if example.target is None else [example.target])]
+        unknown = [label for label in named if label not in model.labels]
+        if unknown:
+            raise PoolError(
+                f"example {index + 1} names {unknown[0]!r}, which is no label of the base "
+                f"({', '.join(map(repr, model.labels))})",
+                code="MG203",
+                expert=name,
+                fix="write targets and choices as id2label in the base's config.json does",
+            )
+
+
+def _prompt(example: Example, index: int, name: str, model: Model) -> Tokens:
     if isinstance(example.input, str):
         ids = model.tokenizer(example.input)["input_ids"]
     elif model.tokenizer.chat_template is None:
@@ -104,12 +122,12 @@ def _prompt(example: Example, index: int, name: str, model: LanguageModel) -> To
         raise PoolError(
             f"example {index + 1} has no tokens", code="MG203", expert=name, fix="remove it"
         )
-    if len(ids) >= model.positions:
+    if not model.fits(len(ids), 1):
         raise _too_long(index, len(ids), name, model)
     return tuple(ids)
 
 
-def _too_long(index: int, tokens: int, name: str, model: LanguageModel) -> PoolError:
+def _too_long(index: int, tokens: int, name: str, model: Model) -> PoolError:
     return PoolError(
         f"example {index + 1} has {tokens} tokens, the base reads {model.positions}",
         code="MG203",
@@ -119,7 +137,7 @@ def _too_long(index: int, tokens: int, name: str, model: LanguageModel) -> PoolE
 
 
 def _choices(
-    example: Example, index: int, prompt: Tokens, name: str, model: LanguageModel
+    example: Example, index: int, prompt: Tokens, name: str, model: HeadedModel
 ) -> tuple[Tokens, ...]:
     if example.choices is None:
         raise PoolError(
@@ -128,10 +146,7 @@ def _choices(
             expert=name,
             fix='give every example "choices": [...], or use metric: exact_match',
         )
-    tokens = tuple(
-        tuple(model.tokenizer(choice, add_special_tokens=False)["input_ids"])
-        for choice in example.choices
-    )
+    tokens = tuple(map(model.choice_tokens, example.choices))
     if not all(tokens) or len(set(tokens)) != len(tokens):
         raise PoolError(
             f"example {index + 1} has choices that the tokenizer cannot tell apart",
@@ -139,7 +154,7 @@ def _choices(
             expert=name,
             fix="use choices that differ in tokens the base knows",
         )
-    longest = len(prompt) + max(map(len, tokens))
-    if longest > model.positions:
-        raise _too_long(index, longest, name, model)
+    longest = max(map(len, tokens))
+    if not model.fits(len(prompt), longest):
+        raise _too_long(index, len(prompt) + longest, name, model)
     return tokens

@@ -4,8 +4,6 @@ For any metric in [0, 1] per example, two models' mean scores differ by at most 
 that their outputs differ.
 """
 
-from scipy.stats import beta
-
 from . import _checks
 from .undefined import Undefined
 
@@ -77,4 +75,6 @@ def _counts(disagreements: int, n: int) -> tuple[int, int]:
 def _upper(successes: int, n: int, tail: float) -> float:
     if successes == n:
         return 1.0
+    from scipy.stats import beta  # not before it is needed: the first stage does without scipy
+
     return float(beta.isf(tail, successes + 1, n - successes))

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import pdist, squareform
 
 from . import _checks
 from ._checks import FloatArray
@@ -107,6 +106,9 @@ def _norms(states: FloatArray) -> FloatArray:
 def _between_experts(probe: FloatArray, metric: Literal["euclidean", "sqeuclidean"]) -> FloatArray:
     if len(probe) == 1:
         return np.zeros((1, 1))
+    # not before it is needed: the first stage does without
+    from scipy.spatial.distance import pdist, squareform
+
     positions = [pdist(probe[:, position], metric) for position in range(probe.shape[1])]
     distances: FloatArray = squareform(np.mean(positions, axis=0), checks=False)
     return distances

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import helmert
 
 from ._checks import FloatArray
 
@@ -104,6 +103,8 @@ def _ascent(distances: FloatArray, weights: FloatArray) -> tuple[FloatArray, boo
     """
     if len(weights) == 1:
         return np.zeros(1), True
+    from scipy.linalg import helmert  # not before it is needed: the first stage does without
+
     # A basis of the directions that keep the sum: projecting the constant direction out
     # instead would leave it among the flat ones, as round-off.
     basis = helmert(len(weights))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
 from . import _checks
 from .losses import TOTAL_LOSS
@@ -55,6 +54,8 @@ def paper_loss_model(mds: float, *, confidence: float = 0.90) -> PredictedLoss:
     mds = _checks.finite("mds", mds)
     if mds < 1:
         raise ValueError(f"mds must be at least 1, got {mds}")
+    from scipy.stats import t as student  # not before it is needed: the first stage does without
+
     loss = INTERCEPT + SLOPE * mds
     leverage = 1 / ROWS + (mds - MEAN_MDS) ** 2 / SUM_OF_SQUARES_MDS
     quantile = float(student.ppf((1 + confidence) / 2, ROWS - 2))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.regular_files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +56,11 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     """
     code = "MG201"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
+        with open_regular(path, expert=expert) as file:
+            text = file.read().decode("utf-8-sig")
+    except PoolError as error:
         raise PoolError(
-            f"the examples {path.name} cannot be read ({error.strerror})",
+            f"the examples: {error.what}",
             code=code,
             expert=expert,
             where=where,

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.adapters import Expert, read_adapter
+from pytest_mergegate.pool.adapters import CONFIG
+from pytest_mergegate.pool.base import Base, read_base
+from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.examples import Example, read_examples
-from pytest_mergegate.pool.references import resolve
-from pytest_mergegate.pool.tensor_files import (
-    TensorHeader,
-    checkpoint_files,
-    fingerprint,
-    read_headers,
-)
+from pytest_mergegate.pool.experts import Expert, read_expert
+from pytest_mergegate.pool.fingerprints import fingerprint
+from pytest_mergegate.pool.json_files import read_json_object
+from pytest_mergegate.pool.references import Located, locate
+from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_mergegate.gatefile import Gate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """The checkpoint that every expert was fine-tuned from."""
-
-    reference: str
-    path: Path
-    fingerprint: str
-    """Over weights, configuration and tokenizer."""
-    architecture: str
-    original_name: str | None
-    """The name the checkpoint was saved under, where its configuration keeps it."""
-    tensors: Mapping[str, TensorHeader]
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters stored."""
-        return sum(header.size for header in self.tensors.values())
+    from pytest_mergegate.spec import GateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +35,10 @@ class Pool:
     examples: Mapping[str, tuple[Example, ...]]
     """By expert; an expert without examples is absent."""
     examples_fingerprint: Mapping[str, str]
+    statistics: Mapping[str, WeightStatistics]
+    """By expert, what a look at every stored number found."""
+    spec: GateSpec
+    """What the gate asks of the pool."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,38 +55,119 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
 
     Every expert is tried, so that one run reports all that is wrong.
     """
-    errors: list[PoolError] = []
-    base: Base | None = None
-    try:
-        base = read_base(gate)
-    except PoolError as error:
-        errors.append(error)
-    experts: list[Expert] = []
-    examples: dict[str, tuple[Example, ...]] = {}
-    fingerprints: dict[str, str] = {}
-    for name, spec in gate.spec.experts.items():
-        try:
-            where = gate.where("experts", name, "path")
-            path = resolve(spec.path, root=gate.root, expert=name, where=where)
-            experts.append(read_adapter(path, name=name, reference=spec.path, where=where))
-        except PoolError as error:
-            errors.append(error)
-        try:
-            if file := gate.spec.examples_of(name):
-                where = gate.where("experts", name, "examples")
-                examples[name] = read_examples(gate.root / file, expert=name, where=where)
-                fingerprints[name] = fingerprint([gate.root / file])
-        except PoolError as error:
-            errors.append(error)
-    if errors or base is None:
-        return None, tuple(errors)
+    reading = _Reading(gate)
+    located = {name: reading.locate_expert(name) for name in gate.spec.experts}
+    base = reading.base({name: where for name, where in located.items() if where is not None})
+    experts = reading.experts(located, base)
+    for name in gate.spec.experts:
+        reading.examples_of(name)
+    if reading.errors or base is None:
+        return None, tuple(reading.errors)
     pool = Pool(
         base=base,
         experts=tuple(experts),
-        examples=examples,
-        examples_fingerprint=fingerprints,
+        examples=reading.examples,
+        examples_fingerprint=reading.fingerprints,
+        statistics=reading.statistics,
+        spec=gate.spec,
     )
     return pool, ()
+
+
+@dataclass
+class _Reading:
+    """A pool while it is read, and all that is wrong with it."""
+
+    gate: Gate
+    errors: list[PoolError] = field(default_factory=list)
+    examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, WeightStatistics] = field(default_factory=dict)
+
+    def locate_expert(self, name: str) -> Located | None:
+        spec, where = self.gate.spec.experts[name], self.gate.where("experts", name, "path")
+        try:
+            return locate(spec.path, root=self.gate.root, expert=name, where=where, contained=True)
+        except PoolError as error:
+            self.errors.append(error)
+            return None
+
+    def base(self, experts: Mapping[str, Located]) -> Base | None:
+        named = self.gate.spec.base
+        try:
+            reference = named or self._agreed_base(experts)
+            where = self.gate.where("base") if named else "adapter_config.json"
+            # a name that comes from an adapter must not lead out of the repository
+            located = locate(
+                reference,
+                root=self.gate.root,
+                expert=None,
+                where=where,
+                own=named is not None,
+                with_code=self.gate.spec.trust_remote_code,
+            )
+            return read_base(located, reference, where)
+        except PoolError as error:
+            self.errors.append(error)
+            return None
+
+    def _agreed_base(self, experts: Mapping[str, Located]) -> str:
+        """The base that every adapter says it was trained on."""
+        found: dict[str, str] = {}
+        for name, located in experts.items():
+            if (located.path / CONFIG).is_file():
+                config = read_json_object(
+                    located.path / CONFIG, expert=name, where=f"{located.path.name}/{CONFIG}"
+                )
+                if isinstance(base := config.get("base_model_name_or_path"), str) and base:
+                    found[name] = base
+        if len(set(found.values())) == 1:
+            return next(iter(found.values()))
+        said = ", ".join(f"{name}: {base}" for name, base in found.items()) or "none names one"
+        raise PoolError(
+            f"the gate names no base, and its adapters do not agree on one ({said})",
+            code="MG101",
+            where=self.gate.name,
+            fix="write base: in the gate file",
+        )
+
+    def experts(self, located: Mapping[str, Located | None], base: Base | None) -> list[Expert]:
+        """Read all of them, several at a time: hashing and numpy let other threads run."""
+        found: list[Expert] = []
+        known = {name: where for name, where in located.items() if where is not None}
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for outcome in threads.map(lambda name: self._expert(name, known[name], base), known):
+                if isinstance(outcome, PoolError):
+                    self.errors.append(outcome)
+                    continue
+                expert, statistics = outcome
+                found.append(expert)
+                if statistics is not None:
+                    self.statistics[expert.name] = statistics
+        return found
+
+    def _expert(
+        self, name: str, located: Located, base: Base | None
+    ) -> tuple[Expert, WeightStatistics | None] | PoolError:
+        spec, where = self.gate.spec.experts[name], self.gate.where("experts", name, "path")
+        try:
+            expert = read_expert(located, base, name=name, reference=spec.path, where=where)
+            return expert, weight_statistics(expert, base) if base else None
+        except PoolError as error:
+            return error
+
+    def examples_of(self, name: str) -> None:
+        file = self.gate.spec.examples_of(name)
+        if file is None:
+            return
+        path, where = self.gate.root / file, self.gate.where("experts", name, "examples")
+        try:
+            if path.exists():
+                check_contained(path, root=self.gate.root, expert=name, where=where)
+            self.examples[name] = read_examples(path, expert=name, where=where)
+            self.fingerprints[name] = fingerprint([path])
+        except PoolError as error:
+            self.errors.append(error)
 
 
 def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
@@ -109,41 +177,11 @@ def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     beside the gate file count, since they may hold its metrics.
     """
     spec = gate.spec
-    named = [spec.base, *(expert.path for expert in spec.experts.values())]
+    named = [expert.path for expert in spec.experts.values()]
+    named += [spec.base] if spec.base else []
     named += [file for name in spec.experts if (file := spec.examples_of(name))]
     paths = [gate.root / Path(name).expanduser() for name in named]
     files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
     files |= set(gate.root.glob("*.py"))
     states = [(file, file.stat()) for file in sorted(files) if file.is_file()]
     return [(str(f), s.st_size, max(s.st_mtime_ns, s.st_ctime_ns), s.st_ino) for f, s in states]
-
-
-def read_base(gate: Gate) -> Base:
-    """Read the base's configuration and tensor headers. Raises PoolError."""
-    where = gate.where("base")
-    path = resolve(gate.spec.base, root=gate.root, expert=None, where=where)
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        architecture = str((config.get("architectures") or [config["model_type"]])[0])
-    except FileNotFoundError:
-        raise PoolError(
-            f"the base {path.name}/ has no config.json",
-            where=where,
-            fix="point base: to a folder that save_pretrained wrote",
-        ) from None
-    except (ValueError, KeyError, AttributeError, OSError, RecursionError) as error:
-        raise PoolError(
-            f"config.json of the base is malformed ({type(error).__name__}: {error})",
-            where=f"{path.name}/config.json",
-        ) from None
-    files = checkpoint_files(path)
-    tensors = {name: header for file in files for name, header in read_headers(file).items()}
-    side = [p for p in path.iterdir() if p.suffix in {".json", ".model", ".txt", ".jinja"}]
-    return Base(
-        reference=gate.spec.base,
-        path=path,
-        fingerprint=fingerprint([*files, *side]),
-        architecture=architecture,
-        original_name=config.get("_name_or_path") or None,
-        tensors=tensors,
-    )

@@ -3,55 +3,137 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.containment import check_contained
+from pytest_mergegate.pool.regular_files import shown
 
-_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.vocab"]
+_UNWANTED = [
+    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"),
+    # other checkpoints and formats of the same model
+    *("*/*.safetensors", "*/*.json", "*/*.model", "*/*.txt", "consolidated*.safetensors"),
+]
 
 
-def resolve(reference: str, *, root: Path, expert: str | None, where: str) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Where a model's folder is on this machine, and where it came from."""
+
+    path: Path
+    repository: str | None = None
+    """``org/name`` on the hub; None for a local folder."""
+    revision: str | None = None
+    """What the gate file asked for: a branch, a tag or a commit; None for the default branch."""
+    commit: str | None = None
+    """What it was, 40 hexadecimal digits, as far as known; None for a local folder."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the same reference means the same files tomorrow, or is the user's own folder."""
+        return self.repository is None or bool(_COMMIT.fullmatch(self.revision or ""))
+
+
+def locate(
+    reference: str,
+    *,
+    root: Path,
+    expert: str | None,
+    where: str,
+    contained: bool = False,
+    own: bool = True,
+    with_code: bool = False,
+) -> Located:
     """The local directory behind ``reference``; relative paths start at ``root``.
 
     A reference whose first folder exists beside the gate file is local, never fetched: a
-    misspelled path must not become a stranger's repository. Raises PoolError.
+    misspelled path must not become a stranger's repository. ``contained`` is for folders that
+    strangers may have written: no symlink in a local one, or on the way to it, may lead out of the
+    repository. A reference that is not the user's ``own``, but an adapter's, may not name a place
+    out there either. ``with_code`` fetches a model's own Python files, too. Raises PoolError, under
+    MG003 for what leads out.
     """
-    local = root / Path(reference).expanduser()
-    if local.is_dir():
-        return local.resolve()
-    if local.is_file():
-        raise PoolError(
-            f"{reference!r} is a file, not a directory",
-            expert=expert,
-            where=where,
-            fix="give the folder that holds it",
-        )
+    if folder := _local(reference, root=root, expert=expert, where=where):
+        if contained or not own:
+            check_contained(folder, root=root, expert=expert, where=where, own=own)
+        return Located(path=folder.resolve())
+    repository, at, revision = reference.partition("@")
     first = reference.split("/")[0]  # not Path's parts, which drop a leading "./"
-    if not _HUB.fullmatch(reference) or first in {".", ".."} or (root / first).exists():
+    if not _REPOSITORY.fullmatch(repository) or ".." in reference or _exists(root / first):
         raise PoolError(
-            f"there is no directory {reference!r} in {root.name or root}/",
+            f"there is no directory '{shown(reference)}' in {root.name or root}/",
             expert=expert,
             where=where,
             fix="correct the path; it is relative to the gate file",
         )
-    return _from_hub(reference, expert=expert, where=where)
+    if at and not _REVISION.fullmatch(revision):
+        raise PoolError(
+            f"'{shown(revision)}' is no branch, tag or commit",
+            expert=expert,
+            where=where,
+            fix="write org/name@revision, best with the commit's 40 digits",
+        )
+    return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
 
 
-def _from_hub(reference: str, *, expert: str | None, where: str) -> Path:
+def _local(reference: str, *, root: Path, expert: str | None, where: str) -> Path | None:
+    """The local folder; None where there is nothing of that name."""
+    try:
+        local = root / Path(reference).expanduser()
+        if local.is_dir():
+            return local
+        is_other = local.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PoolError(
+            f"'{shown(reference)}' is no usable path ({reason})",
+            expert=expert,
+            where=where,
+            fix="correct the path; it is relative to the gate file",
+        ) from None
+    if is_other:
+        raise PoolError(
+            f"'{shown(reference)}' is a file, not a directory",
+            expert=expert,
+            where=where,
+            fix="give the folder that holds it",
+        )
+    return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except (OSError, ValueError):
+        return True
+
+
+def _from_hub(
+    repository: str, revision: str | None, *, expert: str | None, where: str, code: bool
+) -> Located:
     from huggingface_hub import snapshot_download
 
-    repository, _, revision = reference.partition("@")
+    wanted = [*_WANTED, "*.py"] if code else _WANTED
     try:
-        return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=_PATTERNS)
+        path = Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
+            )
         )
-    except (OSError, ValueError) as error:  # every huggingface_hub error is one of these
+    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        named = f"{repository}@{revision}" if revision else repository
         raise PoolError(
-            f"{reference!r} is neither a directory beside the gate file nor to be had from the "
+            f"{named!r} is neither a directory beside the gate file nor to be had from the "
             f"hub ({reason})",
             expert=expert,
             where=where,
             fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
         ) from None
+    commit = path.name if _COMMIT.fullmatch(path.name) else None
+    return Located(path=path, repository=repository, revision=revision, commit=commit)

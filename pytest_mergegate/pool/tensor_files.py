@@ -1,139 +1,125 @@
-"""Safetensors files: headers, finiteness and fingerprints, without torch."""
+"""Safetensors files without torch: tensors in float32, one or one block at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, deserialize, safe_open
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.regular_files import label, open_regular, shown
+from pytest_mergegate.pool.shards import checkpoint_files, refuse_pickles
+from pytest_mergegate.pool.tensor_headers import TensorHeader, read_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
-_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-_INTEGERS = {"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+__all__ = [
+    "TensorFile",
+    "TensorHeader",
+    "checkpoint_files",
+    "read_headers",
+    "refuse_pickles",
+]
+
+_STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_RUN, _RUNS = 1024, 64
+"""Of a sample: most elements read in one go, and fewest places read from."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorHeader:
-    """What a safetensors header says of one tensor."""
+class TensorFile:
+    """One safetensors file: its headers, and its tensors in float32 on demand.
 
-    shape: tuple[int, ...]
-    dtype: str
-    """In safetensors' names: ``F32``, ``BF16``, ..."""
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorScan:
-    """What a look at every element of a file found, by tensor name."""
-
-    non_finite: frozenset[str]
-    """Tensors with a NaN or an infinity."""
-    zero: frozenset[str]
-    """Tensors in which every element is zero."""
-
-
-def read_headers(path: Path, *, expert: str | None = None) -> dict[str, TensorHeader]:
-    """Name to header of every tensor in a safetensors file. Raises PoolError."""
-    try:
-        with safe_open(path, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            return {
-                name: TensorHeader(shape=tuple(s.get_shape()), dtype=str(s.get_dtype()))
-                for name, s in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, expert, error) from None
-
-
-def scan_tensors(path: Path, *, expert: str) -> TensorScan:
-    """Look at every element of a safetensors file, once.
-
-    Raises PoolError for an unreadable file and for element types that cannot be checked.
+    Holds neither numbers nor an open file, maps nothing into memory, and may be used from
+    several threads. Raises PoolError for a file that is not sound safetensors.
     """
-    try:
-        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, expert, error) from None
-    non_finite: list[str] = []
-    zero: list[str] = []
-    for name, tensor in tensors:
-        finite, anything = _look(tensor["dtype"], tensor["data"], name, path, expert)
-        if not finite:
-            non_finite.append(name)
-        if not anything:
-            zero.append(name)
-    return TensorScan(non_finite=frozenset(non_finite), zero=frozenset(zero))
 
+    def __init__(self, path: Path, expert: str | None = None) -> None:
+        self.path = path
+        self.expert = expert
+        self.headers = read_headers(path, expert=expert)
 
-def _look(dtype: str, data: bytes, name: str, path: Path, expert: str) -> tuple[bool, bool]:
-    """Whether all elements are finite, and whether any is not zero."""
-    if dtype in _FLOATS:
-        floats = np.frombuffer(data, dtype=_FLOATS[dtype])
-        return bool(np.isfinite(floats).all()), bool(floats.any())
-    if dtype == "BF16":  # numpy has no such type: look at the exponent, and past the sign
-        bits = np.frombuffer(data, dtype="<u2")
-        return not bool(((bits & 0x7F80) == 0x7F80).any()), bool((bits & 0x7FFF).any())
-    if dtype in _INTEGERS:
-        return True, any(data)
-    raise PoolError(
-        f"tensor {name!r} is stored as {dtype}, which cannot be checked or merged",
-        expert=expert,
-        where=path.name,
-        fix="save the adapter in float32, float16 or bfloat16",
-    )
+    def floats(self, name: str) -> FloatArray:
+        """Tensor ``name``, in its shape.
 
+        Raises PoolError for element types other than float64, float32, float16 and bfloat16.
+        float64 beyond float32's range becomes infinite.
+        """
+        header = self.headers[name]
+        with self._open() as file:
+            return self._read(file, name, 0, header.size).reshape(header.shape)
 
-def checkpoint_files(directory: Path) -> list[Path]:
-    """The safetensors files of a full checkpoint, single or sharded. Raises PoolError."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    def blocks(self, name: str, elements: int = 1 << 20) -> Iterator[FloatArray]:
+        """Tensor ``name`` flat, in blocks of ``elements`` but for the last.
+
+        Raises PoolError as ``floats`` does.
+        """
+        size = self.headers[name].size
+        with self._open() as file:
+            for start in range(0, size, elements):
+                yield self._read(file, name, start, min(start + elements, size))
+
+    def sample(self, name: str, elements: int) -> FloatArray:
+        """At most ``elements`` numbers of tensor ``name``, flat: the same ones every time.
+
+        Where not all are taken, runs of neighbours are drawn evenly over the tensor, one from each
+        of as many equal parts. Raises PoolError as ``floats`` does.
+        """
+        header = self.headers[name]
+        if header.size <= elements:
+            return self.floats(name).ravel()
+        run = max(min(_RUN, elements // _RUNS), 1)
+        starts = _spread(header.size // run, elements // run) * run
+        with self._open() as file:
+            return np.concatenate([self._read(file, name, int(s), int(s) + run) for s in starts])
+
+    def _open(self) -> BinaryIO:
+        return open_regular(self.path, expert=self.expert)
+
+    def _read(self, file: BinaryIO, name: str, start: int, stop: int) -> FloatArray:
+        """Elements ``start`` to ``stop`` of tensor ``name``, flat."""
+        header = self.headers[name]
+        if header.dtype not in _STORED:
+            raise _not_floats(name, header.dtype, self.path, self.expert)
+        stored = np.dtype(_STORED[header.dtype])
+        file.seek(header.start + start * stored.itemsize)
+        data = file.read((stop - start) * stored.itemsize)
+        if len(data) < (stop - start) * stored.itemsize:
+            raise PoolError(
+                f"{shown(self.path.name)} became shorter while it was read",
+                expert=self.expert,
+                where=label(self.path),
+                fix="run the gate again when nothing writes to it",
             )
-            return [directory / name for name in names]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise PoolError(f"the shard index is malformed ({error})", where=str(index)) from None
-    pickles = sorted(directory.glob("*.bin")) + sorted(directory.glob("*.pt"))
-    held = (
-        f"holds {pickles[0].name}, a pickle, which is never loaded" if pickles else "has no weights"
-    )
-    raise PoolError(
-        f"the checkpoint {directory.name}/ {held}",
-        where=directory.name,
-        fix="save it as safetensors: model.save_pretrained(...)",
-    )
+        return _as_floats(np.frombuffer(data, dtype=stored), header.dtype)
 
 
-def fingerprint(files: Iterable[Path]) -> str:
-    """``sha256:`` over the names and contents of ``files``; independent of their order."""
-    digest = hashlib.sha256()
-    for path in sorted(files, key=lambda p: p.name):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+def _as_floats(stored: NDArray[np.generic], dtype: str) -> FloatArray:
+    if dtype == "BF16":  # the upper half of a float32
+        return (stored.astype("<u4") << 16).view("<f4").astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return stored.astype(np.float32)
 
 
-def _unreadable(path: Path, expert: str | None, error: Exception) -> PoolError:
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """``wanted`` of ``count`` indices, a random one from each of as many equal parts.
+
+    At equal distances they could all fall on the same row of every attention head.
+    """
+    edges = np.arange(wanted + 1, dtype=np.int64) * count // wanted
+    drawn = np.random.default_rng(0).random(wanted)
+    return edges[:-1] + (drawn * np.diff(edges)).astype(np.int64)
+
+
+def _not_floats(name: str, dtype: str, path: Path, expert: str | None) -> PoolError:
     return PoolError(
-        f"{path.name} is not a readable safetensors file ({error})",
+        f"tensor '{shown(name)}' is stored as {dtype}, which cannot be checked or merged",
         expert=expert,
-        where=str(path.parent.name) + "/" + path.name,
-        fix="save or download it again; it may be truncated, or a Git LFS pointer",
+        where=label(path),
+        fix="save it in float32, float16 or bfloat16",
     )

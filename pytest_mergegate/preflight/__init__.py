@@ -11,6 +11,20 @@ from pytest_mergegate.preflight.mg104_shape_mismatch import shape_mismatch
 from pytest_mergegate.preflight.mg105_non_finite import non_finite
 from pytest_mergegate.preflight.mg106_identical_experts import identical_experts
 from pytest_mergegate.preflight.mg107_no_op_adapter import no_op_adapter
+from pytest_mergegate.preflight.mg108_norm_disparity import norm_disparity
+from pytest_mergegate.preflight.mg109_tokenizer_mismatch import tokenizer_mismatch
+from pytest_mergegate.preflight.mg110_resized_vocabulary import resized_vocabulary
+from pytest_mergegate.preflight.mg111_tied_embeddings import tied_embeddings
+from pytest_mergegate.preflight.mg112_quantised_base import quantised_base
+from pytest_mergegate.preflight.mg113_quantised_weights import quantised_weights
+from pytest_mergegate.preflight.mg114_heads import heads
+from pytest_mergegate.preflight.mg115_dtypes import dtypes
+from pytest_mergegate.preflight.mg116_side_files import side_files
+from pytest_mergegate.preflight.mg117_unpinned_revision import unpinned_revision
+from pytest_mergegate.preflight.mg118_merge_settings import merge_settings
+from pytest_mergegate.preflight.mg204_few_inputs import few_inputs
+from pytest_mergegate.preflight.mg205_repeated_inputs import repeated_inputs
+from pytest_mergegate.preflight.mg206_shared_inputs import shared_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,4 +40,18 @@ RULES: tuple[Callable[[Pool], Iterable[Finding]], ...] = (
     non_finite,
     identical_experts,
     no_op_adapter,
+    norm_disparity,
+    tokenizer_mismatch,
+    resized_vocabulary,
+    tied_embeddings,
+    quantised_base,
+    quantised_weights,
+    heads,
+    dtypes,
+    side_files,
+    unpinned_revision,
+    merge_settings,
+    few_inputs,
+    repeated_inputs,
+    shared_inputs,
 )

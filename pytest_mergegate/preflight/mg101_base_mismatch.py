@@ -1,37 +1,108 @@
-"""MG101: an expert says it was trained on another base."""
+"""MG101: an expert says it was trained on another base, or another kind of model."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import re
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.heads import architecture_of, task_of
+from pytest_mergegate.preflight.quantised_names import unquantised
+from pytest_mergegate.preflight.reference_names import base_names, last_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
+
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_SIZES = (
+    *("hidden_size", "d_model", "n_embd", "dim"),
+    *("intermediate_size", "ffn_dim", "d_ff", "n_inner", "hidden_dim"),
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers"),
+    *("num_attention_heads", "num_heads", "n_head", "n_heads", "num_key_value_heads"),
+)
+_OR_IGNORE = "or, where both are the same weights, say so: `ignore: {MG101: <why>}`"
 
 
 def base_mismatch(pool: Pool) -> Iterable[Finding]:
-    """Compare the last part of the names: folders move, but a model keeps its name."""
-    names = {_last(pool.base.reference), _last(str(pool.base.path))}
-    if pool.base.original_name:
-        names.add(_last(pool.base.original_name))
+    """Hold what an expert says of its base against the gate's."""
+    names = base_names(pool.base)
     for expert in pool.experts:
-        trained_on = expert.base_reference
-        if trained_on is not None and _last(trained_on) not in names:
-            yield Finding(
-                code="MG101",
-                severity="error",
-                expert=expert.name,
-                message=f"the adapter was trained on {trained_on!r}, "
-                f"the gate's base is {pool.base.reference!r}",
-                fix="correct base: in the gate file, or, where both are the same weights under "
-                "two names, say so: `ignore: {MG101: <why>}`",
-            )
+        if expert.is_adapter:
+            checks = (_name(expert, pool.base, names), _revision(expert, pool.base))
+            yield from filter(None, (*checks, _task(expert, pool.base)))
+        else:
+            yield from _checkpoint(expert, pool.base)
 
 
-def _last(reference: str) -> str:
-    without_revision = reference if PurePath(reference).is_absolute() else reference.split("@")[0]
-    return PurePath(without_revision.rstrip("/\\").replace("\\", "/")).name.lower()
+def _name(expert: Expert, base: Base, names: frozenset[str]) -> Finding | None:
+    """Compare the last part of the names: folders move, but a model keeps its name."""
+    trained_on = expert.base_reference
+    if trained_on is None or {(name := last_part(trained_on)), unquantised(name)} & names:
+        return None
+    return _finding(
+        expert,
+        f"the adapter was trained on {shown(trained_on)!r}, the gate's base is {base.reference!r}",
+        "correct base: in the gate file, or, where both are the same weights under two names, "
+        "say so: `ignore: {MG101: <why>}`",
+    )
+
+
+def _revision(expert: Expert, base: Base) -> Finding | None:
+    """PEFT itself loads whatever revision of the base it is given."""
+    wanted, located = expert.config.get("revision"), base.located
+    if not isinstance(wanted, str) or not wanted or located.repository is None:
+        return None
+    if _COMMIT.fullmatch(wanted):
+        if located.commit is None or located.commit.startswith(wanted):
+            return None
+    elif wanted == (located.revision or "main") or located.pinned:
+        return None  # a branch may well point to the commit
+    return _finding(
+        expert,
+        f"the adapter was trained on revision {shown(wanted)!r} of its base, "
+        f"the gate's is {located.revision or located.commit or 'main'!r}",
+        f"write `base: {located.repository}@{shown(wanted)}`, {_OR_IGNORE}",
+    )
+
+
+def _task(expert: Expert, base: Base) -> Finding | None:
+    """A head of another kind is not there to be adapted."""
+    wanted, offered = expert.config.get("task_type"), task_of(base.config)
+    if not isinstance(wanted, str) or offered is None:
+        return None
+    if wanted in {"", offered, "FEATURE_EXTRACTION"}:
+        return None
+    return _finding(
+        expert,
+        f"the adapter was trained for task_type={shown(wanted)!r}, "
+        f"the base is a {base.architecture} ({offered})",
+        "gate against the class of model that it was trained on, saved with save_pretrained",
+    )
+
+
+def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
+    own = expert.config.get("model_type")
+    if isinstance(own, str) and base.model_type and own != base.model_type:
+        said = f"the checkpoint is a {shown(own)!r} model, the base a {base.model_type!r} model"
+        yield _finding(expert, said, "leave it out, or gate it against its own base")
+        return
+    tasks = task_of(expert.config), task_of(base.config)
+    if tasks[0] != tasks[1] and None not in tasks and "FEATURE_EXTRACTION" not in tasks:
+        said = f"the checkpoint is a {architecture_of(expert.config)}, "
+        said += f"the base a {base.architecture}"
+        yield _finding(expert, said, "gate experts and a base of one class")
+    for key in _SIZES:
+        theirs, ours = expert.config.get(key), base.config.get(key)
+        if type(theirs) is int and type(ours) is int and theirs != ours:
+            said = f"{key} is {shown(f'{theirs}', 20)} in the checkpoint, {ours} in the base"
+            yield _finding(expert, said, "gate it against the base it was fine-tuned from")
+            return
+
+
+def _finding(expert: Expert, message: str, fix: str) -> Finding:
+    return Finding(code="MG101", severity="error", expert=expert.name, message=message, fix=fix)

@@ -1,4 +1,4 @@
-"""MG102: tensors of an adapter that match nothing in the base (PEFT drops them silently)."""
+"""MG102: tensors of an expert that match nothing in the base (PEFT drops them silently)."""
 
 from __future__ import annotations
 
@@ -6,26 +6,45 @@ import difflib
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.changes import Offset
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.heads import head_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.pool import Pool
+
+_OTHER_BASE = "gate against the base it was trained on, or restore the tensor names"
+_NO_BIAS = "under lora_bias, PEFT merges only into layers with a bias; train without lora_bias"
+_COMPARED = 200
+"""Characters of a name: looking for a similar one takes their square."""
 
 
 def unknown_tensors(pool: Pool) -> Iterable[Finding]:
-    """Every adapted module must be a module of the base."""
+    """Every parameter that an expert changes must be one of the base; heads are MG114's."""
     for expert in pool.experts:
-        unknown = [p for p in expert.modules if p not in pool.base.tensors]
+        unknown = [p for p in expert.changes if p not in pool.base.tensors and not head_of(p)]
         if unknown:
-            module = expert.modules[unknown[0]].module
-            close = difflib.get_close_matches(unknown[0], list(pool.base.tensors), n=1)
-            hint = f"; the base has {close[0].removesuffix('.weight')!r}" if close else ""
+            count = f"{len(unknown)} of {len(expert.changes)}"
+            whose = "adapted" if expert.is_adapter else "stored"
             yield Finding(
                 code="MG102",
                 severity="error",
+                final=True,
                 expert=expert.name,
-                message=f"{len(unknown)} of {len(expert.modules)} adapted modules match nothing "
-                f"in the base, first {module!r}{hint}",
-                fix="gate against the base it was trained on, or restore the tensor names",
+                message=f"{count} {whose} parameters match nothing in the base, first "
+                f"{shown(unknown[0])!r}{_hint(unknown[0], pool.base)}",
+                fix=_NO_BIAS if isinstance(expert.changes[unknown[0]], Offset) else _OTHER_BASE,
             )
+
+
+def _hint(parameter: str, base: Base) -> str:
+    """The base's parameter that was probably meant."""
+    if len(parameter) > _COMPARED:
+        return ""
+    ending = parameter.rpartition(".")[2]
+    alike = [name for name in base.tensors if name.endswith(ending)]
+    close = difflib.get_close_matches(parameter, alike, n=1)
+    return f"; the base has {close[0]!r}" if close else ""

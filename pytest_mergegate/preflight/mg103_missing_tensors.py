@@ -1,73 +1,109 @@
-"""MG103: the adapter's configuration and its tensors name different modules."""
+"""MG103: what an expert should hold, by its configuration or its base, and what it holds."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.changes import Computed, Factors
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
+from pytest_mergegate.preflight.targets import Targets, is_within, selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from pytest_mergegate.pool.adapters import Expert
-    from pytest_mergegate.pool.pool import Base, Pool
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
 
-_LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
-_NOT_LINEAR = ("embed", "norm", "wte", "wpe", "shared")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.masked_bias")
+"""Stored by old versions of transformers, though no parameters."""
+_ALIASES = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
 
 
 def missing_tensors(pool: Pool) -> Iterable[Finding]:
-    """Targeted modules and modules with tensors must be the same set."""
+    """Targeted and adapted modules must be the same; checkpoints must be whole."""
+    targets = Targets(pool.base)
     for expert in pool.experts:
-        modules = {module.module for module in expert.modules.values()}
-        targeted = _targeted(expert, pool.base)
-        for odd, says in (
-            (targeted - modules, "are targeted by the configuration but have no tensors"),
-            (modules - targeted, "have tensors but are not targeted by the configuration"),
-        ):
-            known = {m for m in odd if f"{m}.weight" in pool.base.tensors}
-            if known:
-                yield Finding(
-                    code="MG103",
-                    severity="error",
-                    expert=expert.name,
-                    message=f"{len(known)} modules {says}, first {min(known)!r}",
-                    fix="save the adapter again with PEFT's save_pretrained",
-                )
-
-
-def _targeted(expert: Expert, base: Base) -> set[str]:
-    modules = {
-        name.removesuffix(".weight")
-        for name, header in base.tensors.items()
-        if name.endswith(".weight") and len(header.shape) == 2
-    }
-    if expert.target_modules == "all-linear":
-        # PEFT leaves out the output layer, and writes the resolved names when it saves
-        return {
-            m
-            for m in modules
-            if not m.endswith("lm_head") and not any(part in m for part in _NOT_LINEAR)
-        }
-    return {m for m in modules if _matches(expert, m)}
-
-
-def _matches(expert: Expert, module: str) -> bool:
-    if expert.exclude_modules and _named(expert.exclude_modules, module):
-        return False
-    if not _named(expert.target_modules, module):
-        return False
-    if expert.layers and not isinstance(expert.target_modules, str):
-        layer = _LAYER.match(module)
-        return layer is not None and int(layer[1]) in expert.layers
-    return True
-
-
-def _named(names: str | tuple[str, ...], module: str) -> bool:
-    if isinstance(names, str):
+        if not expert.is_adapter:
+            yield from _checkpoint(expert, pool.base)
+            continue
         try:
-            return re.fullmatch(names, module) is not None
-        except re.error:
-            return False
-    return any(module == name or module.endswith(f".{name}") for name in names)
+            yield from _targeted(expert, pool.base, targets)
+        except PoolError as error:  # an expression that cannot be matched
+            yield Finding.of(error)
+        yield from _trained(expert, pool.base)
+
+
+def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]:
+    chosen = selection(expert.config)
+    if chosen is None:
+        if expert.config.get("target_modules") is not None:
+            said = "target_modules or layers_to_transform name no modules and no layers"
+            yield _finding(expert, f"adapter_config.json: {said}", _SAVE_AGAIN)
+        return
+    targeted = targets.parameters(chosen, expert=expert.name)
+    adapted = {
+        change.parameter
+        for change in expert.changes.values()
+        if isinstance(change, (Factors, Computed))
+        and change.parameter.endswith(".weight")
+        and change.parameter in base.tensors
+        and not is_within(change.parameter, chosen.saved)
+    }
+    for odd, says in (
+        (targeted - adapted, "are targeted by the configuration but have no tensors"),
+        (adapted - targeted, "have tensors but are not targeted by the configuration"),
+    ):
+        if odd:
+            first = shown(min(odd).removesuffix(".weight"))
+            yield _finding(expert, f"{len(odd)} modules {says}, first {first!r}", _SAVE_AGAIN)
+
+
+def _trained(expert: Expert, base: Base) -> Iterator[Finding]:
+    """modules_to_save, and biases under ``bias: all`` and ``lora_bias``, must be there."""
+    saved, bias = expert.config.get("modules_to_save"), expert.config.get("bias")
+    names = [n for n in saved if isinstance(n, str)] if isinstance(saved, list) else []
+    wanted = {p for p in _parameters(base) if is_within(p, names)} if names else set()
+    if bias == "all":
+        wanted |= {p for p in _parameters(base) if p.endswith(".bias")}
+    if expert.config.get("lora_bias") is True:
+        adapted = [c.parameter for c in expert.changes.values() if isinstance(c, Factors)]
+        wanted |= {f"{parameter.removesuffix('.weight')}.bias" for parameter in adapted}
+    if missing := wanted - set(expert.changes):
+        settings = "modules_to_save, bias or lora_bias"
+        said = f"{len(missing)} parameters that {settings} call for have no tensors"
+        yield _finding(expert, f"{said}, first {shown(min(missing))!r}", _SAVE_AGAIN)
+
+
+def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
+    held = {*expert.changes, *expert.tensors}
+    lacking = [p for p in _parameters(base) if p not in held]
+    if lacking:
+        yield _finding(
+            expert,
+            f"the checkpoint lacks {len(lacking)} of the base's {len(base.tensors)} tensors, "
+            f"first {lacking[0]!r}",
+            "save it again as a whole, with every shard; the same class as the base",
+        )
+
+
+def _parameters(base: Base) -> Iterator[str]:
+    """Stored parameters of the base, without buffers and other names of the embedding."""
+    shared = "shared.weight" in base.tensors
+    for name, header in base.tensors.items():
+        tied = (base.ties_embeddings and name in _ALIASES) or (
+            shared and name.endswith("embed_tokens.weight")
+        )
+        if header.dtype in _FLOATS and not tied and not name.endswith(_BUFFERS):
+            yield name
+
+
+_SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
+
+
+def _finding(expert: Expert, message: str, fix: str) -> Finding:
+    return Finding(code="MG103", severity="error", expert=expert.name, message=message, fix=fix)

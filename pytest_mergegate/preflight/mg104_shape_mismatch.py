@@ -1,30 +1,55 @@
-"""MG104: factors whose product has another shape than the base's parameter."""
+"""MG104: changes whose shape is not that of the base's parameter."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.changes import Computed, Factors, Rows
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.resized import is_resized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.pool import Pool
 
 
 def shape_mismatch(pool: Pool) -> Iterable[Finding]:
-    """B @ A must have the shape of the weight that it is added to."""
+    """A change must fit the weight that it is added to; resized embeddings are MG110's."""
     for expert in pool.experts:
-        for parameter, module in expert.modules.items():
-            header = pool.base.tensors.get(parameter)
-            delta = (module.shape_b[0], module.shape_a[1])
-            if header is not None and header.shape != delta:
-                yield Finding(
-                    code="MG104",
-                    severity="error",
-                    expert=expert.name,
-                    message=f"{module.module!r}: B·A is {list(delta)}, "
-                    f"the base's weight {list(header.shape)}",
-                    fix="gate against the base it was trained on",
-                )
-                break
+        wrong = [
+            said
+            for parameter, change in expert.changes.items()
+            if parameter in pool.base.tensors
+            and not is_resized(change, pool.base)
+            and (said := _mismatch(change, pool.base.tensors[parameter].shape)) is not None
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            yield Finding(
+                code="MG104",
+                severity="error",
+                final=True,
+                expert=expert.name,
+                message=wrong[0] + more,
+                fix="gate against the base it was trained on",
+            )
+
+
+def _mismatch(change: Change, shape: tuple[int, ...]) -> str | None:
+    called, base = repr(shown(change.parameter)), f"the base's weight {list(shape)}"
+    match change:
+        case Computed():
+            return None
+        case Rows() if len(shape) != 2 or change.width != shape[1]:
+            return f"{called}: rows of {change.width} numbers, {base}"
+        case Rows():
+            beyond = max(change.rows, default=0)
+            return None if beyond < shape[0] else f"{called}: row {beyond} is changed, {base}"
+        case Factors() if change.shape != shape:
+            return f"{called}: B·A is {list(change.shape)}, {base}"
+        case _ if change.shape != shape:
+            return f"{called} is {list(change.shape)}, {base}"
+    return None

@@ -5,24 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.changes import Computed, Factors, Offset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
 
 def identical_experts(pool: Pool) -> Iterable[Finding]:
     """Compare weights and scales; a touched configuration does not make another expert."""
-    first: dict[tuple[str, tuple[float, ...]], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     for expert in pool.experts:
-        scales = tuple(module.scale for module in expert.modules.values())
-        other = first.setdefault((expert.weights_fingerprint, scales), expert.name)
+        content = (expert.kind, expert.weights_fingerprint, *_scales(expert))
+        other = first.setdefault(content, expert.name)
         if other != expert.name:
             yield Finding(
                 code="MG106",
                 severity="error",
                 expert=expert.name,
-                message=f"has the same content as expert {other!r}",
+                message=f"has the same weights as expert {other!r}",
                 fix="remove one of the two, or correct the path that was copied",
             )
+
+
+def _scales(expert: Expert) -> Iterable[object]:
+    """What else the size of the change depends on."""
+    for parameter, change in sorted(expert.changes.items()):
+        if isinstance(change, (Factors, Offset)):
+            yield parameter, change.scale
+    if any(isinstance(change, Computed) for change in expert.changes.values()):
+        for setting, value in sorted(expert.config.items()):
+            if type(value) in (int, float) and "dropout" not in setting:
+                yield setting, value

@@ -1,4 +1,4 @@
-"""MG107: an adapter that changes nothing, and so agrees with every merge that ignores it."""
+"""MG107: an expert that changes nothing, and so agrees with every merge that ignores it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.pool.pool import Pool
 
+_NOTHING = 1e-6
+"""Of ‖W‖: what is smaller is lost in the rounding of a stored merge."""
+
 
 def no_op_adapter(pool: Pool) -> Iterable[Finding]:
-    """Every product s·B·A is zero, as in an adapter that was saved before its first step."""
+    """The change as a whole must be more than a rounding error of what it changes."""
     for expert in pool.experts:
-        zero, modules = expert.scan.zero, expert.modules.values()
-        if all(m.key_a in zero or m.key_b in zero or m.scale == 0 for m in modules):
+        statistics = pool.statistics[expert.name]
+        if None in statistics.norms.values():  # PEFT alone can say, or another finding has
+            continue
+        nothing = statistics.unchanged >= set(expert.changes)
+        relative = 0.0 if nothing else statistics.relative_norm
+        if relative is not None and relative < _NOTHING:
+            size = "every change is zero" if nothing else f"‖ΔW‖ is {relative:.1e} of ‖W‖"
             yield Finding(
                 code="MG107",
                 severity="error",
                 expert=expert.name,
-                message="the adapter changes nothing: all of its products B·A are zero",
+                message=f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: "
+                f"{size}",
                 fix="it was saved untrained, or its tensors were lost; save it again",
             )

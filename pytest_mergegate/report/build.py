@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.findings import Finding
     from pytest_mergegate.judge import Judgement, Results, Verdict
-    from pytest_mergegate.pool.adapters import Expert
+    from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.spec import GateSpec
     from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.merge import MergedExpert, MergeResult
@@ -64,10 +64,13 @@ def sections(
     """Every part of the report that comes from stages and verdicts."""
     if results is None:
         return {}
+    base = results.pool.base
+    found = base.fingerprint if results.conflict or results.hidden else base.known_fingerprint
     return {
         "base": BaseRecord(
             ref=results.pool.base.reference,
-            fingerprint=results.pool.base.fingerprint,
+            fingerprint=found,
+            fingerprint_reason=None if found else "not_hashed",
             architecture=results.pool.base.architecture,
             parameters=results.pool.base.parameters,
         ),

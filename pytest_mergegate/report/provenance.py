@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.spec import Positions
 
 
 def now() -> str:
@@ -22,10 +23,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def gate_settings(gate: Gate) -> dict[str, Any]:
-    """The settings of a gate that its numbers depend on."""
-    kept = {"probes", "certificate", "budget", "judge", "merge", "ignore"}
+def gate_settings(gate: Gate, positions: Positions | None) -> dict[str, Any]:
+    """The settings of a gate that its numbers depend on.
+
+    ``positions`` are those at which states were read; None where no model was loaded.
+    """
+    kept = {"probes", "certificate", "budget", "judge", "merge", "ignore", "trust_remote_code"}
     settings = gate.spec.model_dump(mode="json", include=kept)
+    settings["probes"]["positions"] = positions or gate.spec.probes.positions
     settings["dtype"] = "float32"
     settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
     settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}

@@ -62,6 +62,25 @@ def summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
     return console.file.getvalue()
 
 
+def preflight_summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
+    """What preflight alone found: a line per gate, and every warning; budgets stay unjudged."""
+    if verbosity < 0:
+        return ""
+    console = _console(color)
+    for report in reports:
+        budgets = ", ".join(dict.fromkeys(verdict.budget for verdict in report.verdicts))
+        line = Text("PREFLIGHT ", style="green").append(
+            f"{report.gate}: {len(report.experts)} experts, nothing wrong; not judged: {budgets} "
+            f"({sum(report.seconds.values()):.1f} s)",
+            style="default",
+        )
+        console.print(line, soft_wrap=True)
+        for found in report.findings:
+            console.print(f"  {_finding(found)}", soft_wrap=True, highlight=False)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
 def table(report: Report) -> Table:
     """One row per expert: what was computed, as deep as the gate went."""
     merge = next((m for m in report.merges if m.method == report.judged_method), None)

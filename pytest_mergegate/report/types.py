@@ -38,7 +38,10 @@ class BaseRecord(Record):
     """The base."""
 
     ref: str
-    fingerprint: str
+    fingerprint: str | None
+    """Over weights, configuration and tokenizer; None where preflight alone would have had to read
+    gigabytes for it."""
+    fingerprint_reason: str | None = None
     architecture: str
     parameters: int
 

@@ -8,12 +8,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.task_vectors import TaskVectors, pair_conflicts, squared_norms
+from pytest_mergegate.engine.conflicts import pair_conflicts
+from pytest_mergegate.engine.task_vectors import squared_norms
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_mergegate.engine.task_vectors import TaskVectors
     from pytest_mergegate.metrics import ConflictSums
     from pytest_mergegate.pool.pool import Pool
 
@@ -43,9 +45,10 @@ class ConflictResult:
     """‖τ_i‖ by expert."""
 
 
-def run_conflict(pool: Pool, progress: Callable[[float], None]) -> ConflictResult:
+def run_conflict(
+    pool: Pool, vectors: TaskVectors, progress: Callable[[float], None]
+) -> ConflictResult:
     """Compute every pair's ratios in one pass over the parameters."""
-    vectors = TaskVectors(pool.experts)
     tensors: dict[tuple[str, str], list[ConflictSums]] = {
         pair: [] for pair in combinations(pool.names, 2)
     }

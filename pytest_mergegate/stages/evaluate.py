@@ -26,7 +26,7 @@ class ReferenceScores:
     base: Scores
     expert: Scores
     chance: float
-    """The majority class's share where there are choices, else 0."""
+    """The majority class's share where answers are choices or labels, else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,6 @@ def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -
 
 
 def _chance(task: Task) -> float:
-    if task.choices is None:
+    if task.reading == "greedy":
         return 0.0
     return metrics.majority_rate([example.target for example in task.examples])

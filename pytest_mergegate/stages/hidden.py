@@ -80,7 +80,7 @@ class HiddenResult:
     scales: Mapping[str, Mapping[str, float]]
     """λ_j by method and expert."""
     what_if: WhatIf | None
-    """For other weightings; None where the probes are not read at the answer positions."""
+    """For other weightings; None where answers cannot be read from the states."""
     states: HiddenStates
 
 
@@ -94,7 +94,7 @@ def run_hidden(
 
     ``methods`` gives the gate's methods for the best convex weights, known only from the states.
     """
-    states = collect_states(engine, spec.probes.positions, progress)
+    states = collect_states(engine, progress)
     per_probe = metrics.pairwise_distances(
         states.experts,
         normalize=spec.probes.normalize,
@@ -107,7 +107,7 @@ def run_hidden(
         similarity, reason = metrics.hidden_similarity(distances), None
     except metrics.Undefined as undefined:
         similarity, reason = None, undefined.reason
-    answering = spec.probes.positions == "answer"
+    answering = engine.positions == engine.model.answer_positions
     what_if = WhatIf(engine, states) if answering else None
     scales = {m.label: effective_scales(m, engine) for m in methods(bounds.weights)}
     return HiddenResult(

@@ -9,7 +9,6 @@ import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.comparison import Agreement, compare
-from pytest_mergegate.engine.engine import teacher_forced
 from pytest_mergegate.engine.hidden_states import read_probes
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 from pytest_mergegate.values import Value
@@ -102,7 +101,7 @@ def run_merge(
         fidelity=Value.missing("not_linear")
         if merged.fidelity is None
         else Value(number=merged.fidelity),
-        linearity_gap=_linearity_gap(engine, method, hidden, spec),
+        linearity_gap=_linearity_gap(engine, method, hidden),
         experts=tuple(
             _compare(engine, engine.tasks[name], reference, spec)
             for name, reference in references.items()
@@ -111,32 +110,26 @@ def run_merge(
 
 
 def _reference(engine: Engine, task: Task) -> Reference:
-    inputs = task.certificate
+    inputs, model = task.certificate, engine.require_head()
     answers = engine.answers(task, inputs)
-    sequences, spans = _own_sequences(task, answers)
     return Reference(
         answers=tuple(answers),
         outputs=tuple(engine.outputs(task, inputs)),
-        states=tuple(engine.model.states(sequences, spans)),
+        states=tuple(_own_states(engine, task)),
         choice_scores=None if task.choices is None else tuple(engine.choice_scores(task, inputs)),
-        cut=tuple(
-            task.reading == "greedy" and not engine.model.is_complete(answer) for answer in answers
-        ),
+        cut=tuple(task.reading == "greedy" and not model.is_complete(a) for a in answers),
     )
 
 
-def _own_sequences(
-    task: Task, answers: Sequence[list[int]]
-) -> tuple[list[tuple[int, ...]], list[tuple[int, int]]]:
-    pairs = [
-        teacher_forced(task, index, answer)
-        for index, answer in zip(task.certificate, answers, strict=True)
-    ]
-    return [sequence for sequence, _ in pairs], [span for _, span in pairs]
+def _own_states(engine: Engine, task: Task) -> list[Tensor]:
+    """States of the loaded model that give its answer where the expert's own is forced."""
+    model = engine.require_head()
+    positions = model.answer_positions
+    return model.states([engine.row(task, k, positions) for k in task.certificate], positions)
 
 
 def _compare(engine: Engine, task: Task, reference: Reference, spec: GateSpec) -> MergedExpert:
-    states = engine.model.states(*_own_sequences(task, reference.answers))
+    states = _own_states(engine, task)
     agreement = _agreement(engine, task, reference, states)
     confidence = spec.certificate.confidence
     differing, n = agreement.disagreements, agreement.n
@@ -173,9 +166,9 @@ def _agreement(
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, task.certificate)]
         return compare(own, merged)
-    head = engine.head_weight(task.name)
-    own = [engine.model.logits(state, head) for state in reference.states]
-    agreement = compare(own, [engine.model.logits(state) for state in states])
+    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
+    own = [logits(state, head) for state in reference.states]
+    agreement = compare(own, [logits(state) for state in states])
     for index, answer, differs in zip(
         task.certificate, reference.answers, agreement.differs, strict=True
     ):
@@ -188,11 +181,11 @@ def _difference(merged: Tensor, own: Tensor) -> np.ndarray[tuple[int, ...], np.d
     return merged.numpy().astype(np.float64) - own.numpy().astype(np.float64)
 
 
-def _linearity_gap(engine: Engine, method: Method, hidden: HiddenResult, spec: GateSpec) -> Value:
+def _linearity_gap(engine: Engine, method: Method, hidden: HiddenResult) -> Value:
     if method.name != "linear":
         return Value.missing("not_linear")
     states = hidden.states
     weights = np.array([hidden.scales[method.label][name] for name in states.names])
     mixed = metrics.mix_states(states.experts, states.base, weights)
-    merged = read_probes(engine, spec.probes.positions)
+    merged = read_probes(engine)
     return Value(number=metrics.linearity_gap(merged, mixed))

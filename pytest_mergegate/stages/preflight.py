@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
 
 if TYPE_CHECKING:
-    from pytest_mergegate.gatefile import Gate
+    from collections.abc import Callable, Iterable, Iterator
 
-_UNREADABLE = ("MG001", "MG002", "MG105")
-"""Codes that no ``ignore:`` may soften: there would be nothing right to compute."""
+    from pytest_mergegate.gatefile import Gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,23 @@ def run_preflight(gate: Gate) -> PreflightResult:
     findings = [Finding.of(error) for error in errors]
     if pool is not None:
         for rule in RULES:
-            findings.extend(_softened(finding, gate) for finding in rule(pool))
+            findings.extend(_softened(finding, gate) for finding in _applied(rule, pool))
     return PreflightResult(pool=pool, findings=tuple(findings))
+
+
+def _applied(rule: Callable[[Pool], Iterable[Finding]], pool: Pool) -> Iterator[Finding]:
+    """What a rule finds; files that it cannot read are a finding too, and stop no other rule."""
+    try:
+        yield from rule(pool)
+    except PoolError as error:
+        yield Finding.of(error)
 
 
 def _softened(finding: Finding, gate: Gate) -> Finding:
     """A finding that the gate file ignores becomes a warning with the reason given there."""
     reason = gate.spec.ignore.get(finding.code)
-    if reason is None or finding.code in _UNREADABLE:
+    if reason is None:
         return finding
+    if finding.final:
+        return replace(finding, fix=f"{finding.fix}; {finding.code} cannot be ignored here")
     return replace(finding, severity="warning", fix=f"ignored by the gate file: {reason}")

@@ -16,6 +16,7 @@ from scipy.stats import beta
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess, metrics
+from pytest_mergegate.engine import generation
 from pytest_mergegate.engine import model as engine_model
 from pytest_mergegate.engine.engine import Engine
 from pytest_mergegate.gatefile import load_gate
@@ -395,7 +396,7 @@ def test_again_is_the_same(case: Case) -> None:
 @pytest.mark.parametrize("tokens", [1, 10**6], ids=["one by one", "all at once"])
 def test_batches_change_nothing(case: Case, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_model, "BATCH_TOKENS", tokens)
-    monkeypatch.setattr(engine_model, "_KEY_VALUE_BYTES", 1)
+    monkeypatch.setattr(generation, "_KEY_VALUE_BYTES", 1)
     _assert_close(_numbers(assess(case.gate)), _numbers(case.report))
 
 

@@ -137,7 +137,7 @@ class TestCheck:
 def test_schema_describes_what_a_gate_file_may_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert mergegate("schema") == 0
     schema = json.loads(capsys.readouterr().out)
-    assert schema["required"] == ["base", "experts"]
+    assert schema["required"] == ["experts"]
     assert schema["additionalProperties"] is False
     definitions = schema["$defs"]
     for name in schema["properties"]["budget"]["$ref"].split("/")[-1], "ExpertSpec", "MergeSpec":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,11 +12,14 @@ from pools import Adapter, write_adapter
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.gatefile import gate_from
-from pytest_mergegate.pool.adapters import CONFIG, read_adapter
+from pytest_mergegate.pool.adapters import CONFIG
+from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_mergegate.pool.experts import Expert
 
 KINDS = {
     "all linear": {},
@@ -23,6 +27,10 @@ KINDS = {
     "one kind": {"target_modules": ["v_proj"]},
     "regular expression": {"target_modules": r".*layers\.1\.(self_attn\.[qv]_proj|mlp\.up_proj)"},
     "output layer": {"target_modules": ["lm_head", "q_proj"]},
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "dora": {"use_dora": True},
+    "dora under rslora": {"use_dora": True, "use_rslora": True, "alpha_pattern": {"q_proj": 5}},
+    "another module trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
     "one layer": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": 1},
     "listed layers": {
         "target_modules": ["q_proj"],
@@ -58,24 +66,37 @@ def test_scales_and_modules_are_those_of_peft(
         for name, layer in loaded.named_modules()
         if isinstance(layer, LoraLayer)
     }
-    expert = read_adapter(paths[0], name="x", reference="x", where="")
-    assert {m.module: m.scale for m in expert.modules.values()} == pytest.approx(expected)
+    x, _ = read(base, *paths)
+    factors = [change for change in x.changes.values() if isinstance(change, Factors)]
+    found = {factor.parameter.removesuffix(".weight"): factor.scale for factor in factors}
+    assert found == pytest.approx(expected)
+
+
+def read(base: Path, *paths: Path) -> tuple[Expert, ...]:
+    """The experts of a gate without findings."""
     experts = {path.name: str(path) for path in paths}
-    gate = gate_from({"base": str(base), "experts": experts}, root=tmp_path)
-    assert run_preflight(gate).findings == ()
+    preflight = run_preflight(gate_from({"base": str(base), "experts": experts}, root=base.parent))
+    assert preflight.findings == ()
+    assert preflight.pool is not None
+    return preflight.pool.experts
 
 
 def test_fingerprint_is_of_the_content(tiny_pool: Path, tmp_path: Path) -> None:
     base = tiny_pool.parent / "base"
-    one, other = (write_adapter(base, tmp_path / n, 0) for n in ("one", "other"))
+    one, other, third = (tmp_path / name for name in ("one", "other", "third"))
+    write_adapter(base, one, 0)
+    write_adapter(base, third, 1)
 
-    def read(path: Path) -> tuple[str, str]:
-        expert = read_adapter(path, name="x", reference="x", where="")
+    def fingerprints(path: Path) -> tuple[str, str]:
+        expert, _ = read(base, path, third)
         return expert.fingerprint, expert.weights_fingerprint
 
-    assert read(one) == read(other)
+    before = fingerprints(one)
+    shutil.copytree(one, other)
+    assert fingerprints(other) == before
     config = other / CONFIG
     config.write_text(config.read_text().replace('"lora_dropout": 0.0', '"lora_dropout": 0.1'))
-    assert read(one)[1] == read(other)[1]
-    assert read(one)[0] != read(other)[0]
-    assert read(write_adapter(base, tmp_path / "third", 1))[1] != read(one)[1]
+    touched = fingerprints(other)
+    assert touched[1] == before[1]
+    assert touched[0] != before[0]
+    assert read(base, one, third)[1].weights_fingerprint != before[1]

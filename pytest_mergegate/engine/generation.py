@@ -1,0 +1,132 @@
+"""What the language models share: greedy answers in tokens, and logits over the vocabulary."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from transformers import GenerationConfig
+
+from pytest_mergegate.engine.batches import batches
+from pytest_mergegate.engine.headed import HeadedModel
+from pytest_mergegate.errors import PoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.readings import Reading, Tokens
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.spec import Positions
+
+_KEY_VALUE_BYTES = 1 << 28
+"""Memory for the keys and values of one batch that is decoded together."""
+
+
+class GenerativeModel(HeadedModel):
+    """A language model: its answers are tokens, decoded greedily."""
+
+    reading: ClassVar[Reading] = "greedy"
+    known_positions: tuple[Positions, ...] = ("answer", "last", "mean")
+    answer_positions: ClassVar[Positions] = "answer"
+
+    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
+        super().__init__(base, device, trust_remote_code=trust_remote_code)
+        if self.projection is None:
+            raise PoolError(
+                f"{type(self.module).__name__} has no output layer",
+                code="MG002",
+                fix="this architecture is not supported yet",
+            )
+        self._adopt_end_of_text()
+        self._check_head(self._ways())
+
+    @property
+    def projection(self) -> Any:
+        """The projection to the vocabulary."""
+        return self.module.get_output_embeddings()
+
+    @torch.inference_mode()
+    def decode(self, prompts: Sequence[Tokens], max_tokens: int) -> list[list[int]]:
+        """Greedy answers in tokens, the end-of-text token included where it was reached.
+
+        An answer has at most ``max_tokens``, and no more than the model has positions for.
+        """
+        answers: list[list[int]] = [[] for _ in prompts]
+        rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
+        for room in sorted(set(rooms)):
+            chosen = [index for index, own in enumerate(rooms) if own == room]
+            lengths = [len(prompts[index]) + room for index in chosen]
+            for batch in batches(lengths, self._decoding_tokens):
+                rows = [chosen[k] for k in batch]
+                found = self._generate([prompts[index] for index in rows], room)
+                for index, answer in zip(rows, found.tolist(), strict=True):
+                    answers[index] = self._until_end(answer)
+        return answers
+
+    def is_complete(self, answer: Sequence[int]) -> bool:
+        """Whether an answer reached its end, rather than the limit on its length."""
+        return bool(answer) and answer[-1] in self._ends
+
+    def text(self, answer: Sequence[int]) -> str:
+        """An answer's tokens as stripped text."""
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+    @abstractmethod
+    def _room(self, prompt: Tokens) -> int:
+        """How many tokens of an answer there are positions for."""
+
+    @abstractmethod
+    def _generate(self, prompts: Sequence[Tokens], max_tokens: int) -> Tensor:
+        """New tokens [rows, at most ``max_tokens``] of one batch, padded behind the end."""
+
+    def _until_end(self, answer: list[int]) -> list[int]:
+        ends = self._ends
+        stop = next((k + 1 for k, token in enumerate(answer) if token in ends), len(answer))
+        return answer[:stop]
+
+    @property
+    def _decoding_tokens(self) -> int:
+        """Decoding takes a pass per token however many rows there are: as many as fit."""
+        per_token = 8 * int(self.config.num_hidden_layers) * int(self.config.hidden_size)
+        return max(self._batch_tokens, _KEY_VALUE_BYTES // per_token)
+
+    @property
+    def _ends(self) -> set[int]:
+        ends = self.module.generation_config.eos_token_id
+        return set(ends) if isinstance(ends, (list, tuple)) else {ends} - {None}
+
+    def _adopt_end_of_text(self) -> None:
+        """Keep only the end-of-text tokens of the generation settings: a repetition penalty, a
+        length penalty or a forced token would make decoding differ from the argmax of the forward
+        pass."""
+        ends = self.module.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            pad = ends[0] if isinstance(ends, (list, tuple)) else ends
+        self._pad_id = 0 if pad is None else int(pad)
+        self.module.generation_config = GenerationConfig(
+            eos_token_id=ends, pad_token_id=self._pad_id, **self._generation_settings()
+        )
+
+    def _generation_settings(self) -> dict[str, Any]:
+        return {}
+
+    def _ways(self) -> list[Callable[[Tensor], Tensor]]:
+        """The ways known to make logits of projected states; first what the settings speak of,
+        since on small logits a cap would pass for none."""
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        divide = getattr(self.config, "logits_scaling", None)
+        multiply = getattr(self.config, "logit_scale", None)
+        ways: list[Callable[[Tensor], Tensor]] = []
+        if cap:
+            ways.append(lambda x: torch.tanh(x / cap) * cap)
+        if divide:
+            ways.append(lambda x: x / divide)
+        if multiply:
+            ways.append(lambda x: x * multiply)
+        return [*ways, lambda x: x]

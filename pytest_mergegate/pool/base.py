@@ -1,0 +1,213 @@
+"""The base: the checkpoint that every expert was fine-tuned from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
+from pytest_mergegate.pool.json_files import read_json_object
+from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.tensor_files import checkpoint_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pytest_mergegate.pool.references import Located
+
+_HEADS = ("lm_head.weight", "cls.predictions.decoder.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "shared.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+)
+_UNTIED_BY_DEFAULT = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi", "phi3", "gpt_neox")
+_TIED_BY_DEFAULT = ("gpt2", "opt", "bloom", "t5", "bart", "bert", "roberta", "gemma", "gemma2")
+_CONSTANTS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.inv_freq",
+    "embeddings.position_ids",
+)
+_OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+_SAMPLE = 1 << 16
+"""Numbers of a parameter that its norm is estimated from."""
+_SIDE_FILES = {".json", ".model", ".txt", ".jinja"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The checkpoint that every expert was fine-tuned from."""
+
+    reference: str
+    located: Located
+    config: Mapping[str, Any]
+    architecture: str
+    tensors: StoredTensors
+    """Under the names that the loaded model gives its parameters."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder on this machine."""
+        return self.located.path
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the architecture, such as ``gpt2``."""
+        return str(self.config.get("model_type") or "")
+
+    @property
+    def original_name(self) -> str | None:
+        """The name the checkpoint was saved under, where its configuration keeps it."""
+        return self.config.get("_name_or_path") or None
+
+    @property
+    def fingerprint(self) -> str:
+        """Over weights, configuration and tokenizer."""
+        return fingerprint(self._files)
+
+    @property
+    def known_fingerprint(self) -> str | None:
+        """The fingerprint; None where gigabytes would have to be read for it."""
+        return known_fingerprint(self._files)
+
+    @property
+    def _files(self) -> set[Path]:
+        side = [p for p in self.path.iterdir() if p.suffix in _SIDE_FILES and p.is_file()]
+        return {*self.tensors.files, *side}
+
+    @cached_property
+    def _norms(self) -> dict[str, float]:
+        return {}
+
+    def norm(self, parameter: str) -> float:
+        """‖W‖ (Frobenius) of a parameter, estimated from a sample of its numbers."""
+        if parameter not in self._norms:
+            sample = self.tensors.sample(parameter, _SAMPLE).astype(np.float64).ravel()
+            scale = math.sqrt(self.tensors[parameter].size / max(sample.size, 1))
+            self._norms[parameter] = float(np.linalg.norm(sample)) * scale
+        return self._norms[parameter]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters stored."""
+        return sum(header.size for header in self.tensors.values())
+
+    @property
+    def embedding(self) -> str | None:
+        """Name of the input embedding's parameter."""
+        return next((n for n in self.tensors if n.endswith(_EMBEDDINGS)), None)
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the output layer is the input embedding, by flag, else by what is stored."""
+        flag = self.config.get("tie_word_embeddings")
+        if isinstance(flag, bool):
+            return flag
+        if any(name in self.tensors for name in _HEADS):
+            return self.model_type in _TIED_BY_DEFAULT
+        return self.model_type not in _UNTIED_BY_DEFAULT
+
+    def is_embedding(self, name: str) -> bool:
+        """Whether ``name`` is a parameter of the input embedding or of the output layer."""
+        return name in (*_HEADS, "lm_head.bias") or name.endswith(_EMBEDDINGS)
+
+    def parameter(self, name: str) -> str:
+        """The stored parameter behind ``name``: a tied output layer's is the embedding."""
+        if name in _HEADS and name not in self.tensors and self.ties_embeddings:
+            return self.embedding or name
+        return name
+
+    def stores_transposed(self, parameter: str) -> bool:
+        """Whether a square weight is stored as [inputs, outputs] (GPT-2's Conv1D)."""
+        conv1d = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
+        names = {"c_attn", "c_proj", "c_fc", "q_attn"}
+        return self.model_type in conv1d and parameter.split(".")[-2] in names
+
+
+def read_base(located: Located, reference: str, where: str) -> Base:
+    """Read the base's configuration and tensor headers. Raises PoolError."""
+    path = located.path
+    if not (path / "config.json").exists():
+        raise _no_config(path, where)
+    config = read_json_object(path / "config.json", expert=None, where=f"{path.name}/config.json")
+    architectures = config.get("architectures") or [config.get("model_type")]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise PoolError(
+            "config.json of the base names neither architectures nor model_type",
+            where=f"{path.name}/config.json",
+            fix="save the base again with save_pretrained",
+        )
+    tensors = parameters_of(StoredTensors(checkpoint_files(path)))
+    prefix = _missing_prefix(architectures[0], str(config.get("model_type") or ""), tensors)
+    return Base(
+        reference=reference,
+        located=located,
+        config=config,
+        architecture=architectures[0],
+        tensors=tensors.renamed(lambda name: _prefixed(name, prefix)) if prefix else tensors,
+    )
+
+
+def _no_config(path: Path, where: str) -> PoolError:
+    if not (path / "adapter_config.json").exists():
+        return PoolError(
+            f"the base {path.name}/ has no config.json",
+            where=where,
+            fix="point base: to a folder that save_pretrained wrote",
+        )
+    adapter = read_json_object(
+        path / "adapter_config.json", expert=None, where=f"{path.name}/adapter_config.json"
+    )
+    return PoolError(
+        f"{path.name}/ is an adapter, not a base",
+        where=where,
+        fix=f"write base: {adapter.get('base_model_name_or_path')!s}, which it was trained on, "
+        "and list the adapter among the experts",
+    )
+
+
+_BACKBONES = {
+    "gpt2": "transformer.",
+    "bert": "bert.",
+    "roberta": "roberta.",
+    "distilbert": "distilbert.",
+    "opt": "model.",
+}
+"""Backbones whose checkpoints are also found without the prefix that a model with a head adds."""
+
+
+def parameters_of(tensors: StoredTensors) -> StoredTensors:
+    """Without the constants that old checkpoints hold, and under today's names."""
+    return tensors.renamed(_todays_name)
+
+
+def _todays_name(name: str) -> str | None:
+    if name.endswith(_CONSTANTS):
+        return None
+    if name == "embed_out.weight":  # GPT-NeoX
+        return "lm_head.weight"
+    for old, new in _OLD_NAMES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _missing_prefix(architecture: str, model_type: str, tensors: StoredTensors) -> str:
+    prefix = _BACKBONES.get(model_type, "")
+    headless = architecture.endswith("Model") and not architecture.endswith("HeadModel")
+    return "" if headless or any(name.startswith(prefix) for name in tensors) else prefix
+
+
+def _prefixed(name: str, prefix: str) -> str:
+    return name if name in _HEADS or name.startswith(("classifier", "score")) else prefix + name

@@ -1,0 +1,96 @@
+"""What an expert does to one parameter of its base, as its files give it.
+
+Two adapters' factors are never compared directly: many pairs (B, A) have the same product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """τ = scale · B A, or its transpose; under DoRA each row of W0 + τ is brought to a length."""
+
+    parameter: str
+    key_a: str
+    key_b: str
+    shape_a: tuple[int, ...]
+    """[rank, inputs]."""
+    shape_b: tuple[int, ...]
+    """[outputs, rank]."""
+    scale: float
+    """α/r, or α/√r under rsLoRA."""
+    transposed: bool = False
+    """The weight is stored as [inputs, outputs]: an embedding, or GPT-2's Conv1D."""
+    magnitude_key: str | None = None
+    """DoRA's lengths, [outputs]."""
+    base_key: str | None = None
+    """A copy of the base's weight that the adapter carries and that takes its place."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of τ."""
+        outputs, inputs = self.shape_b[0], self.shape_a[1]
+        return (inputs, outputs) if self.transposed else (outputs, inputs)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the adapter behind this change."""
+        return tuple(filter(None, (self.key_a, self.key_b, self.magnitude_key, self.base_key)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """The parameter itself after training: modules_to_save, trained biases, full checkpoints."""
+
+    parameter: str
+    key: str
+    shape: tuple[int, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the expert behind this change."""
+        return (self.key,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Some rows of an embedding after training (PEFT's trainable tokens)."""
+
+    parameter: str
+    key: str
+    rows: tuple[int, ...]
+    width: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the adapter behind this change."""
+        return (self.key,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offset:
+    """τ = scale · tensor: the bias that comes with B under ``lora_bias``."""
+
+    parameter: str
+    key: str
+    shape: tuple[int, ...]
+    scale: float
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the adapter behind this change."""
+        return (self.key,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """A change that only PEFT itself can work out (IA3, LoHa, LoKr, VeRA, ...)."""
+
+    parameter: str
+    keys: tuple[str, ...]
+    """The tensors of the adapter behind this change."""
+
+
+Change = Factors | Replacement | Rows | Offset | Computed

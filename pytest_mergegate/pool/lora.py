@@ -1,0 +1,292 @@
+"""LoRA adapters: tensor names and configuration to factors, replaced parameters and rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.patterns import pattern_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.pool.stored import StoredTensors
+
+_WHERE = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."
+_PARTS = {
+    "lora_A.weight": "A",
+    "lora_B.weight": "B",
+    "lora_B.bias": "bias",
+    "lora_embedding_A": "embedding_A",
+    "lora_embedding_B": "embedding_B",
+    "lora_magnitude_vector": "magnitude",
+    "lora_magnitude_vector.weight": "magnitude",
+    "token_adapter.trainable_tokens_delta": "rows",
+    "base_layer.weight": "base",
+    "base_layer.bias": "base_bias",
+}
+_KEY = re.compile(
+    r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, sorted(_PARTS, reverse=True))) + ")"
+)
+
+
+_WRAPPED = re.compile(r"\.modules_to_save\.[^.]+\.")
+
+
+@dataclass(kw_only=True)
+class _Module:
+    """The tensors of one adapted module, by what they are."""
+
+    name: str
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def lora_changes(
+    config: Mapping[str, Any], tensors: StoredTensors, base: Base | None, expert: str
+) -> list[Change]:
+    """What a LoRA adapter changes, by parameter of the base.
+
+    Raises PoolError for tensors that are neither factors nor trained parameters, for factors
+    without their other half, and for shapes that contradict each other or the configuration.
+    """
+    modules: dict[str, _Module] = {}
+    changes: list[Change] = []
+    for key in tensors:
+        if ".original_module." in key:  # the base's own, beside a copy that was trained
+            continue
+        match = _KEY.fullmatch(key.removeprefix(_PREFIX))
+        if match is None:
+            changes.append(_replacement(key, config, tensors, base, expert))
+            continue
+        module = modules.setdefault(match["module"], _Module(name=match["module"]))
+        module.keys[_PARTS[match["part"]]] = key
+    for _, module in sorted(modules.items()):
+        changes += _module_changes(module, config, tensors, base, expert)
+    return _without_doubles(changes, tensors, expert)
+
+
+def _without_doubles(
+    changes: Iterable[Change], tensors: StoredTensors, expert: str
+) -> list[Change]:
+    """One change per parameter: both sides of a tied pair may be stored as equal copies."""
+    found: dict[str, Change] = {}
+    for change in changes:
+        other = found.setdefault(change.parameter, change)
+        if other is not change and not _are_copies(other, change, tensors):
+            raise PoolError(
+                f"{change.parameter!r} is changed in two ways at once",
+                code="MG002",
+                expert=expert,
+                where=_WHERE,
+                fix="merge the adapter into its base and list the checkpoint",
+            )
+    return list(found.values())
+
+
+def _are_copies(one: Change, other: Change, tensors: StoredTensors) -> bool:
+    if not isinstance(one, Replacement) or not isinstance(other, Replacement):
+        return False
+    return np.array_equal(tensors.floats(one.key), tensors.floats(other.key))
+
+
+def _replacement(
+    key: str,
+    config: Mapping[str, Any],
+    tensors: StoredTensors,
+    base: Base | None,
+    expert: str,
+) -> Replacement:
+    """A parameter that was trained whole: PEFT saves those under their plain names."""
+    parameter = _WRAPPED.sub(".", key.removeprefix(_PREFIX))
+    module = parameter.rpartition(".")[0]
+    saved = config.get("modules_to_save") or ()
+    # as PEFT goes by endings: `norm` means every input_layernorm, too
+    trained = isinstance(saved, (list, tuple)) and any(
+        module.endswith(str(entry)) or f"{entry}." in module for entry in saved
+    )
+    bias = config.get("bias") in ("all", "lora_only") and parameter.endswith(".bias")
+    # PEFT saves copies of these where one of them is adapted or resized
+    embedding = base is not None and base.is_embedding(parameter)
+    if not (trained or bias or embedding):
+        raise PoolError(
+            f"tensor {key!r} is not a LoRA factor of a base module, nor of modules_to_save",
+            code="MG102",
+            expert=expert,
+            where=_WHERE,
+            fix=f"PEFT names tensors {_PREFIX}<module>.lora_A.weight; "
+            "a changed name makes it drop them without a word",
+        )
+    return Replacement(
+        parameter=base.parameter(parameter) if base else parameter,
+        key=key,
+        shape=tensors[key].shape,
+    )
+
+
+def _module_changes(
+    module: _Module,
+    config: Mapping[str, Any],
+    tensors: StoredTensors,
+    base: Base | None,
+    expert: str,
+) -> list[Change]:
+    keys = dict(module.keys)
+    changes: list[Change] = []
+    if "rows" in keys:
+        changes.append(_rows(module.name, keys.pop("rows"), config, tensors, base, expert))
+    if "base_bias" in keys:
+        key = keys.pop("base_bias")
+        changes.append(
+            Replacement(parameter=f"{module.name}.bias", key=key, shape=tensors[key].shape)
+        )
+    if not keys:
+        return changes
+    embedding = "embedding_A" in keys or "embedding_B" in keys
+    names = ("embedding_A", "embedding_B") if embedding else ("A", "B")
+    if not set(names) <= set(keys):
+        held = ", ".join(sorted(key.rpartition(f"{module.name}.")[2] for key in keys.values()))
+        raise PoolError(
+            f"module {module.name!r} has only {held}",
+            code="MG103",
+            expert=expert,
+            where=_WHERE,
+            fix="save the adapter again; half of this module is missing",
+        )
+    if config.get("use_dora") and "magnitude" not in keys:
+        raise PoolError(
+            f"module {module.name!r} has no lora_magnitude_vector, and the adapter is a DoRA",
+            code="MG103",
+            expert=expert,
+            where=_WHERE,
+            fix="save the adapter again; a third of this module is missing",
+        )
+    factors = _factors(module.name, keys, names, config, tensors, base, expert)
+    changes.append(factors)
+    if "bias" in keys:
+        changes.append(
+            Offset(
+                parameter=f"{module.name}.bias",
+                key=keys["bias"],
+                shape=tensors[keys["bias"]].shape,
+                scale=factors.scale,
+            )
+        )
+    return changes
+
+
+def _factors(
+    module: str,
+    keys: Mapping[str, str],
+    names: tuple[str, str],
+    config: Mapping[str, Any],
+    tensors: StoredTensors,
+    base: Base | None,
+    expert: str,
+) -> Factors:
+    a, b = (tensors[keys[name]].shape for name in names)
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
+        raise PoolError(
+            f"the factors of {module!r} do not fit: A {a}, B {b}",
+            code="MG104",
+            expert=expert,
+            where=_WHERE,
+            fix="save the adapter again",
+        )
+    if "magnitude" in keys and tensors[keys["magnitude"]].size != b[0]:
+        raise PoolError(
+            f"DoRA's magnitudes of {module!r} are {list(tensors[keys['magnitude']].shape)}, "
+            f"not one for each of {b[0]} outputs",
+            code="MG104",
+            expert=expert,
+            where=_WHERE,
+            fix="save the adapter again",
+        )
+    parameter = base.parameter(f"{module}.weight") if base else f"{module}.weight"
+    return Factors(
+        parameter=parameter,
+        key_a=keys[names[0]],
+        key_b=keys[names[1]],
+        shape_a=a,
+        shape_b=b,
+        scale=_scale(module, config, a[0], expert),
+        transposed=names[0] == "embedding_A" or _is_transposed(parameter, a, b, base),
+        magnitude_key=keys.get("magnitude") if config.get("use_dora") else None,
+        base_key=keys.get("base"),
+    )
+
+
+def _is_transposed(
+    parameter: str, a: tuple[int, ...], b: tuple[int, ...], base: Base | None
+) -> bool:
+    """Whether the weight is stored as [inputs, outputs]; PEFT, too, goes by the layer alone,
+    whatever ``fan_in_fan_out`` says."""
+    if base is None or parameter not in base.tensors:
+        return False
+    if b[0] == a[1]:
+        return base.stores_transposed(parameter)
+    return base.tensors[parameter].shape == (a[1], b[0])
+
+
+def _rows(
+    module: str,
+    key: str,
+    config: Mapping[str, Any],
+    tensors: StoredTensors,
+    base: Base | None,
+    expert: str,
+) -> Rows:
+    """PEFT's trainable tokens: the rows' new values, whatever the tensor's name says."""
+    wanted = config.get("trainable_token_indices")
+    if isinstance(wanted, dict):
+        wanted = next((v for k, v in wanted.items() if f".{module}".endswith(f".{k}")), None)
+    shape = tensors[key].shape
+    rows = tuple(wanted) if isinstance(wanted, list) else ()
+    whole = all(type(row) is int and row >= 0 for row in rows) and len(set(rows)) == len(rows)
+    if not whole or len(shape) != 2 or len(rows) != shape[0]:
+        raise PoolError(
+            f"{key!r} is {list(shape)}, trainable_token_indices of {module!r} is {wanted!r}",
+            code="MG104",
+            expert=expert,
+            where=_CONFIG,
+            fix="the configuration belongs to other weights; save the adapter again",
+        )
+    parameter = f"{module}.weight"
+    return Rows(
+        parameter=base.parameter(parameter) if base else parameter,
+        key=key,
+        rows=rows,
+        width=shape[1],
+    )
+
+
+def _scale(module: str, config: Mapping[str, Any], stored_rank: int, expert: str) -> float:
+    rank = pattern_value(module, config.get("rank_pattern"), expert=expert) or config.get("r")
+    alpha = pattern_value(module, config.get("alpha_pattern"), expert=expert)
+    alpha = config.get("lora_alpha") if alpha is None else alpha
+    if rank != stored_rank or not _is_finite(alpha):
+        raise PoolError(
+            f"module {module!r} has rank {stored_rank}, its configuration says "
+            f"r={rank!r}, lora_alpha={alpha!r}",
+            code="MG104",
+            expert=expert,
+            where=_CONFIG,
+            fix="the configuration belongs to other weights; save the adapter again",
+        )
+    divisor = math.sqrt(stored_rank) if config.get("use_rslora") else stored_rank
+    return float(alpha) / divisor
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False

@@ -1,0 +1,67 @@
+"""Opening files that strangers may have put there: regular files only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.errors import PoolError
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+    from pathlib import Path
+
+
+def label(path: Path) -> str:
+    """How messages call a file: its folder and its name, in one line."""
+    return shown(f"{path.parent.name}/{path.name}")
+
+
+def shown(text: str, length: int = 120) -> str:
+    """A stranger's text, fit for one line of a message."""
+    plain = text if text.isprintable() else repr(text)[1:-1]
+    return plain if len(plain) <= length else plain[: length - 3] + "..."
+
+
+def open_regular(path: Path, *, expert: str | None, where: str | None = None) -> BufferedReader:
+    """Open a regular file for reading, unbuffered reads left to the caller.
+
+    Raises PoolError for what is missing or may not be read, and for anything else than a regular
+    file, which is not opened: a FIFO would wait for a writer forever.
+    """
+    where = where or label(path)
+    try:
+        _check_regular(path.stat(), path, expert, where)
+        # another kind of file may have taken its place since
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PoolError(
+            f"{shown(path.name)} cannot be read ({reason})",
+            expert=expert,
+            where=where,
+            fix="check that the file exists and may be read",
+        ) from None
+    file = os.fdopen(number, "rb")
+    try:
+        _check_regular(os.fstat(number), path, expert, where)
+    except PoolError:
+        file.close()
+        raise
+    return file
+
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def _check_regular(status: os.stat_result, path: Path, expert: str | None, where: str) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, a socket or a device"
+    raise PoolError(
+        f"{shown(path.name)} is {kind}, not a regular file",
+        expert=expert,
+        where=where,
+        fix="put the file itself there",
+    )

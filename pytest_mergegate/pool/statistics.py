@@ -1,0 +1,188 @@
+"""What a look at every stored number of an expert finds: NaN, zeros, and the size of its change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_mergegate.pool.changes import Factors, Offset, Replacement, Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.pool.changes import Change
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.stored import StoredTensors
+
+_LARGEST = float(np.finfo(np.float32).max)
+_BLOCK = 256
+Squares = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightStatistics:
+    """Of one expert's numbers."""
+
+    non_finite: frozenset[str]
+    """Tensors with a NaN or an infinity."""
+    overflowing: frozenset[str]
+    """Parameters whose τ is too large for float32, though its tensors are finite."""
+    norms: Mapping[str, float | None]
+    """‖τ‖ (Frobenius) by parameter of the base; under DoRA that of s·B·A; None where only PEFT
+    can work τ out, or where it is not finite or has no counterpart in the base."""
+    unchanged: frozenset[str]
+    """Parameters whose τ is exactly zero."""
+    base_norms: Mapping[str, float]
+    """‖W‖ of the same parameters in the base, estimated from a sample of its rows."""
+
+    @property
+    def relative_norm(self) -> float | None:
+        """‖τ‖ / ‖W‖ over the parameters with both; None where there is none."""
+        known = [name for name, norm in self.norms.items() if norm is not None]
+        change = math.hypot(*(self.norms[name] or 0.0 for name in known))
+        base = math.hypot(*(self.base_norms.get(name, 0.0) for name in known))
+        return change / base if known and base > 0 else None
+
+
+def weight_statistics(expert: Expert, base: Base) -> WeightStatistics:
+    """Read every tensor of ``expert`` once. Raises PoolError for types that are no floats."""
+    non_finite: set[str] = set()
+    overflowing: set[str] = set()
+    norms: dict[str, float | None] = {}
+    unchanged: set[str] = set()
+    for parameter, change in expert.changes.items():
+        norm, bad = _norm(change, expert.tensors, base)
+        non_finite |= bad
+        if norm is not None and not norm <= _LARGEST:
+            overflowing.add(parameter)
+            norm = None
+        norms[parameter] = None if bad else norm
+        if norm == 0 and not bad:
+            unchanged.add(parameter)
+    for key in set(expert.tensors) - {key for c in expert.changes.values() for key in c.keys}:
+        if _is_float(expert.tensors, key) and not _square(expert.tensors, key)[1]:
+            non_finite.add(key)
+    return WeightStatistics(
+        non_finite=frozenset(non_finite),
+        overflowing=frozenset(overflowing),
+        norms=norms,
+        unchanged=frozenset(unchanged),
+        base_norms={p: base.norm(p) for p in norms if _is_float(base.tensors, p)},
+    )
+
+
+def _norm(
+    change: Change, tensors: StoredTensors, base: Base
+) -> tuple[float | None, frozenset[str]]:
+    """‖τ‖, None where unknown, and the tensors that are not finite."""
+    match change:
+        case Factors():
+            return _factors_norm(change, tensors, base)
+        case Offset(key=key, scale=scale):
+            square, finite = _square(tensors, key)
+            return abs(scale) * math.sqrt(square), frozenset() if finite else frozenset({key})
+        case Replacement(key=key, parameter=parameter):
+            return _difference(tensors, key, base, parameter)
+        case Rows():
+            return _rows_norm(change, tensors, base)
+        case _:
+            floats = [key for key in change.keys if _is_float(tensors, key)]
+            return None, frozenset(key for key in floats if not _square(tensors, key)[1])
+
+
+def _factors_norm(
+    change: Factors, tensors: StoredTensors, base: Base
+) -> tuple[float | None, frozenset[str]]:
+    """‖sBA‖² = s² Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""
+    gram_a = _gram(tensors.floats(change.key_a))
+    gram_b = _gram(tensors.floats(change.key_b).T)
+    bad = {
+        key
+        for key, gram in ((change.key_a, gram_a), (change.key_b, gram_b))
+        if not np.isfinite(np.diagonal(gram)).all()
+    }
+    for key in (change.magnitude_key, change.base_key):
+        if key is not None and not _square(tensors, key)[1]:
+            bad.add(key)
+    if bad:
+        return None, frozenset(bad)
+    norm = abs(change.scale) * math.sqrt(max(float((gram_a * gram_b).sum()), 0.0))
+    if change.magnitude_key is not None and norm == 0:
+        # only the lengths may have been trained; those of the base tell
+        return _lengths_norm(change, tensors, base), frozenset()
+    return norm, frozenset()
+
+
+def _gram(rows: NDArray[np.float32]) -> Squares:
+    """Inner products of the rows, in float64 but within short blocks, where float32 is fast."""
+    total = np.zeros((len(rows), len(rows)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, rows.shape[1], _BLOCK):
+            block = rows[:, start : start + _BLOCK]
+            total += block @ block.T
+    if np.isfinite(total).all():
+        return total
+    wide = rows.astype(np.float64)  # squares may be beyond float32 where the numbers are not
+    found: Squares = wide @ wide.T
+    return found
+
+
+def _lengths_norm(change: Factors, tensors: StoredTensors, base: Base) -> float | None:
+    if change.magnitude_key is None or not _is_float(base.tensors, change.parameter):
+        return None
+    weight = base.tensors.floats(change.parameter).astype(np.float64)
+    own = np.linalg.norm(weight, axis=0 if change.transposed else 1)
+    lengths = tensors.floats(change.magnitude_key).astype(np.float64).ravel()
+    return float(np.linalg.norm(lengths - own)) if own.shape == lengths.shape else None
+
+
+def _difference(
+    tensors: StoredTensors, key: str, base: Base, parameter: str
+) -> tuple[float | None, frozenset[str]]:
+    header = base.tensors.get(parameter)
+    known = header is not None and header.shape == tensors[key].shape
+    known = known and _is_float(base.tensors, parameter)
+    square, finite = 0.0, True
+    theirs = base.tensors.blocks(parameter) if known else None
+    for block in tensors.blocks(key):
+        own = block.astype(np.float64)
+        finite = finite and bool(np.isfinite(own).all())
+        if theirs is not None:
+            difference = own - next(theirs)
+            square += float(difference @ difference)
+    bad = frozenset() if finite else frozenset({key})
+    return (math.sqrt(square) if known and finite else None), bad
+
+
+def _rows_norm(
+    change: Rows, tensors: StoredTensors, base: Base
+) -> tuple[float | None, frozenset[str]]:
+    rows = tensors.floats(change.key).astype(np.float64)
+    if not np.isfinite(rows).all():
+        return None, frozenset({change.key})
+    header = base.tensors.get(change.parameter)
+    if header is None or not _is_float(base.tensors, change.parameter):
+        return None, frozenset()
+    if header.shape[1:] != rows.shape[1:] or max(change.rows) >= header.shape[0]:
+        return None, frozenset()
+    own = base.tensors.floats(change.parameter)[list(change.rows)]
+    return float(np.linalg.norm(rows - own)), frozenset()
+
+
+def _square(tensors: StoredTensors, key: str) -> tuple[float, bool]:
+    """Σ x² and whether every x is finite."""
+    total, finite = 0.0, True
+    for block in tensors.blocks(key):
+        numbers = block.astype(np.float64)
+        finite = finite and bool(np.isfinite(numbers).all())
+        total += float(numbers @ numbers) if finite else 0.0
+    return total, finite
+
+
+def _is_float(tensors: StoredTensors, key: str) -> bool:
+    return key in tensors and tensors[key].dtype in ("F64", "F32", "F16", "BF16")

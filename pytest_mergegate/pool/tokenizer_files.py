@@ -1,0 +1,213 @@
+"""What a model's tokenizer files say, read as data: which token has which id, and what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.fingerprints import content_hash
+from pytest_mergegate.pool.json_files import read_json_object
+from pytest_mergegate.pool.regular_files import label, open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"
+_ADDED, _SETTINGS = "added_tokens.json", "tokenizer_config.json"
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor")
+_WORDS_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """What an expert's tokenizer has otherwise than the base's."""
+
+    moved: tuple[str, int, int] | None = None
+    """A token with another id: token, id in the base, id in the expert."""
+    replaced: tuple[int, str, str] | None = None
+    """An id with another token: id, token in the base, token in the expert."""
+    lacking: tuple[str, ...] = ()
+    """Tokens of the base that the expert's does not have; the first few."""
+    sizes: tuple[int, int] = (0, 0)
+    """Number of tokens in the base's and in the expert's."""
+    added: tuple[tuple[str, int], ...] = ()
+    """The expert's tokens with ids that the base's does not use, by id."""
+    parts: tuple[str, ...] = ()
+    """Other rules by which text becomes tokens: merges, normalizer, ..."""
+    uncompared: str | None = None
+    """Why the two could not be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFiles:
+    """The tokenizer files in one folder; equal where their contents are."""
+
+    folder: Path = field(compare=False)
+    expert: str | None = field(compare=False)
+    """Whose they are, for messages; None for the base."""
+    digests: tuple[tuple[str, str], ...]
+    """Name and content hash of each."""
+
+    @classmethod
+    def of(cls, folder: Path, expert: str | None = None) -> TokenizerFiles:
+        """Look at a folder. Raises PoolError for files that cannot be read."""
+        # tokenizer.json holds it all; beside it, the others say nothing more
+        others = () if (folder / TOKENIZER).exists() else (VOCABULARY, WORDS, _ADDED, _SETTINGS)
+        known = (TOKENIZER, *others, *_SENTENCEPIECE)
+        try:
+            found = tuple((n, content_hash(folder / n)) for n in known if (folder / n).exists())
+        except PoolError as error:
+            error.expert = expert
+            raise
+        return cls(folder=folder, expert=expert, digests=found)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The files that hold a vocabulary."""
+        return frozenset(name for name, _ in self.digests) - {_ADDED, _SETTINGS}
+
+    def same(self, other: TokenizerFiles, *names: str) -> bool:
+        """Whether both have one of ``names``, with the same content."""
+        return any(entry in other.digests for entry in self.digests if entry[0] in names)
+
+
+def differences(base: TokenizerFiles, expert: TokenizerFiles) -> Differences | None:
+    """Compare two tokenizers; None where one of them has no files, or they are the same.
+
+    Raises PoolError for files that are no tokenizer's.
+    """
+    if not base.names or not expert.names or base.same(expert, TOKENIZER):
+        return None
+    return _compare(base, expert)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokenizer:
+    ids: Mapping[str, int]
+    parts: Mapping[str, str]
+    """Digest of each rule; empty where the files do not hold them as JSON."""
+
+
+@lru_cache(maxsize=256)
+def _compare(base: TokenizerFiles, expert: TokenizerFiles) -> Differences | None:
+    ours, theirs = _read(base), _read(expert)
+    if ours is None or theirs is None:
+        if base.same(expert, *_SENTENCEPIECE, VOCABULARY, WORDS):
+            return None
+        held = " and ".join(sorted(expert.names))
+        against = " and ".join(sorted(base.names))
+        return Differences(uncompared=f"{held} with the base's {against}")
+    found = _compare_ids(ours.ids, theirs.ids)
+    parts = tuple(
+        part
+        for part, digest in ours.parts.items()
+        if part in theirs.parts and theirs.parts[part] != digest
+    )
+    merged = Differences(**{**found, "parts": parts})
+    return merged if merged != Differences(sizes=merged.sizes) else None
+
+
+def _compare_ids(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, Any]:
+    tokens = {number: token for token, number in ours.items()}
+    moved = next(((t, n, theirs[t]) for t, n in ours.items() if theirs.get(t, n) != n), None)
+    new = [(token, number) for token, number in theirs.items() if token not in ours]
+    replaced = next(((n, tokens[n], token) for token, n in new if n in tokens), None)
+    added = sorted(((t, n) for t, n in new if n not in tokens), key=lambda entry: entry[1])
+    return {
+        "moved": moved,
+        "replaced": replaced,
+        "lacking": tuple(token for token in ours if token not in theirs)[:3],
+        "sizes": (len(ours), len(theirs)),
+        "added": tuple(added),
+    }
+
+
+@lru_cache(maxsize=2)  # a vocabulary takes tens of megabytes; the base's comes back every time
+def _read(files: TokenizerFiles) -> _Tokenizer | None:
+    """The vocabulary in JSON or text; None where there is none that can be understood."""
+    folder, expert = files.folder, files.expert
+    if TOKENIZER in files.names:
+        parsed = _object(folder / TOKENIZER, expert)
+        ids = dict(_vocabulary(parsed))
+        return _Tokenizer(ids=ids, parts=dict(_parts(parsed))) if ids else None
+    ids = {}
+    if VOCABULARY in files.names:
+        ids = _ids(_object(folder / VOCABULARY, expert))
+    elif WORDS in files.names:
+        ids = dict(_words(folder / WORDS, expert))
+    return _Tokenizer(ids=ids | _added(files), parts={}) if ids else None
+
+
+def _vocabulary(parsed: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    model = parsed.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        yield from _ids(vocabulary).items()
+    elif isinstance(vocabulary, list):  # Unigram: [token, score], its place is its id
+        for number, entry in enumerate(vocabulary):
+            if isinstance(entry, list) and entry and isinstance(entry[0], str):
+                yield entry[0], number
+    added = parsed.get("added_tokens")
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict):
+            yield from _pair(entry.get("content"), entry.get("id"))
+
+
+def _ids(entries: Mapping[str, object]) -> dict[str, int]:
+    return {token: number for token, number in entries.items() if type(number) is int}
+
+
+def _pair(token: object, number: object) -> Iterator[tuple[str, int]]:
+    if isinstance(token, str) and isinstance(number, int):
+        yield token, number
+
+
+def _parts(parsed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Digests, so that half a million merges need not be kept."""
+    for part in _PARTS:
+        yield part, _digest(parsed.get(part))
+    model = parsed.get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if isinstance(merges, list):  # "a b" in old files, ["a", "b"] in new ones
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
+        yield "merges", _digest(pairs)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _words(path: Path, expert: str | None) -> Iterator[tuple[str, int]]:
+    with open_regular(path, expert=expert) as file:
+        text = file.read(_WORDS_LIMIT).decode("utf-8", errors="replace")
+    for number, word in enumerate(text.splitlines()):
+        yield word, number
+
+
+def _added(files: TokenizerFiles) -> dict[str, int]:
+    """Tokens beside the vocabulary, where tokenizer.json does not hold them."""
+    found: dict[str, int] = {}
+    names = {name for name, _ in files.digests}
+    if _ADDED in names:
+        found |= _ids(_object(files.folder / _ADDED, files.expert))
+    if _SETTINGS in names:
+        decoder = _object(files.folder / _SETTINGS, files.expert).get("added_tokens_decoder")
+        for number, entry in decoder.items() if isinstance(decoder, dict) else ():
+            if isinstance(entry, dict) and number.isdecimal() and len(number) < 10:
+                found |= dict(_pair(entry.get("content"), int(number)))
+    return found
+
+
+def _object(path: Path, expert: str | None) -> dict[str, Any]:
+    """Raises PoolError that says whose file it is."""
+    try:
+        return read_json_object(path, expert=expert)
+    except PoolError as error:
+        error.fix = f"{error.fix}, or remove {label(path)}" if expert else error.fix
+        raise

@@ -1,0 +1,42 @@
+"""Findings that several experts share, told once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pytest_mergegate.findings import Severity
+    from pytest_mergegate.pool.pool import Pool
+
+_LISTED = 4
+
+
+def grouped(
+    pool: Pool, code: str, severity: Severity, said: Mapping[str, tuple[str, str]]
+) -> Iterator[Finding]:
+    """One finding for each distinct (message, fix), whichever experts it is said of."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, told in said.items():
+        groups.setdefault(told, []).append(name)
+    for (message, fix), names in groups.items():
+        alone = len(names) == 1
+        yield Finding(
+            code=code,
+            severity=severity,
+            expert=names[0] if alone else None,
+            message=message if alone else f"{listed(names, len(pool.experts))}: {message}",
+            fix=fix,
+        )
+
+
+def listed(names: Sequence[str], total: int | None = None) -> str:
+    """Names in a row: ``a, b, c, d and 60 more``, or ``all 64 experts``."""
+    if len(names) == total and total > _LISTED:
+        return f"all {total} experts"
+    if len(names) > _LISTED + 1:
+        return f"{', '.join(names[:_LISTED])} and {len(names) - _LISTED} more"
+    return ", ".join(names)

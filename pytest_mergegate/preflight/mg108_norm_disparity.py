@@ -1,0 +1,52 @@
+"""MG108: an expert whose change is far larger or smaller than those of its pool."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.pool.pool import Pool
+
+_FACTOR = 10.0
+_FIX = "give the larger change a smaller weight in merge.weights, or check scales and training"
+
+
+def norm_disparity(pool: Pool) -> Iterable[Finding]:
+    """Under equal weights, the largest change decides and the smallest is drowned out."""
+    known = {
+        name: norm
+        for name, statistics in pool.statistics.items()
+        if (norm := statistics.relative_norm) is not None and norm > 0
+    }
+    if len(known) < 3:
+        yield from _pair(known)
+        return
+    middle = median(known.values())
+    for name, norm in known.items():
+        if not middle / _FACTOR <= norm <= middle * _FACTOR:
+            times = f"{norm / middle:.1f}" if norm > middle else f"1/{middle / norm:.1f}"
+            yield Finding(
+                code="MG108",
+                severity="warning",
+                expert=name,
+                message=f"‖ΔW‖/‖W‖ is {norm:.2g}, {times} times the pool's median {middle:.2g}",
+                fix=_FIX,
+            )
+
+
+def _pair(known: dict[str, float]) -> Iterable[Finding]:
+    if len(known) == 2:
+        (small, less), (large, more) = sorted(known.items(), key=lambda item: item[1])
+        if more > _FACTOR * less:
+            yield Finding(
+                code="MG108",
+                severity="warning",
+                message=f"‖ΔW‖/‖W‖ is {more:.2g} in {large} and {less:.2g} in {small}, "
+                f"{more / less:.1f} times smaller",
+                fix=_FIX,
+            )

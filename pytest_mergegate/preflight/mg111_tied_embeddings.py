@@ -1,0 +1,82 @@
+"""MG111: input embedding and output layer that are one weight here and two there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.changes import Rows
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.pool.stored import StoredTensors
+
+_COMPARED = 1 << 20
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_OUTPUTS = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
+_SAVE = "save it again with tie_word_embeddings as it was trained"
+
+
+def tied_embeddings(pool: Pool) -> Iterable[Finding]:
+    """The flag, the stored tensors and what an adapter changes must agree on the tying."""
+    base = pool.base
+    if base.ties_embeddings and (two := _two_weights(base, base.tensors)):
+        yield _finding(None, f"the base ties its embeddings, but stores {two}", _SAVE)
+    for expert in pool.experts:
+        if not expert.is_adapter:
+            yield from _checkpoint(expert, base)
+        elif base.ties_embeddings and expert.config.get("ensure_weight_tying") is not True:
+            yield from _one_side(expert, pool)
+
+
+def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
+    flag = expert.config.get("tie_word_embeddings")
+    ties = flag if isinstance(flag, bool) else base.ties_embeddings
+    if ties != base.ties_embeddings:
+        one, other = ("ties", "does not") if ties else ("does not tie", "does")
+        said = f"the checkpoint {one} its embeddings, the base {other}"
+        yield _finding(expert.name, said, "untie, or tie, all of them in the same way first")
+    elif ties and (two := _two_weights(base, expert.tensors)):
+        yield _finding(expert.name, f"the checkpoint ties its embeddings, but stores {two}", _SAVE)
+
+
+def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
+    """PEFT's forward changes the side that was adapted, its merge both of them."""
+    embedding = pool.base.embedding
+    unchanged = pool.statistics[expert.name].unchanged
+    for parameter in (embedding, *_OUTPUTS):
+        change = expert.changes.get(parameter or "")
+        # trainable tokens change both sides; a copy of the base's weight changes none
+        if change is not None and not isinstance(change, Rows) and parameter not in unchanged:
+            yield _finding(
+                expert.name,
+                f"{shown(change.keys[0])!r} changes one side of the base's tied embeddings; "
+                "merged, it changes both",
+                "train with ensure_weight_tying=True, or leave the embedding and the output layer "
+                "out of target_modules and modules_to_save",
+            )
+
+
+def _two_weights(base: Base, tensors: StoredTensors) -> str | None:
+    """The embedding and the output layer, where both are stored and differ."""
+    one, other = base.embedding, next((name for name in _OUTPUTS if name in tensors), None)
+    if one is None or one not in tensors or other is None:
+        return None
+    headers = tensors[one], tensors[other]
+    if headers[0].shape == headers[1].shape and {h.dtype for h in headers} <= _FLOATS:
+        samples = tensors.sample(one, _COMPARED), tensors.sample(other, _COMPARED)
+        if np.array_equal(*samples):
+            return None
+    return f"two different weights, {one!r} and {other!r}"
+
+
+def _finding(expert: str | None, message: str, fix: str) -> Finding:
+    return Finding(code="MG111", severity="error", expert=expert, message=message, fix=fix)

@@ -1,0 +1,39 @@
+"""MG112: an adapter that was trained on a quantised copy of the base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.grouping import grouped
+from pytest_mergegate.preflight.quantised_names import unquantised
+from pytest_mergegate.preflight.reference_names import base_names, last_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
+
+_FIX = (
+    "what the adapter learned also makes up for the rounding of those weights: compare its scores "
+    "on the full base before merging"
+)
+
+
+def quantised_base(pool: Pool) -> Iterable[Finding]:
+    """The merge adds such a change to weights that it was not trained on."""
+    names = base_names(pool.base)
+    said = {e.name: (why, _FIX) for e in pool.experts if (why := _sign(e, names))}
+    yield from grouped(pool, "MG112", "warning", said)
+
+
+def _sign(expert: Expert, names: frozenset[str]) -> str | None:
+    trained_on = expert.base_reference
+    name = last_part(trained_on or "")
+    if trained_on is not None and name not in names and unquantised(name) is not None:
+        return f"trained on {shown(trained_on)!r}, a quantised copy"
+    if expert.is_adapter and expert.config.get("loftq_config"):
+        return "loftq_config is set: trained on a quantised base that LoftQ changed"
+    return None

@@ -1,0 +1,47 @@
+"""MG113: a base, or a full checkpoint, whose weights are stored quantised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.regular_files import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.pool.stored import StoredTensors
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_WEIGHTS = (".weight", ".qweight", ".weight_packed")
+
+
+def quantised_weights(pool: Pool) -> Iterable[Finding]:
+    """Arithmetic on quantised weights is not arithmetic on the weights."""
+    models: list[tuple[str | None, Mapping[str, Any], StoredTensors]] = [
+        (None, pool.base.config, pool.base.tensors),
+        *((e.name, e.config, e.tensors) for e in pool.experts if not e.is_adapter),
+    ]
+    for name, config, tensors in models:
+        if (how := _how(config, tensors)) is not None:
+            yield Finding(
+                code="MG113",
+                severity="error",
+                final=True,
+                expert=name,
+                message=f"the {'checkpoint' if name else 'base'} is quantised: {how}",
+                fix="use the full-precision original, and quantise the merge afterwards",
+            )
+
+
+def _how(config: Mapping[str, Any], tensors: StoredTensors) -> str | None:
+    if settings := config.get("quantization_config"):
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        detail = f" ({shown(method, 40)})" if isinstance(method, str) else ""
+        return f"config.json has a quantization_config{detail}"
+    for name, header in tensors.items():
+        if header.dtype not in _FLOATS and name.endswith(_WEIGHTS):
+            return f"{shown(name)!r} is stored as {header.dtype}"
+    return None

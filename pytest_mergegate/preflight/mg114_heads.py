@@ -1,0 +1,123 @@
+"""MG114: heads that cannot be combined: trained apart, for other labels, or unknown to the base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.changes import Replacement
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.preflight.grouping import listed
+from pytest_mergegate.preflight.heads import architecture_of, head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
+
+_COMPARED = 1 << 16
+_Labels = tuple[str, ...]
+
+
+def heads(pool: Pool) -> Iterable[Finding]:
+    """A merge averages heads like any other weight, whatever their outputs mean."""
+    for expert in pool.experts:
+        unknown = [p for p in expert.changes if head_of(p) and p not in pool.base.tensors]
+        if unknown:
+            yield Finding(
+                code="MG114",
+                severity="error",
+                final=True,
+                expert=expert.name,
+                message=f"brings a head that the base does not have, {shown(unknown[0])!r}",
+                fix="gate against a base of the same class with that head, "
+                "saved with save_pretrained",
+            )
+    yield from _trained_apart(pool)
+    yield from _labels(pool)
+
+
+def _trained_apart(pool: Pool) -> Iterator[Finding]:
+    """Heads that several adapters carry as a whole, and not the same ones."""
+    owners: dict[str, dict[str, list[tuple[Expert, Replacement]]]] = {}
+    for expert in pool.experts:
+        for change in _trained_heads(expert, pool):
+            head = head_of(change.parameter) or ""
+            owners.setdefault(head, {}).setdefault(change.parameter, []).append((expert, change))
+    for head, parameters in owners.items():
+        apart = [found for found in parameters.values() if len(found) > 1 and _differ(found)]
+        if apart:
+            names = dict.fromkeys(expert.name for found in apart for expert, _ in found)
+            yield Finding(
+                code="MG114",
+                severity="error",
+                message=f"{listed([*names], len(pool.experts))} each trained a head {head!r} of "
+                "their own; a merge would average them",
+                fix="merge the backbones only and keep one head per task, or train on a shared, "
+                "frozen head; for one task with one set of labels, `ignore: {MG114: <why>}`",
+            )
+
+
+def _trained_heads(expert: Expert, pool: Pool) -> Iterator[Replacement]:
+    unchanged = pool.statistics[expert.name].unchanged
+    for parameter, change in expert.changes.items() if expert.is_adapter else ():
+        if isinstance(change, Replacement) and head_of(parameter) and parameter not in unchanged:
+            yield change
+
+
+def _differ(owners: list[tuple[Expert, Replacement]]) -> bool:
+    (expert, change), *others = owners
+    if any(other.shape != change.shape for _, other in others):
+        return True
+    first = expert.tensors.sample(change.key, _COMPARED)
+    return any(not np.array_equal(first, e.tensors.sample(c.key, _COMPARED)) for e, c in others)
+
+
+def _labels(pool: Pool) -> Iterator[Finding]:
+    """Output k must mean the same label in every full checkpoint and in the base."""
+    configs = [("the base", pool.base.config)]
+    configs += [(e.name, e.config) for e in pool.experts if not e.is_adapter]
+    classifiers = [(n, labels) for n, c in configs if (labels := _labels_of(c)) is not None]
+    named = [(name, labels) for name, labels in classifiers if not _generic(labels)]
+    for name, labels in classifiers[1:]:
+        against = (classifiers[0], *named[:1])
+        said = next(filter(None, (_other_labels(labels, *other) for other in against)), None)
+        if said is not None:
+            yield Finding(
+                code="MG114",
+                severity="error",
+                expert=name,
+                message=said,
+                fix="train all of them with one id2label in one order, or merge the backbones only",
+            )
+
+
+def _other_labels(labels: _Labels, other_name: str, other: _Labels) -> str | None:
+    if len(labels) != len(other):
+        return f"has {len(labels)} labels, {other_name} has {len(other)}"
+    if _generic(labels) or _generic(other):
+        return None
+    for place, (own, theirs) in enumerate(zip(labels, other, strict=True)):
+        if own != theirs:
+            return f"output {place} is {shown(own, 40)!r}, {shown(theirs, 40)!r} in {other_name}"
+    return None
+
+
+def _labels_of(config: Mapping[str, Any]) -> _Labels | None:
+    """The labels of a classifier in the order of its outputs; None for other models."""
+    if "Classification" not in architecture_of(config):
+        return None
+    named, count = config.get("id2label"), config.get("num_labels")
+    if isinstance(named, dict) and named:
+        return tuple(str(named.get(str(k))) for k in range(len(named)))
+    if type(count) is int and 0 < count <= 1 << 20:
+        return tuple(f"LABEL_{k}" for k in range(count))
+    return ("LABEL_0", "LABEL_1")  # transformers' default
+
+
+def _generic(labels: _Labels) -> bool:
+    return all(label == f"LABEL_{k}" for k, label in enumerate(labels))

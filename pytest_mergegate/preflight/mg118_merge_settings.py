@@ -1,0 +1,59 @@
+"""MG118: merge settings that do something else than their name promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.spec import GateSpec, MethodSpec
+
+_DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
+_TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}
+_SUMMING = frozenset(("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"))
+_TOO_MUCH = 1.5
+"""Sum of the weights from which what the experts share is counted about twice."""
+
+
+def merge_settings(pool: Pool) -> Iterable[Finding]:
+    """Settings that run, and mislead; what is impossible is refused elsewhere."""
+    for method in pool.spec.merge.methods:
+        for message, fix in _traps(method, pool.spec, len(pool.experts)):
+            yield Finding(
+                code="MG118", severity="warning", message=f"{method.label}: {message}", fix=fix
+            )
+
+
+def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[str, str]]:
+    given = method.parameters
+    density = given.get("density", 1.0)
+    if method.method in _TRIMMING and density == 1:
+        what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"
+        nothing = "drops" if method.method in _DRAWING else "trims"
+        yield (
+            f"{what} {nothing} nothing",
+            f"write {{method: {method.method}, density: 0.5}}",
+        )
+    if method.method in _DRAWING and density != 1 and "seed" not in spec.merge.model_fields_set:
+        yield (
+            f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "
+            "mergekit's own run draws anew",
+            "write merge.seed, and give mergekit the same with --random-seed",
+        )
+    total = _sum_of_weights(method, spec, experts)
+    if method.method in _SUMMING and not given.get("normalize", False) and total > _TOO_MUCH:
+        yield (
+            f"the weights sum to {total:.3g}: what the experts share is added that many times",
+            f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "
+            "that sum to about 1",
+        )
+
+
+def _sum_of_weights(method: MethodSpec, spec: GateSpec, experts: int) -> float:
+    each = float(method.parameters.get("weight", 1.0)) * float(method.parameters.get("lambda", 1.0))
+    weights = spec.merge.weights
+    return each * (sum(weights.values()) if isinstance(weights, dict) else experts)

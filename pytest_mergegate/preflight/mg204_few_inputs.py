@@ -1,0 +1,38 @@
+"""MG204: fewer distinct inputs than the gate asks for; what it says is then less sure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.preflight.grouping import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.pool.pool import Pool
+
+
+def few_inputs(pool: Pool) -> Iterable[Finding]:
+    """One finding per setting; repeated inputs say nothing new."""
+    limits = pool.spec.effective_budget.limits
+    asked = {"probes.per_task": pool.spec.probes.per_task}
+    if {"max_disagreement", "max_loss"} & set(limits):
+        asked["certificate.per_task"] = pool.spec.certificate.per_task
+    counts = {
+        name: len({(example.input, example.choices) for example in examples})
+        for name, examples in pool.examples.items()
+    }
+    for setting, wanted in asked.items():
+        short = [name for name, count in counts.items() if count < wanted]
+        if short:
+            fewest = min(counts[name] for name in short)
+            yield Finding(
+                code="MG204",
+                severity="warning",
+                expert=short[0] if len(short) == 1 else None,
+                message=(f"{listed(short, len(pool.experts))}: " if len(short) > 1 else "")
+                + f"{'as few as ' if len(short) > 1 else ''}{fewest} distinct inputs, "
+                f"{setting} asks for {wanted}",
+                fix="add examples, or ask for fewer",
+            )

@@ -1,0 +1,134 @@
+"""Every kind of expert against PEFT's own merge and PEFT's own forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from peft import PeftModel
+from variants import CASES, VARIANTS, load, write_variant
+
+from pytest_mergegate.engine.engine import Engine
+from pytest_mergegate.engine.task_vectors import TaskVectors, squared_norms
+from pytest_mergegate.gatefile import Gate, gate_from
+from pytest_mergegate.pool.pool import Pool, read_pool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_pool(folder: Path, variant: str, architecture: str, seed: int) -> Gate:
+    base = ARCHITECTURES[architecture].write(folder / "base", seed)
+    for k, name in enumerate("ab", start=1):
+        write_variant(
+            base, folder / name, variant=variant, architecture=architecture, seed=seed + k
+        )
+    return gate_from({"base": "base", "experts": {"a": "a", "b": "b"}}, root=folder)
+
+
+def read(gate: Gate) -> Pool:
+    pool, errors = read_pool(gate)
+    assert pool is not None, errors
+    return pool
+
+
+def with_peft(folder: Path, name: str, architecture: str) -> Any:
+    base = load(folder / "base", architecture)
+    return PeftModel.from_pretrained(base, folder / name, autocast_adapter_dtype=False).eval()
+
+
+@pytest.mark.parametrize(("variant", "architecture"), CASES)
+def test_task_vectors_are_pefts_merge_minus_the_base(
+    tmp_path: Path, seed: int, variant: str, architecture: str
+) -> None:
+    gate = write_pool(tmp_path, variant, architecture, seed)
+    pool = read(gate)
+    vectors = TaskVectors(pool)
+    base = dict(load(tmp_path / "base", architecture).named_parameters())
+    norms = squared_norms(vectors)
+    for expert in pool.experts:
+        assert expert.kind == VARIANTS[variant].kind
+        merged = dict(
+            with_peft(tmp_path, expert.name, architecture).merge_and_unload().named_parameters()
+        )
+        assert set(merged) == set(base)
+        assert set(expert.changes) <= set(base)
+        total, moved = 0.0, 0
+        for parameter, own in base.items():
+            expected = (merged[parameter] - own).detach()
+            delta = vectors.delta(expert.name, parameter)
+            if delta is None:
+                assert torch.equal(merged[parameter], own), parameter
+                continue
+            size = max(1e-3, float(expected.abs().max()), float(own.abs().max()))
+            assert float((delta - expected).abs().max()) <= 1e-5 * size, parameter
+            factors = vectors.factors(expert.name, parameter)
+            if factors is not None:
+                torch.testing.assert_close(factors[0] @ factors[1], delta, rtol=1e-5, atol=1e-6)
+            total += float(expected.double().square().sum())
+            moved += bool(expected.any())
+        assert moved
+        assert norms[expert.name] == pytest.approx(total, rel=1e-3)
+
+
+PROMPTS = ((5, 9, 3, 14), (7, 4), (11, 2, 6, 6, 8, 3, 10))
+FORCED = (12, 5)
+
+
+@torch.inference_mode()
+def pefts_states(model: Any, architecture: str, prompt: tuple[int, ...]) -> torch.Tensor:
+    """What the adapted model computes for one input, unmerged and without a batch; [T, d]."""
+    family = ARCHITECTURES[architecture].family
+    own = model.base_model.model
+    ids = torch.tensor([prompt])
+    if family == "causal":
+        ids = torch.tensor([(*prompt, *FORCED)])
+        states: torch.Tensor = own.base_model(input_ids=ids).last_hidden_state[0]
+        return states[len(prompt) - 1 :]
+    if family == "encoder":
+        return own(input_ids=ids).last_hidden_state[0].double().mean(0, keepdim=True).float()
+    if family == "seq2seq":
+        start = own.config.decoder_start_token_id
+        out = own(
+            input_ids=ids,
+            decoder_input_ids=torch.tensor([(start, *FORCED)]),
+            output_hidden_states=True,
+        )
+        last: torch.Tensor = out.decoder_hidden_states[-1][0]
+        return last
+    return read_by_head(own, ids)
+
+
+def read_by_head(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    read = []
+    for name, part in model.named_modules():
+        linear = isinstance(part, torch.nn.Linear) and "lora_" not in name
+        if linear and part.out_features == model.config.num_labels:
+            part.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    model(input_ids=ids)
+    state: torch.Tensor = read[-1]
+    return state if state.ndim == 2 else state[:, -1]
+
+
+@pytest.mark.parametrize(("variant", "architecture"), CASES)
+def test_hidden_states_are_those_of_pefts_own_forward(
+    tmp_path: Path, seed: int, variant: str, architecture: str
+) -> None:
+    gate = write_pool(tmp_path, variant, architecture, seed)
+    pool = read(gate)
+    engine = Engine(pool, gate.spec, "cpu")
+    forced = FORCED if engine.positions in engine.model.forced_positions else ()
+    rows = [(prompt, forced) for prompt in PROMPTS]
+    base = engine.model.states(rows, engine.positions)
+    for name in pool.names:
+        model = with_peft(tmp_path, name, architecture)
+        with engine.expert(name):
+            states = engine.model.states(rows, engine.positions)
+        for prompt, state, unadapted in zip(PROMPTS, states, base, strict=True):
+            expected = pefts_states(model, architecture, prompt)
+            size = float(expected.abs().max())
+            assert float((state - expected).abs().max()) <= 1e-4 * size
+            moved = VARIANTS[variant].kind != "ln_tuning" and "head" not in variant
+            assert not moved or float((state - unadapted).abs().max()) > 1e-3 * size

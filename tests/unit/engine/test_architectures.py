@@ -1,0 +1,209 @@
+"""Every architecture against transformers' own forward pass, one input at a time."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, LABELS, POSITIONS
+
+from pytest_mergegate.engine import generation
+from pytest_mergegate.engine import model as engine_model
+from pytest_mergegate.engine.families import load_model
+from pytest_mergegate.engine.headed import HeadedModel
+from pytest_mergegate.errors import PoolError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.model import Model
+    from pytest_mergegate.engine.readings import Row
+
+ROWS: list[Row] = [
+    ((5, 9, 3, 12, 7), (4, 6)),
+    ((8,), ()),
+    ((21, 2, 14), (9, 9, 30, 2)),
+    ((6, 6, 11, 28, 17, 4, 19), (25,)),
+]
+PROMPTS = [prompt for prompt, _ in ROWS]
+LONGEST = 12
+
+
+def load(folder: Path) -> Any:
+    base: Any = SimpleNamespace(path=folder)
+    return load_model(base, torch.device("cpu"), trust_remote_code=False)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(name: str, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Any:
+    return load(ARCHITECTURES[name].write(tmp_path_factory.mktemp(name), seed))
+
+
+def expect_close(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    error = (found.double() - expected.double()).abs().max()
+    assert float(error) <= 1e-4 * float(expected.abs().max())
+
+
+@torch.no_grad()
+def decoder_run(model: Model, prompt: tuple[int, ...], forced: tuple[int, ...]) -> Any:
+    """transformers' own forward of a causal model or an encoder-decoder."""
+    module: Any = model.module
+    if module.config.is_encoder_decoder:
+        start = module.config.decoder_start_token_id
+        return module(
+            input_ids=torch.tensor([prompt]),
+            decoder_input_ids=torch.tensor([(start, *forced)]),
+            output_hidden_states=True,
+        )
+    ids = torch.tensor([(*prompt, *forced)])
+    return module(input_ids=ids, output_hidden_states=True)
+
+
+@torch.no_grad()
+def own_states(model: Model, row: Row, positions: str) -> Tensor:
+    """The states one input at a time, from what transformers returns."""
+    (prompt, forced), module = row, model.module
+    if module.config.is_encoder_decoder:
+        states = decoder_run(model, prompt, forced).decoder_hidden_states[-1][0]
+        return {"answer": states, "last": states[:1], "mean": states.mean(0, True)}[positions]
+    if positions == "answer":
+        return own_hidden(model, (*prompt, *forced))[len(prompt) - 1 :]
+    if positions == "head":
+        return head_input(model, prompt)
+    states = own_hidden(model, prompt)
+    return states[-1:] if positions == "last" else states.mean(0, keepdim=True)
+
+
+def own_hidden(model: Model, tokens: tuple[int, ...]) -> Tensor:
+    backbone: Any = model.module.base_model
+    states: Tensor = backbone(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+    return states
+
+
+def head_input(model: Model, prompt: tuple[int, ...]) -> Tensor:
+    """The state x of which W x + b is what the model says; W has full row rank."""
+    layers = {
+        "RobertaForSequenceClassification": lambda m: m.classifier.out_proj,
+        "LlamaForSequenceClassification": lambda m: m.score,
+        "GPT2ForSequenceClassification": lambda m: m.score,
+    }
+    module = model.module
+    layer = layers.get(type(module).__name__, lambda m: m.classifier)(module)
+    seen: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    module(input_ids=torch.tensor([prompt]))
+    hook.remove()
+    return seen[0].reshape(-1, seen[0].shape[-1])[-1:]
+
+
+def test_family(name: str, model: Any) -> None:
+    kinds = {
+        "causal": "causal language model",
+        "seq2seq": "encoder-decoder",
+        "classifier": "sequence classifier",
+        "encoder": "model without a head",
+    }
+    assert model.kind == kinds[ARCHITECTURES[name].family]
+
+
+def test_states_are_those_of_transformers(model: Any) -> None:
+    for positions in model.known_positions:
+        for row, found in zip(ROWS, model.states(ROWS, positions), strict=True):
+            expect_close(found, own_states(model, row, positions))
+
+
+def test_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for positions in model.known_positions:
+        together = model.states(ROWS, positions)
+        alone = [model.states([row], positions)[0] for row in ROWS]
+        backwards = model.states(ROWS[::-1], positions)[::-1]
+        for one, two, three in zip(together, alone, backwards, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-5)
+    if isinstance(model, HeadedModel):
+        together = model.decode(PROMPTS, LONGEST)
+        monkeypatch.setattr(engine_model, "BATCH_TOKENS", 1)
+        monkeypatch.setattr(generation, "_KEY_VALUE_BYTES", 1)
+        assert model.decode(PROMPTS, LONGEST) == together
+
+
+def test_logits_are_those_of_transformers(name: str, model: Any) -> None:
+    if not isinstance(model, HeadedModel):
+        pytest.skip("no head")
+    for row, state in zip(ROWS, model.states(ROWS, model.answer_positions), strict=True):
+        if ARCHITECTURES[name].family == "classifier":
+            with torch.no_grad():
+                own = model.module(input_ids=torch.tensor([row[0]])).logits
+        else:
+            own = decoder_run(model, *row).logits[0][-len(state) :]
+        expect_close(model.logits(state), own)
+
+
+def test_greedy_answers_are_the_argmax(name: str, model: Any) -> None:
+    if not isinstance(model, HeadedModel):
+        pytest.skip("no head")
+    answers = model.decode(PROMPTS, LONGEST)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        if ARCHITECTURES[name].family == "classifier":
+            logits = model.module(input_ids=torch.tensor([prompt])).logits[0]
+            assert answer == [int(logits.argmax())]
+            assert model.text(answer) == LABELS[answer[0]]
+        else:
+            assert answer == naive_answer(model, prompt)
+
+
+def naive_answer(model: Model, prompt: tuple[int, ...]) -> list[int]:
+    """Everything run again for every token; no token is forced or forbidden."""
+    answer: list[int] = []
+    while len(answer) < LONGEST and 1 not in answer:
+        answer.append(int(decoder_run(model, prompt, tuple(answer)).logits[0, -1].argmax()))
+    return answer
+
+
+def test_head_parameters_are_the_head(name: str, model: Any) -> None:
+    if not isinstance(model, HeadedModel):
+        pytest.skip("no head")
+    named = model.head_parameters
+    assert model.parameters[named["weight"]] is model.projection.weight
+    assert ("bias" in named) == (getattr(model.projection, "bias", None) is not None)
+    tied = {"gpt2": "transformer.wte.weight", "t5": "shared.weight", "bart": "model.shared.weight"}
+    assert named["weight"] == tied.get(name, named["weight"])
+
+
+def test_answers_vary(model: Any) -> None:
+    if model.reading == "greedy":
+        prompts = [(k, 31 - k, (7 * k) % 29 + 2) for k in range(2, 30)]
+        assert len({tuple(answer) for answer in model.decode(prompts, 3)}) > 1
+
+
+def test_all_positions_can_be_used(name: str, model: Any) -> None:
+    if name.startswith("t5"):
+        assert model.fits(10**6, 10**6)
+        return
+    generative = ARCHITECTURES[name].family == "causal"
+    assert model.positions == POSITIONS
+    assert model.fits(POSITIONS - generative, 1)
+    assert not model.fits(POSITIONS + 1 - generative, 1)
+    full = tuple(k % 29 + 2 for k in range(POSITIONS))
+    for positions in model.known_positions:
+        model.states([(full, ())], positions)
+
+
+def test_positions_of_another_family_are_refused(model: Any) -> None:
+    assert model.resolve_positions(None) == model.known_positions[0]
+    for positions in {"answer", "last", "mean", "head"} - set(model.known_positions):
+        with pytest.raises(PoolError, match=positions) as caught:
+            model.resolve_positions(positions)
+        assert caught.value.code == "MG203"
+        assert caught.value.fix is not None
+        assert all(known in caught.value.fix for known in model.known_positions)
