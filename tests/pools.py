@@ -136,6 +136,13 @@ def read_gate(path: Path) -> dict[str, Any]:
     return gate
 
 
+def edit_adapter_config(folder: Path, **changes: Any) -> None:
+    """Change settings in an adapter's configuration."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | changes), encoding="utf-8")
+
+
 def write_pool(
     folder: Path,
     seed: int,

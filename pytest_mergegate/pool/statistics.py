@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = 256
+_SMALL = 1e-25
+"""A sum of squares from which float32 may have lost some of them."""
 Squares = NDArray[np.float64]
 
 
@@ -125,7 +127,7 @@ def _gram(rows: NDArray[np.float32]) -> Squares:
         for start in range(0, rows.shape[1], _BLOCK):
             block = rows[:, start : start + _BLOCK]
             total += block @ block.T
-    if np.isfinite(total).all():
+    if np.isfinite(total).all() and np.diagonal(total).min(initial=1.0) > _SMALL:
         return total
     wide = rows.astype(np.float64)  # squares may be beyond float32 where the numbers are not
     found: Squares = wide @ wide.T

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pools import (
     Adapter,
+    edit_adapter_config,
     read_gate,
     read_jsonl,
     write_adapter,
@@ -51,12 +52,6 @@ def error(gate: Path, **settings: Any) -> FindingRecord:
 def edit_gate(gate: Path, **changes: Any) -> None:
     """Replace keys of a gate file."""
     write_gate(gate, read_gate(gate) | changes)
-
-
-def edit_config(folder: Path, **changes: Any) -> None:
-    """Replace settings of an adapter's configuration."""
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | changes))
 
 
 def edit_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -137,11 +132,11 @@ def _no_tensors(b: Path) -> None:
 
 
 def _other_rank(b: Path) -> None:
-    edit_config(b, r=8)
+    edit_adapter_config(b, r=8)
 
 
 def _no_alpha(b: Path) -> None:
-    edit_config(b, lora_alpha=None)
+    edit_adapter_config(b, lora_alpha=None)
 
 
 def _targets_more(b: Path) -> None:
@@ -153,11 +148,11 @@ def _targets_more(b: Path) -> None:
 
 
 def _targets_less(b: Path) -> None:
-    edit_config(b, target_modules=["q_proj"])
+    edit_adapter_config(b, target_modules=["q_proj"])
 
 
 def _another_base(b: Path) -> None:
-    edit_config(b, base_model_name_or_path="org/another-model")
+    edit_adapter_config(b, base_model_name_or_path="org/another-model")
 
 
 def _base_layer(b: Path) -> None:
@@ -274,7 +269,7 @@ def test_unchecked_dtype(pool_copy: Path) -> None:
     ],
 )
 def test_more_than_a_change_of_weights(pool_copy: Path, setting: str, value: object) -> None:
-    edit_config(pool_copy.parent / "adapters" / "b", **{setting: value})
+    edit_adapter_config(pool_copy.parent / "adapters" / "b", **{setting: value})
     edit_gate(pool_copy, ignore={"MG002": "I know"})
     found = error(pool_copy)
     assert (found.code, found.expert) == ("MG002", "b")
@@ -293,7 +288,7 @@ def test_more_than_a_change_of_weights(pool_copy: Path, setting: str, value: obj
     ],
 )
 def test_settings_of_other_weights(pool_copy: Path, setting: str, value: object, says: str) -> None:
-    edit_config(pool_copy.parent / "adapters" / "b", **{setting: value})
+    edit_adapter_config(pool_copy.parent / "adapters" / "b", **{setting: value})
     found = error(pool_copy)
     assert found.expert == "b"
     assert says in found.message
@@ -311,7 +306,7 @@ def test_settings_of_other_weights(pool_copy: Path, setting: str, value: object,
 )
 def test_settings_without_effect(pool_copy: Path, setting: str, value: object) -> None:
     before = assess(pool_copy, stage="conflict")
-    edit_config(pool_copy.parent / "adapters" / "b", **{setting: value})
+    edit_adapter_config(pool_copy.parent / "adapters" / "b", **{setting: value})
     after = assess(pool_copy, stage="conflict")
     assert not [f for f in after.findings if f.severity == "error"]
     assert after.pairs == before.pairs
@@ -320,7 +315,7 @@ def test_settings_without_effect(pool_copy: Path, setting: str, value: object) -
 def test_identical_experts(pool_copy: Path) -> None:
     adapters = pool_copy.parent / "adapters"
     shutil.copy(adapters / "a" / WEIGHTS, adapters / "b" / WEIGHTS)
-    edit_config(adapters / "b", lora_dropout=0.5)
+    edit_adapter_config(adapters / "b", lora_dropout=0.5)
     found = error(pool_copy)
     assert (found.code, found.expert) == ("MG106", "b")
     assert "'a'" in found.message
