@@ -1,9 +1,10 @@
 """Time and memory of preflight alone on many adapters of a 7B-shaped base.
 
-    python benchmarks/preflight.py [--adapters 64] [--rank 16] [--runs 5] [--folder DIR]
+    python benchmarks/preflight.py [--adapters 64] [--rank 16] [--all-linear] [--runs 5]
 
 The base is sparse files with the header of Llama 2 7B (13.5 GB in name, nothing on disk); the
-adapters are random bfloat16 LoRAs on q_proj and v_proj. Each run is a fresh process; the first one
+adapters are random bfloat16 LoRAs on q_proj and v_proj, or on every linear layer. Each run is a
+fresh process; the first one
 of a round has no memo of content hashes, the second has. Printed: medians of seconds and of the
 peak of resident memory, and whether torch was imported.
 """
@@ -21,18 +22,29 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 4096, 11008, 32, 32000
+LINEAR = {
+    **{f"self_attn.{p}_proj": (HIDDEN, HIDDEN) for p in "qkvo"},
+    **{f"mlp.{p}_proj": (INTERMEDIATE, HIDDEN) for p in ("gate", "up")},
+    "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+}
+FEW = ("self_attn.q_proj", "self_attn.v_proj")
 _RUN = """
-import resource, sys, time
+import sys, time
 start = time.perf_counter()
 from pytest_mergegate.cli import main
 code = main(["check", "--stage", "preflight", sys.argv[1]])
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print("RESULT", code, seconds, peak, "torch" in sys.modules)
+# not getrusage: its peak begins with that of the process that started this one
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
+print("RESULT", code, seconds, int(peak) / 1024, "torch" in sys.modules)
 """
 
 
@@ -58,9 +70,7 @@ def write_base(folder: Path) -> None:
     """A checkpoint with the shapes of Llama 2 7B; its numbers are holes, but for a few."""
     folder.mkdir(parents=True)
     layer = {
-        **{f"self_attn.{p}_proj.weight": (HIDDEN, HIDDEN) for p in "qkvo"},
-        **{f"mlp.{p}_proj.weight": (INTERMEDIATE, HIDDEN) for p in ("gate", "up")},
-        "mlp.down_proj.weight": (HIDDEN, INTERMEDIATE),
+        **{f"{module}.weight": shape for module, shape in LINEAR.items()},
         "input_layernorm.weight": (HIDDEN,),
         "post_attention_layernorm.weight": (HIDDEN,),
     }
@@ -82,15 +92,15 @@ def write_base(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def write_adapter(folder: Path, rank: int, seed: int) -> None:
-    """A random LoRA on q_proj and v_proj."""
+def write_adapter(folder: Path, modules: Iterable[str], rank: int, seed: int) -> None:
+    """A random LoRA on ``modules`` of every layer."""
     folder.mkdir(parents=True)
     shapes = {}
     for k in range(LAYERS):
-        for projection in ("q_proj", "v_proj"):
-            module = f"base_model.model.model.layers.{k}.self_attn.{projection}"
-            shapes[f"{module}.lora_A.weight"] = (rank, HIDDEN)
-            shapes[f"{module}.lora_B.weight"] = (HIDDEN, rank)
+        for name in modules:
+            module = f"base_model.model.model.layers.{k}.{name}"
+            shapes[f"{module}.lora_A.weight"] = (rank, LINEAR[name][1])
+            shapes[f"{module}.lora_B.weight"] = (LINEAR[name][0], rank)
     path = folder / "adapter_model.safetensors"
     start = write_header(path, shapes)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
@@ -103,7 +113,7 @@ def write_adapter(folder: Path, rank: int, seed: int) -> None:
         "base_model_name_or_path": "base",
         "r": rank,
         "lora_alpha": 2 * rank,
-        "target_modules": ["q_proj", "v_proj"],
+        "target_modules": [name.split(".")[-1] for name in modules],
         "task_type": "CAUSAL_LM",
         "bias": "none",
     }
@@ -133,17 +143,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapters", type=int, default=64)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--all-linear", action="store_true")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.folder or Path(temporary) / "pool"
-        if not folder.exists():
-            write_base(folder / "base")
-            for k in range(chosen.adapters):
-                write_adapter(folder / "adapters" / f"a{k:02}", chosen.rank, k)
-            (folder / "mergegate.yaml").write_text('base: base\nexperts: "adapters/*"\n')
-            time.sleep(2.1)  # files of this very moment are never remembered
+        folder = Path(temporary) / "pool"
+        write_base(folder / "base")
+        modules = tuple(LINEAR) if chosen.all_linear else FEW
+        for k in range(chosen.adapters):
+            write_adapter(folder / "adapters" / f"a{k:02}", modules, chosen.rank, k)
+        (folder / "mergegate.yaml").write_text('base: base\nexperts: "adapters/*"\n')
+        time.sleep(2.1)  # files of this very moment are never remembered
         results: dict[str, list[tuple[float, float]]] = {"no memo": [], "memo": []}
         for _ in range(chosen.runs):
             cache = Path(temporary) / "cache"

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from pytest_mergegate.judge import Judgement, Results
     from pytest_mergegate.stages.merge import MergedExpert
 
+_ROUNDING = 0.01
+"""What storing in bfloat16 makes of equal task vectors."""
+
 
 def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator[Finding]:
     """What a reader of the judged verdicts should know; one finding per expert and kind."""
+    yield from _copies(results)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     seen: set[tuple[str, str]] = set()
     for merge in results.merges:
@@ -27,6 +31,21 @@ def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator
                 if finding is not None and (finding.code, expert.name) not in seen:
                     seen.add((finding.code, expert.name))
                     yield finding
+
+
+def _copies(results: Results) -> Iterator[Finding]:
+    """What MG106 tells of files, told of numbers: other factors or another precision hide it."""
+    for pair in results.conflict.pairs if results.conflict else ():
+        ratio = pair.magnitude_change_ratio.number
+        if ratio is not None and ratio <= _ROUNDING:
+            yield Finding(
+                code="MG106",
+                severity="warning",
+                expert=pair.b,
+                message=f"changes the base as expert {pair.a!r} does, but for rounding (their "
+                f"magnitude change ratio is {number_text(ratio)}); a merge counts it twice",
+                fix="remove one of the two, or correct the path that was copied",
+            )
 
 
 def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:

@@ -165,3 +165,7 @@ def _schema() -> int:
 
     sys.stdout.write(json.dumps(GateSpec.model_json_schema(), indent=2) + "\n")
     return Exit.PASSED
+
+
+if __name__ == "__main__":  # run as a module without this, nothing is gated and all is well
+    sys.exit(main())

@@ -3,59 +3,28 @@ transformers those of checkpoints whose tensors it renames or fuses when it load
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pytest_mergegate.engine.families import pick_family
 from pytest_mergegate.engine.loading import load_config, load_module
+from pytest_mergegate.engine.peft_merge import first_line, merged_by_peft, refused
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.adapters import COMPUTED
-from pytest_mergegate.pool.patterns import matches_fully, pattern_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
-_MERGE_TOLERANCE = 1e-3
-_LARGEST_RANK = 1 << 14
 _NOTHING = 1e-6
-# what PEFT would import, fetch or match as a regular expression, or what only training needs;
-# the modules are named outright instead
-_NEVER_TAKEN = frozenset(
-    [
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-        "task_type",
-        "inference_mode",
-        "megatron_config",
-        "megatron_core",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "runtime_config",
-        "peft_version",
-        "peft_type",
-    ]
-)
-_PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 class ComputedDeltas:
@@ -89,7 +58,7 @@ class ComputedDeltas:
         moved = {name for name, delta in deltas.items() if bool(delta.any())}
         if expert.is_adapter:
             if strays := sorted(moved - set(expert.changes)):
-                raise _refused(expert, f"it changes {strays[0]!r} besides the modules it names")
+                raise refused(expert, f"it changes {strays[0]!r} besides the modules it names")
             deltas = {name: delta for name, delta in deltas.items() if name in expert.changes}
         file = Path(self._folder.name) / f"{len(self._files)}.safetensors"
         save_file(deltas, file)
@@ -118,115 +87,25 @@ class ComputedDeltas:
         if not expert.is_adapter:
             # the base's own class and configuration: nothing that the expert's folder names
             tuned = load_module(expert.path, type(module), "checkpoint", config=module.config)
+            _check_buffers(module, tuned, expert)
             return {name: p.detach() for name, p in tuned.named_parameters()}
         try:
-            return _merged(module, expert)
+            return merged_by_peft(module, expert)
         except PoolError:
             raise
         except Exception as error:  # a stranger's configuration can break PEFT in any way
-            raise _refused(expert, _first_line(error)) from None
+            raise refused(expert, first_line(error)) from None
 
 
-def _merged(module: Any, expert: Expert) -> dict[str, Tensor]:
-    """Parameters after PEFT merged the adapter, checked against PEFT's forward without a merge."""
-    stored = _stored(expert)
-    model = get_peft_model(module, _configuration(expert, module), autocast_adapter_dtype=False)
-    set_peft_model_state_dict(model, stored)
-    held = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if odd := sorted(set(held) ^ set(stored)):
-        verb = "is missing" if odd[0] in held else "matches nothing in the base"
-        raise PoolError(
-            f"tensor {odd[0]!r} {verb}",
-            code="MG103" if odd[0] in held else "MG102",
-            expert=expert.name,
-            where="adapter_model.safetensors",
-            fix="save the adapter again with PEFT's save_pretrained",
-        )
-    model.eval()
-    with torch.inference_mode():
-        expected = _outputs(model)
-        merged = model.merge_and_unload()
-        found = _outputs(merged)
-    error = float((found - expected).abs().max()) / max(1e-6, float(expected.abs().max()))
-    if not error <= _MERGE_TOLERANCE:
-        raise _refused(expert, f"merged, it answers differently from unmerged (by {error:.1%})")
-    return {name: p.detach() for name, p in merged.named_parameters()}
-
-
-def _stored(expert: Expert) -> dict[str, Tensor]:
-    """All tensors as they are: some methods keep whole numbers (SHiRA's places)."""
-    found: dict[str, Tensor] = {}
-    for path in expert.tensors.files:
-        with safe_open(path, framework="pt") as file:
-            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
-    return found
-
-
-def _configuration(expert: Expert, module: Any) -> Any:
-    """The adapter's configuration with plain values only, and every module named in full."""
-    kind = str(expert.config["peft_type"])
-    assert kind == "LORA" or kind in COMPUTED
-    known = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
-    fields = {f.name for f in dataclasses.fields(known) if f.init} - _NEVER_TAKEN
-    values = {name: value for name, value in expert.config.items() if name in fields}
-    weights = [p for p in expert.changes if p.endswith(".weight")]
-    trained = {p.removesuffix(".weight") for p in weights}
-    saved = _strings(values.get("modules_to_save"))
-    if "modules_to_save" in fields:
-        values["modules_to_save"] = saved or None
-    adapted = sorted(m for m in trained if not _among(m, saved))
-    values["target_modules"] = adapted
-    for name in _PATTERNS:
-        if name in values:
-            values[name] = _resolved(values[name], adapted, expert.name)
-    if "feedforward_modules" in fields:
-        values["feedforward_modules"] = [
-            m for m in adapted if _named(m, values.get("feedforward_modules"), expert.name)
-        ]
-    for name in ("r", "rank"):
-        if isinstance(values.get(name), int) and values[name] > _LARGEST_RANK:
-            raise _refused(expert, f"{name}={values[name]}")
-    return known(**values, inference_mode=True)
-
-
-def _strings(value: object) -> list[str]:
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
-
-
-def _among(module: str, names: Sequence[str]) -> bool:
-    return any(f".{name}." in f".{module}." for name in names)
-
-
-def _resolved(patterns: object, modules: Sequence[str], expert: str) -> Mapping[str, Any]:
-    """A pattern's values by full module names: PEFT would run a stranger's expressions."""
-    found = {m: pattern_value(m, patterns, expert=expert) for m in modules}
-    return {f"^{re.escape(m)}": value for m, value in found.items() if value is not None}
-
-
-def _named(module: str, names: object, expert: str) -> bool:
-    if isinstance(names, str):
-        return matches_fully(names, module, expert=expert)
-    return _among(module, _strings(names))
-
-
-def _outputs(model: Any) -> Tensor:
-    config = model.config
-    ids = torch.arange(1, 6).remainder(int(config.vocab_size))[None]
-    extra = {"decoder_input_ids": ids[:, :3]} if config.is_encoder_decoder else {}
-    outputs: Tensor = model(input_ids=ids, **extra)[0]
-    return outputs
-
-
-def _refused(expert: Expert, reason: str) -> PoolError:
-    return PoolError(
-        f"PEFT does not merge this {expert.kind} adapter into the base ({reason})",
-        code="MG002",
-        expert=expert.name,
-        where="adapter_config.json",
-        fix="save it again with the installed version of PEFT, or leave it out of the pool",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _check_buffers(module: Any, tuned: Any, expert: Expert) -> None:
+    """Raise PoolError for a checkpoint with numbers of its own that no merge of parameters moves,
+    such as BART's ``final_logits_bias``."""
+    own = dict(module.named_buffers())
+    for name, buffer in tuned.named_buffers():
+        if not torch.equal(buffer, own[name]):
+            raise PoolError(
+                f"{name!r} is not the base's, and is no parameter that a merge would change",
+                code="MG002",
+                expert=expert.name,
+                fix="leave this expert out of the pool, or save it with the base's values",
+            )

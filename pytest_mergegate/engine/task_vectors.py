@@ -116,12 +116,17 @@ def squared_norms(vectors: TaskVectors) -> Mapping[str, float]:
     for name in vectors.names:
         for parameter in vectors.parameters(name):
             factors = vectors.factors(name, parameter)
-            if factors is not None:
+            if factors is not None and _saves(*factors):
                 left, right = (factor.double() for factor in factors)
                 totals[name] += float(((left.T @ left) * (right @ right.T)).sum())
             elif (delta := vectors.delta(name, parameter)) is not None:
                 totals[name] += float(delta.double().square().sum())
     return totals
+
+
+def _saves(left: Tensor, right: Tensor) -> bool:
+    """Whether rank² numbers are fewer than the product's."""
+    return left.shape[1] <= min(left.shape[0], right.shape[1])
 
 
 def _factors(change: Factors, tensors: StoredTensors) -> tuple[Tensor, Tensor]:

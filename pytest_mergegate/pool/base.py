@@ -141,6 +141,7 @@ def read_base(located: Located, reference: str, where: str) -> Base:
     if not (path / "config.json").exists():
         raise _no_config(path, where)
     config = read_json_object(path / "config.json", expert=None, where=f"{path.name}/config.json")
+    _check_loads_itself(path, config)
     architectures = config.get("architectures") or [config.get("model_type")]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
         raise PoolError(
@@ -157,6 +158,24 @@ def read_base(located: Located, reference: str, where: str) -> Base:
         architecture=architectures[0],
         tensors=tensors.renamed(lambda name: _prefixed(name, prefix)) if prefix else tensors,
     )
+
+
+def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise PoolError where transformers would load other weights than those read here."""
+    if (path / "adapter_config.json").exists():
+        raise PoolError(
+            f"the base {path.name}/ holds an adapter_config.json beside its config.json, and "
+            "transformers would load that adapter with it",
+            where=path.name,
+            fix="move the adapter to a folder of its own",
+        )
+    if config.get("transformers_weights") is not None:
+        raise PoolError(
+            f"config.json of the base names its weights itself (transformers_weights: "
+            f"{config['transformers_weights']!r})",
+            where=f"{path.name}/config.json",
+            fix="save the base again with save_pretrained, under the usual names",
+        )
 
 
 def _no_config(path: Path, where: str) -> PoolError:

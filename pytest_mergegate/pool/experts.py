@@ -16,7 +16,8 @@ from pytest_mergegate.pool.stored import StoredTensors
 from pytest_mergegate.pool.tensor_files import checkpoint_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor, Future
     from pathlib import Path
 
     from pytest_mergegate.pool.base import Base
@@ -41,10 +42,18 @@ class Expert:
     """Under the names in its files; a full checkpoint's under the base's names."""
     changes: Mapping[str, Change]
     """What it does to the base, by parameter."""
-    fingerprint: str
-    """Over configuration and weights."""
-    weights_fingerprint: str
-    """Over the weights alone: equal for copies whose configuration was touched."""
+    hashes: Future[tuple[str, str]]
+    """``fingerprint`` and ``weights_fingerprint``, as soon as they are there."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Over configuration and weights."""
+        return self.hashes.result()[0]
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """Over the weights alone: equal for copies whose configuration was touched."""
+        return self.hashes.result()[1]
 
     @property
     def path(self) -> Path:
@@ -63,19 +72,30 @@ class Expert:
         return named if isinstance(named, str) and named else None
 
 
+def _hash(config: Path, weights: Sequence[Path]) -> tuple[str, str]:
+    return fingerprint([*weights, config]), fingerprint(weights)
+
+
 def read_expert(
-    located: Located, base: Base | None, *, name: str, reference: str, where: str
+    located: Located,
+    base: Base | None,
+    *,
+    name: str,
+    reference: str,
+    where: str,
+    hashing: Executor,
 ) -> Expert:
     """Read the configuration and the tensor headers of an adapter or a full checkpoint.
 
-    Raises PoolError for a folder that is neither, and for files that make no sense.
+    ``hashing`` hashes its files, once they are known to be sound. Raises PoolError for a folder
+    that is neither, and for files that make no sense.
     """
     path = located.path
     if not (path / ADAPTER_CONFIG).exists() and (path / "config.json").exists():
-        return _read_full(located, base, name=name, reference=reference)
+        return _read_full(located, base, name=name, reference=reference, hashing=hashing)
     config = read_config(path, name, where)
-    weights = path / WEIGHTS
-    tensors = StoredTensors([weights], expert=name)
+    tensors = StoredTensors([path / WEIGHTS], expert=name)
+    changes = {change.parameter: change for change in read_changes(config, tensors, base, name)}
     return Expert(
         name=name,
         reference=reference,
@@ -83,13 +103,19 @@ def read_expert(
         kind=adapter_kind(config),
         config=config,
         tensors=tensors,
-        changes={c.parameter: c for c in read_changes(config, tensors, base, name)},
-        fingerprint=fingerprint([path / ADAPTER_CONFIG, weights]),
-        weights_fingerprint=fingerprint([weights]),
+        changes=changes,
+        hashes=hashing.submit(_hash, path / ADAPTER_CONFIG, [path / WEIGHTS]),
     )
 
 
-def _read_full(located: Located, base: Base | None, *, name: str, reference: str) -> Expert:
+def _read_full(
+    located: Located,
+    base: Base | None,
+    *,
+    name: str,
+    reference: str,
+    hashing: Executor,
+) -> Expert:
     path = located.path
     config = read_json_object(path / "config.json", expert=name, where=f"{path.name}/config.json")
     files = checkpoint_files(path, expert=name)
@@ -110,6 +136,5 @@ def _read_full(located: Located, base: Base | None, *, name: str, reference: str
         config=config,
         tensors=tensors,
         changes=changes,
-        fingerprint=fingerprint([*files, path / "config.json"]),
-        weights_fingerprint=fingerprint(files),
+        hashes=hashing.submit(_hash, path / "config.json", files),
     )

@@ -1,4 +1,4 @@
-"""LoRA adapters: tensor names and configuration to factors, replaced parameters and rows."""
+"""LoRA adapters: tensor names and configuration to factors and what was trained beside them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import numpy as np
-
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement
 from pytest_mergegate.pool.patterns import pattern_value
+from pytest_mergegate.pool.trained import replacement, rows_of, without_doubles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.stored import StoredTensors
@@ -37,9 +36,6 @@ _PARTS = {
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, sorted(_PARTS, reverse=True))) + ")"
 )
-
-
-_WRAPPED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 @dataclass(kw_only=True)
@@ -65,71 +61,13 @@ def lora_changes(
             continue
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
         if match is None:
-            changes.append(_replacement(key, config, tensors, base, expert))
+            changes.append(replacement(key, config, tensors, base, expert))
             continue
         module = modules.setdefault(match["module"], _Module(name=match["module"]))
         module.keys[_PARTS[match["part"]]] = key
     for _, module in sorted(modules.items()):
         changes += _module_changes(module, config, tensors, base, expert)
-    return _without_doubles(changes, tensors, expert)
-
-
-def _without_doubles(
-    changes: Iterable[Change], tensors: StoredTensors, expert: str
-) -> list[Change]:
-    """One change per parameter: both sides of a tied pair may be stored as equal copies."""
-    found: dict[str, Change] = {}
-    for change in changes:
-        other = found.setdefault(change.parameter, change)
-        if other is not change and not _are_copies(other, change, tensors):
-            raise PoolError(
-                f"{change.parameter!r} is changed in two ways at once",
-                code="MG002",
-                expert=expert,
-                where=_WHERE,
-                fix="merge the adapter into its base and list the checkpoint",
-            )
-    return list(found.values())
-
-
-def _are_copies(one: Change, other: Change, tensors: StoredTensors) -> bool:
-    if not isinstance(one, Replacement) or not isinstance(other, Replacement):
-        return False
-    return np.array_equal(tensors.floats(one.key), tensors.floats(other.key))
-
-
-def _replacement(
-    key: str,
-    config: Mapping[str, Any],
-    tensors: StoredTensors,
-    base: Base | None,
-    expert: str,
-) -> Replacement:
-    """A parameter that was trained whole: PEFT saves those under their plain names."""
-    parameter = _WRAPPED.sub(".", key.removeprefix(_PREFIX))
-    module = parameter.rpartition(".")[0]
-    saved = config.get("modules_to_save") or ()
-    # as PEFT goes by endings: `norm` means every input_layernorm, too
-    trained = isinstance(saved, (list, tuple)) and any(
-        module.endswith(str(entry)) or f"{entry}." in module for entry in saved
-    )
-    bias = config.get("bias") in ("all", "lora_only") and parameter.endswith(".bias")
-    # PEFT saves copies of these where one of them is adapted or resized
-    embedding = base is not None and base.is_embedding(parameter)
-    if not (trained or bias or embedding):
-        raise PoolError(
-            f"tensor {key!r} is not a LoRA factor of a base module, nor of modules_to_save",
-            code="MG102",
-            expert=expert,
-            where=_WHERE,
-            fix=f"PEFT names tensors {_PREFIX}<module>.lora_A.weight; "
-            "a changed name makes it drop them without a word",
-        )
-    return Replacement(
-        parameter=base.parameter(parameter) if base else parameter,
-        key=key,
-        shape=tensors[key].shape,
-    )
+    return without_doubles(changes, tensors, base, expert)
 
 
 def _module_changes(
@@ -142,7 +80,7 @@ def _module_changes(
     keys = dict(module.keys)
     changes: list[Change] = []
     if "rows" in keys:
-        changes.append(_rows(module.name, keys.pop("rows"), config, tensors, base, expert))
+        changes.append(rows_of(module.name, keys.pop("rows"), config, tensors, base, expert))
     if "base_bias" in keys:
         key = keys.pop("base_bias")
         changes.append(
@@ -150,6 +88,7 @@ def _module_changes(
         )
     if not keys:
         return changes
+    _check_asked_for(keys, module.name, config, expert)
     embedding = "embedding_A" in keys or "embedding_B" in keys
     names = ("embedding_A", "embedding_B") if embedding else ("A", "B")
     if not set(names) <= set(keys):
@@ -181,6 +120,22 @@ def _module_changes(
             )
         )
     return changes
+
+
+def _check_asked_for(
+    keys: Mapping[str, str], module: str, config: Mapping[str, Any], expert: str
+) -> None:
+    """What PEFT makes no place for, it drops without a word."""
+    for part, setting in (("magnitude", "use_dora"), ("bias", "lora_bias")):
+        if part in keys and not config.get(setting):
+            raise PoolError(
+                f"tensor {keys[part]!r} is stored, but {setting} is not set: PEFT drops it",
+                code="MG102",
+                expert=expert,
+                where=_CONFIG,
+                fix=f"set {setting}: true if {module!r} was trained with it, or save the adapter "
+                "again",
+            )
 
 
 def _factors(
@@ -234,38 +189,6 @@ def _is_transposed(
     if b[0] == a[1]:
         return base.stores_transposed(parameter)
     return base.tensors[parameter].shape == (a[1], b[0])
-
-
-def _rows(
-    module: str,
-    key: str,
-    config: Mapping[str, Any],
-    tensors: StoredTensors,
-    base: Base | None,
-    expert: str,
-) -> Rows:
-    """PEFT's trainable tokens: the rows' new values, whatever the tensor's name says."""
-    wanted = config.get("trainable_token_indices")
-    if isinstance(wanted, dict):
-        wanted = next((v for k, v in wanted.items() if f".{module}".endswith(f".{k}")), None)
-    shape = tensors[key].shape
-    rows = tuple(wanted) if isinstance(wanted, list) else ()
-    whole = all(type(row) is int and row >= 0 for row in rows) and len(set(rows)) == len(rows)
-    if not whole or len(shape) != 2 or len(rows) != shape[0]:
-        raise PoolError(
-            f"{key!r} is {list(shape)}, trainable_token_indices of {module!r} is {wanted!r}",
-            code="MG104",
-            expert=expert,
-            where=_CONFIG,
-            fix="the configuration belongs to other weights; save the adapter again",
-        )
-    parameter = f"{module}.weight"
-    return Rows(
-        parameter=base.parameter(parameter) if base else parameter,
-        key=key,
-        rows=rows,
-        width=shape[1],
-    )
 
 
 def _scale(module: str, config: Mapping[str, Any], stored_rank: int, expert: str) -> float:

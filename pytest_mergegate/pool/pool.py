@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Executor
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.spec import GateSpec
@@ -132,29 +132,34 @@ class _Reading:
         )
 
     def experts(self, located: Mapping[str, Located | None], base: Base | None) -> list[Expert]:
-        """Read all of them, several at a time: hashing and numpy let other threads run."""
+        """Read all of them; another thread hashes their files meanwhile."""
         found: list[Expert] = []
-        known = {name: where for name, where in located.items() if where is not None}
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for outcome in threads.map(lambda name: self._expert(name, known[name], base), known):
-                if isinstance(outcome, PoolError):
-                    self.errors.append(outcome)
-                    continue
-                expert, statistics = outcome
-                found.append(expert)
-                if statistics is not None:
-                    self.statistics[expert.name] = statistics
+        with ThreadPoolExecutor(1) as hashing:
+            for name, where in located.items():
+                try:
+                    if where is not None:
+                        found.append(self._expert(name, where, base, hashing))
+                except PoolError as error:
+                    self.errors.append(error)
+        for expert in found:
+            try:
+                expert.hashes.result()
+            except PoolError as error:
+                self.errors.append(error)
         return found
 
-    def _expert(
-        self, name: str, located: Located, base: Base | None
-    ) -> tuple[Expert, WeightStatistics | None] | PoolError:
-        spec, where = self.gate.spec.experts[name], self.gate.where("experts", name, "path")
-        try:
-            expert = read_expert(located, base, name=name, reference=spec.path, where=where)
-            return expert, weight_statistics(expert, base) if base else None
-        except PoolError as error:
-            return error
+    def _expert(self, name: str, located: Located, base: Base | None, hashing: Executor) -> Expert:
+        expert = read_expert(
+            located,
+            base,
+            name=name,
+            reference=self.gate.spec.experts[name].path,
+            where=self.gate.where("experts", name, "path"),
+            hashing=hashing,
+        )
+        if base is not None:
+            self.statistics[name] = weight_statistics(expert, base)
+        return expert
 
     def examples_of(self, name: str) -> None:
         file = self.gate.spec.examples_of(name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.stored import StoredTensors
 
 _LARGEST = float(np.finfo(np.float32).max)
-_BLOCK = 256
+_BLOCK = 1024
 _SMALL = 1e-25
 """A sum of squares from which float32 may have lost some of them."""
 Squares = NDArray[np.float64]
@@ -58,6 +58,9 @@ def weight_statistics(expert: Expert, base: Base) -> WeightStatistics:
     norms: dict[str, float | None] = {}
     unchanged: set[str] = set()
     for parameter, change in expert.changes.items():
+        if _is_misshapen(change, base):  # a finding of its own; there may be terabytes of it
+            norms[parameter] = None
+            continue
         norm, bad = _norm(change, expert.tensors, base)
         non_finite |= bad
         if norm is not None and not norm <= _LARGEST:
@@ -100,7 +103,23 @@ def _norm(
 def _factors_norm(
     change: Factors, tensors: StoredTensors, base: Base
 ) -> tuple[float | None, frozenset[str]]:
-    """‖sBA‖² = s² Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""
+    # rank² numbers may be more than there is room for, where the rank is no saving
+    wide = change.shape_a[0] > min(change.shape)
+    size, bad = (_product_norm if wide else _grams_norm)(change, tensors)
+    for key in (change.magnitude_key, change.base_key):
+        if key is not None and not _square(tensors, key)[1]:
+            bad.add(key)
+    if bad:
+        return None, frozenset(bad)
+    norm = abs(change.scale) * size
+    if change.magnitude_key is not None and norm == 0:
+        # only the lengths may have been trained; those of the base tell
+        return _lengths_norm(change, tensors, base), frozenset()
+    return norm, frozenset()
+
+
+def _grams_norm(change: Factors, tensors: StoredTensors) -> tuple[float, set[str]]:
+    """‖BA‖² = Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""
     gram_a = _gram(tensors.floats(change.key_a))
     gram_b = _gram(tensors.floats(change.key_b).T)
     bad = {
@@ -108,16 +127,17 @@ def _factors_norm(
         for key, gram in ((change.key_a, gram_a), (change.key_b, gram_b))
         if not np.isfinite(np.diagonal(gram)).all()
     }
-    for key in (change.magnitude_key, change.base_key):
-        if key is not None and not _square(tensors, key)[1]:
-            bad.add(key)
+    return (0.0 if bad else math.sqrt(max(float((gram_a * gram_b).sum()), 0.0))), bad
+
+
+def _product_norm(change: Factors, tensors: StoredTensors) -> tuple[float, set[str]]:
+    """‖BA‖, some rows of the product at a time."""
+    bad = {key for key in (change.key_a, change.key_b) if not _square(tensors, key)[1]}
     if bad:
-        return None, frozenset(bad)
-    norm = abs(change.scale) * math.sqrt(max(float((gram_a * gram_b).sum()), 0.0))
-    if change.magnitude_key is not None and norm == 0:
-        # only the lengths may have been trained; those of the base tell
-        return _lengths_norm(change, tensors, base), frozenset()
-    return norm, frozenset()
+        return 0.0, bad
+    a, b = tensors.floats(change.key_a).astype(np.float64), tensors.floats(change.key_b)
+    rows = (b[start : start + _BLOCK] for start in range(0, len(b), _BLOCK))
+    return math.sqrt(sum(float(np.square(row @ a).sum()) for row in rows)), bad
 
 
 def _gram(rows: NDArray[np.float32]) -> Squares:
@@ -184,6 +204,15 @@ def _square(tensors: StoredTensors, key: str) -> tuple[float, bool]:
         finite = finite and bool(np.isfinite(numbers).all())
         total += float(numbers @ numbers) if finite else 0.0
     return total, finite
+
+
+def _is_misshapen(change: Change, base: Base) -> bool:
+    header = base.tensors.get(change.parameter)
+    return (
+        isinstance(change, (Factors, Replacement, Offset))
+        and header is not None
+        and change.shape != header.shape
+    )
 
 
 def _is_float(tensors: StoredTensors, key: str) -> bool:

@@ -101,7 +101,9 @@ class TensorFile:
 
 def _as_floats(stored: NDArray[np.generic], dtype: str) -> FloatArray:
     if dtype == "BF16":  # the upper half of a float32
-        return (stored.astype("<u4") << 16).view("<f4").astype(np.float32, copy=False)
+        bits = np.empty(stored.size, dtype="<u4")
+        np.left_shift(stored, 16, out=bits, dtype="<u4")
+        return bits.view("<f4").astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         return stored.astype(np.float32)
 

@@ -12,7 +12,8 @@ from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.experts import Expert
@@ -24,6 +25,16 @@ _SIZES = (
     *("intermediate_size", "ffn_dim", "d_ff", "n_inner", "hidden_dim"),
     *("num_hidden_layers", "num_layers", "n_layer", "n_layers"),
     *("num_attention_heads", "num_heads", "n_head", "n_heads", "num_key_value_heads"),
+)
+_ACTIVATIONS = ("hidden_act", "activation_function")
+_FORWARD = (
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+    *("sliding_window", "head_dim", "final_logit_softcapping", "attn_logit_softcapping"),
+)
+_FAR = 0.7
+_OTHER_FORWARD = (
+    "gate it against the base it was fine-tuned from, or, where the merge is meant to run under "
+    "the base's settings, say so: `ignore: {MG101: <why>}`"
 )
 _OR_IGNORE = "or, where both are the same weights, say so: `ignore: {MG101: <why>}`"
 
@@ -37,6 +48,7 @@ def base_mismatch(pool: Pool) -> Iterable[Finding]:
             yield from filter(None, (*checks, _task(expert, pool.base)))
         else:
             yield from _checkpoint(expert, pool.base)
+            yield from _far_away(expert, pool.statistics[expert.name].relative_norm)
 
 
 def _name(expert: Expert, base: Base, names: frozenset[str]) -> Finding | None:
@@ -102,6 +114,37 @@ def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
             said = f"{key} is {shown(f'{theirs}', 20)} in the checkpoint, {ours} in the base"
             yield _finding(expert, said, "gate it against the base it was fine-tuned from")
             return
+    own, ours = _forward(expert.config), _forward(base.config)
+    for key in own:
+        if own[key] != ours.get(key, own[key]):
+            said = f"{key} is {shown(f'{own[key]}', 40)} in the checkpoint, {ours[key]} in the base"
+            yield _finding(expert, f"{said}: under the base's it is another model", _OTHER_FORWARD)
+            return
+
+
+def _far_away(expert: Expert, relative_norm: float | None) -> Iterator[Finding]:
+    """Two models trained from different starts are about √2 apart."""
+    if relative_norm is not None and relative_norm > _FAR:
+        said = "the checkpoint is as far from the base as another model: ‖ΔW‖/‖W‖ is "
+        said += f"{relative_norm:.2g}, after fine-tuning usually below 0.1"
+        yield _finding(expert, said, _OTHER_FORWARD)
+
+
+def _forward(config: Mapping[str, Any]) -> dict[str, object]:
+    """The settings that the forward pass depends on, under one name each; unset ones left out."""
+    rope = {**_object(config, "rope_scaling"), **_object(config, "rope_parameters")}
+    known: dict[str, object] = {key: config.get(key) for key in _FORWARD}
+    known["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
+    known["rope_factor"] = rope.get("factor", 1.0)
+    for key in _ACTIVATIONS:
+        if isinstance(named := config.get(key), str):
+            known[key] = named.split("_")[0]  # gelu_new, gelu_fast, ... are one but for rounding
+    return {k: v for k, v in known.items() if isinstance(v, (int, float, str))}
+
+
+def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _finding(expert: Expert, message: str, fix: str) -> Finding:

@@ -8,6 +8,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
 from pytest_mergegate.pool.changes import Computed, Factors
 from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.pool.trained import is_saved, saved_modules
 from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
 from pytest_mergegate.preflight.targets import Targets, is_within, selection
 
@@ -65,14 +66,17 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]
 
 def _trained(expert: Expert, base: Base) -> Iterator[Finding]:
     """modules_to_save, and biases under ``bias: all`` and ``lora_bias``, must be there."""
-    saved, bias = expert.config.get("modules_to_save"), expert.config.get("bias")
-    names = [n for n in saved if isinstance(n, str)] if isinstance(saved, list) else []
-    wanted = {p for p in _parameters(base) if is_within(p, names)} if names else set()
+    names, bias = saved_modules(expert.config), expert.config.get("bias")
+    known = set(_parameters(base))
+    wanted = {p for p in known if is_saved(p.rpartition(".")[0], names)}
+    adapted = [c.parameter for c in expert.changes.values() if isinstance(c, Factors)]
+    biases = {f"{parameter.removesuffix('.weight')}.bias" for parameter in adapted}
     if bias == "all":
-        wanted |= {p for p in _parameters(base) if p.endswith(".bias")}
+        wanted |= {p for p in known if p.endswith(".bias")}
+    if bias == "lora_only":
+        wanted |= biases & known
     if expert.config.get("lora_bias") is True:
-        adapted = [c.parameter for c in expert.changes.values() if isinstance(c, Factors)]
-        wanted |= {f"{parameter.removesuffix('.weight')}.bias" for parameter in adapted}
+        wanted |= biases
     if missing := wanted - set(expert.changes):
         settings = "modules_to_save, bias or lora_bias"
         said = f"{len(missing)} parameters that {settings} call for have no tensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 def non_finite(pool: Pool) -> Iterable[Finding]:
     """Every stored number must be finite, and so must what they amount to."""
+    if (name := _of_the_base(pool)) is not None:
+        yield Finding(
+            code="MG105",
+            severity="error",
+            final=True,
+            message=f"the base's tensor {name!r} holds NaN or infinity",
+            fix="download or save the base again",
+        )
     for expert in pool.experts:
         statistics = pool.statistics[expert.name]
         if statistics.overflowing:
@@ -39,3 +48,9 @@ def non_finite(pool: Pool) -> Iterable[Finding]:
                 f"holds NaN or infinity{more}",
                 fix="the training diverged or the file is damaged; use an earlier checkpoint",
             )
+
+
+def _of_the_base(pool: Pool) -> str | None:
+    """As far as a sample of the weights that are changed shows; loading the base reads them all."""
+    sizes = (item for s in pool.statistics.values() for item in s.base_norms.items())
+    return next((name for name, size in sizes if not math.isfinite(size)), None)

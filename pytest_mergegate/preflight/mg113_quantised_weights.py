@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.stored import StoredTensors
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_WEIGHTS = (".weight", ".qweight", ".weight_packed")
+_WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 
 
 def quantised_weights(pool: Pool) -> Iterable[Finding]:

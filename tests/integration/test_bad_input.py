@@ -281,7 +281,7 @@ def test_more_than_a_change_of_weights(pool_copy: Path, setting: str, value: obj
     [
         pytest.param("use_dora", True, "no lora_magnitude_vector", id="dora"),
         pytest.param("modules_to_save", ["lm_head"], "'lm_head.weight'", id="modules_to_save"),
-        pytest.param("modules_to_save", ["norm"], "'model.norm.weight'", id="a norm to save"),
+        pytest.param("modules_to_save", ["norm"], "layernorm.weight'", id="norms to save"),
         pytest.param("lora_bias", True, "down_proj.bias'", id="lora_bias"),
         pytest.param("layers_to_transform", [0], "not targeted", id="other layers"),
         pytest.param("target_modules", "(q_proj", "is not valid", id="invalid expression"),

@@ -218,7 +218,7 @@ def task_vector(adapter: Path) -> dict[str, np.ndarray]:
                 config["lora_alpha"],
             )
             rank = a.shape[0]
-            scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
+            scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
             found[module] = scale * tensors[key.replace("lora_A", "lora_B")] @ a
     return found
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -132,6 +134,11 @@ class TestCheck:
         gates.passing()
         assert mergegate(*arguments) == 4
         assert "mergegate" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_run_as_a_module_it_gates_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest_mergegate.cli", "check", str(tmp_path / "none.yaml")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
 def test_schema_describes_what_a_gate_file_may_say(capsys: pytest.CaptureFixture[str]) -> None:

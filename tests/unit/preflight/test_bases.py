@@ -104,6 +104,45 @@ class TestBaseMismatch:
         files.write_checkpoint("b", architectures=["LlamaForTokenClassification"])
         assert "LlamaForTokenClassification" in files.only("MG101").message
 
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "says"),
+        [
+            ({"rope_theta": 1e4}, {"rope_theta": 1e6}, "rope_theta is 1000000.0 in the checkpoint"),
+            (
+                {"rope_theta": 1e4},
+                {"rope_theta": None, "rope_parameters": {"rope_theta": 1e6}},
+                "rope_theta is 1000000.0",
+            ),
+            ({}, {"rope_scaling": {"rope_type": "linear", "factor": 8}}, "rope_factor is 8"),
+            ({"hidden_act": "silu"}, {"hidden_act": "gelu_new"}, "hidden_act is gelu"),
+            ({"rms_norm_eps": 1e-5}, {"rms_norm_eps": 1e-6}, "rms_norm_eps is 1e-06"),
+        ],
+    )
+    def test_checkpoint_under_other_settings(
+        self, files: Files, ours: dict[str, Any], theirs: dict[str, Any], says: str
+    ) -> None:
+        """The gate runs every expert under the base's."""
+        files.edit_config("base", **ours)
+        files.write_checkpoint("b", **theirs)
+        assert says in files.only("MG101").message
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            ({"rope_theta": 10000}, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "x"}}),
+            ({"rope_scaling": None}, {"rope_parameters": {"full_attention": {"factor": 8}}}),
+            ({"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"}),
+            ({"rms_norm_eps": 1e-6}, {"rms_norm_eps": None}),
+        ],
+        ids=str,
+    )
+    def test_the_same_settings_as_other_releases_write_them(
+        self, files: Files, ours: dict[str, Any], theirs: dict[str, Any]
+    ) -> None:
+        files.edit_config("base", **ours)
+        files.write_checkpoint("b", **theirs)
+        assert files.findings() == []
+
     @pytest.mark.parametrize("odd", [None, [], [3], {"a": 1}], ids=str)
     def test_odd_types_say_nothing(self, files: Files, odd: Any) -> None:
         files.write_checkpoint("b", architectures=odd, model_type=odd, hidden_size=odd)
@@ -221,3 +260,17 @@ class TestQuantisedWeights:
 def test_configuration_as_written(files: Files) -> None:
     """The helper of these tests starts from what it says."""
     assert json.loads((files.base / "config.json").read_text()) == LLAMA
+
+
+class TestFarAway:
+    def test_a_checkpoint_from_another_start(self, files: Files) -> None:
+        files.write_checkpoint(
+            "b", lambda t: t.update({k: files.draw(*v.shape) for k, v in t.items()})
+        )
+        found = files.only("MG101")
+        assert "as far from the base as another model" in found.message
+        assert found.severity == "error"
+
+    def test_a_fine_tuned_checkpoint(self, files: Files) -> None:
+        files.write_checkpoint("b")
+        assert not files.findings()

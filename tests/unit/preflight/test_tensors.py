@@ -261,3 +261,35 @@ def test_resized_embedding_is_one_finding(files: Files) -> None:
     found = files.only("MG110", ignore={"MG110": "no"})
     assert (found.severity, found.expert) == ("error", "b")
     assert f"'{EMBEDDING}' has 34 rows, 32 in the base" in found.message
+
+
+class TestPartsOfWhatIsTrainedBesideFactors:
+    """PEFT goes by the endings of names, and saves each of the modules that they mean."""
+
+    NORMS = tuple(f"model.layers.{k}.input_layernorm.weight" for k in range(2))
+
+    def train_norms(self, files: Files, *norms: str) -> None:
+        files.edit_config("b", modules_to_save=["norm"])
+        added = {f"{PREFIX}{norm}": files.draw(WIDTH) for norm in norms}
+        files.edit_tensors("b", lambda t: t.update(added))
+
+    def test_all_norms(self, files: Files) -> None:
+        self.train_norms(files, *self.NORMS)
+        assert not [f for f in files.findings() if f.severity == "error"]
+
+    def test_one_norm_of_two(self, files: Files) -> None:
+        self.train_norms(files, self.NORMS[0])
+        found = [f for f in files.findings() if f.code == "MG103"]
+        assert len(found) == 1
+        assert self.NORMS[1] in found[0].message
+
+    @pytest.mark.parametrize("stored", [2, 1])
+    def test_biases_of_adapted_layers(self, files: Files, stored: int) -> None:
+        biases = [f"model.layers.{k}.self_attn.q_proj.bias" for k in range(2)]
+        files.edit_tensors("base", lambda t: t.update({b: files.draw(WIDTH) for b in biases}))
+        files.edit_config("b", bias="lora_only")
+        added = {f"{PREFIX}{bias}": files.draw(WIDTH) for bias in biases[:stored]}
+        files.edit_tensors("b", lambda t: t.update(added))
+        found = [f for f in files.findings() if f.code == "MG103"]
+        assert len(found) == 2 - stored
+        assert all(biases[1] in f.message for f in found)

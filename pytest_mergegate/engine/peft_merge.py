@@ -1,0 +1,174 @@
+"""PEFT's own merge of an adapter, with nothing of a stranger's configuration but plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import safe_open
+
+from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapters import COMPUTED
+from pytest_mergegate.pool.patterns import matches_fully, pattern_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.pool.experts import Expert
+
+_MERGE_TOLERANCE = 1e-3
+_LARGEST_RANK = 1 << 14
+# what PEFT would import, fetch or match as a regular expression, or what only training needs;
+# the modules are named outright instead
+_NEVER_TAKEN = frozenset(
+    [
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "task_type",
+        "inference_mode",
+        "megatron_config",
+        "megatron_core",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "runtime_config",
+        "peft_version",
+        "peft_type",
+    ]
+)
+# PEFT looks a module's full name up in these where no expression matches it
+_BY_FULL_NAME = ("block_size_pattern", "n_frequency_pattern")
+# numbers that size no tensor, or that PEFT itself holds against the weight's size
+_UNBOUNDED = re.compile(r".*(seed|_key|alpha|step|n_frequency)|tinit|tfinal|deltaT")
+
+
+def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
+    """Parameters after PEFT merged the adapter, checked against PEFT's forward without a merge.
+
+    ``module`` is the base, and is used up. Raises PoolError for tensors that PEFT has no place
+    for, or lacks, and where merged and unmerged model differ; PEFT's own errors pass through.
+    """
+    stored = _stored(expert)
+    model = get_peft_model(module, _configuration(expert, module), autocast_adapter_dtype=False)
+    set_peft_model_state_dict(model, stored)
+    held = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if odd := sorted(set(held) ^ set(stored)):
+        verb = "is missing" if odd[0] in held else "matches nothing in the base"
+        raise PoolError(
+            f"tensor {odd[0]!r} {verb}",
+            code="MG103" if odd[0] in held else "MG102",
+            expert=expert.name,
+            where="adapter_model.safetensors",
+            fix="save the adapter again with PEFT's save_pretrained",
+        )
+    model.eval()
+    with torch.inference_mode():
+        expected = _outputs(model)
+        merged = model.merge_and_unload()
+        found = _outputs(merged)
+    error = float((found - expected).abs().max()) / max(1e-6, float(expected.abs().max()))
+    if not error <= _MERGE_TOLERANCE:
+        raise refused(expert, f"merged, it answers differently from unmerged (by {error:.1%})")
+    return {name: p.detach() for name, p in merged.named_parameters()}
+
+
+def _stored(expert: Expert) -> dict[str, Tensor]:
+    """All tensors as they are: some methods keep whole numbers (SHiRA's places)."""
+    found: dict[str, Tensor] = {}
+    for path in expert.tensors.files:
+        with safe_open(path, framework="pt") as file:
+            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+    return found
+
+
+def _configuration(expert: Expert, module: Any) -> Any:
+    """The adapter's configuration with plain values only, and every module named in full."""
+    kind = str(expert.config["peft_type"])
+    assert kind == "LORA" or kind in COMPUTED
+    known = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+    fields = {f.name for f in dataclasses.fields(known) if f.init} - _NEVER_TAKEN
+    values = {name: value for name, value in expert.config.items() if name in fields}
+    weights = [p for p in expert.changes if p.endswith(".weight")]
+    trained = {p.removesuffix(".weight") for p in weights}
+    saved = _strings(values.get("modules_to_save"))
+    if "modules_to_save" in fields:
+        values["modules_to_save"] = saved or None
+    adapted = sorted(m for m in trained if not _among(m, saved))
+    values["target_modules"] = adapted
+    for name in [n for n in values if n.endswith("_pattern")]:
+        values[name] = _resolved(name, values[name], adapted, expert)
+    if "feedforward_modules" in fields:
+        values["feedforward_modules"] = [
+            m for m in adapted if _named(m, values.get("feedforward_modules"), expert.name)
+        ]
+    for name, value in values.items():
+        sizes = value.values() if isinstance(value, dict) else [value]
+        if not _UNBOUNDED.match(name) and any(map(_is_huge, sizes)):
+            raise refused(expert, f"{name} is more than {_LARGEST_RANK}")
+    return known(**values, inference_mode=True)
+
+
+def _strings(value: object) -> list[str]:
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+
+
+def _among(module: str, names: Sequence[str]) -> bool:
+    return any(f".{name}." in f".{module}." for name in names)
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, (int, float)) and not abs(value) <= _LARGEST_RANK
+
+
+def _resolved(
+    name: str, patterns: object, modules: Sequence[str], expert: Expert
+) -> Mapping[str, Any] | None:
+    """A pattern's values by full module names: PEFT would run a stranger's expressions."""
+    if expert.kind == "adalora" and isinstance(patterns, dict):  # masks under plain names
+        known = {f"{module}.lora_E" for module in modules}
+        return {key: mask for key, mask in patterns.items() if key in known} or None
+    found = {m: pattern_value(m, patterns, expert=expert.name) for m in modules}
+    plain = name in _BY_FULL_NAME
+    return {m if plain else f"^{re.escape(m)}": v for m, v in found.items() if v is not None}
+
+
+def _named(module: str, names: object, expert: str) -> bool:
+    if isinstance(names, str):
+        return matches_fully(names, module, expert=expert)
+    return _among(module, _strings(names))
+
+
+def _outputs(model: Any) -> Tensor:
+    config = model.config
+    ids = torch.arange(1, 6).remainder(int(config.vocab_size))[None]
+    extra = {"decoder_input_ids": ids[:, :3]} if config.is_encoder_decoder else {}
+    outputs: Tensor = model(input_ids=ids, **extra)[0]
+    return outputs
+
+
+def refused(expert: Expert, reason: str) -> PoolError:
+    """The error for an adapter that PEFT does not merge as it should."""
+    return PoolError(
+        f"PEFT does not merge this {expert.kind} adapter into the base ({reason})",
+        code="MG002",
+        expert=expert.name,
+        where="adapter_config.json",
+        fix="save it again with the installed version of PEFT, or leave it out of the pool",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
