@@ -151,6 +151,11 @@ class MethodSpec(BaseModel):
     @model_validator(mode="after")
     def _plain_parameters(self) -> MethodSpec:
         for name, value in self.parameters.items():
+            if name == "base_model":
+                raise ValueError(
+                    "leave base_model out: the gate's base: is handed to methods that take one, and "
+                    "under linear mergekit would average it in, as one of N+1 models"
+                )
             plain = isinstance(value, (bool, int, float))
             if not plain or (isinstance(value, float) and not math.isfinite(value)):
                 raise ValueError(f"{name} must be a number or a truth value, not {value!r}")

@@ -140,7 +140,8 @@ def test_what_cannot_travel_does_not_end_in_0(pytester: pytest.Pytester, gates: 
         """
     )
     result = pytester.runpytest(*ON, SHALLOW)
-    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    # xdist's own error, or, where the other worker ends first, ours for what was never reported
+    assert result.ret in {pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.TESTS_FAILED}
 
 
 @pytest.mark.usefixtures("_undecided_passes")

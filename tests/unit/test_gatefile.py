@@ -108,6 +108,18 @@ def test_glob_names_experts_by_folder(file: Path) -> None:
         ),
         pytest.param(MINIMAL + "ignore: 2020-13-45\n", 3, "month must be in", id="no date"),
         pytest.param("base: base\n", 1, "'experts' is missing", id="no experts"),
+        pytest.param(
+            MINIMAL + "merge:\n  methods:\n    - {method: linear, base_model: base}\n",
+            5,
+            "would average it in, as one of N+1 models",
+            id="linear with base_model",
+        ),
+        pytest.param(
+            "experts: {a: a, b: b}\ntrust_remote_code: true\n",
+            2,
+            "an adapter must not choose the code",
+            id="code of a base that adapters name",
+        ),
         pytest.param("base: b\nexperts: {a: x}\n", 2, "at least two experts", id="one expert"),
         pytest.param(
             "base: b\nexperts: {a: x, b: y, c: z}\nmerge:\n  methods: [slerp]\n",
