@@ -4,9 +4,8 @@
 
 The base is sparse files with the header of Llama 2 7B (13.5 GB in name, nothing on disk); the
 adapters are random bfloat16 LoRAs on q_proj and v_proj, or on every linear layer. Each run is a
-fresh process; the first one
-of a round has no memo of content hashes, the second has. Printed: medians of seconds and of the
-peak of resident memory, and whether torch was imported.
+fresh process; the first one of a round has no memo of content hashes, the second has. Printed:
+medians of seconds and of the peak of resident memory. An import of torch ends it.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def write_base(folder: Path) -> None:
-    """A checkpoint with the shapes of Llama 2 7B; its numbers are holes, but for a few."""
+    """A checkpoint with the shapes of Llama 2 7B; its numbers are holes."""
     folder.mkdir(parents=True)
     layer = {
         **{f"{module}.weight": shape for module, shape in LINEAR.items()},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.pipeline import Assessment, Options
+    from pytest_mergegate.report.types import Report
 
 
 class Exit(IntEnum):
@@ -79,8 +80,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(chosen: argparse.Namespace) -> int:
     from pytest_mergegate.pipeline import Options
-    from pytest_mergegate.report.json import write_json
-    from pytest_mergegate.report.terminal import preflight_summary, summary
 
     caps = {
         budget: settings.check_cap(budget, value)
@@ -101,28 +100,38 @@ def _check(chosen: argparse.Namespace) -> int:
         return Exit.NOTHING_GATED
     assessments = [_assess(file, options) for file in files]
     reports = [assessment.report for assessment in assessments]
-    verbosity = chosen.verbose - chosen.quiet
-    color = sys.stdout.isatty()
     # who asks here for preflight alone has asked for no verdict on the budgets
     sound = [r for r in reports if options.stage == "preflight" and r.status == "inconclusive"]
-    for assessment in assessments:
-        report = assessment.report
-        if report not in sound and report.status in {"fail", "inconclusive"} and verbosity >= 0:
-            _explain(assessment)
-    sys.stdout.write(preflight_summary(sound, verbosity=verbosity, color=color))
-    others = [report for report in reports if report not in sound]
-    sys.stdout.write(summary(others, verbosity=verbosity, color=color))
-    written = True
-    for target in targets:
-        try:
-            write_json(reports, target.path)
-        except OSError as error:
-            sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
-            written = False
-    statuses = {report.status for report in others}
+    judged = [assessment for assessment in assessments if assessment.report not in sound]
+    _print(sound, judged, verbosity=chosen.verbose - chosen.quiet)
+    written = [_write(reports, target.path) for target in targets]
+    statuses = {assessment.report.status for assessment in judged}
     if "error" in statuses:
         return Exit.UNREADABLE
-    return Exit.PASSED if statuses <= {"pass"} and written else Exit.NOT_PASSED
+    return Exit.PASSED if statuses <= {"pass"} and all(written) else Exit.NOT_PASSED
+
+
+def _print(sound: Sequence[Report], judged: Sequence[Assessment], *, verbosity: int) -> None:
+    from pytest_mergegate.report.terminal import preflight_summary, summary
+
+    color = sys.stdout.isatty()
+    for assessment in judged:
+        if assessment.report.status in {"fail", "inconclusive"} and verbosity >= 0:
+            _explain(assessment)
+    sys.stdout.write(preflight_summary(sound, verbosity=verbosity, color=color))
+    reports = [assessment.report for assessment in judged]
+    sys.stdout.write(summary(reports, verbosity=verbosity, color=color))
+
+
+def _write(reports: Sequence[Report], path: Path) -> bool:
+    from pytest_mergegate.report.json import write_json
+
+    try:
+        write_json(reports, path)
+    except OSError as error:
+        sys.stderr.write(f"mergegate: {path} could not be written ({error.strerror})\n")
+        return False
+    return True
 
 
 def _gate_files(path: Path) -> list[Path]:

@@ -51,3 +51,9 @@ class PoolError(GateError):
         super().__init__(what, where=where, fix=fix)
         self.code = code
         self.expert = expert
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

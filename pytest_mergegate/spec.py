@@ -153,8 +153,8 @@ class MethodSpec(BaseModel):
         for name, value in self.parameters.items():
             if name == "base_model":
                 raise ValueError(
-                    "leave base_model out: the gate's base: is handed to methods that take one, and "
-                    "under linear mergekit would average it in, as one of N+1 models"
+                    "leave base_model out: the gate's base: is handed to methods that take one, "
+                    "and under linear mergekit would average it in, as one of N+1 models"
                 )
             plain = isinstance(value, (bool, int, float))
             if not plain or (isinstance(value, float) and not math.isfinite(value)):

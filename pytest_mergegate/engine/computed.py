@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from pytest_mergegate.engine.families import pick_family
 from pytest_mergegate.engine.loading import load_config, load_module
-from pytest_mergegate.engine.peft_merge import first_line, merged_by_peft, refused
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.engine.peft_merge import merged_by_peft, refused
+from pytest_mergegate.errors import PoolError, first_line
+from pytest_mergegate.pool.statistics import NEGLIGIBLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
-
-_NOTHING = 1e-6
 
 
 class ComputedDeltas:
@@ -70,9 +69,10 @@ class ComputedDeltas:
         """The rule of MG107, which its own file could not apply to tensors alone."""
         size = sum(float(before[n].double().square().sum()) for n in expert.changes if n in before)
         moved = sum(float(delta.double().square().sum()) for delta in deltas.values())
-        if moved < _NOTHING**2 * size and "MG107" not in self._ignored:
+        if moved < NEGLIGIBLE**2 * size and "MG107" not in self._ignored:
             raise PoolError(
-                f"the {expert.kind} adapter changes nothing: ‖ΔW‖ is below {_NOTHING:g} of ‖W‖",
+                f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: "
+                f"‖ΔW‖ is below {NEGLIGIBLE:g} of ‖W‖",
                 code="MG107",
                 expert=expert.name,
                 fix="it was saved untrained, or its tensors were lost; save it again",
@@ -86,7 +86,10 @@ class ComputedDeltas:
     def _after(self, module: Any, expert: Expert) -> Mapping[str, Tensor]:
         if not expert.is_adapter:
             # the base's own class and configuration: nothing that the expert's folder names
-            tuned = load_module(expert.path, type(module), "checkpoint", config=module.config)
+            family = type(module)
+            tuned = load_module(
+                expert.path, family, family.__name__, config=module.config, expert=expert.name
+            )
             _check_buffers(module, tuned, expert)
             return {name: p.detach() for name, p in tuned.named_parameters()}
         try:

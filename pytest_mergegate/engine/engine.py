@@ -61,7 +61,7 @@ class Engine:
 
     @contextlib.contextmanager
     def expert(self, name: str) -> Iterator[None]:
-        """Have expert ``name`` loaded, as W0 + s·B·A."""
+        """Have expert ``name`` loaded, as θ_0 + τ."""
         with self.model.swapped(loaded_as(name), self.expert_weights(name)):
             yield
 

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from pytest_mergegate.engine.batches import batches
 from pytest_mergegate.engine.headed import HeadedModel
+from pytest_mergegate.engine.loading import quiet
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class GenerativeModel(HeadedModel):
             lengths = [len(prompts[index]) + room for index in chosen]
             for batch in batches(lengths, self._decoding_tokens):
                 rows = [chosen[k] for k in batch]
-                found = self._generate([prompts[index] for index in rows], room)
+                with quiet():
+                    found = self._generate([prompts[index] for index in rows], room)
                 for index, answer in zip(rows, found.tolist(), strict=True):
                     answers[index] = self._until_end(answer)
         return answers

@@ -1,4 +1,4 @@
-"""The base and its tokenizer from disk, refused where anything would be made up."""
+"""Models and the base's tokenizer from disk, refused where anything would be made up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.errors import PoolError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +20,8 @@ _OLD_BUFFERS = (".masked_bias",)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers while it loads."""
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -37,22 +37,32 @@ def _quiet() -> Iterator[None]:
 def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer saved beside the base. Raises PoolError."""
     try:
-        with _quiet():
-            return AutoTokenizer.from_pretrained(
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
                 path, local_files_only=True, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # tokenizers raises nothing more specific
         raise PoolError(
-            f"the base's tokenizer does not load ({_first_line(error)})",
+            f"the base's tokenizer does not load ({first_line(error)})",
             where=path.name,
             fix="save it beside the weights: tokenizer.save_pretrained(path)",
         ) from None
+    # without its files transformers makes one up, to which all words are unknown
+    files = {*(getattr(tokenizer, "vocab_files_names", None) or {}).values()}
+    if files and not any((path / name).exists() for name in files | {"tokenizer.json"}):
+        raise PoolError(
+            "the base has no tokenizer: its folder holds none of "
+            f"{', '.join(sorted(files | {'tokenizer.json'}))}",
+            where=path.name,
+            fix="save it beside the weights: tokenizer.save_pretrained(path)",
+        )
+    return tokenizer
 
 
 def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
     """The base's configuration. Raises PoolError."""
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.from_pretrained(
                 path, local_files_only=True, trust_remote_code=trust_remote_code
             )
@@ -67,14 +77,16 @@ def load_module(
     *,
     trust_remote_code: bool = False,
     config: Any = None,
+    expert: str | None = None,
 ) -> Any:
-    """The base in float32, for inference, with every weight from its files and finite.
+    """A model in float32, for inference, with every weight from its files and finite.
 
     ``auto_class`` is the class of transformers that loads a ``kind``; ``config`` stands in for
-    the configuration beside the weights. Raises PoolError.
+    the configuration beside the weights; ``expert`` is whose checkpoint it is, None for the base.
+    Raises PoolError.
     """
     try:
-        with _quiet():
+        with quiet():
             module, info = auto_class.from_pretrained(
                 path,
                 config=config,
@@ -85,30 +97,44 @@ def load_module(
                 output_loading_info=True,
             )
     except Exception as error:  # a config can break transformers in any way
-        raise _does_not_load(path, f"as a {kind}", error) from None
-    _check_complete(path, module, info)
-    for name, parameter in module.named_parameters():
-        if not bool(torch.isfinite(parameter.data).all()):
-            raise PoolError(
-                f"the base's tensor {name!r} holds NaN or infinity", code="MG105", where=path.name
-            )
+        raise _does_not_load(path, f"as a {kind}", error, expert) from None
+    _check_complete(path, module, info, expert)
+    _check_finite(path, module, expert)
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
 
 
-def _check_complete(path: Path, module: Any, info: dict[str, Any]) -> None:
+def _called(expert: str | None) -> str:
+    return "the base" if expert is None else "the checkpoint"
+
+
+def _check_finite(path: Path, module: Any, expert: str | None) -> None:
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter.data).all()):
+            raise PoolError(
+                f"{_called(expert)}'s tensor {name!r} holds NaN or infinity",
+                code="MG105",
+                expert=expert,
+                where=path.name,
+                fix=f"download or save {_called(expert)} again",
+            )
+
+
+def _check_complete(path: Path, module: Any, info: dict[str, Any], expert: str | None) -> None:
     """Raise PoolError where weights would be made up, or would be dropped."""
+    called = _called(expert)
     missing = sorted(map(str, info.get("missing_keys") or ()))
     backbone = f"{module.base_model_prefix}."
     if missing and "Classification" in type(module).__name__:
         head = [name for name in missing if not name.startswith(backbone)]
         if len(head) == len(missing):
             raise PoolError(
-                f"the base's files hold no classification head ({head[0]}): it would be random",
+                f"{called}'s files hold no classification head ({head[0]}): it would be random",
+                expert=expert,
                 where=path.name,
-                fix="give a base that was trained and saved with its head",
+                fix="give one that was trained and saved with its head",
             )
     problems = {
         "are missing and would be random": missing,
@@ -120,21 +146,20 @@ def _check_complete(path: Path, module: Any, info: dict[str, Any]) -> None:
     for says, keys in problems.items():
         if keys:
             raise PoolError(
-                f"{len(keys)} tensors of the base {says}, first {sorted(map(str, keys))[0]}",
+                f"{len(keys)} tensors of {called} {says}, first {sorted(map(str, keys))[0]}",
+                expert=expert,
                 where=path.name,
-                fix="save the base again with save_pretrained",
+                fix=f"save {called} again with save_pretrained",
             )
 
 
-def _does_not_load(path: Path, how: str, error: Exception) -> PoolError:
+def _does_not_load(path: Path, how: str, error: Exception, expert: str | None = None) -> PoolError:
     advice = "check config.json against the weights"
     if "trust_remote_code" in str(error):
         advice = "trust_remote_code: true runs the base's own code; read it first"
     return PoolError(
-        f"the base does not load {how} ({_first_line(error)})", where=path.name, fix=advice
+        f"{_called(expert)} does not load {how} ({first_line(error)})",
+        expert=expert,
+        where=path.name,
+        fix=advice,
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import safe_open
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
 from pytest_mergegate.pool.adapters import COMPUTED
+from pytest_mergegate.pool.json_files import strings
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value
+from pytest_mergegate.pool.trained import is_within, saved_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +64,9 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     for, or lacks, and where merged and unmerged model differ; PEFT's own errors pass through.
     """
     stored = _stored(expert)
-    model = get_peft_model(module, _configuration(expert, module), autocast_adapter_dtype=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT's own, between it and transformers
+        model = get_peft_model(module, _configuration(expert, module), autocast_adapter_dtype=False)
     set_peft_model_state_dict(model, stored)
     held = get_peft_model_state_dict(model, save_embedding_layers=False)
     if odd := sorted(set(held) ^ set(stored)):
@@ -69,7 +75,7 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
             f"tensor {odd[0]!r} {verb}",
             code="MG103" if odd[0] in held else "MG102",
             expert=expert.name,
-            where="adapter_model.safetensors",
+            where=WEIGHTS,
             fix="save the adapter again with PEFT's save_pretrained",
         )
     model.eval()
@@ -101,10 +107,10 @@ def _configuration(expert: Expert, module: Any) -> Any:
     values = {name: value for name, value in expert.config.items() if name in fields}
     weights = [p for p in expert.changes if p.endswith(".weight")]
     trained = {p.removesuffix(".weight") for p in weights}
-    saved = _strings(values.get("modules_to_save"))
+    saved = saved_modules(values)
     if "modules_to_save" in fields:
         values["modules_to_save"] = saved or None
-    adapted = sorted(m for m in trained if not _among(m, saved))
+    adapted = sorted(m for m in trained if not is_within(m, saved))
     values["target_modules"] = adapted
     for name in [n for n in values if n.endswith("_pattern")]:
         values[name] = _resolved(name, values[name], adapted, expert)
@@ -117,14 +123,6 @@ def _configuration(expert: Expert, module: Any) -> Any:
         if not _UNBOUNDED.match(name) and any(map(_is_huge, sizes)):
             raise refused(expert, f"{name} is more than {_LARGEST_RANK}")
     return known(**values, inference_mode=True)
-
-
-def _strings(value: object) -> list[str]:
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
-
-
-def _among(module: str, names: Sequence[str]) -> bool:
-    return any(f".{name}." in f".{module}." for name in names)
 
 
 def _is_huge(value: object) -> bool:
@@ -146,7 +144,7 @@ def _resolved(
 def _named(module: str, names: object, expert: str) -> bool:
     if isinstance(names, str):
         return matches_fully(names, module, expert=expert)
-    return _among(module, _strings(names))
+    return is_within(module, strings(names))
 
 
 def _outputs(model: Any) -> Tensor:
@@ -163,12 +161,6 @@ def refused(expert: Expert, reason: str) -> PoolError:
         f"PEFT does not merge this {expert.kind} adapter into the base ({reason})",
         code="MG002",
         expert=expert.name,
-        where="adapter_config.json",
+        where=CONFIG,
         fix="save it again with the installed version of PEFT, or leave it out of the pool",
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

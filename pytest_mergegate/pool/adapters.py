@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Computed
 from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.lora import lora_changes
-from pytest_mergegate.pool.tensor_files import refuse_pickles
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.pool.shards import refuse_pickles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,10 +19,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.stored import StoredTensors
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 # PEFT's methods whose effect is a change of the weights, which PEFT itself works out
 COMPUTED = frozenset(
@@ -77,6 +75,12 @@ _CHANGED_BASE = ("pissa", "olora")
 _SHARED = re.compile(r"base_model\.[a-z]+_\w+(\.\w+)*")
 
 
+def read_adapter_config(folder: Path, *, expert: str | None) -> dict[str, Any]:
+    """The object in ``adapter_config.json``, as it is. Raises PoolError."""
+    where = f"{folder.name}/{CONFIG}"
+    return read_json_object(folder / CONFIG, expert=expert, where=where, limit=_CONFIG_BYTES)
+
+
 def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
     """The configuration of an adapter in folder ``path``.
 
@@ -99,9 +103,7 @@ def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
             where=where,
             fix="save the adapter as safetensors: model.save_pretrained(path)",
         )
-    config = read_json_object(
-        path / CONFIG, expert=name, where=f"{path.name}/{CONFIG}", limit=_CONFIG_BYTES
-    )
+    config = read_adapter_config(path, expert=name)
     _check_supported(config, f"{path.name}/{CONFIG}", name)
     return config
 
@@ -110,7 +112,7 @@ def _check_supported(config: Mapping[str, Any], where: str, name: str) -> None:
     method = config.get("peft_type")
     if not isinstance(method, str) or (method != "LORA" and method not in COMPUTED):
         raise PoolError(
-            f"peft_type={method!r} is no change of the weights, and cannot be merged",
+            f"peft_type={shown(repr(method))} is no change of the weights, and cannot be merged",
             code="MG002",
             expert=name,
             where=where,
@@ -119,8 +121,8 @@ def _check_supported(config: Mapping[str, Any], where: str, name: str) -> None:
     for setting, plain in _PLAIN.items():
         if method == "LORA" and setting in config and config[setting] not in plain:
             raise PoolError(
-                f"{setting}={config[setting]!r} is not supported: it is no change of the weights "
-                "that could be worked out again",
+                f"{setting}={shown(repr(config[setting]))} is not supported: no change of the "
+                "weights that could be worked out again",
                 code="MG002",
                 expert=name,
                 where=where,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
 from pytest_mergegate.pool.json_files import read_json_object
+from pytest_mergegate.pool.shards import checkpoint_files
 from pytest_mergegate.pool.stored import StoredTensors
-from pytest_mergegate.pool.tensor_files import checkpoint_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.pool.references import Located
 
-_HEADS = ("lm_head.weight", "cls.predictions.decoder.weight")
+OUTPUT_LAYERS = ("lm_head", "cls.predictions.decoder")
+"""What makes logits over the vocabulary, under today's names."""
+OUTPUT_WEIGHTS = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
 _EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
@@ -40,6 +43,14 @@ _CONSTANTS = (
     "embeddings.position_ids",
 )
 _OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+_BACKBONES = {
+    "gpt2": "transformer.",
+    "bert": "bert.",
+    "roberta": "roberta.",
+    "distilbert": "distilbert.",
+    "opt": "model.",
+}
+"""Backbones whose checkpoints are also found without the prefix that a model with a head adds."""
 _SAMPLE = 1 << 16
 """Numbers of a parameter that its norm is estimated from."""
 _SIDE_FILES = {".json", ".model", ".txt", ".jinja"}
@@ -114,17 +125,17 @@ class Base:
         flag = self.config.get("tie_word_embeddings")
         if isinstance(flag, bool):
             return flag
-        if any(name in self.tensors for name in _HEADS):
+        if any(name in self.tensors for name in OUTPUT_WEIGHTS):
             return self.model_type in _TIED_BY_DEFAULT
         return self.model_type not in _UNTIED_BY_DEFAULT
 
     def is_embedding(self, name: str) -> bool:
         """Whether ``name`` is a parameter of the input embedding or of the output layer."""
-        return name in (*_HEADS, "lm_head.bias") or name.endswith(_EMBEDDINGS)
+        return name in (*OUTPUT_WEIGHTS, "lm_head.bias") or name.endswith(_EMBEDDINGS)
 
     def parameter(self, name: str) -> str:
         """The stored parameter behind ``name``: a tied output layer's is the embedding."""
-        if name in _HEADS and name not in self.tensors and self.ties_embeddings:
+        if name in OUTPUT_WEIGHTS and name not in self.tensors and self.ties_embeddings:
             return self.embedding or name
         return name
 
@@ -162,9 +173,9 @@ def read_base(located: Located, reference: str, where: str) -> Base:
 
 def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
     """Raise PoolError where transformers would load other weights than those read here."""
-    if (path / "adapter_config.json").exists():
+    if (path / ADAPTER_CONFIG).exists():
         raise PoolError(
-            f"the base {path.name}/ holds an adapter_config.json beside its config.json, and "
+            f"the base {path.name}/ holds an {ADAPTER_CONFIG} beside its config.json, and "
             "transformers would load that adapter with it",
             where=path.name,
             fix="move the adapter to a folder of its own",
@@ -179,14 +190,14 @@ def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _no_config(path: Path, where: str) -> PoolError:
-    if not (path / "adapter_config.json").exists():
+    if not (path / ADAPTER_CONFIG).exists():
         return PoolError(
             f"the base {path.name}/ has no config.json",
             where=where,
             fix="point base: to a folder that save_pretrained wrote",
         )
     adapter = read_json_object(
-        path / "adapter_config.json", expert=None, where=f"{path.name}/adapter_config.json"
+        path / ADAPTER_CONFIG, expert=None, where=f"{path.name}/{ADAPTER_CONFIG}"
     )
     return PoolError(
         f"{path.name}/ is an adapter, not a base",
@@ -194,16 +205,6 @@ def _no_config(path: Path, where: str) -> PoolError:
         fix=f"write base: {adapter.get('base_model_name_or_path')!s}, which it was trained on, "
         "and list the adapter among the experts",
     )
-
-
-_BACKBONES = {
-    "gpt2": "transformer.",
-    "bert": "bert.",
-    "roberta": "roberta.",
-    "distilbert": "distilbert.",
-    "opt": "model.",
-}
-"""Backbones whose checkpoints are also found without the prefix that a model with a head adds."""
 
 
 def parameters_of(tensors: StoredTensors) -> StoredTensors:
@@ -229,4 +230,5 @@ def _missing_prefix(architecture: str, model_type: str, tensors: StoredTensors) 
 
 
 def _prefixed(name: str, prefix: str) -> str:
-    return name if name in _HEADS or name.startswith(("classifier", "score")) else prefix + name
+    head = name in OUTPUT_WEIGHTS or name.startswith(("classifier", "score"))
+    return name if head else prefix + name

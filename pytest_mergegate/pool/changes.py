@@ -86,11 +86,12 @@ class Offset:
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """A change that only PEFT itself can work out (IA3, LoHa, LoKr, VeRA, ...)."""
+    """A change that only a library can work out: PEFT that of IA3, LoHa, LoKr, VeRA, ...;
+    transformers that of a checkpoint whose tensors it renames."""
 
     parameter: str
     keys: tuple[str, ...]
-    """The tensors of the adapter behind this change."""
+    """The tensors of the adapter behind this change; none for a checkpoint's."""
 
 
 Change = Factors | Replacement | Rows | Offset | Computed

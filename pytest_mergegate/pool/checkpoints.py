@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.stored import StoredTensors
 
 _BUFFERS = ("final_logits_bias",)
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def named_as(base: Base | None, tensors: StoredTensors) -> StoredTensors:
@@ -41,7 +40,7 @@ def checkpoint_changes(tensors: StoredTensors, base: Base | None) -> dict[str, R
     changes = {}
     for name, header in tensors.items():
         parameter = base.parameter(name) if base else name
-        if header.dtype not in _FLOATS or (parameter != name and parameter in tensors):
+        if not header.is_float or (parameter != name and parameter in tensors):
             continue
         if name in _BUFFERS and base is not None and _equal(name, tensors, base):
             continue

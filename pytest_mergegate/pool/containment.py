@@ -13,7 +13,7 @@ from pytest_mergegate.pool.regular_files import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CODE = "MG003"
+_LEADS_OUT = "MG003"
 
 
 def check_contained(
@@ -104,7 +104,7 @@ def _leaves(link: Path, boundary: Path, expert: str | None, where: str) -> PoolE
     return PoolError(
         f"the symlink {shown(os.path.relpath(link, boundary))} leaves the repository: it leads to "
         f"{shown(str(link.readlink()))}",
-        code=CODE,
+        code=_LEADS_OUT,
         expert=expert,
         where=where,
         fix="put the files themselves there, or name the folder by its own path in the gate file",
@@ -114,7 +114,7 @@ def _leaves(link: Path, boundary: Path, expert: str | None, where: str) -> PoolE
 def _outside(path: Path, expert: str | None, where: str) -> PoolError:
     return PoolError(
         f"{shown(str(path))} lies outside of the repository, and is not named by the gate file",
-        code=CODE,
+        code=_LEADS_OUT,
         expert=expert,
         where=where,
         fix="name it in the gate file, if it is meant",

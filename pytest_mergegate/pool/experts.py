@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
-from pytest_mergegate.pool.adapters import WEIGHTS, adapter_kind, read_changes, read_config
+from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.adapter_names import WEIGHTS
+from pytest_mergegate.pool.adapters import adapter_kind, read_changes, read_config
 from pytest_mergegate.pool.base import parameters_of
 from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.json_files import read_json_object
+from pytest_mergegate.pool.shards import checkpoint_files
 from pytest_mergegate.pool.stored import StoredTensors
-from pytest_mergegate.pool.tensor_files import checkpoint_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -60,7 +60,7 @@ def parse_json(data: bytes) -> Any:
     """
     parsed = json.loads(
         data.decode("utf-8-sig"),
-        object_pairs_hook=_unique,
+        object_pairs_hook=unique,
         parse_constant=_constant,
         parse_int=_integer,
     )
@@ -68,7 +68,7 @@ def parse_json(data: bytes) -> Any:
     return parsed
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object as a dict; of a key given twice, the second would silently win."""
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -76,6 +76,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the key '{shown(twice)}' is given twice")
     return found
+
+
+def strings(value: object) -> list[str]:
+    """The strings in a list; none of what is no list."""
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
 
 
 def _constant(name: str) -> NoReturn:

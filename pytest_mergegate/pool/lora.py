@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement
 from pytest_mergegate.pool.patterns import pattern_value
 from pytest_mergegate.pool.trained import replacement, rows_of, without_doubles
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.stored import StoredTensors
 
-_WHERE = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
-_PREFIX = "base_model.model."
 _PARTS = {
     "lora_A.weight": "A",
     "lora_B.weight": "B",
@@ -59,7 +57,7 @@ def lora_changes(
     for key in tensors:
         if ".original_module." in key:  # the base's own, beside a copy that was trained
             continue
-        match = _KEY.fullmatch(key.removeprefix(_PREFIX))
+        match = _KEY.fullmatch(key.removeprefix(PREFIX))
         if match is None:
             changes.append(replacement(key, config, tensors, base, expert))
             continue
@@ -91,23 +89,7 @@ def _module_changes(
     _check_asked_for(keys, module.name, config, expert)
     embedding = "embedding_A" in keys or "embedding_B" in keys
     names = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-    if not set(names) <= set(keys):
-        held = ", ".join(sorted(key.rpartition(f"{module.name}.")[2] for key in keys.values()))
-        raise PoolError(
-            f"module {module.name!r} has only {held}",
-            code="MG103",
-            expert=expert,
-            where=_WHERE,
-            fix="save the adapter again; half of this module is missing",
-        )
-    if config.get("use_dora") and "magnitude" not in keys:
-        raise PoolError(
-            f"module {module.name!r} has no lora_magnitude_vector, and the adapter is a DoRA",
-            code="MG103",
-            expert=expert,
-            where=_WHERE,
-            fix="save the adapter again; a third of this module is missing",
-        )
+    _check_whole(keys, names, module.name, config, expert)
     factors = _factors(module.name, keys, names, config, tensors, base, expert)
     changes.append(factors)
     if "bias" in keys:
@@ -132,10 +114,37 @@ def _check_asked_for(
                 f"tensor {keys[part]!r} is stored, but {setting} is not set: PEFT drops it",
                 code="MG102",
                 expert=expert,
-                where=_CONFIG,
+                where=CONFIG,
                 fix=f"set {setting}: true if {module!r} was trained with it, or save the adapter "
                 "again",
             )
+
+
+def _check_whole(
+    keys: Mapping[str, str],
+    names: tuple[str, str],
+    module: str,
+    config: Mapping[str, Any],
+    expert: str,
+) -> None:
+    """Raise PoolError where one of the factors, or a DoRA's magnitude, is missing."""
+    if not set(names) <= set(keys):
+        held = ", ".join(sorted(key.rpartition(f"{module}.")[2] for key in keys.values()))
+        raise PoolError(
+            f"module {module!r} has only {held}",
+            code="MG103",
+            expert=expert,
+            where=WEIGHTS,
+            fix="save the adapter again; half of this module is missing",
+        )
+    if config.get("use_dora") and "magnitude" not in keys:
+        raise PoolError(
+            f"module {module!r} has no lora_magnitude_vector, and the adapter is a DoRA",
+            code="MG103",
+            expert=expert,
+            where=WEIGHTS,
+            fix="save the adapter again; a third of this module is missing",
+        )
 
 
 def _factors(
@@ -148,23 +157,7 @@ def _factors(
     expert: str,
 ) -> Factors:
     a, b = (tensors[keys[name]].shape for name in names)
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
-        raise PoolError(
-            f"the factors of {module!r} do not fit: A {a}, B {b}",
-            code="MG104",
-            expert=expert,
-            where=_WHERE,
-            fix="save the adapter again",
-        )
-    if "magnitude" in keys and tensors[keys["magnitude"]].size != b[0]:
-        raise PoolError(
-            f"DoRA's magnitudes of {module!r} are {list(tensors[keys['magnitude']].shape)}, "
-            f"not one for each of {b[0]} outputs",
-            code="MG104",
-            expert=expert,
-            where=_WHERE,
-            fix="save the adapter again",
-        )
+    _check_fits(a, b, keys, module, tensors, expert)
     parameter = base.parameter(f"{module}.weight") if base else f"{module}.weight"
     return Factors(
         parameter=parameter,
@@ -174,9 +167,37 @@ def _factors(
         shape_b=b,
         scale=_scale(module, config, a[0], expert),
         transposed=names[0] == "embedding_A" or _is_transposed(parameter, a, b, base),
-        magnitude_key=keys.get("magnitude") if config.get("use_dora") else None,
+        magnitude_key=keys.get("magnitude"),
         base_key=keys.get("base"),
     )
+
+
+def _check_fits(
+    a: tuple[int, ...],
+    b: tuple[int, ...],
+    keys: Mapping[str, str],
+    module: str,
+    tensors: StoredTensors,
+    expert: str,
+) -> None:
+    """Raise PoolError where A, B and the magnitudes are not of one module."""
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
+        raise PoolError(
+            f"the factors of {module!r} do not fit: A {a}, B {b}",
+            code="MG104",
+            expert=expert,
+            where=WEIGHTS,
+            fix="save the adapter again",
+        )
+    if "magnitude" in keys and tensors[keys["magnitude"]].size != b[0]:
+        raise PoolError(
+            f"DoRA's magnitudes of {module!r} are {list(tensors[keys['magnitude']].shape)}, "
+            f"not one for each of {b[0]} outputs",
+            code="MG104",
+            expert=expert,
+            where=WEIGHTS,
+            fix="save the adapter again",
+        )
 
 
 def _is_transposed(
@@ -201,7 +222,7 @@ def _scale(module: str, config: Mapping[str, Any], stored_rank: int, expert: str
             f"r={rank!r}, lora_alpha={alpha!r}",
             code="MG104",
             expert=expert,
-            where=_CONFIG,
+            where=CONFIG,
             fix="the configuration belongs to other weights; save the adapter again",
         )
     divisor = math.sqrt(stored_rank) if config.get("use_rslora") else stored_rank

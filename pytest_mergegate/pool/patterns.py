@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.regular_files import shown
 
 SECONDS = 0.2
@@ -78,7 +79,7 @@ def _refuse(pattern: str, reason: _Refused, expert: str | None, where: str | Non
     raise PoolError(
         f"the expression '{shown(pattern, 60)}' {reason}",
         expert=expert,
-        where=where or "adapter_config.json",
+        where=where or CONFIG,
         fix="name the modules plainly, as a list of names",
     )
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.adapters import CONFIG
+from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
-from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.references import Located, locate
+from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class _Reading:
         named = self.gate.spec.base
         try:
             reference = named or self._agreed_base(experts)
-            where = self.gate.where("base") if named else "adapter_config.json"
+            where = self.gate.where("base") if named else CONFIG
             # a name that comes from an adapter must not lead out of the repository
             located = locate(
                 reference,
@@ -113,19 +114,17 @@ class _Reading:
 
     def _agreed_base(self, experts: Mapping[str, Located]) -> str:
         """The base that every adapter says it was trained on."""
-        found: dict[str, str] = {}
+        found: dict[str, object] = {}
         for name, located in experts.items():
             if (located.path / CONFIG).is_file():
-                config = read_json_object(
-                    located.path / CONFIG, expert=name, where=f"{located.path.name}/{CONFIG}"
-                )
-                if isinstance(base := config.get("base_model_name_or_path"), str) and base:
-                    found[name] = base
-        if len(set(found.values())) == 1:
-            return next(iter(found.values()))
-        said = ", ".join(f"{name}: {base}" for name, base in found.items()) or "none names one"
+                config = read_adapter_config(located.path, expert=name)
+                found[name] = config.get("base_model_name_or_path")
+        named = list(found.values())
+        if named and isinstance(named[0], str) and named[0] and named.count(named[0]) == len(named):
+            return named[0]
+        said = ", ".join(f"{name}: {base}" for name, base in found.items()) or "none is there"
         raise PoolError(
-            f"the gate names no base, and its adapters do not agree on one ({said})",
+            f"the gate names no base, and its adapters do not agree on one ({shown(said)})",
             code="MG101",
             where=self.gate.name,
             fix="write base: in the gate file",

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.errors import PoolError, first_line
 from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.regular_files import shown
 
@@ -126,11 +126,10 @@ def _from_hub(
             )
         )
     except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         named = f"{repository}@{revision}" if revision else repository
         raise PoolError(
             f"{named!r} is neither a directory beside the gate file nor to be had from the "
-            f"hub ({reason})",
+            f"hub ({first_line(error)})",
             expert=expert,
             where=where,
             fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",

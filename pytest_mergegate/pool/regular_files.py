@@ -25,7 +25,7 @@ def shown(text: str, length: int = 120) -> str:
 
 
 def open_regular(path: Path, *, expert: str | None, where: str | None = None) -> BufferedReader:
-    """Open a regular file for reading, unbuffered reads left to the caller.
+    """Open a regular file for reading.
 
     Raises PoolError for what is missing or may not be read, and for anything else than a regular
     file, which is not opened: a FIFO would wait for a writer forever.

@@ -22,13 +22,23 @@ _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
 def checkpoint_files(directory: Path, *, expert: str | None = None) -> list[Path]:
     """The safetensors files of a full checkpoint, single or sharded, in the order of their names.
 
-    Raises PoolError where there are none, and for an index that names files elsewhere or other
-    tensors than its shards hold.
+    Raises PoolError where there are none, or both kinds, and for an index that names files
+    elsewhere or other tensors than its shards hold.
     """
-    if (directory / SINGLE).exists():
-        return [directory / SINGLE]
-    if (directory / INDEX).exists():
-        return _shards(directory / INDEX, expert)
+    single, index = directory / SINGLE, directory / INDEX
+    if index.exists():
+        shards = _shards(index, expert)
+        if single.exists() and shards != [single]:
+            raise PoolError(
+                f"{shown(directory.name)}/ holds {SINGLE} and shards: transformers would load the "
+                "one, mergekit the others",
+                expert=expert,
+                where=label(index),
+                fix="remove those of an earlier save",
+            )
+        return shards
+    if single.exists():
+        return [single]
     refuse_pickles(directory, expert=expert)
     raise PoolError(
         f"the checkpoint {shown(directory.name)}/ has no weights",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.stored import StoredTensors
 
+NEGLIGIBLE = 1e-6
+"""Of ‖W‖: a change that is smaller is lost in the rounding of a stored merge."""
 _LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = 1024
 _SMALL = 1e-25
@@ -216,4 +218,4 @@ def _is_misshapen(change: Change, base: Base) -> bool:
 
 
 def _is_float(tensors: StoredTensors, key: str) -> bool:
-    return key in tensors and tensors[key].dtype in ("F64", "F32", "F16", "BF16")
+    return key in tensors and tensors[key].is_float

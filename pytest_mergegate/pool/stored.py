@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.pool.tensor_files import TensorFile, TensorHeader
+from pytest_mergegate.pool.tensor_files import TensorFile
+from pytest_mergegate.pool.tensor_headers import TensorHeader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,8 +8,7 @@ import numpy as np
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.regular_files import label, open_regular, shown
-from pytest_mergegate.pool.shards import checkpoint_files, refuse_pickles
-from pytest_mergegate.pool.tensor_headers import TensorHeader, read_headers
+from pytest_mergegate.pool.tensor_headers import read_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float32]
-
-__all__ = [
-    "TensorFile",
-    "TensorHeader",
-    "checkpoint_files",
-    "read_headers",
-    "refuse_pickles",
-]
 
 _STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _RUN, _RUNS = 1024, 64
@@ -84,7 +75,7 @@ class TensorFile:
     def _read(self, file: BinaryIO, name: str, start: int, stop: int) -> FloatArray:
         """Elements ``start`` to ``stop`` of tensor ``name``, flat."""
         header = self.headers[name]
-        if header.dtype not in _STORED:
+        if not header.is_float:
             raise _not_floats(name, header.dtype, self.path, self.expert)
         stored = np.dtype(_STORED[header.dtype])
         file.seek(header.start + start * stored.itemsize)

@@ -34,6 +34,7 @@ _BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+_FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,11 @@ class TensorHeader:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds numbers that can be checked and merged, not integers or codes."""
+        return self.dtype in _FLOATS
 
 
 def read_headers(path: Path, *, expert: str | None = None) -> dict[str, TensorHeader]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"
-_ADDED, _SETTINGS = "added_tokens.json", "tokenizer_config.json"
+SETTINGS = "tokenizer_config.json"
+_ADDED = "added_tokens.json"
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor")
 _WORDS_LIMIT = 64 << 20
@@ -58,7 +59,7 @@ class TokenizerFiles:
     def of(cls, folder: Path, expert: str | None = None) -> TokenizerFiles:
         """Look at a folder. Raises PoolError for files that cannot be read."""
         # tokenizer.json holds it all; beside it, the others say nothing more
-        others = () if (folder / TOKENIZER).exists() else (VOCABULARY, WORDS, _ADDED, _SETTINGS)
+        others = () if (folder / TOKENIZER).exists() else (VOCABULARY, WORDS, _ADDED, SETTINGS)
         known = (TOKENIZER, *others, *_SENTENCEPIECE)
         try:
             found = tuple((n, content_hash(folder / n)) for n in known if (folder / n).exists())
@@ -70,7 +71,7 @@ class TokenizerFiles:
     @property
     def names(self) -> frozenset[str]:
         """The files that hold a vocabulary."""
-        return frozenset(name for name, _ in self.digests) - {_ADDED, _SETTINGS}
+        return frozenset(name for name, _ in self.digests) - {_ADDED, SETTINGS}
 
     def same(self, other: TokenizerFiles, *names: str) -> bool:
         """Whether both have one of ``names``, with the same content."""
@@ -196,8 +197,8 @@ def _added(files: TokenizerFiles) -> dict[str, int]:
     names = {name for name, _ in files.digests}
     if _ADDED in names:
         found |= _ids(_object(files.folder / _ADDED, files.expert))
-    if _SETTINGS in names:
-        decoder = _object(files.folder / _SETTINGS, files.expert).get("added_tokens_decoder")
+    if SETTINGS in names:
+        decoder = _object(files.folder / SETTINGS, files.expert).get("added_tokens_decoder")
         for number, entry in decoder.items() if isinstance(decoder, dict) else ():
             if isinstance(entry, dict) and number.isdecimal() and len(number) < 10:
                 found |= dict(_pair(entry.get("content"), int(number)))

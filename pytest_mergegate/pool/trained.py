@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Replacement, Rows
+from pytest_mergegate.pool.json_files import strings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,24 +18,28 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.stored import StoredTensors
 
-_WHERE = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
-_PREFIX = "base_model.model."
 _WRAPPED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 def saved_modules(config: Mapping[str, Any]) -> list[str]:
     """``modules_to_save``, as far as it holds names."""
-    saved = config.get("modules_to_save")
-    return [n for n in saved if isinstance(n, str) and n] if isinstance(saved, list) else []
+    return [name for name in strings(config.get("modules_to_save")) if name]
 
 
 def is_saved(module: str, names: Sequence[str]) -> bool:
     """Whether ``module`` is, or lies in, one that ``names`` of ``modules_to_save`` mean.
 
-    PEFT goes by endings: ``norm`` means every ``input_layernorm``, too.
+    PEFT saves by endings: ``norm`` means every ``input_layernorm``, too.
     """
     return any(module.endswith(name) or f"{name}." in module for name in names)
+
+
+def is_within(module: str, names: Iterable[str]) -> bool:
+    """Whether ``module`` is, or lies in, one of ``names``.
+
+    Where PEFT looks for what to adapt, it leaves out modules_to_save by whole names.
+    """
+    return any(f".{name}." in f".{module}." for name in names)
 
 
 def replacement(
@@ -47,7 +53,7 @@ def replacement(
 
     Raises PoolError for a tensor that the configuration does not call for.
     """
-    parameter = _WRAPPED.sub(".", key.removeprefix(_PREFIX))
+    parameter = _WRAPPED.sub(".", key.removeprefix(PREFIX))
     module = parameter.rpartition(".")[0]
     trained = is_saved(module, saved_modules(config))
     bias = config.get("bias") in ("all", "lora_only") and parameter.endswith(".bias")
@@ -58,8 +64,8 @@ def replacement(
             f"tensor {key!r} is not a LoRA factor of a base module, nor of modules_to_save",
             code="MG102",
             expert=expert,
-            where=_WHERE,
-            fix=f"PEFT names tensors {_PREFIX}<module>.lora_A.weight; "
+            where=WEIGHTS,
+            fix=f"PEFT names tensors {PREFIX}<module>.lora_A.weight; "
             "a changed name makes it drop them without a word",
         )
     return Replacement(
@@ -92,7 +98,7 @@ def rows_of(
             f"{key!r} is {list(shape)}, trainable_token_indices of {module!r} is {wanted!r}",
             code="MG104",
             expert=expert,
-            where=_CONFIG,
+            where=CONFIG,
             fix="the configuration belongs to other weights; save the adapter again",
         )
     parameter = f"{module}.weight"
@@ -121,7 +127,7 @@ def without_doubles(
                 + (": the base ties its embeddings, the adapter changes both sides" * tied),
                 code="MG002",
                 expert=expert,
-                where=_WHERE,
+                where=WEIGHTS,
                 fix="merge the adapter into its base and list the checkpoint",
             )
     return list(found.values())

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-OUTPUT_LAYERS = ("lm_head", "embed_out", "cls.predictions.decoder")
 _HEADS = frozenset(
     (
         *("lm_head", "embed_out", "cls", "vocab_projector", "vocab_transform"),

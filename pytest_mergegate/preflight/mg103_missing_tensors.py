@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Computed, Factors
 from pytest_mergegate.pool.regular_files import shown
-from pytest_mergegate.pool.trained import is_saved, saved_modules
-from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
-from pytest_mergegate.preflight.targets import Targets, is_within, selection
+from pytest_mergegate.pool.trained import is_saved, is_within, saved_modules
+from pytest_mergegate.preflight.targets import Targets, selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-_BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.masked_bias")
-"""Stored by old versions of transformers, though no parameters."""
-_ALIASES = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
+_SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
 def missing_tensors(pool: Pool) -> Iterable[Finding]:
@@ -44,7 +42,7 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]
     if chosen is None:
         if expert.config.get("target_modules") is not None:
             said = "target_modules or layers_to_transform name no modules and no layers"
-            yield _finding(expert, f"adapter_config.json: {said}", _SAVE_AGAIN)
+            yield _finding(expert, f"{CONFIG}: {said}", _SAVE_AGAIN)
         return
     targeted = targets.parameters(chosen, expert=expert.name)
     adapted = {
@@ -96,17 +94,14 @@ def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
 
 
 def _parameters(base: Base) -> Iterator[str]:
-    """Stored parameters of the base, without buffers and other names of the embedding."""
+    """Stored parameters of the base, without integers and other names of the embedding."""
     shared = "shared.weight" in base.tensors
     for name, header in base.tensors.items():
-        tied = (base.ties_embeddings and name in _ALIASES) or (
+        tied = (base.ties_embeddings and name in OUTPUT_WEIGHTS) or (
             shared and name.endswith("embed_tokens.weight")
         )
-        if header.dtype in _FLOATS and not tied and not name.endswith(_BUFFERS):
+        if header.is_float and not tied:
             yield name
-
-
-_SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
 def _finding(expert: Expert, message: str, fix: str) -> Finding:

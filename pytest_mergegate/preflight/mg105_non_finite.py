@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.regular_files import shown
 
 if TYPE_CHECKING:
@@ -17,36 +18,25 @@ if TYPE_CHECKING:
 def non_finite(pool: Pool) -> Iterable[Finding]:
     """Every stored number must be finite, and so must what they amount to."""
     if (name := _of_the_base(pool)) is not None:
-        yield Finding(
-            code="MG105",
-            severity="error",
-            final=True,
-            message=f"the base's tensor {name!r} holds NaN or infinity",
-            fix="download or save the base again",
-        )
+        said = f"the base's tensor {name!r} holds NaN or infinity"
+        yield _finding(None, said, "download or save the base again")
     for expert in pool.experts:
         statistics = pool.statistics[expert.name]
         if statistics.overflowing:
-            yield Finding(
-                code="MG105",
-                severity="error",
-                final=True,
-                expert=expert.name,
-                message=f"the change of {shown(min(statistics.overflowing))!r} overflows float32, "
+            yield _finding(
+                expert.name,
+                f"the change of {shown(min(statistics.overflowing))!r} overflows float32, "
                 "though its tensors are finite",
-                fix="check lora_alpha and r in adapter_config.json, or use an earlier checkpoint",
+                f"check lora_alpha and r in {CONFIG}, or use an earlier checkpoint",
             )
         if bad := statistics.non_finite:
             name = min(bad)
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-            yield Finding(
-                code="MG105",
-                severity="error",
-                final=True,
-                expert=expert.name,
-                message=f"{shown(expert.tensors.file_of(name).name)}: tensor {shown(name)!r} "
+            yield _finding(
+                expert.name,
+                f"{shown(expert.tensors.file_of(name).name)}: tensor {shown(name)!r} "
                 f"holds NaN or infinity{more}",
-                fix="the training diverged or the file is damaged; use an earlier checkpoint",
+                "the training diverged or the file is damaged; use an earlier checkpoint",
             )
 
 
@@ -54,3 +44,9 @@ def _of_the_base(pool: Pool) -> str | None:
     """As far as a sample of the weights that are changed shows; loading the base reads them all."""
     sizes = (item for s in pool.statistics.values() for item in s.base_norms.items())
     return next((name for name, size in sizes if not math.isfinite(size)), None)
+
+
+def _finding(expert: str | None, message: str, fix: str) -> Finding:
+    return Finding(
+        code="MG105", severity="error", final=True, expert=expert, message=message, fix=fix
+    )

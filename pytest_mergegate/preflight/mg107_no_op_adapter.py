@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.statistics import NEGLIGIBLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_mergegate.pool.pool import Pool
-
-_NOTHING = 1e-6
-"""Of ‖W‖: what is smaller is lost in the rounding of a stored merge."""
 
 
 def no_op_adapter(pool: Pool) -> Iterable[Finding]:
@@ -23,7 +21,7 @@ def no_op_adapter(pool: Pool) -> Iterable[Finding]:
             continue
         nothing = statistics.unchanged >= set(expert.changes)
         relative = 0.0 if nothing else statistics.relative_norm
-        if relative is not None and relative < _NOTHING:
+        if relative is not None and relative < NEGLIGIBLE:
             size = "every change is zero" if nothing else f"‖ΔW‖ is {relative:.1e} of ‖W‖"
             yield Finding(
                 code="MG107",

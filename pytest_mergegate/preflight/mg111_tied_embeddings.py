@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Rows
 from pytest_mergegate.pool.regular_files import shown
-from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.stored import StoredTensors
 
 _COMPARED = 1 << 20
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-_OUTPUTS = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
 _SAVE = "save it again with tie_word_embeddings as it was trained"
 
 
@@ -52,7 +50,7 @@ def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
     """PEFT's forward changes the side that was adapted, its merge both of them."""
     embedding = pool.base.embedding
     unchanged = pool.statistics[expert.name].unchanged
-    for parameter in (embedding, *_OUTPUTS):
+    for parameter in (embedding, *OUTPUT_WEIGHTS):
         change = expert.changes.get(parameter or "")
         # trainable tokens change both sides; a copy of the base's weight changes none
         if change is not None and not isinstance(change, Rows) and parameter not in unchanged:
@@ -67,11 +65,11 @@ def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
 
 def _two_weights(base: Base, tensors: StoredTensors) -> str | None:
     """The embedding and the output layer, where both are stored and differ."""
-    one, other = base.embedding, next((name for name in _OUTPUTS if name in tensors), None)
+    one, other = base.embedding, next((name for name in OUTPUT_WEIGHTS if name in tensors), None)
     if one is None or one not in tensors or other is None:
         return None
     headers = tensors[one], tensors[other]
-    if headers[0].shape == headers[1].shape and {h.dtype for h in headers} <= _FLOATS:
+    if headers[0].shape == headers[1].shape and all(h.is_float for h in headers):
         samples = tensors.sample(one, _COMPARED), tensors.sample(other, _COMPARED)
         if np.array_equal(*samples):
             return None

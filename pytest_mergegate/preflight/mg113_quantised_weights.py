@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.pool.stored import StoredTensors
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 _WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 
 
@@ -42,6 +41,6 @@ def _how(config: Mapping[str, Any], tensors: StoredTensors) -> str | None:
         detail = f" ({shown(method, 40)})" if isinstance(method, str) else ""
         return f"config.json has a quantization_config{detail}"
     for name, header in tensors.items():
-        if header.dtype not in _FLOATS and name.endswith(_WEIGHTS):
+        if not header.is_float and name.endswith(_WEIGHTS):
             return f"{shown(name)!r} is stored as {header.dtype}"
     return None

@@ -62,7 +62,7 @@ def _main(tensors: StoredTensors) -> str | None:
     """The element type of most of the floating-point numbers."""
     sizes: Counter[str] = Counter()
     for header in tensors.values():
-        if header.dtype in _NAMES.values():
+        if header.is_float:
             sizes[header.dtype] += header.size
     return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 

@@ -8,6 +8,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.fingerprints import content_hash
 from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.regular_files import open_regular, shown
+from pytest_mergegate.pool.tokenizer_files import SETTINGS
 from pytest_mergegate.preflight.grouping import grouped
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
-_TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
-_GENERATION = "generation_config.json"
+_TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"
 _PROVENANCE = {"transformers_version", "_from_model_config"}
 _LIMIT = 1 << 20
 _Told = dict[str, tuple[str, str]]
@@ -71,7 +71,7 @@ class _Reader:
                     return file.read(_LIMIT).decode("utf-8", errors="replace").strip()
         except PoolError:
             return None
-        template = self._object(folder / _TOKENIZER).get("chat_template")
+        template = self._object(folder / SETTINGS).get("chat_template")
         if isinstance(template, list):  # several, by name
             named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
             template = named[0].get("template") if named else None

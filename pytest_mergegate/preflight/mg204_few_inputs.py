@@ -20,7 +20,7 @@ def few_inputs(pool: Pool) -> Iterable[Finding]:
     if {"max_disagreement", "max_loss"} & set(limits):
         asked["certificate.per_task"] = pool.spec.certificate.per_task
     counts = {
-        name: len({(example.input, example.choices) for example in examples})
+        name: len({example.question for example in examples})
         for name, examples in pool.examples.items()
     }
     for setting, wanted in asked.items():

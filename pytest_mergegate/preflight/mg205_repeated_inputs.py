@@ -44,5 +44,5 @@ def _finding(expert: str, repeated: list[list[int]], severity: Severity, how: st
 def _places(examples: Sequence[Example]) -> dict[object, list[int]]:
     places: dict[object, list[int]] = {}
     for place, example in enumerate(examples):
-        places.setdefault((example.input, example.choices), []).append(place)
+        places.setdefault(example.question, []).append(place)
     return places

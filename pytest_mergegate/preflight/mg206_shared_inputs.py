@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
 
 _SHOWN = 3
+_TORN = "tell the tasks apart in the input, or do not merge them: no model can answer both"
 
 
 def shared_inputs(pool: Pool) -> Iterable[Finding]:
@@ -20,7 +21,7 @@ def shared_inputs(pool: Pool) -> Iterable[Finding]:
     targets: dict[object, dict[str, set[str | None]]] = {}
     for name, examples in pool.examples.items():
         for example in examples:
-            asked = targets.setdefault((example.input, example.choices), {})
+            asked = targets.setdefault(example.question, {})
             asked.setdefault(name, set()).add(example.target)
     agreeing: dict[tuple[str, ...], int] = {}
     torn: dict[tuple[str, ...], int] = {}
@@ -40,9 +41,6 @@ def shared_inputs(pool: Pool) -> Iterable[Finding]:
                 message=f"inputs are shared{' ' * bool(what)}{what} ({_groups(kind)})",
                 fix=fix,
             )
-
-
-_TORN = "tell the tasks apart in the input, or do not merge them: no model can answer both"
 
 
 def _groups(kind: dict[tuple[str, ...], int]) -> str:

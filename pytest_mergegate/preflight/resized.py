@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeGuard
 
+from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Factors, Replacement
-from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
 
 if TYPE_CHECKING:
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.changes import Change
-
-_VOCABULARY = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
 
 
 def is_resized(change: Change, base: Base) -> TypeGuard[Factors | Replacement]:
@@ -23,4 +21,4 @@ def is_resized(change: Change, base: Base) -> TypeGuard[Factors | Replacement]:
         return False
     if change.shape == header.shape:
         return False
-    return change.parameter == base.embedding or change.parameter.endswith(_VOCABULARY)
+    return change.parameter == base.embedding or change.parameter.endswith(OUTPUT_WEIGHTS)

@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.pool.base import OUTPUT_LAYERS
+from pytest_mergegate.pool.json_files import strings
 from pytest_mergegate.pool.patterns import matches_fully
-from pytest_mergegate.preflight.heads import OUTPUT_LAYERS
+from pytest_mergegate.pool.trained import is_within, saved_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from pytest_mergegate.pool.base import Base
@@ -48,8 +50,8 @@ def selection(config: Mapping[str, Any]) -> Selection | None:
         names=names,
         excluded=excluded or frozenset(),
         layers=frozenset(listed),
-        layers_patterns=tuple(_strings([patterns] if isinstance(patterns, str) else patterns)),
-        saved=frozenset(_strings(config.get("modules_to_save"))),
+        layers_patterns=tuple(strings([patterns] if isinstance(patterns, str) else patterns)),
+        saved=frozenset(saved_modules(config)),
         classifies=config.get("task_type") == "SEQ_CLS",
     )
 
@@ -77,21 +79,12 @@ class Targets:
         return self._known[chosen]
 
 
-def is_within(module: str, names: Iterable[str]) -> bool:
-    """Whether ``module`` is, or lies in, a module of one of ``names``."""
-    return any(f".{name}." in f".{module}." for name in names)
-
-
 def _names(value: object) -> str | frozenset[str] | None:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         return frozenset(value)
     return None
-
-
-def _strings(value: object) -> list[str]:
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
 
 
 def _chooses(chosen: Selection, module: str, expert: str) -> bool:

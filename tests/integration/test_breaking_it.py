@@ -261,3 +261,36 @@ def test_one_expert_in_two_containers(tmp_path: Path, seed: int, container: str)
     found = [f for f in report.findings if f.code == "MG106"]
     assert [f.expert for f in found] == ["b"], report.findings
     assert "as expert 'a' does" in found[0].message
+
+
+@pytest.mark.parametrize("architecture", ["bert", "t5", "gpt2"])
+def test_a_base_without_its_tokenizer(tmp_path: Path, seed: int, architecture: str) -> None:
+    """transformers makes up a tokenizer to which all words are one: all answers would agree."""
+    gate = write_pool(tmp_path, architecture, seed, "lora", "lora")
+    for file in (tmp_path / "base").glob("*token*"):
+        file.unlink()
+    found = run(tmp_path, gate)
+    assert found.status == "error"
+    assert "the base has no tokenizer" in found.findings[-1].message
+
+
+@pytest.mark.parametrize("whose", ["base", "a"])
+def test_one_file_of_weights_beside_shards(tmp_path: Path, seed: int, whose: str) -> None:
+    """transformers loads the one, mergekit the others."""
+    gate = write_pool(tmp_path, "llama", seed, "full", "full")
+    kept = load_file(tmp_path / whose / MODEL)
+    load(tmp_path / whose, "llama").save_pretrained(tmp_path / whose, max_shard_size="20KB")
+    save_file(kept, tmp_path / whose / MODEL, metadata={"format": "pt"})
+    found = assess(gate, root=tmp_path, stage="preflight")
+    assert (found.status, found.findings[0].code) == ("error", "MG001")
+    assert "model.safetensors and shards" in found.findings[0].message
+
+
+def test_warnings_of_the_libraries_are_not_the_users(
+    tmp_path: Path, seed: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Under -W error, one would make an error of a sound pool."""
+    gate = write_pool(tmp_path, "llama", seed, "lora", "ia3")
+    recwarn.clear()
+    assert run(tmp_path, gate).status == "pass"
+    assert [str(warning.message) for warning in recwarn] == []

@@ -138,6 +138,15 @@ def test_adapters_name_a_local_base(pool_copy: Path) -> None:
 
 def test_adapters_that_name_different_bases(pool_copy: Path) -> None:
     name_bases(pool_copy, {"a": "base", "b": "./base", "c": "other"})
+    check_they_do_not_agree(pool_copy)
+
+
+def test_an_adapter_that_names_no_base(pool_copy: Path) -> None:
+    name_bases(pool_copy, {"a": "base", "b": "base", "c": ""})
+    check_they_do_not_agree(pool_copy)
+
+
+def check_they_do_not_agree(pool_copy: Path) -> None:
     found = run_preflight(load_gate(pool_copy))
     assert not found.ok
     (error,) = [f for f in found.findings if f.code == "MG101"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_mergegate.engine.tasks import sample
+from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.examples import read_examples
 
 if TYPE_CHECKING:
@@ -23,6 +27,14 @@ def test_blank_lines_and_bom(tmp_path: Path) -> None:
 
 def test_separators_inside_strings(tmp_path: Path) -> None:
     assert _read(tmp_path / "x.jsonl", '{"input": "a\u2028b"}\n') == ("a\u2028b",)
+
+
+def test_a_key_given_twice_is_found_in_linear_time(tmp_path: Path) -> None:
+    keys = "".join(f'"k{k}": 0, ' for k in range(50_000))
+    started = time.perf_counter()
+    with pytest.raises(PoolError, match="'k49999' is given twice"):
+        _read(tmp_path / "x.jsonl", f'{{{keys}"k49999": 0}}')
+    assert time.perf_counter() - started < 10
 
 
 def test_chat(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.tensor_files import TensorFile, checkpoint_files, read_headers
+from pytest_mergegate.pool.shards import checkpoint_files
+from pytest_mergegate.pool.tensor_files import TensorFile
+from pytest_mergegate.pool.tensor_headers import read_headers
 
 if TYPE_CHECKING:
     from pathlib import Path

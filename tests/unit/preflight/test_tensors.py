@@ -125,6 +125,12 @@ class TestMissingTensors:
         assert "lacks 1 of the base's 10 tensors" in found.message
         assert f"'{Q}.weight'" in found.message
 
+    def test_a_checkpoint_without_a_bias_of_gpt2_s_attention(self, files: Files) -> None:
+        bias = "model.layers.0.attn.c_attn.bias"  # no causal mask, as attn.bias was
+        files.edit_tensors("base", lambda t: t.update({bias: files.draw(WIDTH)}))
+        files.write_checkpoint("b", lambda t: t.pop(bias))
+        assert f"'{bias}'" in files.only("MG103").message
+
     def test_checkpoint_without_the_tied_copy(self, files: Files) -> None:
         files.edit_config("base", tie_word_embeddings=True)
         files.edit_tensors("base", lambda t: t.update({HEAD: t[EMBEDDING]}))
