@@ -3,7 +3,9 @@ transformers those of checkpoints whose tensors it renames or fuses when it load
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,9 @@ class ComputedDeltas:
         self._base = pool.base
         self._trust_remote_code = pool.spec.trust_remote_code
         self._ignored = pool.spec.ignore
-        self._folder = tempfile.TemporaryDirectory(prefix="mergegate-")
+        self._folder = Path(tempfile.mkdtemp(prefix="mergegate-"))
+        # a TemporaryDirectory would warn of being cleaned up with its owner
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._files: dict[str, Path] = {}
 
     def delta(self, expert: Expert, parameter: str) -> Tensor:
@@ -59,7 +63,7 @@ class ComputedDeltas:
             if strays := sorted(moved - set(expert.changes)):
                 raise refused(expert, f"it changes {strays[0]!r} besides the modules it names")
             deltas = {name: delta for name, delta in deltas.items() if name in expert.changes}
-        file = Path(self._folder.name) / f"{len(self._files)}.safetensors"
+        file = self._folder / f"{len(self._files)}.safetensors"
         save_file(deltas, file)
         return file
 

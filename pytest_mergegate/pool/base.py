@@ -13,7 +13,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
 from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.pool.shards import checkpoint_files
+from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def read_base(located: Located, reference: str, where: str) -> Base:
             where=f"{path.name}/config.json",
             fix="save the base again with save_pretrained",
         )
+    refuse_two_saves(path)
     tensors = parameters_of(StoredTensors(checkpoint_files(path)))
     prefix = _missing_prefix(architectures[0], str(config.get("model_type") or ""), tensors)
     return Base(

@@ -13,7 +13,7 @@ from pytest_mergegate.pool.base import parameters_of
 from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.pool.shards import checkpoint_files
+from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _read_full(
 ) -> Expert:
     path = located.path
     config = read_json_object(path / "config.json", expert=name, where=f"{path.name}/config.json")
+    refuse_two_saves(path, expert=name)
     files = checkpoint_files(path, expert=name)
     tensors = named_as(base, parameters_of(StoredTensors(files, expert=name)))
     changes = checkpoint_changes(tensors, base)

@@ -22,23 +22,13 @@ _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
 def checkpoint_files(directory: Path, *, expert: str | None = None) -> list[Path]:
     """The safetensors files of a full checkpoint, single or sharded, in the order of their names.
 
-    Raises PoolError where there are none, or both kinds, and for an index that names files
-    elsewhere or other tensors than its shards hold.
+    Raises PoolError where there are none, and for an index that names files elsewhere or other
+    tensors than its shards hold.
     """
-    single, index = directory / SINGLE, directory / INDEX
-    if index.exists():
-        shards = _shards(index, expert)
-        if single.exists() and shards != [single]:
-            raise PoolError(
-                f"{shown(directory.name)}/ holds {SINGLE} and shards: transformers would load the "
-                "one, mergekit the others",
-                expert=expert,
-                where=label(index),
-                fix="remove those of an earlier save",
-            )
-        return shards
-    if single.exists():
-        return [single]
+    if (directory / SINGLE).exists():
+        return [directory / SINGLE]
+    if (directory / INDEX).exists():
+        return _shards(directory / INDEX, expert)
     refuse_pickles(directory, expert=expert)
     raise PoolError(
         f"the checkpoint {shown(directory.name)}/ has no weights",
@@ -46,6 +36,23 @@ def checkpoint_files(directory: Path, *, expert: str | None = None) -> list[Path
         where=shown(directory.name),
         fix="save it as safetensors: model.save_pretrained(path)",
     )
+
+
+def refuse_two_saves(directory: Path, *, expert: str | None = None) -> None:
+    """Raise PoolError for one file beside an index of shards: transformers would load the one,
+    mergekit the others."""
+    index = directory / INDEX
+    if not (directory / SINGLE).exists() or not index.exists():
+        return
+    named = read_json_object(index, expert=expert).get("weight_map")
+    if not isinstance(named, dict) or any(file != SINGLE for file in named.values()):
+        raise PoolError(
+            f"{shown(directory.name)}/ holds {SINGLE} and an index of shards: transformers would "
+            "load the one, mergekit the others",
+            expert=expert,
+            where=label(index),
+            fix="remove what an earlier save left",
+        )
 
 
 def refuse_pickles(directory: Path, *, expert: str | None = None) -> None:

@@ -283,7 +283,7 @@ def test_one_file_of_weights_beside_shards(tmp_path: Path, seed: int, whose: str
     save_file(kept, tmp_path / whose / MODEL, metadata={"format": "pt"})
     found = assess(gate, root=tmp_path, stage="preflight")
     assert (found.status, found.findings[0].code) == ("error", "MG001")
-    assert "model.safetensors and shards" in found.findings[0].message
+    assert "model.safetensors and an index of shards" in found.findings[0].message
 
 
 def test_warnings_of_the_libraries_are_not_the_users(
