@@ -137,10 +137,20 @@ def _write(reports: Sequence[Report], path: Path) -> bool:
 def _gate_files(path: Path) -> list[Path]:
     if path.is_dir():
         found = {*path.rglob("mergegate.yaml"), *path.rglob("*.mergegate.yaml")}
-        return sorted(found)
+        return sorted(file for file in found if not _is_apart(file.relative_to(path), path))
     if not path.exists():
         raise pytest.UsageError(f"there is no file or folder {path}")
     return [path]
+
+
+def _is_apart(file: Path, root: Path) -> bool:
+    """Whether a file lies in a folder that pytest does not look into either."""
+    return any(
+        folder.name.startswith(".")
+        or folder.name in {"build", "dist", "node_modules", "venv"}
+        or (root / folder / "pyvenv.cfg").exists()
+        for folder in list(file.parents)[:-1]
+    )
 
 
 def _assess(file: Path, options: Options) -> Assessment:

@@ -141,11 +141,23 @@ def _expand_glob(
         return data
     where = _where(name, lines, ("experts",))
     try:
-        folders = sorted(path for path in root.glob(pattern) if path.is_dir())
+        hidden = Path(pattern).name.startswith(".")
+        found = [p for p in root.glob(pattern) if hidden or not p.name.startswith(".")]
+        folders = sorted(path for path in found if path.is_dir())
     except (ValueError, NotImplementedError) as error:
         raise GateFileError(
             [GateError(f"experts: {pattern!r} is no usable glob ({error})", where=where)]
         ) from None
+    if lost := sorted(path.name for path in found if path.is_symlink() and not path.exists()):
+        raise GateFileError(
+            [
+                GateError(
+                    f"experts: {pattern!r} matches a link that leads nowhere, {lost[0]}",
+                    where=where,
+                    fix="fetch what it stands for (a submodule, a mount), or remove it",
+                )
+            ]
+        )
     if not folders:
         raise GateFileError(
             [

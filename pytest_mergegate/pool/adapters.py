@@ -70,6 +70,11 @@ _PLAIN: dict[str, tuple[object, ...]] = {
 }
 _WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")
 _CONFIG_BYTES = 4 << 20
+# any other `use_...` is a variant of a PEFT to come
+_KNOWN_USES: dict[str, tuple[object, ...]] = {
+    "use_rslora": (True, False, None),
+    "use_dora": (True, False, None),
+}
 _CHANGED_BASE = ("pissa", "olora")
 # what all modules share; PEFT itself says whether it belongs there
 _SHARED = re.compile(r"base_model\.[a-z]+_\w+(\.\w+)*")
@@ -88,7 +93,9 @@ def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
     JSON object, and methods that are no change of the weights.
     """
     if not (path / CONFIG).is_file():
+        inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}"))
         held = "is empty" if not any(path.iterdir()) else f"has no {CONFIG} and no config.json"
+        held += f"; {shown(inside[-1])}/ in it has" if inside else ""
         raise PoolError(
             f"{path.name}/ {held}",
             expert=name,
@@ -118,7 +125,8 @@ def _check_supported(config: Mapping[str, Any], where: str, name: str) -> None:
             where=where,
             fix="leave this expert out of the pool",
         )
-    for setting, plain in _PLAIN.items():
+    newer = {name: (False, None) for name in config if name.startswith("use_")}
+    for setting, plain in {**newer, **_PLAIN, **_KNOWN_USES}.items():
         if method == "LORA" and setting in config and config[setting] not in plain:
             raise PoolError(
                 f"{setting}={shown(repr(config[setting]))} is not supported: no change of the "

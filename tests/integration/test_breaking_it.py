@@ -294,3 +294,21 @@ def test_warnings_of_the_libraries_are_not_the_users(
     recwarn.clear()
     assert run(tmp_path, gate).status == "pass"
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_variant_of_a_peft_to_come(tmp_path: Path, seed: int) -> None:
+    gate = write_pool(tmp_path, "llama", seed, "lora", "lora")
+    edit_json(tmp_path / "a" / CONFIG, use_superlora=False)
+    assert run(tmp_path, gate | {"budget": RATIOS}).status == "pass"
+    edit_json(tmp_path / "a" / CONFIG, use_superlora=True)
+    found = refusal(tmp_path, gate)
+    assert (found.code, found.expert) == ("MG002", "a")
+    assert "use_superlora=True" in found.message
+
+
+def test_an_adapter_one_folder_further_down(tmp_path: Path, seed: int) -> None:
+    gate = write_pool(tmp_path, "llama", seed, "lora", "lora")
+    (tmp_path / "a").rename(tmp_path / "checkpoint-60")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "checkpoint-60").rename(tmp_path / "a" / "checkpoint-60")
+    assert "checkpoint-60/ in it has" in refusal(tmp_path, gate).message

@@ -30,6 +30,15 @@ def mergegate(*arguments: object) -> int:
 
 
 class TestCheck:
+    def test_folders_that_pytest_does_not_look_into(
+        self, pytester: pytest.Pytester, gates: Gates
+    ) -> None:
+        gates.passing()
+        for folder in (".hidden", "node_modules/x", "env/lib"):
+            gates.failing(f"{folder}/mergegate.yaml")
+        (pytester.path / "env" / "pyvenv.cfg").touch()
+        assert mergegate("check", pytester.path) == 0
+
     @pytest.mark.parametrize(
         ("gate", "code"),
         [("passing", 0), ("failing", 1), ("undecided", 1), ("malformed", 2), ("unreadable", 2)],

@@ -220,3 +220,20 @@ class TestFromPython:
     ) -> None:
         with pytest.raises(GateFileError, match=says.replace("?", r"\?")):
             gate_from(source, root=tmp_path, budget=budget)
+
+
+def test_a_glob_passes_over_hidden_folders(file: Path) -> None:
+    for name in ("a", "b", ".ipynb_checkpoints"):
+        (file.parent / "adapters" / name).mkdir(parents=True)
+    file.write_text("base: base\nexperts: adapters/*\n")
+    assert list(load_gate(file).spec.experts) == ["a", "b"]
+
+
+def test_a_glob_that_meets_a_link_to_nowhere(file: Path) -> None:
+    """An expert that was not fetched is no reason to gate the pool without it."""
+    for name in ("a", "b"):
+        (file.parent / "adapters" / name).mkdir(parents=True)
+    (file.parent / "adapters" / "c").symlink_to("/nowhere/c")
+    file.write_text("base: base\nexperts: adapters/*\n")
+    with pytest.raises(GateFileError, match=r"mergegate.yaml:2: .*leads nowhere, c"):
+        load_gate(file)
