@@ -136,48 +136,34 @@ def _validate(
 def _expand_glob(
     data: dict[Any, Any], *, name: str, root: Path, lines: Mapping[Location, int]
 ) -> dict[Any, Any]:
+    """The gate with the folders that ``experts`` matches, where that is a glob."""
     pattern = data.get("experts")
     if not isinstance(pattern, str):
         return data
     where = _where(name, lines, ("experts",))
+
+    def refused(what: str, fix: str | None = None) -> GateFileError:
+        return GateFileError([GateError(f"experts: {pattern!r} {what}", where=where, fix=fix)])
+
     try:
         hidden = Path(pattern).name.startswith(".")
         found = [p for p in root.glob(pattern) if hidden or not p.name.startswith(".")]
         folders = sorted(path for path in found if path.is_dir())
-    except (ValueError, NotImplementedError) as error:
-        raise GateFileError(
-            [GateError(f"experts: {pattern!r} is no usable glob ({error})", where=where)]
-        ) from None
+    except (ValueError, NotImplementedError) as error:  # absolute patterns, `a**`
+        raise refused(f"is no usable glob ({error})") from None
     if lost := sorted(path.name for path in found if path.is_symlink() and not path.exists()):
-        raise GateFileError(
-            [
-                GateError(
-                    f"experts: {pattern!r} matches a link that leads nowhere, {lost[0]}",
-                    where=where,
-                    fix="fetch what it stands for (a submodule, a mount), or remove it",
-                )
-            ]
+        raise refused(
+            f"matches a link that leads nowhere, {lost[0]}",
+            "fetch what it stands for (a submodule, a mount), or remove it",
         )
     if not folders:
-        raise GateFileError(
-            [
-                GateError(
-                    f"experts: {pattern!r} matches no folder under {root.name}/",
-                    where=where,
-                    fix="correct the glob, or list the experts by name",
-                )
-            ]
+        raise refused(
+            f"matches no folder under {root.name}/", "correct the glob, or list the experts by name"
         )
     names = [folder.name for folder in folders]
     if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise GateFileError(
-            [
-                GateError(
-                    f"experts: {pattern!r} matches several folders named {', '.join(twice)}",
-                    where=where,
-                    fix="list the experts by name",
-                )
-            ]
+        raise refused(
+            f"matches several folders named {', '.join(twice)}", "list the experts by name"
         )
     return {**data, "experts": {f.name: {"path": str(f.relative_to(root))} for f in folders}}
 

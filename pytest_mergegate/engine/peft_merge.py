@@ -78,6 +78,9 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
             where=WEIGHTS,
             fix="save the adapter again with PEFT's save_pretrained",
         )
+    for key, value in stored.items():
+        if not torch.equal(held[key], value.to(held[key].dtype)):
+            raise refused(expert, f"loaded, {key!r} is not what is stored")
     model.eval()
     with torch.inference_mode():
         expected = _outputs(model)

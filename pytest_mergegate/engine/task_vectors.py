@@ -39,11 +39,12 @@ class TaskVectors:
     def rename(self, parameters: Iterable[str]) -> None:
         """Have the parameters of full checkpoints go by the loaded model's names, ``parameters``.
 
-        transformers renames and fuses the tensors of some architectures when it loads them.
+        transformers renames and fuses the tensors of some architectures when it loads them; what
+        the files' names leave out would count as unchanged.
         """
         names = list(parameters)
         for name, expert in self._experts.items():
-            if not expert.is_adapter and not set(expert.changes) <= set(names):
+            if not expert.is_adapter and set(expert.changes) != set(names):
                 changes = {p: Computed(parameter=p, keys=()) for p in names}
                 self._experts[name] = replace(expert, changes=changes)
 

@@ -210,11 +210,12 @@ def _no_config(path: Path, where: str) -> PoolError:
 
 def parameters_of(tensors: StoredTensors) -> StoredTensors:
     """Without the constants that old checkpoints hold, and under today's names."""
-    return tensors.renamed(_todays_name)
+    return tensors.renamed(lambda name: _todays_name(name, tensors[name].shape))
 
 
-def _todays_name(name: str) -> str | None:
-    if name.endswith(_CONSTANTS):
+def _todays_name(name: str, shape: tuple[int, ...]) -> str | None:
+    # a causal mask is stored as attn.bias, too; the bias of a layer has one dimension
+    if name.endswith(_CONSTANTS) and not (name.endswith(".bias") and len(shape) == 1):
         return None
     if name == "embed_out.weight":  # GPT-NeoX
         return "lm_head.weight"

@@ -312,3 +312,15 @@ def test_an_adapter_one_folder_further_down(tmp_path: Path, seed: int) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "checkpoint-60").rename(tmp_path / "a" / "checkpoint-60")
     assert "checkpoint-60/ in it has" in refusal(tmp_path, gate).message
+
+
+def test_an_adapter_that_peft_does_not_load(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = write_pool(tmp_path, "llama", seed, "ia3", "lora")
+    monkeypatch.setattr(
+        "pytest_mergegate.engine.peft_merge.set_peft_model_state_dict", lambda *_: None
+    )
+    found = refusal(tmp_path, gate)
+    assert (found.code, found.expert) == ("MG002", "a")
+    assert "is not what is stored" in found.message

@@ -166,3 +166,20 @@ def load_config(folder: Path, seed: int) -> dict[str, Any]:
     base = ARCHITECTURES["mistral"].write(folder / "mistral", seed)
     settings: dict[str, Any] = load(base, "mistral").config.to_dict()
     return {k: v for k, v in settings.items() if k not in {"architectures", "model_type"}}
+
+
+def test_a_parameter_that_is_taken_for_an_old_constant(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names alone may mislead; what the loaded model has must not count as unchanged."""
+    monkeypatch.setattr("pytest_mergegate.pool.base._CONSTANTS", (".q_proj.weight",))
+    base = ARCHITECTURES["llama"].write(tmp_path / "base", seed)
+    for k, name in enumerate("ab", start=1):
+        write_expert(base, tmp_path / name, "llama", seed + k)
+    gate = gate_of(tmp_path)
+    engine = Engine(read(gate), gate.spec, "cpu")
+    tuned = dict(load(tmp_path / "a", "llama").named_parameters())
+    weights = engine.expert_weights("a")
+    assert set(weights) == set(tuned)
+    for parameter, weight in weights.items():
+        torch.testing.assert_close(weight, tuned[parameter].detach(), rtol=0, atol=1e-6)

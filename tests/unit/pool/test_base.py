@@ -79,6 +79,16 @@ def test_names_of_old_checkpoints(tmp_path: Path, seed: int) -> None:
     assert set(read(folder).tensors) == names
 
 
+def test_the_bias_of_a_layer_is_no_mask(tmp_path: Path, seed: int) -> None:
+    folder = ARCHITECTURES["llama"].write(tmp_path, seed)
+    added = {
+        "model.layers.0.attn.bias": np.ones((1, 1, 4, 4), dtype=np.float32),
+        "model.layers.1.attn.bias": np.ones(4, dtype=np.float32),
+    }
+    edit(folder, lambda t: t.update(added))
+    assert added.keys() & read(folder).tensors.keys() == {"model.layers.1.attn.bias"}
+
+
 def test_an_adapter_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/name"}')
     with pytest.raises(PoolError, match="is an adapter, not a base") as error:

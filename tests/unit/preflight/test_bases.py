@@ -38,7 +38,7 @@ class TestBaseMismatch:
             "/somewhere/else/base/",
             "C:\\models\\base",
             "org/base@main",
-            f"/root/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}",
+            f"/home/somebody/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}",
             "org/base-bnb-4bit",
             None,
             "",
