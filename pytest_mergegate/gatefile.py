@@ -13,8 +13,15 @@ from pydantic import BaseModel, ValidationError
 from yaml.constructor import ConstructorError
 
 from pytest_mergegate.errors import GateError, GateFileError
-from pytest_mergegate.spec import Budget, ExpertSpec, GateSpec, MergeSpec, ProbesSpec
-from pytest_mergegate.spec import CertificateSpec as Certificate
+from pytest_mergegate.spec import (
+    Budget,
+    CertificateSpec,
+    ConflictSpec,
+    ExpertSpec,
+    GateSpec,
+    MergeSpec,
+    ProbesSpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +33,8 @@ Location = tuple[str | int, ...]
 _PYDANTIC_PARTS = ("[key]", "literal[", "dict[")
 _SECTIONS: dict[str, type[BaseModel]] = {
     "probes": ProbesSpec,
-    "certificate": Certificate,
+    "conflict": ConflictSpec,
+    "certificate": CertificateSpec,
     "budget": Budget,
     "merge": MergeSpec,
 }

@@ -221,9 +221,14 @@ class _Run:
         assert self.results is not None
         with self._timed("conflict"):
             conflict = run_conflict(
-                self.results.pool, self._vectors, lambda f: self._tell("conflict", f)
+                self.results.pool, self._dense, lambda f: self._tell("conflict", f)
             )
         self.results = _with(self.results, conflict=conflict)
+
+    def _dense(self, expert: str, parameter: str) -> Any:
+        delta = self._vectors.delta(expert, parameter)
+        assert delta is not None
+        return delta.numpy()
 
     def _hidden(self, engine: Engine) -> None:
         from pytest_mergegate.stages.hidden import run_hidden

@@ -100,6 +100,15 @@ class ProbesSpec(Section):
     """Greedy answers, wherever the gate decodes one, stop here."""
 
 
+class ConflictSpec(Section):
+    """How parameter conflicts are computed (THEORY 2)."""
+
+    mode: Literal["exact", "sampled"] = "exact"
+    rows: Annotated[int, Field(ge=4, multiple_of=2)] = 64
+    """Of each matrix, where they are sampled; two from each of as many equal parts."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class CertificateSpec(Section):
     """How many unlabelled inputs bound the disagreement, and how surely."""
 
@@ -200,6 +209,7 @@ class GateSpec(Section):
     examples: Annotated[str, Field(min_length=1)] | None = None
     """Where each expert's examples lie when it names none: a path with ``{name}`` in it."""
     probes: ProbesSpec = ProbesSpec()
+    conflict: ConflictSpec = ConflictSpec()
     certificate: CertificateSpec = CertificateSpec()
     budget: Budget = Budget()
     judge: Literal["point", "bound"] = "point"
@@ -220,6 +230,13 @@ class GateSpec(Section):
             name: {"path": entry} if isinstance(entry, str) else entry
             for name, entry in experts.items()
         }
+
+    @field_validator(
+        "conflict", mode="before", json_schema_input_type=Literal["exact", "sampled"] | ConflictSpec
+    )
+    @classmethod
+    def _bare_mode(cls, conflict: Any) -> Any:
+        return {"mode": conflict} if isinstance(conflict, str) else conflict
 
     @field_validator("examples")
     @classmethod

@@ -22,6 +22,8 @@ class Value:
     """May be infinite (an MDS is, where every similarity is zero)."""
     interval: Interval | None = None
     reason: str | None = None
+    standard_error: float | None = None
+    """Of a number that was estimated from a sample."""
 
     def __post_init__(self) -> None:
         if self.number is not None and math.isnan(self.number):

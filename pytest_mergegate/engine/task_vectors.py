@@ -11,7 +11,7 @@ import torch
 from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from torch import Tensor
 
@@ -109,25 +109,6 @@ class TaskVectors:
             magnitude = _read(tensors, change.magnitude_key).double().reshape(length.shape)
             moved = (moved * (magnitude / length)).float()
         return moved - own
-
-
-def squared_norms(vectors: TaskVectors) -> Mapping[str, float]:
-    """‖τ_i‖² of every expert, in float64: Σ (LᵀL) ∘ (RRᵀ) where there are factors."""
-    totals = dict.fromkeys(vectors.names, 0.0)
-    for name in vectors.names:
-        for parameter in vectors.parameters(name):
-            factors = vectors.factors(name, parameter)
-            if factors is not None and _saves(*factors):
-                left, right = (factor.double() for factor in factors)
-                totals[name] += float(((left.T @ left) * (right @ right.T)).sum())
-            elif (delta := vectors.delta(name, parameter)) is not None:
-                totals[name] += float(delta.double().square().sum())
-    return totals
-
-
-def _saves(left: Tensor, right: Tensor) -> bool:
-    """Whether rank² numbers are fewer than the product's."""
-    return left.shape[1] <= min(left.shape[0], right.shape[1])
 
 
 def _factors(change: Factors, tensors: StoredTensors) -> tuple[Tensor, Tensor]:

@@ -174,11 +174,15 @@ def _difference(
     square, finite = 0.0, True
     theirs = base.tensors.blocks(parameter) if known else None
     for block in tensors.blocks(key):
-        own = block.astype(np.float64)
-        finite = finite and bool(np.isfinite(own).all())
-        if theirs is not None:
-            difference = own - next(theirs)
-            square += float(difference @ difference)
+        own, other = block, None if theirs is None else next(theirs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = _quick_square(own if other is None else own - other)
+        if part is None:  # not even float32's short sums are sound: tell why, in float64
+            wide = own.astype(np.float64)
+            finite = finite and bool(np.isfinite(wide).all())
+            wide -= 0.0 if other is None else other
+            part = float(wide @ wide)
+        square += part
     bad = frozenset() if finite else frozenset({key})
     return (math.sqrt(square) if known and finite else None), bad
 
@@ -202,10 +206,26 @@ def _square(tensors: StoredTensors, key: str) -> tuple[float, bool]:
     """Σ x² and whether every x is finite."""
     total, finite = 0.0, True
     for block in tensors.blocks(key):
-        numbers = block.astype(np.float64)
-        finite = finite and bool(np.isfinite(numbers).all())
-        total += float(numbers @ numbers) if finite else 0.0
+        part = _quick_square(block)
+        if part is None:
+            wide = block.astype(np.float64)
+            finite = finite and bool(np.isfinite(wide).all())
+            part = float(wide @ wide)
+        total += part if finite else 0.0
     return total, finite
+
+
+def _quick_square(numbers: NDArray[np.float32]) -> float | None:
+    """Σ x², in float64 but within short rows; None where float32 is too narrow for one of them."""
+    whole = numbers.size // _BLOCK * _BLOCK
+    total = 0.0
+    for rows in (numbers[:whole].reshape(-1, _BLOCK), numbers[np.newaxis, whole:]):
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.vecdot(rows, rows)
+        total += float(squares.sum(dtype=np.float64))
+        if rows[squares <= _SMALL].any():
+            return None
+    return total if math.isfinite(total) else None
 
 
 def _is_misshapen(change: Change, base: Base) -> bool:

@@ -10,10 +10,13 @@ from pytest_mergegate.pool.tensor_headers import TensorHeader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from pytest_mergegate.pool.tensor_files import TensorReader
 
     FloatArray = NDArray[np.float32]
 
@@ -62,6 +65,11 @@ class StoredTensors(Mapping[str, TensorHeader]):
         """Tensor ``name`` in float32. Raises PoolError for element types that are no floats."""
         file, key = self._entries[name]
         return file.floats(key)
+
+    def reader(self, name: str) -> AbstractContextManager[TensorReader]:
+        """Tensor ``name`` in its open file. Raises PoolError as ``floats`` does."""
+        file, key = self._entries[name]
+        return file.reader(key)
 
     def blocks(self, name: str) -> Iterator[FloatArray]:
         """Tensor ``name`` as flat float32 blocks of equal size but for the last."""

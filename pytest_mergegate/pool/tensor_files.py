@@ -1,8 +1,9 @@
-"""Safetensors files without torch: tensors in float32, one or one block at a time."""
+"""Safetensors files without torch: tensors as stored or in float32, whole or a run at a time."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,15 +13,76 @@ from pytest_mergegate.pool.tensor_headers import read_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from pytest_mergegate.pool.tensor_headers import TensorHeader
+
     FloatArray = NDArray[np.float32]
+    Numbers = NDArray[np.float32] | NDArray[np.float64]
+    StoredArray = NDArray[np.generic]
 
 _STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _RUN, _RUNS = 1024, 64
 """Of a sample: most elements read in one go, and fewest places read from."""
+_BLOCK = 1 << 16
+"""Elements of a block: a few of them stay in a core's cache."""
+
+
+class TensorReader:
+    """One tensor in its open file, flat, as runs of elements; for one thread at a time."""
+
+    def __init__(
+        self, file: BufferedReader, header: TensorHeader, path: Path, expert: str | None
+    ) -> None:
+        self._file, self._header, self._path, self._expert = file, header, path, expert
+        self.is_bfloat16 = header.dtype == "BF16"
+        """Whether what is stored reads as uint16: the upper halves of float32."""
+        self._stored = np.dtype(_STORED[header.dtype])
+        self._buffer: StoredArray = np.empty(0, dtype=self._stored)
+        self._floats: FloatArray = np.empty(0, dtype=np.float32)
+
+    def read(self, start: int, stop: int) -> StoredArray:
+        """Elements ``start`` to ``stop`` as they are stored, until the next call.
+
+        Raises PoolError where the file has become shorter.
+        """
+        if len(self._buffer) < stop - start:
+            self._buffer = np.empty(stop - start, dtype=self._stored)
+        self.read_into(self._buffer[: stop - start], start)
+        return self._buffer[: stop - start]
+
+    def read_into(self, run: StoredArray, start: int) -> None:
+        """Fill ``run``, of the stored type, with the elements from ``start`` on."""
+        self._file.seek(self._header.start + start * self._stored.itemsize)
+        if self._file.readinto(run.view(np.uint8).data) < run.nbytes:
+            raise PoolError(
+                f"{shown(self._path.name)} became shorter while it was read",
+                expert=self._expert,
+                where=label(self._path),
+                fix="run the gate again when nothing writes to it",
+            )
+
+    def floats(self, start: int, stop: int) -> FloatArray:
+        """The same in float32; float64 beyond its range becomes infinite."""
+        stored = self.read(start, stop)
+        if len(self._floats) < stop - start:
+            self._floats = np.empty(stop - start, dtype=np.float32)
+        floats = self._floats[: stop - start]
+        if self.is_bfloat16:  # the upper half of a float32
+            np.left_shift(stored, 16, out=floats.view("<u4"), dtype="<u4")
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                floats[:] = stored
+        return floats
+
+    def numbers(self, start: int, stop: int) -> Numbers:
+        """The same without loss: float64 stays what it is."""
+        if self._stored == np.float64:
+            return self.read(start, stop)  # type: ignore[return-value]
+        return self.floats(start, stop)
 
 
 class TensorFile:
@@ -42,18 +104,18 @@ class TensorFile:
         float64 beyond float32's range becomes infinite.
         """
         header = self.headers[name]
-        with self._open() as file:
-            return self._read(file, name, 0, header.size).reshape(header.shape)
+        with self.reader(name) as reader:
+            return reader.floats(0, header.size).reshape(header.shape)
 
-    def blocks(self, name: str, elements: int = 1 << 20) -> Iterator[FloatArray]:
-        """Tensor ``name`` flat, in blocks of ``elements`` but for the last.
+    def blocks(self, name: str, elements: int = _BLOCK) -> Iterator[FloatArray]:
+        """Tensor ``name`` flat, in blocks of ``elements`` but for the last; each until the next.
 
         Raises PoolError as ``floats`` does.
         """
         size = self.headers[name].size
-        with self._open() as file:
+        with self.reader(name) as reader:
             for start in range(0, size, elements):
-                yield self._read(file, name, start, min(start + elements, size))
+                yield reader.floats(start, min(start + elements, size))
 
     def sample(self, name: str, elements: int) -> FloatArray:
         """At most ``elements`` numbers of tensor ``name``, flat: the same ones every time.
@@ -66,37 +128,17 @@ class TensorFile:
             return self.floats(name).ravel()
         run = max(min(_RUN, elements // _RUNS), 1)
         starts = _spread(header.size // run, elements // run) * run
-        with self._open() as file:
-            return np.concatenate([self._read(file, name, int(s), int(s) + run) for s in starts])
+        with self.reader(name) as reader:
+            return np.concatenate([reader.floats(int(s), int(s) + run).copy() for s in starts])
 
-    def _open(self) -> BinaryIO:
-        return open_regular(self.path, expert=self.expert)
-
-    def _read(self, file: BinaryIO, name: str, start: int, stop: int) -> FloatArray:
-        """Elements ``start`` to ``stop`` of tensor ``name``, flat."""
+    @contextmanager
+    def reader(self, name: str) -> Iterator[TensorReader]:
+        """Tensor ``name`` in its file, opened for this. Raises PoolError as ``floats`` does."""
         header = self.headers[name]
         if not header.is_float:
             raise _not_floats(name, header.dtype, self.path, self.expert)
-        stored = np.dtype(_STORED[header.dtype])
-        file.seek(header.start + start * stored.itemsize)
-        data = file.read((stop - start) * stored.itemsize)
-        if len(data) < (stop - start) * stored.itemsize:
-            raise PoolError(
-                f"{shown(self.path.name)} became shorter while it was read",
-                expert=self.expert,
-                where=label(self.path),
-                fix="run the gate again when nothing writes to it",
-            )
-        return _as_floats(np.frombuffer(data, dtype=stored), header.dtype)
-
-
-def _as_floats(stored: NDArray[np.generic], dtype: str) -> FloatArray:
-    if dtype == "BF16":  # the upper half of a float32
-        bits = np.empty(stored.size, dtype="<u4")
-        np.left_shift(stored, 16, out=bits, dtype="<u4")
-        return bits.view("<f4").astype(np.float32, copy=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return stored.astype(np.float32)
+        with open_regular(self.path, expert=self.expert) as file:
+            yield TensorReader(file, header, self.path, self.expert)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

@@ -28,7 +28,16 @@ def gate_settings(gate: Gate, positions: Positions | None) -> dict[str, Any]:
 
     ``positions`` are those at which states were read; None where no model was loaded.
     """
-    kept = {"probes", "certificate", "budget", "judge", "merge", "ignore", "trust_remote_code"}
+    kept = {
+        "probes",
+        "conflict",
+        "certificate",
+        "budget",
+        "judge",
+        "merge",
+        "ignore",
+        "trust_remote_code",
+    }
     settings = gate.spec.model_dump(mode="json", include=kept)
     settings["probes"]["positions"] = positions or gate.spec.probes.positions
     settings["dtype"] = "float32"

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from pytest_mergegate import metrics
-from pytest_mergegate.engine.conflicts import pair_conflicts
-from pytest_mergegate.engine.task_vectors import squared_norms
+import numpy as np
+
+from pytest_mergegate.engine.conflicts import tensor_conflicts
+from pytest_mergegate.metrics.pairwise import (
+    QUANTITIES,
+    SQUARE_A,
+    PairwiseConflicts,
+    propagated_error,
+)
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from pytest_mergegate.engine.task_vectors import TaskVectors
-    from pytest_mergegate.metrics import ConflictSums
+    from numpy.typing import NDArray
+
+    from pytest_mergegate.engine.conflicts import Dense, TensorConflicts
     from pytest_mergegate.pool.pool import Pool
+
+    Doubles = NDArray[np.float64]
+
+RATIOS = (
+    "magnitude_change_ratio",
+    "sign_change_ratio",
+    "conflicting_magnitude_ratio",
+    "cosine",
+)
+"""What is known of every pair over the whole model, in every layer and in every tensor."""
+_NORMAL_95 = 1.959963984540054
+_LAYER = re.compile(r"(.+?\.\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,45 +57,128 @@ class PairConflict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartConflicts:
+    """The ratios within one layer or one tensor, for every pair."""
+
+    name: str
+    ratios: Mapping[str, Doubles]
+    """By name, [experts, experts]; NaN where undefined. Estimates, where rows were sampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConflictResult:
     """What the weights say."""
 
     pairs: tuple[PairConflict, ...]
     norms: Mapping[str, float]
     """‖τ_i‖ by expert."""
+    layers: tuple[PartConflicts, ...]
+    tensors: tuple[PartConflicts, ...]
 
 
-def run_conflict(
-    pool: Pool, vectors: TaskVectors, progress: Callable[[float], None]
-) -> ConflictResult:
-    """Compute every pair's ratios in one pass over the parameters."""
-    tensors: dict[tuple[str, str], list[ConflictSums]] = {
-        pair: [] for pair in combinations(pool.names, 2)
-    }
-    parameters = vectors.parameters()
-    for done, parameter in enumerate(parameters, start=1):
-        for pair, sums in pair_conflicts(vectors, parameter).items():
-            tensors[pair].append(sums)
-        progress(done / len(parameters))
+def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) -> ConflictResult:
+    """Compute every pair's ratios in one pass over the parameters.
+
+    ``dense`` gives τ of an expert and a parameter that only a library can work out. Raises
+    PoolError for what cannot be read, and for a τ that is not finite.
+    """
+    found: list[TensorConflicts] = []
+    parameters = {name for expert in pool.experts for name in expert.changes}
+    for tensor in tensor_conflicts(pool, dense):
+        found.append(tensor)
+        progress(len(found) / len(parameters))
+    tensors = PairwiseConflicts.of_tensors(
+        np.stack([tensor.triangles for tensor in found], axis=1),
+        np.stack([tensor.changed for tensor in found]),
+        np.array([tensor.size for tensor in found]),
+    )
+    whole, names = tensors.total(), [tensor.parameter for tensor in found]
+    errors = _errors(pool, whole, tensors, found) if pool.spec.conflict.mode == "sampled" else {}
     return ConflictResult(
-        pairs=tuple(_ratios(pair, sums, pool.base.parameters) for pair, sums in tensors.items()),
-        norms={name: math.sqrt(square) for name, square in squared_norms(vectors).items()},
+        pairs=_pairs(pool, whole, _mean_cosine(tensors), errors),
+        norms=dict(zip(pool.names, np.sqrt(whole.sums[SQUARE_A, :, 0]).tolist(), strict=True)),
+        layers=tuple(_layers(tensors, names)),
+        tensors=tuple(_parts(tensors, names)),
     )
 
 
-def _ratios(pair: tuple[str, str], tensors: list[ConflictSums], parameters: int) -> PairConflict:
-    total = sum(tensors[1:], start=tensors[0])
-    return PairConflict(
-        a=pair[0],
-        b=pair[1],
-        magnitude_change_ratio=Value.computed(lambda: metrics.magnitude_change_ratio(total)),
-        sign_change_ratio=Value.computed(lambda: metrics.sign_change_ratio(total)),
-        sign_change_ratio_of_base=Value.computed(
-            lambda: metrics.sign_change_ratio(total, positions=parameters)
-        ),
-        conflicting_magnitude_ratio=Value.computed(
-            lambda: metrics.conflicting_magnitude_ratio(total)
-        ),
-        cosine=Value.computed(lambda: metrics.cosine(total)),
-        cosine_mean=Value.computed(lambda: metrics.mean_cosine(tensors)),
+def layer_of(parameter: str) -> str:
+    """``model.layers.3`` of ``model.layers.3.mlp.up_proj.weight``; the module outside of layers."""
+    match = _LAYER.match(parameter)
+    return match[1] if match else parameter.rpartition(".")[0] or parameter
+
+
+def _layers(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
+    layers = np.array([layer_of(parameter) for parameter in parameters])
+    for layer in dict.fromkeys(layers.tolist()):
+        within = tensors.total(layers == layer)
+        ratios = {ratio: getattr(within, ratio)() for ratio in RATIOS}
+        yield PartConflicts(name=layer, ratios=ratios)
+
+
+def _parts(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
+    ratios = {ratio: getattr(tensors, ratio)() for ratio in RATIOS}
+    for k, parameter in enumerate(parameters):
+        yield PartConflicts(name=parameter, ratios={name: r[k] for name, r in ratios.items()})
+
+
+def _mean_cosine(tensors: PairwiseConflicts) -> Doubles:
+    """Over the tensors with one, NaN where there is none."""
+    cosines = tensors.cosine()
+    count = np.isfinite(cosines).sum(axis=0)
+    total: Doubles = np.nansum(cosines, axis=0) / np.where(count > 0, count, np.nan)
+    return total
+
+
+def _errors(
+    pool: Pool,
+    whole: PairwiseConflicts,
+    tensors: PairwiseConflicts,
+    found: list[TensorConflicts],
+) -> dict[str, Doubles]:
+    """Standard errors of what was estimated from a sample of the rows, by ratio."""
+    sampled = [k for k, tensor in enumerate(found) if tensor.covariances is not None]
+    square = (len(pool.names), len(pool.names))
+    total, cosines = np.zeros((QUANTITIES, QUANTITIES, *square)), np.zeros(square)
+    gradient = tensors.gradient_of("cosine")
+    for k in sampled:
+        covariances = found[k].covariances
+        assert covariances is not None
+        total += covariances
+        cosines += propagated_error(gradient[:, k], covariances) ** 2
+    count = np.isfinite(tensors.cosine()).sum(axis=0)
+    errors = {ratio: propagated_error(whole.gradient_of(ratio), total) for ratio in RATIOS}
+    of_base = whole.gradient_of("sign_change_ratio", pool.base.parameters)
+    errors["sign_change_ratio_of_base"] = propagated_error(of_base, total)
+    errors["cosine_mean"] = np.sqrt(cosines) / np.maximum(count, 1)
+    return errors
+
+
+def _pairs(
+    pool: Pool, whole: PairwiseConflicts, mean_cosine: Doubles, errors: Mapping[str, Doubles]
+) -> tuple[PairConflict, ...]:
+    found = {ratio: getattr(whole, ratio)() for ratio in RATIOS}
+    found["sign_change_ratio_of_base"] = whole.sign_change_ratio(pool.base.parameters)
+    found["cosine_mean"] = mean_cosine
+    return tuple(
+        PairConflict(
+            a=pool.names[i],
+            b=pool.names[j],
+            **{
+                name: _value(name, float(ratio[i, j]), errors[name][i, j] if errors else None)
+                for name, ratio in found.items()
+            },
+        )
+        for i, j in combinations(range(len(pool.names)), 2)
     )
+
+
+def _value(name: str, number: float, error: float | None) -> Value:
+    if math.isnan(number):
+        none_shared = name == "cosine_mean"
+        return Value.missing("no_shared_tensors" if none_shared else "zero_task_vectors")
+    if error is None:
+        return Value(number=number)
+    error, least = float(error), -1.0 if name.startswith("cosine") else 0.0
+    low, high = number - _NORMAL_95 * error, number + _NORMAL_95 * error
+    return Value(number=number, interval=(max(low, least), min(high, 1.0)), standard_error=error)

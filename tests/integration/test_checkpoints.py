@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from architectures import ARCHITECTURES
+from conflicts import dense_of
 from pools import write_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import MixtralConfig, MixtralForCausalLM
@@ -134,7 +135,7 @@ def test_weights_alone_take_no_whole_model_in_memory(tmp_path: Path, seed: int) 
     size = (base / "model.safetensors").stat().st_size
     tracemalloc.start()
     pool = read(gate)
-    run_conflict(pool, TaskVectors(pool), lambda _: None)
+    run_conflict(pool, dense_of(TaskVectors(pool)), lambda _: None)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size > 20e6

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from architectures import ARCHITECTURES
+from conflicts import dense_of, naive_conflicts
 from peft import PeftModel
 from variants import CASES, VARIANTS, load, write_variant
 
 from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.engine.task_vectors import TaskVectors, squared_norms
+from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.pool.pool import Pool, read_pool
+from pytest_mergegate.stages.conflict import run_conflict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +49,7 @@ def test_task_vectors_are_pefts_merge_minus_the_base(
     pool = read(gate)
     vectors = TaskVectors(pool)
     base = dict(load(tmp_path / "base", architecture).named_parameters())
-    norms = squared_norms(vectors)
+    conflict = run_conflict(pool, dense_of(vectors), lambda _: None)
     for expert in pool.experts:
         assert expert.kind == VARIANTS[variant].kind
         merged = dict(
@@ -70,7 +72,13 @@ def test_task_vectors_are_pefts_merge_minus_the_base(
             total += float(expected.double().square().sum())
             moved += bool(expected.any())
         assert moved
-        assert norms[expert.name] == pytest.approx(total, rel=1e-3)
+        assert conflict.norms[expert.name] ** 2 == pytest.approx(total, rel=1e-3)
+    expected_pairs = naive_conflicts(vectors)
+    for pair in conflict.pairs:
+        expected = expected_pairs[pair.a, pair.b]
+        for ratio in ("magnitude_change_ratio", "conflicting_magnitude_ratio", "cosine"):
+            found = getattr(pair, ratio).number
+            assert found == pytest.approx(getattr(expected, ratio), rel=1e-4, abs=1e-6), ratio
 
 
 PROMPTS = ((5, 9, 3, 14), (7, 4), (11, 2, 6, 6, 8, 3, 10))

@@ -183,7 +183,7 @@ def test_reads_what_torch_wrote(
     assert stored.headers["x"].shape == found.shape == expected.shape
     assert stored.headers["x"].size == expected.size
     np.testing.assert_array_equal(found, expected)
-    blocks = list(stored.blocks("x", elements))
+    blocks = [block.copy() for block in stored.blocks("x", elements)]
     assert all(len(block) == elements for block in blocks[:-1])
     joined = np.concatenate([*blocks, np.empty(0, np.float32)])
     np.testing.assert_array_equal(joined, expected.ravel())

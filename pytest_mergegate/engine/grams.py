@@ -1,0 +1,57 @@
+"""Inner products of task vectors from their factors alone: no dense matrix, and exact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_mergegate.engine.delta_rows import Doubles, FactorRows, Floats
+
+MOST_RANKS = 4096
+"""Of all factors together: their Gram has that many rows and columns."""
+_WIDTH = 128
+"""Rows of a Gram computed at a time, about; most of what lies below its diagonal is left out."""
+_BLOCK = 1 << 22
+"""Numbers of the stacked factors at a time."""
+
+
+def factor_dots(factors: Sequence[FactorRows]) -> Doubles:
+    """⟨τ_i, τ_j⟩ = s_i s_j Σ (L_iᵀL_j) ∘ (R_iR_jᵀ), [experts, experts] (THEORY 2).
+
+    All sums are in float64; only the upper triangle is filled.
+    """
+    products = _gram([factor.left for factor in factors])
+    products *= _gram([factor.right.T for factor in factors])
+    starts = np.cumsum([0, *(factor.rank for factor in factors[:-1])])
+    dots = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+    scales = np.array([factor.scale for factor in factors])
+    upper: Doubles = np.triu(dots * np.outer(scales, scales))
+    return upper
+
+
+def _gram(stack: Sequence[Floats]) -> Doubles:
+    """SᵀS of matrices side by side, without what lies below the blocks on its diagonal."""
+    widths = [part.shape[1] for part in stack]
+    gram = np.zeros((sum(widths), sum(widths)))
+    step = max(_BLOCK // len(gram), 1)
+    for start in range(0, len(stack[0]), step):
+        rows = np.concatenate([part[start : start + step] for part in stack], axis=1)
+        rows = rows.astype(np.float64)
+        for first, last in _groups(widths):
+            gram[first:last, first:] += rows[:, first:last].T @ rows[:, first:]
+    return gram
+
+
+def _groups(widths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last column of neighbours that belong together, never a part of one."""
+    first = last = 0
+    for width in widths:
+        if last > first and last + width - first > _WIDTH:
+            yield first, last
+            first = last
+        last += width
+    yield first, last
