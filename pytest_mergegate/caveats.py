@@ -21,6 +21,7 @@ _ROUNDING = 0.01
 def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator[Finding]:
     """What a reader of the judged verdicts should know; one finding per expert and kind."""
     yield from _copies(results)
+    yield from _sampled(judgement)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     seen: set[tuple[str, str]] = set()
     for merge in results.merges:
@@ -45,6 +46,22 @@ def _copies(results: Results) -> Iterator[Finding]:
                 message=f"changes the base as expert {pair.a!r} does, but for rounding (their "
                 f"magnitude change ratio is {number_text(ratio)}); a merge counts it twice",
                 fix="remove one of the two, or correct the path that was copied",
+            )
+
+
+def _sampled(judgement: Judgement) -> Iterator[Finding]:
+    for verdict in judgement.verdicts:
+        interval = verdict.value.interval
+        if verdict.basis != "sampled" or verdict.status != "pass" or interval is None:
+            continue
+        if not interval[1] <= verdict.limit:
+            yield Finding(
+                code="MG304",
+                severity="warning",
+                expert=verdict.expert,
+                message=f"{verdict.message}: on a sample of the rows, and the exact ratio may be "
+                "over the limit",
+                fix="write conflict: exact, or hold the bound to the limit with judge: bound",
             )
 
 

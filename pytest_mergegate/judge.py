@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_mergegate import metrics
 from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage, deepest
 from pytest_mergegate.values import Value
-from pytest_mergegate.wording import verdict_text
+from pytest_mergegate.wording import number_text, verdict_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,8 +57,8 @@ class Verdict:
     method: str | None
     status: Status
     basis: str
-    """Where the value comes from: ``conflict``, ``hidden``, ``merged``, ``measured``,
-    ``certified``."""
+    """Where the value comes from: ``conflict``, ``sampled`` (rows of the weights), ``hidden``,
+    ``merged``, ``measured``, ``certified``."""
     message: str
 
 
@@ -240,7 +240,11 @@ def _worst_pair(
         lowest[0].number is None and _status(highest[0], limit, "point", exact=True) != "fail"
     )
     value, partner = lowest if undecided else highest
-    return value, "conflict", f"with {partner}"
+    detail = f"with {partner}"
+    if _status(value, limit, "point", exact=True) == "fail":
+        layer = conflict.worst_layer(name, expert, partner)
+        detail += f", {number_text(layer[1])} in {layer[0]}" if layer else ""
+    return value, "conflict" if value.standard_error is None else "sampled", detail
 
 
 def _positive(loss: Value) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractContextManager, ExitStack
 
     from numpy.typing import NDArray
 
@@ -45,10 +46,11 @@ class DeltaRows(Protocol):
 
 
 class BaseRuns:
-    """The base's numbers of one parameter: those that several experts ask for are read once."""
+    """The base's numbers of one parameter: those that several experts ask for are read once, and
+    a base that none of them asks for is not opened."""
 
-    def __init__(self, reader: TensorReader) -> None:
-        self._reader = reader
+    def __init__(self, base: StoredTensors, parameter: str, files: ExitStack) -> None:
+        self._base, self._parameter, self._files = base, parameter, files
         self._where = (-1, -1)
 
     def numbers(self, start: int, stop: int) -> Floats:
@@ -57,6 +59,10 @@ class BaseRuns:
             self._run = self._reader.numbers(start, stop)
             self._where = (start, stop)
         return self._run
+
+    @cached_property
+    def _reader(self) -> TensorReader:
+        return self._files.enter_context(self._base.reader(self._parameter))
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -124,9 +130,9 @@ class StoredRows:
     key: str
 
     @property
-    def is_bfloat16(self) -> bool:
-        """Whether its numbers are."""
-        return self.tensors[self.key].dtype == "BF16"
+    def dtype(self) -> str:
+        """In safetensors' names."""
+        return self.tensors[self.key].dtype
 
     @property
     def shape(self) -> tuple[int, int]:

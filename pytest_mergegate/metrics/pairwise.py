@@ -11,6 +11,13 @@ DIFFERENCE, CONFLICTING, SIGN_CHANGES, DOT, SIZE_A, SIZE_B, SQUARE_A, SQUARE_B =
 """Σ|a - b|, its part where signs differ, the number of those positions, ⟨a, b⟩, Σ|a|, Σ|b|, ‖a‖²
 and ‖b‖²: the sums behind every ratio, as indices of an array's first axis."""
 QUANTITIES = 8
+RATIOS = (
+    "magnitude_change_ratio",
+    "sign_change_ratio",
+    "conflicting_magnitude_ratio",
+    "cosine",
+)
+"""The methods of PairwiseConflicts that give one."""
 
 
 @dataclass(frozen=True, kw_only=True)

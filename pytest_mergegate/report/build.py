@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
 from pytest_mergegate.judge import certified_loss
+from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.types import (
     BaseRecord,
     BoundsRecord,
@@ -44,7 +45,10 @@ def fields(name: str, value: Value | None) -> dict[str, Any]:
         return {name: None, f"{name}_reason": _NOT_RUN}
     if value.number is not None and math.isinf(value.number):
         return {name: None, f"{name}_reason": "infinite"}
-    return {name: value.number, f"{name}_reason": value.reason}
+    found = {name: value.number, f"{name}_reason": value.reason}
+    if value.standard_error is not None:
+        found[f"{name}_standard_error"] = value.standard_error
+    return found
 
 
 def interval(value: Value | None) -> Interval | None:
@@ -76,6 +80,7 @@ def sections(
         ),
         "experts": tuple(_expert(expert, results) for expert in results.pool.experts),
         "pairs": tuple(_pairs(results)),
+        "conflicts": results.conflict and conflicts_record(results.conflict, results.pool),
         "bounds": _bounds(results),
         "forecasts": tuple(_forecasts(results)),
         "merges": tuple(_merge(merge, results) for merge in results.merges),
@@ -159,6 +164,7 @@ def _pairs(results: Results) -> Iterable[PairRecord]:
             **fields("conflicting_magnitude_ratio", pair.conflicting_magnitude_ratio),
             **fields("cosine", pair.cosine),
             **fields("cosine_mean", pair.cosine_mean),
+            layers=layer_ratios(results.conflict, i, j),
         )
 
 

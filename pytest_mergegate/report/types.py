@@ -14,6 +14,8 @@ SCHEMA: Final = "pytest-mergegate/report/1"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Number | None, Number | None]
 Status = Literal["pass", "fail", "inconclusive", "error"]
+_OPTIONAL = ("_reason", "_standard_error")
+"""Endings of keys that are left out where there is nothing to say."""
 
 
 class Record(BaseModel):
@@ -24,7 +26,7 @@ class Record(BaseModel):
     @model_serializer(mode="wrap")
     def _drop_empty_reasons(self, handler: Any) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        return {k: v for k, v in data.items() if v is not None or not k.endswith("_reason")}
+        return {k: v for k, v in data.items() if v is not None or not k.endswith(_OPTIONAL)}
 
 
 class CacheUse(Record):
@@ -79,16 +81,48 @@ class PairRecord(Record):
     hidden_similarity_reason: str | None = None
     magnitude_change_ratio: Number | None = None
     magnitude_change_ratio_reason: str | None = None
+    magnitude_change_ratio_standard_error: Number | None = None
     sign_change_ratio: Number | None = None
     sign_change_ratio_reason: str | None = None
+    sign_change_ratio_standard_error: Number | None = None
     sign_change_ratio_of_base: Number | None = None
     sign_change_ratio_of_base_reason: str | None = None
+    sign_change_ratio_of_base_standard_error: Number | None = None
     conflicting_magnitude_ratio: Number | None = None
     conflicting_magnitude_ratio_reason: str | None = None
+    conflicting_magnitude_ratio_standard_error: Number | None = None
     cosine: Number | None = None
     cosine_reason: str | None = None
+    cosine_standard_error: Number | None = None
     cosine_mean: Number | None = None
     cosine_mean_reason: str | None = None
+    cosine_mean_standard_error: Number | None = None
+    layers: dict[str, tuple[Number | None, ...]] = {}
+    """The same ratios and the cosine within every one of ``conflicts.layers``."""
+
+
+class TensorRecord(Record):
+    """One parameter, over the pairs of experts."""
+
+    name: str
+    magnitude_change_ratio: Number | None
+    """Mean over the pairs that have one, as the following."""
+    sign_change_ratio: Number | None
+    conflicting_magnitude_ratio: Number | None
+    cosine: Number | None
+    worst_pair: tuple[str, str] | None
+    """The one with the largest conflicting magnitude ratio."""
+
+
+class ConflictsRecord(Record):
+    """Where task vectors conflict, and how it was computed."""
+
+    mode: Literal["exact", "sampled"]
+    rows: int | None
+    """Sampled of each matrix; None where every number was read."""
+    layers: tuple[str, ...]
+    """What ``pairs[].layers`` lists the ratios of."""
+    tensors: tuple[TensorRecord, ...]
 
 
 class BoundsRecord(Record):
@@ -207,6 +241,7 @@ class VerdictRecord(Record):
     limit: Number
     value: Number | None
     value_reason: str | None = None
+    value_standard_error: Number | None = None
     value_infinite: bool = False
     interval: Interval | None = None
     expert: str | None
@@ -233,6 +268,7 @@ class Report(Record):
     base: BaseRecord | None = None
     experts: tuple[ExpertRecord, ...] = ()
     pairs: tuple[PairRecord, ...] = ()
+    conflicts: ConflictsRecord | None = None
     bounds: BoundsRecord | None = None
     forecasts: tuple[ForecastRecord, ...] = ()
     merges: tuple[MergeRecord, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import numpy as np
 from pytest_mergegate.engine.conflicts import tensor_conflicts
 from pytest_mergegate.metrics.pairwise import (
     QUANTITIES,
+    RATIOS,
     SQUARE_A,
     PairwiseConflicts,
     propagated_error,
@@ -24,18 +26,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.conflicts import Dense, TensorConflicts
+    from pytest_mergegate.engine.conflicts import TensorConflicts
+    from pytest_mergegate.engine.tensor_sums import Dense
     from pytest_mergegate.pool.pool import Pool
 
     Doubles = NDArray[np.float64]
 
-RATIOS = (
-    "magnitude_change_ratio",
-    "sign_change_ratio",
-    "conflicting_magnitude_ratio",
-    "cosine",
-)
-"""What is known of every pair over the whole model, in every layer and in every tensor."""
 _NORMAL_95 = 1.959963984540054
 _LAYER = re.compile(r"(.+?\.\d+)\.")
 
@@ -75,6 +71,16 @@ class ConflictResult:
     layers: tuple[PartConflicts, ...]
     tensors: tuple[PartConflicts, ...]
 
+    def worst_layer(self, ratio: str, a: str, b: str) -> tuple[str, float] | None:
+        """Where a pair's ratio is largest, and how large; None where no layer stands out."""
+        names = list(self.norms)
+        within = [
+            (layer.name, float(layer.ratios[ratio][names.index(a), names.index(b)]))
+            for layer in self.layers
+        ]
+        known = [found for found in within if not math.isnan(found[1])]
+        return max(known, key=lambda found: found[1]) if len(known) > 1 else None
+
 
 def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) -> ConflictResult:
     """Compute every pair's ratios in one pass over the parameters.
@@ -84,9 +90,10 @@ def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) ->
     """
     found: list[TensorConflicts] = []
     parameters = {name for expert in pool.experts for name in expert.changes}
-    for tensor in tensor_conflicts(pool, dense):
-        found.append(tensor)
-        progress(len(found) / len(parameters))
+    with closing(tensor_conflicts(pool, dense)) as each:
+        for tensor in each:
+            found.append(tensor)
+            progress(len(found) / len(parameters))
     tensors = PairwiseConflicts.of_tensors(
         np.stack([tensor.triangles for tensor in found], axis=1),
         np.stack([tensor.changed for tensor in found]),
@@ -110,7 +117,7 @@ def layer_of(parameter: str) -> str:
 
 def _layers(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
     layers = np.array([layer_of(parameter) for parameter in parameters])
-    for layer in dict.fromkeys(layers.tolist()):
+    for layer in sorted(set(layers.tolist()), key=_by_number):
         within = tensors.total(layers == layer)
         ratios = {ratio: getattr(within, ratio)() for ratio in RATIOS}
         yield PartConflicts(name=layer, ratios=ratios)
@@ -171,6 +178,12 @@ def _pairs(
         )
         for i, j in combinations(range(len(pool.names)), 2)
     )
+
+
+def _by_number(layer: str) -> list[tuple[bool, int, str]]:
+    """Layer 2 before layer 10."""
+    parts = layer.split(".")
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _value(name: str, number: float, error: float | None) -> Value:

@@ -64,7 +64,8 @@ def hidden(*scores: Value) -> Any:
 def conflict(**ratios: Value) -> Any:
     """Stage 2 with these sign changes; pairs are spelled ``ab``."""
     return SimpleNamespace(
-        pairs=[SimpleNamespace(a=p[0], b=p[1], sign_change_ratio=v) for p, v in ratios.items()]
+        pairs=[SimpleNamespace(a=p[0], b=p[1], sign_change_ratio=v) for p, v in ratios.items()],
+        worst_layer=lambda ratio, a, b: ("layers.1", 0.95),
     )
 
 
@@ -234,7 +235,19 @@ class TestRatios:
         limited = budgeted(gate, max_sign_change_ratio=0.5)
         judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
         assert [v.value.number for v in judgement.verdicts] == [0.9, 0.2, 0.9]
-        assert "with c" in judgement.verdicts[0].message
+        assert "with c, 0.95 in layers.1" in judgement.verdicts[0].message
+        assert "layers" not in judgement.verdicts[1].message
+        assert {v.basis for v in judgement.verdicts} == {"conflict"}
+
+    @pytest.mark.parametrize(("mode", "status"), [("point", "pass"), ("bound", "fail")])
+    def test_a_sampled_ratio_has_a_bad_end(self, gate: Gate, mode: str, status: str) -> None:
+        ratio = Value(number=0.49, interval=(0.47, 0.51), standard_error=0.01)
+        pairs = conflict(ab=ratio, ac=ratio, bc=ratio)
+        limited = budgeted(gate, max_sign_change_ratio=0.5)
+        limited = replace(limited, spec=limited.spec.model_copy(update={"judge": mode}))
+        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        assert {v.status for v in judgement.verdicts} == {status}
+        assert {v.basis for v in judgement.verdicts} == {"sampled"}
 
     @pytest.mark.parametrize(
         ("known", "status"), [pytest.param(0.9, "fail"), pytest.param(0.1, "inconclusive")]
