@@ -152,6 +152,7 @@ class _Run:
         self.results = Results(pool=preflight.pool)
         depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
         self._compute(depth)
+        preflight.pool.wait_for_hashes(base=depth != "preflight")  # nothing unknown is judged
         self.judgement = judge(gate, self.results, depth)
         if depth != "preflight":
             from pytest_mergegate.caveats import find_caveats
@@ -188,6 +189,7 @@ class _Run:
         if reach >= STAGES.index("hidden"):
             self._methods(dict.fromkeys(self.results.pool.names, 1.0))  # a typo fails at once
         if reach >= STAGES.index("conflict"):
+            self.results.pool.base.start_hashing()
             self._conflict()
         if reach >= STAGES.index("hidden"):
             engine = self._engine()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pytest_mergegate.engine.kernels import DOT
 from pytest_mergegate.engine.tensor_sums import TensorSums
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.metrics import pairwise
+from pytest_mergegate.pool.threads import thread_count
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -52,26 +52,17 @@ def tensor_conflicts(pool: Pool, dense: Dense) -> Generator[TensorConflicts]:
     """
     parameters = sorted({name for expert in pool.experts for name in expert.changes})
     waiting: deque[_Pending] = deque()
-    with ThreadPoolExecutor(_threads()) as threads:
+    with ThreadPoolExecutor(thread_count()) as threads:
         try:
             for parameter in parameters:
                 waiting.append(_Pending(TensorSums(parameter, pool, dense), pool, threads))
-                while sum(len(pending.pieces) for pending in waiting) > 4 * _threads():
+                while sum(len(pending.pieces) for pending in waiting) > 4 * thread_count():
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BaseException:  # Ctrl-C, too: only what has been begun is finished
             threads.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _threads() -> int:
-    """As many as cores, unless OMP_NUM_THREADS says otherwise, as it does for torch."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class _Pending:

@@ -15,9 +15,11 @@ from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
 from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.threads import Background
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from pytest_mergegate.pool.references import Located
@@ -85,7 +87,16 @@ class Base:
     @property
     def fingerprint(self) -> str:
         """Over weights, configuration and tokenizer."""
-        return fingerprint(self._files)
+        return self._hash.result()
+
+    def start_hashing(self) -> None:
+        """Have another thread work out the fingerprint."""
+        _ = self._hash
+
+    @cached_property
+    def _hash(self) -> Future[str]:
+        with Background() as background:
+            return background.submit(fingerprint, self._files)
 
     @property
     def known_fingerprint(self) -> str | None:

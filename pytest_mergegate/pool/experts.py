@@ -18,12 +18,13 @@ from pytest_mergegate.pool.stored import StoredTensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Future
     from pathlib import Path
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.references import Located
+    from pytest_mergegate.pool.threads import Background
 
 FULL = "full"
 
@@ -84,7 +85,7 @@ def read_expert(
     name: str,
     reference: str,
     where: str,
-    hashing: Executor,
+    hashing: Background,
 ) -> Expert:
     """Read the configuration and the tensor headers of an adapter or a full checkpoint.
 
@@ -115,7 +116,7 @@ def _read_full(
     *,
     name: str,
     reference: str,
-    hashing: Executor,
+    hashing: Background,
 ) -> Expert:
     path = located.path
     config = read_json_object(path / "config.json", expert=name, where=f"{path.name}/config.json")

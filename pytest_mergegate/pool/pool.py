@@ -18,10 +18,10 @@ from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, locate
 from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
+from pytest_mergegate.pool.threads import Background, thread_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from concurrent.futures import Executor
+    from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.spec import GateSpec
@@ -45,6 +45,13 @@ class Pool:
     def names(self) -> tuple[str, ...]:
         """The experts' names, in the gate's order."""
         return tuple(expert.name for expert in self.experts)
+
+    def wait_for_hashes(self, *, base: bool) -> None:
+        """Raises PoolError where a file of an expert, or of the base, could not be hashed."""
+        for expert in self.experts:
+            expert.hashes.result()
+        if base:
+            _ = self.base.fingerprint
 
     def labelled(self, name: str) -> bool:
         """Whether expert ``name``'s examples have targets (all have, or none has)."""
@@ -131,24 +138,23 @@ class _Reading:
         )
 
     def experts(self, located: Mapping[str, Located | None], base: Base | None) -> list[Expert]:
-        """Read all of them; another thread hashes their files meanwhile."""
+        """Read all of them; another thread goes on hashing their files."""
         found: list[Expert] = []
-        with ThreadPoolExecutor(1) as hashing:
+        with Background() as hashing:
             for name, where in located.items():
                 try:
                     if where is not None:
                         found.append(self._expert(name, where, base, hashing))
                 except PoolError as error:
                     self.errors.append(error)
-        for expert in found:
-            try:
-                expert.hashes.result()
-            except PoolError as error:
-                self.errors.append(error)
+        if base is not None:
+            self._look_at_weights(found, base)
         return found
 
-    def _expert(self, name: str, located: Located, base: Base | None, hashing: Executor) -> Expert:
-        expert = read_expert(
+    def _expert(
+        self, name: str, located: Located, base: Base | None, hashing: Background
+    ) -> Expert:
+        return read_expert(
             located,
             base,
             name=name,
@@ -156,9 +162,15 @@ class _Reading:
             where=self.gate.where("experts", name, "path"),
             hashing=hashing,
         )
-        if base is not None:
-            self.statistics[name] = weight_statistics(expert, base)
-        return expert
+
+    def _look_at_weights(self, experts: Sequence[Expert], base: Base) -> None:
+        with ThreadPoolExecutor(thread_count()) as threads:
+            futures = [threads.submit(weight_statistics, expert, base) for expert in experts]
+        for expert, future in zip(experts, futures, strict=True):
+            try:
+                self.statistics[expert.name] = future.result()
+            except PoolError as error:
+                self.errors.append(error)
 
     def examples_of(self, name: str) -> None:
         file = self.gate.spec.examples_of(name)

@@ -173,10 +173,14 @@ def _difference(
     known = known and _is_float(base.tensors, parameter)
     square, finite = 0.0, True
     theirs = base.tensors.blocks(parameter) if known else None
-    for block in tensors.blocks(key):
-        own, other = block, None if theirs is None else next(theirs)
+    difference = np.empty(0, dtype=np.float32)
+    for own in tensors.blocks(key):
+        other = None if theirs is None else next(theirs)
+        if len(difference) < len(own):  # a new array for every block would take most of the time
+            difference = np.empty_like(own)
         with np.errstate(over="ignore", invalid="ignore"):
-            part = _quick_square(own if other is None else own - other)
+            moved = np.subtract(own, 0 if other is None else other, out=difference[: len(own)])
+        part = _quick_square(moved)
         if part is None:  # not even float32's short sums are sound: tell why, in float64
             wide = own.astype(np.float64)
             finite = finite and bool(np.isfinite(wide).all())
