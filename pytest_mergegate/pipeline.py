@@ -223,7 +223,10 @@ class _Run:
         assert self.results is not None
         with self._timed("conflict"):
             conflict = run_conflict(
-                self.results.pool, self._dense, lambda f: self._tell("conflict", f)
+                self.results.pool,
+                self._dense,
+                lambda f: self._tell("conflict", f),
+                self.options.device,
             )
         self.results = _with(self.results, conflict=conflict)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from pytest_mergegate.engine.kernels import DOT
 from pytest_mergegate.engine.tensor_sums import TensorSums
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.metrics import pairwise
+from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.pool.threads import thread_count
 
 if TYPE_CHECKING:
@@ -24,8 +27,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.delta_rows import Doubles
+    from pytest_mergegate.engine.device_sums import DeviceSums
     from pytest_mergegate.engine.tensor_sums import Dense
     from pytest_mergegate.pool.pool import Pool
+
+_NVIDIA = Path("/proc/driver/nvidia/version")
+_LONG = 1e10
+"""Pairs of elements that take a CPU longer than importing torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +51,23 @@ class TensorConflicts:
     """[8, 8, experts, experts], of sums that were estimated from a sample of the rows."""
 
 
-def tensor_conflicts(pool: Pool, dense: Dense) -> Generator[TensorConflicts]:
+def tensor_conflicts(pool: Pool, dense: Dense, device: str = "cpu") -> Generator[TensorConflicts]:
     """The conflicts of every parameter that an expert changes, in the order of their names.
 
     Each stored number is read once for all pairs, or, as the gate file may ask, those of some rows
     only; never more than a few rows of τ are in memory, but for experts whose τ ``dense`` has to
-    give. Raises PoolError for a τ that is not finite and for files that cannot be read.
+    give. What adapters have in factors goes to an accelerator where ``device`` allows one. Raises
+    PoolError for a τ that is not finite and for files that cannot be read, GateError for a device
+    that is not there.
     """
+    accelerator = _accelerator(device, pool)
     parameters = sorted({name for expert in pool.experts for name in expert.changes})
     waiting: deque[_Pending] = deque()
     with ThreadPoolExecutor(thread_count()) as threads:
         try:
             for parameter in parameters:
-                waiting.append(_Pending(TensorSums(parameter, pool, dense), pool, threads))
+                tensor = TensorSums(parameter, pool, dense, accelerator)
+                waiting.append(_Pending(tensor, pool, threads))
                 while sum(len(pending.pieces) for pending in waiting) > 4 * thread_count():
                     yield waiting.popleft().result()
             while waiting:
@@ -63,6 +75,22 @@ def tensor_conflicts(pool: Pool, dense: Dense) -> Generator[TensorConflicts]:
         except BaseException:  # Ctrl-C, too: only what has been begun is finished
             threads.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _accelerator(device: str, pool: Pool) -> DeviceSums | None:
+    """One that may be used; under ``auto`` only where importing torch for it can pay."""
+    if device == "cpu" or (device == "auto" and not (_NVIDIA.exists() and _is_long(pool))):
+        return None
+    from pytest_mergegate.engine.device_sums import DeviceSums
+    from pytest_mergegate.engine.devices import pick_device
+
+    picked = pick_device(device)
+    return None if picked.type == "cpu" else DeviceSums(picked)
+
+
+def _is_long(pool: Pool) -> bool:
+    factors = [c for e in pool.experts for c in e.changes.values() if isinstance(c, Factors)]
+    return sum(math.prod(change.shape) for change in factors) * len(pool.experts) > _LONG
 
 
 class _Pending:

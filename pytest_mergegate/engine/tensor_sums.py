@@ -11,12 +11,13 @@ import numpy as np
 from pytest_mergegate.engine.delta_rows import BaseRuns, FactorRows, StoredRows, delta_rows
 from pytest_mergegate.engine.grams import MOST_RANKS
 from pytest_mergegate.engine.kernels import add_bfloat16_pairs, add_pairs
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.errors import GateError, PoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_mergegate.engine.delta_rows import DeltaRows, Doubles, Floats
+    from pytest_mergegate.engine.device_sums import DeviceSums
     from pytest_mergegate.pool.pool import Pool
 
     Dense = Callable[[str, str], Floats]
@@ -38,7 +39,9 @@ so that sums do not depend on them."""
 class TensorSums:
     """What the experts of a pool make of one parameter; may be used from several threads."""
 
-    def __init__(self, parameter: str, pool: Pool, dense: Dense) -> None:
+    def __init__(
+        self, parameter: str, pool: Pool, dense: Dense, accelerator: DeviceSums | None = None
+    ) -> None:
         """Raises PoolError for what cannot be read, and for experts of different shapes."""
         self.parameter = parameter
         changing = [expert for expert in pool.experts if parameter in expert.changes]
@@ -61,18 +64,37 @@ class TensorSums:
                     fix="give experts of one base only",
                 )
         self.factors = self._factors()
+        self._accelerator = accelerator if self.factors else None
         self._stored = self._stored_alike()
 
     def over(self, pieces: Sequence[Piece]) -> Doubles:
         """The sums over every piece, [pieces, 4, experts, experts], as ``kernels.add_pairs``
         writes them; without ⟨a, b⟩ where ``factors`` give it."""
+        if self._accelerator is not None:
+            return np.stack([self._accelerated(self._accelerator, piece) for piece in pieces])
         count = len(self._sources)
         sums = np.zeros((len(pieces), 4, count, count))
         (self._add_stored if self._stored else self._add_tiles)(pieces, sums)
         return sums
 
+    def _accelerated(self, accelerator: DeviceSums, piece: Piece) -> Doubles:
+        if not accelerator.trusted:
+            few = [(0, min(8, self.rows))]
+            expected = np.zeros((1, 4, len(self._sources), len(self._sources)))
+            self._add_tiles(few, expected)
+            if not np.allclose(accelerator.over(self.factors, *few[0]), expected[0], rtol=1e-9):
+                raise GateError(
+                    f"{accelerator.device} does not add up as the CPU does",
+                    fix="use --mergegate-device cpu",
+                )
+            accelerator.trusted = True
+        return accelerator.over(self.factors, *piece)
+
     def pieces(self) -> Iterator[Piece]:
         """All rows, as pieces worth a thread's while."""
+        if self._accelerator is not None:  # it has its own way of taking turns
+            yield 0, self.rows
+            return
         step = self._rows_at_a_time()
         step *= max(_CHUNK // max(step * self.columns * len(self._sources), 1), 1)
         for start in range(0, max(self.rows, 1), step):

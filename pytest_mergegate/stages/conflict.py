@@ -82,15 +82,18 @@ class ConflictResult:
         return max(known, key=lambda found: found[1]) if len(known) > 1 else None
 
 
-def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) -> ConflictResult:
+def run_conflict(
+    pool: Pool, dense: Dense, progress: Callable[[float], None], device: str = "cpu"
+) -> ConflictResult:
     """Compute every pair's ratios in one pass over the parameters.
 
-    ``dense`` gives τ of an expert and a parameter that only a library can work out. Raises
-    PoolError for what cannot be read, and for a τ that is not finite.
+    ``dense`` gives τ of an expert and a parameter that only a library can work out; ``device`` is
+    ``auto``, ``cpu`` or ``cuda[:i]``. Raises PoolError for what cannot be read, and for a τ that
+    is not finite, GateError for a device that is not there.
     """
     found: list[TensorConflicts] = []
     parameters = {name for expert in pool.experts for name in expert.changes}
-    with closing(tensor_conflicts(pool, dense)) as each:
+    with closing(tensor_conflicts(pool, dense, device)) as each:
         for tensor in each:
             found.append(tensor)
             progress(len(found) / len(parameters))
