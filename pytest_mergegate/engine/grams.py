@@ -30,6 +30,7 @@ def factor_dots(factors: Sequence[FactorRows]) -> Doubles:
     dots = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
     scales = np.array([factor.scale for factor in factors])
     upper: Doubles = np.triu(dots * np.outer(scales, scales))
+    np.fill_diagonal(upper, np.maximum(upper.diagonal(), 0.0))  # round-off of what cancels out
     return upper
 
 

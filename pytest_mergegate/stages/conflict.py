@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -92,10 +92,12 @@ def run_conflict(
     is not finite, GateError for a device that is not there.
     """
     found: list[TensorConflicts] = []
+    uncertainty = _Uncertainty(len(pool.experts))
     parameters = {name for expert in pool.experts for name in expert.changes}
     with closing(tensor_conflicts(pool, dense, device)) as each:
         for tensor in each:
-            found.append(tensor)
+            uncertainty.add(tensor)
+            found.append(replace(tensor, covariances=None))  # too large to keep
             progress(len(found) / len(parameters))
     tensors = PairwiseConflicts.of_tensors(
         np.stack([tensor.triangles for tensor in found], axis=1),
@@ -103,7 +105,8 @@ def run_conflict(
         np.array([tensor.size for tensor in found]),
     )
     whole, names = tensors.total(), [tensor.parameter for tensor in found]
-    errors = _errors(pool, whole, tensors, found) if pool.spec.conflict.mode == "sampled" else {}
+    sampled = pool.spec.conflict.mode == "sampled"
+    errors = uncertainty.errors(whole, tensors, pool.base.parameters) if sampled else {}
     return ConflictResult(
         pairs=_pairs(pool, whole, _mean_cosine(tensors), errors),
         norms=dict(zip(pool.names, np.sqrt(whole.sums[SQUARE_A, :, 0]).tolist(), strict=True)),
@@ -140,28 +143,34 @@ def _mean_cosine(tensors: PairwiseConflicts) -> Doubles:
     return total
 
 
-def _errors(
-    pool: Pool,
-    whole: PairwiseConflicts,
-    tensors: PairwiseConflicts,
-    found: list[TensorConflicts],
-) -> dict[str, Doubles]:
-    """Standard errors of what was estimated from a sample of the rows, by ratio."""
-    sampled = [k for k, tensor in enumerate(found) if tensor.covariances is not None]
-    square = (len(pool.names), len(pool.names))
-    total, cosines = np.zeros((QUANTITIES, QUANTITIES, *square)), np.zeros(square)
-    gradient = tensors.gradient_of("cosine")
-    for k in sampled:
-        covariances = found[k].covariances
-        assert covariances is not None
-        total += covariances
-        cosines += propagated_error(gradient[:, k], covariances) ** 2
-    count = np.isfinite(tensors.cosine()).sum(axis=0)
-    errors = {ratio: propagated_error(whole.gradient_of(ratio), total) for ratio in RATIOS}
-    of_base = whole.gradient_of("sign_change_ratio", pool.base.parameters)
-    errors["sign_change_ratio_of_base"] = propagated_error(of_base, total)
-    errors["cosine_mean"] = np.sqrt(cosines) / np.maximum(count, 1)
-    return errors
+class _Uncertainty:
+    """Of what was estimated from a sample of the rows."""
+
+    def __init__(self, experts: int) -> None:
+        self._covariances = np.zeros((QUANTITIES, QUANTITIES, experts, experts))
+        self._cosines = np.zeros((experts, experts))
+
+    def add(self, tensor: TensorConflicts) -> None:
+        """Count one more parameter."""
+        if tensor.covariances is None:
+            return
+        conflicts = PairwiseConflicts.of_tensors(
+            tensor.triangles, tensor.changed, np.array(tensor.size)
+        )
+        self._covariances += tensor.covariances
+        error = propagated_error(conflicts.gradient_of("cosine"), tensor.covariances)
+        self._cosines += error**2
+
+    def errors(
+        self, whole: PairwiseConflicts, tensors: PairwiseConflicts, parameters: int
+    ) -> dict[str, Doubles]:
+        """Standard errors by ratio; ``parameters`` are those of the base."""
+        gradients = {ratio: whole.gradient_of(ratio) for ratio in RATIOS}
+        gradients["sign_change_ratio_of_base"] = whole.gradient_of("sign_change_ratio", parameters)
+        found = {n: propagated_error(g, self._covariances) for n, g in gradients.items()}
+        count = np.isfinite(tensors.cosine()).sum(axis=0)
+        found["cosine_mean"] = np.sqrt(self._cosines) / np.maximum(count, 1)
+        return found
 
 
 def _pairs(
