@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from pytest_mergegate.engine.tensor_sums import TensorSums
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.metrics import pairwise
 from pytest_mergegate.pool.changes import Factors
-from pytest_mergegate.pool.threads import thread_count
+from pytest_mergegate.pool.threads import thread_count, workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
 
 _NVIDIA = Path("/proc/driver/nvidia/version")
+_AHEAD = 4
+"""Pieces of work for each thread beside the parameter that is waited for: enough to read the next
+one meanwhile, and few enough that little is in memory."""
 _LONG = 1e10
 """Pairs of elements that take a CPU longer than importing torch."""
 
@@ -63,18 +65,15 @@ def tensor_conflicts(pool: Pool, dense: Dense, device: str = "cpu") -> Generator
     accelerator = _accelerator(device, pool)
     parameters = sorted({name for expert in pool.experts for name in expert.changes})
     waiting: deque[_Pending] = deque()
-    with ThreadPoolExecutor(thread_count()) as threads:
-        try:
-            for parameter in parameters:
-                tensor = TensorSums(parameter, pool, dense, accelerator)
-                waiting.append(_Pending(tensor, pool, threads))
-                while sum(len(pending.pieces) for pending in waiting) > 4 * thread_count():
-                    yield waiting.popleft().result()
-            while waiting:
+    ahead = _AHEAD * thread_count()
+    with workers() as threads:
+        for parameter in parameters:
+            tensor = TensorSums(parameter, pool, dense, accelerator)
+            waiting.append(_Pending(tensor, pool, threads))
+            while len(waiting) > 1 and sum(len(w.pieces) for w in waiting) > ahead:
                 yield waiting.popleft().result()
-        except BaseException:  # Ctrl-C, too: only what has been begun is finished
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _accelerator(device: str, pool: Pool) -> DeviceSums | None:
@@ -100,7 +99,6 @@ class _Pending:
         self._tensor = tensor
         self._changed = np.array([tensor.parameter in e.changes for e in pool.experts])
         self._sizes: NDArray[np.int64] | None = None
-        self._dots = threads.submit(factor_dots, tensor.factors) if tensor.factors else None
         spec = pool.spec.conflict
         # a vector's numbers are cheap to read, all of them
         if spec.mode == "sampled" and tensor.rows > spec.rows and tensor.columns > 1:
@@ -113,16 +111,17 @@ class _Pending:
 
     def result(self) -> TensorConflicts:
         """Wait for it. Raises PoolError for a τ that is not finite."""
-        tensor = self._tensor
-        covariances = None
+        tensor, covariances = self._tensor, None
+        # here, not in a thread: the library has its own, and Ctrl-C comes between two products
+        dots = factor_dots(tensor.factors) if tensor.factors else None
         found = np.concatenate([piece.result() for piece in self.pieces])
         if self._sizes is None:
             sums = found.sum(axis=0)
         else:
             samples = found.reshape(-1, 2, *found.shape[1:])
             sums, covariances = self._estimate(samples, self._sizes)
-        if self._dots is not None:
-            sums[DOT] = self._dots.result()
+        if dots is not None:
+            sums[DOT] = dots
         return TensorConflicts(
             parameter=tensor.parameter,
             size=tensor.rows * tensor.columns,

@@ -117,7 +117,8 @@ class Base:
         if parameter not in self._norms:
             sample = self.tensors.sample(parameter, _SAMPLE).astype(np.float64).ravel()
             scale = math.sqrt(self.tensors[parameter].size / max(sample.size, 1))
-            self._norms[parameter] = float(np.linalg.norm(sample)) * scale
+            # np.linalg.norm would wake the threads of a BLAS, hundreds of times
+            self._norms[parameter] = math.sqrt(float(np.square(sample).sum())) * scale
         return self._norms[parameter]
 
     @property

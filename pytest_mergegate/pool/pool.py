@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, locate
 from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
-from pytest_mergegate.pool.threads import Background, thread_count
+from pytest_mergegate.pool.threads import Background, workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,13 +163,13 @@ class _Reading:
         )
 
     def _look_at_weights(self, experts: Sequence[Expert], base: Base) -> None:
-        with ThreadPoolExecutor(thread_count()) as threads:
+        with workers() as threads:
             futures = [threads.submit(weight_statistics, expert, base) for expert in experts]
-        for expert, future in zip(experts, futures, strict=True):
-            try:
-                self.statistics[expert.name] = future.result()
-            except PoolError as error:
-                self.errors.append(error)
+            for expert, future in zip(experts, futures, strict=True):
+                try:
+                    self.statistics[expert.name] = future.result()
+                except PoolError as error:
+                    self.errors.append(error)
 
     def examples_of(self, name: str) -> None:
         file = self.gate.spec.examples_of(name)

@@ -1,15 +1,16 @@
-"""Threads: how many at a time, and one that nobody has to wait for."""
+"""Threads: as many as there are cores, and one that nobody has to wait for."""
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,6 +23,18 @@ def thread_count() -> int:
         return int(wanted)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """``thread_count`` threads; where an exception leaves the block, Ctrl-C too, what has not begun
+    is dropped."""
+    with ThreadPoolExecutor(thread_count()) as threads:
+        try:
+            yield threads
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class Background:
