@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.engine.grams import factor_dots
-from pytest_mergegate.engine.kernels import DOT
+from pytest_mergegate.engine.kernels import DIFFERENCE, DOT
 from pytest_mergegate.engine.tensor_sums import TensorSums
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.metrics import pairwise
@@ -96,7 +96,7 @@ class _Pending:
     """One parameter's sums while they are computed."""
 
     def __init__(self, tensor: TensorSums, pool: Pool, threads: Executor) -> None:
-        self._tensor = tensor
+        self._tensor, self._pool, self._threads = tensor, pool, threads
         self._changed = np.array([tensor.parameter in e.changes for e in pool.experts])
         self._sizes: NDArray[np.int64] | None = None
         spec = pool.spec.conflict
@@ -115,6 +115,10 @@ class _Pending:
         # here, not in a thread: the library has its own, and Ctrl-C comes between two products
         dots = factor_dots(tensor.factors) if tensor.factors else None
         found = np.concatenate([piece.result() for piece in self.pieces])
+        if self._sizes is not None and self._misses(found):
+            self._sizes = None
+            pieces = [self._threads.submit(tensor.over, [piece]) for piece in tensor.pieces()]
+            found = np.concatenate([piece.result() for piece in pieces])
         if self._sizes is None:
             sums = found.sum(axis=0)
         else:
@@ -129,6 +133,14 @@ class _Pending:
             triangles=self._spread(sums),
             covariances=covariances,
         )
+
+    def _misses(self, rows: Doubles) -> bool:
+        """Whether an expert leaves some of the sampled rows alone, though not the whole parameter:
+        where few rows were trained, a sample tells nothing of them."""
+        untouched = np.diagonal(rows[:, DIFFERENCE], axis1=-2, axis2=-1) == 0.0
+        statistics = [self._pool.statistics[name] for name in self._tensor.names]
+        known = [self._tensor.parameter in found.unchanged for found in statistics]
+        return bool((untouched.any(axis=0) & ~np.array(known)).any())
 
     def _estimate(self, samples: Doubles, sizes: NDArray[np.int64]) -> tuple[Doubles, Doubles]:
         """Sums and their covariances from [strata, 2, 4, changing, changing]."""

@@ -24,10 +24,11 @@ def factor_dots(factors: Sequence[FactorRows]) -> Doubles:
 
     All sums are in float64; only the upper triangle is filled.
     """
-    products = _gram([factor.left for factor in factors])
-    products *= _gram([factor.right.T for factor in factors])
     starts = np.cumsum([0, *(factor.rank for factor in factors[:-1])])
-    dots = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # whoever asked looks for what is not finite
+        products = _gram([factor.left for factor in factors])
+        products *= _gram([factor.right.T for factor in factors])
+        dots = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
     scales = np.array([factor.scale for factor in factors])
     upper: Doubles = np.triu(dots * np.outer(scales, scales))
     np.fill_diagonal(upper, np.maximum(upper.diagonal(), 0.0))  # round-off of what cancels out

@@ -71,8 +71,7 @@ class PairwiseConflicts:
 
     def sign_change_ratio(self, positions: int | None = None) -> Doubles:
         """#{sign(a) ≠ sign(b)} over the pair's positions, or over ``positions``, in [0, 1]."""
-        among = self.positions if positions is None else np.full(self.positions.shape, positions)
-        return _divide(self.sums[SIGN_CHANGES], np.where(self._size > 0, among, 0.0))
+        return _divide(self.sums[SIGN_CHANGES], self._among(positions))
 
     def conflicting_magnitude_ratio(self) -> Doubles:
         """Σ|a - b| where the signs differ, over Σ|a| + Σ|b|, in [0, 1]."""
@@ -92,14 +91,17 @@ class PairwiseConflicts:
             gradient[SQUARE_A] = -_divide(cosine, 2 * self.sums[SQUARE_A])
             gradient[SQUARE_B] = -_divide(cosine, 2 * self.sums[SQUARE_B])
         elif ratio == "sign_change_ratio":
-            gradient[SIGN_CHANGES] = _divide(
-                1.0, self.positions if positions is None else positions
-            )
+            gradient[SIGN_CHANGES] = _divide(1.0, self._among(positions))
         else:
             above = {"magnitude_change_ratio": DIFFERENCE}.get(ratio, CONFLICTING)
             gradient[above] = _divide(1.0, self._size)
             gradient[SIZE_A] = gradient[SIZE_B] = -_divide(self.sums[above], self._size**2)
         return np.nan_to_num(gradient, nan=0.0)
+
+    def _among(self, positions: int | None) -> Doubles:
+        """What sign changes are divided by; 0 where both task vectors are zero."""
+        all_of_them = self.positions if positions is None else float(positions)
+        return np.where(self._size > 0, all_of_them, 0.0)
 
     @property
     def _size(self) -> Doubles:
