@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensor_headers import TensorHeader
 
 NEGLIGIBLE = 1e-6
 """Of ‖W‖: a change that is smaller is lost in the rounding of a stored merge."""
 _LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = 1024
+_MANY, _RUN = 1 << 20, 1 << 18
+"""Elements from which compiled loops pay, and how many of them are read at a time."""
 _SMALL = 1e-25
 """A sum of squares from which float32 may have lost some of them."""
 Squares = NDArray[np.float64]
@@ -171,6 +174,10 @@ def _difference(
     header = base.tensors.get(parameter)
     known = header is not None and header.shape == tensors[key].shape
     known = known and _is_float(base.tensors, parameter)
+    if known and tensors[key].size >= _MANY and _are_bfloat16(tensors[key], header):
+        square = _compiled_square(tensors, key, base, parameter)
+        if math.isfinite(square):
+            return math.sqrt(square), frozenset()
     square, finite = 0.0, True
     theirs = base.tensors.blocks(parameter) if known else None
     difference = np.empty(0, dtype=np.float32)
@@ -189,6 +196,23 @@ def _difference(
         square += part
     bad = frozenset() if finite else frozenset({key})
     return (math.sqrt(square) if known and finite else None), bad
+
+
+def _are_bfloat16(*headers: TensorHeader | None) -> bool:
+    return all(header is not None and header.dtype == "BF16" for header in headers)
+
+
+def _compiled_square(tensors: StoredTensors, key: str, base: Base, parameter: str) -> float:
+    """‖τ‖² of a large tensor; not finite where one of its numbers, or of the base's, is not."""
+    from pytest_mergegate.pool.bfloat16 import squared_distance
+
+    total, size = 0.0, tensors[key].size
+    with tensors.reader(key) as own, base.tensors.reader(parameter) as other:
+        for start in range(0, size, _RUN):
+            stop = min(start + _RUN, size)
+            run, base_run = own.read(start, stop), other.read(start, stop)
+            total += squared_distance(run.view(np.uint16), base_run.view(np.uint16))
+    return total
 
 
 def _rows_norm(

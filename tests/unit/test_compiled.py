@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from numba.core import caching
 
-from pytest_mergegate.engine.compiled import compiled
+from pytest_mergegate.compiled import compiled
 
 if TYPE_CHECKING:
     import pytest
