@@ -21,7 +21,7 @@ _ROUNDING = 0.01
 def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator[Finding]:
     """What a reader of the judged verdicts should know; one finding per expert and kind."""
     yield from _copies(results)
-    yield from _sampled(judgement)
+    yield from _sampled(results, judgement)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     seen: set[tuple[str, str]] = set()
     for merge in results.merges:
@@ -37,7 +37,8 @@ def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator
 def _copies(results: Results) -> Iterator[Finding]:
     """What MG106 tells of files, told of numbers: other factors or another precision hide it."""
     for pair in results.conflict.pairs if results.conflict else ():
-        ratio = pair.magnitude_change_ratio.number
+        found = pair.magnitude_change_ratio
+        ratio = found.interval[1] if found.interval else found.number
         if ratio is not None and ratio <= _ROUNDING:
             yield Finding(
                 code="MG106",
@@ -49,18 +50,21 @@ def _copies(results: Results) -> Iterator[Finding]:
             )
 
 
-def _sampled(judgement: Judgement) -> Iterator[Finding]:
+def _sampled(results: Results, judgement: Judgement) -> Iterator[Finding]:
     for verdict in judgement.verdicts:
-        interval = verdict.value.interval
-        if verdict.basis != "sampled" or verdict.status != "pass" or interval is None:
+        if verdict.basis != "sampled" or verdict.status != "pass" or results.conflict is None:
             continue
-        if not interval[1] <= verdict.limit:
+        ratio = verdict.budget.removeprefix("max_")
+        pairs = (p for p in results.conflict.pairs if verdict.expert in (p.a, p.b))
+        intervals = [getattr(pair, ratio).interval for pair in pairs]
+        highest = max(interval[1] for interval in intervals if interval is not None)
+        if not highest <= verdict.limit:
             yield Finding(
                 code="MG304",
                 severity="warning",
                 expert=verdict.expert,
-                message=f"{verdict.message}: on a sample of the rows, and the exact ratio may be "
-                "over the limit",
+                message=f"{verdict.message}: on a sample of the rows; the exact ratio may be "
+                f"{number_text(highest)}",
                 fix="write conflict: exact, or hold the bound to the limit with judge: bound",
             )
 

@@ -208,7 +208,7 @@ def _find(
 ) -> tuple[Value, str, str]:
     """The value, where it comes from, and a word to add to the message."""
     if budget in _RATIOS and results.conflict is not None:
-        return _worst_pair(_RATIOS[budget], limit, expert, results.conflict)
+        return _worst_pair(_RATIOS[budget], limit, expert, results.conflict, spec.judge)
     if budget == "max_mds" and results.hidden is not None:
         return results.hidden.experts[expert].mds, "hidden", ""
     merge = next((m for m in results.merges if m.method.label == method), None)
@@ -227,24 +227,30 @@ def _find(
 
 
 def _worst_pair(
-    name: str, limit: float, expert: str, conflict: ConflictResult
+    name: str, limit: float, expert: str, conflict: ConflictResult, mode: str
 ) -> tuple[Value, str, str]:
-    """The largest ratio; an undefined one where none of the others is over the limit anyway."""
+    """The largest ratio, or bad end of one under ``judge: bound``; an undefined one where none of
+    the others is over the limit anyway."""
     pairs = [p for p in conflict.pairs if expert in (p.a, p.b)]
     values: list[tuple[Value, str]] = [
         (getattr(p, name), p.b if p.a == expert else p.a) for p in pairs
     ]
-    ranked = sorted(values, key=lambda v: -1.0 if v[0].number is None else v[0].number)
+    ranked = sorted(values, key=lambda v: _bad_end(v[0], mode))
     lowest, highest = ranked[0], ranked[-1]
-    undecided = (
-        lowest[0].number is None and _status(highest[0], limit, "point", exact=True) != "fail"
-    )
+    undecided = lowest[0].number is None and not _bad_end(highest[0], mode) > limit
     value, partner = lowest if undecided else highest
     detail = f"with {partner}"
-    if _status(value, limit, "point", exact=True) == "fail":
+    if value.number is not None and _bad_end(value, mode) > limit:
         layer = conflict.worst_layer(name, expert, partner)
         detail += f", {number_text(layer[1])} in {layer[0]}" if layer else ""
     return value, "conflict" if value.standard_error is None else "sampled", detail
+
+
+def _bad_end(ratio: Value, mode: str) -> float:
+    """What meets the limit; -1, less than any ratio, where there is none."""
+    if ratio.number is None:
+        return -1.0
+    return ratio.interval[1] if mode == "bound" and ratio.interval else ratio.number
 
 
 def _positive(loss: Value) -> Value:

@@ -152,7 +152,6 @@ class _Run:
         self.results = Results(pool=preflight.pool)
         depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
         self._compute(depth)
-        preflight.pool.wait_for_hashes(base=depth != "preflight")  # nothing unknown is judged
         self.judgement = judge(gate, self.results, depth)
         if depth != "preflight":
             from pytest_mergegate.caveats import find_caveats
@@ -164,6 +163,7 @@ class _Run:
 
     def assessment(self) -> Assessment:
         """The report of what was reached."""
+        self._wait_for_hashes()
         failed = any(finding.severity == "error" for finding in self.findings)
         if self.judgement is not None:
             status: Any = self.judgement.status
@@ -182,6 +182,18 @@ class _Run:
         )
         diagnoses = {diagnosis.expert: diagnosis.lines for diagnosis in self.diagnoses}
         return Assessment(report=report, diagnoses=diagnoses)
+
+    def _wait_for_hashes(self) -> None:
+        """What cannot be identified is not reported, let alone passed."""
+        if self.results is None:
+            return
+        try:
+            started = self.results.conflict is not None or self.results.hidden is not None
+            self.results.pool.wait_for_hashes(base=started)
+        except PoolError as error:
+            self.findings.append(Finding.of(error))
+            self.results = self.judgement = None
+            self.diagnoses = ()
 
     def _compute(self, depth: Stage) -> None:
         assert self.results is not None

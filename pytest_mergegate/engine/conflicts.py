@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.engine.grams import factor_dots
-from pytest_mergegate.engine.kernels import DIFFERENCE, DOT
 from pytest_mergegate.engine.tensor_sums import TensorSums
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.metrics import pairwise
@@ -34,6 +33,8 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 _AHEAD = 4
 """Pieces of work for each thread beside the parameter that is waited for: enough to read the next
 one meanwhile, and few enough that little is in memory."""
+_NEAR = 0.3
+"""Relative to ‖τ‖²: how far a sample of ordinary rows may be off."""
 _LONG = 1e10
 """Pairs of elements that take a CPU longer than importing torch."""
 
@@ -70,7 +71,10 @@ def tensor_conflicts(pool: Pool, dense: Dense, device: str = "cpu") -> Generator
         for parameter in parameters:
             tensor = TensorSums(parameter, pool, dense, accelerator)
             waiting.append(_Pending(tensor, pool, threads))
-            while len(waiting) > 1 and sum(len(w.pieces) for w in waiting) > ahead:
+            # of dense task vectors, what waits is in memory
+            while len(waiting) > _AHEAD or (
+                len(waiting) > 1 and sum(len(w.pieces) for w in waiting) > ahead
+            ):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -78,6 +82,8 @@ def tensor_conflicts(pool: Pool, dense: Dense, device: str = "cpu") -> Generator
 
 def _accelerator(device: str, pool: Pool) -> DeviceSums | None:
     """One that may be used; under ``auto`` only where importing torch for it can pay."""
+    if pool.spec.conflict.mode == "sampled":  # single rows are no work for one
+        return None
     if device == "cpu" or (device == "auto" and not (_NVIDIA.exists() and _is_long(pool))):
         return None
     from pytest_mergegate.engine.device_sums import DeviceSums
@@ -100,8 +106,7 @@ class _Pending:
         self._changed = np.array([tensor.parameter in e.changes for e in pool.experts])
         self._sizes: NDArray[np.int64] | None = None
         spec = pool.spec.conflict
-        # a vector's numbers are cheap to read, all of them
-        if spec.mode == "sampled" and tensor.rows > spec.rows and tensor.columns > 1:
+        if spec.mode == "sampled" and tensor.rows > spec.rows and tensor.may_be_sampled:
             seed = (spec.seed, zlib.crc32(tensor.parameter.encode()))
             rows, self._sizes = _draw(tensor.rows, spec.rows // 2, seed)
             drawn = [(row, row + 1) for row in rows.ravel().tolist()]
@@ -115,17 +120,19 @@ class _Pending:
         # here, not in a thread: the library has its own, and Ctrl-C comes between two products
         dots = factor_dots(tensor.factors) if tensor.factors else None
         found = np.concatenate([piece.result() for piece in self.pieces])
-        if self._sizes is not None and self._misses(found):
+        if self._sizes is not None and self._misses(found, self._sizes):
             self._sizes = None
             pieces = [self._threads.submit(tensor.over, [piece]) for piece in tensor.pieces()]
             found = np.concatenate([piece.result() for piece in pieces])
         if self._sizes is None:
             sums = found.sum(axis=0)
         else:
+            if dots is not None:
+                found[:, pairwise.DOT] = 0.0  # they are exact
             samples = found.reshape(-1, 2, *found.shape[1:])
             sums, covariances = self._estimate(samples, self._sizes)
         if dots is not None:
-            sums[DOT] = dots
+            sums[pairwise.DOT] = dots
         return TensorConflicts(
             parameter=tensor.parameter,
             size=tensor.rows * tensor.columns,
@@ -134,13 +141,18 @@ class _Pending:
             covariances=covariances,
         )
 
-    def _misses(self, rows: Doubles) -> bool:
-        """Whether an expert leaves some of the sampled rows alone, though not the whole parameter:
-        where few rows were trained, a sample tells nothing of them."""
-        untouched = np.diagonal(rows[:, DIFFERENCE], axis1=-2, axis2=-1) == 0.0
-        statistics = [self._pool.statistics[name] for name in self._tensor.names]
-        known = [self._tensor.parameter in found.unchanged for found in statistics]
-        return bool((untouched.any(axis=0) & ~np.array(known)).any())
+    def _misses(self, rows: Doubles, sizes: NDArray[np.int64]) -> bool:
+        """Whether a sample tells too little: of an expert that changed only some of the rows, or
+        whose norm, which preflight knows, is another than the sampled rows suggest."""
+        sampled = np.diagonal(rows[:, pairwise.DOT], axis1=-2, axis2=-1)
+        estimates = (sampled.reshape(len(sizes), 2, -1).sum(axis=1).T * sizes / 2).sum(axis=1)
+        for k, name in enumerate(self._tensor.names):
+            norm = self._pool.statistics[name].norms.get(self._tensor.parameter)
+            if norm is None or abs(estimates[k] - norm**2) > _NEAR * norm**2:
+                return True
+            if norm > 0 and not sampled[:, k].all():
+                return True
+        return False
 
     def _estimate(self, samples: Doubles, sizes: NDArray[np.int64]) -> tuple[Doubles, Doubles]:
         """Sums and their covariances from [strata, 2, 4, changing, changing]."""

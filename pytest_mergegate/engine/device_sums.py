@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pytest_mergegate.engine.kernels import CONFLICTING, DIFFERENCE, SIGN_CHANGES
+from pytest_mergegate.metrics.pairwise import CONFLICTING, DIFFERENCE, DOT, SIGN_CHANGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,8 @@ class DeviceSums:
         self._one_at_a_time = Lock()
 
     def over(self, factors: Sequence[FactorRows], start: int, stop: int) -> Doubles:
-        """[4, experts, experts] over some rows, as ``kernels.add_pairs`` writes them, but for the
-        inner products."""
+        """[4, experts, experts] over some rows, as ``kernels.add_pairs`` writes them without
+        dots."""
         with self._one_at_a_time:  # threads would share the device's memory
             found: Doubles = np.triu(self._over(factors, start, stop).cpu().numpy())
         return found
@@ -55,7 +55,7 @@ class DeviceSums:
 
 
 def pair_sums(deltas: Tensor) -> Tensor:
-    """[4, experts, experts] of [rows, experts, columns], without inner products.
+    """[4, experts, experts] of [rows, experts, columns]; of inner products only ‖a‖².
 
     With s the signs and m = |s|, the part of Σ|a| where b has a's sign is ½(Σ a·s_b + Σ|a|·m_b):
     all but Σ|a - b| are small matrix products.
@@ -73,6 +73,7 @@ def pair_sums(deltas: Tensor) -> Tensor:
     sums[SIGN_CHANGES] = either - (_products(signs, signs) + both) / 2
     for what, alone in ((DIFFERENCE, total), (CONFLICTING, total), (SIGN_CHANGES, counts)):
         sums[what].diagonal().copy_(alone)
+    sums[DOT].diagonal().copy_(deltas.square().sum(dim=(0, 2)))
     return sums
 
 

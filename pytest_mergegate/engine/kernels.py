@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.compiled import compiled
+from pytest_mergegate.metrics.pairwise import CONFLICTING, DIFFERENCE, DOT, SIGN_CHANGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint16]
     Doubles = NDArray[np.float64]
     Floats = NDArray[np.float32] | NDArray[np.float64]
-
-DIFFERENCE, CONFLICTING, SIGN_CHANGES, DOT = range(4)
-"""What ``add_pairs`` adds up, as indices of its ``sums``."""
 
 _SPAN = 512
 """Elements of two task vectors that stay in the fastest cache while they are compared."""
@@ -95,7 +93,7 @@ def add_pairs(deltas: Doubles, sums: Doubles, with_dots: bool) -> None:
     ``deltas`` is [experts, elements] in float64; ``sums`` [4, experts, experts] in float64, of
     which the upper triangle is written: Σ|a - b|, the same where the signs differ, the number of
     those positions, and ⟨a, b⟩ (only ``with_dots``). On the diagonal every task vector meets
-    zero: Σ|a| twice, its non-zeros, ‖a‖².
+    zero: Σ|a| twice, its non-zeros, and, with or without dots, ‖a‖².
     """
     experts, elements = deltas.shape
     near = np.empty((experts, _SPAN))  # side by side: rows far apart evict each other from caches
@@ -142,9 +140,8 @@ def _add_span(
             sums[DIFFERENCE, i, j] += difference
             sums[CONFLICTING, i, j] += conflicting
             sums[SIGN_CHANGES, i, j] += changes
-        if with_dots:
-            for j in range(i, experts):
-                sums[DOT, i, j] += _dot(near[i, :span], near[j])
+        for j in range(i, experts if with_dots else i + 1):
+            sums[DOT, i, j] += _dot(near[i, :span], near[j])
 
 
 @compiled

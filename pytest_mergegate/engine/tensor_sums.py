@@ -66,10 +66,14 @@ class TensorSums:
         self.factors = self._factors()
         self._accelerator = accelerator if self.factors else None
         self._stored = self._stored_alike()
+        self.may_be_sampled = self.columns > 1 and all(
+            isinstance(source, (FactorRows, StoredRows)) for source in self._sources
+        )
+        """Whether single rows are cheaper than all, and preflight has looked at every number."""
 
     def over(self, pieces: Sequence[Piece]) -> Doubles:
         """The sums over every piece, [pieces, 4, experts, experts], as ``kernels.add_pairs``
-        writes them; without ⟨a, b⟩ where ``factors`` give it."""
+        writes them; ⟨a, b⟩ only where no ``factors`` give it."""
         if self._accelerator is not None:
             return np.stack([self._accelerated(self._accelerator, piece) for piece in pieces])
         count = len(self._sources)

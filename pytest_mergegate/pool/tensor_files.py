@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class TensorReader:
     def read(self, start: int, stop: int) -> StoredArray:
         """Elements ``start`` to ``stop`` as they are stored, until the next call.
 
-        Raises PoolError where the file has become shorter.
+        Raises PoolError where the file has been written to.
         """
         if len(self._buffer) < stop - start:
             self._buffer = np.empty(stop - start, dtype=self._stored)
@@ -58,12 +59,7 @@ class TensorReader:
         """Fill ``run``, of the stored type, with the elements from ``start`` on."""
         self._file.seek(self._header.start + start * self._stored.itemsize)
         if self._file.readinto(run.view(np.uint8).data) < run.nbytes:
-            raise PoolError(
-                f"{shown(self._path.name)} became shorter while it was read",
-                expert=self._expert,
-                where=label(self._path),
-                fix="run the gate again when nothing writes to it",
-            )
+            raise _written_to(self._path, self._expert)
 
     def floats(self, start: int, stop: int) -> FloatArray:
         """The same in float32; float64 beyond its range becomes infinite."""
@@ -95,6 +91,7 @@ class TensorFile:
     def __init__(self, path: Path, expert: str | None = None) -> None:
         self.path = path
         self.expert = expert
+        self._state = _state(path.stat()) if path.exists() else None
         self.headers = read_headers(path, expert=expert)
 
     def floats(self, name: str) -> FloatArray:
@@ -138,7 +135,23 @@ class TensorFile:
         if not header.is_float:
             raise _not_floats(name, header.dtype, self.path, self.expert)
         with open_regular(self.path, expert=self.expert) as file:
+            if _state(os.fstat(file.fileno())) != self._state:
+                raise _written_to(self.path, self.expert)
             yield TensorReader(file, header, self.path, self.expert)
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    """What is another as soon as a file is written to, or replaced."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _written_to(path: Path, expert: str | None) -> PoolError:
+    return PoolError(
+        f"{shown(path.name)} was written to while it was read",
+        expert=expert,
+        where=label(path),
+        fix="run the gate again when nothing writes to it",
+    )
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

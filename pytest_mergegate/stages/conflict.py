@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     Doubles = NDArray[np.float64]
 
-_NORMAL_95 = 1.959963984540054
 _LAYER = re.compile(r"(.+?\.\d+)\.")
 
 
@@ -179,17 +178,28 @@ def _pairs(
     found = {ratio: getattr(whole, ratio)() for ratio in RATIOS}
     found["sign_change_ratio_of_base"] = whole.sign_change_ratio(pool.base.parameters)
     found["cosine_mean"] = mean_cosine
+    # as uncertain as if one tensor were all there is
+    spread = _quantile(pool.spec.conflict.rows // 2) if errors else 0.0
     return tuple(
         PairConflict(
             a=pool.names[i],
             b=pool.names[j],
             **{
-                name: _value(name, float(ratio[i, j]), errors[name][i, j] if errors else None)
+                name: _value(
+                    name, float(ratio[i, j]), errors[name][i, j] if errors else None, spread
+                )
                 for name, ratio in found.items()
             },
         )
         for i, j in combinations(range(len(pool.names)), 2)
     )
+
+
+def _quantile(freedom: int) -> float:
+    """Of Student's distribution: 95 % lie within."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def _by_number(layer: str) -> list[tuple[bool, int, str]]:
@@ -198,12 +208,12 @@ def _by_number(layer: str) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _value(name: str, number: float, error: float | None) -> Value:
+def _value(name: str, number: float, error: float | None, spread: float) -> Value:
     if math.isnan(number):
         none_shared = name == "cosine_mean"
         return Value.missing("no_shared_tensors" if none_shared else "zero_task_vectors")
     if error is None:
         return Value(number=number)
     error, least = float(error), -1.0 if name.startswith("cosine") else 0.0
-    low, high = number - _NORMAL_95 * error, number + _NORMAL_95 * error
+    low, high = number - spread * error, number + spread * error
     return Value(number=number, interval=(max(low, least), min(high, 1.0)), standard_error=error)

@@ -249,6 +249,16 @@ class TestRatios:
         assert {v.status for v in judgement.verdicts} == {status}
         assert {v.basis for v in judgement.verdicts} == {"sampled"}
 
+    def test_the_bad_end_of_another_pair(self, gate: Gate) -> None:
+        """The largest estimate is not always the one that may be largest."""
+        wide = Value(number=0.48, interval=(0.38, 0.58), standard_error=0.05)
+        narrow = Value(number=0.49, interval=(0.489, 0.491), standard_error=0.0005)
+        pairs = conflict(ab=wide, ac=narrow, bc=narrow)
+        limited = budgeted(gate, max_sign_change_ratio=0.5)
+        limited = replace(limited, spec=limited.spec.model_copy(update={"judge": "bound"}))
+        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        assert [v.status for v in judgement.verdicts] == ["fail", "fail", "pass"]
+
     @pytest.mark.parametrize(
         ("known", "status"), [pytest.param(0.9, "fail"), pytest.param(0.1, "inconclusive")]
     )
