@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pytest_mergegate.engine.delta_rows import Doubles, FactorRows, Floats
 
 MOST_RANKS = 4096
 """Of all factors together: their Gram has that many rows and columns."""
-_WIDTH = 128
-"""Rows of a Gram computed at a time, about; most of what lies below its diagonal is left out."""
-_BLOCK = 1 << 22
+_BLOCK = 1 << 23
 """Numbers of the stacked factors at a time."""
 
 
@@ -36,24 +34,12 @@ def factor_dots(factors: Sequence[FactorRows]) -> Doubles:
 
 
 def _gram(stack: Sequence[Floats]) -> Doubles:
-    """SᵀS of matrices side by side, without what lies below the blocks on its diagonal."""
-    widths = [part.shape[1] for part in stack]
-    gram = np.zeros((sum(widths), sum(widths)))
-    step = max(_BLOCK // len(gram), 1)
+    """SᵀS of matrices side by side."""
+    width = sum(part.shape[1] for part in stack)
+    gram = np.zeros((width, width))
+    step = max(_BLOCK // width, 1)
     for start in range(0, len(stack[0]), step):
-        rows = np.concatenate([part[start : start + step] for part in stack], axis=1)
-        rows = rows.astype(np.float64)
-        for first, last in _groups(widths):
-            gram[first:last, first:] += rows[:, first:last].T @ rows[:, first:]
+        some = [part[start : start + step] for part in stack]
+        rows = np.concatenate(some, axis=1, dtype=np.float64)
+        gram += rows.T @ rows  # numpy knows that this is symmetric, and computes half of it
     return gram
-
-
-def _groups(widths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last column of neighbours that belong together, never a part of one."""
-    first = last = 0
-    for width in widths:
-        if last > first and last + width - first > _WIDTH:
-            yield first, last
-            first = last
-        last += width
-    yield first, last
