@@ -8,6 +8,7 @@ import numpy as np
 
 from pytest_mergegate.compiled import compiled
 from pytest_mergegate.metrics.pairwise import CONFLICTING, DIFFERENCE, DOT, SIGN_CHANGES
+from pytest_mergegate.pool.bfloat16 import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,9 +117,9 @@ def add_bfloat16_pairs(own: Bits, base: Bits, sums: Doubles) -> None:
     own_floats, base_floats = own_bits.view(np.float32), base_bits.view(np.float32)
     for start in range(0, elements, _SPAN):
         stop = min(start + _SPAN, elements)
-        _widen(base[start:stop], base_bits)
+        widen(base[start:stop], base_bits)
         for i in range(experts):
-            _widen(own[i, start:stop], own_bits)
+            widen(own[i, start:stop], own_bits)
             zeros[i] = _difference(own_floats[: stop - start], base_floats, near[i])
         _add_span(near, stop - start, zeros, signs, sums, True)
 
@@ -162,12 +163,6 @@ def _difference(own: Floats, base: Floats, near: Doubles) -> float:
         near[k] = np.float64(own[k]) - np.float64(base[k])
         zeros += 1.0 if own[k] == base[k] else 0.0
     return zeros
-
-
-@compiled
-def _widen(stored: Bits, bits: NDArray[np.uint32]) -> None:
-    for k in range(stored.shape[0]):
-        bits[k] = np.uint32(stored[k]) << np.uint32(16)
 
 
 @compiled

@@ -25,14 +25,15 @@ def squared_distance(own: Bits, base: Bits) -> float:
     total = 0.0
     for start in range(0, own.shape[0], _SPAN):
         stop = min(start + _SPAN, own.shape[0])
-        _widen(own[start:stop], own_bits)
-        _widen(base[start:stop], base_bits)
+        widen(own[start:stop], own_bits)
+        widen(base[start:stop], base_bits)
         total += _square(own_floats[: stop - start], base_floats)
     return total
 
 
 @compiled
-def _widen(stored: Bits, bits: NDArray[np.uint32]) -> None:
+def widen(stored: Bits, bits: NDArray[np.uint32]) -> None:
+    """The bits of float32 with the same values; ``bits`` may be longer."""
     for k in range(stored.shape[0]):
         bits[k] = np.uint32(stored[k]) << np.uint32(16)
 
