@@ -100,7 +100,7 @@ def _ia3(architecture: str) -> Any:
 _PLAIN = ("llama", "bert_classifier", "t5")
 VARIANTS: dict[str, Variant] = {
     "lora": Variant(config=_lora(target_modules="all-linear"), on=tuple(ARCHITECTURES)),
-    "patterns": Variant(config=_patterns),
+    "patterns": Variant(config=_patterns, spread=0.05),
     "rslora": Variant(config=_lora(use_rslora=True)),
     "dora": Variant(config=_lora(use_dora=True), kind="dora"),
     "embedding": Variant(config=_lora(target_modules=["embed_tokens", "q_proj"]), on=("llama",)),
