@@ -12,8 +12,10 @@ from pools import Adapter, write_pool
 
 from pytest_mergegate import assess
 from pytest_mergegate.engine.task_vectors import TaskVectors
+from pytest_mergegate.errors import PoolError
 from pytest_mergegate.gatefile import gate_from
 from pytest_mergegate.metrics import parameter_conflicts
+from pytest_mergegate.pool import experts
 from pytest_mergegate.pool.pool import read_pool
 from pytest_mergegate.stages.conflict import layer_of, run_conflict
 
@@ -143,3 +145,16 @@ def test_the_report_reads_back(gate: Path) -> None:
     report = report_of(gate, "sampled", budget={RATIO: 1.0})
     assert type(report).from_json(report.to_json()) == report
     assert json.loads(report.to_json())["conflicts"]["mode"] == "sampled"
+
+
+def test_a_file_that_cannot_be_hashed(gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are there, but nobody knows of what: an error with a report, and no verdict."""
+
+    def broken(*_: object) -> tuple[str, str]:
+        raise PoolError("adapter_model.safetensors cannot be read", fix="check the disk")
+
+    monkeypatch.setattr(experts, "_hash", broken)
+    report = report_of(gate, budget={RATIO: 1.0})
+    assert report.status == "error"
+    assert not report.verdicts
+    assert any("cannot be read" in finding.message for finding in report.findings)
