@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command == "schema":
         return _schema()
     try:
-        return _check(chosen)
+        return _cache(chosen) if chosen.command == "cache" else _check(chosen)
     except pytest.UsageError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -68,12 +68,19 @@ def _parser() -> argparse.ArgumentParser:
         + "; preflight alone exits 0 where nothing is wrong, and judges no budget",
     )
     check.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]")
+    check.add_argument("--cache", metavar="DIR", help="where results are kept between runs")
+    check.add_argument("--no-cache", action="store_true", help="keep no results, and use none")
     check.add_argument(
         "--report", action="append", default=[], metavar="FORMAT[:PATH]", help="may be repeated"
     )
     volume = check.add_mutually_exclusive_group()
     volume.add_argument("-v", "--verbose", action="count", default=0)
     volume.add_argument("-q", "--quiet", action="count", default=0)
+    cache = commands.add_parser(
+        "cache", help="show or clear kept results", description="Show or clear kept results."
+    )
+    cache.add_argument("--cache", metavar="DIR", help="the folder (default: the user's own)")
+    cache.add_argument("--clear", action="store_true", help="remove them all")
     commands.add_parser("schema", help="print the JSON Schema of gate files")
     return parser
 
@@ -91,6 +98,7 @@ def _check(chosen: argparse.Namespace) -> int:
         stage=settings.parse_stage(chosen.stage),
         caps=caps,
         device=settings.parse_device(chosen.device),
+        cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
     )
     files = list(dict.fromkeys(file for path in chosen.paths for file in _gate_files(path)))
     if not files:
@@ -177,6 +185,26 @@ def _explain(assessment: Assessment) -> None:
     for name in report.expert_names:
         if name in open_experts:
             sys.stdout.write(failure_text(assessment, name) + "\n\n")
+
+
+def _cache(chosen: argparse.Namespace) -> int:
+    from pytest_mergegate.engine.cache import Cache
+
+    folder = settings.parse_cache(chosen.cache, Path.cwd(), none=False)
+    if folder is None:
+        sys.stderr.write("mergegate: there is no home folder; name one with --cache DIR\n")
+        return Exit.BAD_OPTIONS
+    cache = Cache(folder=folder)
+    try:
+        usage = cache.clear() if chosen.clear else cache.usage()
+    except OSError as error:
+        sys.stderr.write(f"mergegate: the cache {folder} cannot be used ({error.strerror})\n")
+        return Exit.UNREADABLE
+    removed = "removed " if chosen.clear else ""
+    sys.stdout.write(
+        f"{usage.folder}: {removed}{usage.entries} entries, {usage.size / (1 << 20):.1f} MB\n"
+    )
+    return Exit.PASSED
 
 
 def _schema() -> int:

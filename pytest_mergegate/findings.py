@@ -50,6 +50,16 @@ def file_finding(error: GateError) -> Finding:
     return Finding(code="MG000", severity="error", message=located, fix=error.fix or "")
 
 
+def cache_finding(problem: str) -> Finding:
+    """The finding that tells why something had to be computed, or could not be kept."""
+    return Finding(
+        code="MG501",
+        severity="warning",
+        message=problem,
+        fix="mergegate cache shows where it is, and mergegate cache --clear empties it",
+    )
+
+
 def internal_finding(error: Exception) -> Finding:
     """The finding that files a bug of this package in the report."""
     frame = traceback.extract_tb(error.__traceback__)[-1]

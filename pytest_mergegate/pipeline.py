@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.engine.cache import DEFAULT_LIMIT, Cache
 from pytest_mergegate.errors import GateError, GateFileError, PoolError
-from pytest_mergegate.findings import Finding, file_finding, internal_finding
+from pytest_mergegate.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, Results, judge, plan_depth
+from pytest_mergegate.pool.fingerprints import cache_folder
 from pytest_mergegate.report import build
 from pytest_mergegate.report.provenance import gate_settings, now, versions
-from pytest_mergegate.report.types import Report
+from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.spec import STAGES, Positions, Stage
 from pytest_mergegate.stages.preflight import run_preflight
 
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.executors import Executor
     from pytest_mergegate.engine.task_vectors import TaskVectors
-    from pytest_mergegate.merging.methods import Method
+    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.merging.method import Method
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, in [0, 1]."""
@@ -43,6 +48,10 @@ class Options:
     caps: Mapping[str, float] = field(default_factory=dict)
     """Limits that tighten every gate's budget."""
     device: str = "auto"
+    cache: Path | None = field(default_factory=cache_folder)
+    """Where results are kept between runs; None for nowhere."""
+    cache_size: int = DEFAULT_LIMIT
+    """Bytes beyond which the least recently used are evicted."""
     progress: Progress | None = None
 
     @property
@@ -76,21 +85,23 @@ def assess(
     *,
     stage: Stage | None = None,
     device: str = "auto",
+    cache: Path | str | bool = True,
     root: Path | None = None,
     **budget: float,
 ) -> Report:
     """Run a gate and return its report; no pytest needed.
 
     ``source`` is the path of a gate file or a mapping like one; ``stage`` the deepest stage that
-    may run; ``budget`` overrides single limits (``max_mds=3.0``); relative paths start at
-    ``root`` (default: the working directory). An expert that cannot be read gives a report with
-    ``status: error``. Raises GateFileError for a gate that cannot be understood, ValueError for
+    may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
+    ``budget`` overrides single limits (``max_mds=3.0``); relative paths start at ``root`` (default:
+    the working directory). An expert that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that cannot be understood, ValueError for
     an unknown stage.
     """
     if stage is not None and stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
     gate = gate_from(source, root=root or Path.cwd(), budget=budget)
-    return run_gate(gate, Options(stage=stage, device=device)).report
+    folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
+    return run_gate(gate, Options(stage=stage, device=device, cache=folder)).report
 
 
 def run_gate(gate: Gate, options: Options) -> Assessment:
@@ -140,6 +151,8 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.device = options.device
         self.positions: Positions | None = None
+        self.cache = Cache(folder=options.cache, limit=options.cache_size)
+        self._nested = 0.0
 
     def to_verdicts(self) -> None:
         """Run the stages that the budgets need, and judge."""
@@ -164,6 +177,7 @@ class _Run:
     def assessment(self) -> Assessment:
         """The report of what was reached."""
         self._wait_for_hashes()
+        self.findings += [cache_finding(problem) for problem in self.cache.problems]
         failed = any(finding.severity == "error" for finding in self.findings)
         if self.judgement is not None:
             status: Any = self.judgement.status
@@ -176,6 +190,7 @@ class _Run:
             versions=versions(),
             device=self.device,
             seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
+            cache=CacheUse(hits=self.cache.hits, misses=self.cache.misses),
             settings={**self.options.settings, **gate_settings(self.gate, self.positions)},
             findings=tuple(build.finding(finding) for finding in self.findings),
             **build.sections(self.results, self.judgement, self.diagnoses, self.gate.spec),
@@ -204,12 +219,12 @@ class _Run:
             self.results.pool.base.start_hashing()
             self._conflict()
         if reach >= STAGES.index("hidden"):
-            engine = self._engine()
+            workspace = self._workspace()
+            if reach >= STAGES.index("merge") and not workspace.facts.has_head:
+                workspace.engine.require_head()  # before anything is computed in vain
+            self._hidden(workspace)
             if reach >= STAGES.index("merge"):
-                engine.require_head()  # before anything is computed in vain
-            self._hidden(engine)
-            if reach >= STAGES.index("merge"):
-                self._merges(engine, evaluate=depth == "eval")
+                self._merges(workspace.engine, evaluate=depth == "eval")
 
     @cached_property
     def _vectors(self) -> TaskVectors:
@@ -218,16 +233,31 @@ class _Run:
         assert self.results is not None
         return TaskVectors(self.results.pool)
 
-    def _engine(self) -> Engine:
+    def _workspace(self) -> Workspace:
+        from pytest_mergegate.engine.workspace import Workspace
+
+        assert self.results is not None
+        workspace = Workspace(
+            self.results.pool,
+            self.gate.spec,
+            device=self.options.device,
+            cache=self.cache,
+            vectors=lambda: self._vectors,
+            loading=self._loading,
+        )
+        self.device = workspace.device
+        self.positions = workspace.facts.positions
+        return workspace
+
+    def _loading(self, load: Callable[[], Engine]) -> Engine:
         with self._timed("load"):
             self._tell("loading", 0.0)
-            from pytest_mergegate.engine.engine import Engine
+            return load()
 
-            assert self.results is not None
-            engine = Engine(self.results.pool, self.gate.spec, self.options.device, self._vectors)
-            self.device = str(engine.model.device)
-            self.positions = engine.positions
-            return engine
+    def _executor(self) -> Executor:
+        from pytest_mergegate.engine.executors import LocalExecutor
+
+        return LocalExecutor()
 
     def _conflict(self) -> None:
         from pytest_mergegate.stages.conflict import run_conflict
@@ -247,23 +277,46 @@ class _Run:
         assert delta is not None
         return delta.numpy()
 
-    def _hidden(self, engine: Engine) -> None:
+    def _hidden(self, workspace: Workspace) -> None:
         from pytest_mergegate.stages.hidden import run_hidden
 
         with self._timed("hidden"):
             hidden = run_hidden(
-                engine, self.gate.spec, self._methods, lambda f: self._tell("hidden states", f)
+                workspace,
+                self._executor(),
+                self.gate.spec,
+                self._methods,
+                lambda f: self._tell("hidden states", f),
             )
         self.results = _with(self.results, hidden=hidden)
 
     def _methods(self, optimal: Mapping[str, float]) -> tuple[Method, ...]:
-        from pytest_mergegate.merging.methods import plan_methods, with_shares
+        from pytest_mergegate.merging.method import with_shares
+
+        if self.gate.spec.merge.weights != "optimal":
+            return self._planned
+        return tuple(with_shares(method, optimal) for method in self._planned)
+
+    @cached_property
+    def _planned(self) -> tuple[Method, ...]:
+        """The gate's methods, held against mergekit, which is imported once for all runs."""
+        from pytest_mergegate.merging.method import Method
 
         assert self.results is not None
-        methods = plan_methods(self.gate, self.results.pool.names)
-        if self.gate.spec.merge.weights != "optimal":
-            return methods
-        return tuple(with_shares(method, optimal) for method in methods)
+        names = self.results.pool.names
+
+        def plan() -> list[Any]:
+            from pytest_mergegate.merging.methods import plan_methods
+
+            return [method.plain for method in plan_methods(self.gate, names)]
+
+        key = {
+            "kind": "methods",
+            "versions": {name: version(name) for name in ("pytest-mergegate", "mergekit")},
+            "merge": self.gate.spec.merge.model_dump(mode="json"),
+            "names": names,
+        }
+        return tuple(Method(**plain) for plain in self.cache.json(key, plan))
 
     def _merges(self, engine: Engine, *, evaluate: bool) -> None:
         from pytest_mergegate.merging.merge import merge
@@ -301,11 +354,14 @@ class _Run:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        """Add to the seconds of ``name``, less what was timed within."""
+        start, outer, self._nested = time.perf_counter(), self._nested, 0.0
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._nested
+            self._nested = outer + spent
 
 
 def _with(results: Results | None, **changes: Any) -> Results:

@@ -50,8 +50,13 @@ class GateSession:
     @property
     def options(self) -> Options:
         """How gates run in this session."""
+        settings = self.settings
         return Options(
-            stage=self.settings.stage, caps=self.settings.caps, device=self.settings.device
+            stage=settings.stage,
+            caps=settings.caps,
+            device=settings.device,
+            cache=settings.cache,
+            cache_size=settings.cache_size,
         )
 
     def assessment(self, gate: Gate) -> Assessment:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_mergegate.spec import Stage
 
 STAGES = ("preflight", "conflict", "hidden", "merge", "eval")
@@ -46,6 +45,10 @@ class Settings:
     device: str
     reports: tuple[ReportTarget, ...]
     on_inconclusive: Literal["fail", "warn"]
+    cache: Path | None
+    """Where results are kept between runs; None for nowhere."""
+    cache_size: int
+    """Bytes."""
     files: tuple[Path, ...]
     """Gate files of ini ``mergegate_files``."""
 
@@ -87,6 +90,21 @@ def add_options(parser: pytest.Parser) -> None:
         help="where the models run (default: auto)",
     )
     parser.addini("mergegate_device", "where the models run", default="auto")
+    group.addoption(
+        "--mergegate-cache",
+        metavar="DIR",
+        default=None,
+        help="where results are kept between runs (default: the user's cache folder)",
+    )
+    parser.addini("mergegate_cache", "where results are kept, from the rootdir", default="")
+    group.addoption(
+        "--mergegate-no-cache",
+        action="store_true",
+        default=None,
+        help="keep no results, and use none",
+    )
+    parser.addini("mergegate_no_cache", "keep no results", type="bool", default=False)
+    parser.addini("mergegate_cache_size", "most that is kept, such as 500MB", default="5GB")
     parser.addini(
         "mergegate_on_inconclusive", "what an undecided gate does: fail or warn", default="fail"
     )
@@ -126,6 +144,8 @@ def read_settings(config: pytest.Config) -> Settings:
             for entry in config.getoption("mergegate_report") or config.getini("mergegate_report")
         ),
         on_inconclusive=cast("Any", on_inconclusive),
+        cache=_cache(config),
+        cache_size=parse_size(str(config.getini("mergegate_cache_size"))),
         files=tuple(config.rootpath / entry for entry in config.getini("mergegate_files")),
     )
 
@@ -157,6 +177,38 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
     if target.is_dir():
         raise pytest.UsageError(f"--mergegate-report: {target} is a folder; name a file in it")
     return ReportTarget(format=kind, path=target)
+
+
+def parse_size(text: str) -> int:
+    """``500MB`` or ``5 GB`` to bytes. Raises pytest.UsageError."""
+    units = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * units[found[2].upper()]) if found else 0
+    if size <= 0:
+        raise pytest.UsageError(f"the size of the cache must be like 500MB or 5GB, not {text!r}")
+    return size
+
+
+def parse_cache(entry: str | None, directory: Path, *, none: bool) -> Path | None:
+    """The folder ``entry``, else the user's own; None where there is to be none.
+
+    Raises pytest.UsageError.
+    """
+    from pytest_mergegate.pool.fingerprints import cache_folder
+
+    if none:
+        return None
+    folder = directory / Path(entry).expanduser() if entry else cache_folder()
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise pytest.UsageError(f"the cache {folder} is a file; name a folder")
+    return folder
+
+
+def _cache(config: pytest.Config) -> Path | None:
+    none = config.getoption("mergegate_no_cache") or bool(config.getini("mergegate_no_cache"))
+    if given := config.getoption("mergegate_cache"):
+        return parse_cache(given, config.invocation_params.dir, none=none)
+    return parse_cache(str(config.getini("mergegate_cache")), config.rootpath, none=none)
 
 
 def check_cap(name: str, value: float) -> float:

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pytest_mergegate.engine.agreement import Agreement
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Comparison over n inputs."""
-
-    differs: tuple[bool, ...]
-    """Per input: whether the answers differ."""
-    kl: float
-    """Mean KL(expert ‖ other) in nats, over positions and then over inputs."""
-
-    @property
-    def n(self) -> int:
-        """Number of inputs compared."""
-        return len(self.differs)
-
-    @property
-    def disagreements(self) -> int:
-        """Number of inputs on which the answers differ."""
-        return sum(self.differs)
-
-    @property
-    def rate(self) -> float:
-        """Share of inputs on which the answers differ."""
-        return self.disagreements / self.n
 
 
 def compare(expert: Sequence[Tensor], other: Sequence[Tensor]) -> Agreement:

@@ -37,7 +37,13 @@ class Engine:
     """
 
     def __init__(
-        self, pool: Pool, spec: GateSpec, device: str, vectors: TaskVectors | None = None
+        self,
+        pool: Pool,
+        spec: GateSpec,
+        device: str,
+        vectors: TaskVectors | None = None,
+        *,
+        answers: dict[tuple[str, str, int], list[int]] | None = None,
     ) -> None:
         self.pool = pool
         self.vectors = vectors or TaskVectors(pool)
@@ -51,8 +57,18 @@ class Engine:
         self.positions = self.model.resolve_positions(spec.probes.positions)
         self._spec = spec
         self._max_tokens = spec.probes.max_answer_tokens
-        self._answers: dict[tuple[str, str, int], list[int]] = {}
+        self._answers = {} if answers is None else answers
         self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """What a workspace remembers of the base."""
+        positions = self.positions
+        return {
+            "positions": positions,
+            "forced": positions in self.model.forced_positions,
+            "answering": positions == self.model.answer_positions,
+            "has_head": isinstance(self.model, HeadedModel),
+        }
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

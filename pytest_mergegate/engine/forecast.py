@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from pytest_mergegate.engine.comparison import Agreement, compare
+from pytest_mergegate.engine.agreement import Agreement
 from pytest_mergegate.metrics import mix_states
 
 if TYPE_CHECKING:
@@ -16,22 +17,82 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.engine.headed import Head
-    from pytest_mergegate.engine.hidden_states import HiddenStates, StateArray
+    from pytest_mergegate.engine.headed import Head, HeadedModel
+    from pytest_mergegate.engine.hidden_states import HiddenStates
+    from pytest_mergegate.engine.workspace import Workspace
 
 
 class WhatIf:
-    """Answers of θ_0 + Σ λ_j τ_j for any λ, on each expert's own probes."""
+    """Answers of θ_0 + Σ λ_j τ_j for any λ, on each expert's own probes; each worked out once."""
+
+    def __init__(self, workspace: Workspace, states: HiddenStates) -> None:
+        self._workspace = workspace
+        self._states = states
+
+    def forecast(self, expert: str, scales: Mapping[str, float]) -> tuple[str, Agreement | None]:
+        """How answers are read, and expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0), from
+        stored states (THEORY 6).
+
+        ``scales`` are the λ_j; an expert that is absent is left out of the merge. None where the
+        choices of an input share their first token, which this reading cannot tell apart.
+        """
+        key = self._workspace.key(
+            "forecast", of=self._described(expert), scales=self._identified(scales)
+        )
+        found = self._workspace.cache.json(
+            key,
+            lambda: {
+                "reading": self._answers.reading(expert),
+                "agreement": _plain(self._answers.forecast(expert, scales)),
+            },
+        )
+        return str(found["reading"]), _agreement(found["agreement"])
+
+    def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
+        """Every expert in ``scales`` against the model with those weights, put together and run.
+
+        For a linear merge this is the merge itself, on few inputs.
+        """
+        described = [self._described(name) for name in scales]
+        key = self._workspace.key("trial", of=described, scales=self._identified(scales))
+        found = self._workspace.cache.json(
+            key, lambda: [_plain(a) for a in self._answers.trial(scales).values()]
+        )
+        return {name: _agreement(a) for name, a in zip(scales, found, strict=True)}
+
+    @cached_property
+    def _answers(self) -> _Answers:
+        return _Answers(self._workspace.engine, self._states)
+
+    def _identified(self, scales: Mapping[str, float]) -> list[tuple[str, float]]:
+        return [(self._workspace.models[name], float(scale)) for name, scale in scales.items()]
+
+    def _described(self, name: str) -> Mapping[str, Any]:
+        """All that the reading of expert ``name``'s answers depends on, beside the base."""
+        workspace = self._workspace
+        own = [block for block in self._states.blocks if block.task == name]
+        examples = workspace.pool.examples[name]
+        return {
+            "model": workspace.models[name],
+            "metric": workspace.spec.experts[name].metric,
+            "examples": [
+                examples[index].model_dump(mode="json", include={"input", "choices"})
+                for block in own
+                for index in block.inputs
+            ],
+            "answers": [block.answers for block in own],
+        }
+
+
+class _Answers:
+    """The same, with the model at hand."""
 
     def __init__(self, engine: Engine, states: HiddenStates) -> None:
         self._engine = engine
-        self._model = engine.require_head()
+        self._model: HeadedModel = engine.require_head()
         self._states = states
         self._options = {n: _first_tokens(engine, states, n) for n in states.names}
-        self._own = {
-            n: self._scores(n, self._expert_states(n), engine.mixed_head({n: 1.0}))
-            for n in states.names
-        }
+        self._known: dict[str, list[Tensor]] = {}
 
     def reading(self, expert: str) -> str:
         """How ``expert``'s answers are compared: as its task says, or the choices' first token."""
@@ -40,11 +101,10 @@ class WhatIf:
         return "first_token"
 
     def forecast(self, expert: str, scales: Mapping[str, float]) -> Agreement | None:
-        """Expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0), from stored states (THEORY 6).
+        import torch
 
-        ``scales`` are the λ_j; an expert that is absent is left out of the merge. None where the
-        choices of an input share their first token, which this reading cannot tell apart.
-        """
+        from pytest_mergegate.engine.comparison import compare
+
         if self._options[expert] == ():
             return None
         own = self._states.own(expert)
@@ -54,33 +114,35 @@ class WhatIf:
         )
         merged = [torch.from_numpy(state.astype(np.float32)) for state in mixed]
         head = self._engine.mixed_head(scales)
-        return compare(self._own[expert], self._scores(expert, merged, head))
+        return compare(self._own(expert), self._scores(expert, merged, head))
 
     def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
-        """Every expert in ``scales`` against the model with those weights, put together and run.
+        from pytest_mergegate.engine.comparison import compare
 
-        For a linear merge this is the merge itself, on few inputs.
-        """
         pairs = [(name, k) for name in scales for k in self._states.own(name)]
         tasks, positions = self._engine.tasks, self._model.answer_positions
-        rows = [
-            self._engine.row(tasks[name], self._states.inputs[k], positions) for name, k in pairs
-        ]
+        inputs = self._states.inputs
+        rows = [self._engine.row(tasks[name], inputs[k], positions) for name, k in pairs]
+        known = {name: self._own(name) for name in scales if self._options[name] != ()}
         with self._model.swapped("trial", self._engine.mixed_weights(scales)):
             states = self._model.states(rows, positions)
-            found: dict[str, Agreement | None] = {}
-            for name in scales:
-                if self._options[name] == ():
-                    found[name] = None
-                    continue
-                own = [s for (owner, _), s in zip(pairs, states, strict=True) if owner == name]
-                found[name] = compare(self._own[name], self._scores(name, own, None))
+            found: dict[str, Agreement | None] = dict.fromkeys(scales)
+            for name, own in known.items():
+                mixed = [s for (owner, _), s in zip(pairs, states, strict=True) if owner == name]
+                found[name] = compare(own, self._scores(name, mixed, None))
         return found
 
-    def _expert_states(self, name: str) -> list[Tensor]:
-        row = self._states.names.index(name)
-        arrays: list[StateArray] = [self._states.experts[k][row] for k in self._states.own(name)]
-        return [torch.from_numpy(array) for array in arrays]
+    def _own(self, name: str) -> list[Tensor]:
+        """What expert ``name`` itself answers."""
+        import torch
+
+        if name not in self._known:
+            row = self._states.names.index(name)
+            states = [
+                torch.from_numpy(self._states.experts[k][row]) for k in self._states.own(name)
+            ]
+            self._known[name] = self._scores(name, states, self._engine.mixed_head({name: 1.0}))
+        return self._known[name]
 
     def _scores(self, expert: str, states: Sequence[Tensor], head: Head | None) -> list[Tensor]:
         options = self._options[expert]
@@ -101,9 +163,18 @@ def _first_tokens(
     if task.choices is None:
         return None
     firsts = []
+    inputs = states.inputs
     for k in states.own(expert):
-        tokens = tuple(choice[0] for choice in task.choices[states.inputs[k]])
+        tokens = tuple(choice[0] for choice in task.choices[inputs[k]])
         if len(set(tokens)) != len(tokens):
             return ()
         firsts.append(tokens)
     return tuple(firsts)
+
+
+def _plain(agreement: Agreement | None) -> dict[str, Any] | None:
+    return None if agreement is None else asdict(agreement)
+
+
+def _agreement(plain: Mapping[str, Any] | None) -> Agreement | None:
+    return None if plain is None else Agreement(differs=tuple(plain["differs"]), kl=plain["kl"])

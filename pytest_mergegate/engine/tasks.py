@@ -33,8 +33,8 @@ class Task:
     prompts: tuple[Tokens, ...]
     choices: tuple[tuple[Tokens, ...], ...] | None
     """Every choice of every example as an answer, under the ``choices`` reading."""
-    probes: tuple[int, ...]
-    """Indices of the inputs on which hidden states are compared."""
+    order: tuple[int, ...]
+    """Indices of the distinct inputs, in the order in which they are drawn."""
     certificate: tuple[int, ...]
     """Indices of the inputs on which the merged model is compared with the expert."""
 
@@ -73,15 +73,16 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
     distinct = list(
         dict(zip(reversed(prompts), reversed(range(len(prompts))), strict=True)).values()
     )
-    drawn = [sorted(distinct)[k] for k in sample(len(distinct), spec.probes.seed, name)]
+    ordered = sorted(distinct)
+    drawn = tuple(ordered[k] for k in sample(len(distinct), spec.probes.seed, name))
     return Task(
         name=name,
         reading=model.reading if choices is None else "choices",
         examples=examples,
         prompts=prompts,
         choices=choices,
-        probes=tuple(drawn[: spec.probes.per_task]),
-        certificate=tuple(drawn[: spec.certificate.per_task]),
+        order=drawn,
+        certificate=drawn[: spec.certificate.per_task],
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from pytest_mergegate.errors import GateError
+from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.merging.methods import Method
+    from pytest_mergegate.merging.method import Method
 
 _FIDELITY_TOLERANCE = 1e-3
 _ROUNDING = 4 * torch.finfo(torch.float32).eps
@@ -66,36 +67,6 @@ def merge(method: Method, engine: Engine) -> Merged:
             fix="this merge is broken; report it with the versions of mergekit and torch",
         )
     return Merged(weights=weights, fidelity=fidelity)
-
-
-def linear_scales(method: Method) -> dict[str, float] | None:
-    """λ_j with merged = θ₀ + Σ λ_j τ_j, exact or in expectation; None where the method is not so.
-
-    slerp counts as linear: at usual LoRA sizes it equals the average (FINDINGS).
-    """
-    weights = dict(method.weights)
-    total = sum(weights.values())
-    match method.name:
-        case "linear":
-            normalize = method.parameters.get("normalize", True)
-            return {n: w / total for n, w in weights.items()} if normalize else _shifted(weights)
-        case "slerp":
-            t = method.mergekit_parameters["t"]
-            return dict(zip(weights, (1 - t, t), strict=True))
-        case "karcher":
-            return dict.fromkeys(weights, 1 / len(weights))
-        case "task_arithmetic" | "dare_linear":
-            scale = float(method.parameters.get("lambda", 1.0))
-            if method.parameters.get("normalize", False):
-                scale /= total if abs(total) >= 1e-8 else 1.0
-            return {name: scale * weight for name, weight in weights.items()}
-        case _:
-            return None
-
-
-def _shifted(weights: dict[str, float]) -> dict[str, float] | None:
-    """An unnormalised average scales θ₀ too, unless the weights sum to one."""
-    return weights if math.isclose(sum(weights.values()), 1.0) else None
 
 
 def effective_scales(method: Method, engine: Engine) -> dict[str, float]:

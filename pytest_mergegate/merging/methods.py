@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mergekit import merge_methods
 from mergekit.merge_methods.base import BasePolicy, MergeMethodSpec, ParameterScope
 
 from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.merging.method import Method
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -19,34 +19,6 @@ if TYPE_CHECKING:
 
 MERGEKIT_UNUSABLE = ("passthrough", "arcee_fusion", "nearswap")
 """Methods that take no pool of experts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One merge method with everything it is run with."""
-
-    label: str
-    """Name and parameters, unique in the gate."""
-    name: str
-    """mergekit's name."""
-    parameters: Mapping[str, bool | int | float]
-    """As given in the gate, but for ``weight``."""
-    weights: Mapping[str, float]
-    """Per expert, as mergekit is handed them; relative shares for methods without weights."""
-    seed: int
-    takes_base: bool
-    takes_weights: bool
-
-    @property
-    def mergekit_parameters(self) -> dict[str, Any]:
-        """Parameters in the form that ``merge_tensors`` takes."""
-        parameters: dict[str, Any] = dict(self.parameters)
-        if self.takes_weights:
-            parameters["weight"] = dict(self.weights)
-        if self.name == "slerp":
-            first, second = self.weights.values()
-            parameters.setdefault("t", second / (first + second))
-        return parameters
 
 
 def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
@@ -65,13 +37,6 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     if problems:
         raise GateFileError(problems)
     return tuple(methods)
-
-
-def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
-    """The same method with the mean weight kept and ``shares`` (summing to one) between experts."""
-    mean = sum(method.weights.values()) / len(method.weights)
-    weights = {name: mean * len(shares) * share for name, share in shares.items()}
-    return replace(method, weights=weights)
 
 
 def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Method:

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.forecast import WhatIf
 from pytest_mergegate.engine.hidden_states import HiddenStates, collect_states
-from pytest_mergegate.merging.merge import effective_scales
+from pytest_mergegate.merging.method import linear_scales
 from pytest_mergegate.values import Interval, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.merging.methods import Method
+    from pytest_mergegate.engine.executors import Executor
+    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.merging.method import Method
     from pytest_mergegate.spec import GateSpec
 
 FloatArray = NDArray[np.float64]
@@ -85,16 +86,18 @@ class HiddenResult:
 
 
 def run_hidden(
-    engine: Engine,
+    workspace: Workspace,
+    executor: Executor,
     spec: GateSpec,
     methods: Callable[[Mapping[str, float]], Sequence[Method]],
     progress: Callable[[float], None],
 ) -> HiddenResult:
-    """Collect states, compare them, and forecast every method.
+    """Collect states, compare them, and forecast every method; loads a model only for what is not
+    kept from before.
 
     ``methods`` gives the gate's methods for the best convex weights, known only from the states.
     """
-    states = collect_states(engine, progress)
+    states = collect_states(workspace, executor, progress)
     per_probe = metrics.pairwise_distances(
         states.experts,
         normalize=spec.probes.normalize,
@@ -107,9 +110,8 @@ def run_hidden(
         similarity, reason = metrics.hidden_similarity(distances), None
     except metrics.Undefined as undefined:
         similarity, reason = None, undefined.reason
-    answering = engine.positions == engine.model.answer_positions
-    what_if = WhatIf(engine, states) if answering else None
-    scales = {m.label: effective_scales(m, engine) for m in methods(bounds.weights)}
+    what_if = WhatIf(workspace, states) if workspace.facts.answering else None
+    scales = {m.label: _scales(m, workspace) for m in methods(bounds.weights)}
     return HiddenResult(
         distances=distances,
         squared=squared,
@@ -127,6 +129,22 @@ def run_hidden(
         what_if=what_if,
         states=states,
     )
+
+
+def _scales(method: Method, workspace: Workspace) -> dict[str, float]:
+    """λ_j by expert: known, or measured on a sample of really merged tensors."""
+    known = linear_scales(method)
+    if known is not None:
+        return known
+
+    def measure() -> dict[str, float]:
+        from pytest_mergegate.merging.merge import effective_scales
+
+        return effective_scales(method, workspace.engine)
+
+    key = workspace.key("scales", method=method.plain, experts=workspace.models)
+    found = workspace.cache.json(key, measure)
+    return {str(name): float(scale) for name, scale in found.items()}
 
 
 def _experts(
@@ -198,8 +216,8 @@ def _forecast(
     scales: Mapping[str, float],
     spec: GateSpec,
 ) -> Forecast:
-    agreement = None if what_if is None else what_if.forecast(expert, scales)
-    if what_if is None or agreement is None:
+    reading, agreement = ("none", None) if what_if is None else what_if.forecast(expert, scales)
+    if agreement is None:
         why = "positions_not_answer" if what_if is None else "choices_share_first_token"
         missing = Value.missing(why)
         return Forecast(
@@ -218,7 +236,7 @@ def _forecast(
         method=method,
         expert=expert,
         kind="states",
-        reading=what_if.reading(expert),
+        reading=reading,
         disagreement=Value(number=agreement.rate),
         disagreement_upper=Value(number=upper),
         kl=Value(number=agreement.kl),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.comparison import Agreement, compare
+from pytest_mergegate.engine.comparison import compare
 from pytest_mergegate.engine.hidden_states import read_probes
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 from pytest_mergegate.values import Value
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.agreement import Agreement
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.tasks import Task
     from pytest_mergegate.merging.merge import Merged
-    from pytest_mergegate.merging.methods import Method
+    from pytest_mergegate.merging.method import Method
     from pytest_mergegate.spec import GateSpec
     from pytest_mergegate.stages.hidden import HiddenResult
 
@@ -187,5 +188,5 @@ def _linearity_gap(engine: Engine, method: Method, hidden: HiddenResult) -> Valu
     states = hidden.states
     weights = np.array([hidden.scales[method.label][name] for name in states.names])
     mixed = metrics.mix_states(states.experts, states.base, weights)
-    merged = read_probes(engine)
+    merged = read_probes(engine, states)
     return Value(number=metrics.linearity_gap(merged, mixed))

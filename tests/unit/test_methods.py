@@ -12,8 +12,9 @@ from mergekit.merge_methods import registered_methods
 from pytest_mergegate.engine.engine import Engine
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.gatefile import gate_from
-from pytest_mergegate.merging.merge import effective_scales, linear_scales, merge
-from pytest_mergegate.merging.methods import MERGEKIT_UNUSABLE, Method, plan_methods, with_shares
+from pytest_mergegate.merging.merge import effective_scales, merge
+from pytest_mergegate.merging.method import Method, linear_scales, with_shares
+from pytest_mergegate.merging.methods import MERGEKIT_UNUSABLE, plan_methods
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

@@ -1,0 +1,30 @@
+"""What comes out of comparing one model's answers with another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Comparison over n inputs."""
+
+    differs: tuple[bool, ...]
+    """Per input: whether the answers differ."""
+    kl: float
+    """Mean KL(expert ‖ other) in nats, over positions and then over inputs."""
+
+    @property
+    def n(self) -> int:
+        """Number of inputs compared."""
+        return len(self.differs)
+
+    @property
+    def disagreements(self) -> int:
+        """Number of inputs on which the answers differ."""
+        return sum(self.differs)
+
+    @property
+    def rate(self) -> float:
+        """Share of inputs on which the answers differ."""
+        return self.disagreements / self.n

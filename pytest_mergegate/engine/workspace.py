@@ -1,0 +1,161 @@
+"""What the stages compute with: results kept by earlier runs, and a model once one is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pytest_mergegate.pool.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_mergegate.engine.cache import Cache
+    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.readings import Reading
+    from pytest_mergegate.engine.task_vectors import TaskVectors
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.spec import GateSpec, Positions
+
+ENGINE = 1
+"""Raised with every change after which the engine computes other numbers from the same files."""
+_PACKAGES = ("pytest-mergegate", "torch", "transformers", "peft", "mergekit")
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of the loaded base: none of it takes a model to ask again."""
+
+    positions: Positions
+    """Where states are read."""
+    forced: bool
+    """Whether that takes the expert's own answers."""
+    answering: bool
+    """Whether the states read give the answers."""
+    has_head: bool
+    """Whether the base answers at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One expert's own inputs in the order in which they are drawn, distinct to the tokenizer."""
+
+    reading: Reading
+    order: tuple[int, ...]
+
+
+class Workspace:
+    """A pool, what the cache holds of it, and the engine, loaded when something is missing there.
+
+    ``loading`` wraps the construction of the engine, to time it.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        spec: GateSpec,
+        *,
+        device: str,
+        cache: Cache,
+        vectors: Callable[[], TaskVectors],
+        loading: Callable[[Callable[[], Engine]], Engine] = lambda load: load(),
+    ) -> None:
+        self.pool = pool
+        self.spec = spec
+        self.cache = cache
+        self.answers: dict[tuple[str, str, int], list[int]] = {}
+        """Tokens by model, task and input, as the engine knows them."""
+        self._device = device
+        self._vectors = vectors
+        self._loading = loading
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model and all around it. Raises GateError."""
+        return self._loading(self._load)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything took a model so far."""
+        return "engine" in self.__dict__
+
+    def _load(self) -> Engine:
+        from pytest_mergegate.engine.engine import Engine
+
+        return Engine(self.pool, self.spec, self._device, self._vectors(), answers=self.answers)
+
+    @cached_property
+    def device(self) -> str:
+        """``cpu`` or ``cuda[:i]``; torch is asked only where there is a driver.
+
+        Raises GateError.
+        """
+        if self._device == "auto" and not any(map(_exists, _GPU_DRIVERS)):
+            return "cpu"
+        if self._device == "cpu":
+            return "cpu"
+        from pytest_mergegate.engine.devices import pick_device
+
+        return str(pick_device(self._device))
+
+    @cached_property
+    def ground(self) -> dict[str, Any]:
+        """What every number of the engine depends on: the root of all keys."""
+        base = self.pool.base
+        trusted = self.spec.trust_remote_code
+        return {
+            "engine": ENGINE,
+            "versions": {name: version(name) for name in _PACKAGES},
+            "base": base.fingerprint,
+            "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
+            "device": self.device.partition(":")[0],
+            "dtype": getattr(self.spec, "dtype", "float32"),
+        }
+
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The experts' fingerprints, by name."""
+        return {expert.name: expert.fingerprint for expert in self.pool.experts}
+
+    def key(self, kind: str, **more: Any) -> dict[str, Any]:
+        """The key of one entry."""
+        return {"kind": kind, **self.ground, **more}
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the base is. Raises PoolError."""
+        key = self.key("facts", positions=self.spec.probes.positions)
+        return Facts(**self.cache.json(key, lambda: self.engine.facts()))
+
+    @cached_property
+    def draws(self) -> dict[str, Draw]:
+        """Each expert's inputs as they are drawn. Raises PoolError where one has none, or cannot be
+        read."""
+        return {name: self._draw(name) for name in self.pool.names}
+
+    def _draw(self, name: str) -> Draw:
+        key = self.key(
+            "draw",
+            name=name,
+            examples=self.pool.examples_fingerprint.get(name),
+            metric=self.spec.experts[name].metric,
+            seed=self.spec.probes.seed,
+        )
+        found = self.cache.json(key, lambda: self._drawn(name))
+        return Draw(reading=cast("Reading", found["reading"]), order=tuple(found["order"]))
+
+    def _drawn(self, name: str) -> Mapping[str, Any]:
+        task = self.engine.tasks[name]
+        return {"reading": task.reading, "order": task.order}
+
+    def probes(self, name: str) -> tuple[int, ...]:
+        """The inputs of expert ``name`` on which states are compared."""
+        return self.draws[name].order[: self.spec.probes.per_task]
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
