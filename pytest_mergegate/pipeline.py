@@ -94,8 +94,8 @@ def assess(
     ``source`` is the path of a gate file or a mapping like one; ``stage`` the deepest stage that
     may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
     ``budget`` overrides single limits (``max_mds=3.0``); relative paths start at ``root`` (default:
-    the working directory). An expert that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that cannot be understood, ValueError for
-    an unknown stage.
+    the working directory). An expert that cannot be read gives a report with ``status: error``.
+    Raises GateFileError for a gate that cannot be understood, ValueError for an unknown stage.
     """
     if stage is not None and stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
