@@ -224,7 +224,7 @@ class _Run:
                 workspace.engine.require_head()  # before anything is computed in vain
             self._hidden(workspace)
             if reach >= STAGES.index("merge"):
-                self._merges(workspace.engine, evaluate=depth == "eval")
+                self._merges(workspace, evaluate=depth == "eval")
 
     @cached_property
     def _vectors(self) -> TaskVectors:
@@ -318,35 +318,23 @@ class _Run:
         }
         return tuple(Method(**plain) for plain in self.cache.json(key, plan))
 
-    def _merges(self, engine: Engine, *, evaluate: bool) -> None:
-        from pytest_mergegate.merging.merge import merge
-        from pytest_mergegate.stages.evaluate import read_reference_scores, run_evaluate
-        from pytest_mergegate.stages.merge import read_references, run_merge
+    def _merges(self, workspace: Workspace, *, evaluate: bool) -> None:
+        from pytest_mergegate.stages.outcomes import Outcomes
 
         assert self.results is not None
         hidden = self.results.hidden
         assert hidden is not None
         methods = self._methods(hidden.bounds.weights)
-        with self._timed("merge"):
-            self._tell("experts' own answers", 0.0)
-            references = read_references(engine)
-        if evaluate:
-            with self._timed("eval"):
-                scores = read_reference_scores(engine, self.gate)
-            self.results = _with(self.results, scores=scores)
+        outcomes = Outcomes(workspace, self.gate, hidden, evaluate=evaluate, timed=self._timed)
+        self._tell("experts' own answers", 0.0)
+        self.results = _with(self.results, scores=outcomes.scores)
         for done, method in enumerate(methods):
             self._tell(f"merge {method.label}", done / len(methods))
-            with self._timed("merge"):
-                merged = merge(method, engine)
-            with engine.model.swapped(f"merge:{method.label}", merged.weights):
-                with self._timed("merge"):
-                    result = run_merge(engine, method, merged, hidden, references, self.gate.spec)
-                self.results = _with(self.results, merges=(*self.results.merges, result))
-                if evaluate:
-                    with self._timed("eval"):
-                        scored = run_evaluate(engine, method.label, scores, self.gate)
-                    evaluations = (*self.results.evaluations, scored)
-                    self.results = _with(self.results, evaluations=evaluations)
+            outcome = outcomes.of(method)
+            self.results = _with(self.results, merges=(*self.results.merges, outcome.merge))
+            if outcome.evaluation is not None:
+                evaluations = (*self.results.evaluations, outcome.evaluation)
+                self.results = _with(self.results, evaluations=evaluations)
 
     def _tell(self, what: str, fraction: float) -> None:
         if self.options.progress is not None:

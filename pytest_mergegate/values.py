@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.metrics import Undefined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Interval = tuple[float, float]
 
@@ -35,6 +35,12 @@ class Value:
     def missing(cls, reason: str) -> Value:
         """An undefined value."""
         return cls(number=None, reason=reason)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Value:
+        """What ``dataclasses.asdict`` made plain data of."""
+        ends = plain["interval"]
+        return cls(**{**plain, "interval": None if ends is None else (ends[0], ends[1])})
 
     @classmethod
     def computed(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.comparison import compare
 from pytest_mergegate.engine.hidden_states import read_probes
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 from pytest_mergegate.values import Value
@@ -163,6 +162,8 @@ def _compare(engine: Engine, task: Task, reference: Reference, spec: GateSpec) -
 def _agreement(
     engine: Engine, task: Task, reference: Reference, states: Sequence[Tensor]
 ) -> Agreement:
+    from pytest_mergegate.engine.comparison import compare
+
     if reference.choice_scores is not None:
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, task.certificate)]

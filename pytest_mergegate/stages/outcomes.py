@@ -1,0 +1,188 @@
+"""What came of each merge: made, compared and scored once, then kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_mergegate.engine.entries import pack_json, unpack_json
+from pytest_mergegate.spec import BUILTIN_METRICS
+from pytest_mergegate.stages.evaluate import (
+    EvaluateResult,
+    ExpertScores,
+    ReferenceScores,
+    read_reference_scores,
+    run_evaluate,
+)
+from pytest_mergegate.stages.merge import (
+    MergedExpert,
+    MergeResult,
+    Reference,
+    read_references,
+    run_merge,
+)
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.stages.hidden import HiddenResult
+
+    Timed = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One method's merge against every expert, and its measured losses where they are asked for."""
+
+    merge: MergeResult
+    evaluation: EvaluateResult | None
+
+
+class Outcomes:
+    """The merges of one gate, from the cache where they were made before.
+
+    ``timed`` is told which stage the time goes to.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        gate: Gate,
+        hidden: HiddenResult,
+        *,
+        evaluate: bool,
+        timed: Timed,
+    ) -> None:
+        self._workspace = workspace
+        self._gate = gate
+        self._hidden = hidden
+        self._evaluate = evaluate
+        self._timed = timed
+
+    @cached_property
+    def scores(self) -> dict[str, ReferenceScores] | None:
+        """Of base and experts by themselves; None where none are asked for."""
+        if not self._evaluate:
+            return None
+        if not self._kept:
+            return self._measured
+        plain = self._workspace.cache.json(
+            self._key("scores"), lambda: {n: _plain_scores(s) for n, s in self._measured.items()}
+        )
+        return {name: _scores(found) for name, found in plain.items()}
+
+    def of(self, method: Method) -> Outcome:
+        """The outcome of ``method``. Raises GateError."""
+        if not self._kept:
+            return self._made(method)
+        cache, key = self._workspace.cache, self._key("merge", method=method.plain)
+        found = cache.find(key)
+        if found is not None:
+            return _outcome(method, unpack_json(found))
+        outcome = self._made(method)
+        cache.keep(key, pack_json(_plain_outcome(outcome)))
+        return outcome
+
+    @property
+    def _kept(self) -> bool:
+        """Whether results can be kept: a metric of the user's own may change from run to run."""
+        metrics = {expert.metric for expert in self._gate.spec.experts.values()}
+        return not self._evaluate or metrics <= {*BUILTIN_METRICS}
+
+    def _key(self, kind: str, **more: Any) -> dict[str, Any]:
+        spec, pool = self._gate.spec, self._workspace.pool
+        metrics = {name: expert.metric for name, expert in spec.experts.items()}
+        return self._workspace.key(
+            kind,
+            experts=list(self._workspace.models.items()),
+            examples=dict(pool.examples_fingerprint),
+            metrics=metrics,
+            rouge=version("rouge-score") if "rouge_l" in metrics.values() else None,
+            probes=spec.probes.model_dump(mode="json"),
+            certificate=spec.certificate.model_dump(mode="json"),
+            evaluate=self._evaluate,
+            **more,
+        )
+
+    def _made(self, method: Method) -> Outcome:
+        from pytest_mergegate.merging.merge import merge
+
+        engine, spec = self._workspace.engine, self._gate.spec
+        references, scores = self._references, self.scores
+        with self._timed("merge"):
+            merged = merge(method, engine)
+        with engine.model.swapped(f"merge:{method.label}", merged.weights):
+            with self._timed("merge"):
+                result = run_merge(engine, method, merged, self._hidden, references, spec)
+            if scores is None:
+                return Outcome(merge=result, evaluation=None)
+            with self._timed("eval"):
+                evaluation = run_evaluate(engine, method.label, scores, self._gate)
+        return Outcome(merge=result, evaluation=evaluation)
+
+    @cached_property
+    def _references(self) -> dict[str, Reference]:
+        engine = self._workspace.engine
+        with self._timed("merge"):
+            return read_references(engine)
+
+    @cached_property
+    def _measured(self) -> dict[str, ReferenceScores]:
+        _ = self._references  # answers decoded there are not decoded again
+        with self._timed("eval"):
+            return read_reference_scores(self._workspace.engine, self._gate)
+
+
+def _plain_scores(scores: ReferenceScores) -> dict[str, Any]:
+    return {
+        "base": scores.base.tolist(),
+        "expert": scores.expert.tolist(),
+        "chance": scores.chance,
+    }
+
+
+def _scores(plain: Mapping[str, Any]) -> ReferenceScores:
+    return ReferenceScores(
+        base=np.array(plain["base"], dtype=np.float64),
+        expert=np.array(plain["expert"], dtype=np.float64),
+        chance=plain["chance"],
+    )
+
+
+def _plain_outcome(outcome: Outcome) -> dict[str, Any]:
+    merge, evaluation = outcome.merge, outcome.evaluation
+    return {
+        "fidelity": asdict(merge.fidelity),
+        "linearity_gap": asdict(merge.linearity_gap),
+        "experts": [asdict(expert) for expert in merge.experts],
+        "scored": None if evaluation is None else [asdict(e) for e in evaluation.experts],
+    }
+
+
+def _outcome(method: Method, plain: Mapping[str, Any]) -> Outcome:
+    scored = plain["scored"]
+    evaluation = None
+    if scored is not None:
+        experts = tuple(ExpertScores(**_with_values(e, "loss", "retention")) for e in scored)
+        evaluation = EvaluateResult(method=method.label, experts=experts)
+    compared = (_with_values(e, "disagreement", "relative_distortion") for e in plain["experts"])
+    merge = MergeResult(
+        method=method,
+        fidelity=Value.of(plain["fidelity"]),
+        linearity_gap=Value.of(plain["linearity_gap"]),
+        experts=tuple(MergedExpert(**expert) for expert in compared),
+    )
+    return Outcome(merge=merge, evaluation=evaluation)
+
+
+def _with_values(plain: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**plain, **{name: Value.of(plain[name]) for name in names}}
