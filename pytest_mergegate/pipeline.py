@@ -327,10 +327,13 @@ class _Run:
         methods = self._methods(hidden.bounds.weights)
         outcomes = Outcomes(workspace, self.gate, hidden, evaluate=evaluate, timed=self._timed)
         self._tell("experts' own answers", 0.0)
-        self.results = _with(self.results, scores=outcomes.scores)
+        if evaluate:
+            with self._timed("eval"):
+                self.results = _with(self.results, scores=outcomes.scores)
         for done, method in enumerate(methods):
             self._tell(f"merge {method.label}", done / len(methods))
-            outcome = outcomes.of(method)
+            with self._timed("merge"):
+                outcome = outcomes.of(method)
             self.results = _with(self.results, merges=(*self.results.merges, outcome.merge))
             if outcome.evaluation is not None:
                 evaluations = (*self.results.evaluations, outcome.evaluation)

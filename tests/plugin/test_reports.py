@@ -46,7 +46,7 @@ def test_one_gate_gives_its_report(
 
 def test_every_stage_s_numbers_are_json(pytester: pytest.Pytester, gates: Gates) -> None:
     gates.write(budget={"max_loss": 0.0, "max_mds": 0.0, "max_disagreement": 0.0, CHEAP: 0.0})
-    pytester.runpytest(*ON)
+    pytester.runpytest(*ON, "--mergegate-no-cache")
     report = Report.model_validate_json(json.dumps(written(pytester)))
     assert report.status == "fail"
     assert set(report.seconds) == {"preflight", "conflict", "load", "hidden", "merge", "eval"}
