@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.engine.generation import GenerativeModel
+from pytest_mergegate.engine.last_layer import LastLayer
 from pytest_mergegate.engine.model import run
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.readings import Row, Tokens
+    from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
 
 
@@ -26,6 +29,16 @@ class CausalModel(GenerativeModel):
     auto_class = AutoModelForCausalLM
     forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer"})
 
+    _last_layer: LastLayer | None = None
+
+    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
+        super().__init__(base, device, trust_remote_code=trust_remote_code)
+        whole = self.states(self._trial, "answer")
+        self._last_layer = LastLayer(self.backbone)
+        trimmed = self.states(self._trial, "answer")
+        if not all(map(self._is_same, whole, trimmed)):
+            self._last_layer.enabled = False
+
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether there are positions for a prompt and an answer of so many tokens."""
         return prompt + answer <= self.positions
@@ -35,14 +48,22 @@ class CausalModel(GenerativeModel):
         return tuple(self.tokenizer(choice, add_special_tokens=False)["input_ids"])
 
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
-        if positions != "answer":
+        if positions == "mean":
             return self._read_prompts([prompt for prompt, _ in rows], positions)
-        ids, mask = self._pad([(*prompt, *forced) for prompt, forced in rows])
-        hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
-        return [
-            hidden[k, len(prompt) - 1 : len(prompt) + len(forced)]
-            for k, (prompt, forced) in enumerate(rows)
-        ]
+        forced = [answer if positions == "answer" else () for _, answer in rows]
+        tokens = [(*prompt, *answer) for (prompt, _), answer in zip(rows, forced, strict=True)]
+        ids, mask = self._pad(tokens)
+        kept = [slice(len(t) - 1 - len(f), len(t)) for t, f in zip(tokens, forced, strict=True)]
+        keep = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+        for row, places in enumerate(kept):
+            keep[row, places] = True
+        with self._last_layer.at(keep) if self._last_layer else contextlib.nullcontext():
+            hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
+        return [hidden[row, places] for row, places in enumerate(kept)]
+
+    def _is_same(self, states: Tensor, others: Tensor) -> bool:
+        most = 8 * torch.finfo(self.module.dtype).eps ** 0.75 * float(states.abs().max())
+        return bool((states - others).abs().max() <= most)
 
     def _room(self, prompt: Tokens) -> int:
         return self.positions - len(prompt)
