@@ -135,6 +135,14 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     )
 
 
+def straddles(value: Value, limit: float) -> bool:
+    """Whether more of the same evidence might change on which side of ``limit`` a value is."""
+    if value.number is None or value.interval is None:
+        return False
+    low, high = value.interval
+    return low <= limit and not high <= limit
+
+
 def worst(statuses: Sequence[Status]) -> Status:
     """The worst of ``statuses``; no verdict at all is no pass."""
     return max(statuses, key=_RANK.__getitem__, default="inconclusive")

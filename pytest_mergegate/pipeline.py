@@ -17,7 +17,7 @@ from pytest_mergegate.engine.cache import DEFAULT_LIMIT, Cache
 from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import Judgement, Results, judge, plan_depth
+from pytest_mergegate.judge import Judgement, Results, judge, plan_depth, straddles
 from pytest_mergegate.pool.fingerprints import cache_folder
 from pytest_mergegate.report import build
 from pytest_mergegate.report.provenance import gate_settings, now, versions
@@ -151,6 +151,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.device = options.device
         self.positions: Positions | None = None
+        self.probes = gate.spec.probes.per_task
         self.cache = Cache(folder=options.cache, limit=options.cache_size)
         self._nested = 0.0
 
@@ -191,7 +192,10 @@ class _Run:
             device=self.device,
             seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
             cache=CacheUse(hits=self.cache.hits, misses=self.cache.misses),
-            settings={**self.options.settings, **gate_settings(self.gate, self.positions)},
+            settings={
+                **self.options.settings,
+                **gate_settings(self.gate, self.positions, self.probes),
+            },
             findings=tuple(build.finding(finding) for finding in self.findings),
             **build.sections(self.results, self.judgement, self.diagnoses, self.gate.spec),
         )
@@ -280,14 +284,21 @@ class _Run:
     def _hidden(self, workspace: Workspace) -> None:
         from pytest_mergegate.stages.hidden import run_hidden
 
+        limit = self.gate.spec.effective_budget.limits.get("max_mds")
         with self._timed("hidden"):
-            hidden = run_hidden(
-                workspace,
-                self._executor(),
-                self.gate.spec,
-                self._methods,
-                lambda f: self._tell("hidden states", f),
-            )
+            while True:
+                hidden = run_hidden(
+                    workspace,
+                    self._executor(),
+                    self.gate.spec,
+                    self._methods,
+                    lambda f: self._tell("hidden states", f),
+                )
+                scores = [expert.mds for expert in hidden.experts.values()]
+                decided = limit is None or not any(straddles(mds, limit) for mds in scores)
+                if decided or not workspace.draw_more():
+                    break
+        self.probes = workspace.per_task
         self.results = _with(self.results, hidden=hidden)
 
     def _methods(self, optimal: Mapping[str, float]) -> tuple[Method, ...]:

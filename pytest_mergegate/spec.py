@@ -92,12 +92,23 @@ class ProbesSpec(Section):
     """On which inputs, and where in them, hidden states are compared (THEORY 3)."""
 
     per_task: Annotated[int, Field(ge=1)] = 5
+    max_per_task: Annotated[int, Field(ge=1)] | None = None
+    """Up to so many are drawn while the interval of an MDS straddles its limit; None for no more
+    than ``per_task``."""
     seed: Annotated[int, Field(ge=0)] = 0
     positions: Positions | None = None
     """None for the family's own: ``answer``, a classifier's ``head``, or ``mean``."""
     normalize: Literal["unit", "none", "base"] = "unit"
     max_answer_tokens: Annotated[int, Field(ge=1)] = 64
     """Greedy answers, wherever the gate decodes one, stop here."""
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> ProbesSpec:
+        if self.max_per_task is not None and self.max_per_task < self.per_task:
+            raise ValueError(
+                f"max_per_task {self.max_per_task} is less than per_task {self.per_task}"
+            )
+        return self
 
 
 class ConflictSpec(Section):

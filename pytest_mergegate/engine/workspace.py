@@ -69,6 +69,8 @@ class Workspace:
         self.cache = cache
         self.answers: dict[tuple[str, str, int], list[int]] = {}
         """Tokens by model, task and input, as the engine knows them."""
+        self.per_task = spec.probes.per_task
+        """Probes of each task by now."""
         self._device = device
         self._vectors = vectors
         self._loading = loading
@@ -154,7 +156,14 @@ class Workspace:
 
     def probes(self, name: str) -> tuple[int, ...]:
         """The inputs of expert ``name`` on which states are compared."""
-        return self.draws[name].order[: self.spec.probes.per_task]
+        return self.draws[name].order[: self.per_task]
+
+    def draw_more(self) -> bool:
+        """Twice as many probes as so far, within the gate's cap; False where there are no more."""
+        before = sum(len(self.probes(name)) for name in self.draws)
+        most = self.spec.probes.max_per_task or self.spec.probes.per_task
+        self.per_task = min(2 * self.per_task, most)
+        return sum(len(self.probes(name)) for name in self.draws) > before
 
 
 def _exists(path: str) -> bool:

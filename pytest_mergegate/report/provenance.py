@@ -23,10 +23,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def gate_settings(gate: Gate, positions: Positions | None) -> dict[str, Any]:
+def gate_settings(gate: Gate, positions: Positions | None, probes: int) -> dict[str, Any]:
     """The settings of a gate that its numbers depend on.
 
-    ``positions`` are those at which states were read; None where no model was loaded.
+    ``positions`` are those at which states were read, None where none were; ``probes`` how many of
+    each task were drawn in the end.
     """
     kept = {
         "probes",
@@ -40,6 +41,7 @@ def gate_settings(gate: Gate, positions: Positions | None) -> dict[str, Any]:
     }
     settings = gate.spec.model_dump(mode="json", include=kept)
     settings["probes"]["positions"] = positions or gate.spec.probes.positions
+    settings["probes"]["drawn_per_task"] = probes
     settings["dtype"] = "float32"
     settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
     settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}

@@ -108,6 +108,7 @@ class Outcomes:
             metrics=metrics,
             rouge=version("rouge-score") if "rouge_l" in metrics.values() else None,
             probes=spec.probes.model_dump(mode="json"),
+            drawn=self._workspace.per_task,
             certificate=spec.certificate.model_dump(mode="json"),
             evaluate=self._evaluate,
             **more,
