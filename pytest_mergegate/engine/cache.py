@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.entries import Arrays, Key
 
-FORMAT = "entries-1"
+FORMAT = "entries-2"
 """The folder of the entries, beside whatever else the cache folder holds."""
 DEFAULT_LIMIT = 5 << 30
 _SUFFIX = ".safetensors"
@@ -31,6 +31,8 @@ _ABANDONED = 3600.0
 """Seconds after which a temporary file belongs to a process that was killed."""
 _ROOM = 0.9
 """Share of the limit that is left filled, so that not every entry evicts another."""
+_UNSEEN = 0.05
+"""Share of the limit that a process may write before it looks again at what is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,8 @@ class Cache:
     misses: int = 0
     problems: list[str] = field(default_factory=list)
     """Why something could not be read, kept or locked, one of each kind; it was computed anew."""
-    _written: int | None = None
-    """Bytes since the size of the whole was last looked at; None before the first time."""
+    _unseen: int | None = None
+    """Bytes written since the whole was last looked at; None before the first time."""
 
     def find(self, key: Key) -> dict[str, NDArray[Any]] | None:
         """The arrays kept under ``key``; None where there are none, or no sound ones."""
@@ -99,6 +101,9 @@ class Cache:
         """Keep an entry that ``pack`` made, here or on another machine."""
         path = self._path(key)
         if path is None:
+            return
+        if len(file) > self.limit * _ROOM:  # it would drive out all others, and then itself
+            self._tell(f"the cache is too small for a result of {len(file)} bytes: {self.folder}")
             return
         try:
             _write(path, file)
@@ -158,24 +163,32 @@ class Cache:
 
     def _entries(self) -> list[tuple[Path, int, float]]:
         """Path, bytes and time of last use of every entry."""
-        assert self.folder is not None
         found = []
-        for path in (self.folder / FORMAT).glob(f"??/*{_SUFFIX}"):
+        for path in self._files(_SUFFIX):
             with contextlib.suppress(FileNotFoundError):  # evicted by another process
                 status = path.stat()
                 found.append((path, status.st_size, max(status.st_atime, status.st_mtime)))
         return found
 
-    def _make_room(self, size: int) -> None:
+    def _files(self, suffix: str) -> list[Path]:
+        """Raises OSError for a folder that cannot be looked into, which ``glob`` finds empty."""
+        assert self.folder is not None
+        try:
+            shelves = list((self.folder / FORMAT).iterdir())
+        except FileNotFoundError:
+            return []
+        return [path for shelf in shelves for path in shelf.glob(f"*{suffix}")]
+
+    def _make_room(self, written: int) -> None:
         """Evict once what was written since the last look may have filled the cache."""
-        if self._written is not None and self._written + size < self.limit * (1 - _ROOM) / 2:
-            self._written += size
+        if self._unseen is not None and self._unseen + written <= self.limit * _UNSEEN:
+            self._unseen += written
             return
-        self._written = 0
+        self._unseen = 0
         with contextlib.suppress(OSError):
             entries = sorted(self._entries(), key=lambda entry: entry[2])
             total = sum(size for _, size, _ in entries)
-            if total > self.limit:
+            if total > self.limit * (1 - _UNSEEN):
                 for path, size, _ in entries:
                     if total <= self.limit * _ROOM:
                         break
@@ -185,8 +198,7 @@ class Cache:
 
     def _sweep(self, *, abandoned: float) -> None:
         """Remove what killed processes left half written."""
-        assert self.folder is not None
-        for path in (self.folder / FORMAT).glob("??/*.part"):
+        for path in self._files(".part"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime >= abandoned:
                     path.unlink()
@@ -195,20 +207,6 @@ class Cache:
         kind = problem.partition(":")[0]
         if not any(known.startswith(kind) for known in self.problems):
             self.problems.append(problem)
-
-
-def parse_size(text: str) -> int:
-    """``500MB`` or ``5 GB`` to bytes. Raises ValueError."""
-    units = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40, "B": 1}
-    upper = text.strip().upper()
-    unit = next((unit for unit in units if upper.endswith(unit)), "")
-    try:
-        size = float(upper.removesuffix(unit))
-    except ValueError:
-        size = -1.0
-    if not 0 < size * units.get(unit, 1) < float("inf"):
-        raise ValueError(f"{text!r} is no size; write 500MB or 5GB")
-    return int(size * units.get(unit, 1))
 
 
 def _write(path: Path, file: bytes) -> None:

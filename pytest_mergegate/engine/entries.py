@@ -1,4 +1,7 @@
-"""Cache entries: safetensors files that carry their own key and a checksum over every byte."""
+"""Cache entries: safetensors files that carry their own name and a checksum over every byte.
+
+The name, not the key: a key holds whole inputs, which may be too long for a header, or private.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ def digest(key: Key) -> str:
 
 def pack(key: Key, arrays: Arrays) -> bytes:
     """The file of an entry."""
-    metadata = {"checksum": _BLANK.decode(), "key": key_text(key)}
-    blank = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
+    metadata = {"checksum": _BLANK.decode(), "name": digest(key)}
+    blank = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
     found = _CHECKSUM.search(blank, 0, 8 + _header_size(blank))
     assert found is not None
     return _with_checksum(blank, found, hashlib.sha256(blank).hexdigest().encode())
@@ -58,13 +61,12 @@ def unpack(key: Key, file: bytes) -> dict[str, NDArray[Any]]:
         raise Corrupt("it has no checksum")
     if hashlib.sha256(_with_checksum(file, found, _BLANK)).hexdigest().encode() != found[1]:
         raise Corrupt("its checksum does not fit")
-    header = json.loads(file[8 : 8 + _header_size(file)])
-    if header["__metadata__"]["key"] != key_text(key):
+    if _name(file) != digest(key):
         raise Corrupt("it belongs to another key")
     try:
         return dict(load(file))
-    except SafetensorError as error:  # what was written, and by something else than this module
-        raise Corrupt(str(error)) from None
+    except (SafetensorError, ValueError, KeyError) as error:  # written, but not by this module
+        raise Corrupt(f"it is no safetensors file, {error}") from None
 
 
 def pack_json(data: Any) -> Arrays:
@@ -76,6 +78,13 @@ def pack_json(data: Any) -> Arrays:
 def unpack_json(arrays: Arrays) -> Any:
     """What ``pack_json`` was given."""
     return json.loads(arrays[JSON].tobytes())
+
+
+def _name(file: bytes) -> object:
+    try:
+        return json.loads(file[8 : 8 + _header_size(file)])["__metadata__"]["name"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # likewise
+        return None
 
 
 def _header_size(file: bytes) -> int:
