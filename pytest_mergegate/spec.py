@@ -227,6 +227,8 @@ class GateSpec(Section):
     merge: MergeSpec = MergeSpec()
     ignore: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Preflight codes that become warnings, each with the reason why."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The precision that models compute in."""
     trust_remote_code: bool = False
     """Run the base's own modelling code; never an adapter's."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.readings import Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
@@ -31,8 +32,8 @@ class CausalModel(GenerativeModel):
 
     _last_layer: LastLayer | None = None
 
-    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
-        super().__init__(base, device, trust_remote_code=trust_remote_code)
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
         whole = self.states(self._trial, "answer")
         self._last_layer = LastLayer(self.backbone)
         trimmed = self.states(self._trial, "answer")

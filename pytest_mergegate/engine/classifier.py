@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.readings import Reading, Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
@@ -32,8 +33,8 @@ class SequenceClassifier(HeadedModel):
     answer_positions: ClassVar[Positions] = "head"
     labels: tuple[str, ...]
 
-    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
-        super().__init__(base, device, trust_remote_code=trust_remote_code)
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
         config = self.module.config
         single = config.problem_type in (None, "single_label_classification")
         if not single or config.num_labels < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from pytest_mergegate.engine.devices import pick_device
 from pytest_mergegate.engine.families import load_model
 from pytest_mergegate.engine.headed import Head, HeadedModel
+from pytest_mergegate.engine.loading import Placement
 from pytest_mergegate.engine.model import loaded_as
 from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.engine.tasks import Task, build_tasks
@@ -19,7 +21,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.changes import Factors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -27,6 +29,24 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, Positions
+
+
+class LazyWeights(Mapping[str, "Tensor"]):
+    """Parameters by name, each made when it is asked for."""
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Engine:
@@ -48,7 +68,12 @@ class Engine:
         self.pool = pool
         self.vectors = vectors or TaskVectors(pool)
         self.model = load_model(
-            pool.base, pick_device(device), trust_remote_code=spec.trust_remote_code
+            pool.base,
+            Placement(
+                device=pick_device(device),
+                dtype=getattr(torch, spec.dtype),
+                trust_remote_code=spec.trust_remote_code,
+            ),
         )
         self.vectors.rename(self.model.parameters)
         self.model.check_parameters(self.vectors.parameters())
@@ -81,13 +106,16 @@ class Engine:
         with self.model.swapped(loaded_as(name), self.expert_weights(name)):
             yield
 
-    def expert_weights(self, name: str) -> dict[str, Tensor]:
+    def expert_weights(self, name: str) -> Mapping[str, Tensor]:
         """The parameters that expert ``name`` changes, with its task vector added."""
         return self.mixed_weights({name: 1.0})
 
-    def mixed_weights(self, scales: Mapping[str, float]) -> dict[str, Tensor]:
-        """θ_0 + Σ λ_j τ_j: the parameters that any expert in ``scales`` (its λ_j) changes."""
-        return {p: self._mixed(p, scales) for p in self.vectors.parameters(*scales)}
+    def mixed_weights(self, scales: Mapping[str, float]) -> Mapping[str, Tensor]:
+        """θ_0 + Σ λ_j τ_j: the parameters that any expert in ``scales`` (its λ_j) changes.
+
+        Each is put together when it is asked for, and not kept.
+        """
+        return LazyWeights(self.vectors.parameters(*scales), lambda p: self._mixed(p, scales))
 
     def mixed_head(self, scales: Mapping[str, float]) -> Head | None:
         """The head of θ_0 + Σ λ_j τ_j; None where the loaded one is the same."""
@@ -99,11 +127,15 @@ class Engine:
         return Head(weight=parts["weight"], bias=parts.get("bias"))
 
     def _mixed(self, parameter: str, scales: Mapping[str, float]) -> Tensor:
-        total = self.model.base_weight(parameter)
+        """On the model's device, in float32: it is rounded once, where it takes its place."""
+        total = self.model.own_weight(parameter)
         for name, scale in scales.items():
-            delta = self.vectors.delta(name, parameter)
-            if delta is not None:
-                total = total + scale * delta
+            factors = self.vectors.factors(name, parameter)
+            if factors is not None:
+                left, right = (factor.to(total.device) for factor in factors)
+                total = torch.addmm(total, left, right, alpha=scale)
+            elif (delta := self.vectors.delta(name, parameter)) is not None:
+                total = total + scale * delta.to(total.device)
         return total
 
     def require_head(self) -> HeadedModel:

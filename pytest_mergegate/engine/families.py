@@ -17,22 +17,21 @@ from pytest_mergegate.engine.seq2seq import EncoderDecoder
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
-    import torch
-
+    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.model import Model
     from pytest_mergegate.pool.base import Base
 
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
-def load_model(base: Base, device: torch.device, *, trust_remote_code: bool) -> Model:
+def load_model(base: Base, placement: Placement) -> Model:
     """The base as a model of its family.
 
     Raises PoolError for an architecture of none, and for a base that does not load.
     """
-    config = load_config(base.path, trust_remote_code=trust_remote_code)
+    config = load_config(base.path, trust_remote_code=placement.trust_remote_code)
     family = pick_family(config)
-    return family(base, device, trust_remote_code=trust_remote_code)
+    return family(base, placement)
 
 
 def pick_family(config: Any) -> type[Model]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.readings import Reading, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
@@ -33,8 +34,8 @@ class GenerativeModel(HeadedModel):
     known_positions: tuple[Positions, ...] = ("answer", "last", "mean")
     answer_positions: ClassVar[Positions] = "answer"
 
-    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
-        super().__init__(base, device, trust_remote_code=trust_remote_code)
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
         if self.projection is None:
             raise PoolError(
                 f"{type(self.module).__name__} has no output layer",

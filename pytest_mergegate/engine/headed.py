@@ -93,6 +93,11 @@ class HeadedModel(Model):
         projected = torch.nn.functional.linear(states.to(self.device, weight.dtype), weight, bias)
         return self._adjust(projected.to(torch.float32)).cpu()
 
+    @property
+    def _tolerance(self) -> float:
+        """What rounding may make of logits, relative to the largest."""
+        return max(_TOLERANCE, 4 * torch.finfo(self.module.dtype).eps)
+
     @torch.inference_mode()
     def _check_head(self, ways: Sequence[Callable[[Tensor], Tensor]]) -> None:
         """Find, by trying ``ways``, how this architecture makes logits of projected states.
@@ -113,7 +118,7 @@ class HeadedModel(Model):
         for way in ways:
             self._adjust = way
             off = (self.logits(states) - own).abs().max()
-            if float(off) <= _TOLERANCE * max(_SMALLEST, float(own.abs().max())):
+            if float(off) <= self._tolerance * max(_SMALLEST, float(own.abs().max())):
                 return
         raise PoolError(
             f"the logits of {type(self.module).__name__} are not a projection of its states",

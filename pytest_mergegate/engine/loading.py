@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,16 @@ from pytest_mergegate.errors import PoolError, first_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a model is held."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    trust_remote_code: bool = False
+
 
 _OLD_BUFFERS = (".masked_bias",)
 """Constants that old releases of transformers stored and that new ones no longer know."""
@@ -76,10 +87,13 @@ def load_module(
     kind: str,
     *,
     trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
     config: Any = None,
     expert: str | None = None,
 ) -> Any:
-    """A model in float32, for inference, with every weight from its files and finite.
+    """A model in ``dtype``, for inference, with every weight from its files and finite.
+
+    Weights that are stored in ``dtype`` stay in their files, mapped into memory.
 
     ``auto_class`` is the class of transformers that loads a ``kind``; ``config`` stands in for
     the configuration beside the weights; ``expert`` is whose checkpoint it is, None for the base.
@@ -93,7 +107,7 @@ def load_module(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
-                dtype=torch.float32,
+                dtype=dtype,
                 output_loading_info=True,
             )
     except Exception as error:  # a config can break transformers in any way

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.readings import Reading, Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
@@ -48,12 +49,16 @@ class Model(ABC):
     labels: tuple[str, ...] | None = None
     """The only answers that it can give; None where answers are text."""
 
-    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
-        self.device = device
-        self.tokenizer = load_tokenizer(base.path, trust_remote_code=trust_remote_code)
+    def __init__(self, base: Base, placement: Placement) -> None:
+        self.device, trusted = placement.device, placement.trust_remote_code
+        self.tokenizer = load_tokenizer(base.path, trust_remote_code=trusted)
         self.module = load_module(
-            base.path, self.auto_class, self.kind, trust_remote_code=trust_remote_code
-        ).to(device)
+            base.path,
+            self.auto_class,
+            self.kind,
+            trust_remote_code=trusted,
+            dtype=placement.dtype,
+        ).to(self.device)
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
         self.positions = positions_read(self.module)
         self.loaded = "base"
@@ -127,8 +132,12 @@ class Model(ABC):
 
     def base_weight(self, parameter: str) -> Tensor:
         """The base's own parameter, whatever is loaded now, on the CPU in float32."""
+        return self.own_weight(parameter).to("cpu")
+
+    def own_weight(self, parameter: str) -> Tensor:
+        """The base's own parameter, whatever is loaded now, on the model's device in float32."""
         own = self._originals.get(parameter, self.parameters[parameter].data)
-        return own.to("cpu", torch.float32)
+        return own.to(torch.float32)
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:

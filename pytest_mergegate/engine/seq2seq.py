@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.readings import Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
@@ -29,8 +30,8 @@ class EncoderDecoder(GenerativeModel):
     auto_class = AutoModelForSeq2SeqLM
     forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer", "mean"})
 
-    def __init__(self, base: Base, device: torch.device, *, trust_remote_code: bool) -> None:
-        super().__init__(base, device, trust_remote_code=trust_remote_code)
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
         self._decoder_positions = positions_read(self.module, decoder=True)
 
     def fits(self, prompt: int, answer: int) -> bool:

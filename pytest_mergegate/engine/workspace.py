@@ -115,7 +115,7 @@ class Workspace:
             "base": base.fingerprint,
             "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
             "device": self.device.partition(":")[0],
-            "dtype": getattr(self.spec, "dtype", "float32"),
+            "dtype": self.spec.dtype,
         }
 
     @cached_property

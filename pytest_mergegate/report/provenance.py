@@ -42,7 +42,7 @@ def gate_settings(gate: Gate, positions: Positions | None, probes: int) -> dict[
     settings = gate.spec.model_dump(mode="json", include=kept)
     settings["probes"]["positions"] = positions or gate.spec.probes.positions
     settings["probes"]["drawn_per_task"] = probes
-    settings["dtype"] = "float32"
+    settings["dtype"] = gate.spec.dtype
     settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
     settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}
     return settings

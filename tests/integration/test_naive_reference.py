@@ -407,7 +407,8 @@ def test_sharded_base_is_the_same(case: Case) -> None:
     assert len(list(shards.glob("*.safetensors"))) > 1
     gate = case.gate.with_name("shards.mergegate.yaml")
     report = assess(write_gate(gate, read_gate(case.gate) | {"base": "shards/base"}))
-    assert _numbers(report) == _numbers(case.report)
+    # not to the last bit: where weights lie in a file decides how a product is cut up
+    _assert_close(_numbers(report), _numbers(case.report))
 
 
 def test_order_changes_nothing(case: Case) -> None:

@@ -15,6 +15,7 @@ from pools import write_tokenizer
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate.engine.families import load_model, pick_family
+from pytest_mergegate.engine.loading import Placement
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 def load(folder: Path, *, trust_remote_code: bool = False) -> Any:
     base: Any = SimpleNamespace(path=folder)
-    return load_model(base, torch.device("cpu"), trust_remote_code=trust_remote_code)
+    return load_model(
+        base, Placement(device=torch.device("cpu"), trust_remote_code=trust_remote_code)
+    )
 
 
 def with_tensors(folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
