@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from pools import Adapter, read_jsonl, write_jsonl, write_pool
+from reports import lasting, same
 from safetensors.numpy import load, load_file, save_file
 
 from plugin.gates import Gates
@@ -22,7 +22,6 @@ PROBES: dict[str, Any] = {"per_task": 3, "max_answer_tokens": 6}
 """One block of probes per task."""
 BUDGET = {"max_mds": 1e9}
 """Held by any pool, however far its experts are from each other."""
-NUMBER = re.compile(r"\d[\d.e+-]*")
 SPY = """
 import sys
 
@@ -82,13 +81,6 @@ def gate(gates: Gates, **more: Any) -> Path:
     return gates.write(**{"budget": BUDGET, "probes": PROBES, **more})
 
 
-def lasting(report: dict[str, Any]) -> dict[str, Any]:
-    """A report without what differs from run to run."""
-    findings = [f for f in report["findings"] if f["code"] != "MG501"]
-    passing = ("created", "seconds", "cache")
-    return {k: v for k, v in report.items() if k not in passing} | {"findings": findings}
-
-
 def kinds(entries: set[Path]) -> dict[str, int]:
     """How many entries hold states, answers or plain data."""
     found = {"states": 0, "answers": 0, "json": 0}
@@ -102,6 +94,7 @@ def kinds(entries: set[Path]) -> dict[str, int]:
 
 
 class TestAWarmRun:
+    @pytest.mark.slow
     def test_has_only_hits_and_loads_no_model(self, gates: Gates, runs: Runs) -> None:
         gate(gates)
         cold, loaded = runs.in_process_of_its_own()
@@ -266,31 +259,6 @@ def test_a_change_is_noticed(
     after = runs.report()
     assert after["pairs"] != before["pairs"]
     same(after, runs.report(cache=False))
-
-
-def same(one: Any, other: Any, where: str = "") -> None:
-    """Two reports say the same, to within the round-off of other batches.
-
-    An MDS is one over a similarity, which may be nearly zero.
-    """
-    if not where:
-        one, other = lasting(one), lasting(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), where
-        for k, (left, right) in enumerate(zip(one, other, strict=True)):
-            same(left, right, f"{where}/{k}")
-    elif isinstance(one, float) and abs(one) > 1:
-        assert 1 / one == pytest.approx(1 / other, rel=1e-3, abs=1e-5), where
-    elif isinstance(one, float):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-5), where
-    elif isinstance(one, str):
-        assert NUMBER.sub("#", one) == NUMBER.sub("#", other), where
-    else:
-        assert one == other, where
 
 
 class TestDamage:
