@@ -75,9 +75,9 @@ class HeadedModel(Model):
 
         With tied embeddings the weight goes by the embedding's name.
         """
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
-        parts = {part: getattr(self.projection, part, None) for part in ("weight", "bias")}
-        return {part: names[id(held)] for part, held in parts.items() if held is not None}
+        layer = next(n for n, part in self.module.named_modules() if part is self.projection)
+        held = {part: f"{layer}.{part}" for part in ("weight", "bias")}
+        return {part: self.names[name] for part, name in held.items() if name in self.names}
 
     @torch.inference_mode()
     def logits(self, states: Tensor, head: Head | None = None) -> Tensor:
@@ -85,9 +85,10 @@ class HeadedModel(Model):
 
         ``head`` stands in for the loaded one.
         """
-        own = self.projection
-        weight = own.weight if head is None else head.weight.to(self.device)
-        bias = getattr(own, "bias", None) if head is None else head.bias
+        if head is None:
+            parts = {p: self.loaded_weight(name) for p, name in self.head_parameters.items()}
+            head = Head(weight=parts["weight"], bias=parts.get("bias"))
+        weight, bias = head.weight.to(self.device), head.bias
         if bias is not None:
             bias = bias.to(self.device)
         projected = torch.nn.functional.linear(states.to(self.device, weight.dtype), weight, bias)

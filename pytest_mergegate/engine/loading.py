@@ -24,6 +24,8 @@ class Placement:
     device: torch.device
     dtype: torch.dtype = torch.float32
     trust_remote_code: bool = False
+    offload: bool = False
+    """Weights stay in their files, and are read when a layer runs."""
 
 
 _OLD_BUFFERS = (".masked_bias",)
@@ -118,6 +120,13 @@ def load_module(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
+
+
+def parameter_names(module: torch.nn.Module) -> dict[str, str]:
+    """Every name of every parameter, and the first by which the same one goes (tied weights)."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every}
 
 
 def _called(expert: str | None) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from pytest_mergegate.engine.batches import batches, pad
 from pytest_mergegate.engine.limits import positions_read
-from pytest_mergegate.engine.loading import load_module, load_tokenizer
+from pytest_mergegate.engine.loading import load_module, load_tokenizer, parameter_names
+from pytest_mergegate.engine.offload import load_offloaded
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.loading import Placement
+    from pytest_mergegate.engine.offload import OffloadedWeights
     from pytest_mergegate.engine.readings import Reading, Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
@@ -52,19 +54,29 @@ class Model(ABC):
     def __init__(self, base: Base, placement: Placement) -> None:
         self.device, trusted = placement.device, placement.trust_remote_code
         self.tokenizer = load_tokenizer(base.path, trust_remote_code=trusted)
-        self.module = load_module(
-            base.path,
-            self.auto_class,
-            self.kind,
-            trust_remote_code=trusted,
-            dtype=placement.dtype,
-        ).to(self.device)
-        self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
+        self._offloaded: OffloadedWeights | None = None
+        if placement.offload:
+            self.module, self._offloaded = load_offloaded(
+                base, self.auto_class, self.kind, placement
+            )
+        else:
+            self.module = load_module(
+                base.path,
+                self.auto_class,
+                self.kind,
+                trust_remote_code=trusted,
+                dtype=placement.dtype,
+            ).to(self.device)
+        held = self._offloaded
+        self.names = parameter_names(self.module) if held is None else held.names
+        """Every name of a parameter, and the one by which it goes here."""
+        own = dict(self.module.named_parameters())
+        self.parameters: dict[str, torch.nn.Parameter] = {n: own[n] for n in self.names.values()}
         self.positions = positions_read(self.module)
         self.loaded = "base"
         self._originals: Mapping[str, Tensor] = {}
-        own = self.tokenizer.pad_token_id
-        self._pad_id = int(own if own is not None else self.config.pad_token_id or 0)
+        pad = self.tokenizer.pad_token_id
+        self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
 
     @property
     def config(self) -> Any:
@@ -82,7 +94,7 @@ class Model(ABC):
         if not missing:
             return
         name = missing[0]
-        if name in dict(self.module.named_parameters(remove_duplicate=False)):
+        if name in self.names:
             raise PoolError(
                 f"{name!r} is tied to another parameter of the base, and cannot change alone",
                 code="MG002",
@@ -113,21 +125,32 @@ class Model(ABC):
 
         The base's own tensors are put back afterwards, so nothing drifts.
         """
+        held = self._offloaded
+        before, self.loaded = self.loaded, name
+        try:
+            with self._in_place(weights) if held is None else held.changed(weights):
+                yield
+        finally:
+            self.loaded = before
+
+    @contextlib.contextmanager
+    def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         saved = {key: self.parameters[key].data for key in weights}
-        before = self.loaded, self._originals
-        self._originals = {**saved, **self._originals}
+        before = self._originals
+        self._originals = {**saved, **before}
         try:
             for key, value in weights.items():
                 self.parameters[key].data = value.to(self.device, saved[key].dtype)
-            self.loaded = name
             yield
         finally:
             for key, value in saved.items():
                 self.parameters[key].data = value
-            self.loaded, self._originals = before
+            self._originals = before
 
     def is_swapped(self, parameter: str) -> bool:
         """Whether other weights than the base's are in place of ``parameter``."""
+        if self._offloaded is not None:
+            return parameter in self._offloaded.changes
         return parameter in self._originals
 
     def base_weight(self, parameter: str) -> Tensor:
@@ -136,8 +159,16 @@ class Model(ABC):
 
     def own_weight(self, parameter: str) -> Tensor:
         """The base's own parameter, whatever is loaded now, on the model's device in float32."""
+        if self._offloaded is not None:
+            return self._offloaded.own(parameter).to(self.device)
         own = self._originals.get(parameter, self.parameters[parameter].data)
         return own.to(torch.float32)
+
+    def loaded_weight(self, parameter: str) -> Tensor:
+        """The parameter that is in place now, on the model's device."""
+        if self._offloaded is not None:
+            return self._offloaded[parameter].to(self.device)
+        return self.parameters[parameter].data
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
