@@ -13,6 +13,7 @@ from safetensors.numpy import load, load_file, save_file
 
 from plugin.gates import Gates
 from pytest_mergegate.cli import main
+from pytest_mergegate.engine.cache import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -327,7 +328,7 @@ class TestDamage:
     def test_a_folder_in_the_way(self, gates: Gates, runs: Runs) -> None:
         gate(gates)
         runs.folder.mkdir()
-        (runs.folder / "entries-2").write_text("mine", encoding="utf-8")
+        (runs.folder / FORMAT).write_text("mine", encoding="utf-8")
         report = runs.report()
         assert {f["code"] for f in report["findings"]} >= {"MG501"}
         assert report["status"] == "pass"
@@ -421,7 +422,7 @@ class TestTheCommand:
     def test_a_folder_that_cannot_be_looked_into(
         self, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (pytester.mkdir("kept") / "entries-2").write_text("mine", encoding="utf-8")
+        (pytester.mkdir("kept") / FORMAT).write_text("mine", encoding="utf-8")
         assert main(["cache", "--cache", "kept"]) == 2
         assert "cannot be used" in capsys.readouterr().err
 
