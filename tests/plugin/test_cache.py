@@ -13,6 +13,7 @@ from safetensors.numpy import load, load_file, save_file
 
 from plugin.gates import Gates
 from pytest_mergegate.cli import main
+from pytest_mergegate.engine.cache import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,6 +225,12 @@ def change_input(pool: Path) -> dict[str, Any]:
     return {}
 
 
+def fewer_inputs(pool: Path) -> dict[str, Any]:
+    file = pool / "data" / "b.jsonl"
+    write_jsonl(file, read_jsonl(file)[:2])
+    return {}
+
+
 CHANGES: list[Callable[[Path], dict[str, Any]]] = [
     change_adapter,
     change_adapter_settings,
@@ -236,11 +243,11 @@ CHANGES: list[Callable[[Path], dict[str, Any]]] = [
     lambda _: {"probes": PROBES | {"per_task": 2}},
     lambda _: {"probes": PROBES | {"seed": 5}},
     lambda _: {"probes": PROBES | {"normalize": "none"}},
-    lambda _: {"dtype": "bfloat16"},
+    fewer_inputs,
 ]
 NAMES = (
     "adapter, adapter's settings, base, base's settings, tokenizer, input, max_answer_tokens, "
-    "positions, per_task, seed, normalize, dtype"
+    "positions, per_task, seed, normalize, fewer inputs"
 )
 
 
@@ -256,9 +263,35 @@ def test_a_change_is_noticed(
     gate(of_copy)
     before = runs.report()
     gate(of_copy, **change(pool_copy.parent))
+    assert_noticed(runs, before)
+
+
+def assert_noticed(runs: Runs, before: dict[str, Any]) -> None:
     after = runs.report()
+    assert before["status"] == after["status"] == "pass"
     assert after["pairs"] != before["pairs"]
     same(after, runs.report(cache=False))
+
+
+class TestWhereNoAnswerIsForced:
+    """There the answers do not tell one entry from another."""
+
+    def test_changed_inputs_are_noticed(
+        self, gates: Gates, pool_copy: Path, pytester: pytest.Pytester, runs: Runs
+    ) -> None:
+        of_copy = Gates(shared=pool_copy, folder=pytester.path)
+        gate(of_copy, probes=PROBES | {"positions": "mean"})
+        before = runs.report()
+        assert kinds(runs.entries())["answers"] == 0
+        change_input(pool_copy.parent)
+        assert_noticed(runs, before)
+
+    def test_other_positions_are_noticed(self, gates: Gates, runs: Runs) -> None:
+        gate(gates, probes=PROBES | {"positions": "mean"})
+        before = runs.report()
+        gate(gates, probes=PROBES | {"positions": "last"})
+        assert_noticed(runs, before)
+        assert kinds(runs.entries())["answers"] == 0
 
 
 class TestDamage:
@@ -295,7 +328,7 @@ class TestDamage:
     def test_a_folder_in_the_way(self, gates: Gates, runs: Runs) -> None:
         gate(gates)
         runs.folder.mkdir()
-        (runs.folder / "entries-2").write_text("mine", encoding="utf-8")
+        (runs.folder / FORMAT).write_text("mine", encoding="utf-8")
         report = runs.report()
         assert {f["code"] for f in report["findings"]} >= {"MG501"}
         assert report["status"] == "pass"
@@ -389,7 +422,7 @@ class TestTheCommand:
     def test_a_folder_that_cannot_be_looked_into(
         self, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (pytester.mkdir("kept") / "entries-2").write_text("mine", encoding="utf-8")
+        (pytester.mkdir("kept") / FORMAT).write_text("mine", encoding="utf-8")
         assert main(["cache", "--cache", "kept"]) == 2
         assert "cannot be used" in capsys.readouterr().err
 
@@ -403,11 +436,20 @@ def test_two_workers_compute_each_model_once(
     pytester.makeconftest(
         """
         import os
+        import time
         from pathlib import Path
 
         from pytest_mergegate.engine import executors
 
+        run = executors.LocalExecutor.run
         run_job = executors.run_job
+
+        def together(*arguments):
+            Path(f"here-{os.getpid()}").touch()
+            give_up = time.monotonic() + 60
+            while len(list(Path().glob("here-*"))) < 2 and time.monotonic() < give_up:
+                time.sleep(0.01)
+            return run(*arguments)
 
         def spied(workspace, job):
             with Path("jobs").open("a") as file:
@@ -416,9 +458,11 @@ def test_two_workers_compute_each_model_once(
             return run_job(workspace, job)
 
         executors.run_job = spied
+        executors.LocalExecutor.run = together
         """
     )
-    report = runs.report("-n2")
+    report = runs.report("-n2", "--dist=loadfile")
     assert [r["status"] for r in report["reports"]] == ["pass", "pass"]
+    assert len(list(pytester.path.glob("here-*"))) == 2
     jobs = (pytester.path / "jobs").read_text("utf-8").splitlines()
     assert len(jobs) == len(set(jobs)) == 3 + 4 * 3
