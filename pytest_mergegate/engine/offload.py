@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +12,7 @@ import torch
 from accelerate import cpu_offload, init_empty_weights
 
 from pytest_mergegate.engine.loading import load_config, parameter_names, quiet
-from pytest_mergegate.engine.memory import available
+from pytest_mergegate.engine.memory import available, return_freed
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -81,14 +82,27 @@ class OffloadedWeights(Mapping[str, "Tensor"]):
         return len(self.names)
 
 
+@contextlib.contextmanager
+def _collecting() -> Iterator[None]:
+    """Free at once what ``init_empty_weights`` has just emptied: it stays in cycles of references,
+    and would add up to the whole model."""
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def load_offloaded(
     base: Base, auto_class: Any, kind: str, placement: Placement
 ) -> tuple[Any, OffloadedWeights]:
     """A model of which one module at a time is in memory. Raises PoolError."""
+    return_freed()
     trusted = placement.trust_remote_code
     config = load_config(base.path, trust_remote_code=trusted)
     try:
-        with quiet(), init_empty_weights():
+        with quiet(), _collecting(), init_empty_weights():
             module = auto_class.from_config(
                 config, dtype=placement.dtype, trust_remote_code=trusted
             )
