@@ -183,10 +183,10 @@ def parse_size(text: str) -> int:
     """``500MB`` or ``5 GB`` to bytes. Raises pytest.UsageError."""
     units = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", text, re.IGNORECASE)
-    size = int(float(found[1]) * units[found[2].upper()]) if found else 0
-    if size <= 0:
+    size = float(found[1]) * units[found[2].upper()] if found else 0.0
+    if not 1 <= size < float("inf"):
         raise pytest.UsageError(f"the size of the cache must be like 500MB or 5GB, not {text!r}")
-    return size
+    return int(size)
 
 
 def parse_cache(entry: str | None, directory: Path, *, none: bool) -> Path | None:

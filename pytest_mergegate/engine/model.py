@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from pytest_mergegate.engine.batches import batches, pad
+from pytest_mergegate.engine.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.limits import positions_read
 from pytest_mergegate.engine.loading import load_module, load_tokenizer, parameter_names
 from pytest_mergegate.engine.offload import load_offloaded
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.readings import Reading, Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
-
-BATCH_TOKENS = 2048
-"""Tokens in one forward pass, padding included."""
 
 
 class Model(ABC):
@@ -206,7 +203,7 @@ class Model(ABC):
 
     @property
     def _batch_tokens(self) -> int:
-        return BATCH_TOKENS
+        return batch_tokens(self.device)
 
     def _pad(self, rows: Sequence[Tokens], *, side: str = "right") -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, [rows, width] each."""

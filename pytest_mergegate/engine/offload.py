@@ -49,7 +49,10 @@ class OffloadedWeights(Mapping[str, "Tensor"]):
             )
 
     def own(self, name: str) -> Tensor:
-        """The base's parameter in float32. Raises PoolError where it is not finite."""
+        """The base's parameter as it would be held in memory, in float32.
+
+        Raises PoolError where it is not finite.
+        """
         weight = torch.from_numpy(self._base.tensors.floats(name))
         if not bool(torch.isfinite(weight).all()):
             raise PoolError(
@@ -58,7 +61,7 @@ class OffloadedWeights(Mapping[str, "Tensor"]):
                 where=self._base.path.name,
                 fix="download or save the base again",
             )
-        return weight
+        return weight.to(self._dtype).to(torch.float32)
 
     @contextlib.contextmanager
     def changed(self, weights: Mapping[str, Tensor]) -> Iterator[None]:

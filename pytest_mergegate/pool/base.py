@@ -55,7 +55,7 @@ _BACKBONES = {
 """Backbones whose checkpoints are also found without the prefix that a model with a head adds."""
 _SAMPLE = 1 << 16
 """Numbers of a parameter that its norm is estimated from."""
-_SIDE_FILES = {".json", ".model", ".txt", ".jinja"}
+_SIDE_FILES = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".bpe", ".vocab"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -395,7 +395,7 @@ def test_again_is_the_same(case: Case) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 10**6], ids=["one by one", "all at once"])
 def test_batches_change_nothing(case: Case, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_model, "BATCH_TOKENS", tokens)
+    monkeypatch.setattr(engine_model, "batch_tokens", lambda _: tokens)
     monkeypatch.setattr(generation, "_KEY_VALUE_BYTES", 1)
     _assert_close(_numbers(assess(case.gate)), _numbers(case.report))
 
