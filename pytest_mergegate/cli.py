@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         + "; preflight alone exits 0 where nothing is wrong, and judges no budget",
     )
     check.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]")
+    check.add_argument("--executor", default="local", metavar="local|ray[:ADDRESS]")
     check.add_argument("--cache", metavar="DIR", help="where results are kept between runs")
     check.add_argument("--no-cache", action="store_true", help="keep no results, and use none")
     check.add_argument(
@@ -98,6 +99,7 @@ def _check(chosen: argparse.Namespace) -> int:
         stage=settings.parse_stage(chosen.stage),
         caps=caps,
         device=settings.parse_device(chosen.device),
+        executor=settings.parse_executor(chosen.executor),
         cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
     )
     files = list(dict.fromkeys(file for path in chosen.paths for file in _gate_files(path)))

@@ -48,6 +48,8 @@ class Options:
     caps: Mapping[str, float] = field(default_factory=dict)
     """Limits that tighten every gate's budget."""
     device: str = "auto"
+    executor: str = "local"
+    """``local``, ``ray`` or ``ray:ADDRESS``."""
     cache: Path | None = field(default_factory=cache_folder)
     """Where results are kept between runs; None for nowhere."""
     cache_size: int = DEFAULT_LIMIT
@@ -57,7 +59,12 @@ class Options:
     @property
     def settings(self) -> dict[str, Any]:
         """What the report keeps of them."""
-        return {"stage": self.stage, "caps": dict(self.caps), "device": self.device}
+        return {
+            "stage": self.stage,
+            "caps": dict(self.caps),
+            "device": self.device,
+            "executor": self.executor,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,10 +265,18 @@ class _Run:
             self._tell("loading", 0.0)
             return load()
 
-    def _executor(self) -> Executor:
-        from pytest_mergegate.engine.executors import LocalExecutor
+    @contextmanager
+    def _executor(self) -> Iterator[Executor]:
+        kind, _, address = self.options.executor.partition(":")
+        if kind == "local":
+            from pytest_mergegate.engine.executors import LocalExecutor
 
-        return LocalExecutor()
+            yield LocalExecutor()
+            return
+        from pytest_mergegate.engine.ray_executor import RayExecutor
+
+        with RayExecutor(self.gate, address or None) as executor:
+            yield executor
 
     def _conflict(self) -> None:
         from pytest_mergegate.stages.conflict import run_conflict
@@ -285,11 +300,11 @@ class _Run:
         from pytest_mergegate.stages.hidden import run_hidden
 
         limit = self.gate.spec.effective_budget.limits.get("max_mds")
-        with self._timed("hidden"):
+        with self._timed("hidden"), self._executor() as executor:
             while True:
                 hidden = run_hidden(
                     workspace,
-                    self._executor(),
+                    executor,
                     self.gate.spec,
                     self._methods,
                     lambda f: self._tell("hidden states", f),

@@ -55,6 +55,7 @@ class GateSession:
             stage=settings.stage,
             caps=settings.caps,
             device=settings.device,
+            executor=settings.executor,
             cache=settings.cache,
             cache_size=settings.cache_size,
         )

@@ -25,6 +25,7 @@ CAPS = {
 }
 FORMATS = ("json",)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_EXECUTOR = re.compile(r"local|ray(:\S+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Settings:
     """Limits over every gate; they tighten its budget."""
     stage: Stage | None
     device: str
+    executor: str
     reports: tuple[ReportTarget, ...]
     on_inconclusive: Literal["fail", "warn"]
     cache: Path | None
@@ -91,6 +93,13 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini("mergegate_device", "where the models run", default="auto")
     group.addoption(
+        "--mergegate-executor",
+        metavar="local|ray[:ADDRESS]",
+        default=None,
+        help="what runs the models: this process, or workers of a Ray cluster (default: local)",
+    )
+    parser.addini("mergegate_executor", "what runs the models", default="local")
+    group.addoption(
         "--mergegate-cache",
         metavar="DIR",
         default=None,
@@ -135,10 +144,12 @@ def read_settings(config: pytest.Config) -> Settings:
     except ValueError as error:
         raise pytest.UsageError(f"verbosity_mergegate must be a whole number: {error}") from None
     device = config.getoption("mergegate_device") or str(config.getini("mergegate_device"))
+    executor = config.getoption("mergegate_executor") or str(config.getini("mergegate_executor"))
     return Settings(
         caps=_caps(config),
         stage=parse_stage(config.getoption("mergegate_stage") or config.getini("mergegate_stage")),
         device=parse_device(device),
+        executor=parse_executor(executor),
         reports=tuple(
             parse_report(entry, config.invocation_params.dir)
             for entry in config.getoption("mergegate_report") or config.getini("mergegate_report")
@@ -154,6 +165,15 @@ def parse_device(name: str) -> str:
     """A device's name; whether it is there shows later. Raises pytest.UsageError."""
     if not _DEVICE.fullmatch(name):
         raise pytest.UsageError(f"--mergegate-device must be auto, cpu or cuda[:i], not {name!r}")
+    return name
+
+
+def parse_executor(name: str) -> str:
+    """``local``, ``ray`` or ``ray:ADDRESS``. Raises pytest.UsageError."""
+    if not _EXECUTOR.fullmatch(name):
+        raise pytest.UsageError(
+            f"--mergegate-executor must be local, ray or ray:ADDRESS, not {name!r}"
+        )
     return name
 
 

@@ -134,6 +134,7 @@ class TestCheck:
             ["check", ".", "--max-disagreement", "1.5"],
             ["check", ".", "--report", "pdf"],
             ["check", ".", "--device", "tpu"],
+            ["check", ".", "--executor", "slurm"],
             ["check", ".", "-v", "-q"],
         ],
     )

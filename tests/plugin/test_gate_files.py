@@ -157,6 +157,8 @@ class TestExitCodes:
             ("--mergegate-report=pdf:x.pdf", "*unknown format 'pdf'; available: json"),
             ("--mergegate-report=json:.", "*is a folder; name a file in it"),
             ("--mergegate-device=tpu", "*must be auto, cpu or cuda*'tpu'"),
+            ("--mergegate-executor=slurm", "*must be local, ray or ray:ADDRESS, not 'slurm'"),
+            ("--mergegate-executor=ray:", "*must be local, ray or ray:ADDRESS, not 'ray:'"),
         ],
     )
     def test_4_for_bad_options(
@@ -174,6 +176,7 @@ class TestExitCodes:
             ("mergegate_max_mds = three", "*ini mergegate_max_mds must be a number*'three'"),
             ("verbosity_mergegate = loud", "*verbosity_mergegate must be a whole number*"),
             ("mergegate_stage = deep", "*must be one of*'deep'"),
+            ("mergegate_executor = rays", "*must be local, ray or ray:ADDRESS, not 'rays'"),
         ],
     )
     def test_4_for_bad_configuration(

@@ -1,0 +1,256 @@
+"""The executor ``ray``, on a cluster of two nodes of one CPU each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pools import read_gate, write_gate
+from reports import same
+
+from pytest_mergegate import pipeline
+from pytest_mergegate.engine import ray_cluster, ray_executor
+from pytest_mergegate.engine.ray_worker import Entry, Task, Worker
+from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.pipeline import Assessment, Options, run_gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_mergegate.errors import GateError
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes, and this process connected to them."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        # a node that is killed has not failed until this many seconds have gone
+        cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        cluster.add_node(**NODE)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def assess(gate: Path, cache: Path, executor: str = "ray") -> Assessment:
+    options = Options(stage="hidden", device="cpu", cache=cache, executor=executor)
+    return run_gate(load_gate(gate), options)
+
+
+def report(gate: Path, cache: Path, executor: str = "ray") -> dict[str, Any]:
+    text = assess(gate, cache, executor).report.to_json()
+    return json.loads(text)
+
+
+def settled(report: dict[str, Any]) -> dict[str, Any]:
+    return report | {"settings": {**report["settings"], "executor": None}}
+
+
+@pytest.fixture(scope="module")
+def local(tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the local executor says of the pool."""
+    return report(tiny_pool, tmp_path_factory.mktemp("local"), "local")
+
+
+@pytest.mark.usefixtures("cluster")
+class TestResults:
+    def test_as_the_local_executor_s(
+        self, tiny_pool: Path, local: dict[str, Any], tmp_path: Path
+    ) -> None:
+        found = report(tiny_pool, tmp_path / "cold")
+        assert found["status"] != "error"
+        assert len(found["pairs"]) == 3
+        assert len(found["forecasts"]) == len(local["forecasts"]) > 0
+        same(settled(found), settled(local))
+
+    def test_a_second_run_takes_no_worker(
+        self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = report(tiny_pool, tmp_path)
+        monkeypatch.setattr(ray_cluster, "import_ray", None)  # not even Ray
+        second = report(tiny_pool, tmp_path)
+        assert first["cache"]["misses"] > 0
+        assert second["cache"]["misses"] == 0
+        same(second, first)
+
+    def test_the_local_executor_takes_them_from_the_cache(
+        self, tiny_pool: Path, tmp_path: Path
+    ) -> None:
+        report(tiny_pool, tmp_path)
+        assert report(tiny_pool, tmp_path, "local")["cache"]["misses"] == 0
+
+    def test_tasks_of_one_model_follow_each_other(
+        self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = tmp_path / "log"
+
+        class Logging(Worker):
+            def _put_in_place(self, model: str | None) -> None:
+                with log.open("a") as file:
+                    file.write(f"{os.getpid()} {model} {id(self._workspace.engine)}\n")
+                super()._put_in_place(model)
+
+        monkeypatch.setattr(ray_executor, "Worker", Logging)
+        assess(tiny_pool, tmp_path / "cache")
+        done = [line.split() for line in log.read_text().splitlines()]
+        workers = {process: [d[1] for d in done if d[0] == process] for process, _, _ in done}
+        assert 1 <= len(workers) <= 2
+        assert len({(process, engine) for process, _, engine in done}) == len(workers)
+
+
+class TestLostWorkers:
+    @pytest.fixture
+    def deaths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder; for every file in it, a worker that works on expert b is killed."""
+        folder = tmp_path / "deaths"
+        folder.mkdir()
+
+        class Dying(Worker):
+            def run(self, task: Task) -> Entry | GateError:
+                left = sorted(folder.iterdir())
+                if task.model == "b" and left:
+                    left[0].unlink()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().run(task)
+
+        monkeypatch.setattr(ray_executor, "Worker", Dying)
+        return folder
+
+    @pytest.mark.usefixtures("cluster")
+    def test_once_is_made_good(
+        self, tiny_pool: Path, local: dict[str, Any], deaths: Path, tmp_path: Path
+    ) -> None:
+        (deaths / "1").touch()
+        found = report(tiny_pool, tmp_path / "cache")
+        assert not list(deaths.iterdir())
+        same(settled(found), settled(local))
+
+    @pytest.mark.usefixtures("cluster")
+    def test_twice_is_an_error_that_names_the_expert(
+        self, tiny_pool: Path, deaths: Path, tmp_path: Path
+    ) -> None:
+        (deaths / "1").touch()
+        (deaths / "2").touch()
+        found = report(tiny_pool, tmp_path / "cache")
+        assert found["status"] == "error"
+        (finding,) = (f for f in found["findings"] if f["severity"] == "error")
+        assert "expert 'b' has lost 2 Ray workers" in finding["message"]
+        assert "\n" not in finding["message"]
+        assert finding["fix"]
+
+    def test_a_lost_node_is_made_good_by_those_that_are_left(
+        self,
+        cluster: Any,
+        tiny_pool: Path,
+        local: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (node,) = cluster.worker_nodes
+        doomed, marker = node.node_id, tmp_path / "marker"
+
+        class Hanging(Worker):
+            def run(self, task: Task) -> Entry | GateError:
+                import ray
+
+                if ray.get_runtime_context().get_node_id() == doomed:
+                    marker.touch()
+                    time.sleep(600)
+                return super().run(task)
+
+        def remove() -> None:
+            deadline = time.monotonic() + 60
+            while not marker.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(**NODE)
+
+        monkeypatch.setattr(ray_executor, "Worker", Hanging)
+        remover = threading.Thread(target=remove)
+        remover.start()
+        found = report(tiny_pool, tmp_path / "cache")
+        remover.join()
+        assert marker.exists()
+        same(settled(found), settled(local))
+
+
+@pytest.mark.usefixtures("cluster")
+class TestErrors:
+    def test_an_expert_that_the_worker_cannot_read(
+        self, pool_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Blind(Worker):
+            def run(self, task: Task) -> Entry | GateError:
+                shutil.rmtree(pool_copy.parent / "adapters" / "b", ignore_errors=True)
+                return super().run(task)
+
+        monkeypatch.setattr(ray_executor, "Worker", Blind)
+        found = report(pool_copy, tmp_path / "cache")
+        assert found["status"] == "error"
+        assert [(f["code"], f["expert"]) for f in found["findings"]] == [("MG001", "b")]
+
+    def test_a_node_with_other_files(
+        self, pool_copy: Path, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = load_gate(tiny_pool)
+        adapters = tiny_pool.parent / "adapters"
+        shutil.rmtree(pool_copy.parent / "adapters" / "c")
+        shutil.copytree(adapters / "b", pool_copy.parent / "adapters" / "c")
+        (pool_copy.parent / "adapters" / "c" / "README.md").write_text("another one")
+
+        class Elsewhere(Worker):
+            def __init__(self, gate: Any, device: str) -> None:
+                super().__init__(other, device)
+
+        monkeypatch.setattr(ray_executor, "Worker", Elsewhere)
+        gate = read_gate(pool_copy)
+        found = report(write_gate(pool_copy, gate), tmp_path / "cache")
+        assert found["status"] == "error"
+        (finding,) = (f for f in found["findings"] if f["severity"] == "error")
+        assert finding["expert"] == "c"
+        assert "sees other files or versions" in finding["message"]
+        assert "expert 'c' differs in model" in finding["message"]
+
+    def test_a_bug_in_the_worker_is_one_here(
+        self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(Worker):
+            def run(self, task: Task) -> Entry | GateError:
+                raise ZeroDivisionError("worker")
+
+        monkeypatch.setattr(ray_executor, "Worker", Broken)
+        found = report(tiny_pool, tmp_path / "cache")
+        assert found["status"] == "error"
+        assert any("ZeroDivisionError: worker" in f["message"] for f in found["findings"])
+
+
+def test_without_ray(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    found = report(tiny_pool, tmp_path)
+    assert found["status"] == "error"
+    finding = found["findings"][-1]
+    assert "the ray executor needs ray" in finding["message"]
+    assert finding["fix"] == "pip install 'pytest-mergegate[ray]'"
+
+
+def test_the_report_says_what_ran(local: dict[str, Any]) -> None:
+    assert local["settings"]["executor"] == "local"
+    assert pipeline.Options().executor == "local"
