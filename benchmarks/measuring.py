@@ -145,7 +145,7 @@ def outcome(name: str, found: Sequence[float], floor: Mapping[str, float] | None
 def ratio(name: str, above: Sequence[float], below: Sequence[float], target: str) -> None:
     """Print the median of the paired ratios."""
     found = statistics.median(a / b for a, b in zip(above, below, strict=True))
-    print(f"{name}: {found:.1f} (median of {len(above)} pairs; target {target})")
+    print(f"{name}: {found:.2f} (median of {len(above)} pairs; target {target})")
 
 
 if __name__ == "__main__":
