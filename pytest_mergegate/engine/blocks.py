@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pytest_mergegate.engine.readings import loaded_as
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -42,7 +44,7 @@ class Block:
     def tell(self, workspace: Workspace) -> None:
         """Let the engine know the answers, so that it need not decode them."""
         for index, answer in zip(self.inputs, self.answers or (), strict=True):
-            workspace.answers[f"expert:{self.task}", self.task, index] = list(answer)
+            workspace.answers[loaded_as(self.task), self.task, index] = list(answer)
 
     def key(self, workspace: Workspace, kind: Kind, model: str | None) -> Key:
         """Under what the results of ``model`` (None: the base) are kept: all they depend on."""

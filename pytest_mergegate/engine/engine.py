@@ -14,8 +14,8 @@ from pytest_mergegate.engine.devices import pick_device
 from pytest_mergegate.engine.families import load_model
 from pytest_mergegate.engine.headed import Head, HeadedModel
 from pytest_mergegate.engine.loading import Placement
-from pytest_mergegate.engine.model import loaded_as
 from pytest_mergegate.engine.offload import is_too_large
+from pytest_mergegate.engine.readings import loaded_as
 from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.engine.tasks import Task, build_tasks
 from pytest_mergegate.errors import PoolError

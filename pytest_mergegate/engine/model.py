@@ -13,6 +13,7 @@ from pytest_mergegate.engine.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.limits import positions_read
 from pytest_mergegate.engine.loading import load_module, load_tokenizer, parameter_names
 from pytest_mergegate.engine.offload import load_offloaded
+from pytest_mergegate.engine.readings import expert_loaded
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -223,13 +224,3 @@ def run(part: Any, **inputs: Any) -> Any:
     if "use_cache" in inspect.signature(part.forward).parameters:
         inputs["use_cache"] = False
     return part(**inputs)
-
-
-def loaded_as(expert: str) -> str:
-    """What ``Model.loaded`` says of an expert; no expert's name can be taken for it."""
-    return f"expert:{expert}"
-
-
-def expert_loaded(loaded: str) -> str | None:
-    """The expert that ``Model.loaded`` speaks of; None for the base and for merges."""
-    return loaded.removeprefix("expert:") if loaded.startswith("expert:") else None

@@ -10,3 +10,13 @@ Row = tuple[Tokens, Tokens]
 Reading = Literal["greedy", "choices", "labels", "none"]
 """An answer is decoded greedily, the likeliest of the input's choices, the likeliest of all
 labels, or not there."""
+
+
+def loaded_as(expert: str) -> str:
+    """What ``Model.loaded`` says of an expert; no expert's name can be taken for it."""
+    return f"expert:{expert}"
+
+
+def expert_loaded(loaded: str) -> str | None:
+    """The expert that ``Model.loaded`` speaks of; None for the base and for merges."""
+    return loaded.removeprefix("expert:") if loaded.startswith("expert:") else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, Positions
 
-ENGINE = 1
-"""Raised with every change after which the engine computes other numbers from the same files."""
-_PACKAGES = ("pytest-mergegate", "torch", "transformers", "peft", "mergekit")
+_PACKAGES = ("pytest-mergegate", "torch", "transformers", "tokenizers", "peft", "mergekit")
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
@@ -88,7 +86,10 @@ class Workspace:
     def _load(self) -> Engine:
         from pytest_mergegate.engine.engine import Engine
 
-        return Engine(self.pool, self.spec, self._device, self._vectors(), answers=self.answers)
+        engine = Engine(self.pool, self.spec, self._device, self._vectors(), answers=self.answers)
+        # what is kept under the base's fingerprint must come from the files that had it
+        self.pool.base.tensors.check_unchanged()
+        return engine
 
     @cached_property
     def device(self) -> str:
@@ -110,7 +111,7 @@ class Workspace:
         base = self.pool.base
         trusted = self.spec.trust_remote_code
         return {
-            "engine": ENGINE,
+            "engine": _own_code(),
             "versions": {name: version(name) for name in _PACKAGES},
             "base": base.fingerprint,
             "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
@@ -164,6 +165,12 @@ class Workspace:
         most = self.spec.probes.max_per_task or self.spec.probes.per_task
         self.per_task = min(2 * self.per_task, most)
         return sum(len(self.probes(name)) for name in self.draws) > before
+
+
+@cache
+def _own_code() -> str:
+    """Over this package's modules: another release, or a change at work, has results of its own."""
+    return fingerprint(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _exists(path: str) -> bool:

@@ -94,6 +94,11 @@ class TensorFile:
         self._state = _state(path.stat()) if path.exists() else None
         self.headers = read_headers(path, expert=expert)
 
+    def check_unchanged(self) -> None:
+        """Raises PoolError where the file was written to since its headers were read."""
+        if not self.path.exists() or _state(self.path.stat()) != self._state:
+            raise _written_to(self.path, self.expert)
+
     def floats(self, name: str) -> FloatArray:
         """Tensor ``name``, in its shape.
 
