@@ -193,7 +193,8 @@ def warm(root: Path, runs: int) -> None:
     text = json.dumps(gate_of(root, 8))
     (root / "mergegate.yaml").write_text(text)
     settings = {**QUIET, "MERGEGATE_CACHE": str(root / "warm")}
-    quiet = ("-q", "-p", "no:cacheprovider")
+    # another plugin of this environment, which takes 0.3 to 0.5 s by itself
+    quiet = ("-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     command = (sys.executable, "-m", "pytest", "--mergegate", *quiet, "mergegate.yaml")
     empty = (sys.executable, "-m", "pytest", "--version")
     process(command, root, settings)
