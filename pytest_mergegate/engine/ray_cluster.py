@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE = 256 << 20
 """Bytes; results are small, and Ray's default is a third of the memory."""
+_HOST_PORT = re.compile(r"(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d{1,5})")
+_PATIENCE = 10.0
+"""Seconds."""
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 """For what is started: nothing is reported to anyone, and no tips on standard error."""
 
@@ -50,10 +55,11 @@ def connected(address: str | None) -> Iterator[Any]:
     if target == "local":
         own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
+        _reach(target)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address=target, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         raise GateError(
             f"there is no Ray cluster at {target!r}, or none that answers: {first_line(error)}",
             fix="ray status shows whether it runs; --mergegate-executor ray starts one of its own",
@@ -62,3 +68,10 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(target: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT; Ray would go on trying for minutes."""
+    if found := _HOST_PORT.fullmatch(target):
+        host = found["host"].strip("[]")
+        socket.create_connection((host, int(found["port"])), timeout=_PATIENCE).close()

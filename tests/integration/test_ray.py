@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pools import read_gate, write_gate
+from pools import write_adapter
 from reports import same
 
 from pytest_mergegate import pipeline
@@ -41,7 +42,6 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-        # a node that is killed has not failed until this many seconds have gone
         cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
         cluster.add_node(**NODE)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -181,13 +181,13 @@ class TestLostWorkers:
             while not marker.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             cluster.remove_node(node, allow_graceful=False)
-            cluster.add_node(**NODE)
 
         monkeypatch.setattr(ray_executor, "Worker", Hanging)
         remover = threading.Thread(target=remove)
         remover.start()
         found = report(tiny_pool, tmp_path / "cache")
         remover.join()
+        cluster.add_node(**NODE)  # for the tests that follow
         assert marker.exists()
         same(settled(found), settled(local))
 
@@ -205,24 +205,28 @@ class TestErrors:
         monkeypatch.setattr(ray_executor, "Worker", Blind)
         found = report(pool_copy, tmp_path / "cache")
         assert found["status"] == "error"
-        assert [(f["code"], f["expert"]) for f in found["findings"]] == [("MG001", "b")]
+        errors = [f for f in found["findings"] if f["severity"] == "error"]
+        assert [(f["code"], f["expert"]) for f in errors] == [("MG001", "b")]
 
     def test_a_node_with_other_files(
-        self, pool_copy: Path, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        pool_copy: Path,
+        tiny_pool: Path,
+        tmp_path: Path,
+        seed: int,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         other = load_gate(tiny_pool)
-        adapters = tiny_pool.parent / "adapters"
-        shutil.rmtree(pool_copy.parent / "adapters" / "c")
-        shutil.copytree(adapters / "b", pool_copy.parent / "adapters" / "c")
-        (pool_copy.parent / "adapters" / "c" / "README.md").write_text("another one")
+        folder = pool_copy.parent
+        shutil.rmtree(folder / "adapters" / "c")
+        write_adapter(folder / "base", folder / "adapters" / "c", seed + 1000)
 
         class Elsewhere(Worker):
             def __init__(self, gate: Any, device: str) -> None:
                 super().__init__(other, device)
 
         monkeypatch.setattr(ray_executor, "Worker", Elsewhere)
-        gate = read_gate(pool_copy)
-        found = report(write_gate(pool_copy, gate), tmp_path / "cache")
+        found = report(pool_copy, tmp_path / "cache")
         assert found["status"] == "error"
         (finding,) = (f for f in found["findings"] if f["severity"] == "error")
         assert finding["expert"] == "c"
@@ -243,7 +247,7 @@ class TestErrors:
 
 
 def test_without_ray(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     found = report(tiny_pool, tmp_path)
     assert found["status"] == "error"
     finding = found["findings"][-1]
@@ -254,3 +258,15 @@ def test_without_ray(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_report_says_what_ran(local: dict[str, Any]) -> None:
     assert local["settings"]["executor"] == "local"
     assert pipeline.Options().executor == "local"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "nowhere.invalid:6379"])
+def test_no_cluster_at_the_address(
+    tiny_pool: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    start = time.monotonic()
+    found = report(tiny_pool, tmp_path, f"ray:{address}")
+    assert time.monotonic() - start < 60
+    assert found["status"] == "error"
+    assert f"no Ray cluster at '{address}'" in found["findings"][-1]["message"]
