@@ -279,12 +279,13 @@ class _Run:
             yield executor
 
     def _conflict(self) -> None:
-        from pytest_mergegate.stages.conflict import run_conflict
+        from pytest_mergegate.stages.kept_conflicts import find_conflicts
 
         assert self.results is not None
         with self._timed("conflict"):
-            conflict = run_conflict(
+            conflict = find_conflicts(
                 self.results.pool,
+                self.cache,
                 self._dense,
                 lambda f: self._tell("conflict", f),
                 self.options.device,

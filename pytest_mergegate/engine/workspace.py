@@ -111,7 +111,7 @@ class Workspace:
         base = self.pool.base
         trusted = self.spec.trust_remote_code
         return {
-            "engine": _own_code(),
+            "engine": own_code(),
             "versions": {name: version(name) for name in _PACKAGES},
             "base": base.fingerprint,
             "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
@@ -168,7 +168,7 @@ class Workspace:
 
 
 @cache
-def _own_code() -> str:
+def own_code() -> str:
     """Over this package's modules: another release, or a change at work, has results of its own."""
     return fingerprint(Path(__file__).parents[1].rglob("*.py"))
 

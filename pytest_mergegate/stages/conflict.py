@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.engine.conflicts import tensor_conflicts
 from pytest_mergegate.metrics.pairwise import (
     QUANTITIES,
     RATIOS,
@@ -90,6 +89,8 @@ def run_conflict(
     ``auto``, ``cpu`` or ``cuda[:i]``. Raises PoolError for what cannot be read, and for a τ that
     is not finite, GateError for a device that is not there.
     """
+    from pytest_mergegate.engine.conflicts import tensor_conflicts  # imports numba
+
     found: list[TensorConflicts] = []
     uncertainty = _Uncertainty(len(pool.experts))
     parameters = {name for expert in pool.experts for name in expert.changes}

@@ -457,8 +457,10 @@ def test_two_workers_compute_each_model_once(
                     file.write(f"{job.kind} {job.model} {block.task}\\n")
             return run_job(workspace, job)
 
-        executors.run_job = spied
-        executors.LocalExecutor.run = together
+        def pytest_configure(config):
+            if hasattr(config, "workerinput"):  # not in the process that runs all other tests
+                executors.run_job = spied
+                executors.LocalExecutor.run = together
         """
     )
     report = runs.report("-n2", "--dist=loadfile")

@@ -48,7 +48,7 @@ def test_other_code_has_other_keys(
     first = _workspace(tiny_pool, tmp_path)
     assert first.facts.positions == "answer"
     assert not _again(tiny_pool, tmp_path).is_loaded
-    monkeypatch.setattr(workspaces, "_own_code", lambda: "sha256:another")
+    monkeypatch.setattr(workspaces, "own_code", lambda: "sha256:another")
     assert _again(tiny_pool, tmp_path).is_loaded
 
 
