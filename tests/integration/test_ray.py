@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,23 +98,31 @@ class TestResults:
         report(tiny_pool, tmp_path)
         assert report(tiny_pool, tmp_path, "local")["cache"]["misses"] == 0
 
-    def test_tasks_of_one_model_follow_each_other(
+    def test_a_worker_loads_the_base_once_and_each_model_s_tasks_follow_each_other(
         self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         log = tmp_path / "log"
 
         class Logging(Worker):
-            def _put_in_place(self, model: str | None) -> None:
+            def run(self, task: Task) -> Entry | GateError:
+                answer = super().run(task)
                 with log.open("a") as file:
-                    file.write(f"{os.getpid()} {model} {id(self._workspace.engine)}\n")
-                super()._put_in_place(model)
+                    engine = id(self._workspace.engine)
+                    file.write(f"{os.getpid()} {engine} {task.kind} {task.model}\n")
+                return answer
 
         monkeypatch.setattr(ray_executor, "Worker", Logging)
         assess(tiny_pool, tmp_path / "cache")
         done = [line.split() for line in log.read_text().splitlines()]
-        workers = {process: [d[1] for d in done if d[0] == process] for process, _, _ in done}
-        assert 1 <= len(workers) <= 2
-        assert len({(process, engine) for process, _, engine in done}) == len(workers)
+        # two blocks of a, b and c each: answered by their own expert, read under four models
+        assert len(done) == 3 * 2 + 4 * 3 * 2
+        workers = {process for process, *_ in done}
+        assert len(workers) <= 2  # the other may start too late to find any left
+        assert len({(process, engine) for process, engine, *_ in done}) == len(workers)
+        for worker in workers:
+            models = [(kind, model) for process, _, kind, model in done if process == worker]
+            turns = [model for model, _ in groupby(models)]
+            assert len(turns) == len(set(turns))
 
 
 class TestLostWorkers:
