@@ -60,18 +60,20 @@ class Block:
         )
 
 
-def blocks_of(workspace: Workspace, name: str) -> list[Block]:
-    """Expert ``name``'s probes, cut where drawing more of them would go on."""
-    probes = workspace.probes(name)
+def blocks_of(task: str, inputs: Sequence[int]) -> list[Block]:
+    """Inputs of one task, cut where drawing more of them would go on."""
     return [
-        Block(task=name, inputs=probes[start : start + SIZE])
-        for start in range(0, len(probes), SIZE)
+        Block(task=task, inputs=tuple(inputs[start : start + SIZE]))
+        for start in range(0, len(inputs), SIZE)
     ]
 
 
 def compute(engine: Engine, kind: Kind, blocks: Sequence[Block]) -> list[Rows]:
     """What the loaded model makes of ``blocks``, in one go."""
     if kind == "answers":
+        for task in dict.fromkeys(block.task for block in blocks):  # all at once, then by block
+            inputs = [i for block in blocks if block.task == task for i in block.inputs]
+            engine.answers(engine.tasks[task], inputs)
         return [engine.answers(engine.tasks[block.task], block.inputs) for block in blocks]
     positions = engine.positions
     rows = [

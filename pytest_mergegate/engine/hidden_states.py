@@ -12,7 +12,7 @@ from pytest_mergegate.engine.blocks import Block, blocks_of
 from pytest_mergegate.engine.executors import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.executors import Executor
@@ -58,13 +58,9 @@ def collect_states(
     see the same tokens. Raises PoolError.
     """
     names = workspace.pool.names
-    blocks = [block for name in names for block in blocks_of(workspace, name)]
+    blocks = [block for n in names for block in blocks_of(n, workspace.probes(n))]
     if workspace.facts.forced:
-        wanted = [Job(kind="answers", model=b.task, blocks=(b,)) for b in blocks]
-        found = executor.run(workspace, _joined(wanted), lambda f: progress(0.2 * f))
-        blocks = [block.answered(found[block.task, block]) for block in blocks]
-        for block in blocks:
-            block.tell(workspace)
+        blocks = answer(workspace, executor, blocks, lambda f: progress(0.2 * f))
     jobs = [Job(kind="states", model=model, blocks=tuple(blocks)) for model in (None, *names)]
     states = executor.run(workspace, jobs, lambda f: progress(0.2 + 0.8 * f))
     by_model = [[s for block in blocks for s in states[model, block]] for model in (None, *names)]
@@ -76,15 +72,23 @@ def collect_states(
     )
 
 
-def _joined(jobs: Sequence[Job]) -> list[Job]:
-    """One job per model: its weights are put in place once."""
-    by_model: Mapping[str | None, list[Block]] = {job.model: [] for job in jobs}
-    for job in jobs:
-        by_model[job.model].extend(job.blocks)
-    return [
-        Job(kind=jobs[0].kind, model=model, blocks=tuple(blocks))
-        for model, blocks in by_model.items()
-    ]
+def answer(
+    workspace: Workspace,
+    executor: Executor,
+    blocks: Sequence[Block],
+    progress: Callable[[float], None],
+) -> list[Block]:
+    """The same blocks with the answers of the experts whose inputs they are, known to the engine
+    from now on. Raises PoolError."""
+    by_model: dict[str, list[Block]] = {block.task: [] for block in blocks}
+    for block in blocks:
+        by_model[block.task].append(block)
+    jobs = [Job(kind="answers", model=m, blocks=tuple(own)) for m, own in by_model.items()]
+    found = executor.run(workspace, jobs, progress)
+    answered = [block.answered(found[block.task, block]) for block in blocks]
+    for block in answered:
+        block.tell(workspace)
+    return answered
 
 
 def read_probes(engine: Engine, states: HiddenStates) -> list[StateArray]:
