@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.loading import Placement
+    from pytest_mergegate.engine.placement import Placement
     from pytest_mergegate.engine.readings import Row, Tokens
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions

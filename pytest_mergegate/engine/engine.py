@@ -13,8 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from pytest_mergegate.engine.devices import pick_device
 from pytest_mergegate.engine.families import load_model
 from pytest_mergegate.engine.headed import Head, HeadedModel
-from pytest_mergegate.engine.loading import Placement
-from pytest_mergegate.engine.offload import is_too_large
+from pytest_mergegate.engine.placement import place
 from pytest_mergegate.engine.readings import loaded_as
 from pytest_mergegate.engine.task_vectors import TaskVectors
 from pytest_mergegate.engine.tasks import Task, build_tasks
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.readings import Row
-    from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, Positions
@@ -69,7 +67,7 @@ class Engine:
     ) -> None:
         self.pool = pool
         self.vectors = vectors or TaskVectors(pool)
-        self.model = load_model(pool.base, _placement(pool.base, spec, device))
+        self.model = load_model(pool.base, place(pool, self.vectors, pick_device(device)))
         self.vectors.rename(self.model.parameters)
         self.model.check_parameters(self.vectors.parameters())
         for expert in pool.experts:
@@ -196,16 +194,6 @@ class Engine:
             (task.examples[index].choices or ())[int(s.argmax())]
             for index, s in zip(indices, scores, strict=True)
         ]
-
-
-def _placement(base: Base, spec: GateSpec, device: str) -> Placement:
-    chosen, dtype = pick_device(device), getattr(torch, spec.dtype)
-    return Placement(
-        device=chosen,
-        dtype=dtype,
-        trust_remote_code=spec.trust_remote_code,
-        offload=is_too_large(base, chosen, dtype),
-    )
 
 
 def _check_orientation(expert: Expert, module: Any) -> None:

@@ -17,8 +17,8 @@ from pytest_mergegate.engine.seq2seq import EncoderDecoder
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
-    from pytest_mergegate.engine.loading import Placement
     from pytest_mergegate.engine.model import Model
+    from pytest_mergegate.engine.placement import Placement
     from pytest_mergegate.pool.base import Base
 
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")

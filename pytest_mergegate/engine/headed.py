@@ -88,16 +88,17 @@ class HeadedModel(Model):
         if head is None:
             parts = {p: self.loaded_weight(name) for p, name in self.head_parameters.items()}
             head = Head(weight=parts["weight"], bias=parts.get("bias"))
-        weight, bias = head.weight.to(self.device), head.bias
+        own = self.parameters[self.head_parameters["weight"]]
+        weight, bias = head.weight.to(own.device, own.dtype), head.bias
         if bias is not None:
-            bias = bias.to(self.device)
-        projected = torch.nn.functional.linear(states.to(self.device, weight.dtype), weight, bias)
+            bias = bias.to(own.device, own.dtype)
+        projected = torch.nn.functional.linear(states.to(own.device, own.dtype), weight, bias)
         return self._adjust(projected.to(torch.float32)).cpu()
 
     @property
     def _tolerance(self) -> float:
         """What rounding may make of logits, relative to the largest."""
-        return max(_TOLERANCE, 4 * torch.finfo(self.module.dtype).eps)
+        return max(_TOLERANCE, 8 * torch.finfo(self.module.dtype).eps)
 
     @torch.inference_mode()
     def _check_head(self, ways: Sequence[Callable[[Tensor], Tensor]]) -> None:

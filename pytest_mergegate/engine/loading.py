@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,16 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """How a model is held."""
-
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    trust_remote_code: bool = False
-    offload: bool = False
-    """Weights stay in their files, and are read when a layer runs."""
+    from torch import Tensor
 
 
 _OLD_BUFFERS = (".masked_bias",)
@@ -80,7 +70,7 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
                 path, local_files_only=True, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a config can break transformers in any way
-        raise _does_not_load(path, "its configuration is not understood", error) from None
+        raise does_not_load(path, "its configuration is not understood", error) from None
 
 
 def load_module(
@@ -91,6 +81,7 @@ def load_module(
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
     config: Any = None,
+    spread: bool = False,
     expert: str | None = None,
 ) -> Any:
     """A model in ``dtype``, for inference, with every weight from its files and finite.
@@ -98,8 +89,8 @@ def load_module(
     Weights that are stored in ``dtype`` stay in their files, mapped into memory.
 
     ``auto_class`` is the class of transformers that loads a ``kind``; ``config`` stands in for
-    the configuration beside the weights; ``expert`` is whose checkpoint it is, None for the base.
-    Raises PoolError.
+    the configuration beside the weights; ``spread`` is for all GPUs together; ``expert`` is whose
+    checkpoint it is, None for the base. Raises PoolError.
     """
     try:
         with quiet():
@@ -110,12 +101,14 @@ def load_module(
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 dtype=dtype,
+                device_map="auto" if spread else None,
                 output_loading_info=True,
             )
     except Exception as error:  # a config can break transformers in any way
-        raise _does_not_load(path, f"as a {kind}", error, expert) from None
+        raise does_not_load(path, f"as a {kind}", error, expert) from None
     _check_complete(path, module, info, expert)
-    _check_finite(path, module, expert)
+    for name, parameter in module.named_parameters():
+        check_finite(path, name, parameter.data, expert)
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -133,16 +126,17 @@ def _called(expert: str | None) -> str:
     return "the base" if expert is None else "the checkpoint"
 
 
-def _check_finite(path: Path, module: Any, expert: str | None) -> None:
-    for name, parameter in module.named_parameters():
-        if not bool(torch.isfinite(parameter.data).all()):
-            raise PoolError(
-                f"{_called(expert)}'s tensor {name!r} holds NaN or infinity",
-                code="MG105",
-                expert=expert,
-                where=path.name,
-                fix=f"download or save {_called(expert)} again",
-            )
+def check_finite(path: Path, name: str, tensor: Tensor, expert: str | None = None) -> None:
+    """Raise PoolError for a tensor of the base's, or of an expert's checkpoint, that is not."""
+    # the extremes, NaN among them: no copy of the tensor is made for them
+    if tensor.numel() and not all(bool(torch.isfinite(end)) for end in tensor.aminmax()):
+        raise PoolError(
+            f"{_called(expert)}'s tensor {name!r} holds NaN or infinity",
+            code="MG105",
+            expert=expert,
+            where=path.name,
+            fix=f"download or save {_called(expert)} again",
+        )
 
 
 def _check_complete(path: Path, module: Any, info: dict[str, Any], expert: str | None) -> None:
@@ -176,7 +170,8 @@ def _check_complete(path: Path, module: Any, info: dict[str, Any], expert: str |
             )
 
 
-def _does_not_load(path: Path, how: str, error: Exception, expert: str | None = None) -> PoolError:
+def does_not_load(path: Path, how: str, error: Exception, expert: str | None = None) -> PoolError:
+    """The error for a model that transformers does not make."""
     advice = "check config.json against the weights"
     if "trust_remote_code" in str(error):
         advice = "trust_remote_code: true runs the base's own code; read it first"

@@ -12,8 +12,8 @@ import torch
 from pytest_mergegate.engine.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.limits import positions_read
 from pytest_mergegate.engine.loading import load_module, load_tokenizer, parameter_names
-from pytest_mergegate.engine.offload import load_offloaded
 from pytest_mergegate.engine.readings import expert_loaded
+from pytest_mergegate.engine.streaming import load_streamed
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.loading import Placement
-    from pytest_mergegate.engine.offload import OffloadedWeights
+    from pytest_mergegate.engine.placement import Placement
     from pytest_mergegate.engine.readings import Reading, Row, Tokens
+    from pytest_mergegate.engine.streaming import StreamedWeights
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
 
@@ -50,31 +50,36 @@ class Model(ABC):
     """The only answers that it can give; None where answers are text."""
 
     def __init__(self, base: Base, placement: Placement) -> None:
-        self.device, trusted = placement.device, placement.trust_remote_code
-        self.tokenizer = load_tokenizer(base.path, trust_remote_code=trusted)
-        self._offloaded: OffloadedWeights | None = None
-        if placement.offload:
-            self.module, self._offloaded = load_offloaded(
-                base, self.auto_class, self.kind, placement
-            )
-        else:
-            self.module = load_module(
-                base.path,
-                self.auto_class,
-                self.kind,
-                trust_remote_code=trusted,
-                dtype=placement.dtype,
-            ).to(self.device)
-        held = self._offloaded
-        self.names = parameter_names(self.module) if held is None else held.names
+        self.device = placement.device
+        self.tokenizer = load_tokenizer(base.path, trust_remote_code=placement.trust_remote_code)
+        self.module, self._streamed = self._load(base, placement)
+        self.names = parameter_names(self.module)
         """Every name of a parameter, and the one by which it goes here."""
-        own = dict(self.module.named_parameters())
-        self.parameters: dict[str, torch.nn.Parameter] = {n: own[n] for n in self.names.values()}
+        self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
         self.positions = positions_read(self.module)
         self.loaded = "base"
         self._originals: Mapping[str, Tensor] = {}
         pad = self.tokenizer.pad_token_id
         self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
+
+    def _load(self, base: Base, placement: Placement) -> tuple[Any, StreamedWeights | None]:
+        if placement.residence == "streamed":
+            return load_streamed(base, self.auto_class, self.kind, placement)
+        spread = placement.residence == "spread"
+        module = load_module(
+            base.path,
+            self.auto_class,
+            self.kind,
+            trust_remote_code=placement.trust_remote_code,
+            dtype=placement.dtype,
+            spread=spread,
+        )
+        return module if spread else module.to(placement.device), None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether weights are in memory only while their module runs."""
+        return self._streamed is not None
 
     @property
     def config(self) -> Any:
@@ -123,32 +128,34 @@ class Model(ABC):
 
         The base's own tensors are put back afterwards, so nothing drifts.
         """
-        held = self._offloaded
-        before, self.loaded = self.loaded, name
-        try:
-            with self._in_place(weights) if held is None else held.changed(weights):
-                yield
-        finally:
-            self.loaded = before
-
-    @contextlib.contextmanager
-    def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         saved = {key: self.parameters[key].data for key in weights}
-        before = self._originals
-        self._originals = {**saved, **before}
+        before = self.loaded, self._originals
+        self._originals = {**saved, **self._originals}
         try:
-            for key, value in weights.items():
-                self.parameters[key].data = value.to(self.device, saved[key].dtype)
-            yield
+            with self._in_place(weights):
+                self.loaded = name
+                yield
         finally:
             for key, value in saved.items():
                 self.parameters[key].data = value
-            self._originals = before
+            self.loaded, self._originals = before
+
+    @contextlib.contextmanager
+    def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        if self._streamed is None:
+            for key, value in weights.items():
+                held = self.parameters[key]
+                held.data = value.to(held.device, held.dtype)
+            yield
+            return
+        self._streamed.swapped.append(weights)
+        try:
+            yield
+        finally:
+            self._streamed.swapped.pop()
 
     def is_swapped(self, parameter: str) -> bool:
         """Whether other weights than the base's are in place of ``parameter``."""
-        if self._offloaded is not None:
-            return parameter in self._offloaded.changes
         return parameter in self._originals
 
     def base_weight(self, parameter: str) -> Tensor:
@@ -156,16 +163,16 @@ class Model(ABC):
         return self.own_weight(parameter).to("cpu")
 
     def own_weight(self, parameter: str) -> Tensor:
-        """The base's own parameter, whatever is loaded now, on the model's device in float32."""
-        if self._offloaded is not None:
-            return self._offloaded.own(parameter).to(self.device)
+        """The base's own parameter, whatever is loaded now, on its device in float32."""
+        if self._streamed is not None:
+            return self._streamed.original(parameter).to(torch.float32)
         own = self._originals.get(parameter, self.parameters[parameter].data)
         return own.to(torch.float32)
 
     def loaded_weight(self, parameter: str) -> Tensor:
-        """The parameter that is in place now, on the model's device."""
-        if self._offloaded is not None:
-            return self._offloaded[parameter].to(self.device)
+        """The parameter that is in place now, as it is held."""
+        if self._streamed is not None:
+            return self._streamed.loaded(parameter)
         return self.parameters[parameter].data
 
     @torch.inference_mode()

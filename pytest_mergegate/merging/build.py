@@ -49,7 +49,13 @@ def _engine(gate: Gate, device: str) -> Engine:
     pool, errors = read_pool(gate)
     if pool is None:
         raise errors[0]
-    return Engine(pool, gate.spec, device)
+    engine = Engine(pool, gate.spec, device)
+    if engine.model.is_streamed:
+        raise GateError(
+            "the base is larger than the memory that the process may use",
+            fix="give it more, or choose dtype: bfloat16",
+        )
+    return engine
 
 
 def _with_weights(engine: Engine, weights: Mapping[str, Tensor]) -> Any:

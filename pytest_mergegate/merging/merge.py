@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
+from pytest_mergegate.engine.spilled import SpilledWeights
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Mapping, MutableMapping
 
     from torch import Tensor
 
@@ -43,7 +44,7 @@ def merge(method: Method, engine: Engine) -> Merged:
     Raises GateError where mergekit refuses, where a merged weight is not finite, and where a
     linear method's result is not the sum it stands for (THEORY 8, additivity).
     """
-    weights: dict[str, Tensor] = {}
+    weights: MutableMapping[str, Tensor] = SpilledWeights() if engine.model.is_streamed else {}
     error, norm, rounding = 0.0, 0.0, 0.0
     scales = linear_scales(method)
     for parameter in engine.vectors.parameters():

@@ -57,9 +57,11 @@ class StoredTensors(Mapping[str, TensorHeader]):
         other._entries = {name: entry for name, entry in names if name is not None}
         return other
 
-    def check_unchanged(self) -> None:
-        """Raises PoolError where a file was written to since its headers were read."""
-        for file in {id(file): file for file, _ in self._entries.values()}.values():
+    def check_unchanged(self, *names: str) -> None:
+        """Raises PoolError where a file that holds one of ``names`` (default: any of them) was
+        written to since its headers were read."""
+        files = [self._entries[name][0] for name in names or self._entries]
+        for file in {id(file): file for file in files}.values():
             file.check_unchanged()
 
     def file_of(self, name: str) -> Path:

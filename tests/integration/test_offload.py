@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from pools import Adapter, read_gate, write_adapter, write_base, write_gate, write_jsonl, write_pool
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine import engine as engines
-from pytest_mergegate.engine import memory
+from pytest_mergegate.engine import placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,11 +22,10 @@ LIMITED = """
 import json, resource, sys
 import torch
 from pytest_mergegate import assess
-from pytest_mergegate.engine.memory import _status
-from pathlib import Path
+from pytest_mergegate.engine.memory import _PROC, _kilobytes
 
 assess(sys.argv[3], cache=False)  # imports and compiles, which is not the base's doing
-limit = _status(Path("/proc/self/status"), "VmData") + int(sys.argv[2])
+limit = _kilobytes(_PROC / "self/status", "VmData", 0) + int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 print(assess(sys.argv[1], cache=False).to_json(None))
 """
@@ -60,7 +57,7 @@ def test_a_small_base_read_layer_by_layer(
     write_base(tmp_path / "base", seed, tie_word_embeddings=tied)
     gate = write_gate(gate, {**read_gate(gate), "budget": {"max_mds": 1.0, "max_disagreement": 0}})
     whole = json.loads(assess(gate, cache=False).to_json(None))
-    monkeypatch.setattr(engines, "is_too_large", lambda *_: True)
+    monkeypatch.setattr(placement, "available", lambda _: 0)
     offloaded = json.loads(assess(gate, cache=False).to_json(None))
     assert whole["status"] == offloaded["status"] == "fail"
     np.testing.assert_allclose(_numbers(offloaded), _numbers(whole), rtol=1e-4, atol=1e-7)
@@ -93,15 +90,3 @@ def test_a_base_larger_than_the_limit(tmp_path: Path, tiny_pool: Path, seed: int
     limited = json.loads(done.stdout.splitlines()[-1])
     assert limited["status"] == whole["status"], [f["message"] for f in limited["findings"]]
     np.testing.assert_allclose(_numbers(limited), _numbers(whole), rtol=1e-4, atol=1e-7)
-
-
-def test_memory_that_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    assert 0 < memory.available(cpu) < 1 << 50
-    most, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(memory, "_CGROUPS", ((str(most), str(used)),))
-    used.write_text("1000\n")
-    most.write_text("5000\n")
-    assert memory.available(cpu) == 4000
-    most.write_text("max\n")
-    assert memory.available(cpu) > 4000

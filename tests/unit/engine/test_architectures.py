@@ -14,8 +14,9 @@ from pytest_mergegate.engine import generation
 from pytest_mergegate.engine import model as engine_model
 from pytest_mergegate.engine.families import load_model
 from pytest_mergegate.engine.headed import HeadedModel
-from pytest_mergegate.engine.loading import Placement
+from pytest_mergegate.engine.placement import Placement
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.base import read_base
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,9 +36,10 @@ PROMPTS = [prompt for prompt, _ in ROWS]
 LONGEST = 12
 
 
-def load(folder: Path) -> Any:
-    base: Any = SimpleNamespace(path=folder)
-    return load_model(base, Placement(device=torch.device("cpu")))
+def load(folder: Path, **settings: Any) -> Any:
+    located: Any = SimpleNamespace(path=folder)
+    base = read_base(located, "base", "the test")
+    return load_model(base, Placement(device=torch.device("cpu"), **settings))
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -122,6 +124,23 @@ def test_states_are_those_of_transformers(model: Any) -> None:
     for positions in model.known_positions:
         for row, found in zip(ROWS, model.states(ROWS, positions), strict=True):
             expect_close(found, own_states(model, row, positions))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_streamed_is_the_same(name: str, dtype: torch.dtype, tmp_path: Path, seed: int) -> None:
+    folder = ARCHITECTURES[name].write(tmp_path / name, seed)
+    whole, streamed = (load(folder, dtype=dtype, residence=r) for r in ("whole", "streamed"))
+    assert streamed.is_streamed
+    for parameter, own in whole.parameters.items():
+        assert torch.equal(streamed.loaded_weight(parameter), own)
+    for positions in whole.known_positions:
+        both = (model.states(ROWS, positions) for model in (whole, streamed))
+        for one, other in zip(*both, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    if isinstance(whole, HeadedModel):
+        assert streamed.decode(PROMPTS, LONGEST) == whole.decode(PROMPTS, LONGEST)
+        state = torch.randn(2, whole.states(ROWS, whole.answer_positions)[0].shape[-1])
+        assert torch.equal(whole.logits(state), streamed.logits(state))
 
 
 def test_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

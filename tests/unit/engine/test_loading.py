@@ -15,7 +15,7 @@ from pools import write_tokenizer
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate.engine.families import load_model, pick_family
-from pytest_mergegate.engine.loading import Placement
+from pytest_mergegate.engine.placement import Placement
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:

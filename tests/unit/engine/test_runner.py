@@ -13,8 +13,8 @@ from peft import PeftModel
 from pools import Adapter, read_gate, write_adapter, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
-from pytest_mergegate.engine import engine as engines
 from pytest_mergegate.engine import model as engine_model
+from pytest_mergegate.engine import placement
 from pytest_mergegate.engine.engine import Engine
 from pytest_mergegate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
@@ -31,7 +31,7 @@ ADAPTERS = {
     "dora": Adapter(lora={"use_dora": True, "target_modules": ["v_proj", "down_proj"]}),
 }
 DTYPES = ("float32", "bfloat16", "float16")
-RESIDENCES = ("whole", "offloaded")
+RESIDENCES = ("whole", "streamed")
 POSITIONS = ("answer", "last", "mean")
 
 
@@ -42,8 +42,8 @@ def gate(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
 
 @pytest.fixture(params=RESIDENCES)
 def residence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "offloaded":
-        monkeypatch.setattr(engines, "is_too_large", lambda *_: True)
+    if request.param == "streamed":
+        monkeypatch.setattr(placement, "available", lambda _: 0)
     return str(request.param)
 
 
@@ -90,7 +90,7 @@ def test_experts_are_those_of_peft(
 ) -> None:
     monkeypatch.setattr(engine_model, "batch_tokens", lambda _: tokens)
     engine, rows = engine_of(gate), random_rows(seed + tokens)
-    assert (engine.model._offloaded is not None) == (residence == "offloaded")
+    assert engine.model.is_streamed == (residence == "streamed")
     for name in ADAPTERS:
         reference = peft_model(gate, name)
         with engine.expert(name):
@@ -108,22 +108,22 @@ def test_experts_are_those_of_peft(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_offloaded_is_the_same(
+def test_streamed_is_the_same(
     gate: Path, dtype: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, whole = random_rows(seed), engine_of(gate, dtype=dtype)
-    monkeypatch.setattr(engines, "is_too_large", lambda *_: True)
-    offloaded = engine_of(gate, dtype=dtype)
+    monkeypatch.setattr(placement, "available", lambda _: 0)
+    streamed = engine_of(gate, dtype=dtype)
     for name in ADAPTERS:
         for parameter in whole.vectors.parameters(name):
             own = whole.model.base_weight(parameter)
-            assert torch.equal(offloaded.model.base_weight(parameter), own)
-        with whole.expert(name), offloaded.expert(name):
-            both = (e.model.states(rows, "answer") for e in (whole, offloaded))
+            assert torch.equal(streamed.model.base_weight(parameter), own)
+        with whole.expert(name), streamed.expert(name):
+            both = (e.model.states(rows, "answer") for e in (whole, streamed))
             for one, other in zip(*both, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
             prompts = [prompt for prompt, _ in rows]
-            answers = [e.require_head().decode(prompts, 5) for e in (whole, offloaded)]
+            answers = [e.require_head().decode(prompts, 5) for e in (whole, streamed)]
             assert answers[0] == answers[1]
 
 
