@@ -34,6 +34,8 @@ class CausalModel(GenerativeModel):
 
     def __init__(self, base: Base, placement: Placement) -> None:
         super().__init__(base, placement)
+        if self.is_streamed:  # reading the weights takes longer than what would be saved
+            return
         whole = self.states(self._trial, "answer")
         self._last_layer = LastLayer(self.backbone)
         trimmed = self.states(self._trial, "answer")
