@@ -1,4 +1,4 @@
-"""The hidden stage: cold, warm, one adapter more, peak memory, loading adapters."""
+"""The hidden stage: cold, warm, one adapter more, peak memory, loading adapters, a GPU."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from measuring import alternate, outcome, process, ratio, seconds
+from pools import LLAMA_2_7B, Shape
+from pools import write_adapter as write_factors
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
@@ -39,7 +41,12 @@ TASK = 5
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def write_base(folder: Path, *, hidden: int = 512, layers: int = 8) -> Path:
+SMALL = Shape(hidden=512, key_value=512, intermediate=1408, layers=8, vocabulary=VOCABULARY)
+
+
+def write_base(
+    folder: Path, shape: Shape = SMALL, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Path:
     """A random Llama with a tokenizer of one token a word."""
     if folder.exists():
         return folder
@@ -52,17 +59,18 @@ def write_base(folder: Path, *, hidden: int = 512, layers: int = 8) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 64,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.hidden // 64,
+        num_key_value_heads=shape.key_value // 64,
         max_position_embeddings=1024,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    with torch.device(device):
+        LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     return folder
 
 
@@ -81,6 +89,11 @@ def write_adapter(base: Path, folder: Path, seed: int, width: int = WIDTH) -> No
         if "lora_" in name:
             torch.nn.init.normal_(parameter.data, std=0.02)
     model.save_pretrained(folder)
+    write_inputs(folder, seed, width)
+
+
+def write_inputs(folder: Path, seed: int, width: int) -> None:
+    """64 inputs of random words."""
     random = np.random.default_rng(seed)
     lines = (
         json.dumps({"input": " ".join(f"w{k}" for k in random.integers(2, VOCABULARY, width))})
@@ -89,11 +102,12 @@ def write_adapter(base: Path, folder: Path, seed: int, width: int = WIDTH) -> No
     (folder / "inputs.jsonl").write_text("\n".join(lines))
 
 
-def gate_of(root: Path, count: int, **probes: Any) -> dict[str, Any]:
+def gate_of(root: Path, count: int, *, dtype: str = "float32", **probes: Any) -> dict[str, Any]:
     """A gate on the first experts of a folder."""
     experts = {f"e{k}": {"path": f"e{k}", "examples": f"e{k}/inputs.jsonl"} for k in range(count)}
     asked = {"per_task": TASK, "positions": "last", **probes}
-    return {"base": "base", "experts": experts, "probes": asked, "budget": {"max_mds": 1e9}}
+    budget = {"max_mds": 1e9}
+    return {"base": "base", "experts": experts, "probes": asked, "budget": budget, "dtype": dtype}
 
 
 def pool_of(root: Path, count: int, **probes: Any) -> Pool:
@@ -101,6 +115,11 @@ def pool_of(root: Path, count: int, **probes: Any) -> Pool:
     write_base(root / "base")
     for k in range(count):
         write_adapter(root / "base", root / f"e{k}", k)
+    return read(root, count, **probes)
+
+
+def read(root: Path, count: int, **probes: Any) -> Pool:
+    """The pool of such a gate, whose files are there."""
     pool, errors = read_pool(gate_from(gate_of(root, count, **probes), root=root))
     if pool is None:
         raise SystemExit("\n".join(map(str, errors)))
@@ -281,7 +300,52 @@ def _enter(workspace: Workspace, name: str) -> None:
         pass
 
 
-CASES = {f.__name__: f for f in (cold, warm, increment, memory, loading)}
+def gpu(root: Path, runs: int, shape: Shape = LLAMA_2_7B) -> None:
+    """Eight adapters, 40 probes of 256 tokens, bfloat16, against the matrix products at least."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = root / f"gpu-{shape.hidden}-{shape.layers}"
+    write_base(where / "base", shape, torch.bfloat16, device)
+    for k in range(8):
+        if not (folder := where / f"e{k}").exists():
+            write_factors(folder, shape, shape.linear, RANK, k)
+            write_inputs(folder, k, 256)
+    pool = read(where, 8, dtype="bfloat16")
+    workspace = workspace_of(pool, where / "cold", device)
+    collect(workspace, where / "cold")  # whatever happens once
+    model = workspace.engine.model
+    ours, nine = alternate(
+        runs,
+        lambda: synchronised(model.device, lambda: collect(workspace, where / "cold")),
+        lambda: synchronised(model.device, lambda: bare(workspace, 9)),
+    )
+    tokens = 9 * 8 * TASK * 256
+    weights = shape.layers * sum(rows * columns for rows, columns in shape.linear.values())
+    floor = 2 * tokens * weights / products(model.device)
+    outcome("states", ours, {"products": floor})
+    outcome("9 forwards", nine, {"products": floor})
+    print("target: within 1.5 times the floor")
+
+
+def synchronised(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds until the device is done with it."""
+
+    def whole() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return seconds(whole)
+
+
+def products(device: torch.device) -> float:
+    """Operations in a second in products of bfloat16 matrices, at best."""
+    size = 8192 if device.type == "cuda" else 1024
+    one = torch.randn(size, size, dtype=torch.bfloat16, device=device)
+    synchronised(device, lambda: one @ one)
+    return 2 * size**3 / min(synchronised(device, lambda: one @ one) for _ in range(10))
+
+
+CASES = {f.__name__: f for f in (cold, warm, increment, memory, loading, gpu)}
 
 
 def main() -> None:
