@@ -161,10 +161,48 @@ class TestMerged:
     ) -> None:
         planned = plan(tmp_path, "linear")
         monkeypatch.setattr(
-            "pytest_mergegate.merging.merge.linear_scales",
+            "pytest_mergegate.merging.fidelity.linear_scales",
             lambda method: dict.fromkeys(method.weights, 0.34),
         )
-        with pytest.raises(GateError, match="off the sum of the task vectors"):
+        with pytest.raises(GateError, match="broken merge: its sum"):
+            merge(planned, engine)
+
+    @pytest.mark.parametrize(
+        ("broken", "says"),
+        [
+            pytest.param(lambda base, own: 2 * own - base, "identity", id="doubles"),
+            pytest.param(lambda base, own: own + 0.01, "no-op", id="shifts"),
+            pytest.param(lambda base, own: own * 0, "identity", id="forgets"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["dare_ties", "karcher", "model_stock"])
+    def test_broken_arithmetic_is_refused(
+        self,
+        engine: Engine,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        broken: Any,
+        says: str,
+    ) -> None:
+        def merge_tensors(tensors: Any, *_: Any, **__: Any) -> torch.Tensor:
+            merged = torch.stack(list(tensors[-2:])).mean(0) if name == "karcher" else tensors[-1]
+            return torch.as_tensor(broken(own_base.to(merged), merged))
+
+        parameter = engine.vectors.parameters()[0]
+        own_base = engine.model.base_weight(parameter)
+        monkeypatch.setattr("pytest_mergegate.merging.fidelity._PARAMETERS", 1)
+        monkeypatch.setattr("random.Random.sample", lambda *_: [parameter])
+        monkeypatch.setattr("pytest_mergegate.merging.in_place.merge_tensors", merge_tensors)
+        with pytest.raises(GateError, match="broken merge"):
+            merge(plan(tmp_path, name), engine)
+
+    def test_trimming_differently_is_refused(
+        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        planned = plan(tmp_path, {"method": "ties", "density": 0.5})
+        monkeypatch.setattr("pytest_mergegate.merging.ties._kept", lambda size, _: size)
+        with pytest.raises(GateError, match="broken merge: its election"):
             merge(planned, engine)
 
     @pytest.mark.parametrize(
@@ -188,6 +226,13 @@ class TestMerged:
         x, y = torch.cat(summed).double()[:, None], torch.cat(merged).double()[:, None]
         best = float(torch.linalg.lstsq(x, y).solution)
         assert effective_scales(planned, engine) == pytest.approx(dict.fromkeys(NAMES, best))
+
+    def test_digest_tells_merges_apart(self, engine: Engine, tmp_path: Path) -> None:
+        dare = plan(tmp_path, {"method": "dare_linear", "density": 0.5})
+        merged = [merge(m, engine) for m in (dare, dare, replace(dare, seed=1))]
+        for one in merged:
+            list(one.weights.values())
+        assert merged[0].digest == merged[1].digest != merged[2].digest
 
     def test_seed_decides_what_is_dropped(self, engine: Engine, tmp_path: Path) -> None:
         dare = plan(tmp_path, {"method": "dare_linear", "density": 0.5})
