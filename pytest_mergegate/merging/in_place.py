@@ -29,9 +29,8 @@ def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
     Sums of task vectors are put together from the factors as they stand. Raises GateError where
     mergekit refuses.
     """
-    scales = linear_scales(method)
-    if scales is not None and is_sum(method):
-        return engine.mixed_weights(scales)[parameter]
+    if is_sum(method):
+        return engine.mixed_weights(linear_scales(method) or {})[parameter]
     base = engine.model.base_weight(parameter)
     return merge_stack(method, base, experts_own(method, engine, parameter), parameter)
 
@@ -66,7 +65,8 @@ def by_mergekit(
     method: Method, base: Tensor, experts: Mapping[str, Tensor], parameter: str
 ) -> Tensor:
     """The same with mergekit's ``merge_tensors``, whatever the method. Raises GateError."""
-    tensors, ids = list(experts.values()), list(experts)
+    tensors = list(experts.values())
+    ids: list[Hashable] = list(experts)
     base_index = 0 if method.name == "slerp" else None  # slerp walks from one expert to the other
     if method.takes_base:
         tensors, ids, base_index = [base, *tensors], [_BASE, *ids], 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,7 +56,7 @@ class Merged:
         if not bool(torch.isfinite(merged).all()):
             raise GateError(f"{self._method.label} gives NaN or infinity in {parameter!r}")
         numbers = merged.cpu().contiguous().view(torch.uint8).numpy()
-        self._digests[parameter] = hashlib.sha256(numbers).hexdigest()
+        self._digests[parameter] = hashlib.sha256(numbers.data).hexdigest()
         return merged
 
 

@@ -52,7 +52,7 @@ def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
 
 def is_sum(method: Method) -> bool:
     """Whether a method with ``linear_scales`` is just that sum of task vectors, exactly."""
-    return method.name in {"linear", "task_arithmetic"}
+    return method.name in {"linear", "task_arithmetic"} and linear_scales(method) is not None
 
 
 def linear_scales(method: Method) -> dict[str, float] | None:

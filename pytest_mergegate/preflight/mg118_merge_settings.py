@@ -30,6 +30,12 @@ def merge_settings(pool: Pool) -> Iterable[Finding]:
 
 def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[str, str]]:
     given = method.parameters
+    run = method.run_on(experts)
+    if run != method.method:
+        yield (
+            f"merges two models, the pool has {experts}: {run} is run instead",
+            f"write method: {run}, or linear, which is the same at usual LoRA sizes",
+        )
     density = given.get("density", 1.0)
     if method.method in _TRIMMING and density == 1:
         what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"

@@ -73,6 +73,14 @@ def test_slerp_walks_by_the_share_of_the_second(tmp_path: Path, weights: Any, t:
     assert linear_scales(planned) == pytest.approx({"a": 1 - t, "b": t})
 
 
+def test_slerp_of_more_than_two_is_another_method(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "slerp", {"a": 2, "b": 1, "c": 1})
+    assert planned.label == "slerp (as multislerp)"
+    assert planned.name == "multislerp"
+    assert planned.mergekit_parameters == {"weight": {"a": 2, "b": 1, "c": 1}}
+    assert linear_scales(planned) == pytest.approx({"a": 0.5, "b": 0.25, "c": 0.25})
+
+
 @pytest.mark.parametrize(
     ("method", "weights", "says"),
     [
@@ -226,6 +234,13 @@ class TestMerged:
         x, y = torch.cat(summed).double()[:, None], torch.cat(merged).double()[:, None]
         best = float(torch.linalg.lstsq(x, y).solution)
         assert effective_scales(planned, engine) == pytest.approx(dict.fromkeys(NAMES, best))
+
+    def test_slerp_of_three_is_nearly_their_average(self, engine: Engine, tmp_path: Path) -> None:
+        slerp, linear = (merge(plan(tmp_path, m), engine).weights for m in ("slerp", "linear"))
+        for name, weight in slerp.items():
+            base = engine.model.base_weight(name)
+            off = (weight - linear[name]).norm() / (linear[name] - base).norm()
+            assert float(off) < 0.3
 
     def test_digest_tells_merges_apart(self, engine: Engine, tmp_path: Path) -> None:
         dare = plan(tmp_path, {"method": "dare_linear", "density": 0.5})
