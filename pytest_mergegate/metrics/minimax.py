@@ -65,20 +65,16 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
         rows = [-2 * m @ (x[:-1] - np.eye(count)[own]) for own, m in parts]
         return np.column_stack([np.array(rows), np.ones(len(rows))])
 
-    limits: Any = [
-        NonlinearConstraint(slack, 0, np.inf, jac=slack_gradient),
-        LinearConstraint(np.append(np.ones(count), 0.0), 1, 1),
-    ]
-    found = minimize(
-        lambda x: float(x[-1]),
-        start,
-        jac=lambda x: np.append(np.zeros(count), 1.0),
-        method="SLSQP",
-        bounds=Bounds(np.zeros(count + 1), np.append(np.ones(count), np.inf)),
-        constraints=limits,
-        tol=1e-12,
-        options={"maxiter": 500},
-    )
+    how: dict[str, Any] = {
+        "jac": lambda x: np.append(np.zeros(count), 1.0),
+        "bounds": Bounds(np.zeros(count + 1), np.append(np.ones(count), np.inf)),
+        "constraints": [
+            NonlinearConstraint(slack, 0, np.inf, jac=slack_gradient),
+            LinearConstraint(np.append(np.ones(count), 0.0), 1, 1),
+        ],
+        "options": {"maxiter": 500, "ftol": 1e-12},
+    }
+    found = minimize(lambda x: float(x[-1]), start, method="SLSQP", **how)
     shares = np.clip(found.x[:-1], 0, None)
     shares = shares / shares.sum() if shares.sum() > 0 else start[:-1]
     best = max(_relative_distortion(m, shares, own) for own, m in parts)
