@@ -55,7 +55,7 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
 
     parts = _relative_grams(grams)
     count = len(parts[0][1])
-    start = np.append(np.full(count, 1 / count), 0.0)
+    start: FloatArray = np.append(np.full(count, 1 / count), 0.0)
     start[-1] = max(_relative_distortion(m, start[:-1], own) for own, m in parts)
 
     def slack(x: FloatArray) -> FloatArray:
@@ -66,6 +66,7 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
         return np.column_stack([np.array(rows), np.ones(len(rows))])
 
     how: dict[str, Any] = {
+        "method": "SLSQP",
         "jac": lambda x: np.append(np.zeros(count), 1.0),
         "bounds": Bounds(np.zeros(count + 1), np.append(np.ones(count), np.inf)),
         "constraints": [
@@ -74,7 +75,7 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
         ],
         "options": {"maxiter": 500, "ftol": 1e-12},
     }
-    found = minimize(lambda x: float(x[-1]), start, method="SLSQP", **how)
+    found = minimize(lambda x: float(x[-1]), start, **how)
     shares = np.clip(found.x[:-1], 0, None)
     shares = shares / shares.sum() if shares.sum() > 0 else start[:-1]
     best = max(_relative_distortion(m, shares, own) for own, m in parts)
