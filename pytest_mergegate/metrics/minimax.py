@@ -65,6 +65,9 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
         rows = [-2 * m @ (x[:-1] - np.eye(count)[own]) for own, m in parts]
         return np.column_stack([np.array(rows), np.ones(len(rows))])
 
+    def worst(x: FloatArray) -> float:
+        return float(x[-1])
+
     how: dict[str, Any] = {
         "method": "SLSQP",
         "jac": lambda x: np.append(np.zeros(count), 1.0),
@@ -75,7 +78,7 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
         ],
         "options": {"maxiter": 500, "ftol": 1e-12},
     }
-    found = minimize(lambda x: float(x[-1]), start, **how)
+    found = minimize(worst, start, **how)
     shares = np.clip(found.x[:-1], 0, None)
     shares = shares / shares.sum() if shares.sum() > 0 else start[:-1]
     best = max(_relative_distortion(m, shares, own) for own, m in parts)
