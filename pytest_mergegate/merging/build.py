@@ -17,22 +17,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.report.types import MergeRecord
 
 
-def build_merged_model(
-    gate: Gate, method: str | None, weights: Mapping[str, float] | None, device: str
-) -> Any:
-    """The merge that a report calls ``method``, as a transformers model of its own.
+def build_merged_model(gate: Gate, judged: MergeRecord | None, device: str) -> Any:
+    """The merge that was ``judged``, bit for bit, as a transformers model of its own.
 
-    ``weights`` are those of the report, which under ``weights: optimal`` no gate file knows;
-    without ``method`` it is the gate's first. Raises GateError.
+    Without one it is the gate's first method. Raises GateError, also where the merge has become
+    another one since.
     """
     engine = _engine(gate, device)
     planned = {m.label: m for m in plan_methods(gate, engine.pool.names)}
-    chosen = planned[method] if method else next(iter(planned.values()))
-    if weights:
-        chosen = replace(chosen, weights=dict(weights))
-    return _with_weights(engine, merge(chosen, engine).weights)
+    if judged is None:
+        return _with_weights(engine, merge(next(iter(planned.values())), engine).weights)
+    # the report's weights: under `weights: optimal` no gate file knows them
+    merged = merge(replace(planned[judged.method], weights=dict(judged.weights)), engine)
+    module = _with_weights(engine, merged.weights)
+    if merged.digest != judged.digest:
+        raise GateError(
+            f"merged again, {judged.method} gives other weights than those that were judged",
+            fix="run the gate again with --mergegate-no-cache; files may have changed meanwhile",
+        )
+    return module
 
 
 def build_expert_model(gate: Gate, name: str, device: str) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.engine.entries import pack_json, unpack_json
+from pytest_mergegate.engine.workspace import own_processor
 from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.spec import BUILTIN_METRICS
 from pytest_mergegate.stages.comparison import MergedExpert, References, compare_loaded
@@ -96,7 +97,10 @@ class Outcomes:
         """The outcome of ``method``. Raises GateError."""
         if not self._kept:
             return self._made(method)
-        key = self._key("merge", scored=self._evaluate, method=method.plain)
+        # another processor's merge may differ in the last bits, and so in its digest
+        key = self._key(
+            "merge", scored=self._evaluate, method=method.plain, processor=own_processor()
+        )
         cache = self._workspace.cache
         found = cache.find(key)
         if found is not None:
