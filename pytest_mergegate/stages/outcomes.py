@@ -103,13 +103,13 @@ class Outcomes:
 
     def _key(self, kind: str, **more: Any) -> dict[str, Any]:
         spec, pool = self._gate.spec, self._workspace.pool
-        metrics = {name: expert.metric for name, expert in spec.experts.items()}
+        metrics = {expert.metric for expert in spec.experts.values()}
         return self._workspace.key(
             kind,
             experts=list(self._workspace.models.items()),
             examples=dict(pool.examples_fingerprint),
-            metrics=metrics,
-            rouge=version("rouge-score") if "rouge_l" in metrics.values() else None,
+            read={name: expert.how_read for name, expert in spec.experts.items()},
+            rouge=version("rouge-score") if "rouge_l" in metrics else None,
             probes=spec.probes.model_dump(mode="json"),
             drawn=self._workspace.per_task,
             certificate=spec.certificate.model_dump(mode="json"),
