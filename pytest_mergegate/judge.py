@@ -93,12 +93,16 @@ def plan_depth(spec: GateSpec, pool: Pool, allowed: Stage | None) -> Stage:
 
 def certified_loss(results: Results, spec: GateSpec, merge: MergeResult, expert: str) -> Value:
     """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6)."""
-    upper = merge.expert(expert).disagreement_upper
-    if results.scores is not None and expert in results.scores:
-        known = float(results.scores[expert].expert.mean())
-    else:
-        known = spec.experts[expert].score or 1.0
+    upper, known = merge.expert(expert).disagreement_upper, known_score(results, spec, expert)
     return Value.computed(lambda: metrics.certified_loss(upper, known))
+
+
+def known_score(results: Results, spec: GateSpec, expert: str) -> float:
+    """The expert's score to which a certificate is relative: measured, given, or 1."""
+    measured = results.scores.get(expert) if results.scores is not None else None
+    if measured is not None and measured.of_outputs:
+        return float(measured.expert.mean())
+    return spec.experts[expert].score or 1.0
 
 
 def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:

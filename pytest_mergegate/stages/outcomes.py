@@ -97,7 +97,7 @@ class Outcomes:
 
     @property
     def _kept(self) -> bool:
-        """Whether results can be kept: a metric of the user's own may change from run to run."""
+        """Whether results can be kept: code that is not ours may change from run to run."""
         metrics = {expert.metric for expert in self._gate.spec.experts.values()}
         return not self._evaluate or metrics <= {*BUILTIN_METRICS}
 
@@ -154,6 +154,7 @@ def _plain_scores(scores: ReferenceScores) -> dict[str, Any]:
         "base": scores.base.tolist(),
         "expert": scores.expert.tolist(),
         "chance": scores.chance,
+        "of_outputs": scores.of_outputs,
     }
 
 
@@ -162,6 +163,7 @@ def _scores(plain: Mapping[str, Any]) -> ReferenceScores:
         base=np.array(plain["base"], dtype=np.float64),
         expert=np.array(plain["expert"], dtype=np.float64),
         chance=plain["chance"],
+        of_outputs=plain["of_outputs"],
     )
 
 
