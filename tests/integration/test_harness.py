@@ -7,17 +7,22 @@ import os
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from architectures import ARCHITECTURES
 from engine_of import engine_of
 from naive import Naive
 from pools import Adapter, read_gate, read_jsonl, words, write_gate, write_jsonl, write_pool
 
 from pytest_mergegate import assess, metrics
+from pytest_mergegate.engine.families import load_model
+from pytest_mergegate.engine.placement import Placement
 from pytest_mergegate.evaluation.harness import harness_scores
+from pytest_mergegate.pool.base import read_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,3 +225,29 @@ def test_package_missing(gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = assess(gate)
     assert report.status == "error"
     assert "pip install 'pytest-mergegate[lm-eval]'" in str(report.findings[-1].fix)
+
+
+class Lender:
+    """All that the harness needs of an engine."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart", "gpt2"])
+def test_other_families(gate: Path, tmp_path: Path, seed: int, architecture: str) -> None:
+    folder: Any = SimpleNamespace(path=ARCHITECTURES[architecture].write(tmp_path / "base", seed))
+    placement = Placement(device=torch.device("cpu"))
+    model: Any = load_model(read_base(folder, "base", "the test"), placement)
+    rows = read_jsonl(gate.parent / "data" / "ranked.jsonl")
+    found = harness_scores(Lender(model), "tiny_ranked", expert="a", root=gate.parent)  # type: ignore[arg-type]
+    right = []
+    for row in rows:
+        prompt = tuple(model.tokenizer(row["question"])["input_ids"])
+        scores = []
+        for option in row["options"]:
+            tokens = model.choice_tokens(option)
+            logs = model._own_logits((prompt, tokens)).log_softmax(-1)[: len(tokens)]
+            scores.append(float(logs[range(len(tokens)), tokens].sum().detach()) / len(option))
+        right.append(float(np.argmax(scores) == row["gold"]))
+    assert found.scores.tolist() == right
