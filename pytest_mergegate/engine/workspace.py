@@ -147,7 +147,7 @@ class Workspace:
             "draw",
             name=name,
             examples=self.pool.examples_fingerprint.get(name),
-            metric=self.spec.experts[name].metric,
+            read=self.spec.experts[name].how_read,
             seed=self.spec.probes.seed,
         )
         found = self.cache.json(key, lambda: self._drawn(name))
