@@ -96,7 +96,16 @@ class Engine:
     @contextlib.contextmanager
     def expert(self, name: str) -> Iterator[None]:
         """Have expert ``name`` loaded, as θ_0 + τ."""
-        with self.model.swapped(loaded_as(name), self.expert_weights(name)):
+        with self.mixed(loaded_as(name), {name: 1.0}):
+            yield
+
+    @contextlib.contextmanager
+    def mixed(self, label: str, scales: Mapping[str, float]) -> Iterator[None]:
+        """Have θ_0 + Σ λ_j τ_j loaded, as ``label``, whatever is in place now."""
+        weights = self.mixed_weights(scales)
+        # what is in place and is changed by no expert here has to make way for the base's own
+        names = sorted({*weights, *self.model.swapped_names})
+        with self.model.swapped(label, LazyWeights(names, lambda p: self._mixed(p, scales))):
             yield
 
     def expert_weights(self, name: str) -> Mapping[str, Tensor]:
@@ -114,7 +123,7 @@ class Engine:
         """The head of θ_0 + Σ λ_j τ_j; None where the loaded one is the same."""
         names = self.require_head().head_parameters
         touched = set(self.vectors.parameters(*scales)).intersection(names.values())
-        if not touched and not any(map(self.model.is_swapped, names.values())):
+        if not touched and not self.model.swapped_names.intersection(names.values()):
             return None
         parts = {part: self._mixed(name, scales) for part, name in names.items()}
         return Head(weight=parts["weight"], bias=parts.get("bias"))

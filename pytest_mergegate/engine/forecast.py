@@ -124,7 +124,7 @@ class _Answers:
         inputs = self._states.inputs
         rows = [self._engine.row(tasks[name], inputs[k], positions) for name, k in pairs]
         known = {name: self._own(name) for name in scales if self._options[name] != ()}
-        with self._model.swapped("trial", self._engine.mixed_weights(scales)):
+        with self._engine.mixed("trial", scales):
             states = self._model.states(rows, positions)
             found: dict[str, Agreement | None] = dict.fromkeys(scales)
             for name, own in known.items():

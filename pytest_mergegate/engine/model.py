@@ -154,9 +154,10 @@ class Model(ABC):
         finally:
             self._streamed.swapped.pop()
 
-    def is_swapped(self, parameter: str) -> bool:
-        """Whether other weights than the base's are in place of ``parameter``."""
-        return parameter in self._originals
+    @property
+    def swapped_names(self) -> frozenset[str]:
+        """The parameters in whose place other weights than the base's are."""
+        return frozenset(self._originals)
 
     def base_weight(self, parameter: str) -> Tensor:
         """The base's own parameter, whatever is loaded now, on the CPU in float32."""

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.errors import GateError
-from pytest_mergegate.evaluation.harness import harness_scores
 from pytest_mergegate.evaluation.own_metric import (
     apply_metric,
     apply_to_model,
@@ -51,6 +50,8 @@ def score_loaded(engine: Engine, task: Task, metric: str, root: Path) -> Scored:
     ``root``. Raises PoolError naming the example that could not be scored.
     """
     if metric.startswith(HARNESS):
+        from pytest_mergegate.evaluation.harness import harness_scores  # which needs torch
+
         found = harness_scores(engine, metric.removeprefix(HARNESS), expert=task.name, root=root)
         return Scored(scores=found.scores, chance=found.chance, of_outputs=False)
     targets = [example.target or "" for example in task.examples]

@@ -118,7 +118,7 @@ class Outcomes:
 
         def run() -> tuple[MergedExpert, ...]:
             references, engine = self._references, self._workspace.engine
-            with engine.model.swapped(f"sum:{dict(scales)}", engine.mixed_weights(scales)):
+            with engine.mixed(f"sum:{dict(scales)}", scales):
                 return compare_loaded(self._workspace, references, self._gate.spec)
 
         return Surrogate(method=method.label, exact=is_sum(method), experts=self._sum(scales, run))
@@ -161,7 +161,7 @@ class Outcomes:
     def _made(self, method: Method) -> Outcome:
         from pytest_mergegate.merging.merge import merge
 
-        engine, scores = self._workspace.engine, self.scores
+        engine, scores, _ = self._workspace.engine, self.scores, self._references
         with self._timed("merge"):
             merged = merge(method, engine)
         with engine.model.swapped(f"merge:{method.label}", merged.weights):

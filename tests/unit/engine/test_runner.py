@@ -143,6 +143,24 @@ def test_experts_are_rounded_once(gate: Path, residence: str, dtype: str) -> Non
                 assert bool(((found.double() - exact).abs() <= bound).all())
 
 
+def test_an_expert_inside_a_merge_is_that_expert(gate: Path, residence: str, seed: int) -> None:
+    """Also where the merge changes what the expert leaves alone."""
+    engine, rows = engine_of(gate), random_rows(seed)
+    with engine.mixed("sum", dict.fromkeys(ADAPTERS, 0.5)):
+        merged = engine.model.states(rows, "answer")
+        for name in ADAPTERS:
+            with engine.expert(name):
+                inside = engine.model.states(rows, "answer")
+                logits = engine.require_head().logits(inside[0])
+            alone = engine_of(gate)
+            with alone.expert(name):
+                outside = alone.model.states(rows, "answer")
+                assert torch.equal(alone.require_head().logits(outside[0]), logits)
+            assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
+        again = engine.model.states(rows, "answer")
+    assert all(torch.equal(a, b) for a, b in zip(merged, again, strict=True))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_drifts(gate: Path, residence: str, dtype: str, seed: int) -> None:
     engine, rows = engine_of(gate, dtype=dtype), random_rows(seed)
