@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.evaluation.lending import lent
 from pytest_mergegate.evaluation.questions import Questions, checked_scores
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ def apply_to_model(
 
     It is called once: it may cost as much as everything else together.
     """
+
+    from pytest_mergegate.evaluation.lending import lent  # which needs torch
 
     def ask(picked: Sequence[int]) -> list[Any]:
         rows = [examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
