@@ -202,6 +202,8 @@ class MergeSpec(Section):
     select: Literal["any", "all"] = "any"
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the methods that draw at random (dare, della)."""
+    route: Literal["in_place", "official"] = "in_place"
+    """``official``: mergekit's own ``run_merge`` writes each merge, in a process of its own."""
 
     @field_validator("methods", mode="before", json_schema_input_type=list[str | MethodSpec])
     @classmethod
@@ -277,7 +279,7 @@ class GateSpec(Section):
         if len(self.experts) > 2 and any(m.method == "slerp" for m in self.merge.methods):
             raise _inconsistent(
                 f"slerp merges exactly two experts, the pool has {len(self.experts)}; "
-                "use linear (slerp equals it at usual LoRA sizes) or karcher",
+                "use karcher or multislerp, or linear (slerp equals it at usual LoRA sizes)",
                 "merge",
                 "methods",
             )

@@ -44,6 +44,10 @@ def merge(method: Method, engine: Engine) -> Merged:
     Raises GateError where mergekit refuses, where a merged weight is not finite, and where a
     linear method's result is not the sum it stands for (THEORY 8, additivity).
     """
+    if method.route == "official":
+        from pytest_mergegate.merging.official import merge_officially
+
+        return merge_officially(method, engine)
     weights: MutableMapping[str, Tensor] = SpilledWeights() if engine.model.is_streamed else {}
     error, norm, rounding = 0.0, 0.0, 0.0
     scales = linear_scales(method)
@@ -79,6 +83,10 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     known = linear_scales(method)
     if known is not None:
         return known
+    if method.config is not None:
+        from pytest_mergegate.merging.official import official_scales
+
+        return official_scales(method, engine)
     parameters = engine.vectors.parameters()
     # drawn, not every n-th: that would be the same module of every layer
     drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))

@@ -88,6 +88,7 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Met
         seed=gate.spec.merge.seed,
         takes_base=takes_base,
         takes_weights=takes_weights,
+        route=gate.spec.merge.route,
     )
 
 
