@@ -27,7 +27,8 @@ def _told(error: Exception) -> str:
     problems = getattr(error, "errors", None)
     if callable(problems):
         first = problems()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        where = "".join(f"{part}: " for part in first["loc"])
+        return f"{where}{first['msg']}, not {first['input']!r}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
