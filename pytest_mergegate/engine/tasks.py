@@ -60,7 +60,7 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
             "the expert has no examples, and its states cannot be compared without inputs",
             code="MG202",
             expert=name,
-            fix=f"give experts.{name}.examples a JSONL file of inputs",
+            fix=_advice(name, pool),
         )
     _check_labels(examples, name, model)
     prompts = tuple(_prompt(example, k, name, model) for k, example in enumerate(examples))
@@ -83,6 +83,15 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
         choices=choices,
         order=drawn,
         certificate=drawn[: spec.certificate.per_task],
+    )
+
+
+def _advice(name: str, pool: Pool) -> str:
+    if pool.mergekit is None:
+        return f"give experts.{name}.examples a JSONL file of inputs"
+    return (
+        f"write data/{name}.jsonl or examples/{name}.jsonl beside the configuration, or "
+        "examples.jsonl in the expert's folder, or say where with mergegate: {examples: ...}"
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
 _TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}
 _SUMMING = frozenset(("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"))
+_NORMALIZING = frozenset(("ties", "della"))
 _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
@@ -22,13 +23,32 @@ _TOO_MUCH = 1.5
 def merge_settings(pool: Pool) -> Iterable[Finding]:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
     for method in pool.spec.merge.methods:
-        for message, fix in _traps(method, pool.spec, len(pool.experts)):
+        for message, fix in _traps(
+            method, pool.spec, len(pool.experts), mergekit=pool.mergekit is not None
+        ):
             yield Finding(
                 code="MG118", severity="warning", message=f"{method.label}: {message}", fix=fix
             )
+        if mergekit and _rescales(method):
+            yield Finding(
+                code="MG118",
+                severity="note",
+                message=f"{method.label}: what is kept is scaled up to the L1 norm of the whole, "
+                "not by 1/density as in the paper",
+                fix="nothing, where it is meant; rescale: false turns it off",
+            )
 
 
-def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[str, str]]:
+def _rescales(method: MethodSpec) -> bool:
+    given = method.parameters
+    return method.method.startswith("dare_") and bool(
+        given.get("rescale", True) and given.get("density", 1.0) != 1
+    )
+
+
+def _traps(
+    method: MethodSpec, spec: GateSpec, experts: int, *, mergekit: bool
+) -> Iterator[tuple[str, str]]:
     given = method.parameters
     density = given.get("density", 1.0)
     if method.method in _TRIMMING and density == 1:
@@ -42,7 +62,20 @@ def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[s
         yield (
             f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "
             "mergekit's own run draws anew",
-            "write merge.seed, and give mergekit the same with --random-seed",
+            ("write mergegate: {merge: {seed: 0}}" if mergekit else "write merge.seed")
+            + ", and give mergekit the same with --random-seed",
+        )
+    weights = spec.merge.weights
+    if (
+        method.method in _NORMALIZING
+        and given.get("normalize", True)
+        and (len(set(weights.values())) == 1 if isinstance(weights, dict) else True)
+        and _scaled(method, spec)
+    ):
+        yield (
+            "the common weight of all experts cancels: the method divides by the sum of the "
+            "weights unless normalize is false",
+            f"write {{method: {method.method}, lambda: ...}} to scale the merge",
         )
     total = _sum_of_weights(method, spec, experts)
     if method.method in _SUMMING and not given.get("normalize", False) and total > _TOO_MUCH:
@@ -51,6 +84,13 @@ def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[s
             f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "
             "that sum to about 1",
         )
+
+
+def _scaled(method: MethodSpec, spec: GateSpec) -> bool:
+    """Whether a weight was written that is meant to scale."""
+    weights = spec.merge.weights
+    given = method.parameters.get("weight", 1.0)
+    return (next(iter(weights.values())) * given if isinstance(weights, dict) else given) != 1
 
 
 def _sum_of_weights(method: MethodSpec, spec: GateSpec, experts: int) -> float:
