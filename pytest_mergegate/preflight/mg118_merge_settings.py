@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.mergekit_file import sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, MethodSpec
@@ -16,27 +17,44 @@ _DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
 _TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}
 _SUMMING = frozenset(("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"))
 _NORMALIZING = frozenset(("ties", "della"))
+_SOME = 0.5
+"""In place of a density that is no single number."""
 _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
 
 def merge_settings(pool: Pool) -> Iterable[Finding]:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
-    for method in pool.spec.merge.methods:
-        for message, fix in _traps(
-            method, pool.spec, len(pool.experts), mergekit=pool.mergekit is not None
-        ):
-            yield Finding(
-                code="MG118", severity="warning", message=f"{method.label}: {message}", fix=fix
-            )
+    mergekit, experts = pool.mergekit is not None, len(pool.experts)
+    for label, method in _methods(pool):
+        for message, fix in _traps(method, pool.spec, experts, mergekit=mergekit):
+            yield Finding(code="MG118", severity="warning", message=f"{label}: {message}", fix=fix)
         if mergekit and _rescales(method):
             yield Finding(
                 code="MG118",
                 severity="note",
-                message=f"{method.label}: what is kept is scaled up to the L1 norm of the whole, "
+                message=f"{label}: what is kept is scaled up to the L1 norm of the whole, "
                 "not by 1/density as in the paper",
                 fix="nothing, where it is meant; rescale: false turns it off",
             )
+
+
+def _methods(pool: Pool) -> Sequence[tuple[str, MethodSpec]]:
+    """The methods; of a configuration that says more than a gate can, what it says of density."""
+    file, methods = pool.mergekit, pool.spec.merge.methods
+    if file is None or file.why_official is None:
+        return [(method.label, method) for method in methods]
+    said = [file.config, *(file.config.get("slices") or ()), *sources(file.config)]
+    densities = [(part.get("parameters") or {}).get("density") for part in said]
+    density = next((d for d in densities if d is not None and d != 1), None)
+    known = {} if density is None else {"density": density if _is_number(density) else _SOME}
+    # weights that may differ from tensor to tensor are not added up
+    update = {**known, "normalize": True}
+    return [(method.label, method.model_copy(update=update)) for method in methods]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _rescales(method: MethodSpec) -> bool:
