@@ -180,16 +180,17 @@ def _reference(value: Any, at: Location, root: Path, problems: Problems) -> Refe
 
 def _split(text: str, root: Path) -> tuple[str | None, str]:
     """Base and adapter of ``base+adapter``; a folder whose own name holds a '+' stays whole."""
-    if "+" not in text or _is_folder(root, text):
+    if "+" not in text or is_folder(root, text):
         return None, text
     places = [k for k, letter in enumerate(text) if letter == "+"]
     # where several splits are possible, the one of which both halves are there
-    best = [k for k in places if _is_folder(root, text[:k]) and _is_folder(root, text[k + 1 :])]
+    best = [k for k in places if is_folder(root, text[:k]) and is_folder(root, text[k + 1 :])]
     at = (best or places)[0]
     return text[:at], text[at + 1 :]
 
 
-def _is_folder(root: Path, text: str) -> bool:
+def is_folder(root: Path, text: str) -> bool:
+    """Whether ``text`` is a folder on this machine."""
     try:
         return (root / Path(text).expanduser()).is_dir()
     except (OSError, RuntimeError, ValueError):

@@ -14,6 +14,7 @@ from pytest_mergegate.mergekit_file import (
     Parsed,
     Problems,
     Reference,
+    is_folder,
     parse,
     same_model,
 )
@@ -63,7 +64,7 @@ class _Reading:
         self._parsed, self._root, self._problems, self._lines = parsed, root, problems, lines
         self._section: Mapping[str, Any] = self._own_section()
         self._base = self._find_base()
-        self._experts = _unique_names(self._references())
+        self._experts = _unique_names(self._references(), root)
 
     @property
     def file(self) -> MergekitFile:
@@ -235,13 +236,13 @@ def _renamed(part: Any, known: Mapping[str, str | None]) -> Any:
 _NAMING = ("model", "base_model", "tokenizer_source", "source")
 
 
-def _unique_names(references: list[Reference]) -> dict[str, Reference]:
+def _unique_names(references: list[Reference], root: Path) -> dict[str, Reference]:
     """Experts by folder name, with the folder above where two are alike."""
-    plain_names = [_folder_names(reference)[0] for reference in references]
+    folders = [_folder_names(reference, root) for reference in references]
+    plain_names = [folder for folder, _ in folders]
     found: dict[str, Reference] = {}
-    for reference, name in zip(references, plain_names, strict=True):
-        folder, above = _folder_names(reference)
-        wanted = f"{above}-{folder}" if plain_names.count(name) > 1 and above else folder
+    for reference, (folder, above) in zip(references, folders, strict=True):
+        wanted = f"{above}-{folder}" if plain_names.count(folder) > 1 and above else folder
         wanted = f"{wanted}-expert" if wanted == POOL else wanted
         unique, number = wanted, 2
         while unique in found:
@@ -250,11 +251,11 @@ def _unique_names(references: list[Reference]) -> dict[str, Reference]:
     return found
 
 
-def _folder_names(reference: Reference) -> tuple[str, str]:
+def _folder_names(reference: Reference, root: Path) -> tuple[str, str]:
     """The names of the folder and of the one above it, without a revision."""
     path = Path(reference.path)
-    folder = path.name if path.exists() or path.is_absolute() else path.name.partition("@")[0]
-    return folder or "expert", path.parent.name
+    name = path.name if is_folder(root, reference.path) else path.name.partition("@")[0]
+    return name or "expert", path.parent.name
 
 
 def _conventional_examples(name: str, expert: str, root: Path) -> str | None:
