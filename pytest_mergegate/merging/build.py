@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.merging.method import Method
 
 
 def build_merged_model(
@@ -27,12 +28,18 @@ def build_merged_model(
     ``weights`` are those of the report, which under ``weights: optimal`` no gate file knows;
     without ``method`` it is the gate's first. Raises GateError.
     """
-    engine = _engine(gate, device)
+    engine = read_engine(gate, device)
+    chosen = pick_method(gate, engine, method, weights)
+    return _with_weights(engine, merge(chosen, engine).weights)
+
+
+def pick_method(
+    gate: Gate, engine: Engine, method: str | None, weights: Mapping[str, float] | None
+) -> Method:
+    """The gate's method of that label, else its first, with the weights of a report."""
     planned = {m.label: m for m in plan_methods(gate, engine.pool.names)}
     chosen = planned[method] if method else next(iter(planned.values()))
-    if weights:
-        chosen = replace(chosen, weights=dict(weights))
-    return _with_weights(engine, merge(chosen, engine).weights)
+    return replace(chosen, weights=dict(weights)) if weights else chosen
 
 
 def build_expert_model(gate: Gate, name: str, device: str) -> Any:
@@ -41,11 +48,12 @@ def build_expert_model(gate: Gate, name: str, device: str) -> Any:
         raise GateError(
             f"the pool has no expert {name!r}", fix=f"its experts: {', '.join(gate.spec.experts)}"
         )
-    engine = _engine(gate, device)
+    engine = read_engine(gate, device)
     return _with_weights(engine, engine.expert_weights(name))
 
 
-def _engine(gate: Gate, device: str) -> Engine:
+def read_engine(gate: Gate, device: str) -> Engine:
+    """The gate's pool, loaded, and all of it in memory. Raises GateError."""
     pool, errors = read_pool(gate)
     if pool is None:
         raise errors[0]

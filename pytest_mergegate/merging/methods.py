@@ -29,7 +29,7 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     mergekit does not know.
     """
     if gate.mergekit is not None and gate.mergekit.why_official is not None:
-        return (_as_it_stands(gate, gate.mergekit, names),)
+        return (_as_it_stands(gate, gate.mergekit),)
     problems: list[GateError] = []
     methods = []
     for index, spec in enumerate(gate.spec.merge.methods):
@@ -42,7 +42,7 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     return tuple(methods)
 
 
-def _as_it_stands(gate: Gate, file: MergekitFile, names: Sequence[str]) -> Method:
+def _as_it_stands(gate: Gate, file: MergekitFile) -> Method:
     """A mergekit configuration that no method and weights of a gate say."""
     spec = gate.spec.merge.methods[0]
     known = {method.spec.name for method in merge_methods.registered_methods()}
@@ -58,7 +58,7 @@ def _as_it_stands(gate: Gate, file: MergekitFile, names: Sequence[str]) -> Metho
         label=spec.label,
         name=spec.method,
         parameters={},
-        weights=dict.fromkeys(names, 1 / len(names)),
+        weights={},
         seed=gate.spec.merge.seed,
         takes_base=False,
         takes_weights=False,

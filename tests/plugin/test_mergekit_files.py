@@ -85,7 +85,7 @@ class TestExitCodes:
     def test_caps_are_the_budget(
         self, pytester: pytest.Pytester, configs: Configs, limit: str, code: int
     ) -> None:
-        path = configs.write()
+        path = configs.write(mergegate=configs.section(budget={"max_mds": 1e9}))
         assert pytester.runpytest(ON, "--mergegate-max-mds", limit, path).ret == code
         assert mergegate("check", path, "--max-mds", limit) == code
 
