@@ -51,6 +51,11 @@ def write_merged(
     base under None. ``target`` must not exist, or be an empty folder; nothing
     is left there where anything fails. Raises GateError.
     """
+    if method is None and len(gate.spec.merge.methods) > 1:
+        raise GateError(
+            "none of the gate's methods was judged, so none of them can be written",
+            fix="leave one method, or set budget.max_disagreement",
+        )
     engine = read_engine(gate, device)
     _check_inputs(engine, fingerprints)
     chosen = pick_method(gate, engine, method, weights)
@@ -75,7 +80,8 @@ def write_merged(
 def _check_inputs(engine: Engine, fingerprints: Mapping[str | None, str | None]) -> None:
     """Raise GateError where a file was written to since the gate passed."""
     pool = engine.pool
-    now = {None: pool.base.fingerprint, **{e.name: e.fingerprint for e in pool.experts}}
+    now: dict[str | None, str] = {expert.name: expert.fingerprint for expert in pool.experts}
+    now[None] = pool.base.fingerprint
     changed = [name for name, own in now.items() if fingerprints.get(name) not in (None, own)]
     if changed:
         raise GateError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from peft import PeftModel
-from pools import write_adapter, write_base, write_gate, write_jsonl
+from pools import read_gate, write_adapter, write_base, write_gate, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plugin.gates import CHEAP
@@ -60,10 +60,19 @@ class TestPassed:
         assert str(pool) not in text
         assert left(gates.folder) == set()
 
-    def test_the_judged_method(self, gates: Gates, tmp_path: Path) -> None:
-        merge = {"methods": ["task_arithmetic", {"method": "linear"}], "select": "any"}
-        path = gates.write(budget=LOOSE, merge=merge)
-        assert mergegate("check", path, "--output", tmp_path / "out", "-q") == 0
+    def test_the_judged_method(
+        self, gates: Gates, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        half = {"method": "task_arithmetic", "weight": 0.5}
+        path = gates.write(budget=LOOSE, merge={"methods": [half, "linear"]})
+        out, pool = tmp_path / "out", gates.shared.parent
+        assert mergegate("check", path, "--output", out) == 0
+        scale = 1.5 if "the merge task_arithmetic" in capsys.readouterr().out else 1.0
+        mean = naive(pool / "base", [pool / "adapters" / n for n in "abc"])
+        base = AutoModelForCausalLM.from_pretrained(pool / "base").state_dict()
+        for name, weight in AutoModelForCausalLM.from_pretrained(out).state_dict().items():
+            expected = base[name] + scale * (mean[name] - base[name])
+            torch.testing.assert_close(weight.double(), expected, rtol=0, atol=1e-5)
 
     def test_an_empty_folder_is_filled(self, gates: Gates, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
@@ -165,24 +174,50 @@ class TestNothingIsWritten:
         assert list(tmp_path.glob("*out*")) == []
 
     def test_where_an_expert_was_changed_since(
-        self, pool_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        pool_copy: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        from pytest_mergegate import cli
+        own = write.read_engine
 
-        own = cli._output
-
-        def late(*args: Any) -> int:
+        def late(*args: Any) -> Any:
             shutil.rmtree(pool_copy.parent / "adapters" / "a")
             write_adapter(pool_copy.parent / "base", pool_copy.parent / "adapters" / "a", 99)
             return own(*args)
 
-        monkeypatch.setattr(cli, "_output", late)
+        monkeypatch.setattr(write, "read_engine", late)
         out = tmp_path / "out"
-        assert mergegate("check", pool_copy, "--max-disagreement", "1", "--output", out) in (1, 2)
+        path = write_gate(pool_copy, read_gate(pool_copy) | {"budget": LOOSE})
+        assert mergegate("check", path, "--output", out) == 2
+        assert "a was changed while the gate ran" in capsys.readouterr().err
         assert not out.exists()
 
 
-def test_a_gate_that_merges_nothing_writes_its_first_method(gates: Gates, tmp_path: Path) -> None:
+def test_a_gate_that_merges_nothing_writes_its_only_method(gates: Gates, tmp_path: Path) -> None:
     path = gates.write(budget={CHEAP: 1.0})
     assert mergegate("check", path, "--output", tmp_path / "out") == 0
     assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_of_several_methods_none_was_judged(
+    gates: Gates, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = gates.write(budget={CHEAP: 1.0}, merge={"methods": ["linear", "task_arithmetic"]})
+    assert mergegate("check", path, "--output", tmp_path / "out") == 2
+    assert "none of the gate's methods was judged" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mergekit_file(gates: Gates, tmp_path: Path) -> None:
+    pool = gates.shared.parent
+    models = [{"model": f"{pool / 'base'}+{pool / 'adapters' / n}"} for n in "abc"]
+    own = {"examples": str(pool / "data" / "{name}.jsonl"), "budget": LOOSE}
+    config = {"merge_method": "linear", "models": models, "parameters": {"weight": 1}}
+    path = write_gate(gates.folder / "merge.yml", config | {"mergegate": own})
+    out = tmp_path / "out"
+    assert mergegate("check", path, "--output", out) == 0
+    expected = naive(pool / "base", [pool / "adapters" / n for n in "abc"])
+    for name, weight in AutoModelForCausalLM.from_pretrained(out).state_dict().items():
+        torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=1e-5)
