@@ -96,9 +96,11 @@ def parse(data: Mapping[str, Any], root: Path, problems: Problems) -> Parsed | N
     problems.check_keys(data, _KEYS, ())
     method = data.get("merge_method")
     if not isinstance(method, str) or not method:
-        problems.add(f"merge_method must be a name, not {method!r}", ("merge_method",))
+        fix = "write the method's name, such as linear or ties"
+        problems.add(f"merge_method must be a name, not {method!r}", ("merge_method",), fix)
     if ("models" in data) == ("slices" in data):
-        problems.add("exactly one of models and slices must be there", ("merge_method",))
+        fix = "list what is merged under models:"
+        problems.add("exactly one of models and slices must be there", ("merge_method",), fix)
     named = list(_named(data, problems))
     base = _reference(data.get("base_model"), ("base_model",), root, problems)
     if problems.found:
@@ -108,7 +110,7 @@ def parse(data: Mapping[str, Any], root: Path, problems: Problems) -> Parsed | N
     ordered = sorted(distinct.values(), key=lambda r: [x for x in r.at if isinstance(x, int)])
     texts = [r.text for r in references if r is not None]
     if "models" in data and (twice := sorted({t for t in texts if texts.count(t) > 1})):
-        problems.add(f"models lists {twice[0]} twice", ("models",))
+        problems.add(f"models lists {twice[0]} twice", ("models",), "keep one of the two")
     if problems.found:
         return None
     return Parsed(data=data, method=str(method), base=base, models=tuple(ordered))
@@ -144,7 +146,8 @@ def _named(data: Mapping[str, Any], problems: Problems) -> Iterator[tuple[Any, L
             yield source.get("model"), (*place, "model")
             if not _is_range(source.get("layer_range")):
                 said = source.get("layer_range")
-                problems.add(f"layer_range must be [first, end], not {said!r}", place)
+                fix = "write layer_range: [0, 16] for the first 16 layers"
+                problems.add(f"layer_range must be [first, end], not {said!r}", place, fix)
 
 
 def _is_range(value: Any) -> bool:
@@ -158,21 +161,24 @@ def _entries(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     listed = part.get(key, [])
     if not isinstance(listed, list) or (key in part and not listed):
-        problems.add(f"{key} must be a list, not {listed!r}", (*at, key))
+        fix = f"write one {known[0]}: after another, each after a dash"
+        problems.add(f"{key} must be a list, not {listed!r}", (*at, key), fix)
         return
     for index, entry in enumerate(listed):
         if isinstance(entry, dict):
             problems.check_keys(entry, known, (*at, key, index))
             yield index, entry
         else:
-            problems.add(f"{key}: {entry!r} is no mapping with {known[0]}:", (*at, key, index))
+            what = f"{key}: {entry!r} is no mapping with {known[0]}:"
+            problems.add(what, (*at, key, index), f"write {known[0]}: in front")
 
 
 def _reference(value: Any, at: Location, root: Path, problems: Problems) -> Reference | None:
     if value is None and at == ("base_model",):
         return None
     if not isinstance(value, str) or not value.strip():
-        problems.add(f"a model must be a path or org/name, not {value!r}", at)
+        fix = "write base+adapter, or the folder or repository of a whole model"
+        problems.add(f"a model must be a path or org/name, not {value!r}", at, fix)
         return None
     base, path = _split(value, root)
     return Reference(text=value, at=at, base=base, path=path)

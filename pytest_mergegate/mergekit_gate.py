@@ -45,7 +45,8 @@ def gate_of_mergekit(
     parsed = parse(data, root, problems)
     if parsed is not None and parsed.method in _UNUSABLE:
         why = _UNUSABLE[parsed.method]
-        problems.add(f"{parsed.method} cannot be gated: {why}", ("merge_method",))
+        fix = "gate a merge of whole models, such as linear or ties"
+        problems.add(f"{parsed.method} cannot be gated: {why}", ("merge_method",), fix)
     if parsed is None or problems.found:
         raise GateFileError(problems.found)
     reading = _Reading(parsed, root, problems, lines)
@@ -114,7 +115,8 @@ class _Reading:
     def _own_section(self) -> Mapping[str, Any]:
         section = self._parsed.data.get(_SECTION) or {}
         if not isinstance(section, dict):
-            self._problems.add(f"mergegate must be a mapping, not {section!r}", (_SECTION,))
+            what = f"mergegate must be a mapping, not {section!r}"
+            self._problems.add(what, (_SECTION,), "write keys of a gate file under it")
             return {}
         self._problems.check_keys(section, tuple(GateSpec.model_fields), (_SECTION,))
         return section
@@ -164,12 +166,16 @@ class _Reading:
         given = self._section.get("experts") or {}
         if not isinstance(given, dict):
             what = f"mergegate.experts must be a mapping by name, not {given!r}"
-            self._problems.add(what, (_SECTION, "experts"))
+            self._problems.add(what, (_SECTION, "experts"), "write NAME: {examples: ...}")
             given = {}
         for name in given:
             if name not in self._experts:
                 close = difflib.get_close_matches(str(name), self._experts, n=1)
-                fix = f"did you mean {close[0]!r}?" if close else f"{', '.join(self._experts)}"
+                fix = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"they are {', '.join(self._experts)}"
+                )
                 what = f"no model of the file is called {name!r}"
                 self._problems.add(what, (_SECTION, "experts", str(name)), fix)
         return {name: self._entry(name, given.get(name) or {}) for name in self._experts}
@@ -177,7 +183,7 @@ class _Reading:
     def _entry(self, name: str, given: Any) -> dict[str, Any]:
         at = (_SECTION, "experts", name)
         if not isinstance(given, dict):
-            self._problems.add(f"{given!r} is no mapping", at)
+            self._problems.add(f"{given!r} is no mapping", at, "write {examples: ...}")
             given = {}
         known = tuple(key for key in ExpertSpec.model_fields if key != "path")
         self._problems.check_keys(given, known, at)
@@ -191,7 +197,8 @@ class _Reading:
         given = self._section.get("merge") or {}
         at: Location = (_SECTION, "merge")
         if not isinstance(given, dict):
-            self._problems.add(f"mergegate.merge must be a mapping, not {given!r}", at)
+            what = f"mergegate.merge must be a mapping, not {given!r}"
+            self._problems.add(what, at, "the method is merge_method; write {seed: 0}, say")
             given = {}
         self._problems.check_keys(given, _MERGE_KEYS, at)
         method = self._parsed.method
@@ -216,7 +223,7 @@ class _Reading:
         ):
             if value is not None and value not in known:
                 what = f"{value!r} is neither union, nor base, nor a model of the file"
-                self._problems.add(what, at)
+                self._problems.add(what, at, "name a model that is merged, or leave it out")
 
 
 def _renamed(part: Any, known: Mapping[str, str | None]) -> Any:
