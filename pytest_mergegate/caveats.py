@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Results
-    from pytest_mergegate.stages.merge import MergedExpert
+    from pytest_mergegate.stages.comparison import MergedExpert
 
 _ROUNDING = 0.01
 """What storing in bfloat16 makes of equal task vectors."""
@@ -22,12 +22,15 @@ def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator
     """What a reader of the judged verdicts should know; one finding per expert and kind."""
     yield from _copies(results)
     yield from _sampled(results, judgement)
+    yield from _predicted(results, judgement)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     seen: set[tuple[str, str]] = set()
-    for merge in results.merges:
-        if merge.method.label not in judged:
+    compared = [(merge.method.label, merge.experts) for merge in results.merges]
+    compared = compared or [(s.method, s.experts) for s in results.surrogates]
+    for label, experts in compared:
+        if label not in judged:
             continue
-        for expert in merge.experts:
+        for expert in experts:
             for finding in (_cut(gate, expert), _few(gate, expert)):
                 if finding is not None and (finding.code, expert.name) not in seen:
                     seen.add((finding.code, expert.name))
@@ -67,6 +70,26 @@ def _sampled(results: Results, judgement: Judgement) -> Iterator[Finding]:
                 f"{number_text(highest)}",
                 fix="write conflict: exact, or hold the bound to the limit with judge: bound",
             )
+
+
+def _predicted(results: Results, judgement: Judgement) -> Iterator[Finding]:
+    """A pass that rests on a forecast, one finding for the gate."""
+    passed = [v for v in judgement.verdicts if v.basis == "predicted" and v.status == "pass"]
+    methods = {s.method: s.exact for s in results.surrogates}
+    if not passed:
+        return
+    exact = all(methods[v.method] for v in passed if v.method)
+    yield Finding(
+        code="MG305",
+        severity="note" if exact else "warning",
+        message="the disagreement was predicted, not measured: no merge was made; "
+        + (
+            "the factored sum that was run is this method's merge"
+            if exact
+            else "the factored sum that was run is only near to this method's merge"
+        ),
+        fix="" if exact else "let the gate go to stage merge before the merge ships",
+    )
 
 
 def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:

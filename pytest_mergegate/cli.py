@@ -151,15 +151,16 @@ def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
     from pytest_mergegate.merging.write import write_merged
 
     method = report.judged_method
-    weights = next((dict(m.weights) for m in report.merges if m.method == method), None)
+    merged = next((m for m in report.merges if m.method == method), None)
     folder: Path = chosen.output
     try:
         write_merged(
             load_gate(file),
             method,
-            weights,
+            dict(merged.weights) if merged else None,
             device=chosen.device,
             fingerprints=_fingerprints(report),
+            digest=merged.digest if merged else None,
             target=folder.absolute(),
         )
     except GateError as error:

@@ -134,6 +134,7 @@ def _reweight(hidden: HiddenResult, limit: float) -> Cure | None:
     names = hidden.states.names
     options = [(dict.fromkeys(names, s), f"task_arithmetic with weight {s}") for s in _SCALES]
     options.append((dict(hidden.bounds.weights), "linear with weights: optimal"))
+    options.append((dict(hidden.bounds.minimax_weights), "linear with weights: minimax"))
     for scales, how in options:
         value = _largest_disagreement(hidden, scales)
         if value is not None and value <= limit:

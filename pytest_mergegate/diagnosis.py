@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Results, Verdict
+    from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.stages.merge import MergedExpert
 
 _INTERFERERS = 3
 """So many of the strongest other task vectors are tried one by one."""
+_DOUBLED = 1.4
+"""Times as far as its own task vector from which an expert is said to be doubled."""
 _DEGENERATE = {
     "constant": "it gives one constant answer",
     "empty": "most of its answers are empty",
@@ -137,9 +139,10 @@ def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Ver
     if alone is None:
         return None
     if alone > DEFAULT_MAX_DISAGREEMENT:
+        raised = _disagreement(hidden, expert, {**scales, expert: 1.0}) or 0.0
         return (
             f"dilution: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
-            "answers"
+            f"answers; with its weight raised to 1, the merge changes {raised:.0%}"
         )
     pull = pulls(hidden, scales, expert)
     strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
@@ -148,15 +151,37 @@ def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Ver
         for name in strongest
     }
     worst = max(with_one, key=lambda name: with_one[name])
+    rest = {name: scale for name, scale in scales.items() if name != worst}
+    without = _disagreement(hidden, expert, rest) or 0.0
+    left_out = f"with {worst} left out, the merge changes {without:.0%}"
+    times = _times_as_far(hidden, scales, expert)
+    if times > _DOUBLED:
+        return (
+            f"doubling: {worst} and others push the same way, so that its inputs go {times:.2g} "
+            f"times as far as its own task vector takes them; {left_out}"
+        )
     if with_one[worst] > DEFAULT_MAX_DISAGREEMENT:
         return (
             f"interference with {worst}: alone at its weight of {weight:.2g} it changes "
-            f"{alone:.0%} of its answers, with {worst} {with_one[worst]:.0%}"
+            f"{alone:.0%} of its answers, with {worst} {with_one[worst]:.0%}; {left_out}"
         )
     return (
         f"interference of several experts: alone at its weight of {weight:.2g} it changes only "
-        f"{alone:.0%} of its answers"
+        f"{alone:.0%} of its answers; {left_out}"
     )
+
+
+def _times_as_far(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> float:
+    """(G λ)_i / G_ii, where that is what moves the inputs most: how far the merge takes them the
+    way of the expert's own task vector; else 0."""
+    names, gram = hidden.states.names, hidden.grams[expert]
+    own, weights = names.index(expert), np.array([scales[name] for name in names])
+    if gram[own, own] <= 0:
+        return 0.0
+    times = float(gram[own] @ weights / gram[own, own])
+    total = metrics.own_input_distortion(gram, weights, own).total
+    overshoot = (times - 1) ** 2 * float(gram[own, own])
+    return times if overshoot > total / 2 else 0.0
 
 
 def _disagreement(hidden: HiddenResult, expert: str, scales: Mapping[str, float]) -> float | None:

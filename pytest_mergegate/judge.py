@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.outcomes import Surrogate
 
 Status = Literal["pass", "inconclusive", "fail"]
 _RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
@@ -39,6 +40,7 @@ class Results:
     pool: Pool
     conflict: ConflictResult | None = None
     hidden: HiddenResult | None = None
+    surrogates: tuple[Surrogate, ...] = ()
     merges: tuple[MergeResult, ...] = ()
     evaluations: tuple[EvaluateResult, ...] = ()
     scores: Mapping[str, ReferenceScores] | None = None
@@ -58,7 +60,7 @@ class Verdict:
     status: Status
     basis: str
     """Where the value comes from: ``conflict``, ``sampled`` (rows of the weights), ``hidden``,
-    ``merged``, ``measured``, ``certified``."""
+    ``predicted`` (by a surrogate of the merge), ``merged``, ``measured``, ``certified``."""
     message: str
 
 
@@ -123,7 +125,7 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
                 for b in per_method
                 for e in results.pool.names
             ]
-            for label in (*(m.method.label for m in results.merges),) or (None,)
+            for label in _merged_or_predicted(results) or (None,)
         }
         if spec.merge.select == "all":
             verdicts += [verdict for group in by_method.values() for verdict in group]
@@ -133,6 +135,12 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     return Judgement(
         verdicts=tuple(verdicts), status=worst([v.status for v in verdicts]), method=method
     )
+
+
+def _merged_or_predicted(results: Results) -> tuple[str, ...]:
+    """The methods there is something to judge of."""
+    merged = tuple(merge.method.label for merge in results.merges)
+    return merged or tuple(surrogate.method for surrogate in results.surrogates)
 
 
 def straddles(value: Value, limit: float) -> bool:
@@ -174,7 +182,12 @@ def _verdict(
     depth: Stage,
 ) -> Verdict:
     needed = needed_stage(budget, results.pool, expert)
-    if STAGES.index(needed) > STAGES.index(depth):
+    predicted = next((s for s in results.surrogates if s.method == method), None)
+    if budget == "max_disagreement" and depth == "hidden" and predicted is not None:
+        compared = predicted.expert(expert)
+        value, basis = compared.disagreement, "predicted"
+        detail = f"predicted on {compared.inputs} inputs, no merge made"
+    elif STAGES.index(needed) > STAGES.index(depth):
         value, basis = Value.missing(f"needs_stage_{needed}"), str(needed)
         detail = f"needs stage {needed}, and the gate may go no deeper than {depth}"
     else:

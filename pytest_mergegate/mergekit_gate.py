@@ -89,9 +89,14 @@ class _Reading:
         gate = {"experts": self._expert_entries(), "merge": self._merge(), **section}
         if self._base is not None:
             gate["base"] = self._base
-        if "dtype" in self._parsed.data and "dtype" not in gate:
-            gate["dtype"] = self._parsed.data["dtype"]
+        data = self._parsed.data
+        if "dtype" in data and "dtype" not in gate:
+            gate["dtype"] = data["dtype"]
         self._check_tokenizer()
+        if self._parsed.method == "slerp" and len(self._experts) > 2 and "models" in data:
+            what = f"slerp merges exactly two models, the file has {len(self._experts)}"
+            fix = "write merge_method: karcher, or multislerp without base_model"
+            self._problems.add(what, ("merge_method",), fix)
         return gate
 
     def gate_lines(self, gate: Mapping[str, Any]) -> dict[Location, int]:
@@ -172,9 +177,7 @@ class _Reading:
             if name not in self._experts:
                 close = difflib.get_close_matches(str(name), self._experts, n=1)
                 fix = (
-                    f"did you mean {close[0]!r}?"
-                    if close
-                    else f"they are {', '.join(self._experts)}"
+                    f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self._experts)}"
                 )
                 what = f"no model of the file is called {name!r}"
                 self._problems.add(what, (_SECTION, "experts", str(name)), fix)

@@ -26,7 +26,7 @@ from pytest_mergegate.spec import STAGES, Positions, Stage
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.engine.engine import Engine
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.task_vectors import TaskVectors
     from pytest_mergegate.engine.workspace import Workspace
     from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.stages.hidden import Bounds
+    from pytest_mergegate.stages.outcomes import Outcomes
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, in [0, 1]."""
@@ -225,7 +227,7 @@ class _Run:
         assert self.results is not None
         reach = STAGES.index(depth)
         if reach >= STAGES.index("hidden"):
-            self._methods(dict.fromkeys(self.results.pool.names, 1.0))  # a typo fails at once
+            _ = self._planned  # a typo fails at once
         if reach >= STAGES.index("conflict"):
             self.results.pool.base.start_hashing()
             self._conflict()
@@ -234,8 +236,7 @@ class _Run:
             if reach >= STAGES.index("merge") and not workspace.facts.has_head:
                 workspace.engine.require_head()  # before anything is computed in vain
             self._hidden(workspace)
-            if reach >= STAGES.index("merge"):
-                self._merges(workspace, evaluate=depth == "eval")
+            self._forecasts_and_merges(workspace, depth)
 
     @cached_property
     def _vectors(self) -> TaskVectors:
@@ -317,12 +318,14 @@ class _Run:
         self.probes = workspace.per_task
         self.results = _with(self.results, hidden=hidden)
 
-    def _methods(self, optimal: Mapping[str, float]) -> tuple[Method, ...]:
+    def _methods(self, bounds: Bounds) -> tuple[Method, ...]:
         from pytest_mergegate.merging.method import with_shares
 
-        if self.gate.spec.merge.weights != "optimal":
+        wanted = self.gate.spec.merge.weights
+        if wanted == "uniform" or not isinstance(wanted, str):
             return self._planned
-        return tuple(with_shares(method, optimal) for method in self._planned)
+        shares = bounds.weights if wanted == "optimal" else bounds.minimax_weights
+        return tuple(with_shares(method, shares) for method in self._planned)
 
     @cached_property
     def _planned(self) -> tuple[Method, ...]:
@@ -346,14 +349,37 @@ class _Run:
         }
         return tuple(Method(**plain) for plain in self.cache.json(key, plan))
 
-    def _merges(self, workspace: Workspace, *, evaluate: bool) -> None:
+    def _forecasts_and_merges(self, workspace: Workspace, depth: Stage) -> None:
+        from pytest_mergegate.merging.method import is_sum
         from pytest_mergegate.stages.outcomes import Outcomes
 
         assert self.results is not None
-        hidden = self.results.hidden
+        hidden, spec = self.results.hidden, self.gate.spec
         assert hidden is not None
-        methods = self._methods(hidden.bounds.weights)
+        evaluate, merging = depth == "eval", depth in {"merge", "eval"}
         outcomes = Outcomes(workspace, self.gate, hidden, evaluate=evaluate, timed=self._timed)
+        methods = self._methods(hidden.bounds)
+        always = spec.merge.surrogate == "always"
+        asked = always or {"max_disagreement", "max_loss"} & set(spec.effective_budget.limits)
+        if not asked or not workspace.facts.has_head:
+            methods = () if not merging else methods
+        # a sum of task vectors is its own forecast: where it is merged, it is run but once
+        before = [m for m in methods if not merging or (always and not is_sum(m))]
+        self._surrogates(outcomes, before)
+        if merging:
+            self._merges(outcomes, methods, evaluate=evaluate)
+            self._surrogates(outcomes, [m for m in methods if is_sum(m)])
+
+    def _surrogates(self, outcomes: Outcomes, methods: Sequence[Method]) -> None:
+        for done, method in enumerate(methods):
+            self._tell(f"forecast {method.label}", done / len(methods))
+            with self._timed("hidden"):
+                found = outcomes.surrogate(method)
+            assert self.results is not None
+            self.results = _with(self.results, surrogates=(*self.results.surrogates, found))
+
+    def _merges(self, outcomes: Outcomes, methods: Sequence[Method], *, evaluate: bool) -> None:
+        assert self.results is not None
         self._tell("experts' own answers", 0.0)
         if evaluate:
             with self._timed("eval"):

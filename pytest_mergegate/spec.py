@@ -124,7 +124,30 @@ class CertificateSpec(Section):
     """How many unlabelled inputs bound the disagreement, and how surely."""
 
     per_task: Annotated[int, Field(ge=1)] = 64
+    max_per_task: Annotated[int, Field(ge=1)] | None = None
+    """Up to so many, twice as many at a time, while it is open on which side of its limit an
+    expert is; None for no more than ``per_task``."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> CertificateSpec:
+        if self.max_per_task is not None and self.max_per_task < self.per_task:
+            raise ValueError(
+                f"max_per_task {self.max_per_task} is less than per_task {self.per_task}"
+            )
+        return self
+
+    @property
+    def most(self) -> int:
+        """The most inputs of one task that are compared."""
+        return self.max_per_task or self.per_task
+
+    @property
+    def level(self) -> float:
+        """The confidence of one look, so that all looks together have ``confidence`` (the union
+        bound): after each of them it is decided whether to go on."""
+        looks = 1 + math.ceil(math.log2(self.most / self.per_task))
+        return 1 - (1 - self.confidence) / looks
 
 
 class Budget(Section):
@@ -186,6 +209,11 @@ class MethodSpec(BaseModel):
         """The parameters given beside the method's name."""
         return dict(self.__pydantic_extra__ or {})
 
+    def run_on(self, experts: int) -> str:
+        """mergekit's name of what is run on so many experts: slerp knows no more than two, and
+        multislerp does the same on any number."""
+        return "multislerp" if self.method == "slerp" and experts > 2 else self.method
+
     @property
     def label(self) -> str:
         """The name and the parameters in one line, such as ``ties density=0.5``."""
@@ -198,7 +226,12 @@ class MergeSpec(Section):
     methods: Annotated[tuple[MethodSpec, ...], Field(min_length=1, strict=False)] = (
         MethodSpec(method="linear"),
     )
-    weights: Literal["uniform", "optimal"] | dict[str, float] = "uniform"
+    surrogate: Literal["auto", "always"] = "auto"
+    """When the factored sum that comes nearest to a merge is run before it: ``always``, or where it
+    is the merge itself and where the gate stops before the merges."""
+    weights: Literal["uniform", "optimal", "minimax"] | dict[str, float] = "uniform"
+    """``optimal`` are the weights of the minimum enclosing ball of the states; ``minimax`` those
+    that leave the worst-off expert best off on its own inputs (THEORY 5)."""
     select: Literal["any", "all"] = "any"
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the methods that draw at random (dare, della)."""
@@ -276,10 +309,11 @@ class GateSpec(Section):
             odd = sorted(set(weights) ^ set(self.experts))
             message = f"merge.weights must name every expert once: {', '.join(odd)}"
             raise _inconsistent(message, "merge", "weights")
-        if len(self.experts) > 2 and any(m.method == "slerp" for m in self.merge.methods):
+        slerps = [m for m in self.merge.methods if m.method == "slerp"]
+        if len(self.experts) > 2 and any("t" in m.parameters for m in slerps):
             raise _inconsistent(
-                f"slerp merges exactly two experts, the pool has {len(self.experts)}; "
-                "use karcher or multislerp, or linear (slerp equals it at usual LoRA sizes)",
+                f"slerp's t walks from one expert to another, the pool has {len(self.experts)}; "
+                "leave t out and write merge.weights",
                 "merge",
                 "methods",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -11,13 +12,18 @@ class Agreement:
 
     differs: tuple[bool, ...]
     """Per input: whether the answers differ."""
-    kl: float
-    """Mean KL(expert ‖ other) in nats, over positions and then over inputs."""
+    divergences: tuple[float, ...]
+    """Per input: KL(expert ‖ other) in nats, mean over its positions."""
 
     @property
     def n(self) -> int:
         """Number of inputs compared."""
         return len(self.differs)
+
+    @property
+    def kl(self) -> float:
+        """Mean KL(expert ‖ other) in nats, over positions and then over inputs."""
+        return math.fsum(self.divergences) / self.n
 
     @property
     def disagreements(self) -> int:

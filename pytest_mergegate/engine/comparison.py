@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from pytest_mergegate.engine.agreement import Agreement
@@ -25,7 +24,7 @@ def compare(expert: Sequence[Tensor], other: Sequence[Tensor]) -> Agreement:
     for own, theirs in zip(expert, other, strict=True):
         differs.append(bool((own.argmax(-1) != theirs.argmax(-1)).any()))
         divergences.append(_kl(own, theirs))
-    return Agreement(differs=tuple(differs), kl=float(np.mean(divergences)))
+    return Agreement(differs=tuple(differs), divergences=tuple(divergences))
 
 
 def _kl(own: Tensor, theirs: Tensor) -> float:

@@ -177,4 +177,4 @@ def _plain(agreement: Agreement | None) -> dict[str, Any] | None:
 
 
 def _agreement(plain: Mapping[str, Any] | None) -> Agreement | None:
-    return None if plain is None else Agreement(differs=tuple(plain["differs"]), kl=plain["kl"])
+    return None if plain is None else Agreement(**{k: tuple(v) for k, v in plain.items()})

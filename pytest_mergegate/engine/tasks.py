@@ -35,8 +35,6 @@ class Task:
     """Every choice of every example as an answer, under the ``choices`` reading."""
     order: tuple[int, ...]
     """Indices of the distinct inputs, in the order in which they are drawn."""
-    certificate: tuple[int, ...]
-    """Indices of the inputs on which the merged model is compared with the expert."""
 
 
 def build_tasks(pool: Pool, spec: GateSpec, model: Model) -> dict[str, Task]:
@@ -82,7 +80,6 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
         prompts=prompts,
         choices=choices,
         order=drawn,
-        certificate=drawn[: spec.certificate.per_task],
     )
 
 

@@ -3,75 +3,77 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from mergekit.merge_methods.api import merge_tensors
 
+from pytest_mergegate.engine.engine import LazyWeights
 from pytest_mergegate.engine.spilled import SpilledWeights
 from pytest_mergegate.errors import GateError
+from pytest_mergegate.merging.fidelity import check_fidelity
+from pytest_mergegate.merging.in_place import merge_parameter
 from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, MutableMapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.merging.method import Method
 
-_FIDELITY_TOLERANCE = 1e-3
-_ROUNDING = 4 * torch.finfo(torch.float32).eps
 _SCALE_SAMPLE = 16
-_BASE = ("base",)  # a tuple, so that no expert's name can equal it
 
 
-@dataclass(frozen=True, kw_only=True)
 class Merged:
-    """The parameters that a merge changes."""
+    """The parameters that a merge changes, each made when it is asked for."""
 
-    weights: Mapping[str, Tensor]
-    fidelity: float | None
-    """‖(merged − θ₀) − Σ λ_j τ_j‖ / ‖Σ λ_j τ_j‖ for methods that are linear; None otherwise."""
+    def __init__(self, method: Method, engine: Engine) -> None:
+        """Raises GateError for a method that does not do what its name says (THEORY 8)."""
+        self._method, self._engine = method, engine
+        self._digests: dict[str, str] = {}
+        self.fidelity: float | None = check_fidelity(method, engine)
+        """The largest relative error of the identities that the method has to satisfy; None where
+        mergekit alone made the merge, and it cannot be made again in place."""
+        self.weights: Mapping[str, Tensor] = LazyWeights(engine.vectors.parameters(), self._make)
+        """In the precision in which the model holds them. Raises GateError where mergekit refuses,
+        or where a number is not finite."""
+        if engine.model.is_streamed:
+            kept = SpilledWeights()
+            kept.update(self.weights)
+            self.weights = kept
+
+    @property
+    def digest(self) -> str:
+        """Over every merged parameter, once all of them were asked for."""
+        assert len(self._digests) == len(self.weights)
+        whole = "".join(f"{name}:{self._digests[name]};" for name in sorted(self._digests))
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    def _make(self, parameter: str) -> Tensor:
+        held = self._engine.model.parameters[parameter].dtype
+        merged = merge_parameter(self._method, self._engine, parameter).to(held)
+        if not bool(torch.isfinite(merged).all()):
+            raise GateError(f"{self._method.label} gives NaN or infinity in {parameter!r}")
+        self._note(parameter, merged)
+        return merged
+
+    def _note(self, parameter: str, merged: Tensor) -> None:
+        numbers = merged.cpu().contiguous().view(torch.uint8).numpy()
+        self._digests[parameter] = hashlib.sha256(numbers.data).hexdigest()
 
 
 def merge(method: Method, engine: Engine) -> Merged:
-    """Merge the pool's experts, parameter by parameter, with mergekit's ``merge_tensors``.
+    """Merge the pool's experts with mergekit's arithmetic, parameter by parameter.
 
-    Raises GateError where mergekit refuses, where a merged weight is not finite, and where a
-    linear method's result is not the sum it stands for (THEORY 8, additivity).
+    Raises GateError where mergekit refuses and where the method is not faithful.
     """
     if method.route == "official":
         from pytest_mergegate.merging.official import merge_officially
 
         return merge_officially(method, engine)
-    weights: MutableMapping[str, Tensor] = SpilledWeights() if engine.model.is_streamed else {}
-    error, norm, rounding = 0.0, 0.0, 0.0
-    scales = linear_scales(method)
-    for parameter in engine.vectors.parameters():
-        weights[parameter] = merged = _merge_parameter(method, engine, parameter)
-        if not bool(torch.isfinite(merged).all()):
-            raise GateError(f"{method.label} gives NaN or infinity in {parameter!r}")
-        if scales is not None and method.name != "slerp":
-            expected = _weighted_sum(engine, parameter, scales)
-            difference = merged.to(torch.float64) - engine.model.base_weight(parameter) - expected
-            error += float(difference.square().sum())
-            norm += float(expected.square().sum())
-            rounding += float((merged * _ROUNDING).to(torch.float64).square().sum())
-    if scales is None or method.name in {"slerp", "dare_linear", "karcher"} or norm == 0:
-        return Merged(weights=weights, fidelity=None)
-    fidelity = math.sqrt(error / norm)
-    # a task vector much smaller than the base drowns in the round-off of their sum
-    if not fidelity <= _FIDELITY_TOLERANCE + math.sqrt(rounding / norm):
-        raise GateError(
-            f"{method.label}: the merged weights are off the sum of the task vectors by "
-            f"{fidelity:.2%}",
-            fix="this merge is broken; report it with the versions of mergekit and torch",
-        )
-    return Merged(weights=weights, fidelity=fidelity)
+    return Merged(method, engine)
 
 
 def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
@@ -92,53 +94,14 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))
     dot, square = 0.0, 0.0
     for parameter in drawn:
-        target = _weighted_sum(engine, parameter, method.weights)
-        merged = _merge_parameter(method, engine, parameter).to(torch.float64)
-        dot += float(((merged - engine.model.base_weight(parameter)) * target).sum())
+        base = engine.model.base_weight(parameter).double()
+        target = torch.zeros_like(base)
+        for name, weight in method.weights.items():
+            delta = engine.vectors.delta(name, parameter)
+            if delta is not None:
+                target += weight * delta.double()
+        merged = merge_parameter(method, engine, parameter).cpu().double()
+        dot += float(((merged - base) * target).sum())
         square += float(target.square().sum())
     scale = dot / square if square > 0 else 0.0
     return {name: scale * weight for name, weight in method.weights.items()}
-
-
-def _weighted_sum(engine: Engine, parameter: str, weights: Mapping[str, float]) -> Tensor:
-    total = torch.zeros_like(engine.model.base_weight(parameter), dtype=torch.float64)
-    for name, weight in weights.items():
-        delta = engine.vectors.delta(name, parameter)
-        if delta is not None:
-            total += weight * delta.to(torch.float64)
-    return total
-
-
-def _merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
-    base = engine.model.base_weight(parameter)
-    tensors: list[Tensor] = []
-    ids: list[Hashable] = []
-    # by name, so that what an expert is dealt at random does not hang on its place in the gate;
-    # slerp alone tells its two ends apart by their place
-    names = engine.vectors.names if method.name == "slerp" else sorted(engine.vectors.names)
-    for name in names:
-        delta = engine.vectors.delta(name, parameter)
-        tensors.append(base if delta is None else base + delta)
-        ids.append(name)
-    base_index = 0 if method.name == "slerp" else None  # slerp walks from one expert to the other
-    if method.takes_base:
-        tensors, ids, base_index = [base, *tensors], [_BASE, *ids], 0
-    # one generator state per tensor: neither their order nor what ran before may matter
-    digest = hashlib.sha256(f"{method.seed}:{parameter}".encode()).digest()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        try:
-            merged: Tensor = merge_tensors(
-                tensors,
-                method.name,
-                parameters=method.mergekit_parameters,
-                ids=ids,
-                base_index=base_index,
-                name=parameter,
-            )
-            return merged
-        except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise GateError(
-                f"mergekit's {method.label} refuses {parameter!r} ({error})",
-                fix="check the method's parameters",
-            ) from None

@@ -54,6 +54,16 @@ def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
     return replace(method, weights=weights)
 
 
+def is_sum(method: Method) -> bool:
+    """Whether a method with ``linear_scales`` is just that sum of task vectors, exactly.
+
+    What mergekit wrote is judged itself, not the sum that it should be.
+    """
+    if method.route == "official":
+        return False
+    return method.name in {"linear", "task_arithmetic"} and linear_scales(method) is not None
+
+
 def linear_scales(method: Method) -> dict[str, float] | None:
     """λ_j with merged = θ₀ + Σ λ_j τ_j, exact or in expectation; None where the method is not so.
 
@@ -72,6 +82,8 @@ def linear_scales(method: Method) -> dict[str, float] | None:
             return dict(zip(weights, (1 - t, t), strict=True))
         case "karcher":
             return dict.fromkeys(weights, 1 / len(weights))
+        case "multislerp" if method.parameters.get("normalize_weights", True):
+            return {n: w / total for n, w in weights.items()}
         case "task_arithmetic" | "dare_linear":
             scale = float(method.parameters.get("lambda", 1.0))
             if method.parameters.get("normalize", False):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MERGEKIT_UNUSABLE = ("passthrough", "arcee_fusion", "nearswap")
 """Methods that take no pool of experts."""
+_AVERAGES = frozenset(("linear", "slerp", "multislerp"))
+"""Methods whose weights are shares of a whole."""
 
 
 def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
@@ -69,7 +71,8 @@ def _as_it_stands(gate: Gate, file: MergekitFile) -> Method:
 
 def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Method:
     known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
-    declared = known.get(spec.method)
+    run = spec.run_on(len(names))
+    declared = known.get(run)
     if declared is None or spec.method in MERGEKIT_UNUSABLE:
         usable = [name for name in known if name not in MERGEKIT_UNUSABLE]
         close = difflib.get_close_matches(spec.method, usable, n=1)
@@ -106,13 +109,13 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Met
             where=where,
             fix=f"write {{method: {spec.method}, {missing[0]}: ...}}",
         )
-    takes_base = declared.contract.base is BasePolicy.REQUIRED and spec.method != "slerp"
+    takes_base = declared.contract.base is BasePolicy.REQUIRED and run != "slerp"
     _check_inputs(declared, names, takes_base, where)
     return Method(
-        label=spec.label,
-        name=spec.method,
+        label=spec.label if run == spec.method else f"{spec.label} (as {run})",
+        name=run,
         parameters=given,
-        weights=_weights(spec.method, scale, gate, names, takes_weights, where),
+        weights=_weights(run, scale, gate, names, takes_weights, where),
         seed=gate.spec.merge.seed,
         takes_base=takes_base,
         takes_weights=takes_weights,
@@ -165,12 +168,12 @@ def _weights(
                 where=where,
                 fix="use weights: uniform, or a method with weights",
             )
-        if method in {"linear", "slerp"} and _vanishes(wanted.values()):
+        if method in _AVERAGES and _vanishes(wanted.values()):
             raise GateError(
                 "merge.weights sum to zero, and an average divides by their sum",
                 where=gate.where("merge", "weights"),
             )
         return {name: scale * float(wanted[name]) for name in names}
     # an average needs shares; a sum of task vectors takes each of them at full scale
-    each = scale / len(names) if method in {"linear", "slerp"} or not takes_weights else scale
+    each = scale / len(names) if method in _AVERAGES or not takes_weights else scale
     return dict.fromkeys(names, each)

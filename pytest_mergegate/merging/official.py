@@ -17,6 +17,8 @@ from pytest_mergegate.engine.families import pick_family
 from pytest_mergegate.engine.loading import load_module
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging import mergekit_process
+from pytest_mergegate.merging.in_place import merge_parameter
+from pytest_mergegate.merging.merge import Merged
 from pytest_mergegate.merging.mergekit_config import check_layers, check_tokenizer, configuration
 from pytest_mergegate.merging.mergekit_process import LinkedModels
 from pytest_mergegate.merging.method import linear_scales
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.merging.method import Method
 
 _SAMPLE = 16
@@ -44,10 +45,8 @@ _DRAWING = ("dare_", "della")
 
 
 class OfficialWeights(Mapping[str, "Tensor"]):
-    """The parameters of a merge that mergekit wrote, read when they are asked for.
-
-    The folder goes with the object.
-    """
+    """The parameters of a merge that mergekit wrote, read when they are asked for, in the precision
+    in which the model holds them. The folder goes with the object."""
 
     def __init__(self, folder: Path, merged: Path, engine: Engine) -> None:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -60,6 +59,7 @@ class OfficialWeights(Mapping[str, "Tensor"]):
         # a copy of the tied embedding, written out, is the embedding
         self._stored = named.renamed(lambda n: n if base.parameter(n) == n else None)
         self._loaded: dict[str, Tensor] = {}
+        self._dtypes = {name: p.dtype for name, p in engine.model.parameters.items()}
         known = set(engine.model.parameters)
         if not known <= own and known != set(base.tensors):
             self._load(engine)
@@ -94,8 +94,8 @@ class OfficialWeights(Mapping[str, "Tensor"]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._loaded:
-            return self._loaded[name].to(torch.float32)
-        return torch.from_numpy(self._stored.floats(name))
+            return self._loaded[name].to(self._dtypes[name])
+        return torch.from_numpy(self._stored.floats(name)).to(self._dtypes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -104,25 +104,43 @@ class OfficialWeights(Mapping[str, "Tensor"]):
         return len(self._names)
 
 
-def merge_officially(method: Method, engine: Engine) -> Merged:
-    """Have mergekit write the merge, and compare a sample of it with the arithmetic in place.
+class OfficialMerge(Merged):
+    """A merge that mergekit wrote, held against the arithmetic in place on a sample."""
 
-    Raises GateError where mergekit fails, where a merged weight is not finite, where the result is
-    of another architecture, and where it is not what the method stands for.
-    """
-    from pytest_mergegate.merging.merge import Merged
+    def __init__(self, method: Method, engine: Engine) -> None:
+        """Raises GateError where mergekit fails, where the result is of another architecture or
+        not finite, and where it is not what the method stands for."""
+        self._digests = {}
+        weights = run_officially(method, engine)
+        weights.keep(self._changed(method, engine, weights))
+        self.fidelity = None if method.config is not None else _check(method, engine, weights)
+        self.weights = weights
 
+    def _changed(self, method: Method, engine: Engine, weights: OfficialWeights) -> set[str]:
+        """Parameters that the experts change, or that differ from the base's all the same."""
+        experts = set(engine.vectors.parameters())
+        changed = set()
+        for name in weights:
+            merged = weights[name].cpu()
+            if not bool(torch.isfinite(merged).all()):
+                raise GateError(f"{method.label} gives NaN or infinity in {name!r}")
+            own = engine.model.base_weight(name).to(merged.dtype)
+            if name in experts or not torch.equal(merged, own):
+                changed.add(name)
+                self._note(name, merged)
+        return changed
+
+
+def merge_officially(method: Method, engine: Engine) -> OfficialMerge:
+    """Have mergekit write the merge. Raises GateError."""
     key = json.dumps(["official", method.plain], sort_keys=True)
-    if key in engine.kept:
-        kept: Merged = engine.kept[key]
-        return kept
-    weights = run_officially(method, engine)
-    weights.keep(_changed(method, engine, weights))
-    fidelity = None if method.config is not None else _check(method, engine, weights)
-    merged = Merged(weights=weights, fidelity=fidelity)
-    if method.config is not None:  # its scales are measured on it, before it is run
-        engine.kept[key] = merged
-    return merged
+    if key not in engine.kept:
+        merged = OfficialMerge(method, engine)
+        if method.config is None:
+            return merged
+        engine.kept[key] = merged  # its scales are measured on it, before it is run
+    kept: OfficialMerge = engine.kept[key]
+    return kept
 
 
 def run_officially(method: Method, engine: Engine) -> OfficialWeights:
@@ -168,21 +186,6 @@ def official_scales(method: Method, engine: Engine) -> dict[str, float]:
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def _changed(method: Method, engine: Engine, weights: OfficialWeights) -> set[str]:
-    """Parameters that the experts change, or that differ from the base's all the same."""
-    experts = set(engine.vectors.parameters())
-    dtype = engine.model.module.dtype
-    changed = set()
-    for name in weights:
-        merged = weights[name]
-        if not bool(torch.isfinite(merged).all()):
-            raise GateError(f"{method.label} gives NaN or infinity in {name!r}")
-        own = engine.model.base_weight(name).to(dtype)
-        if name in experts or not torch.equal(merged.to("cpu", dtype), own):
-            changed.add(name)
-    return changed
-
-
 def _check(method: Method, engine: Engine, weights: OfficialWeights) -> float | None:
     """‖official − in place‖ / ‖in place − θ₀‖ on a sample; None where the method draws at random.
 
@@ -192,8 +195,9 @@ def _check(method: Method, engine: Engine, weights: OfficialWeights) -> float | 
         return None
     error, norm, rounding = 0.0, 0.0, 0.0
     epsilon = torch.finfo(engine.model.module.dtype).eps
+    in_place = replace(method, route="in_place")
     for parameter in _sample(engine.vectors.parameters()):
-        expected = _in_place(method, engine, parameter).to(torch.float64)
+        expected = merge_parameter(in_place, engine, parameter).cpu().double()
         error += float((weights[parameter].cpu().to(torch.float64) - expected).square().sum())
         norm += float((expected - engine.model.base_weight(parameter)).square().sum())
         rounding += float((expected * epsilon).square().sum())
@@ -208,7 +212,7 @@ def _check(method: Method, engine: Engine, weights: OfficialWeights) -> float | 
             f"{difference:.2%}",
             fix=_advice(engine),
         )
-    return difference if smooth else None
+    return difference
 
 
 def _advice(engine: Engine) -> str:
@@ -217,12 +221,6 @@ def _advice(engine: Engine) -> str:
         kinds = ", ".join(f"{expert.name} ({expert.kind})" for expert in odd)
         return f"mergekit merges plain LoRA adapters; use route: in_place for {kinds}"
     return "use route: in_place, and report this with the versions of mergekit, PEFT and torch"
-
-
-def _in_place(method: Method, engine: Engine, parameter: str) -> Tensor:
-    from pytest_mergegate.merging.merge import _merge_parameter
-
-    return _merge_parameter(replace(method, route="in_place"), engine, parameter)
 
 
 def _sample(parameters: list[str]) -> list[str]:

@@ -43,13 +43,14 @@ def write_merged(
     *,
     device: str,
     fingerprints: Mapping[str | None, str | None],
+    digest: str | None,
     target: Path,
 ) -> None:
     """Write the merge that a report calls ``method`` to ``target``, as a transformers model.
 
-    ``weights`` are those of the report, and so are ``fingerprints``: of each expert by name, of the
-    base under None. ``target`` must not exist, or be an empty folder; nothing
-    is left there where anything fails. Raises GateError.
+    ``weights`` are those of the report, and so are ``fingerprints``, of each expert by name and of
+    the base under None, and ``digest``, where the merge was made. ``target`` must not exist, or be
+    an empty folder; nothing is left there where anything fails. Raises GateError.
     """
     if method is None and len(gate.spec.merge.methods) > 1:
         raise GateError(
@@ -59,12 +60,19 @@ def write_merged(
     engine = read_engine(gate, device)
     _check_inputs(engine, fingerprints)
     chosen = pick_method(gate, engine, method, weights)
-    merged = merge(chosen, engine).weights
+    merged = merge(chosen, engine)
+    with engine.model.swapped(f"merge:{chosen.label}", merged.weights):
+        if digest not in (None, merged.digest):
+            raise _differs("its numbers are others when it is made again")
+        _put(engine, target)
+
+
+def _put(engine: Engine, target: Path) -> None:
+    """Write the loaded merge beside ``target``, check it there, and move it in place."""
     staging = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
     try:
-        with engine.model.swapped(f"merge:{chosen.label}", merged):
-            _save(engine, staging)
-            _check(engine, staging)
+        _save(engine, staging)
+        _check(engine, staging)
         if target.exists():
             target.rmdir()
         staging.rename(target)

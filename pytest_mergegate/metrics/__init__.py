@@ -47,6 +47,7 @@ from .losses import (
     pool_losses,
     retention,
 )
+from .minimax import MinimaxWeights, minimax_weights, worst_own_input_distortion
 from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
 from .prediction import PredictedLoss, miss_controlled_threshold, paper_loss_model
 from .similarity import (
@@ -64,6 +65,7 @@ __all__ = [
     "ConflictSums",
     "CurvePoint",
     "Feasibility",
+    "MinimaxWeights",
     "MinimumDistortion",
     "Normalize",
     "OwnInputDistortion",
@@ -96,6 +98,7 @@ __all__ = [
     "merging_difficulty_interval",
     "merging_loss",
     "merging_loss_interval",
+    "minimax_weights",
     "minimum_distortion",
     "miss_controlled_threshold",
     "mix_states",
@@ -112,4 +115,5 @@ __all__ = [
     "retention",
     "sign_change_ratio",
     "uniform_distortion",
+    "worst_own_input_distortion",
 ]

@@ -42,8 +42,8 @@ def own_input_distortion(gram: ArrayLike, weights: ArrayLike, expert: int) -> Ow
     Raises:
         ValueError: G is not a Gram matrix, lengths disagree, or there is no such expert.
     """
-    matrix = _gram_matrix(gram)
-    scales = _weights(weights, len(matrix))
+    matrix = check_gram(gram)
+    scales = check_weights(weights, len(matrix))
     own = _checks.count("expert", expert)
     if own >= len(matrix):
         raise ValueError(f"expert must be below {len(matrix)}, got {own}")
@@ -103,7 +103,7 @@ def mix_states(
     """
     probes = check_states(states)
     bases = check_base_states(base_states, probes)
-    scales = _weights(weights, len(probes[0]))
+    scales = check_weights(weights, len(probes[0]))
     return [
         base + np.tensordot(scales, probe - base, axes=1)
         for probe, base in zip(probes, bases, strict=True)
@@ -178,14 +178,16 @@ def effective_scale(merged: ArrayLike, summed: ArrayLike) -> float:
     return float(np.sum(result * total)) / square
 
 
-def _weights(weights: ArrayLike, experts: int) -> FloatArray:
+def check_weights(weights: ArrayLike, experts: int) -> FloatArray:
+    """``weights`` as float64 [N]. Raises ValueError."""
     scales = _checks.array("weights", weights, ndim=1)
     if len(scales) != experts:
         raise ValueError(f"weights must have length {experts}, got {len(scales)}")
     return scales
 
 
-def _gram_matrix(gram: ArrayLike) -> FloatArray:
+def check_gram(gram: ArrayLike) -> FloatArray:
+    """``gram`` as float64 [N, N]. Raises ValueError where it is no Gram matrix."""
     matrix = _checks.symmetric("gram", gram)
     scale = float(np.abs(matrix).max())
     if scale > 0:

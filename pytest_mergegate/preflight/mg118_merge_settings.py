@@ -26,6 +26,8 @@ _TOO_MUCH = 1.5
 def merge_settings(pool: Pool) -> Iterable[Finding]:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
     mergekit, experts = pool.mergekit is not None, len(pool.experts)
+    if pool.mergekit is not None and pool.mergekit.why_official is not None:
+        experts = 2  # how many each slice has is between it and mergekit
     for label, method in _methods(pool):
         for message, fix in _traps(method, pool.spec, experts, mergekit=mergekit):
             yield Finding(code="MG118", severity="warning", message=f"{label}: {message}", fix=fix)
@@ -68,6 +70,12 @@ def _traps(
     method: MethodSpec, spec: GateSpec, experts: int, *, mergekit: bool
 ) -> Iterator[tuple[str, str]]:
     given = method.parameters
+    run = method.run_on(experts)
+    if run != method.method:
+        yield (
+            f"merges two models, the pool has {experts}: {run} is run instead",
+            f"write method: {run}, or linear, which is the same at usual LoRA sizes",
+        )
     density = given.get("density", 1.0)
     if method.method in _TRIMMING and density == 1:
         what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"

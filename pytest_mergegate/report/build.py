@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.judge import Judgement, Results, Verdict
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.evaluate import EvaluateResult
-    from pytest_mergegate.stages.merge import MergedExpert, MergeResult
+    from pytest_mergegate.stages.merge import MergeResult
 
 _NOT_RUN = "stage_not_run"
 
@@ -180,6 +181,8 @@ def _bounds(results: Results) -> BoundsRecord | None:
         minimum_distortion=bounds.minimum_distortion,
         weights=dict(bounds.weights),
         uniform_distortion=bounds.uniform_distortion,
+        minimax_weights=dict(bounds.minimax_weights),
+        own_input_distortion={n: v.number for n, v in bounds.own_input_distortion.items()},
         paper_bound=bounds.paper_bound,
         **fields("linearity_gap", linear.linearity_gap if linear else no_gap),
     )
@@ -192,10 +195,25 @@ def _forecasts(results: Results) -> Iterable[ForecastRecord]:
             expert=forecast.expert,
             kind=forecast.kind,
             reading=forecast.reading,
+            inputs=forecast.inputs,
             **fields("disagreement", forecast.disagreement),
             **fields("disagreement_upper", forecast.disagreement_upper),
             **fields("kl", forecast.kl),
         )
+    for surrogate in results.surrogates:
+        for expert in surrogate.experts:
+            yield ForecastRecord(
+                method=surrogate.method,
+                expert=expert.name,
+                kind="surrogate",
+                reading=expert.reading,
+                inputs=expert.inputs,
+                exact=surrogate.exact,
+                **fields("disagreement", expert.disagreement),
+                disagreement_interval=interval(expert.disagreement),
+                disagreement_upper=expert.disagreement_upper,
+                kl=expert.kl,
+            )
 
 
 def _merge(merge: MergeResult, results: Results) -> MergeRecord:
@@ -206,7 +224,9 @@ def _merge(merge: MergeResult, results: Results) -> MergeRecord:
         method=label,
         parameters=dict(merge.method.parameters),
         weights=dict(merge.method.weights),
-        **fields("fidelity", merge.fidelity),
+        fidelity=merge.fidelity,
+        fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
+        digest=merge.digest,
         experts=tuple(_merged_expert(expert, evaluation, results) for expert in merge.experts),
         **fields("worst_loss", worst),
         **fields("mean_loss", mean),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import (
         ExpertRecord,
         FindingRecord,
+        ForecastRecord,
         MergedExpertRecord,
         Report,
         VerdictRecord,
@@ -86,15 +87,25 @@ def table(report: Report) -> Table:
     merge = next((m for m in report.merges if m.method == report.judged_method), None)
     merge = merge or (report.merges[0] if report.merges else None)
     merged = {expert.name: expert for expert in merge.experts} if merge else {}
-    title = merge.method if merge else None
+    title = merge.method if merge else report.judged_method
+    predicted = {
+        f.expert: f for f in report.forecasts if (f.kind, f.method) == ("surrogate", title)
+    }
     rows = Table(title=title, title_justify="left", box=None, pad_edge=False)
     rows.add_column("expert", no_wrap=True)
     columns = [c for c in ("MDS", "disagreement", "loss %", "score") if _has(c, report, merged)]
+    if predicted and not merge:
+        columns.append("predicted disagreement")
     for column in columns:
         rows.add_column(column, justify="right", no_wrap=True)
     rows.add_column("verdict", no_wrap=True)
     for expert in report.experts:
-        cells = [_cell(column, expert, merged.get(expert.name)) for column in columns]
+        cells = [
+            _predicted(predicted.get(expert.name))
+            if column.startswith("predicted")
+            else _cell(column, expert, merged.get(expert.name))
+            for column in columns
+        ]
         status = _status(report, expert.name)
         rows.add_row(expert.name, *cells, Text(status, style=_COLORS.get(status, "")))
     return rows
@@ -189,6 +200,12 @@ def _cell(column: str, expert: ExpertRecord, merged: MergedExpertRecord | None) 
             if merged.score_expert is None or merged.score_merged is None:
                 return "-"
             return f"{merged.score_expert:.2f} → {merged.score_merged:.2f}"
+
+
+def _predicted(forecast: ForecastRecord | None) -> str:
+    if forecast is None or forecast.disagreement is None:
+        return "-"
+    return f"{forecast.disagreement:.2f}"
 
 
 def _status(report: Report, expert: str) -> str:

@@ -134,6 +134,11 @@ class BoundsRecord(Record):
     minimum_distortion: Number
     weights: dict[str, Number]
     uniform_distortion: Number
+    minimax_weights: dict[str, Number]
+    """Those that leave the worst-off expert best off on its own inputs."""
+    own_input_distortion: dict[str, Number | None]
+    """Predicted worst δ_i² / G⁽ⁱ⁾_ii under ``uniform``, ``optimal`` and ``minimax`` shares: 0 keeps
+    every expert, 1 is as far from one as the base; null where no expert moves its own inputs."""
     paper_bound: Number
     linearity_gap: Number | None = None
     linearity_gap_reason: str | None = None
@@ -145,9 +150,15 @@ class ForecastRecord(Record):
     method: str
     expert: str
     kind: Literal["states", "surrogate"]
+    """``states``: stored states, mixed; ``surrogate``: one forward of the factored sum."""
     reading: str
+    inputs: int
+    """How many inputs were compared."""
+    exact: bool = False
+    """Whether the factored sum is the merge itself."""
     disagreement: Number | None
     disagreement_reason: str | None = None
+    disagreement_interval: Interval | None = None
     disagreement_upper: Number | None
     disagreement_upper_reason: str | None = None
     kl: Number | None
@@ -190,7 +201,10 @@ class MergeRecord(Record):
     parameters: dict[str, bool | int | float | str]
     weights: dict[str, Number]
     fidelity: Number | None
+    """The largest relative error of what the method must satisfy: identity, no-op, additivity."""
     fidelity_reason: str | None = None
+    digest: str
+    """Over the merged parameters, in the precision of the gate."""
     experts: tuple[MergedExpertRecord, ...]
     worst_loss: Number | None = None
     worst_loss_reason: str | None = None

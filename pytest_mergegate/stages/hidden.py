@@ -45,8 +45,14 @@ class Bounds:
     relative_diameter: Value
     minimum_distortion: float
     weights: Mapping[str, float]
+    """Of the minimum enclosing ball."""
     uniform_distortion: float
     paper_bound: float
+    minimax_weights: Mapping[str, float]
+    """Those that leave the worst-off expert best off on its own inputs."""
+    own_input_distortion: Mapping[str, Value]
+    """max_i δ_i² / G⁽ⁱ⁾_ii predicted under ``uniform``, ``optimal`` and ``minimax`` shares: 0 keeps
+    every expert, 1 is as far from one as the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,8 @@ class Forecast:
     expert: str
     kind: Literal["states"]
     reading: str
+    inputs: int
+    """How many own probes were compared."""
     disagreement: Value
     disagreement_upper: Value
     kl: Value
@@ -89,13 +97,13 @@ def run_hidden(
     workspace: Workspace,
     executor: Executor,
     spec: GateSpec,
-    methods: Callable[[Mapping[str, float]], Sequence[Method]],
+    methods: Callable[[Bounds], Sequence[Method]],
     progress: Callable[[float], None],
 ) -> HiddenResult:
     """Collect states, compare them, and forecast every method; loads a model only for what is not
     kept from before.
 
-    ``methods`` gives the gate's methods for the best convex weights, known only from the states.
+    ``methods`` gives the gate's methods for the best weights, which are known only from the states.
     """
     states = collect_states(workspace, executor, progress)
     per_probe = metrics.pairwise_distances(
@@ -105,13 +113,14 @@ def run_hidden(
     )
     distances = per_probe.mean(axis=0)
     squared = metrics.pairwise_squared_distances(states.experts).mean(axis=0)
-    bounds = _bounds(states, squared)
+    grams = {name: _gram(states, name) for name in states.names}
+    bounds = _bounds(states, squared, list(grams.values()))
     try:
         similarity, reason = metrics.hidden_similarity(distances), None
     except metrics.Undefined as undefined:
         similarity, reason = None, undefined.reason
     what_if = WhatIf(workspace, states) if workspace.facts.answering else None
-    scales = {m.label: _scales(m, workspace) for m in methods(bounds.weights)}
+    scales = {m.label: _scales(m, workspace) for m in methods(bounds)}
     return HiddenResult(
         distances=distances,
         squared=squared,
@@ -119,7 +128,7 @@ def run_hidden(
         similarity_reason=reason,
         experts=_experts(states, per_probe, similarity, reason, spec),
         bounds=bounds,
-        grams={name: _gram(states, name) for name in states.names},
+        grams=grams,
         forecasts=tuple(
             _forecast(what_if, label, expert, by_expert, spec)
             for label, by_expert in scales.items()
@@ -190,10 +199,17 @@ def _mean_square_shift(states: HiddenStates, expert: int) -> float:
     )
 
 
-def _bounds(states: HiddenStates, squared: FloatArray) -> Bounds:
+def _bounds(states: HiddenStates, squared: FloatArray, grams: Sequence[FloatArray]) -> Bounds:
     best = metrics.minimum_distortion(squared)
     diameter = metrics.diameter(squared)
     base = metrics.mean_square_norm(states.base)
+    count = len(states.names)
+    uniform = np.full(count, 1 / count)
+    try:
+        minimax = metrics.minimax_weights(np.stack(grams)).weights
+    except metrics.Undefined:
+        minimax = uniform
+    shares = {"uniform": uniform, "optimal": best.weights, "minimax": minimax}
     return Bounds(
         diameter=diameter,
         relative_diameter=Value.computed(lambda: metrics.relative_size(diameter**2, base)),
@@ -201,7 +217,16 @@ def _bounds(states: HiddenStates, squared: FloatArray) -> Bounds:
         weights={name: float(w) for name, w in zip(states.names, best.weights, strict=True)},
         uniform_distortion=metrics.uniform_distortion(squared),
         paper_bound=metrics.paper_bound(squared, states.base[0].shape[-1]),
+        minimax_weights=dict(zip(states.names, minimax.tolist(), strict=True)),
+        own_input_distortion={
+            how: Value.computed(partial(_worst_own_input, grams, own))
+            for how, own in shares.items()
+        },
     )
+
+
+def _worst_own_input(grams: Sequence[FloatArray], weights: FloatArray) -> float:
+    return metrics.worst_own_input_distortion(np.stack(grams), weights)
 
 
 def _gram(states: HiddenStates, name: str) -> FloatArray:
@@ -225,6 +250,7 @@ def _forecast(
             expert=expert,
             kind="states",
             reading="none",
+            inputs=0,
             disagreement=missing,
             disagreement_upper=missing,
             kl=missing,
@@ -237,6 +263,7 @@ def _forecast(
         expert=expert,
         kind="states",
         reading=reading,
+        inputs=agreement.n,
         disagreement=Value(number=agreement.rate),
         disagreement_upper=Value(number=upper),
         kl=Value(number=agreement.kl),

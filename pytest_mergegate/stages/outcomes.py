@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.engine.blocks import blocks_of
 from pytest_mergegate.engine.entries import pack_json, unpack_json
-from pytest_mergegate.engine.executors import LocalExecutor
-from pytest_mergegate.engine.hidden_states import answer
+from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.spec import BUILTIN_METRICS
+from pytest_mergegate.stages.comparison import MergedExpert, References, compare_loaded
 from pytest_mergegate.stages.evaluate import (
     EvaluateResult,
     ExpertScores,
@@ -21,13 +20,7 @@ from pytest_mergegate.stages.evaluate import (
     read_reference_scores,
     run_evaluate,
 )
-from pytest_mergegate.stages.merge import (
-    MergedExpert,
-    MergeResult,
-    Reference,
-    read_references,
-    run_merge,
-)
+from pytest_mergegate.stages.merge import MergeResult, run_merge
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
@@ -50,6 +43,20 @@ class Outcome:
     evaluation: EvaluateResult | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """θ_0 + Σ λ_j τ_j against every expert: what a method's merge is expected to do (THEORY 6)."""
+
+    method: str
+    exact: bool
+    """Whether it is the merge itself."""
+    experts: tuple[MergedExpert, ...]
+
+    def expert(self, name: str) -> MergedExpert:
+        """The comparison with one expert."""
+        return next(expert for expert in self.experts if expert.name == name)
+
+
 class Outcomes:
     """The merges of one gate, from the cache where they were made before.
 
@@ -70,6 +77,7 @@ class Outcomes:
         self._hidden = hidden
         self._evaluate = evaluate
         self._timed = timed
+        self._sums: dict[tuple[tuple[str, float], ...], tuple[MergedExpert, ...]] = {}
 
     @cached_property
     def scores(self) -> dict[str, ReferenceScores] | None:
@@ -79,7 +87,8 @@ class Outcomes:
         if not self._kept:
             return self._measured
         plain = self._workspace.cache.json(
-            self._key("scores"), lambda: {n: _plain_scores(s) for n, s in self._measured.items()}
+            self._key("scores", scored=True),
+            lambda: {n: _plain_scores(s) for n, s in self._measured.items()},
         )
         return {name: _scores(found) for name, found in plain.items()}
 
@@ -87,7 +96,8 @@ class Outcomes:
         """The outcome of ``method``. Raises GateError."""
         if not self._kept:
             return self._made(method)
-        cache, key = self._workspace.cache, self._key("merge", method=method.plain)
+        key = self._key("merge", scored=self._evaluate, method=method.plain)
+        cache = self._workspace.cache
         found = cache.find(key)
         if found is not None:
             return _outcome(method, unpack_json(found))
@@ -95,52 +105,85 @@ class Outcomes:
         cache.keep(key, pack_json(_plain_outcome(outcome)))
         return outcome
 
+    def surrogate(self, method: Method) -> Surrogate:
+        """The sum of task vectors nearest to ``method``, against every expert like a merge.
+
+        Raises GateError.
+        """
+        scales = self._hidden.scales[method.label]
+
+        def run() -> tuple[MergedExpert, ...]:
+            references, engine = self._references, self._workspace.engine
+            with engine.model.swapped(f"sum:{dict(scales)}", engine.mixed_weights(scales)):
+                return compare_loaded(self._workspace, references, self._gate.spec)
+
+        return Surrogate(method=method.label, exact=is_sum(method), experts=self._sum(scales, run))
+
+    def _sum(
+        self, scales: Mapping[str, float], run: Callable[[], tuple[MergedExpert, ...]]
+    ) -> tuple[MergedExpert, ...]:
+        """How θ_0 + Σ λ_j τ_j compares with the experts, run once."""
+        known = tuple(scales.items())
+        if known not in self._sums:
+            key = self._key("sum", scored=False, scales=known)
+            found = self._workspace.cache.json(key, lambda: [asdict(e) for e in run()])
+            self._sums[known] = tuple(map(_merged_expert, found))
+        return self._sums[known]
+
     @property
     def _kept(self) -> bool:
         """Whether results can be kept: a metric of the user's own may change from run to run."""
         metrics = {expert.metric for expert in self._gate.spec.experts.values()}
         return not self._evaluate or metrics <= {*BUILTIN_METRICS}
 
-    def _key(self, kind: str, **more: Any) -> dict[str, Any]:
+    def _key(self, kind: str, *, scored: bool, **more: Any) -> dict[str, Any]:
         spec, pool = self._gate.spec, self._workspace.pool
         metrics = {name: expert.metric for name, expert in spec.experts.items()}
+        sequential = spec.certificate.max_per_task is not None
         return self._workspace.key(
             kind,
             experts=list(self._workspace.models.items()),
             examples=dict(pool.examples_fingerprint),
             metrics=metrics,
-            rouge=version("rouge-score") if "rouge_l" in metrics.values() else None,
+            rouge=version("rouge-score") if scored and "rouge_l" in metrics.values() else None,
             probes=spec.probes.model_dump(mode="json"),
             drawn=self._workspace.per_task,
             certificate=spec.certificate.model_dump(mode="json"),
-            evaluate=self._evaluate,
+            limits=spec.effective_budget.limits if sequential else None,
+            evaluate=scored,
             **more,
         )
 
     def _made(self, method: Method) -> Outcome:
         from pytest_mergegate.merging.merge import merge
 
-        engine, spec = self._workspace.engine, self._gate.spec
-        references, scores = self._references, self.scores
+        engine, scores = self._workspace.engine, self.scores
         with self._timed("merge"):
             merged = merge(method, engine)
         with engine.model.swapped(f"merge:{method.label}", merged.weights):
             with self._timed("merge"):
-                result = run_merge(engine, method, merged, self._hidden, references, spec)
+                compared = self._compared(method)
+                result = run_merge(engine, method, merged, self._hidden, compared)
             if scores is None:
                 return Outcome(merge=result, evaluation=None)
             with self._timed("eval"):
                 evaluation = run_evaluate(engine, method.label, scores, self._gate)
         return Outcome(merge=result, evaluation=evaluation)
 
+    def _compared(self, method: Method) -> tuple[MergedExpert, ...]:
+        """The loaded merge against every expert; that of a sum may have been run as a forecast."""
+
+        def run() -> tuple[MergedExpert, ...]:
+            return compare_loaded(self._workspace, self._references, self._gate.spec)
+
+        return self._sum(self._hidden.scales[method.label], run) if is_sum(method) else run()
+
     @cached_property
-    def _references(self) -> dict[str, Reference]:
-        workspace, most = self._workspace, self._gate.spec.certificate.per_task
+    def _references(self) -> References:
         with self._timed("merge"):
-            draws = workspace.draws.items()
-            blocks = [block for n, draw in draws for block in blocks_of(n, draw.order[:most])]
-            answer(workspace, LocalExecutor(), blocks, lambda _: None)  # kept from other runs
-            return read_references(workspace.engine)
+            references = References(self._workspace)
+            references.read(self._gate.spec.certificate.per_task)
+        return references
 
     @cached_property
     def _measured(self) -> dict[str, ReferenceScores]:
@@ -168,7 +211,8 @@ def _scores(plain: Mapping[str, Any]) -> ReferenceScores:
 def _plain_outcome(outcome: Outcome) -> dict[str, Any]:
     merge, evaluation = outcome.merge, outcome.evaluation
     return {
-        "fidelity": asdict(merge.fidelity),
+        "fidelity": merge.fidelity,
+        "digest": merge.digest,
         "linearity_gap": asdict(merge.linearity_gap),
         "experts": [asdict(expert) for expert in merge.experts],
         "scored": None if evaluation is None else [asdict(e) for e in evaluation.experts],
@@ -181,14 +225,18 @@ def _outcome(method: Method, plain: Mapping[str, Any]) -> Outcome:
     if scored is not None:
         experts = tuple(ExpertScores(**_with_values(e, "loss", "retention")) for e in scored)
         evaluation = EvaluateResult(method=method.label, experts=experts)
-    compared = (_with_values(e, "disagreement", "relative_distortion") for e in plain["experts"])
     merge = MergeResult(
         method=method,
-        fidelity=Value.of(plain["fidelity"]),
+        fidelity=plain["fidelity"],
+        digest=plain["digest"],
         linearity_gap=Value.of(plain["linearity_gap"]),
-        experts=tuple(MergedExpert(**expert) for expert in compared),
+        experts=tuple(map(_merged_expert, plain["experts"])),
     )
     return Outcome(merge=merge, evaluation=evaluation)
+
+
+def _merged_expert(plain: Mapping[str, Any]) -> MergedExpert:
+    return MergedExpert(**_with_values(plain, "disagreement", "relative_distortion"))
 
 
 def _with_values(plain: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class Case:
     naive: Naive
     scales: dict[str, dict[str, float]]
     models: dict[str, Any]
+    sums: dict[str, Any]
+    """θ_0 + Σ λ_j τ_j for every method."""
 
     def merged(self, label: str, expert: str) -> MergedExpertRecord:
         """The report on one expert under one merge."""
@@ -120,11 +122,15 @@ def _case(gate: Path) -> Case:
         TIES: dict.fromkeys(naive.names, naive.least_squares_scale(ties)),
     }
     models = {label: naive.merged(scales[label]) for label in (LINEAR, ARITHMETIC)} | {TIES: ties}
+    sums = {**models, TIES: naive.merged(scales[TIES])}
     for label in EXACT:  # whether there is a tie anywhere
         for name in naive.names:
             naive.differing(models[label], name)
+            naive.differing(sums[label], name)
             naive.forecast(name, scales[label])
-    return Case(gate=gate, report=assess(gate), naive=naive, scales=scales, models=models)
+    return Case(
+        gate=gate, report=assess(gate), naive=naive, scales=scales, models=models, sums=sums
+    )
 
 
 def test_distances(case: Case) -> None:
@@ -267,6 +273,27 @@ def test_forecast(case: Case, label: str) -> None:
         assert found.disagreement_upper == pytest.approx(
             clopper_pearson_upper(differing, INPUTS, 0.9)
         )
+        assert found.kl == pytest.approx(divergence, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("label", EXACT)
+def test_surrogate(case: Case, label: str) -> None:
+    """One forward of the factored sum, and no merge: what a gate that stops here is told."""
+    report = assess(case.gate, stage="hidden")
+    assert not report.merges
+    for name in case.naive.names:
+        found = next(
+            f
+            for f in report.forecasts
+            if (f.method, f.expert, f.kind) == (label, name, "surrogate")
+        )
+        differing = case.naive.differing(case.sums[label], name)
+        most = differing + case.naive.unknown(case.sums[label], name)
+        assert found.exact == (label != TIES)
+        assert found.inputs == INPUTS
+        assert found.disagreement == pytest.approx(differing / INPUTS)
+        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, 0.9))
+        divergence = case.naive.divergence(case.sums[label], name)
         assert found.kl == pytest.approx(divergence, rel=1e-4, abs=1e-7)
 
 

@@ -53,7 +53,9 @@ def run(
         scales={"merge": dict.fromkeys(NAMES, scale)},
         grams=dict.fromkeys(NAMES, np.eye(4) if gram is None else np.array(gram, dtype=float)),
         distances=np.ones((4, 4)) - np.eye(4) if distances is None else np.array(distances),
-        bounds=SimpleNamespace(weights=dict.fromkeys(NAMES, 0.25)),
+        bounds=SimpleNamespace(
+            weights=dict.fromkeys(NAMES, 0.25), minimax_weights=dict.fromkeys(NAMES, 0.25)
+        ),
         what_if=None,
     )
     expert = SimpleNamespace(degenerate=degenerate)

@@ -122,10 +122,10 @@ def test_glob_names_experts_by_folder(file: Path) -> None:
         ),
         pytest.param("base: b\nexperts: {a: x}\n", 2, "at least two experts", id="one expert"),
         pytest.param(
-            "base: b\nexperts: {a: x, b: y, c: z}\nmerge:\n  methods: [slerp]\n",
+            "base: b\nexperts: {a: x, b: y, c: z}\nmerge:\n  methods: [{method: slerp, t: 0.3}]\n",
             4,
-            "exactly two experts, the pool has 3",
-            id="slerp of three",
+            "leave t out and write merge.weights",
+            id="t of three",
         ),
         pytest.param(
             MINIMAL + "merge:\n  weights: {a: 1}\n", 4, "every expert once: b", id="weights"

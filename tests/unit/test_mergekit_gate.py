@@ -257,7 +257,7 @@ class TestExamples:
         ),
         (
             "merge_method: slerp\nbase_model: x\nmodels:\n- model: x\n- model: y\n- model: z\n",
-            "merge.yml:1: slerp merges exactly two experts, the pool has 3; use karcher or multisl",
+            "merge.yml:1: slerp merges exactly two models, the file has 3 (fix: write merge_",
         ),
         (
             "merge_method: linear\nmodels:\n- model: x\n- model: y\ndtype: float12\n",

@@ -73,6 +73,14 @@ def test_slerp_walks_by_the_share_of_the_second(tmp_path: Path, weights: Any, t:
     assert linear_scales(planned) == pytest.approx({"a": 1 - t, "b": t})
 
 
+def test_slerp_of_more_than_two_is_another_method(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "slerp", {"a": 2, "b": 1, "c": 1})
+    assert planned.label == "slerp (as multislerp)"
+    assert planned.name == "multislerp"
+    assert planned.mergekit_parameters == {"weight": {"a": 2, "b": 1, "c": 1}}
+    assert linear_scales(planned) == pytest.approx({"a": 0.5, "b": 0.25, "c": 0.25})
+
+
 @pytest.mark.parametrize(
     ("method", "weights", "says"),
     [
@@ -161,10 +169,48 @@ class TestMerged:
     ) -> None:
         planned = plan(tmp_path, "linear")
         monkeypatch.setattr(
-            "pytest_mergegate.merging.merge.linear_scales",
+            "pytest_mergegate.merging.fidelity.linear_scales",
             lambda method: dict.fromkeys(method.weights, 0.34),
         )
-        with pytest.raises(GateError, match="off the sum of the task vectors"):
+        with pytest.raises(GateError, match="broken merge: its sum"):
+            merge(planned, engine)
+
+    @pytest.mark.parametrize(
+        ("broken", "says"),
+        [
+            pytest.param(lambda base, own: 2 * own - base, "identity", id="doubles"),
+            pytest.param(lambda base, own: own + 0.01, "no-op", id="shifts"),
+            pytest.param(lambda base, own: own * 0, "identity", id="forgets"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["dare_ties", "karcher", "model_stock"])
+    def test_broken_arithmetic_is_refused(
+        self,
+        engine: Engine,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        broken: Any,
+        says: str,
+    ) -> None:
+        def merge_tensors(tensors: Any, *_: Any, **__: Any) -> torch.Tensor:
+            merged = torch.stack(list(tensors[-2:])).mean(0) if name == "karcher" else tensors[-1]
+            return torch.as_tensor(broken(own_base.to(merged), merged))
+
+        parameter = engine.vectors.parameters()[0]
+        own_base = engine.model.base_weight(parameter)
+        monkeypatch.setattr("pytest_mergegate.merging.fidelity._PARAMETERS", 1)
+        monkeypatch.setattr("random.Random.sample", lambda *_: [parameter])
+        monkeypatch.setattr("pytest_mergegate.merging.in_place.merge_tensors", merge_tensors)
+        with pytest.raises(GateError, match="broken merge"):
+            merge(plan(tmp_path, name), engine)
+
+    def test_trimming_differently_is_refused(
+        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        planned = plan(tmp_path, {"method": "ties", "density": 0.5})
+        monkeypatch.setattr("pytest_mergegate.merging.ties._kept", lambda size, _: size)
+        with pytest.raises(GateError, match="broken merge: its election"):
             merge(planned, engine)
 
     @pytest.mark.parametrize(
@@ -188,6 +234,20 @@ class TestMerged:
         x, y = torch.cat(summed).double()[:, None], torch.cat(merged).double()[:, None]
         best = float(torch.linalg.lstsq(x, y).solution)
         assert effective_scales(planned, engine) == pytest.approx(dict.fromkeys(NAMES, best))
+
+    def test_slerp_of_three_is_nearly_their_average(self, engine: Engine, tmp_path: Path) -> None:
+        slerp, linear = (merge(plan(tmp_path, m), engine).weights for m in ("slerp", "linear"))
+        for name, weight in slerp.items():
+            base = engine.model.base_weight(name)
+            off = (weight - linear[name]).norm() / (linear[name] - base).norm()
+            assert float(off) < 0.3
+
+    def test_digest_tells_merges_apart(self, engine: Engine, tmp_path: Path) -> None:
+        dare = plan(tmp_path, {"method": "dare_linear", "density": 0.5})
+        merged = [merge(m, engine) for m in (dare, dare, replace(dare, seed=1))]
+        for one in merged:
+            list(one.weights.values())
+        assert merged[0].digest == merged[1].digest != merged[2].digest
 
     def test_seed_decides_what_is_dropped(self, engine: Engine, tmp_path: Path) -> None:
         dare = plan(tmp_path, {"method": "dare_linear", "density": 0.5})

@@ -1,0 +1,259 @@
+"""A model against every expert, each on that expert's own unlabelled inputs (THEORY 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate import metrics
+from pytest_mergegate.engine.blocks import blocks_of
+from pytest_mergegate.engine.executors import LocalExecutor
+from pytest_mergegate.engine.hidden_states import answer
+from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.agreement import Agreement
+    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.tasks import Task
+    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.spec import GateSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What one expert does on some of its own inputs: the yardstick for every merge."""
+
+    inputs: tuple[int, ...]
+    answers: tuple[list[int], ...]
+    outputs: tuple[str, ...]
+    states: tuple[Tensor, ...]
+    """At the answer positions, per input [T, d]."""
+    choice_scores: tuple[Tensor, ...] | None
+    cut: tuple[bool, ...]
+    """Per input, whether the expert's answer was cut at the limit on its length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedExpert:
+    """What a merge does to one expert's own inputs."""
+
+    name: str
+    reading: str
+    inputs: int
+    """How many inputs were compared."""
+    cut: int
+    """How many answers were cut before any difference showed; the rest of them is unknown."""
+    disagreement: Value
+    """Share of inputs answered differently from the expert, with its two-sided interval, whose
+    upper end counts the cut answers as different."""
+    disagreement_upper: float
+    """One-sided Clopper-Pearson bound, counting the cut answers as different."""
+    kl: float
+    """Mean KL(expert ‖ merged) in nats."""
+    distortion: float
+    """δ_i²: mean over own inputs of ‖h_merged − h_i‖²."""
+    relative_distortion: Value
+    """ρ_i = δ_i / rms‖h_i‖."""
+    degenerate: Degeneracy | None
+
+
+class References:
+    """Every expert on its own inputs, run once however many merges are compared with it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._known: dict[tuple[str, tuple[int, ...]], Reference] = {}
+
+    def read(self, inputs: int) -> None:
+        """Have the first ``inputs`` of every task at hand; answers kept by other runs serve."""
+        draws = self._workspace.draws.items()
+        chosen = {name: draw.order[:inputs] for name, draw in draws}
+        self._answer(chosen)
+        for name, own in chosen.items():
+            self.of(name, own)
+
+    def of(self, name: str, inputs: tuple[int, ...]) -> Reference:
+        """What expert ``name`` makes of ``inputs`` of its own, whatever is loaded now."""
+        if (name, inputs) not in self._known:
+            self._answer({name: inputs})
+            engine = self._workspace.engine
+            with engine.expert(name):
+                self._known[name, inputs] = _reference(engine, engine.tasks[name], inputs)
+        return self._known[name, inputs]
+
+    def _answer(self, inputs: dict[str, tuple[int, ...]]) -> None:
+        blocks = [block for name, own in inputs.items() for block in blocks_of(name, own)]
+        answer(self._workspace, LocalExecutor(), blocks, lambda _: None)
+
+
+def compare_loaded(
+    workspace: Workspace, references: References, spec: GateSpec
+) -> tuple[MergedExpert, ...]:
+    """The loaded model against every expert.
+
+    Where ``certificate.max_per_task`` allows, an expert whose verdict is open is compared on
+    twice as many inputs, and again.
+    """
+    return tuple(
+        _compare(workspace, references, workspace.engine.tasks[name], spec)
+        for name in workspace.pool.names
+    )
+
+
+def _reference(engine: Engine, task: Task, inputs: tuple[int, ...]) -> Reference:
+    model = engine.require_head()
+    answers = engine.answers(task, inputs)
+    return Reference(
+        inputs=inputs,
+        answers=tuple(answers),
+        outputs=tuple(engine.outputs(task, inputs)),
+        states=tuple(_own_states(engine, task, inputs)),
+        choice_scores=None if task.choices is None else tuple(engine.choice_scores(task, inputs)),
+        cut=tuple(task.reading == "greedy" and not model.is_complete(a) for a in answers),
+    )
+
+
+def _own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
+    """States of the loaded model that give its answer where the expert's own is forced."""
+    model = engine.require_head()
+    positions = model.answer_positions
+    return model.states([engine.row(task, k, positions) for k in inputs], positions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """Some inputs of one expert, one entry each."""
+
+    inputs: tuple[int, ...]
+    differs: tuple[bool, ...]
+    cut: tuple[bool, ...]
+    kl: tuple[float, ...]
+    moved: tuple[float, ...]
+    """‖h_merged − h_i‖²."""
+    own: tuple[float, ...]
+    """‖h_i‖²."""
+    outputs: tuple[str, ...]
+    """The expert's own."""
+
+    def __add__(self, more: _Compared) -> _Compared:
+        return _Compared(**{k: (*v, *getattr(more, k)) for k, v in vars(self).items()})
+
+    @property
+    def differing(self) -> int:
+        return sum(self.differs)
+
+    @property
+    def unknown(self) -> int:
+        """Answers that were cut before any difference showed."""
+        return sum(was and not differs for was, differs in zip(self.cut, self.differs, strict=True))
+
+    def disagreement(self, confidence: float) -> Value:
+        n, differing = len(self.differs), self.differing
+        low, _ = metrics.disagreement_interval(differing, n, confidence=confidence)
+        _, high = metrics.disagreement_interval(differing + self.unknown, n, confidence=confidence)
+        return Value(number=differing / n, interval=(low, high))
+
+    def upper(self, confidence: float) -> float:
+        differing = self.differing + self.unknown
+        return metrics.disagreement_bound(differing, len(self.differs), confidence=confidence)
+
+
+def _compare(
+    workspace: Workspace, references: References, task: Task, spec: GateSpec
+) -> MergedExpert:
+    engine, certificate = workspace.engine, spec.certificate
+    count = certificate.per_task
+    reference = references.of(task.name, task.order[:count])
+    compared = _compare_inputs(engine, task, reference)
+    while count < certificate.most and _is_open(compared, task.name, workspace, spec):
+        more = task.order[count : min(2 * count, certificate.most)]
+        if not more:
+            break
+        compared += _compare_inputs(engine, task, references.of(task.name, more))
+        count = min(2 * count, certificate.most)
+    distortion = float(np.mean(compared.moved))
+    return MergedExpert(
+        name=task.name,
+        reading=task.reading,
+        inputs=len(compared.differs),
+        cut=compared.unknown,
+        disagreement=compared.disagreement(certificate.level),
+        disagreement_upper=compared.upper(certificate.level),
+        kl=float(np.mean(compared.kl)),
+        distortion=distortion,
+        relative_distortion=Value.computed(
+            lambda: metrics.relative_size(distortion, float(np.mean(compared.own)))
+        ),
+        degenerate=_degenerate(engine, task, compared),
+    )
+
+
+def _is_open(compared: _Compared, name: str, workspace: Workspace, spec: GateSpec) -> bool:
+    """Whether more inputs might change on which side of a limit the expert is."""
+    limits, level = spec.effective_budget.limits, spec.certificate.level
+    found = compared.disagreement(level)
+    assert found.interval is not None
+    low, high = found.interval
+    if "max_disagreement" in limits and low <= limits["max_disagreement"] < high:
+        return True
+    if "max_loss" not in limits or workspace.pool.labelled(name):
+        return False
+    allowed = limits["max_loss"] / 100 * (spec.experts[name].score or 1.0)
+    return low <= allowed < compared.upper(level)
+
+
+def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compared:
+    states = _own_states(engine, task, reference.inputs)
+    agreement = _agreement(engine, task, reference, states)
+    pairs = list(zip(states, reference.states, strict=True))
+    return _Compared(
+        inputs=reference.inputs,
+        differs=agreement.differs,
+        cut=reference.cut,
+        kl=agreement.divergences,
+        moved=tuple(metrics.mean_square_norm([_difference(m, own)]) for m, own in pairs),
+        own=tuple(metrics.mean_square_norm([own.numpy()]) for _, own in pairs),
+        outputs=reference.outputs,
+    )
+
+
+def _agreement(
+    engine: Engine, task: Task, reference: Reference, states: Sequence[Tensor]
+) -> Agreement:
+    from pytest_mergegate.engine.comparison import compare
+
+    if reference.choice_scores is not None:
+        own = [scores[None] for scores in reference.choice_scores]
+        merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
+        return compare(own, merged)
+    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
+    own = [logits(state, head) for state in reference.states]
+    agreement = compare(own, [logits(state) for state in states])
+    for index, own_answer, differs in zip(
+        reference.inputs, reference.answers, agreement.differs, strict=True
+    ):
+        if not differs:
+            engine.note_answer(task, index, own_answer)
+    return agreement
+
+
+def _degenerate(engine: Engine, task: Task, compared: _Compared) -> Degeneracy | None:
+    """Where most answers are the expert's own there is nothing to decode for."""
+    if task.reading == "greedy" and 2 * compared.differing <= len(compared.inputs):
+        return None
+    return degeneracy(
+        engine.outputs(task, compared.inputs),
+        compared.outputs,
+        [task.examples[index].choices for index in compared.inputs],
+    )
+
+
+def _difference(merged: Tensor, own: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return merged.numpy().astype(np.float64) - own.numpy().astype(np.float64)

@@ -1,0 +1,82 @@
+"""The quick TIES against mergekit's, which sorts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mergekit.merge_methods.api import merge_tensors
+
+from pytest_mergegate.merging.method import Method
+from pytest_mergegate.merging.ties import is_ties, ties
+
+
+def method(weights: dict[str, float], **parameters: Any) -> Method:
+    return Method(
+        label="ties",
+        name="ties",
+        parameters=parameters,
+        weights=weights,
+        seed=0,
+        takes_base=True,
+        takes_weights=True,
+    )
+
+
+def mergekit(planned: Method, base: torch.Tensor, experts: dict[str, torch.Tensor]) -> torch.Tensor:
+    return merge_tensors(
+        [base, *experts.values()],
+        "ties",
+        parameters=planned.mergekit_parameters,
+        ids=["the base", *experts],
+        base_index=0,
+    )
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (1023,), (40, 33), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"density": 0.5},
+        {"density": 0.2, "lambda": 0.7},
+        {"density": 0.9, "normalize": False},
+        {"density": 0.001},
+        {"density": 0},
+        {"density": 0.5, "int8_mask": True},
+    ],
+    ids=str,
+)
+def test_equals_mergekit(shape: tuple[int, ...], parameters: dict[str, Any], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for names in ("a", "ab", "abcde"):
+        # no base: (base + τ) − base would round numbers to equal ones, of which any may be trimmed
+        base = torch.zeros(shape)
+        experts = {
+            name: torch.randn(shape, generator=generator) * 10.0**-k for k, name in enumerate(names)
+        }
+        weights = {name: float(torch.rand((), generator=generator)) + 0.2 for name in names}
+        weights[names[-1]] *= 1 if len(names) < 5 else -0.3
+        planned = method(weights, **parameters)
+        assert is_ties(planned)
+        expected = mergekit(planned, base, experts)
+        torch.testing.assert_close(ties(planned, base, experts), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_equal_numbers_are_trimmed_to_the_density(seed: int) -> None:
+    """Which of them is anyone's choice, how many is not."""
+    base = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
+    merged = ties(method({"a": 1.0}, density=0.3), base, {"a": base + 0.25})
+    assert int((merged != base).sum()) == 300
+
+
+def test_an_expert_that_changes_nothing_has_no_say(seed: int) -> None:
+    base = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+    planned = method({"a": 1.0, "b": 1.0}, density=0.5)
+    alone = ties(method({"a": 1.0}, density=0.5), base, {"a": base * 1.5})
+    torch.testing.assert_close(ties(planned, base, {"a": base * 1.5, "b": base}), alone)
+
+
+def test_rescaling_is_left_to_mergekit() -> None:
+    assert not is_ties(method({"a": 1.0}, rescale=True))
