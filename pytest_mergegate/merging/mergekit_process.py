@@ -19,6 +19,7 @@ from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
 BASE = "base"
@@ -36,16 +37,20 @@ class LinkedModels:
     def __init__(self, pool: Pool, folder: Path) -> None:
         self._pool, self._folder = pool, folder
         self._unique = uuid.uuid4().hex
+        self.called: dict[str, str] = {}
+        """What messages call each linked folder."""
         self.base = self._link(BASE, pool.base.path, adapter=False)
+        self.called[self.base] = "the base"
         self.experts = {
-            expert.name: self._reference(f"expert{index}", expert.path, adapter=expert.is_adapter)
+            expert.name: self._reference(f"expert{index}", expert)
             for index, expert in enumerate(pool.experts)
         }
         """mergekit's references, by expert."""
 
-    def _reference(self, name: str, path: Path, *, adapter: bool) -> str:
-        linked = self._link(name, path, adapter=adapter)
-        return f"{self.base}+{linked}" if adapter else linked
+    def _reference(self, name: str, expert: Expert) -> str:
+        linked = self._link(name, expert.path, adapter=expert.is_adapter)
+        self.called[linked] = expert.name
+        return f"{self.base}+{linked}" if expert.is_adapter else linked
 
     def _link(self, name: str, path: Path, *, adapter: bool) -> str:
         folder = self._folder / f"{name}-{self._unique}"
@@ -59,12 +64,18 @@ class LinkedModels:
 
 
 def run(
-    config: Mapping[str, Any], work: Path, *, seed: int, lora_dtype: str | None, trust: bool
+    config: Mapping[str, Any],
+    work: Path,
+    *,
+    seed: int,
+    lora_dtype: str | None,
+    trust: bool,
+    called: Mapping[str, str],
 ) -> Path:
     """Run mergekit on ``config``, whose models are paths; returns the folder it wrote.
 
-    ``work`` is an empty folder, which takes mergekit's caches too. Raises GateError with
-    mergekit's own last words.
+    ``work`` is a folder for its results and caches. Raises GateError with mergekit's own last
+    words, the models' paths in them as ``called``.
     """
     out = work / "merged"
     options = {
@@ -89,7 +100,7 @@ def run(
     )
     shutil.rmtree(work / "lora", ignore_errors=True)
     if done.returncode != 0:
-        raise _failed(config, done)
+        raise _failed(config, done, called)
     return out
 
 
@@ -106,11 +117,17 @@ def new_folder() -> Path:
     return folder
 
 
-def _failed(config: Mapping[str, Any], done: subprocess.CompletedProcess[str]) -> GateError:
+def _failed(
+    config: Mapping[str, Any],
+    done: subprocess.CompletedProcess[str],
+    called: Mapping[str, str],
+) -> GateError:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if done.returncode < 0:
         reason, fix = f"killed by signal {-done.returncode}", "give it more memory"
     else:
         reason = lines[-1] if lines else f"exit code {done.returncode}"
-        fix = "check the method's parameters, or try mergekit-yaml itself"
+        for path, name in called.items():
+            reason = reason.replace(path, name)
+        fix = "check the method's settings, and whether mergekit knows this architecture"
     return GateError(f"mergekit's own run of {config['merge_method']} failed ({reason})", fix=fix)

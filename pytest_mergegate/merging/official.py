@@ -156,6 +156,7 @@ def run_officially(method: Method, engine: Engine) -> OfficialWeights:
             seed=method.seed,
             lora_dtype=None if method.config is not None else pool.spec.dtype,
             trust=pool.spec.trust_remote_code,
+            called=models.called,
         )
         shutil.rmtree(folder / "models")
         check_tokenizer(method, pool, merged)

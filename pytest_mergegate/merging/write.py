@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_mergegate.engine.families import load_model
+from pytest_mergegate.engine.loading import quiet
 from pytest_mergegate.engine.placement import Placement
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.build import pick_method, read_engine
@@ -104,7 +105,8 @@ def _save(engine: Engine, folder: Path) -> None:
     named = module.config._name_or_path
     module.config._name_or_path = ""  # a path on this machine
     try:
-        module.save_pretrained(folder)
+        with quiet():
+            module.save_pretrained(folder)
     finally:
         module.config._name_or_path = named
     (folder / _GENERATION).unlink(missing_ok=True)
