@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from architectures import ARCHITECTURES
+from engine_of import engine_of
 from pools import write_gate, write_jsonl, write_tokenizer
 from transformers import MixtralConfig, MixtralForCausalLM
 from variants import load, write_variant
@@ -14,6 +16,8 @@ from variants import load, write_variant
 from pytest_mergegate.cli import main
 from pytest_mergegate.gatefile import load_gate
 from pytest_mergegate.merging.build import build_merged_model
+from pytest_mergegate.merging.merge import merge
+from pytest_mergegate.merging.methods import plan_methods
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,3 +82,8 @@ def test_tensors_that_are_fused_when_loaded(tmp_path: Path, seed: int) -> None:
     path = write_rest(tmp_path)
     assert main(["check", str(path), "--output", str(tmp_path / "out"), "--no-cache"]) == 0
     check(tmp_path, MixtralForCausalLM.from_pretrained(tmp_path / "out"))
+    engine = engine_of(path)
+    (method,) = plan_methods(load_gate(path), engine.pool.names)
+    assert sorted(merge(replace(method, route="official"), engine).weights) == sorted(
+        engine.model.parameters
+    )
