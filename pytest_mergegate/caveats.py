@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.evidence import inputs_text
 from pytest_mergegate.findings import Finding
 from pytest_mergegate.wording import number_text
 
@@ -110,11 +111,13 @@ def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
     point = expert.disagreement.number
     if limit is None or point is None or point > limit or expert.disagreement_upper <= limit:
         return None
+    lacking = inputs_text(expert, limit, gate.spec.certificate.level)
     return Finding(
         code="MG303",
         severity="warning",
         expert=expert.name,
         message=f"the disagreement of {number_text(point)} is within {number_text(limit)}, but on "
-        f"{expert.inputs} inputs it may be {number_text(expert.disagreement_upper)}",
+        f"{expert.inputs} inputs it may be {number_text(expert.disagreement_upper)}"
+        + (f"; to bound it by the limit, {lacking}" if lacking else ""),
         fix="add examples, or hold the bound to the limit with judge: bound",
     )

@@ -135,8 +135,8 @@ def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None
     """Raise pytest.UsageError for what is known to go wrong before anything is computed."""
     if len(files) > 1:
         raise pytest.UsageError(f"--output takes exactly one gate, there are {len(files)}")
-    if options.stage == "preflight":
-        raise pytest.UsageError("--output writes what a gate has passed; preflight judges nothing")
+    if options.stage in {"preflight", "conflict", "hidden"}:
+        raise pytest.UsageError(f"--output writes a merge; --stage {options.stage} makes none")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise pytest.UsageError(f"--output: {folder} is there already, and is no folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -151,23 +151,21 @@ def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
     from pytest_mergegate.merging.write import write_merged
 
     method = report.judged_method
-    merged = next((m for m in report.merges if m.method == method), None)
+    judged = next((m for m in report.merges if m.method == method), None)
     folder: Path = chosen.output
     try:
         write_merged(
             load_gate(file),
-            method,
-            dict(merged.weights) if merged else None,
+            judged,
             device=chosen.device,
             fingerprints=_fingerprints(report),
-            digest=merged.digest if merged else None,
             target=folder.absolute(),
         )
     except GateError as error:
         sys.stderr.write(f"mergegate: {error}\n")
         return Exit.UNREADABLE
     if chosen.quiet == 0:
-        sys.stdout.write(f"the merge {method or ''} was written to {folder}\n".replace("  ", " "))
+        sys.stdout.write(f"the merge{f' {method}' if method else ''} was written to {folder}\n")
     return Exit.PASSED
 
 

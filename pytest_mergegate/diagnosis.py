@@ -10,6 +10,7 @@ import numpy as np
 from pytest_mergegate import metrics
 from pytest_mergegate.cures import Cure, find_cures, pulls
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.judge import lacking_evidence
 from pytest_mergegate.spec import DEFAULT_MAX_DISAGREEMENT
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Results, Verdict
-    from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.hidden import HiddenResult
 
 _INTERFERERS = 3
@@ -108,28 +108,14 @@ def _cause(
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
     cause = None
     if merge and verdict.basis == "certified":
-        cause = _few_inputs(merge.expert(verdict.expert), verdict)
+        spec = results.pool.spec
+        lacking = lacking_evidence(verdict.limit, verdict.expert, merge, results, spec)
+        cause = f"not enough evidence: {lacking}" if lacking else None
     if cause is None and verdict.method is not None:
         cause = _tried_cause(hidden, scales, verdict)
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
     named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
     return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None
-
-
-def _few_inputs(expert: MergedExpert, verdict: Verdict) -> str | None:
-    """A certificate can fail for want of inputs alone."""
-    rate = expert.disagreement.number
-    if rate is None or rate * 100 > verdict.limit:
-        return None
-    if expert.cut:
-        return (
-            f"not enough evidence: {expert.cut} of {expert.inputs} answers were cut, and count as "
-            "different until probes.max_answer_tokens lets them end"
-        )
-    return (
-        f"not enough evidence: {rate:.0%} of {expert.inputs} inputs are answered differently, and "
-        "only more inputs can bound that tighter"
-    )
 
 
 def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
+from pytest_mergegate.evidence import FEWEST_SCORED, examples_needed, inputs_text
 from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage, deepest
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import number_text, verdict_text
@@ -95,12 +96,16 @@ def plan_depth(spec: GateSpec, pool: Pool, allowed: Stage | None) -> Stage:
 
 def certified_loss(results: Results, spec: GateSpec, merge: MergeResult, expert: str) -> Value:
     """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6)."""
-    upper = merge.expert(expert).disagreement_upper
-    if results.scores is not None and expert in results.scores:
-        known = float(results.scores[expert].expert.mean())
-    else:
-        known = spec.experts[expert].score or 1.0
+    upper, known = merge.expert(expert).disagreement_upper, known_score(results, spec, expert)
     return Value.computed(lambda: metrics.certified_loss(upper, known))
+
+
+def known_score(results: Results, spec: GateSpec, expert: str) -> float:
+    """The expert's score to which a certificate is relative: measured, given, or 1."""
+    measured = results.scores.get(expert) if results.scores is not None else None
+    if measured is not None and measured.of_outputs:
+        return float(measured.expert.mean())
+    return spec.experts[expert].score or 1.0
 
 
 def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
@@ -194,6 +199,8 @@ def _verdict(
         value, basis, detail = _find(budget, limit, expert, method, results, spec)
     exact = basis in {"certified", "conflict"}
     status = _status(value, limit, spec.judge, exact=exact)
+    if basis == "few":
+        status, basis = "inconclusive", "measured"
     if spec.judge == "bound" and not exact:
         detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
     return Verdict(
@@ -239,12 +246,47 @@ def _find(
     if budget == "max_loss" and results.pool.labelled(expert):
         evaluation = next((e for e in results.evaluations if e.method == method), None)
         if evaluation is not None:
-            loss = next(e.loss for e in evaluation.experts if e.name == expert)
-            return _positive(loss), "measured", "measured"
+            scored = next(e for e in evaluation.experts if e.name == expert)
+            return _measured(_positive(scored.loss), limit, scored.examples)
     elif budget == "max_loss" and merge is not None:
-        certified = _positive(certified_loss(results, spec, merge, expert))
-        return certified, "certified", f"certified on {merge.expert(expert).inputs} inputs"
+        return _certified(limit, expert, merge, results, spec)
     return Value.missing("not_computed"), "none", "was not computed"
+
+
+def _measured(loss: Value, limit: float, examples: int) -> tuple[Value, str, str]:
+    """A measured loss; its basis is ``few`` where it may not be judged."""
+    if examples < FEWEST_SCORED:
+        few = f"measured on {examples} examples, and it takes {FEWEST_SCORED} to judge"
+        return loss, "few", few
+    detail = f"measured on {examples} examples"
+    if not straddles(loss, limit):
+        return loss, "measured", detail
+    needed = examples_needed(loss, limit, examples)
+    if needed is None:
+        more = "it cannot be told apart from the limit by sampling"
+    else:
+        more = f"the limit is inside the interval; about {needed} in all would likely decide it"
+    return loss, "measured", f"{detail}; {more}"
+
+
+def _certified(
+    limit: float, expert: str, merge: MergeResult, results: Results, spec: GateSpec
+) -> tuple[Value, str, str]:
+    """A certified loss, and what it would take where only more evidence can help it."""
+    loss = _positive(certified_loss(results, spec, merge, expert))
+    detail = f"certified on {merge.expert(expert).inputs} inputs"
+    if loss.number is not None and not loss.number <= limit:
+        lacking = lacking_evidence(limit, expert, merge, results, spec)
+        detail += f"; {lacking}" if lacking else ""
+    return loss, "certified", detail
+
+
+def lacking_evidence(
+    limit: float, expert: str, merge: MergeResult, results: Results, spec: GateSpec
+) -> str | None:
+    """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
+    rate = min(1.0, limit / 100 * known_score(results, spec, expert))
+    return inputs_text(merge.expert(expert), rate, spec.certificate.level)
 
 
 def _worst_pair(

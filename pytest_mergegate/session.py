@@ -92,10 +92,10 @@ class GateSession:
 
         report = self.assess_for(request).report
         gate, _ = request.node.stash[_ASSESSED]
-        method = report.judged_method
-        weights = next((dict(m.weights) for m in report.merges if m.method == method), None)
+        merges = {merge.method: merge for merge in report.merges}
+        judged = merges.get(report.judged_method or "")
         try:
-            return build_merged_model(gate, method, weights, self.settings.device)
+            return build_merged_model(gate, judged, self.settings.device)
         except GateError as error:
             pytest.fail(str(error), pytrace=False)
 

@@ -24,6 +24,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 BUILTIN_METRICS = ("exact_match", "accuracy", "rouge_l")
+HARNESS = "lm_eval:"
+"""What a metric starts with that is a task of lm-evaluation-harness."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 DEFAULT_MAX_DISAGREEMENT = 0.3
 POOL = "pool"
@@ -70,22 +72,38 @@ class ExpertSpec(Section):
     score: Annotated[float, Field(gt=0, le=1)] | None = None
     """The expert's known score, used where its examples have no targets."""
     metric: str = "exact_match"
-    """``exact_match``, ``accuracy``, ``rouge_l`` or ``package.module:function``."""
+    """``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>`` or
+    ``package.module:function``."""
+    length_normalization: Literal["none", "tokens", "bytes"] = "none"
+    """By what ``accuracy`` divides the log-likelihood of a choice before it ranks them."""
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    """A greedy answer ends where one of these first completes, and is read without it."""
 
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
-        if metric.startswith("lm_eval:"):
-            raise ValueError(
-                "lm_eval: metrics are not available yet; use one of "
-                f"{', '.join(BUILTIN_METRICS)} or package.module:function"
-            )
+        if metric.startswith(HARNESS) and metric.removeprefix(HARNESS).strip():
+            return metric
         if metric not in BUILTIN_METRICS and not _FUNCTION.fullmatch(metric):
             raise ValueError(
-                f"unknown metric {metric!r}; use one of {', '.join(BUILTIN_METRICS)} "
-                "or package.module:function"
+                f"unknown metric {metric!r}; use one of {', '.join(BUILTIN_METRICS)}, "
+                f"{HARNESS}<task> or package.module:function"
             )
         return metric
+
+    @model_validator(mode="after")
+    def _ranks_choices(self) -> ExpertSpec:
+        if self.length_normalization != "none" and self.metric != "accuracy":
+            raise ValueError(
+                "length_normalization is for metric: accuracy, which ranks choices, "
+                f"not for {self.metric}"
+            )
+        return self
+
+    @property
+    def how_read(self) -> dict[str, Any]:
+        """All that decides how answers are read: part of the key of whatever comes of them."""
+        return self.model_dump(mode="json", include={"metric", "length_normalization", "stop"})
 
 
 class ProbesSpec(Section):

@@ -27,6 +27,7 @@ os.environ |= {
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it, and share the memo
     _cache = tempfile.TemporaryDirectory(prefix="mergegate-cache-")
     os.environ["MERGEGATE_CACHE"] = _cache.name
+    os.environ["HF_DATASETS_CACHE"] = f"{_cache.name}/datasets"
 
 pytest_plugins = ["pytester"]
 

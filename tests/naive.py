@@ -65,7 +65,7 @@ class Naive:
             for name in self.names
         }
         self.answers = {
-            name: [self.decode(self.experts[name], prompt) for prompt in self.prompts[name]]
+            name: [self.answer(self.experts[name], name, k) for k in range(len(self.rows[name]))]
             for name in self.names
         }
 
@@ -84,16 +84,29 @@ class Naive:
         out = model(input_ids=torch.tensor([tokens]), output_hidden_states=True, use_cache=False)
         return out.hidden_states[-1][0], out.logits[0]
 
-    def decode(self, model: Any, prompt: list[int]) -> list[int]:
-        """The greedy answer, by running everything again for every token."""
+    def answer(self, model: Any, name: str, k: int) -> list[int]:
+        """The greedy answer to an input of ``name``, running everything again for every token."""
         answer: list[int] = []
-        while len(answer) < self.max_tokens and self.tokenizer.eos_token_id not in answer:
-            answer.append(best(self.run(model, prompt + answer)[1][-1]))
+        while len(answer) < self.max_tokens and not self.ended(answer, name):
+            answer.append(best(self.run(model, self.prompts[name][k] + answer)[1][-1]))
         return answer
 
-    def text(self, answer: list[int]) -> str:
-        """An answer in letters."""
-        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+    def ended(self, answer: list[int], name: str) -> bool:
+        """Whether an answer reached the end of the text, or holds a stop string."""
+        letters = self.tokenizer.decode(answer, skip_special_tokens=True)
+        stopped = any(stop in letters for stop in self.stops(name))
+        return stopped or self.tokenizer.eos_token_id in answer
+
+    def stops(self, name: str) -> list[str]:
+        """The stop strings of expert ``name``."""
+        return list(self.gate["experts"][name].get("stop", []))
+
+    def text(self, answer: list[int], name: str) -> str:
+        """An answer in letters, without what stops it."""
+        letters = str(self.tokenizer.decode(answer, skip_special_tokens=True))
+        for stop in self.stops(name):
+            letters = letters.partition(stop)[0]
+        return letters.strip()
 
     def at_answer(self, model: Any, name: str, k: int) -> tuple[Tensor, Tensor]:
         """States and logits where expert ``name``'s own answer to its input k is predicted."""
@@ -104,10 +117,13 @@ class Naive:
     def choose(self, model: Any, name: str, k: int) -> tuple[Tensor, int]:
         """Log-likelihood of every choice of input k, and the likeliest."""
         prompt, sums = self.prompts[name][k], []
+        unit = self.gate["experts"][name].get("length_normalization", "none")
         for choice in self.rows[name][k]["choices"]:
             tokens = self.tokenizer(choice)["input_ids"]
             logs = self.run(model, prompt + tokens)[1].log_softmax(-1)
-            sums.append(sum(logs[len(prompt) - 1 + t, token] for t, token in enumerate(tokens)))
+            total = sum(logs[len(prompt) - 1 + t, token] for t, token in enumerate(tokens))
+            length = {"none": 1, "tokens": len(tokens), "bytes": len(choice.encode())}[unit]
+            sums.append(total / length)
         scores = torch.stack(sums)
         return scores, best(scores)
 
@@ -119,7 +135,7 @@ class Naive:
         """What ``model`` answers to input k of expert ``name``."""
         if self.by_choices(name):
             return str(self.rows[name][k]["choices"][self.choose(model, name, k)[1]])
-        return self.text(self.decode(model, self.prompts[name][k]))
+        return self.text(self.answer(model, name, k), name)
 
     # Hidden states
 
@@ -240,7 +256,7 @@ class Naive:
         return sum(
             self.output(model, name, k) != self.output(own, name, k)
             if self.by_choices(name)
-            else self.decode(model, self.prompts[name][k]) != self.answers[name][k]
+            else self.answer(model, name, k) != self.answers[name][k]
             for k in range(len(self.rows[name]))
         )
 
@@ -249,8 +265,7 @@ class Naive:
         if self.by_choices(name):
             return 0
         return sum(
-            self.tokenizer.eos_token_id not in answer
-            and self.decode(model, self.prompts[name][k]) == answer
+            not self.ended(answer, name) and self.answer(model, name, k) == answer
             for k, answer in enumerate(self.answers[name])
         )
 

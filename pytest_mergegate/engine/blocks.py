@@ -53,7 +53,8 @@ class Block:
         own = "base" if model is None else workspace.models[model]
         if kind == "answers":
             most = workspace.spec.probes.max_answer_tokens
-            return workspace.key(kind, model=own, inputs=asked, max_answer_tokens=most)
+            stop = workspace.spec.experts[self.task].stop
+            return workspace.key(kind, model=own, inputs=asked, max_answer_tokens=most, stop=stop)
         positions = workspace.facts.positions
         return workspace.key(
             kind, model=own, inputs=asked, positions=positions, answers=self.answers

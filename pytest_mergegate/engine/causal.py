@@ -71,10 +71,14 @@ class CausalModel(GenerativeModel):
     def _room(self, prompt: Tokens) -> int:
         return self.positions - len(prompt)
 
-    def _generate(self, prompts: Sequence[Tokens], max_tokens: int) -> Tensor:
+    def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
         ids, mask = self._pad(prompts, side="left")
         out: Tensor = self.module.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            **self._stopping(stop, ids.shape[1]),
         )
         return out[:, ids.shape[1] :]
 

@@ -75,16 +75,18 @@ class SequenceClassifier(HeadedModel):
         """Whether there are positions for such a prompt; a label takes none."""
         return prompt <= self.positions
 
-    def decode(self, prompts: Sequence[Tokens], max_tokens: int) -> list[list[int]]:
+    def decode(
+        self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[list[int]]:
         """The index of the likeliest label, as an answer of one."""
         states = self.states([(prompt, ()) for prompt in prompts], "head")
         return [[int(self.logits(state)[0].argmax())] for state in states]
 
-    def text(self, answer: Sequence[int]) -> str:
+    def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
         """The label's name."""
         return self.labels[answer[0]]
 
-    def is_complete(self, answer: Sequence[int]) -> bool:
+    def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:
         """A label always is."""
         return True
 

@@ -159,7 +159,8 @@ class Engine:
         keys = [(self.model.loaded, task.name, index) for index in indices]
         missing = [key for key in dict.fromkeys(keys) if key not in self._answers]
         prompts = [task.prompts[index] for _, _, index in missing]
-        found = self.require_head().decode(prompts, self._max_tokens) if prompts else []
+        decode = self.require_head().decode
+        found = decode(prompts, self._max_tokens, task.stop) if prompts else []
         self._answers.update(zip(missing, found, strict=True))
         return [self._answers[key] for key in keys]
 
@@ -168,7 +169,8 @@ class Engine:
         self._answers.setdefault((self.model.loaded, task.name, index), answer)
 
     def choice_scores(self, task: Task, indices: Sequence[int]) -> list[Tensor]:
-        """Log-likelihood of every choice under the loaded model; one [choices] each."""
+        """Log-likelihood of every choice under the loaded model, divided by its length where the
+        gate asks for that; one [choices] each."""
         assert task.choices is not None
         keys = [(self.model.loaded, task.name, index) for index in indices]
         missing = [key for key in dict.fromkeys(keys) if key not in self._choice_scores]
@@ -184,13 +186,15 @@ class Engine:
             logs = torch.log_softmax(model.logits(by_row[row]).to(torch.float64), dim=-1)
             found[key].append(float(logs[torch.arange(len(choice)), torch.tensor(choice)].sum()))
         for key, scores in found.items():
-            self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64)
+            lengths = torch.tensor(task.choice_lengths[key[2]], dtype=torch.float64)
+            self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64) / lengths
         return [self._choice_scores[key] for key in keys]
 
     def outputs(self, task: Task, indices: Sequence[int]) -> list[str]:
         """What the loaded model answers, as the task's metric reads it."""
         if task.reading != "choices":
-            return [self.require_head().text(answer) for answer in self.answers(task, indices)]
+            text = self.require_head().text
+            return [text(answer, task.stop) for answer in self.answers(task, indices)]
         scores = self.choice_scores(task, indices)
         return [
             (task.examples[index].choices or ())[int(s.argmax())]

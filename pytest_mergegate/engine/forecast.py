@@ -74,7 +74,7 @@ class WhatIf:
         examples = workspace.pool.examples[name]
         return {
             "model": workspace.models[name],
-            "metric": workspace.spec.experts[name].metric,
+            "read": workspace.spec.experts[name].how_read,
             "examples": [
                 examples[index].model_dump(mode="json", include={"input", "choices"})
                 for block in own

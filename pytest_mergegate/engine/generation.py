@@ -6,11 +6,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from pytest_mergegate.engine.batches import batches
 from pytest_mergegate.engine.headed import HeadedModel
 from pytest_mergegate.engine.loading import quiet
+from pytest_mergegate.engine.stopping import AtStop, first_stop, until_stop
 from pytest_mergegate.errors import PoolError
 
 if TYPE_CHECKING:
@@ -51,10 +52,13 @@ class GenerativeModel(HeadedModel):
         return self.module.get_output_embeddings()
 
     @torch.inference_mode()
-    def decode(self, prompts: Sequence[Tokens], max_tokens: int) -> list[list[int]]:
+    def decode(
+        self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[list[int]]:
         """Greedy answers in tokens, the end-of-text token included where it was reached.
 
-        An answer has at most ``max_tokens``, and no more than the model has positions for.
+        An answer has at most ``max_tokens``, no more than the model has positions for, and ends
+        with the token that completes one of ``stop``.
         """
         answers: list[list[int]] = [[] for _ in prompts]
         rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
@@ -64,26 +68,40 @@ class GenerativeModel(HeadedModel):
             for batch in batches(lengths, self._decoding_tokens):
                 rows = [chosen[k] for k in batch]
                 with quiet():
-                    found = self._generate([prompts[index] for index in rows], room)
+                    found = self._generate([prompts[index] for index in rows], room, stop)
                 for index, answer in zip(rows, found.tolist(), strict=True):
-                    answers[index] = self._until_end(answer)
+                    # what is behind the end depends on the batch
+                    answers[index] = until_stop(self.read, self._until_end(answer), stop)
         return answers
 
-    def is_complete(self, answer: Sequence[int]) -> bool:
+    def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:
         """Whether an answer reached its end, rather than the limit on its length."""
-        return bool(answer) and answer[-1] in self._ends
+        if answer and answer[-1] in self._ends:
+            return True
+        return bool(stop) and first_stop(self.read(answer), stop) is not None
 
-    def text(self, answer: Sequence[int]) -> str:
-        """An answer's tokens as stripped text."""
-        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+    def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """An answer's tokens as stripped text, up to the first of ``stop``."""
+        text = self.read(answer)
+        return text[: first_stop(text, stop)].strip()
+
+    def read(self, answer: Sequence[int]) -> str:
+        """Tokens as text."""
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
     @abstractmethod
     def _room(self, prompt: Tokens) -> int:
         """How many tokens of an answer there are positions for."""
 
     @abstractmethod
-    def _generate(self, prompts: Sequence[Tokens], max_tokens: int) -> Tensor:
+    def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
         """New tokens [rows, at most ``max_tokens``] of one batch, padded behind the end."""
+
+    def _stopping(self, stop: Sequence[str], prompt: int) -> dict[str, Any]:
+        """What ends ``generate`` early, where ``prompt`` tokens stand before the answer."""
+        if not stop:
+            return {}
+        return {"stopping_criteria": StoppingCriteriaList([AtStop(self.read, stop, prompt)])}
 
     def _until_end(self, answer: list[int]) -> list[int]:
         ends = self._ends

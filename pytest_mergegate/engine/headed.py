@@ -50,15 +50,20 @@ class HeadedModel(Model):
         """The linear layer that makes logits of states."""
 
     @abstractmethod
-    def decode(self, prompts: Sequence[Tokens], max_tokens: int) -> list[list[int]]:
-        """The answer to each prompt: tokens, or the index of one label."""
+    def decode(
+        self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[list[int]]:
+        """The answer to each prompt: tokens, or the index of one label.
+
+        Tokens end with the one that completes one of ``stop``.
+        """
 
     @abstractmethod
-    def text(self, answer: Sequence[int]) -> str:
-        """An answer as the metrics read it."""
+    def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """An answer as the metrics read it, up to the first of ``stop``."""
 
     @abstractmethod
-    def is_complete(self, answer: Sequence[int]) -> bool:
+    def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:
         """Whether an answer reached its end, rather than the limit on its length."""
 
     @abstractmethod

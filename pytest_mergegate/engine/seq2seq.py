@@ -61,10 +61,14 @@ class EncoderDecoder(GenerativeModel):
     def _room(self, prompt: Tokens) -> int:
         return self._decoder_positions
 
-    def _generate(self, prompts: Sequence[Tokens], max_tokens: int) -> Tensor:
+    def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
         ids, mask = self._pad(prompts)
         out: Tensor = self.module.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            **self._stopping(stop, 1),
         )
         return out[:, 1:]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.readings import Reading, Tokens
     from pytest_mergegate.pool.examples import Example
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.spec import ExpertSpec, GateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class Task:
     prompts: tuple[Tokens, ...]
     choices: tuple[tuple[Tokens, ...], ...] | None
     """Every choice of every example as an answer, under the ``choices`` reading."""
+    choice_lengths: tuple[tuple[int, ...], ...]
+    """By what the log-likelihood of each choice is divided; empty under other readings."""
+    stop: tuple[str, ...]
+    """A greedy answer ends where one of these first completes."""
     order: tuple[int, ...]
     """Indices of the distinct inputs, in the order in which they are drawn."""
 
@@ -61,9 +65,11 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
             fix=_advice(name, pool),
         )
     _check_labels(examples, name, model)
+    expert = spec.experts[name]
+    _check_reads_text(expert, name, model)
     prompts = tuple(_prompt(example, k, name, model) for k, example in enumerate(examples))
     choices = None
-    if spec.experts[name].metric == "accuracy" and isinstance(model, HeadedModel):
+    if expert.metric == "accuracy" and isinstance(model, HeadedModel):
         choices = tuple(
             _choices(example, k, prompts[k], name, model) for k, example in enumerate(examples)
         )
@@ -79,6 +85,8 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
         examples=examples,
         prompts=prompts,
         choices=choices,
+        choice_lengths=_lengths(examples, choices or (), expert.length_normalization),
+        stop=expert.stop,
         order=drawn,
     )
 
@@ -90,6 +98,32 @@ def _advice(name: str, pool: Pool) -> str:
         f"write data/{name}.jsonl or examples/{name}.jsonl beside the configuration, or "
         "examples.jsonl in the expert's folder, or say where with mergegate: {examples: ...}"
     )
+
+
+def _lengths(
+    examples: Sequence[Example], choices: Sequence[Sequence[Tokens]], unit: str
+) -> tuple[tuple[int, ...], ...]:
+    """Per choice its length in ``unit``: ``tokens``, ``bytes`` of UTF-8, or 1 for ``none``."""
+    if unit == "tokens":
+        return tuple(tuple(map(len, tokens)) for tokens in choices)
+    if unit == "bytes":
+        texts = (example.choices or () for example, _ in zip(examples, choices, strict=False))
+        return tuple(tuple(len(text.encode()) for text in own) for own in texts)
+    return tuple((1,) * len(tokens) for tokens in choices)
+
+
+def _check_reads_text(expert: ExpertSpec, name: str, model: Model) -> None:
+    """Raise PoolError for settings of text where the model's answers are none."""
+    if model.reading == "greedy":
+        return
+    given = {"length_normalization": expert.length_normalization != "none", "stop": expert.stop}
+    for key in (key for key, is_given in given.items() if is_given):
+        raise PoolError(
+            f"{key} is set, and the base is a {model.kind}, whose answers are no text",
+            code="MG203",
+            expert=name,
+            fix=f"remove experts.{name}.{key}",
+        )
 
 
 def _check_labels(examples: Sequence[Example], name: str, model: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import math
+import inspect
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.evaluation.lending import lent
+from pytest_mergegate.evaluation.questions import Questions, checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_HOW = "it takes (outputs, targets) and returns one number in [0, 1] per example"
+    from pytest_mergegate.engine.model import Model
+    from pytest_mergegate.pool.examples import Example
+
+_RETURNS = "returns one number in [0, 1] per example"
 
 
 def load_metric(metric: str, *, expert: str, root: Path) -> Callable[..., Any]:
@@ -47,6 +52,27 @@ def load_metric(metric: str, *, expert: str, root: Path) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]  # checked to be callable, that is all
 
 
+def takes_model(function: Callable[..., Any], metric: str, *, expert: str) -> bool:
+    """Whether it is a function of (model, tokenizer, examples), not of (outputs, targets).
+
+    One that can be called with two arguments gets two. Raises PoolError for neither.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions written in C
+        return False
+    if _binds(signature, 2):
+        return False
+    if _binds(signature, 3):
+        return True
+    raise PoolError(
+        f"metric {metric} takes {signature}, and is called with two arguments or with three",
+        code="MG301",
+        expert=expert,
+        fix=f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
+    )
+
+
 def apply_metric(
     function: Callable[..., Any],
     metric: str,
@@ -55,12 +81,19 @@ def apply_metric(
     *,
     expert: str,
 ) -> NDArray[np.float64]:
-    """Scores [n] of a user's function. Raises PoolError naming the example it could not score.
+    """Scores [n] of a function of outputs. Raises PoolError naming the example it could not score.
 
     It is called twice: a metric that gives the same answers different scores measures nothing.
     """
-    once = _scores(function, metric, outputs, targets, expert)
-    again = _scores(function, metric, outputs, targets, expert)
+    questions = Questions(
+        metric=metric,
+        expert=expert,
+        count=len(outputs),
+        ask=lambda picked: function([outputs[k] for k in picked], [targets[k] for k in picked]),
+        shown=lambda k: f"output {outputs[k]!r}, target {targets[k]!r}",
+        usage=f"it takes (outputs, targets) and {_RETURNS}",
+    )
+    once, again = checked_scores(questions), checked_scores(questions)
     if differing := np.flatnonzero(once != again).tolist():
         raise PoolError(
             f"metric {metric} scored example {differing[0] + 1} as {once[differing[0]]:g}, and as "
@@ -72,60 +105,41 @@ def apply_metric(
     return once
 
 
-def _scores(
+def apply_to_model(
     function: Callable[..., Any],
     metric: str,
-    outputs: Sequence[str],
-    targets: Sequence[str],
+    model: Model,
+    examples: Sequence[Example],
     expert: str,
 ) -> NDArray[np.float64]:
+    """Scores [n] of a function of the loaded model. Raises PoolError naming the example that it
+    could not score.
+
+    It is called once: it may cost as much as everything else together.
+    """
+
+    def ask(picked: Sequence[int]) -> list[Any]:
+        rows = [examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
+        with lent(model, f"metric {metric}", expert=expert) as (module, tokenizer):
+            return list(function(module, tokenizer, rows))
+
+    questions = Questions(
+        metric=metric,
+        expert=expert,
+        count=len(examples),
+        ask=ask,
+        shown=lambda k: f"input {examples[k].input!r}",
+        usage=f"it takes (model, tokenizer, examples) and {_RETURNS}",
+    )
+    return checked_scores(questions)
+
+
+def _binds(signature: inspect.Signature, count: int) -> bool:
     try:
-        scores = list(function(list(outputs), list(targets)))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
-        raise PoolError(
-            f"metric {metric} raised {type(error).__name__}: {error}"
-            f"{_culprit(function, outputs, targets)}",
-            code="MG301",
-            expert=expert,
-            fix=_HOW,
-        ) from error
-    if len(scores) != len(outputs):
-        raise PoolError(
-            f"metric {metric} returned {len(scores)} scores for {len(outputs)} examples",
-            code="MG301",
-            expert=expert,
-            fix="return one number in [0, 1] per example",
-        )
-    return np.array([_checked(s, k, metric, expert) for k, s in enumerate(scores)])
-
-
-def _checked(value: Any, index: int, metric: str, expert: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise PoolError(
-            f"metric {metric} scored example {index + 1} as {repr(value)[:40]}",
-            code="MG301",
-            expert=expert,
-            fix="scores are numbers between 0 and 1",
-        )
-    return number
-
-
-def _culprit(function: Callable[..., Any], outputs: Sequence[str], targets: Sequence[str]) -> str:
-    """Name the first example on which ``function`` raises by itself."""
-    for index, (output, target) in enumerate(zip(outputs, targets, strict=True)):
-        try:
-            list(function([output], [target]))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            return f" (example {index + 1}: output {output!r}, target {target!r})"
-    return ""
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _module(name: str, root: Path) -> ModuleType:

@@ -1,43 +1,82 @@
-"""Metrics by name: outputs and targets to one score in [0, 1] per example."""
+"""Metrics by name: the loaded model to one score in [0, 1] per example."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_mergegate import metrics
 from pytest_mergegate.errors import GateError
-from pytest_mergegate.evaluation.own_metric import apply_metric, load_metric
+from pytest_mergegate.evaluation.harness import harness_scores
+from pytest_mergegate.evaluation.own_metric import (
+    apply_metric,
+    apply_to_model,
+    load_metric,
+    takes_model,
+)
+from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.tasks import Task
+
 Scores = NDArray[np.float64]
 
 
-def score(
-    metric: str, outputs: Sequence[str], targets: Sequence[str], *, expert: str, root: Path
-) -> Scores:
-    """Score ``outputs`` against ``targets`` [n] → [n].
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """How well the loaded model does one task."""
 
-    ``metric`` is ``exact_match``, ``accuracy``, ``rouge_l``, or ``package.module:function``, a
-    function of (outputs, targets) that returns one number in [0, 1] per example; modules are
-    also found beside the gate file, in ``root``. Raises PoolError naming the example that the
-    function could not score.
+    scores: Scores
+    """One per example, in [0, 1]."""
+    chance: float
+    """The majority class's share where answers are choices or labels, else 0."""
+    of_outputs: bool
+    """Whether the scores follow from the answers to the task's own inputs alone: only then does a
+    bound on how many of those change bound the loss."""
+
+
+def score_loaded(engine: Engine, task: Task, metric: str, root: Path) -> Scored:
+    """Score the loaded model on the expert's own task.
+
+    ``metric`` is ``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>``, or
+    ``package.module:function`` of (outputs, targets) or (model, tokenizer, examples) that returns
+    one number in [0, 1] per example; modules and tasks are also found beside the gate file, in
+    ``root``. Raises PoolError naming the example that could not be scored.
     """
-    match metric:
-        case "exact_match":
-            pairs = zip(outputs, targets, strict=True)
-            return np.array([o.strip() == t.strip() for o, t in pairs], dtype=np.float64)
-        case "accuracy":
-            return np.array([o == t for o, t in zip(outputs, targets, strict=True)], dtype=float)
-        case "rouge_l":
-            return _rouge_l(outputs, targets)
-        case _:
-            function = load_metric(metric, expert=expert, root=root)
-            return apply_metric(function, metric, outputs, targets, expert=expert)
+    if metric.startswith(HARNESS):
+        found = harness_scores(engine, metric.removeprefix(HARNESS), expert=task.name, root=root)
+        return Scored(scores=found.scores, chance=found.chance, of_outputs=False)
+    targets = [example.target or "" for example in task.examples]
+    chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)
+    function = None
+    if metric not in BUILTIN_METRICS:
+        function = load_metric(metric, expert=task.name, root=root)
+        if takes_model(function, metric, expert=task.name):
+            scores = apply_to_model(function, metric, engine.model, task.examples, task.name)
+            return Scored(scores=scores, chance=chance, of_outputs=False)
+    outputs = engine.outputs(task, range(len(task.examples)))
+    if function is None:
+        scores = _builtin(metric, outputs, targets)
+    else:
+        scores = apply_metric(function, metric, outputs, targets, expert=task.name)
+    return Scored(scores=scores, chance=chance, of_outputs=True)
+
+
+def _builtin(metric: str, outputs: Sequence[str], targets: Sequence[str]) -> Scores:
+    """Score ``outputs`` against ``targets`` [n] → [n]."""
+    if metric == "rouge_l":
+        return _rouge_l(outputs, targets)
+    pairs = zip(outputs, targets, strict=True)
+    if metric == "accuracy":
+        return np.array([o == t for o, t in pairs], dtype=np.float64)
+    return np.array([o.strip() == t.strip() for o, t in pairs], dtype=np.float64)
 
 
 def _rouge_l(outputs: Sequence[str], targets: Sequence[str]) -> Scores:

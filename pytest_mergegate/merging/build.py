@@ -17,29 +17,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.merging.merge import Merged
+    from pytest_mergegate.report.types import MergeRecord
 
 
-def build_merged_model(
-    gate: Gate, method: str | None, weights: Mapping[str, float] | None, device: str
-) -> Any:
-    """The merge that a report calls ``method``, as a transformers model of its own.
+def build_merged_model(gate: Gate, judged: MergeRecord | None, device: str) -> Any:
+    """The merge that was ``judged``, bit for bit, as a transformers model of its own.
 
-    ``weights`` are those of the report, which under ``weights: optimal`` no gate file knows;
-    without ``method`` it is the gate's first. Raises GateError.
+    Without one it is the gate's first method. Raises GateError, also where the merge has become
+    another one since.
     """
     engine = read_engine(gate, device)
-    chosen = pick_method(gate, engine, method, weights)
-    return _with_weights(engine, merge(chosen, engine).weights)
+    merged = merge_again(gate, engine, judged)
+    module = _with_weights(engine, merged.weights)
+    check_judged(merged, judged)
+    return module
 
 
-def pick_method(
-    gate: Gate, engine: Engine, method: str | None, weights: Mapping[str, float] | None
-) -> Method:
-    """The gate's method of that label, else its first, with the weights of a report."""
+def merge_again(gate: Gate, engine: Engine, judged: MergeRecord | None) -> Merged:
+    """The merge that was ``judged``, or without one the gate's first method. Raises GateError."""
     planned = {m.label: m for m in plan_methods(gate, engine.pool.names)}
-    chosen = planned[method] if method else next(iter(planned.values()))
-    return replace(chosen, weights=dict(weights)) if weights else chosen
+    if judged is None:
+        return merge(next(iter(planned.values())), engine)
+    # the report's weights: under `weights: optimal` no gate file knows them
+    return merge(replace(planned[judged.method], weights=dict(judged.weights)), engine)
+
+
+def check_judged(merged: Merged, judged: MergeRecord | None) -> None:
+    """Raise GateError where the merge, all of it asked for, has become another one since."""
+    if judged is not None and merged.digest != judged.digest:
+        raise GateError(
+            f"merged again, {judged.method} gives other weights than those that were judged",
+            fix="run the gate again with --mergegate-no-cache; files may have changed meanwhile",
+        )
 
 
 def build_expert_model(gate: Gate, name: str, device: str) -> Any:

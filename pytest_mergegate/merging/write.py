@@ -12,8 +12,7 @@ from pytest_mergegate.engine.families import load_model
 from pytest_mergegate.engine.loading import quiet
 from pytest_mergegate.engine.placement import Placement
 from pytest_mergegate.errors import GateError
-from pytest_mergegate.merging.build import pick_method, read_engine
-from pytest_mergegate.merging.merge import merge
+from pytest_mergegate.merging.build import check_judged, merge_again, read_engine
 from pytest_mergegate.pool.base import read_base
 from pytest_mergegate.pool.references import Located
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.model import Model
     from pytest_mergegate.engine.readings import Row
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.report.types import MergeRecord
     from pytest_mergegate.spec import Positions
 
 _GENERATION = "generation_config.json"
@@ -39,32 +39,28 @@ _TOLERANCE = 1e-5
 
 def write_merged(
     gate: Gate,
-    method: str | None,
-    weights: Mapping[str, float] | None,
+    judged: MergeRecord | None,
     *,
     device: str,
     fingerprints: Mapping[str | None, str | None],
-    digest: str | None,
     target: Path,
 ) -> None:
-    """Write the merge that a report calls ``method`` to ``target``, as a transformers model.
+    """Write the merge that was ``judged`` to ``target``, as a transformers model.
 
-    ``weights`` are those of the report, and so are ``fingerprints``, of each expert by name and of
-    the base under None, and ``digest``, where the merge was made. ``target`` must not exist, or be
-    an empty folder; nothing is left there where anything fails. Raises GateError.
+    Without one it is the gate's only method. ``fingerprints`` are those of the report, of each
+    expert by name and of the base under None. ``target`` must not exist, or be an empty folder;
+    nothing is left there where anything fails. Raises GateError.
     """
-    if method is None and len(gate.spec.merge.methods) > 1:
+    if judged is None and len(gate.spec.merge.methods) > 1:
         raise GateError(
             "none of the gate's methods was judged, so none of them can be written",
             fix="leave one method, or set budget.max_disagreement",
         )
     engine = read_engine(gate, device)
     _check_inputs(engine, fingerprints)
-    chosen = pick_method(gate, engine, method, weights)
-    merged = merge(chosen, engine)
-    with engine.model.swapped(f"merge:{chosen.label}", merged.weights):
-        if digest not in (None, merged.digest):
-            raise _differs("its numbers are others when it is made again")
+    merged = merge_again(gate, engine, judged)
+    with engine.model.swapped("merge", merged.weights):
+        check_judged(merged, judged)
         _put(engine, target)
 
 

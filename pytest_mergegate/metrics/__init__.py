@@ -18,7 +18,12 @@ from .bounds import (
     radius_bounds,
     uniform_distortion,
 )
-from .certificates import certified_loss, disagreement_bound, disagreement_interval
+from .certificates import (
+    certified_loss,
+    disagreement_bound,
+    disagreement_interval,
+    inputs_needed,
+)
 from .conflicts import (
     ConflictSums,
     ParameterConflicts,
@@ -87,6 +92,7 @@ __all__ = [
     "feasibility",
     "fewest_merges",
     "hidden_similarity",
+    "inputs_needed",
     "jung_upper",
     "linearity_gap",
     "magnitude_change_ratio",

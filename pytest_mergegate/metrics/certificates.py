@@ -4,6 +4,9 @@ For any metric in [0, 1] per example, two models' mean scores differ by at most 
 that their outputs differ.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
+
 from . import _checks
 from .undefined import Undefined
 
@@ -35,6 +38,65 @@ def disagreement_interval(
     tail = (1 - _checks.fraction("confidence", confidence)) / 2
     # By symmetry: the rate of agreement has the mirrored interval.
     return 1 - _upper(n - disagreements, n, tail), _upper(disagreements, n, tail)
+
+
+def inputs_needed(disagreements: int, n: int, limit: float, *, confidence: float = 0.95) -> int:
+    """Return on how few inputs the disagreement bound would be within ``limit`` at this rate.
+
+    The least N for which ``disagreement_bound(ceil(N * disagreements / n), N)`` is at most
+    ``limit``: without any disagreement the least with (1 - limit)^N <= 1 - confidence.
+
+    Args:
+        disagreements: Inputs on which the outputs differed.
+        n: Inputs compared.
+        limit: What the bound is held against, in (0, 1].
+        confidence: One-sided level, in (0, 1).
+
+    Raises:
+        Undefined: ``no_examples``, or ``rate_not_below_limit``: no number of inputs would do.
+        ValueError: Bad counts, or a limit or level out of range.
+    """
+    disagreements, n = _counts(disagreements, n)
+    limit, tail = _unit("limit", limit), 1 - _checks.fraction("confidence", confidence)
+    if limit == 1:
+        return 1
+    if disagreements >= limit * n:
+        raise Undefined(
+            "rate_not_below_limit",
+            f"{disagreements} disagreements in {n} inputs are not below a limit of {limit}",
+        )
+
+    # As many as are met with on a fraction of an input, the bound falls steadily; on whole inputs
+    # it saws, so from there on every number of disagreements is tried.
+    allowed = 0
+    if disagreements:
+        allowed = _first(lambda k: _is_bounded(k, k * n / disagreements, limit, tail), 1)
+    while True:
+        needed = _least_inputs(allowed, limit, tail)
+        if disagreements * needed <= allowed * n:
+            return needed
+        allowed += 1
+
+
+def _least_inputs(disagreements: int, limit: float, tail: float) -> int:
+    """The least number of inputs on which so many disagreements are bounded by ``limit``."""
+    return _first(lambda n: _is_bounded(disagreements, n, limit, tail), disagreements + 1)
+
+
+def _is_bounded(disagreements: int, n: float, limit: float, tail: float) -> bool:
+    """Whether the bound of so many disagreements in ``n`` inputs is within ``limit``."""
+    from scipy.special import betainc
+
+    return bool(betainc(n - disagreements, disagreements + 1, 1 - limit) <= tail)
+
+
+def _first(holds: Callable[[int], bool], start: int) -> int:
+    """The least whole number from ``start`` on for which ``holds``; once true, it stays true."""
+    size = 1
+    while not holds(start + size - 1):
+        size *= 2
+    candidates = range(start, start + size)
+    return candidates[bisect_left(candidates, True, key=holds)]
 
 
 def certified_loss(disagreement_upper: float, expert_score: float) -> float:

@@ -18,6 +18,7 @@ from pytest_mergegate.pool.references import Located, locate
 from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.threads import Background, workers
+from pytest_mergegate.spec import HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +57,10 @@ class Pool:
             _ = self.base.fingerprint
 
     def labelled(self, name: str) -> bool:
-        """Whether expert ``name``'s examples have targets (all have, or none has)."""
+        """Whether expert ``name`` can be scored: its examples have targets (all have, or none
+        has), or a task of lm-evaluation-harness brings its own."""
+        if self.spec.experts[name].metric.startswith(HARNESS):
+            return True
         return name in self.examples and self.examples[name][0].target is not None
 
 

@@ -116,7 +116,9 @@ def _reference(engine: Engine, task: Task, inputs: tuple[int, ...]) -> Reference
         outputs=tuple(engine.outputs(task, inputs)),
         states=tuple(_own_states(engine, task, inputs)),
         choice_scores=None if task.choices is None else tuple(engine.choice_scores(task, inputs)),
-        cut=tuple(task.reading == "greedy" and not model.is_complete(a) for a in answers),
+        cut=tuple(
+            task.reading == "greedy" and not model.is_complete(a, task.stop) for a in answers
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
-from pytest_mergegate.evaluation.scoring import Scores, score
+from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class ReferenceScores:
     expert: Scores
     chance: float
     """The majority class's share where answers are choices or labels, else 0."""
+    of_outputs: bool
+    """Whether the scores follow from the answers alone, so that a certificate bounds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class ExpertScores:
     """What a merge leaves of one expert's score."""
 
     name: str
+    examples: int
+    """How many were scored."""
     score_base: float
     score_expert: float
     score_merged: float
@@ -60,7 +64,10 @@ def read_reference_scores(engine: Engine, gate: Gate) -> dict[str, ReferenceScor
         with engine.expert(task.name):
             expert = _score_loaded(engine, task, gate)
         references[task.name] = ReferenceScores(
-            base=base[task.name], expert=expert, chance=_chance(task)
+            base=base[task.name].scores,
+            expert=expert.scores,
+            chance=expert.chance,
+            of_outputs=expert.of_outputs,
         )
     return references
 
@@ -72,23 +79,21 @@ def run_evaluate(
     return EvaluateResult(
         method=method,
         experts=tuple(
-            _expert(name, reference, _score_loaded(engine, engine.tasks[name], gate), gate)
+            _expert(name, reference, _score_loaded(engine, engine.tasks[name], gate).scores, gate)
             for name, reference in references.items()
         ),
     )
 
 
-def _score_loaded(engine: Engine, task: Task, gate: Gate) -> Scores:
-    outputs = engine.outputs(task, range(len(task.examples)))
-    targets = [example.target or "" for example in task.examples]
-    metric = gate.spec.experts[task.name].metric
-    return score(metric, outputs, targets, expert=task.name, root=gate.root)
+def _score_loaded(engine: Engine, task: Task, gate: Gate) -> Scored:
+    return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root)
 
 
 def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -> ExpertScores:
     own, after = float(reference.expert.mean()), float(merged.mean())
     return ExpertScores(
         name=name,
+        examples=len(merged),
         score_base=float(reference.base.mean()),
         score_expert=own,
         score_merged=after,
@@ -100,9 +105,3 @@ def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -
         ),
         retention=Value.computed(lambda: metrics.retention(after, own, reference.chance)),
     )
-
-
-def _chance(task: Task) -> float:
-    if task.reading == "greedy":
-        return 0.0
-    return metrics.majority_rate([example.target for example in task.examples])

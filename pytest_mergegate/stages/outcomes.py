@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.engine.entries import pack_json, unpack_json
+from pytest_mergegate.engine.workspace import own_processor
 from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.spec import BUILTIN_METRICS
 from pytest_mergegate.stages.comparison import MergedExpert, References, compare_loaded
@@ -96,7 +97,10 @@ class Outcomes:
         """The outcome of ``method``. Raises GateError."""
         if not self._kept:
             return self._made(method)
-        key = self._key("merge", scored=self._evaluate, method=method.plain)
+        # another processor's merge may differ in the last bits, and so in its digest
+        key = self._key(
+            "merge", scored=self._evaluate, method=method.plain, processor=own_processor()
+        )
         cache = self._workspace.cache
         found = cache.find(key)
         if found is not None:
@@ -132,20 +136,20 @@ class Outcomes:
 
     @property
     def _kept(self) -> bool:
-        """Whether results can be kept: a metric of the user's own may change from run to run."""
+        """Whether results can be kept: code that is not ours may change from run to run."""
         metrics = {expert.metric for expert in self._gate.spec.experts.values()}
         return not self._evaluate or metrics <= {*BUILTIN_METRICS}
 
     def _key(self, kind: str, *, scored: bool, **more: Any) -> dict[str, Any]:
         spec, pool = self._gate.spec, self._workspace.pool
-        metrics = {name: expert.metric for name, expert in spec.experts.items()}
+        metrics = {expert.metric for expert in spec.experts.values()}
         sequential = spec.certificate.max_per_task is not None
         return self._workspace.key(
             kind,
             experts=list(self._workspace.models.items()),
             examples=dict(pool.examples_fingerprint),
-            metrics=metrics,
-            rouge=version("rouge-score") if scored and "rouge_l" in metrics.values() else None,
+            read={name: expert.how_read for name, expert in spec.experts.items()},
+            rouge=version("rouge-score") if scored and "rouge_l" in metrics else None,
             probes=spec.probes.model_dump(mode="json"),
             drawn=self._workspace.per_task,
             certificate=spec.certificate.model_dump(mode="json"),
@@ -197,6 +201,7 @@ def _plain_scores(scores: ReferenceScores) -> dict[str, Any]:
         "base": scores.base.tolist(),
         "expert": scores.expert.tolist(),
         "chance": scores.chance,
+        "of_outputs": scores.of_outputs,
     }
 
 
@@ -205,6 +210,7 @@ def _scores(plain: Mapping[str, Any]) -> ReferenceScores:
         base=np.array(plain["base"], dtype=np.float64),
         expert=np.array(plain["expert"], dtype=np.float64),
         chance=plain["chance"],
+        of_outputs=plain["of_outputs"],
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from pools import (
     Adapter,
     edit_adapter_config,
+    examples,
     read_gate,
     read_jsonl,
     write_adapter,
@@ -663,6 +664,8 @@ def test_metric_module_that_cannot_be_imported(pool_copy: Path, text: str) -> No
 
 def test_each_gate_has_the_metric_beside_it(pool_copy: Path) -> None:
     """Two modules of one name: the second gate must not be scored with the first one's."""
+    for name in "abc":  # enough to judge a score by
+        write_jsonl(pool_copy.parent / "data" / f"{name}.jsonl", examples(name, "plain", 30, 1))
     other = pool_copy.parent.parent / "other"
     shutil.copytree(pool_copy.parent, other)
     statuses = []

@@ -303,6 +303,32 @@ def test_no_label_of_the_base(classifier: Path, metric: str, rows: Any, bad: str
     assert all(label in found.message for label in LABELS)
 
 
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ({"metric": "accuracy", "length_normalization": "bytes"}, "length_normalization"),
+        ({"stop": ["x"]}, "stop"),
+    ],
+)
+def test_labels_are_no_text(classifier: Path, setting: dict[str, Any], key: str) -> None:
+    settings = read_gate(classifier)
+    settings["experts"]["a"] |= setting
+    report = assess(write_gate(classifier.with_name("text.mergegate.yaml"), settings))
+    found = report.findings[-1]
+    assert (report.status, found.code, found.expert) == ("error", "MG203", "a")
+    assert f"{key} is set, and the base is a sequence classifier" in found.message
+
+
+def test_the_harness_asks_language_models(classifier: Path) -> None:
+    settings = read_gate(classifier)
+    settings["experts"]["a"]["metric"] = "lm_eval:anything"
+    settings["budget"] = {"max_loss": 50}
+    report = assess(write_gate(classifier.with_name("harness.mergegate.yaml"), settings))
+    found = report.findings[-1]
+    assert (report.status, found.code, found.expert) == ("error", "MG203", "a")
+    assert "asks a language model" in found.message
+
+
 @pytest.fixture(scope="module")
 def headless(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     return write_pool(tmp_path_factory.mktemp("headless") / "gate", "bert", seed, max_mds=100)

@@ -51,6 +51,7 @@ ADAPTERS = {
     ),
 }
 METRICS = {"base": "exact_match", "b": "accuracy", "c": "rouge_l"}
+READ = {"b": {"length_normalization": "bytes"}, "c": {"stop": ["e", "no", " "]}}
 GATE: dict[str, Any] = {
     "budget": {"max_mds": 3, "max_disagreement": 0.5, "max_loss": 50},
     "certificate": {"per_task": INPUTS, "confidence": 0.9},
@@ -102,7 +103,7 @@ def _write(folder: Path, seed: int) -> Path:
     gate = write_pool(folder, seed, ADAPTERS, count=INPUTS, **GATE)
     settings = read_gate(gate)
     for name, metric in METRICS.items():
-        settings["experts"][name]["metric"] = metric
+        settings["experts"][name] |= {"metric": metric, **READ.get(name, {})}
     write_gate(gate, settings)
     naive = Naive(gate)
     for name in METRICS:  # experts that are right on most of their inputs

@@ -39,7 +39,7 @@ def write_rest(folder: Path) -> Path:
 def check(folder: Path, loaded: Any) -> None:
     """The folder holds the merge as it is in memory."""
     gate = load_gate(folder / "mergegate.yaml")
-    merged = build_merged_model(gate, None, None, "cpu").state_dict()
+    merged = build_merged_model(gate, None, "cpu").state_dict()
     state = loaded.state_dict()
     assert set(state) == set(merged)
     for name, weight in merged.items():

@@ -134,6 +134,36 @@ class TestAWarmRun:
         assert lasting(cold) == lasting(warm) == lasting(none)
 
 
+READINGS: list[dict[str, Any]] = [
+    {"stop": ["a", "e", "i", "o", "u", "="]},
+    {"metric": "accuracy"},
+    {"metric": "accuracy", "length_normalization": "bytes"},
+    {"metric": "accuracy", "length_normalization": "tokens"},
+]
+
+
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
+    """A pool whose examples have choices of one to four letters."""
+    adapters = {name: Adapter(examples="choices") for name in "abc"}
+    return write_pool(tmp_path_factory.mktemp("choices"), seed, adapters, count=12)
+
+
+@pytest.mark.parametrize("first", range(len(READINGS)))
+def test_another_reading_is_noticed(
+    gates: Gates, pytester: pytest.Pytester, runs: Runs, choices: Path, first: int
+) -> None:
+    """What was kept under one reading is not served for another."""
+    of_choices = Gates(shared=choices, folder=pytester.path)
+    budget = {"max_disagreement": 1.0, "max_loss": 100.0}
+    for reading in (READINGS[first - 1], READINGS[first]):
+        experts = {name: of_choices.expert(name, **reading) for name in "abc"}
+        gate(of_choices, experts=experts, budget=budget)
+        report = runs.report()
+    assert report["merges"]
+    same(report, runs.report(cache=False))
+
+
 class TestAChangedPool:
     def test_a_new_expert_is_all_that_runs(
         self, gates: Gates, four: Path, runs: Runs, pytester: pytest.Pytester

@@ -116,7 +116,7 @@ class TestNothingIsWritten:
         assert mergegate("check", gates.malformed(), "--output", tmp_path / "out") == 2
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("case", ["full", "a file", "no parent", "two gates", "preflight"])
+    @pytest.mark.parametrize("case", ["full", "a file", "no parent", "two gates", "hidden"])
     def test_bad_options(
         self, gates: Gates, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -131,7 +131,7 @@ class TestNothingIsWritten:
         elif case == "two gates":
             more = [gates.passing("b.mergegate.yaml")]
         else:
-            more = ["--stage", "preflight"]
+            more = ["--stage", "hidden"]
         assert mergegate("check", gates.passing(), *more, "--output", out) == 4
         assert "--output" in capsys.readouterr().err
         assert left(out) == {"mine"} if case == "full" else not out.is_dir()

@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pools import examples, write_jsonl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,12 @@ def report_of(pytester: pytest.Pytester) -> dict[str, Any]:
 
 def test_a_pass_computed_once(pytester: pytest.Pytester, gates: Gates) -> None:
     pytester.makepyfile(metric=METRIC.format(folder=pytester.path))
-    experts = {name: gates.expert(name, metric="metric:perfect") for name in "abc"}
+    for name in "abc":  # enough to judge a score by
+        write_jsonl(pytester.path / f"{name}.jsonl", examples(name, "plain", 30, 1))
+    experts = {
+        name: gates.expert(name, metric="metric:perfect", examples=f"{name}.jsonl")
+        for name in "abc"
+    }
     gates.write(budget={"max_loss": 1.0}, experts=experts)
     result = pytester.runpytest(*ON)
     result.assert_outcomes(passed=4)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from pytest_mergegate.cures import Cure
-from pytest_mergegate.diagnosis import Diagnosis, _few_inputs, diagnose
+from pytest_mergegate.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, Results, Verdict
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 NAMES = ("a", "b", "c", "d")
@@ -42,6 +43,7 @@ def run(
     scale: float = 0.25,
     distances: Any = None,
     degenerate: str | None = None,
+    expert: Mapping[str, Any] | None = None,
     **gate_settings: Any,
 ) -> tuple[Diagnosis, ...]:
     """Diagnose a pool of four with these numbers."""
@@ -58,10 +60,10 @@ def run(
         ),
         what_if=None,
     )
-    expert = SimpleNamespace(degenerate=degenerate)
-    merge = SimpleNamespace(method=SimpleNamespace(label="merge"), expert=lambda name: expert)
+    compared = SimpleNamespace(degenerate=degenerate, inputs=12, **(expert or {}))
+    merge = SimpleNamespace(method=SimpleNamespace(label="merge"), expert=lambda name: compared)
     results = Results(
-        pool=SimpleNamespace(names=NAMES),  # type: ignore[arg-type]
+        pool=SimpleNamespace(names=NAMES, spec=gate.spec),  # type: ignore[arg-type]
         hidden=hidden,  # type: ignore[arg-type]
         merges=(merge,),  # type: ignore[arg-type]
     )
@@ -144,15 +146,27 @@ def test_finding_keeps_the_ways_out_apart(tmp_path: Path) -> None:
     assert diagnosis.lines[1:] == ("try: x", "try: y")
 
 
-@pytest.mark.parametrize(("cut", "says"), [(0, "only more inputs"), (5, "max_answer_tokens")])
-def test_certificate_that_fails_for_want_of_evidence(cut: int, says: str) -> None:
+def certified(tmp_path: Path, rate: float, cut: int, score: float | None = None) -> str:
+    """The cause where a certified loss is over 10 %, on twelve inputs."""
+    failed = replace(verdict("a", "fail", "max_loss"), limit=10.0, basis="certified")
+    expert = {"disagreement": Value(number=rate), "disagreement_upper": 0.9, "cut": cut}
+    experts = {n: {"path": f"x/{n}"} for n in NAMES} | {"a": {"path": "x/a", "score": score}}
+    (diagnosis,) = run(tmp_path, failed, expert=expert, experts=experts)
+    return diagnosis.cause or ""
+
+
+@pytest.mark.parametrize(("cut", "says"), [(0, "it takes 29 inputs"), (5, "max_answer_tokens")])
+def test_certificate_that_fails_for_want_of_evidence(tmp_path: Path, cut: int, says: str) -> None:
     """No input differs, so neither dilution nor interference is to blame."""
-    expert = SimpleNamespace(disagreement=Value(number=0.0), inputs=12, cut=cut)
-    cause = _few_inputs(expert, replace(verdict("a", "fail", "max_loss"), limit=10.0))  # type: ignore[arg-type]
-    assert cause is not None
+    cause = certified(tmp_path, 0.0, cut)
+    assert cause.startswith("not enough evidence: ")
     assert says in cause
 
 
-def test_certificate_that_fails_on_real_differences() -> None:
-    expert = SimpleNamespace(disagreement=Value(number=0.5), inputs=12, cut=0)
-    assert _few_inputs(expert, replace(verdict("a", "fail", "max_loss"), limit=10.0)) is None  # type: ignore[arg-type]
+def test_certificate_of_an_expert_that_scores_less(tmp_path: Path) -> None:
+    """10 % of a score of one half is 5 % of the inputs."""
+    assert "it takes 59 inputs" in certified(tmp_path, 0.0, 0, score=0.5)
+
+
+def test_certificate_that_fails_on_real_differences(tmp_path: Path) -> None:
+    assert "dilution" in certified(tmp_path, 0.5, 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import Results, judge, plan_depth, worst
+from pytest_mergegate.judge import Results, Verdict, judge, plan_depth, worst
 from pytest_mergegate.spec import Budget
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import distinct, number_text
@@ -50,7 +50,7 @@ def merged(label: str, *rates: float | None, upper: float = 1.0) -> Any:
             if rate is None
             else Value(number=rate, interval=(max(0.0, rate - 0.1), min(1.0, rate + 0.1)))
         )
-        return SimpleNamespace(disagreement=value, disagreement_upper=upper, inputs=10)
+        return SimpleNamespace(disagreement=value, disagreement_upper=upper, inputs=10, cut=0)
 
     return SimpleNamespace(method=SimpleNamespace(label=label), expert=expert)
 
@@ -204,19 +204,70 @@ class TestLoss:
         assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
 
     def test_measured_loss_is_positive_when_worse(self, gate: Gate) -> None:
-        loss = Value(number=-12.0, interval=(-30.0, 5.0))
-        scored = SimpleNamespace(method="linear", experts=[SimpleNamespace(name="a", loss=loss)])
+        verdict = self.measured(gate, Value(number=-12.0, interval=(-30.0, 5.0)))
+        assert (verdict.value.number, verdict.value.interval) == (12, (-5, 30))
+        assert (verdict.basis, verdict.status) == ("measured", "fail")
+
+    @staticmethod
+    def measured(gate: Gate, loss: Value, examples: int = 30, limit: float = 10) -> Verdict:
+        """The verdict on expert a where that loss was measured."""
+        expert = SimpleNamespace(name="a", loss=loss, examples=examples)
+        scored = SimpleNamespace(method="linear", experts=[expert])
         results = Results(
             pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),), evaluations=(scored,)
         )  # type: ignore[arg-type]
-        verdict = judge(budgeted(gate, max_loss=10), results, "eval").verdicts[0]
-        assert (verdict.value.number, verdict.value.interval) == (12, (-5, 30))
-        assert (verdict.basis, verdict.status) == ("measured", "fail")
+        return judge(budgeted(gate, max_loss=limit), results, "eval").verdicts[0]
+
+    @pytest.mark.parametrize("number", [0.0, -100.0])
+    def test_few_examples_judge_nothing(self, gate: Gate, number: float) -> None:
+        loss = Value(number=number, interval=(number, number))
+        verdict = self.measured(gate, loss, examples=29)
+        assert (verdict.status, verdict.basis) == ("inconclusive", "measured")
+        assert "measured on 29 examples, and it takes 30 to judge" in verdict.message
+        assert self.measured(gate, loss, examples=30).status == ("fail" if number else "pass")
+
+    @pytest.mark.parametrize(
+        ("number", "interval", "needed"),
+        [
+            pytest.param(-12.0, (-30.0, 5.0), 40 * 17**2 / 2**2, id="over: the end below counts"),
+            pytest.param(-8.0, (-30.0, 5.0), 40 * 22**2 / 2**2, id="within: the end above counts"),
+            pytest.param(-12.0, (-30.0, -10.0), 41, id="the limit at the end"),
+        ],
+    )
+    def test_how_many_examples_would_decide(
+        self, gate: Gate, number: float, interval: Any, needed: float
+    ) -> None:
+        verdict = self.measured(gate, Value(number=number, interval=interval), examples=40)
+        assert f"about {needed:.0f} in all would likely decide it" in verdict.message
+        assert verdict.status == ("fail" if number < -10 else "pass")
+
+    def test_a_loss_at_its_limit(self, gate: Gate) -> None:
+        verdict = self.measured(gate, Value(number=-10.0, interval=(-30.0, 5.0)))
+        assert verdict.status == "pass"
+        assert "cannot be told apart from the limit by sampling" in verdict.message
+
+    @pytest.mark.parametrize("interval", [(-9.0, 5.0), (-10.0, 5.0), (-10.0, -10.0)])
+    def test_a_limit_outside_the_interval(self, gate: Gate, interval: Any) -> None:
+        verdict = self.measured(gate, Value(number=interval[0], interval=interval))
+        assert verdict.message.endswith("(measured on 30 examples)")
+
+    @pytest.mark.parametrize(
+        ("rate", "says"),
+        [(0.0, "at the rate of 0 in 10 it takes 29 inputs"), (0.1, None), (0.5, None)],
+    )
+    def test_a_certificate_says_what_it_lacks(
+        self, gate: Gate, rate: float, says: str | None
+    ) -> None:
+        results = Results(pool=pool(), merges=(merged("linear", rate, 0, 0, upper=0.6),))
+        verdict = judge(budgeted(gate, max_loss=10), results, "merge").verdicts[0]
+        assert verdict.status == "fail"
+        assert verdict.message.endswith(f"(certified on 10 inputs{f'; {says}' if says else ''})")
 
     def test_gain_passes_a_limit_of_zero(self, gate: Gate) -> None:
         loss = Value(number=3.0, interval=(0.0, 5.0))
         scored = SimpleNamespace(
-            method="linear", experts=[SimpleNamespace(name=n, loss=loss) for n in NAMES]
+            method="linear",
+            experts=[SimpleNamespace(name=n, loss=loss, examples=30) for n in NAMES],
         )
         results = Results(
             pool=pool(*NAMES), merges=(merged("linear", 0, 0, 0),), evaluations=(scored,)

@@ -19,6 +19,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.base import read_base
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -183,12 +184,48 @@ def test_greedy_answers_are_the_argmax(name: str, model: Any) -> None:
             assert answer == naive_answer(model, prompt)
 
 
-def naive_answer(model: Model, prompt: tuple[int, ...]) -> list[int]:
+def naive_answer(model: Model, prompt: tuple[int, ...], stop: Sequence[str] = ()) -> list[int]:
     """Everything run again for every token; no token is forced or forbidden."""
     answer: list[int] = []
     while len(answer) < LONGEST and 1 not in answer:
+        if any(s in model.tokenizer.decode(answer, skip_special_tokens=True) for s in stop):
+            break
         answer.append(int(decoder_run(model, prompt, tuple(answer)).logits[0, -1].argmax()))
     return answer
+
+
+def test_stop_strings_are_those_of_a_loop(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if model.reading != "greedy":
+        pytest.skip("no text")
+    whole = [model.read(answer) for answer in model.decode(PROMPTS, LONGEST)]
+    text = max(whole, key=len)
+    first = model.read(PROMPTS[0])[-1] + whole[0][:1]  # where the prompt ends and the answer begins
+    for stop in ([text[1:3] or "ab"], [text[-1:] or "a", "zz"], [first]):
+        answers = model.decode(PROMPTS, LONGEST, stop)
+        assert answers == [naive_answer(model, prompt, stop) for prompt in PROMPTS]
+        for answer, long in zip(answers, whole, strict=True):
+            cut = min((long.find(s) for s in stop if s in long), default=None)
+            assert model.text(answer, stop) == long[:cut].strip()
+            assert model.is_complete(answer, stop) == (1 in answer or cut is not None)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_model, "batch_tokens", lambda _: 1)
+            patch.setattr(generation, "_KEY_VALUE_BYTES", 1)
+            assert model.decode(PROMPTS, LONGEST, stop) == answers
+
+
+def test_stop_strings_end_decoding_early(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if model.reading != "greedy":
+        pytest.skip("no text")
+    answer = model.decode(PROMPTS[:1], LONGEST)[0]
+    if model.read(answer)[:1] in ("", " "):
+        pytest.skip("an answer without letters")
+    lengths = []
+    until_end = type(model)._until_end
+    monkeypatch.setattr(
+        type(model), "_until_end", lambda m, a: lengths.append(len(a)) or until_end(m, a)
+    )
+    model.decode(PROMPTS[:1], LONGEST, [model.read(answer)[0]])
+    assert lengths == [next(k for k in range(1, LONGEST) if model.read(answer[:k]))]
 
 
 def test_head_parameters_are_the_head(name: str, model: Any) -> None:

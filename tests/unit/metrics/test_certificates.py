@@ -10,6 +10,7 @@ from pytest_mergegate.metrics import (
     certified_loss,
     disagreement_bound,
     disagreement_interval,
+    inputs_needed,
 )
 
 from .strategies import quick
@@ -78,6 +79,48 @@ def test_nothing_compared_promises_nothing(function):
     with pytest.raises(Undefined) as caught:
         function(0, 0)
     assert caught.value.reason == "no_examples"
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.1, 0.3, 0.6, 0.97])
+def test_inputs_needed_without_a_disagreement(limit):
+    """The rule of three, exactly: (1 - limit)^n <= 5 %."""
+    needed = inputs_needed(0, 10, limit)
+    assert needed == math.ceil(math.log(0.05) / math.log(1 - limit))
+
+
+@given(
+    st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.floats(0.05, 0.95),
+    levels,
+)
+@quick
+def test_inputs_needed_are_the_fewest(case, limit, confidence):
+    disagreements, n = case
+    if disagreements / n > 0.8 * limit:
+        return
+    needed = inputs_needed(disagreements, n, limit, confidence=confidence)
+    within = [
+        disagreement_bound(-(-m * disagreements // n), m, confidence=confidence) <= limit
+        for m in range(1, needed + 1)
+    ]
+    assert within.index(True) + 1 == needed
+
+
+@pytest.mark.parametrize(("disagreements", "limit"), [(3, 0.3), (4, 0.3), (10, 0.99)])
+def test_no_number_of_inputs_helps(disagreements, limit):
+    with pytest.raises(Undefined) as caught:
+        inputs_needed(disagreements, 10, limit)
+    assert caught.value.reason == "rate_not_below_limit"
+
+
+def test_a_limit_of_one_holds_on_any_input():
+    assert inputs_needed(10, 10, 1.0) == 1
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.1, math.nan])
+def test_inputs_needed_refuses(limit):
+    with pytest.raises(ValueError, match="limit"):
+        inputs_needed(0, 10, limit)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,199 @@
+"""Tasks of EleutherAI's lm-evaluation-harness, on the model in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import random
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from pytest_mergegate import metrics
+from pytest_mergegate.errors import GateError, PoolError
+from pytest_mergegate.evaluation.lending import lent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pytest_mergegate.engine.engine import Engine
+
+_SEED = 1234
+"""The harness's own default, for few-shot examples and what a task draws at random."""
+_BATCH = 16
+_tasks: WeakKeyDictionary[Engine, dict[str, Any]] = WeakKeyDictionary()
+"""Each task is looked up and its data read once for all models of a gate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessScores:
+    """One task's scores of one model."""
+
+    scores: NDArray[np.float64]
+    """Per sample, in the order of the task's documents."""
+    chance: float
+    """The share of the most common right answer where a task is multiple choice, else 0."""
+
+
+def harness_scores(engine: Engine, name: str, *, expert: str, root: Path) -> HarnessScores:
+    """Score the loaded model on every sample of the task ``name``, by its first metric.
+
+    Tasks are looked up beside the gate file, in ``root``, and among the harness's own. Raises
+    GateError without the package, PoolError for a task that gives no scores in [0, 1].
+    """
+    if engine.model.reading != "greedy":
+        raise PoolError(
+            f"lm_eval:{name} asks a language model, and the base is a {engine.model.kind}",
+            code="MG203",
+            expert=expert,
+            fix="use metric: exact_match or accuracy",
+        )
+    _require_package()
+    with lent(engine.model, f"lm_eval:{name}", expert=expert) as (module, tokenizer):
+        try:
+            with _undisturbed(root, module.device):
+                task = _task(engine, name, root)
+                samples = _samples(task, name, module, tokenizer)
+        except (KeyboardInterrupt, GateError):
+            raise
+        except BaseException as error:  # a task's own code may exit
+            what = f"{type(error).__name__}: {_first_line(error)}"
+            raise _refused(name, f"did not run ({what})", expert) from error
+    metric = _first_metric(task, samples)
+    _check_direction(task, name, metric, expert)
+    scores = [_score(sample, metric, k, name, expert) for k, sample in enumerate(samples)]
+    return HarnessScores(scores=np.array(scores), chance=_chance(task, samples))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def _require_package() -> None:
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        raise GateError(
+            "metric lm_eval: needs the lm-eval package",
+            fix="pip install 'pytest-mergegate[lm-eval]'",
+        ) from None
+
+
+def _task(engine: Engine, name: str, root: Path) -> Any:
+    kept = _tasks.setdefault(engine, {})
+    if name not in kept:
+        kept[name] = _find_task(name, root)
+    return kept[name]
+
+
+def _find_task(name: str, root: Path) -> Any:
+    """The one task of that name; what lies beside the gate file comes first."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(root), include_defaults=False)
+    if name not in manager.all_tasks:  # indexing the harness's own takes many seconds
+        manager = TaskManager(include_path=str(root))
+    if name not in manager.all_tasks:
+        raise LookupError(f"no task of that name beside the gate file or in the harness ({name})")
+    if name not in manager.all_subtasks:
+        raise LookupError(f"{name} is a group of tasks; name one of them")
+    found = manager.load_task_or_group(name)[name]
+    if found.get_config("num_fewshot") is None:
+        found.set_config(key="num_fewshot", value=0)
+    return found
+
+
+def _samples(task: Any, name: str, module: Any, tokenizer: Any) -> list[dict[str, Any]]:
+    """What the harness logs of every sample, after the task's first filter."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    kind = "seq2seq" if module.config.is_encoder_decoder else "causal"
+    model = HFLM(pretrained=module, tokenizer=tokenizer, backend=kind, batch_size=_BATCH)
+    task.set_fewshot_seed(seed=_SEED)
+    results = evaluate(lm=model, task_dict={name: task}, log_samples=True, bootstrap_iters=0)
+    by_filter: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in results["samples"][name]:
+        by_filter[sample["filter"]].append(sample)
+    return sorted(next(iter(by_filter.values())), key=lambda sample: int(sample["doc_id"]))
+
+
+def _first_metric(task: Any, samples: Sequence[Mapping[str, Any]]) -> str:
+    listed = task.get_config("metric_list")
+    if not listed:
+        return str(samples[0]["metrics"][0])
+    named = listed[0]["metric"]
+    return str(getattr(named, "__name__", named))
+
+
+def _check_direction(task: Any, name: str, metric: str, expert: str) -> None:
+    if task.higher_is_better().get(metric) is False:
+        raise _refused(name, f"is measured by {metric}, of which less is better", expert)
+
+
+def _score(sample: Mapping[str, Any], metric: str, index: int, name: str, expert: str) -> float:
+    value = sample.get(metric)
+    if not isinstance(value, (bool, int, float, np.number, np.bool_)):
+        known = ", ".join(sample["metrics"])
+        raise _refused(
+            name,
+            f"has no score per sample under its first metric, {metric} (samples carry {known}, "
+            f"the first one {str(value)[:40]})",
+            expert,
+        )
+    number = float(value)
+    if not 0 <= number <= 1 or math.isnan(number):
+        raise _refused(name, f"scored sample {index + 1} as {number:g} by {metric}", expert)
+    return number
+
+
+def _refused(name: str, why: str, expert: str) -> PoolError:
+    return PoolError(
+        f"lm_eval:{name} {why}",
+        code="MG301",
+        expert=expert,
+        fix="name a single task whose first metric scores each sample between 0 and 1, such as "
+        "acc or exact_match",
+    )
+
+
+def _chance(task: Any, samples: Sequence[Mapping[str, Any]]) -> float:
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return 0.0
+    return metrics.majority_rate([repr(sample["target"]) for sample in samples])
+
+
+@contextlib.contextmanager
+def _undisturbed(root: Path, device: torch.device) -> Iterator[None]:
+    """Neither log nor progress bars, random numbers of its own, and relative paths of data files
+    from the gate file on."""
+    log, devices = logging.getLogger("lm_eval"), [device] if device.type == "cuda" else []
+    level, drawn, numpy_drawn = log.level, random.getstate(), np.random.get_state()
+    log.setLevel(logging.CRITICAL)
+    try:
+        with (
+            contextlib.chdir(root),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=devices),
+        ):
+            warnings.simplefilter("ignore")
+            torch.manual_seed(_SEED)
+            random.seed(_SEED)
+            np.random.seed(_SEED)
+            yield
+    finally:
+        log.setLevel(level)
+        random.setstate(drawn)
+        np.random.set_state(numpy_drawn)
