@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--report", action="append", default=[], metavar="FORMAT[:PATH]", help="may be repeated"
     )
+    check.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write the merge of the one gate there, once it has passed",
+    )
     volume = check.add_mutually_exclusive_group()
     volume.add_argument("-v", "--verbose", action="count", default=0)
     volume.add_argument("-q", "--quiet", action="count", default=0)
@@ -108,6 +114,8 @@ def _check(chosen: argparse.Namespace) -> int:
             "mergegate: no gate file found; they are called mergegate.yaml or *.mergegate.yaml\n"
         )
         return Exit.NOTHING_GATED
+    if chosen.output is not None:
+        _check_output(chosen.output, files, options)
     assessments = [_assess(file, options) for file in files]
     reports = [assessment.report for assessment in assessments]
     # who asks here for preflight alone has asked for no verdict on the budgets
@@ -118,7 +126,47 @@ def _check(chosen: argparse.Namespace) -> int:
     statuses = {assessment.report.status for assessment in judged}
     if "error" in statuses:
         return Exit.UNREADABLE
-    return Exit.PASSED if statuses <= {"pass"} and all(written) else Exit.NOT_PASSED
+    if not (statuses <= {"pass"} and all(written)):
+        return Exit.NOT_PASSED
+    return Exit.PASSED if chosen.output is None else _output(files[0], reports[0], chosen)
+
+
+def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:
+    """Raise pytest.UsageError for what is known to go wrong before anything is computed."""
+    if len(files) > 1:
+        raise pytest.UsageError(f"--output takes exactly one gate, there are {len(files)}")
+    if options.stage in {"preflight", "conflict", "hidden"}:
+        raise pytest.UsageError(f"--output writes a merge; --stage {options.stage} makes none")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise pytest.UsageError(f"--output: {folder} is there already, and is no folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise pytest.UsageError(f"--output: the folder {folder} is not empty")
+    if not folder.absolute().parent.is_dir():
+        raise pytest.UsageError(f"--output: there is no folder {folder.absolute().parent}")
+
+
+def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
+    from pytest_mergegate.errors import GateError
+    from pytest_mergegate.gatefile import load_gate
+    from pytest_mergegate.merging.write import write_merged
+
+    method = report.judged_method
+    judged = next((m for m in report.merges if m.method == method), None)
+    folder: Path = chosen.output
+    try:
+        write_merged(
+            load_gate(file),
+            judged,
+            device=chosen.device,
+            fingerprints=_fingerprints(report),
+            target=folder.absolute(),
+        )
+    except GateError as error:
+        sys.stderr.write(f"mergegate: {error}\n")
+        return Exit.UNREADABLE
+    if chosen.quiet == 0:
+        sys.stdout.write(f"the merge{f' {method}' if method else ''} was written to {folder}\n")
+    return Exit.PASSED
 
 
 def _print(sound: Sequence[Report], judged: Sequence[Assessment], *, verbosity: int) -> None:
@@ -161,6 +209,12 @@ def _is_apart(file: Path, root: Path) -> bool:
         or (root / folder / "pyvenv.cfg").exists()
         for folder in list(file.parents)[:-1]
     )
+
+
+def _fingerprints(report: Report) -> dict[str | None, str | None]:
+    """Of the experts by name, and of the base under None, as far as they were taken."""
+    own = report.base.fingerprint if report.base else None
+    return {None: own, **{expert.name: expert.fingerprint for expert in report.experts}}
 
 
 def _assess(file: Path, options: Options) -> Assessment:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.constructor import ConstructorError
 
 from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.mergekit_gate import gate_of_mergekit
 from pytest_mergegate.spec import (
     Budget,
     CertificateSpec,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic_core import ErrorDetails
+
+    from pytest_mergegate.mergekit_file import MergekitFile
 
 Location = tuple[str | int, ...]
 # what pydantic adds to a location beside the file's own keys
@@ -51,6 +54,8 @@ class Gate:
     """The gate file; None for a gate made of Python arguments."""
     lines: Mapping[Location, int] = field(default_factory=dict)
     """1-based line of every key of the gate file."""
+    mergekit: MergekitFile | None = None
+    """The mergekit configuration that the gate was made of."""
 
     @property
     def name(self) -> str:
@@ -119,16 +124,9 @@ def _validate(
                 )
             ]
         )
+    mergekit = None
     if "merge_method" in data and "experts" not in data:
-        raise GateFileError(
-            [
-                GateError(
-                    "a mergekit configuration cannot be gated by itself yet",
-                    where=_where(name, lines, ("merge_method",)),
-                    fix="write a gate file: its base_model as base, its models as experts",
-                )
-            ]
-        )
+        data, lines, mergekit = gate_of_mergekit(data, lines, name=name, root=root)
     data = _expand_glob(data, name=name, root=root, lines=lines)
     try:
         spec = GateSpec.model_validate(data)
@@ -138,7 +136,7 @@ def _validate(
         own = [e for e in located if not (e["type"] == "too_short" and e["input"])]
         problems = {str(p): p for p in (_problem(e, name, lines) for e in own)}
         raise GateFileError(list(problems.values())) from None
-    return Gate(spec=spec, root=root, path=path, lines=lines)
+    return Gate(spec=spec, root=root, path=path, lines=lines, mergekit=mergekit)
 
 
 def _expand_glob(

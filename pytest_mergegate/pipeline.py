@@ -344,6 +344,7 @@ class _Run:
             "kind": "methods",
             "versions": {name: version(name) for name in ("pytest-mergegate", "mergekit")},
             "merge": self.gate.spec.merge.model_dump(mode="json"),
+            "mergekit": self.gate.mergekit and dict(self.gate.mergekit.config),
             "names": names,
         }
         return tuple(Method(**plain) for plain in self.cache.json(key, plan))

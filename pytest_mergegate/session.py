@@ -284,6 +284,7 @@ class GateSession:
 
 def _key(gate: Gate, options: Options) -> str:
     said: list[object] = [str(gate.path), str(gate.root), gate.spec.model_dump_json()]
+    said.append(gate.mergekit and dict(gate.mergekit.config))
     said += [options.stage, sorted(options.caps.items()), options.device, pool_state(gate)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 

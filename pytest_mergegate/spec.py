@@ -253,6 +253,8 @@ class MergeSpec(Section):
     select: Literal["any", "all"] = "any"
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the methods that draw at random (dare, della)."""
+    route: Literal["in_place", "official"] = "in_place"
+    """``official``: mergekit's own ``run_merge`` writes each merge, in a process of its own."""
 
     @field_validator("methods", mode="before", json_schema_input_type=list[str | MethodSpec])
     @classmethod

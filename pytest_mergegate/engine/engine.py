@@ -77,6 +77,8 @@ class Engine:
         self._max_tokens = spec.probes.max_answer_tokens
         self._answers = {} if answers is None else answers
         self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
+        self.kept: dict[str, Any] = {}
+        """What one stage made at great cost and another will ask for again."""
 
     def facts(self) -> dict[str, Any]:
         """What a workspace remembers of the base."""

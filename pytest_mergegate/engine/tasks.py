@@ -62,7 +62,7 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
             "the expert has no examples, and its states cannot be compared without inputs",
             code="MG202",
             expert=name,
-            fix=f"give experts.{name}.examples a JSONL file of inputs",
+            fix=_advice(name, pool),
         )
     _check_labels(examples, name, model)
     expert = spec.experts[name]
@@ -88,6 +88,15 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
         choice_lengths=_lengths(examples, choices or (), expert.length_normalization),
         stop=expert.stop,
         order=drawn,
+    )
+
+
+def _advice(name: str, pool: Pool) -> str:
+    if pool.mergekit is None:
+        return f"give experts.{name}.examples a JSONL file of inputs"
+    return (
+        f"write data/{name}.jsonl or examples/{name}.jsonl beside the configuration, or "
+        "examples.jsonl in the expert's folder, or say where with mergegate: {examples: ...}"
     )
 
 

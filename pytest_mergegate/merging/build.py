@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.report.types import MergeRecord
 
 
@@ -26,19 +27,29 @@ def build_merged_model(gate: Gate, judged: MergeRecord | None, device: str) -> A
     Without one it is the gate's first method. Raises GateError, also where the merge has become
     another one since.
     """
-    engine = _engine(gate, device)
+    engine = read_engine(gate, device)
+    merged = merge_again(gate, engine, judged)
+    module = _with_weights(engine, merged.weights)
+    check_judged(merged, judged)
+    return module
+
+
+def merge_again(gate: Gate, engine: Engine, judged: MergeRecord | None) -> Merged:
+    """The merge that was ``judged``, or without one the gate's first method. Raises GateError."""
     planned = {m.label: m for m in plan_methods(gate, engine.pool.names)}
     if judged is None:
-        return _with_weights(engine, merge(next(iter(planned.values())), engine).weights)
+        return merge(next(iter(planned.values())), engine)
     # the report's weights: under `weights: optimal` no gate file knows them
-    merged = merge(replace(planned[judged.method], weights=dict(judged.weights)), engine)
-    module = _with_weights(engine, merged.weights)
-    if merged.digest != judged.digest:
+    return merge(replace(planned[judged.method], weights=dict(judged.weights)), engine)
+
+
+def check_judged(merged: Merged, judged: MergeRecord | None) -> None:
+    """Raise GateError where the merge, all of it asked for, has become another one since."""
+    if judged is not None and merged.digest != judged.digest:
         raise GateError(
             f"merged again, {judged.method} gives other weights than those that were judged",
             fix="run the gate again with --mergegate-no-cache; files may have changed meanwhile",
         )
-    return module
 
 
 def build_expert_model(gate: Gate, name: str, device: str) -> Any:
@@ -47,11 +58,12 @@ def build_expert_model(gate: Gate, name: str, device: str) -> Any:
         raise GateError(
             f"the pool has no expert {name!r}", fix=f"its experts: {', '.join(gate.spec.experts)}"
         )
-    engine = _engine(gate, device)
+    engine = read_engine(gate, device)
     return _with_weights(engine, engine.expert_weights(name))
 
 
-def _engine(gate: Gate, device: str) -> Engine:
+def read_engine(gate: Gate, device: str) -> Engine:
+    """The gate's pool, loaded, and all of it in memory. Raises GateError."""
     pool, errors = read_pool(gate)
     if pool is None:
         raise errors[0]

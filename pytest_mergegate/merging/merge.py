@@ -33,8 +33,9 @@ class Merged:
         """Raises GateError for a method that does not do what its name says (THEORY 8)."""
         self._method, self._engine = method, engine
         self._digests: dict[str, str] = {}
-        self.fidelity = check_fidelity(method, engine)
-        """The largest relative error of the identities that the method has to satisfy."""
+        self.fidelity: float | None = check_fidelity(method, engine)
+        """The largest relative error of the identities that the method has to satisfy; None where
+        mergekit alone made the merge, and it cannot be made again in place."""
         self.weights: Mapping[str, Tensor] = LazyWeights(engine.vectors.parameters(), self._make)
         """In the precision in which the model holds them. Raises GateError where mergekit refuses,
         or where a number is not finite."""
@@ -55,9 +56,12 @@ class Merged:
         merged = merge_parameter(self._method, self._engine, parameter).to(held)
         if not bool(torch.isfinite(merged).all()):
             raise GateError(f"{self._method.label} gives NaN or infinity in {parameter!r}")
+        self._note(parameter, merged)
+        return merged
+
+    def _note(self, parameter: str, merged: Tensor) -> None:
         numbers = merged.cpu().contiguous().view(torch.uint8).numpy()
         self._digests[parameter] = hashlib.sha256(numbers.data).hexdigest()
-        return merged
 
 
 def merge(method: Method, engine: Engine) -> Merged:
@@ -65,6 +69,10 @@ def merge(method: Method, engine: Engine) -> Merged:
 
     Raises GateError where mergekit refuses and where the method is not faithful.
     """
+    if method.route == "official":
+        from pytest_mergegate.merging.official import merge_officially
+
+        return merge_officially(method, engine)
     return Merged(method, engine)
 
 
@@ -77,6 +85,10 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     known = linear_scales(method)
     if known is not None:
         return known
+    if method.config is not None:
+        from pytest_mergegate.merging.official import official_scales
+
+        return official_scales(method, engine)
     parameters = engine.vectors.parameters()
     # drawn, not every n-th: that would be the same module of every layer
     drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))

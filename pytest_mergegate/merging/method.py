@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,10 @@ class Method:
     seed: int
     takes_base: bool
     takes_weights: bool
+    route: Literal["in_place", "official"] = "in_place"
+    """``official`` has mergekit write the whole merge, in a process of its own."""
+    config: Mapping[str, Any] | None = None
+    """A mergekit configuration to be run as it stands, its models named as in ``MergekitFile``."""
 
     @property
     def mergekit_parameters(self) -> dict[str, Any]:
@@ -51,7 +55,12 @@ def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
 
 
 def is_sum(method: Method) -> bool:
-    """Whether a method with ``linear_scales`` is just that sum of task vectors, exactly."""
+    """Whether a method with ``linear_scales`` is just that sum of task vectors, exactly.
+
+    What mergekit wrote is judged itself, not the sum that it should be.
+    """
+    if method.route == "official":
+        return False
     return method.name in {"linear", "task_arithmetic"} and linear_scales(method) is not None
 
 
@@ -60,6 +69,8 @@ def linear_scales(method: Method) -> dict[str, float] | None:
 
     slerp counts as linear: at usual LoRA sizes it equals the average (FINDINGS).
     """
+    if method.config is not None:  # its weights may differ from tensor to tensor
+        return None
     weights = dict(method.weights)
     total = sum(weights.values())
     match method.name:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.mergekit_file import MergekitFile
     from pytest_mergegate.spec import MethodSpec
 
 MERGEKIT_UNUSABLE = ("passthrough", "arcee_fusion", "nearswap")
@@ -29,6 +30,8 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     Raises GateFileError with ``file:line`` for a method or a parameter that the installed
     mergekit does not know.
     """
+    if gate.mergekit is not None and gate.mergekit.why_official is not None:
+        return (_as_it_stands(gate, gate.mergekit),)
     problems: list[GateError] = []
     methods = []
     for index, spec in enumerate(gate.spec.merge.methods):
@@ -39,6 +42,31 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     if problems:
         raise GateFileError(problems)
     return tuple(methods)
+
+
+def _as_it_stands(gate: Gate, file: MergekitFile) -> Method:
+    """A mergekit configuration that no method and weights of a gate say."""
+    spec = gate.spec.merge.methods[0]
+    known = {method.spec.name for method in merge_methods.registered_methods()}
+    if spec.method not in known:
+        close = difflib.get_close_matches(spec.method, known, n=1)
+        problem = GateError(
+            f"mergekit has no merge method {spec.method!r}",
+            where=gate.where("merge", "methods"),
+            fix=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}",
+        )
+        raise GateFileError([problem])
+    return Method(
+        label=spec.label,
+        name=spec.method,
+        parameters={},
+        weights={},
+        seed=gate.spec.merge.seed,
+        takes_base=False,
+        takes_weights=False,
+        route="official",
+        config=file.config,
+    )
 
 
 def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Method:
@@ -91,6 +119,7 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Met
         seed=gate.spec.merge.seed,
         takes_base=takes_base,
         takes_weights=takes_weights,
+        route=gate.spec.merge.route,
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.mergekit_file import MergekitFile
     from pytest_mergegate.spec import GateSpec
 
 
@@ -40,6 +41,8 @@ class Pool:
     """By expert, what a look at every stored number found."""
     spec: GateSpec
     """What the gate asks of the pool."""
+    mergekit: MergekitFile | None = None
+    """The mergekit configuration that the gate was made of."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +84,7 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
         examples_fingerprint=reading.fingerprints,
         statistics=reading.statistics,
         spec=gate.spec,
+        mergekit=gate.mergekit,
     )
     return pool, ()
 

@@ -22,6 +22,9 @@ from pytest_mergegate.preflight.mg115_dtypes import dtypes
 from pytest_mergegate.preflight.mg116_side_files import side_files
 from pytest_mergegate.preflight.mg117_unpinned_revision import unpinned_revision
 from pytest_mergegate.preflight.mg118_merge_settings import merge_settings
+from pytest_mergegate.preflight.mg119_averaged_base import averaged_base
+from pytest_mergegate.preflight.mg120_donor_by_chance import donor_by_chance
+from pytest_mergegate.preflight.mg121_mergekit_paths import mergekit_paths
 from pytest_mergegate.preflight.mg204_few_inputs import few_inputs
 from pytest_mergegate.preflight.mg205_repeated_inputs import repeated_inputs
 from pytest_mergegate.preflight.mg206_shared_inputs import shared_inputs
@@ -51,6 +54,9 @@ RULES: tuple[Callable[[Pool], Iterable[Finding]], ...] = (
     side_files,
     unpinned_revision,
     merge_settings,
+    averaged_base,
+    donor_by_chance,
+    mergekit_paths,
     few_inputs,
     repeated_inputs,
     shared_inputs,

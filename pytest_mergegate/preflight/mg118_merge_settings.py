@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.mergekit_file import sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, MethodSpec
@@ -15,20 +16,59 @@ if TYPE_CHECKING:
 _DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
 _TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}
 _SUMMING = frozenset(("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"))
+_NORMALIZING = frozenset(("ties", "della"))
+_SOME = 0.5
+"""In place of a density that is no single number."""
 _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
 
 def merge_settings(pool: Pool) -> Iterable[Finding]:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
-    for method in pool.spec.merge.methods:
-        for message, fix in _traps(method, pool.spec, len(pool.experts)):
+    mergekit, experts = pool.mergekit is not None, len(pool.experts)
+    if pool.mergekit is not None and pool.mergekit.why_official is not None:
+        experts = 2  # how many each slice has is between it and mergekit
+    for label, method in _methods(pool):
+        for message, fix in _traps(method, pool.spec, experts, mergekit=mergekit):
+            yield Finding(code="MG118", severity="warning", message=f"{label}: {message}", fix=fix)
+        if mergekit and _rescales(method):
             yield Finding(
-                code="MG118", severity="warning", message=f"{method.label}: {message}", fix=fix
+                code="MG118",
+                severity="note",
+                message=f"{label}: what is kept is scaled up to the L1 norm of the whole, "
+                "not by 1/density as in the paper",
+                fix="nothing, where it is meant; rescale: false turns it off",
             )
 
 
-def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[str, str]]:
+def _methods(pool: Pool) -> Sequence[tuple[str, MethodSpec]]:
+    """The methods; of a configuration that says more than a gate can, what it says of density."""
+    file, methods = pool.mergekit, pool.spec.merge.methods
+    if file is None or file.why_official is None:
+        return [(method.label, method) for method in methods]
+    said = [file.config, *(file.config.get("slices") or ()), *sources(file.config)]
+    densities = [(part.get("parameters") or {}).get("density") for part in said]
+    density = next((d for d in densities if d is not None and d != 1), None)
+    known = {} if density is None else {"density": density if _is_number(density) else _SOME}
+    # weights that may differ from tensor to tensor are not added up
+    update = {**known, "normalize": True}
+    return [(method.label, method.model_copy(update=update)) for method in methods]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _rescales(method: MethodSpec) -> bool:
+    given = method.parameters
+    return method.method.startswith("dare_") and bool(
+        given.get("rescale", True) and given.get("density", 1.0) != 1
+    )
+
+
+def _traps(
+    method: MethodSpec, spec: GateSpec, experts: int, *, mergekit: bool
+) -> Iterator[tuple[str, str]]:
     given = method.parameters
     run = method.run_on(experts)
     if run != method.method:
@@ -48,7 +88,20 @@ def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[s
         yield (
             f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "
             "mergekit's own run draws anew",
-            "write merge.seed, and give mergekit the same with --random-seed",
+            ("write mergegate: {merge: {seed: 0}}" if mergekit else "write merge.seed")
+            + ", and give mergekit the same with --random-seed",
+        )
+    weights = spec.merge.weights
+    if (
+        method.method in _NORMALIZING
+        and given.get("normalize", True)
+        and (len(set(weights.values())) == 1 if isinstance(weights, dict) else True)
+        and _scaled(method, spec)
+    ):
+        yield (
+            "the common weight of all experts cancels: the method divides by the sum of the "
+            "weights unless normalize is false",
+            f"write {{method: {method.method}, lambda: ...}} to scale the merge",
         )
     total = _sum_of_weights(method, spec, experts)
     if method.method in _SUMMING and not given.get("normalize", False) and total > _TOO_MUCH:
@@ -57,6 +110,13 @@ def _traps(method: MethodSpec, spec: GateSpec, experts: int) -> Iterator[tuple[s
             f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "
             "that sum to about 1",
         )
+
+
+def _scaled(method: MethodSpec, spec: GateSpec) -> bool:
+    """Whether a weight was written that is meant to scale."""
+    weights = spec.merge.weights
+    given = method.parameters.get("weight", 1.0)
+    return (next(iter(weights.values())) * given if isinstance(weights, dict) else given) != 1
 
 
 def _sum_of_weights(method: MethodSpec, spec: GateSpec, experts: int) -> float:

@@ -225,6 +225,7 @@ def _merge(merge: MergeResult, results: Results) -> MergeRecord:
         parameters=dict(merge.method.parameters),
         weights=dict(merge.method.weights),
         fidelity=merge.fidelity,
+        fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
         digest=merge.digest,
         experts=tuple(_merged_expert(expert, evaluation, results) for expert in merge.experts),
         **fields("worst_loss", worst),

@@ -200,8 +200,9 @@ class MergeRecord(Record):
     method: str
     parameters: dict[str, bool | int | float | str]
     weights: dict[str, Number]
-    fidelity: Number
+    fidelity: Number | None
     """The largest relative error of what the method must satisfy: identity, no-op, additivity."""
+    fidelity_reason: str | None = None
     digest: str
     """Over the merged parameters, in the precision of the gate."""
     experts: tuple[MergedExpertRecord, ...]

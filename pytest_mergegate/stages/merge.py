@@ -24,8 +24,9 @@ class MergeResult:
     """One method's merge against every expert."""
 
     method: Method
-    fidelity: float
-    """The largest relative error of the identities that the method has to satisfy (THEORY 8)."""
+    fidelity: float | None
+    """The largest relative error of the identities that the method has to satisfy (THEORY 8); None
+    for a merge of mergekit's own that cannot be made again in place."""
     digest: str
     """Over the merged parameters, in the precision of the gate."""
     linearity_gap: Value

@@ -290,12 +290,6 @@ class TestNothingGated:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines(["ERROR: *compose.yaml*"])
 
-    def test_a_mergekit_config_is_named_as_such(self, pytester: pytest.Pytester) -> None:
-        (pytester.path / "merge.yml").write_text("models: []\nmerge_method: ties\n")
-        result = run(pytester, "merge.yml")
-        assert result.ret == pytest.ExitCode.INTERRUPTED
-        result.stdout.fnmatch_lines(["merge.yml:2: a mergekit configuration *(fix: *"])
-
 
 class TestBudgets:
     def test_the_default_is_a_disagreement_of_30_percent(

@@ -1,0 +1,133 @@
+"""mergekit's ``run_merge`` from outside: models under harmless names, one process per merge."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.errors import GateError
+from pytest_mergegate.merging import run_mergekit
+from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
+
+BASE = "base"
+_READ = {".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".vocab"}
+"""Nothing that is unpickled, and no code unless the gate trusts it."""
+
+
+class LinkedModels:
+    """The pool's models in ``folder``, by links whose paths mergekit can read.
+
+    It takes '+' and '@' in a path for its own syntax, and looks relative ones up on the hub. The
+    names are new every time, as its caches go by the path.
+    """
+
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        self._pool, self._folder = pool, folder
+        self._unique = uuid.uuid4().hex
+        self.called: dict[str, str] = {}
+        """What messages call each linked folder."""
+        self.base = self._link(BASE, pool.base.path, adapter=False)
+        self.called[self.base] = "the base"
+        self.experts = {
+            expert.name: self._reference(f"expert{index}", expert)
+            for index, expert in enumerate(pool.experts)
+        }
+        """mergekit's references, by expert."""
+
+    def _reference(self, name: str, expert: Expert) -> str:
+        linked = self._link(name, expert.path, adapter=expert.is_adapter)
+        self.called[linked] = expert.name
+        return f"{self.base}+{linked}" if expert.is_adapter else linked
+
+    def _link(self, name: str, path: Path, *, adapter: bool) -> str:
+        folder = self._folder / f"{name}-{self._unique}"
+        folder.mkdir(parents=True)
+        suffixes = _READ | ({".py"} if self._pool.spec.trust_remote_code else set())
+        for file in path.iterdir():
+            wanted = file.name in {CONFIG, WEIGHTS} if adapter else file.suffix in suffixes
+            if wanted and file.is_file():
+                (folder / file.name).symlink_to(file.resolve())
+        return str(folder)
+
+
+def run(
+    config: Mapping[str, Any],
+    work: Path,
+    *,
+    seed: int,
+    lora_dtype: str | None,
+    trust: bool,
+    called: Mapping[str, str],
+) -> Path:
+    """Run mergekit on ``config``, whose models are paths; returns the folder it wrote.
+
+    ``work`` is a folder for its results and caches. Raises GateError with mergekit's own last
+    words, the models' paths in them as ``called``.
+    """
+    out = work / "merged"
+    options = {
+        "quiet": True,
+        "random_seed": seed,
+        "write_model_card": False,
+        "copy_tokenizer": True,
+        "lora_merge_cache": str(work / "lora"),
+        "lora_merge_dtype": lora_dtype,
+        "trust_remote_code": trust,
+    }
+    job = work / "job.json"
+    text = json.dumps({"config": config, "out": str(out), "options": options})
+    job.write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-P", run_mergekit.__file__, str(job)],
+        env={**os.environ, "PYTHONHASHSEED": "0"},  # mergekit picks its donor from a set
+        capture_output=True,
+        check=False,
+        text=True,
+        errors="replace",
+    )
+    shutil.rmtree(work / "lora", ignore_errors=True)
+    if done.returncode != 0:
+        raise _failed(config, done, called)
+    return out
+
+
+def new_folder() -> Path:
+    """A temporary folder whose path mergekit can read. Raises GateError."""
+    folder = Path(tempfile.mkdtemp(prefix="mergegate-")).resolve()
+    if {"+", "@"} & {*str(folder)}:
+        folder.rmdir()
+        raise GateError(
+            f"mergekit cannot read the temporary folder {folder.parent}: it takes '+' and '@' in "
+            "paths for its own syntax",
+            fix="set TMPDIR to a folder without them",
+        )
+    return folder
+
+
+def _failed(
+    config: Mapping[str, Any],
+    done: subprocess.CompletedProcess[str],
+    called: Mapping[str, str],
+) -> GateError:
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode < 0:
+        reason, fix = f"killed by signal {-done.returncode}", "give it more memory"
+    else:
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        for path, name in called.items():
+            reason = reason.replace(path, name)
+        fix = "check the method's settings, and whether mergekit knows this architecture"
+    return GateError(f"mergekit's own run of {config['merge_method']} failed ({reason})", fix=fix)

@@ -1,0 +1,40 @@
+"""MG119: a mergekit configuration that averages the base in, as one more model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.mergekit_file import AVERAGING_METHODS, sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.mergekit_file import MergekitFile
+    from pytest_mergegate.pool.pool import Pool
+
+_BASE = {"expert": None}
+
+
+def averaged_base(pool: Pool) -> Iterable[Finding]:
+    """An average of N experts and the base moves each expert's weights less than it seems."""
+    file = pool.mergekit
+    if file is None or file.config["merge_method"] not in AVERAGING_METHODS or not _takes(file):
+        return
+    method, experts = file.config["merge_method"], len(pool.experts)
+    yield Finding(
+        code="MG119",
+        severity="warning",
+        message=f"{method} averages the base in, as one of {experts + 1} models, not of {experts}",
+        fix="leave base_model and the base's own entry out"
+        + (", or give that entry weight 0" if method == "linear" else ""),
+    )
+
+
+def _takes(file: MergekitFile) -> bool:
+    entries = [entry for entry in sources(file.config) if entry["model"] == _BASE]
+    if not entries:  # mergekit adds it to the models
+        return file.config.get("base_model") == _BASE
+    shared = file.config.get("parameters") or {}
+    weights = [{**shared, **(entry.get("parameters") or {})}.get("weight") for entry in entries]
+    return any(weight != 0 for weight in weights)
