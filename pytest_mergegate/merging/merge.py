@@ -31,6 +31,12 @@ class Merged:
 
     def __init__(self, method: Method, engine: Engine) -> None:
         """Raises GateError for a method that does not do what its name says (THEORY 8)."""
+        if method.name == "linear" and linear_scales(method) is None:
+            raise GateError(
+                f"{method.label}: weights that do not sum to 1 scale every parameter of the base, "
+                "also those that no expert changes",
+                fix="normalize them, or write merge.route: official",
+            )
         self._method, self._engine = method, engine
         self._digests: dict[str, str] = {}
         self.fidelity: float | None = check_fidelity(method, engine)

@@ -157,6 +157,10 @@ class TestMerged:
         {"method": "task_arithmetic", "normalize": True},
     ]
 
+    def test_scaling_the_whole_base_is_refused(self, engine: Engine, tmp_path: Path) -> None:
+        with pytest.raises(GateError, match="scale every parameter of the base"):
+            merge(plan(tmp_path, self.LINEAR[0]), engine)
+
     @pytest.mark.parametrize("method", LINEAR[1:], ids=["λ", "normalised"])
     def test_linear_merges_are_faithful(self, engine: Engine, tmp_path: Path, method: Any) -> None:
         """``merge`` itself compares mergekit's result with the scales claimed for it."""
@@ -218,9 +222,8 @@ class TestMerged:
         [
             {"method": "ties", "density": 0.5},
             {"method": "dare_ties", "density": 0.7, "weight": 0.5},
-            LINEAR[0],
         ],
-        ids=["ties", "dare_ties", "average of another size"],
+        ids=["ties", "dare_ties"],
     )
     def test_effective_scale_is_the_least_squares_one(
         self, engine: Engine, tmp_path: Path, method: Any
