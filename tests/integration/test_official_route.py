@@ -45,6 +45,7 @@ DETERMINISTIC = [
     "ram",
     "ramplus_tl",
 ]
+FUTURE = "from __future__ import annotations\n"
 OF_TWO = ["slerp", {"method": "slerp", "t": 0.2}, "nuslerp"]
 
 
@@ -120,6 +121,35 @@ def test_the_same_merge_of_two(pair: Engine, method: Any) -> None:
 @pytest.mark.parametrize("method", ["linear", {"method": "ties", "density": 0.5}], ids=str)
 def test_weights_of_each_expert(engine: Engine, method: Any) -> None:
     check_same(plan(engine, method, {"a": 0.2, "b": 0.5, "c": 0.4}), engine)
+
+
+SAME_MASK = """
+import torch
+
+from mergekit import sparsify
+
+
+def bernoulli(tensor, density, rescale_norm=None):
+    places = torch.arange(tensor.numel()).reshape(tensor.shape)
+    mask = (torch.sin(places * 12.9898) * 43758.5453 % 1 < density).to(tensor.dtype)
+    return sparsify.rescaled_masked_tensor(tensor, mask, rescale_norm)
+"""
+"""Drops the same numbers wherever it is asked."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
+def test_the_same_merge_given_the_same_mask(
+    engine: Engine, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patched = f"{SAME_MASK}\nsparsify.bernoulli = bernoulli\n"
+    script = tmp_path / "run_with_mask.py"
+    script.write_text(patched + Path(run_mergekit.__file__).read_text().replace(FUTURE, ""))
+    monkeypatch.setattr(run_mergekit, "__file__", str(script))
+    scope: dict[str, Any] = {}
+    exec(SAME_MASK, scope)
+    monkeypatch.setattr("mergekit.sparsify.bernoulli", scope["bernoulli"])
+    check_same(plan(engine, {"method": name, "density": 0.4}), engine)
 
 
 @pytest.fixture(scope="module")
