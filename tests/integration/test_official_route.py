@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
+import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from engine_of import engine_of
+from mergekit import sparsify
 from pools import Adapter, read_gate, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
@@ -24,6 +27,8 @@ from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.merging.official import OfficialWeights, merge_officially, run_officially
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.merging.method import Method
 
@@ -45,7 +50,6 @@ DETERMINISTIC = [
     "ram",
     "ramplus_tl",
 ]
-FUTURE = "from __future__ import annotations\n"
 OF_TWO = ["slerp", {"method": "slerp", "t": 0.2}, "nuslerp"]
 
 
@@ -96,6 +100,17 @@ def pair(pool: Path) -> Engine:
     return engine_of(without(pool, "c"))
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting one takes far longer than the merge; paths are unique, so no cache is hit."""
+
+    def run(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        run_mergekit.main(json.loads(Path(command[-1]).read_text()))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(mergekit_process.subprocess, "run", run)
+
+
 def check_same(method: Method, engine: Engine) -> None:
     official = run_officially(method, engine)
     in_place = merge(replace(method, route="in_place"), engine).weights
@@ -105,50 +120,37 @@ def check_same(method: Method, engine: Engine) -> None:
         torch.testing.assert_close(official[name], expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("method", DETERMINISTIC, ids=str)
 def test_the_same_merge_as_in_place(engine: Engine, method: Any) -> None:
     check_same(plan(engine, method), engine)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("method", OF_TWO, ids=str)
 def test_the_same_merge_of_two(pair: Engine, method: Any) -> None:
     check_same(plan(pair, method), pair)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("method", ["linear", {"method": "ties", "density": 0.5}], ids=str)
 def test_weights_of_each_expert(engine: Engine, method: Any) -> None:
     check_same(plan(engine, method, {"a": 0.2, "b": 0.5, "c": 0.4}), engine)
 
 
-SAME_MASK = """
-import torch
-
-from mergekit import sparsify
-
-
-def bernoulli(tensor, density, rescale_norm=None):
+def same_mask(tensor: torch.Tensor, density: float, rescale_norm: Any = None) -> torch.Tensor:
+    """In place of mergekit's draw: drops the same numbers wherever it is asked."""
     places = torch.arange(tensor.numel()).reshape(tensor.shape)
     mask = (torch.sin(places * 12.9898) * 43758.5453 % 1 < density).to(tensor.dtype)
     return sparsify.rescaled_masked_tensor(tensor, mask, rescale_norm)
-"""
-"""Drops the same numbers wherever it is asked."""
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
 def test_the_same_merge_given_the_same_mask(
-    engine: Engine, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patched = f"{SAME_MASK}\nsparsify.bernoulli = bernoulli\n"
-    script = tmp_path / "run_with_mask.py"
-    script.write_text(patched + Path(run_mergekit.__file__).read_text().replace(FUTURE, ""))
-    monkeypatch.setattr(run_mergekit, "__file__", str(script))
-    scope: dict[str, Any] = {}
-    exec(SAME_MASK, scope)
-    monkeypatch.setattr("mergekit.sparsify.bernoulli", scope["bernoulli"])
+    monkeypatch.setattr(sparsify, "bernoulli", same_mask)
     check_same(plan(engine, {"method": name, "density": 0.4}), engine)
 
 
