@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "examples" / "quickstart"))
 
 from train import (  # noqa: E402
-    LETTERS,
     Pool,
     Task,
     digits,
@@ -39,8 +38,8 @@ EXAMPLES = 100
 
 
 def sign(word: str) -> str:
-    """Which half of the letters the last one is from."""
-    return "+" if LETTERS.index(word[-1]) < len(LETTERS) // 2 else "-"
+    """Whether a word is long."""
+    return "+" if len(word) > 4 else "-"
 
 
 BED = Pool(
@@ -61,8 +60,8 @@ BED = Pool(
         "first_last": Task("fst", lambda w: w[0] + w[-1]),
         "first_twice": Task("fst", lambda w: w[0] + w[0]),
         # A rule and its opposite.
-        "last_sign": Task("lst", sign),
-        "last_opposite": Task("lst", lambda w: "-" if sign(w) == "+" else "+"),
+        "long_plus": Task("len", sign),
+        "long_minus": Task("len", lambda w: "-" if sign(w) == "+" else "+"),
     },
     base="base",
     seed=4_000,
@@ -80,7 +79,7 @@ FAMILIES = {
     "twins": ("cut_upper", "cut_upper_twin"),
     "one tag, three rules": ("reverse_upper", "reverse_shout", "reverse_number"),
     "one tag, two rules": ("first_last", "first_twice"),
-    "opposites": ("last_sign", "last_opposite"),
+    "opposites": ("long_plus", "long_minus"),
 }
 
 
@@ -124,7 +123,7 @@ def _train(name: str, folder: Path) -> tuple[str, float, float]:
 def recipe() -> dict[str, Any]:
     """All that decides how the bed comes out, but for versions and machine."""
     plain = {key: value for key, value in vars(BED).items() if isinstance(value, int | float | str)}
-    return plain | {"tasks": {name: task.tag for name, task in BED.experts.items()}}
+    return plain | {"tasks": {n: f"{t.tag}:face={t.rule('face')}" for n, t in BED.experts.items()}}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ with a small certificate.
 from __future__ import annotations
 
 import csv
+import json
 import random
 import statistics
 import time
@@ -80,23 +81,6 @@ class Point:
     cosine: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gated:
-    """What came of gating pools."""
-
-    points: tuple[Point, ...] = ()
-    hits: int = 0
-    misses: int = 0
-    """Results that the cache had, or had not."""
-
-    def __add__(self, other: Gated) -> Gated:
-        return Gated(
-            points=self.points + other.points,
-            hits=self.hits + other.hits,
-            misses=self.misses + other.misses,
-        )
-
-
 def pairs_of(names: Iterable[str]) -> list[Group]:
     """Every pair."""
     return list(combinations(names, 2))
@@ -116,32 +100,33 @@ def gate_all(
     groups: Sequence[Group],
     methods: Sequence[Method] = METHODS,
     tell: Callable[[str], None] = lambda line: print(line, flush=True),
-) -> Gated:
-    """All ``groups``; what was computed before comes from the bed's cache."""
-    found = Gated()
-    start = time.monotonic()
+) -> tuple[list[Point], float]:
+    """The points of all ``groups``, and the seconds it took.
+
+    What was computed before comes from the bed's cache; it counts with what it took then.
+    """
+    notes, found, start = bed / "seconds.json", list[Point](), time.monotonic()
+    spent = json.loads(notes.read_text()) if notes.exists() else {}
     for done, group in enumerate(groups, 1):
+        began, name = time.monotonic(), " ".join(group)
         new = gate(bed, group, methods)
         found += new
-        collapsed = sum(point.fresh_loss < COLLAPSE for point in new.points)
+        collapsed = sum(point.fresh_loss < COLLAPSE for point in new)
+        spent[name] = max(round(time.monotonic() - began, 1), spent.get(name, 0.0))
+        notes.write_text(json.dumps(spent, indent=2) + "\n")
         tell(
             f"{done}/{len(groups)} {time.monotonic() - start:.0f} s  "
-            f"{', '.join(group)}: {collapsed} of {len(new.points)} collapsed"
+            f"{', '.join(group)}: {collapsed} of {len(new)} collapsed"
         )
-    return found
+    return found, sum(spent[" ".join(group)] for group in groups)
 
 
-def gate(bed: Path, group: Group, methods: Sequence[Method] = METHODS) -> Gated:
+def gate(bed: Path, group: Group, methods: Sequence[Method] = METHODS) -> list[Point]:
     """One pool, once for the scores and once for the loss that they have to foretell."""
     ours = ["karcher" if m == "slerp" and len(group) > 2 else m for m in methods]
     scored = _assess(bed, group, ours, "data", INPUTS)
     fresh = _assess(bed, group, ours, "fresh", FEW_INPUTS)
-    used = (scored.cache, fresh.cache)
-    return Gated(
-        points=tuple(_points(scored, fresh)),
-        hits=sum(cache.hits for cache in used),
-        misses=sum(cache.misses for cache in used),
-    )
+    return list(_points(scored, fresh))
 
 
 def _assess(
@@ -216,10 +201,10 @@ def _known(number: float | None) -> float:
 
 
 def write_csv(points: Sequence[Point], path: Path) -> None:
-    """One line a point; rounded to five digits."""
+    """One line a point; rounded to four digits."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Point)])
         for point in points:
             values = asdict(point).values()
-            writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in values])
+            writer.writerow([f"{v:.4g}" if isinstance(v, float) else v for v in values])

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 sys.path.append(str(ROOT / "benchmarks"))
 
-from points import COLLAPSE, Gated, gate_all, groups_of, pairs_of, write_csv  # noqa: E402
+from points import COLLAPSE, Point, gate_all, groups_of, pairs_of, write_csv  # noqa: E402
 from ranking import auroc, auroc_interval, rates  # noqa: E402
-from validation_page import SCORES, collapsed, page, ranking  # noqa: E402
+from scores import SCORES, collapsed, ranking  # noqa: E402
+from validation_page import page  # noqa: E402
 
 EXPERTS = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
 
@@ -83,7 +84,7 @@ def test_groups_are_seeded_and_all_different() -> None:
 
 
 @pytest.fixture(scope="module")
-def gated(tmp_path_factory: pytest.TempPathFactory) -> Gated:
+def gated(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
     """Every pair, and all four; each task's examples halved."""
     bed = tmp_path_factory.mktemp("bed")
     shutil.copytree(QUICKSTART / "base", bed / "base")
@@ -95,12 +96,14 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Gated:
     for name in EXPERTS:
         shutil.copytree(QUICKSTART / "adapters" / name, bed / "adapters" / name)
     methods = ("linear", {"method": "task_arithmetic", "weight": 1.0})
-    return gate_all(bed, [*pairs_of(EXPERTS), EXPERTS], methods, tell=lambda line: None)
+    points, seconds = gate_all(bed, [*pairs_of(EXPERTS), EXPERTS], methods, lambda line: None)
+    assert seconds > 0
+    return points
 
 
 @pytest.mark.slow
-def test_disagreement_separates_what_collapsed(gated: Gated) -> None:
-    points = gated.points
+def test_disagreement_separates_what_collapsed(gated: list[Point]) -> None:
+    points = gated
     assert len(points) == (6 * 2 + 4) * 2
     bad = collapsed(points)
     assert 3 <= bad.sum() <= len(points) - 3
@@ -114,29 +117,29 @@ def test_disagreement_separates_what_collapsed(gated: Gated) -> None:
 
 
 @pytest.mark.slow
-def test_points_hold_what_the_reports_say(gated: Gated) -> None:
-    shout = next(p for p in gated.points if p.size == 4 and p.expert == "reverse_shout")
+def test_points_hold_what_the_reports_say(gated: list[Point]) -> None:
+    shout = next(p for p in gated if p.size == 4 and p.expert == "reverse_shout")
     assert shout.method == "linear"
     assert shout.fresh_loss == shout.loss == -100
     assert shout.certified == -100
     assert shout.mds is not None
-    assert all(p.mds is None for p in gated.points if p.size == 2)
-    assert all(0 < p.distance < 2 and abs(p.cosine) < 1 for p in gated.points)
-    assert all(p.states is not None and p.states_kl is not None for p in gated.points)
+    assert all(p.mds is None for p in gated if p.size == 2)
+    assert all(0 < p.distance < 2 and abs(p.cosine) < 1 for p in gated)
+    assert all(p.states is not None and p.states_kl is not None for p in gated)
 
 
 @pytest.mark.slow
-def test_page_and_file_hold_every_point(gated: Gated, tmp_path: Path) -> None:
-    write_csv(gated.points, tmp_path / "points.csv")
+def test_page_and_file_hold_every_point(gated: list[Point], tmp_path: Path) -> None:
+    write_csv(gated, tmp_path / "points.csv")
     with (tmp_path / "points.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(gated.points)
+    assert len(rows) == len(gated)
     losses = [float(row["fresh_loss"]) < COLLAPSE for row in rows]
-    assert losses == list(collapsed(gated.points))
+    assert losses == list(collapsed(gated))
     experts = {name: {"seed": k, "score": 1.0, "base": 0.0} for k, name in enumerate(EXPERTS)}
     bed = {"experts": experts, "base": {"seed": 0}, "recipe": {"words_seed": 1}, "seconds": 1}
-    run = {"seconds": 1, "cached": "nothing", "cores": 1, "seed": 7, "sizes": [4]}
-    text = page("a command", bed, {"all": EXPERTS}, gated.points, run)
+    run = {"seconds": 1, "cores": 1, "seed": 7, "sizes": [4]}
+    text = page("a command", bed, {"all": EXPERTS}, gated, run)
     assert "Written by `a command`" in text
     assert "32 points" in text
     assert all(f"`{name}`" in text for name in EXPERTS)
