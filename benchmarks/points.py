@@ -42,6 +42,8 @@ INPUTS, FEW_INPUTS = 64, 20
 """Of each task, in the certificate and in the small one."""
 COLLAPSE = -30.0
 """Percent: a loss worse than this."""
+ROUNDING = 1e-9
+"""Percent: what is lost to round-off."""
 SIZES = range(3, 9)
 SURROGATE = "surrogate" in MergeSpec.model_fields
 """Whether this version forecasts with a surrogate of the merge."""
@@ -81,6 +83,11 @@ class Point:
     cosine: float
 
 
+def is_worse(loss: float, limit: float) -> bool:
+    """Whether a loss is worse than ``limit``, both negative percent, by more than round-off."""
+    return loss < limit - ROUNDING
+
+
 def pairs_of(names: Iterable[str]) -> list[Group]:
     """Every pair."""
     return list(combinations(names, 2))
@@ -111,7 +118,7 @@ def gate_all(
         began, name = time.monotonic(), " ".join(group)
         new = gate(bed, group, methods)
         found += new
-        collapsed = sum(point.fresh_loss < COLLAPSE for point in new)
+        collapsed = sum(is_worse(point.fresh_loss, COLLAPSE) for point in new)
         spent[name] = max(round(time.monotonic() - began, 1), spent.get(name, 0.0))
         notes.write_text(json.dumps(spent, indent=2) + "\n")
         tell(
@@ -201,10 +208,10 @@ def _known(number: float | None) -> float:
 
 
 def write_csv(points: Sequence[Point], path: Path) -> None:
-    """One line a point; rounded to four digits."""
+    """One line a point; rounded to three digits."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Point)])
         for point in points:
             values = asdict(point).values()
-            writer.writerow([f"{v:.4g}" if isinstance(v, float) else v for v in values])
+            writer.writerow([f"{v:.3g}" if isinstance(v, float) else v for v in values])

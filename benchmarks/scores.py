@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from points import COLLAPSE, FEW_INPUTS, INPUTS
+from points import COLLAPSE, FEW_INPUTS, INPUTS, is_worse
 from ranking import auroc, auroc_interval
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ SCORES = (
 
 def collapsed(points: Sequence[Point], *, own: bool = False) -> npt.NDArray[np.bool_]:
     """Which points did, on fresh examples or (``own``) on the gate's."""
-    losses = [point.loss if own else point.fresh_loss for point in points]
-    return np.array(losses, dtype=np.float64) < COLLAPSE
+    losses = (point.loss if own else point.fresh_loss for point in points)
+    return np.array([is_worse(loss, COLLAPSE) for loss in losses], dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from points import COLLAPSE, FEW_INPUTS, INPUTS
+from points import COLLAPSE, FEW_INPUTS, INPUTS, is_worse
 from ranking import RESAMPLES, rates
 from scores import SCORES, WEIGHTS, collapsed, rank, ranking
 
@@ -222,16 +222,10 @@ def _alarms(kinds: Mapping[str, Sequence[Point]]) -> str:
         caught = rates([p.disagreement >= ALARM for p in chosen], collapsed(chosen))
         lines.append(f"| {name} | " + " | ".join(_rate(rate) for rate in caught) + " |")
     every = [point for chosen in kinds.values() for point in chosen]
-    for what, of in (
-        (
-            "false alarms",
-            [p for p in every if p.disagreement >= ALARM and p.fresh_loss >= COLLAPSE],
-        ),
-        (
-            "missed collapses",
-            [p for p in every if p.disagreement < ALARM and p.fresh_loss < COLLAPSE],
-        ),
-    ):
+    alarm = np.array([point.disagreement >= ALARM for point in every])
+    bad = collapsed(every)
+    for what, which in (("false alarms", alarm & ~bad), ("missed collapses", ~alarm & bad)):
+        of = [every[k] for k in np.flatnonzero(which)]
         if of:
             losses = [-point.fresh_loss for point in of]
             lines += [
@@ -261,10 +255,10 @@ def _bounds(kinds: Mapping[str, Sequence[Point]]) -> str:
         "|---|---|---|",
     ]
     for inputs, where, found in cases:
-        broken = sum(loss < bound - 1e-9 for loss, bound in found)
+        broken = sum(is_worse(loss, bound) for loss, bound in found)
         lines.append(f"| {inputs} | {where} | {broken} of {len(found)} ({_of(broken, found)}) |")
     between = [p for p in every if 0 < p.disagreement < 1]
-    over = [p for p in between if p.fresh_loss < p.certified - 1e-9]
+    over = [p for p in between if is_worse(p.fresh_loss, p.certified)]
     if between:
         lines += [
             "",

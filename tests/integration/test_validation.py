@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 sys.path.append(str(ROOT / "benchmarks"))
 
-from points import COLLAPSE, Point, gate_all, groups_of, pairs_of, write_csv  # noqa: E402
+from points import COLLAPSE, Point, gate_all, groups_of, is_worse, pairs_of, write_csv  # noqa: E402
 from ranking import auroc, auroc_interval, rates  # noqa: E402
 from scores import SCORES, collapsed, ranking  # noqa: E402
 from validation_page import page  # noqa: E402
@@ -67,6 +67,13 @@ def test_interval_resamples_pools_whole(seed: int) -> None:
     often = auroc_interval(np.tile(scores, 100), np.tile(bad, 100), pools * 100)
     assert often == pytest.approx(once)
     assert once[0] < auroc(scores, bad) < once[1]
+
+
+def test_a_loss_at_the_limit_is_no_collapse() -> None:
+    lost = (0.7 / 1.0 - 1) * 100
+    assert lost < COLLAPSE  # in floating point
+    assert not is_worse(lost, COLLAPSE)
+    assert is_worse(-31.0, COLLAPSE)
 
 
 def test_rates() -> None:
@@ -134,7 +141,7 @@ def test_page_and_file_hold_every_point(gated: list[Point], tmp_path: Path) -> N
     with (tmp_path / "points.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(gated)
-    losses = [float(row["fresh_loss"]) < COLLAPSE for row in rows]
+    losses = [is_worse(float(row["fresh_loss"]), COLLAPSE) for row in rows]
     assert losses == list(collapsed(gated))
     experts = {name: {"seed": k, "score": 1.0, "base": 0.0} for k, name in enumerate(EXPERTS)}
     bed = {"experts": experts, "base": {"seed": 0}, "recipe": {"words_seed": 1}, "seconds": 1}
