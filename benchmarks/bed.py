@@ -7,7 +7,7 @@ and a recipe of its own: full strength at every step, so that an average can dil
 DIR gets `base/`, `adapters/NAME/`, `data/NAME.jsonl` (the examples that are gated on),
 `fresh/NAME.jsonl` (as many more, which neither training nor a gate has seen) and `bed.json`: the
 recipe, every seed and every score. What is there already is kept, so a run that was cut short goes
-on.
+on. The same machine and versions, the same bytes.
 """
 
 from __future__ import annotations
