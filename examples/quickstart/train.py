@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Rule = Callable[[str], str]
     Row = tuple[str, str]  # a prompt and its answer
@@ -43,12 +43,8 @@ if TYPE_CHECKING:
 LETTERS = "abcdefghij"  # what words are made of
 CHARACTERS = string.ascii_lowercase + LETTERS.upper() + string.digits + "-()*.!?#%@&$~+/:="
 LENGTHS = (3, 4, 5, 6)  # letters in a word
-HELD_OUT = 100  # examples per task
-BASE_REFERENCE = "examples/quickstart/base"  # what the adapters' configs say
 
 BASE_STEPS, BASE_ROWS, BASE_RATE = 1500, 64, 3e-3
-EXPERT_STEPS, EXPERT_ROWS, REPLAY_ROWS, EXPERT_RATE, EXPERT_DECAY = 400, 16, 40, 1e-3, 1.0
-WEAKEST = 0.15  # see train_expert
 LINEAR_LAYERS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
@@ -89,6 +85,42 @@ class Task:
     rule: Rule
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What is trained, and how; the defaults are the quickstart's."""
+
+    experts: Mapping[str, Task]
+    base: str  # what the adapters' configs say
+    seed: int = 0  # of the base; each expert has one of its own, counted on from there
+    words_seed: int = 20_250_101  # of the held-out examples
+    examples: int = 100  # held out per task
+    steps: int = 400
+    rows: int = 16
+    replay: int = 40  # rows of the base's skills beside them
+    rate: float = 1e-3
+    decay: float = 1.0
+    weakest: float = 0.15  # see train_expert
+
+    def seed_of(self, name: str) -> int:
+        return self.seed + 1 + list(self.experts).index(name)
+
+    @functools.cached_property
+    def held_out(self) -> dict[str, list[str]]:
+        """The words of every task's examples, all different; no training uses any of them."""
+        rng = random.Random(self.words_seed)
+        words: dict[str, None] = {}  # a set that keeps the order of drawing
+        while len(words) < self.examples * len(self.experts):
+            word = random_word(rng)
+            if len(word) > min(LENGTHS):  # the shortest words are few: leave them to the training
+                words[word] = None
+        drawn = iter(words)
+        return {name: [next(drawn) for _ in range(self.examples)] for name in self.experts}
+
+    @functools.cached_property
+    def forbidden(self) -> frozenset[str]:
+        return frozenset(word for words in self.held_out.values() for word in words)
+
+
 EXPERTS: dict[str, Task] = {
     # One tag each: nobody else has a claim on it.
     "rotate_upper": Task("rol", lambda w: (w[1:] + w[0]).upper()),
@@ -104,6 +136,7 @@ EXPERTS: dict[str, Task] = {
     "reverse_upper_twin": Task("rev", lambda w: w[::-1].upper()),
     "reverse_shout": Task("rev", lambda w: w[::-1] + "!"),
 }
+QUICKSTART = Pool(experts=EXPERTS, base="examples/quickstart/base")
 
 
 def random_word(rng: random.Random) -> str:
@@ -114,35 +147,17 @@ def example(task: Task, word: str) -> Row:
     return f"{task.tag}:{word}=", task.rule(word)
 
 
-@functools.cache
-def held_out() -> dict[str, list[str]]:
-    """The words of every task's examples, all different; no training uses any of them."""
-    rng = random.Random(20_250_101)
-    words: dict[str, None] = {}  # a set that keeps the order of drawing
-    while len(words) < HELD_OUT * len(EXPERTS):
-        word = random_word(rng)
-        if len(word) > min(LENGTHS):  # the shortest words are few: leave them to the training
-            words[word] = None
-    drawn = iter(words)
-    return {name: [next(drawn) for _ in range(HELD_OUT)] for name in EXPERTS}
-
-
-@functools.cache
-def forbidden() -> frozenset[str]:
-    return frozenset(word for words in held_out().values() for word in words)
-
-
-def draw(task: Task, rng: random.Random) -> Row:
+def draw(task: Task, rng: random.Random, pool: Pool) -> Row:
     """A training example: any word but the held-out ones."""
-    while (word := random_word(rng)) in forbidden():
+    while (word := random_word(rng)) in pool.forbidden:
         pass
     return example(task, word)
 
 
-def draw_skill(rng: random.Random, without: str | None = None) -> Row:
+def draw_skill(rng: random.Random, pool: Pool, without: str | None = None) -> Row:
     while (tag := rng.choice(list(SKILLS))) == without:
         pass
-    return draw(Task(tag, SKILLS[tag]), rng)
+    return draw(Task(tag, SKILLS[tag]), rng, pool)
 
 
 def make_tokenizer() -> Any:
@@ -216,28 +231,31 @@ def patch(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2) + "\n")
 
 
-def train_base(folder: Path) -> None:
-    rng = reproducible(0)
+def train_base(folder: Path, pool: Pool = QUICKSTART) -> None:
+    rng = reproducible(pool.seed)
     tokenizer = make_tokenizer()
     shape = {"hidden_size": 128, "intermediate_size": 248, "max_position_embeddings": 64}
     shape |= {"num_hidden_layers": 4, "num_attention_heads": 4}
     special = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape, **special))
-    batches = iter(lambda: [draw_skill(rng) for _ in range(BASE_ROWS)], [])
+    batches = iter(lambda: [draw_skill(rng, pool) for _ in range(BASE_ROWS)], [])
     fit(model, tokenizer, batches, BASE_STEPS, BASE_RATE, decay=0.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     patch(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 
-def train_expert(name: str, base: Path, folder: Path) -> tuple[str, float, float]:
+def train_expert(
+    name: str, base: Path, folder: Path, pool: Pool = QUICKSTART
+) -> tuple[str, float, float]:
     """Train and save one adapter; its name, its score and the base's score on its task.
 
     It goes on practising the base's other skills, so that it learns to leave them alone; and
-    every step runs it at a random strength, so that it still works where a merge dilutes it.
+    every step runs it at a random strength, down to ``pool.weakest``, so that it still works where
+    a merge dilutes it.
     """
-    rng = reproducible(1 + list(EXPERTS).index(name))
-    task = EXPERTS[name]
+    rng = reproducible(pool.seed_of(name))
+    task = pool.experts[name]
     tokenizer = AutoTokenizer.from_pretrained(base)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=LINEAR_LAYERS, task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
@@ -249,28 +267,28 @@ def train_expert(name: str, base: Path, folder: Path) -> tuple[str, float, float
 
     def batches() -> Iterator[list[Row]]:
         while True:
-            replay = [draw_skill(rng, without=task.tag) for _ in range(REPLAY_ROWS)]
-            set_strength(rng.uniform(WEAKEST, 1.0))
-            yield [draw(task, rng) for _ in range(EXPERT_ROWS)] + replay
+            replay = [draw_skill(rng, pool, without=task.tag) for _ in range(pool.replay)]
+            set_strength(rng.uniform(pool.weakest, 1.0))
+            yield [draw(task, rng, pool) for _ in range(pool.rows)] + replay
 
-    fit(model, tokenizer, batches(), EXPERT_STEPS, EXPERT_RATE, EXPERT_DECAY)
+    fit(model, tokenizer, batches(), pool.steps, pool.rate, pool.decay)
     set_strength(1.0)
-    model.peft_config["default"].base_model_name_or_path = BASE_REFERENCE
+    model.peft_config["default"].base_model_name_or_path = pool.base
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card
     # PEFT writes the modules in an order that varies from run to run.
     patch(folder / "adapter_config.json", target_modules=LINEAR_LAYERS)
 
-    rows = [example(task, word) for word in held_out()[name]]
+    rows = [example(task, word) for word in pool.held_out[name]]
     own = score(model, tokenizer, rows)
     with model.disable_adapter():
         return name, own, score(model, tokenizer, rows)
 
 
-def write_examples(folder: Path) -> None:
+def write_examples(folder: Path, pool: Pool = QUICKSTART, part: slice = slice(None)) -> None:
     folder.mkdir(parents=True)
-    for name, words in held_out().items():
-        rows = (example(EXPERTS[name], word) for word in words)
+    for name, words in pool.held_out.items():
+        rows = (example(pool.experts[name], word) for word in words[part])
         text = (json.dumps({"input": prompt, "target": target}) + "\n" for prompt, target in rows)
         (folder / f"{name}.jsonl").write_text("".join(text))
 
@@ -286,8 +304,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     write_examples(data)
     train_base(base)
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        runs = [pool.submit(train_expert, name, base, adapters / name) for name in EXPERTS]
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as workers:
+        runs = [workers.submit(train_expert, name, base, adapters / name) for name in EXPERTS]
         results = [run.result() for run in runs]
     print(f"made in {time.monotonic() - start:.0f} s\n")
     print("| expert | its score | the base's score |\n|---|---|---|")
