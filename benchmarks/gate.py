@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 SHAPE = Shape(hidden=1024, key_value=1024, intermediate=4096, layers=24)
 """469 million parameters with the embeddings and the head."""
-EXPERTS, WIDTH, ANSWER = 4, 16, 8
+EXPERTS, WIDTH, ANSWER = 4, 16, 4
+INPUTS = 20
+"""Of each expert, as many as the disagreement was first validated on."""
 TIES = {"method": "ties", "density": 0.5}
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 
@@ -49,6 +51,7 @@ def gate_of(*methods: Any) -> dict[str, Any]:
         },
         "probes": {"max_answer_tokens": ANSWER},
         "merge": {"methods": list(methods)},
+        "certificate": {"per_task": INPUTS},
         "budget": {"max_disagreement": 1.0},
     }
 

@@ -43,6 +43,9 @@ class GenerativeModel(HeadedModel):
                 code="MG002",
                 fix="this architecture is not supported yet",
             )
+        # the last of many states is no contiguous tensor, which makes torch copy the weights for
+        # every row of the batch
+        self.projection.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
         self._adopt_end_of_text()
         self._check_head(self._ways())
 

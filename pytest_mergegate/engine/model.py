@@ -12,6 +12,7 @@ import torch
 from pytest_mergegate.engine.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.limits import positions_read
 from pytest_mergegate.engine.loading import load_module, load_tokenizer, parameter_names
+from pytest_mergegate.engine.mapped_pages import MappedPages, give_back_freed
 from pytest_mergegate.engine.readings import expert_loaded
 from pytest_mergegate.engine.streaming import load_streamed
 from pytest_mergegate.errors import PoolError
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.streaming import StreamedWeights
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
+
+
+_TIDIED = 1 << 27
+"""Bytes of weights put in place, after which what they were put together from is given back."""
 
 
 class Model(ABC):
@@ -57,6 +62,7 @@ class Model(ABC):
         """Every name of a parameter, and the one by which it goes here."""
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
         self.positions = positions_read(self.module)
+        self._pages = MappedPages(base.path.glob("*.safetensors"))
         self.loaded = "base"
         self._originals: Mapping[str, Tensor] = {}
         pad = self.tokenizer.pad_token_id
@@ -139,13 +145,21 @@ class Model(ABC):
             for key, value in saved.items():
                 self.parameters[key].data = value
             self.loaded, self._originals = before
+            give_back_freed()
 
     @contextlib.contextmanager
     def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         if self._streamed is None:
+            placed = 0
             for key, value in weights.items():
                 held = self.parameters[key]
-                held.data = value.to(held.device, held.dtype)
+                before, held.data = held.data, value.to(held.device, held.dtype)
+                self._pages.give_back(before)
+                placed += held.nbytes
+                if placed >= _TIDIED:
+                    placed = 0
+                    give_back_freed()
+            give_back_freed()
             yield
             return
         self._streamed.swapped.append(weights)

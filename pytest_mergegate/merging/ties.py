@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pytest_mergegate.compiled import compiled
+from pytest_mergegate.pool.threads import thread_count, workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,17 +45,19 @@ def ties(method: Method, base: Tensor, experts: Mapping[str, Tensor]) -> Tensor:
     for row, own in zip(deltas, experts.values(), strict=True):
         np.subtract(own.reshape(-1).numpy(), origin, out=row)
     kept = _kept(size, float(method.parameters.get("density", 1.0)))
-    least = np.array([_trim(row, kept) for row in deltas], np.float32)
+    weights = np.array([method.weights[name] for name in experts], np.float32)
+    normalize = bool(method.parameters.get("normalize", True))
+    scale = float(method.parameters.get("lambda", 1.0))
     merged = np.empty(size, np.float32)
-    _elect(
-        origin,
-        deltas,
-        least,
-        np.array([method.weights[name] for name in experts], np.float32),
-        bool(method.parameters.get("normalize", True)),
-        float(method.parameters.get("lambda", 1.0)),
-        merged,
-    )
+    with workers() as threads:
+        least = np.array(list(threads.map(lambda row: _trim(row, kept), deltas)), np.float32)
+
+        def elect(part: slice) -> None:
+            own = origin[part], deltas[:, part], least, weights, normalize, scale, merged[part]
+            _elect(*own)
+
+        step = -(-size // thread_count()) or 1
+        list(threads.map(elect, [slice(k, k + step) for k in range(0, size, step)]))
     return torch.from_numpy(merged).reshape(base.shape)
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from pytest_mergegate.spec import GateSpec
 
 
+_DECODED = 16
+"""Answers of a merge that are looked at: decoding takes longer than comparing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """What one expert does on some of its own inputs: the yardstick for every merge."""
@@ -247,13 +251,17 @@ def _agreement(
 
 
 def _degenerate(engine: Engine, task: Task, compared: _Compared) -> Degeneracy | None:
-    """Where most answers are the expert's own there is nothing to decode for."""
-    if task.reading == "greedy" and 2 * compared.differing <= len(compared.inputs):
-        return None
+    """Whether the loaded model still answers; told from some of its answers where they have to be
+    decoded, and taken for granted where most are the expert's own."""
+    inputs = compared.inputs
+    if task.reading == "greedy":
+        if 2 * compared.differing <= len(inputs):
+            return None
+        inputs = inputs[:_DECODED]
     return degeneracy(
-        engine.outputs(task, compared.inputs),
-        compared.outputs,
-        [task.examples[index].choices for index in compared.inputs],
+        engine.outputs(task, inputs),
+        compared.outputs[: len(inputs)],
+        [task.examples[index].choices for index in inputs],
     )
 
 
