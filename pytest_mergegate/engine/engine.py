@@ -98,6 +98,9 @@ class Engine:
     @contextlib.contextmanager
     def expert(self, name: str) -> Iterator[None]:
         """Have expert ``name`` loaded, as θ_0 + τ."""
+        if self.model.loaded == loaded_as(name):
+            yield
+            return
         with self.mixed(loaded_as(name), {name: 1.0}):
             yield
 

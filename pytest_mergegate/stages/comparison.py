@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.spec import GateSpec
 
 
-_DECODED = 16
+_DECODED = 8
 """Answers of a merge that are looked at: decoding takes longer than comparing."""
 
 
@@ -77,24 +77,18 @@ class References:
 
     def read(self, inputs: int) -> None:
         """Have the first ``inputs`` of every task at hand; answers kept by other runs serve."""
-        draws = self._workspace.draws.items()
-        chosen = {name: draw.order[:inputs] for name, draw in draws}
-        self._answer(chosen)
-        for name, own in chosen.items():
-            self.of(name, own)
+        for name, draw in self._workspace.draws.items():
+            self.of(name, draw.order[:inputs])
 
     def of(self, name: str, inputs: tuple[int, ...]) -> Reference:
         """What expert ``name`` makes of ``inputs`` of its own, whatever is loaded now."""
         if (name, inputs) not in self._known:
-            self._answer({name: inputs})
             engine = self._workspace.engine
             with engine.expert(name):
+                blocks = blocks_of(name, inputs)
+                answer(self._workspace, LocalExecutor(), blocks, lambda _: None)
                 self._known[name, inputs] = _reference(engine, engine.tasks[name], inputs)
         return self._known[name, inputs]
-
-    def _answer(self, inputs: dict[str, tuple[int, ...]]) -> None:
-        blocks = [block for name, own in inputs.items() for block in blocks_of(name, own)]
-        answer(self._workspace, LocalExecutor(), blocks, lambda _: None)
 
 
 def compare_loaded(
