@@ -49,6 +49,18 @@ def test_collapsing_pool_fails_with_its_cause_and_cure(collapsing: Assessment) -
     assert report.plan.drop
 
 
+def test_mergekit_s_file_is_the_same_gate(compatible: Assessment) -> None:
+    """As the gate's second method: the same experts, weights and inputs."""
+    report = run_gate(load_gate(QUICKSTART / "merge.yml"), Options()).report
+    assert report.status == "pass"
+    (merge,) = report.merges
+    known = next(m for m in compatible.report.merges if m.method.startswith("task_arithmetic"))
+    assert merge.digest == known.digest
+    for own, other in zip(merge.experts, known.experts, strict=True):
+        assert own.disagreement == other.disagreement
+        assert own.score_merged == other.score_merged
+
+
 def test_the_cure_cures(collapsing: Assessment) -> None:
     """The pool without the expert that the gate says to leave out passes, really merged."""
     assert collapsing.report.plan is not None
@@ -70,10 +82,14 @@ def test_experts_are_fine_alone_and_a_task_collapses(
     assert (linear.worst_loss or 0) < -50
 
 
-def test_hidden_stage_merges_nothing() -> None:
+def test_hidden_stage_predicts_what_the_merge_does() -> None:
     report = assessed("collapsing", stage="hidden").report
-    assert report.status == "inconclusive"
+    assert report.status == "fail"
     assert report.merges == ()
+    disagreements = [v for v in report.verdicts if v.budget == "max_disagreement"]
+    assert {v.basis for v in disagreements} == {"predicted"}
+    assert {v.expert for v in disagreements if v.status == "fail"} == {"reverse_shout"}
+    assert {v.status for v in report.verdicts if v.budget == "max_loss"} == {"inconclusive"}
     assert report.forecasts
     assert all(expert.mds is not None for expert in report.experts)
 
