@@ -72,7 +72,8 @@ def compare(method: Method, what: str, merged: Tensor, expected: Tensor, base: T
 
 def _error(method: Method, check: _Check, parameter: str) -> float:
     error = float((check.merged.double() - check.expected.double()).norm())
-    size = float(check.size.double().norm())
+    change = check.expected.double() - check.base.double()
+    size = max(float(check.size.double().norm()), float(change.norm()))
     # a task vector much smaller than the base drowns in the round-off of their sum
     rounding = float((check.expected.double() * _ROUNDING).norm())
     if not error <= _TOLERANCE * size + rounding:
