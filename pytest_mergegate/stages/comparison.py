@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.blocks import blocks_of
-from pytest_mergegate.engine.executors import LocalExecutor
+from pytest_mergegate.engine.executors import Job, LocalExecutor, look_up
 from pytest_mergegate.engine.hidden_states import answer
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 from pytest_mergegate.values import Value
@@ -17,6 +18,7 @@ from pytest_mergegate.values import Value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from pytest_mergegate.engine.agreement import Agreement
@@ -83,12 +85,23 @@ class References:
     def of(self, name: str, inputs: tuple[int, ...]) -> Reference:
         """What expert ``name`` makes of ``inputs`` of its own, whatever is loaded now."""
         if (name, inputs) not in self._known:
-            engine = self._workspace.engine
-            with engine.expert(name):
-                blocks = blocks_of(name, inputs)
-                answer(self._workspace, LocalExecutor(), blocks, lambda _: None)
-                self._known[name, inputs] = _reference(engine, engine.tasks[name], inputs)
+            self._known[name, inputs] = self._read(name, inputs)
         return self._known[name, inputs]
+
+    def _read(self, name: str, inputs: tuple[int, ...]) -> Reference:
+        workspace = self._workspace
+        blocks = blocks_of(name, inputs)
+        kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
+        engine = workspace.engine
+        with contextlib.nullcontext() if len(kept) == len(blocks) else engine.expert(name):
+            answered = answer(workspace, LocalExecutor(), blocks, lambda _: None)
+            states: list[Tensor] | None = None
+            if workspace.facts.answering:  # kept like those of the probes, which are among them
+                job = Job(kind="states", model=name, blocks=tuple(answered))
+                found = LocalExecutor().run(workspace, [job], lambda _: None)
+                states = [_tensor(s) for block in answered for s in found[name, block]]
+            answers = [list(own) for block in answered for own in block.answers or ()]
+            return _reference(engine, engine.tasks[name], inputs, answers, states)
 
 
 def compare_loaded(
@@ -105,19 +118,37 @@ def compare_loaded(
     )
 
 
-def _reference(engine: Engine, task: Task, inputs: tuple[int, ...]) -> Reference:
-    model = engine.require_head()
-    answers = engine.answers(task, inputs)
-    return Reference(
-        inputs=inputs,
-        answers=tuple(answers),
-        outputs=tuple(engine.outputs(task, inputs)),
-        states=tuple(_own_states(engine, task, inputs)),
-        choice_scores=None if task.choices is None else tuple(engine.choice_scores(task, inputs)),
-        cut=tuple(
-            task.reading == "greedy" and not model.is_complete(a, task.stop) for a in answers
-        ),
-    )
+def _reference(
+    engine: Engine,
+    task: Task,
+    inputs: tuple[int, ...],
+    answers: list[list[int]],
+    states: list[Tensor] | None,
+) -> Reference:
+    """What expert ``task.name`` makes of ``inputs``; ``states`` where they are known."""
+    model, choosing = engine.require_head(), task.choices is not None
+    with engine.expert(task.name) if choosing or states is None else contextlib.nullcontext():
+        return Reference(
+            inputs=inputs,
+            answers=tuple(answers),
+            outputs=tuple(
+                engine.outputs(task, inputs)
+                if choosing
+                else (model.text(own, task.stop) for own in answers)
+            ),
+            states=tuple(_own_states(engine, task, inputs) if states is None else states),
+            choice_scores=tuple(engine.choice_scores(task, inputs)) if choosing else None,
+            cut=tuple(
+                task.reading == "greedy" and not model.is_complete(own, task.stop)
+                for own in answers
+            ),
+        )
+
+
+def _tensor(state: NDArray[np.float32]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(state))
 
 
 def _own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
