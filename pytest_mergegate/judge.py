@@ -143,9 +143,12 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
 
 
 def _merged_or_predicted(results: Results) -> tuple[str, ...]:
-    """The methods there is something to judge of."""
+    """The methods to judge: those merged, or all of them where any was predicted. One that could
+    not be predicted is undecided, not left out."""
     merged = tuple(merge.method.label for merge in results.merges)
-    return merged or tuple(surrogate.method for surrogate in results.surrogates)
+    if merged or not results.surrogates or results.hidden is None:
+        return merged
+    return tuple(results.hidden.scales)
 
 
 def straddles(value: Value, limit: float) -> bool:

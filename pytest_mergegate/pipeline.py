@@ -330,6 +330,7 @@ class _Run:
     @cached_property
     def _planned(self) -> tuple[Method, ...]:
         """The gate's methods, held against mergekit, which is imported once for all runs."""
+        from pytest_mergegate.engine.workspace import own_code
         from pytest_mergegate.merging.method import Method
 
         assert self.results is not None
@@ -342,7 +343,8 @@ class _Run:
 
         key = {
             "kind": "methods",
-            "versions": {name: version(name) for name in ("pytest-mergegate", "mergekit")},
+            "code": own_code(),
+            "mergekit's": version("mergekit"),
             "merge": self.gate.spec.merge.model_dump(mode="json"),
             "mergekit": self.gate.mergekit and dict(self.gate.mergekit.config),
             "names": names,
@@ -350,7 +352,7 @@ class _Run:
         return tuple(Method(**plain) for plain in self.cache.json(key, plan))
 
     def _forecasts_and_merges(self, workspace: Workspace, depth: Stage) -> None:
-        from pytest_mergegate.merging.method import is_sum
+        from pytest_mergegate.merging.method import has_surrogate, is_sum
         from pytest_mergegate.stages.outcomes import Outcomes
 
         assert self.results is not None
@@ -365,7 +367,7 @@ class _Run:
             methods = () if not merging else methods
         # a sum of task vectors is its own forecast: where it is merged, it is run but once
         before = [m for m in methods if not merging or (always and not is_sum(m))]
-        self._surrogates(outcomes, before)
+        self._surrogates(outcomes, [m for m in before if has_surrogate(m)])
         if merging:
             self._merges(outcomes, methods, evaluate=evaluate)
             self._surrogates(outcomes, [m for m in methods if is_sum(m)])

@@ -64,6 +64,13 @@ def is_sum(method: Method) -> bool:
     return method.name in {"linear", "task_arithmetic"} and linear_scales(method) is not None
 
 
+def has_surrogate(method: Method) -> bool:
+    """Whether some sum θ₀ + Σ λ_j τ_j can stand for the method before it is merged: not for an
+    average that scales θ₀ itself, nor for a configuration that may do anything to any tensor."""
+    scales_base = method.name == "linear" and linear_scales(method) is None
+    return method.config is None and not scales_base
+
+
 def linear_scales(method: Method) -> dict[str, float] | None:
     """λ_j with merged = θ₀ + Σ λ_j τ_j, exact or in expectation; None where the method is not so.
 

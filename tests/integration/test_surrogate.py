@@ -91,3 +91,14 @@ def test_budget_on_the_states_alone_runs_no_forecast(tiny_pool: Path) -> None:
     gate = read_gate(tiny_pool) | {"budget": {"max_mds": 100}}
     report = assess(write_gate(tiny_pool.with_name("mds.mergegate.yaml"), gate))
     assert not _surrogates(report)
+
+
+@pytest.mark.parametrize(("select", "status"), [("any", "pass"), ("all", "inconclusive")])
+def test_what_no_sum_stands_for_is_undecided(tiny_pool: Path, select: str, status: str) -> None:
+    """An average that scales the whole base is not predicted by a sum on an unscaled one."""
+    scaling = {"method": "linear", "normalize": False, "weight": 0.6}
+    gate = _gate(tiny_pool, 1.0, scaling, TIES, select=select)
+    report = assess(gate, stage="hidden")
+    assert report.status == status
+    assert {method for method, _ in _surrogates(report)} == {"ties density=0.5"}
+    assert assess(_gate(tiny_pool, 1.0, scaling), stage="hidden").status == "inconclusive"
