@@ -64,12 +64,6 @@ def check_fidelity(method: Method, engine: Engine) -> float:
     return max(found, default=0.0)
 
 
-def compare(method: Method, what: str, merged: Tensor, expected: Tensor, base: Tensor) -> float:
-    """The relative error of ``merged``, which has to be ``expected``. Raises GateError."""
-    check = _Check(what=what, merged=merged, expected=expected, base=base, size=expected - base)
-    return _error(method, check, what)
-
-
 def _error(method: Method, check: _Check, parameter: str) -> float:
     error = float((check.merged.double() - check.expected.double()).norm())
     change = check.expected.double() - check.base.double()
