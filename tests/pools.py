@@ -143,6 +143,15 @@ def edit_adapter_config(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(config | changes), encoding="utf-8")
 
 
+def apart(names: str) -> dict[str, Adapter]:
+    """Experts that go ever further from the base, so that their distances differ clearly.
+
+    HiddenSim divides by the largest less the smallest distance: of experts about equally far
+    apart, round-off in the states would show in its fifth digit.
+    """
+    return {name: Adapter(scale=k / 10) for k, name in enumerate(names, start=1)}
+
+
 def write_pool(
     folder: Path,
     seed: int,
@@ -155,7 +164,7 @@ def write_pool(
 
     ``gate`` replaces keys of the gate file.
     """
-    adapters = adapters or {name: Adapter() for name in "abc"}
+    adapters = adapters or apart("abc")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     base = write_base(folder / "base", seed)
     experts: dict[str, Any] = {}

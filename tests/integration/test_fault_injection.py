@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pools import Adapter, write_pool
+from pools import apart, write_pool
 from reports import same
 
 from pytest_mergegate import assess
@@ -107,7 +107,7 @@ def told(report: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
-    experts = {name: Adapter() for name in "abcd"}
+    experts = apart("abcd")
     budget = {"max_mds": 1e9}
     return write_pool(tmp_path_factory.mktemp("pool"), seed, experts, budget=budget)
 

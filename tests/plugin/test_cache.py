@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from pools import Adapter, read_jsonl, write_jsonl, write_pool
+from pools import Adapter, apart, read_jsonl, write_jsonl, write_pool
 from reports import lasting, same
 from safetensors.numpy import load, load_file, save_file
 
@@ -75,7 +75,7 @@ def runs(pytester: pytest.Pytester) -> Runs:
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     """A pool of four."""
-    return write_pool(tmp_path_factory.mktemp("four"), seed, {name: Adapter() for name in "abcd"})
+    return write_pool(tmp_path_factory.mktemp("four"), seed, apart("abcd"))
 
 
 def gate(gates: Gates, **more: Any) -> Path:
