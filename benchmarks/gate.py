@@ -129,7 +129,7 @@ def one_method_more(root: Path, runs: int) -> None:
 
 def _run(root: Path, cache: Path, *methods: Any) -> Any:
     gate = gate_from(gate_of(*methods), root=root)
-    return run_gate(gate, Options(cache=cache)).report
+    return run_gate(gate, Options(cache=cache))
 
 
 def _least(root: Path) -> float:

@@ -2,272 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate import settings
+from pytest_mergegate.commands import cache, check, schema
+from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.commands.parser import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.pipeline import Assessment, Options
-    from pytest_mergegate.report.types import Report
-
-
-class Exit(IntEnum):
-    """pytest's exit codes, with the meanings they have for gates."""
-
-    PASSED = 0
-    NOT_PASSED = 1
-    UNREADABLE = 2
-    BAD_OPTIONS = 4
-    NOTHING_GATED = 5
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {message}\n")
+_COMMANDS = (check, cache, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = _parser()
+    parser = Parser(prog="mergegate", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for command in _COMMANDS:
+        command.add_to(commands)
     chosen = parser.parse_args(arguments)
-    if chosen.command == "schema":
-        return _schema()
     try:
-        return _cache(chosen) if chosen.command == "cache" else _check(chosen)
+        return int(chosen.run(chosen))
     except pytest.UsageError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("mergegate: interrupted\n")
         return Exit.UNREADABLE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="mergegate", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    check = commands.add_parser("check", help="run gates", description="Run gates.")
-    check.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="gate files, or folders of them"
-    )
-    for name, (_, metavar, text) in settings.CAPS.items():
-        flag = "--" + name.removeprefix("mergegate_").replace("_", "-")
-        check.add_argument(flag, type=float, metavar=metavar, help=f"{text}; tightens every gate")
-    check.add_argument(
-        "--stage",
-        metavar="STAGE",
-        help="|".join(settings.STAGES)
-        + "; preflight alone exits 0 where nothing is wrong, and judges no budget",
-    )
-    check.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]")
-    check.add_argument("--executor", default="local", metavar="local|ray[:ADDRESS]")
-    check.add_argument("--cache", metavar="DIR", help="where results are kept between runs")
-    check.add_argument("--no-cache", action="store_true", help="keep no results, and use none")
-    check.add_argument(
-        "--report", action="append", default=[], metavar="FORMAT[:PATH]", help="may be repeated"
-    )
-    check.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write the merge of the one gate there, once it has passed",
-    )
-    volume = check.add_mutually_exclusive_group()
-    volume.add_argument("-v", "--verbose", action="count", default=0)
-    volume.add_argument("-q", "--quiet", action="count", default=0)
-    cache = commands.add_parser(
-        "cache", help="show or clear kept results", description="Show or clear kept results."
-    )
-    cache.add_argument("--cache", metavar="DIR", help="the folder (default: the user's own)")
-    cache.add_argument("--clear", action="store_true", help="remove them all")
-    commands.add_parser("schema", help="print the JSON Schema of gate files")
-    return parser
-
-
-def _check(chosen: argparse.Namespace) -> int:
-    from pytest_mergegate.pipeline import Options
-
-    caps = {
-        budget: settings.check_cap(budget, value)
-        for name, (budget, _, _) in settings.CAPS.items()
-        if (value := getattr(chosen, name.removeprefix("mergegate_"))) is not None
-    }
-    targets = [settings.parse_report(entry, Path.cwd()) for entry in chosen.report]
-    options = Options(
-        stage=settings.parse_stage(chosen.stage),
-        caps=caps,
-        device=settings.parse_device(chosen.device),
-        executor=settings.parse_executor(chosen.executor),
-        cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
-    )
-    files = list(dict.fromkeys(file for path in chosen.paths for file in _gate_files(path)))
-    if not files:
-        sys.stderr.write(
-            "mergegate: no gate file found; they are called mergegate.yaml or *.mergegate.yaml\n"
-        )
-        return Exit.NOTHING_GATED
-    if chosen.output is not None:
-        _check_output(chosen.output, files, options)
-    assessments = [_assess(file, options) for file in files]
-    reports = [assessment.report for assessment in assessments]
-    # who asks here for preflight alone has asked for no verdict on the budgets
-    sound = [r for r in reports if options.stage == "preflight" and r.status == "inconclusive"]
-    judged = [assessment for assessment in assessments if assessment.report not in sound]
-    _print(sound, judged, verbosity=chosen.verbose - chosen.quiet)
-    written = [_write(reports, target.path) for target in targets]
-    statuses = {assessment.report.status for assessment in judged}
-    if "error" in statuses:
-        return Exit.UNREADABLE
-    if not (statuses <= {"pass"} and all(written)):
-        return Exit.NOT_PASSED
-    return Exit.PASSED if chosen.output is None else _output(files[0], reports[0], chosen)
-
-
-def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:
-    """Raise pytest.UsageError for what is known to go wrong before anything is computed."""
-    if len(files) > 1:
-        raise pytest.UsageError(f"--output takes exactly one gate, there are {len(files)}")
-    if options.stage in {"preflight", "conflict", "hidden"}:
-        raise pytest.UsageError(f"--output writes a merge; --stage {options.stage} makes none")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise pytest.UsageError(f"--output: {folder} is there already, and is no folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise pytest.UsageError(f"--output: the folder {folder} is not empty")
-    if not folder.absolute().parent.is_dir():
-        raise pytest.UsageError(f"--output: there is no folder {folder.absolute().parent}")
-
-
-def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
-    from pytest_mergegate.errors import GateError
-    from pytest_mergegate.gatefile import load_gate
-    from pytest_mergegate.merging.write import write_merged
-
-    method = report.judged_method
-    judged = next((m for m in report.merges if m.method == method), None)
-    folder: Path = chosen.output
-    try:
-        write_merged(
-            load_gate(file),
-            judged,
-            device=chosen.device,
-            fingerprints=_fingerprints(report),
-            target=folder.absolute(),
-        )
-    except GateError as error:
-        sys.stderr.write(f"mergegate: {error}\n")
-        return Exit.UNREADABLE
-    if chosen.quiet == 0:
-        sys.stdout.write(f"the merge{f' {method}' if method else ''} was written to {folder}\n")
-    return Exit.PASSED
-
-
-def _print(sound: Sequence[Report], judged: Sequence[Assessment], *, verbosity: int) -> None:
-    from pytest_mergegate.report.terminal import preflight_summary, summary
-
-    color = sys.stdout.isatty()
-    for assessment in judged:
-        if assessment.report.status in {"fail", "inconclusive"} and verbosity >= 0:
-            _explain(assessment)
-    sys.stdout.write(preflight_summary(sound, verbosity=verbosity, color=color))
-    reports = [assessment.report for assessment in judged]
-    sys.stdout.write(summary(reports, verbosity=verbosity, color=color))
-
-
-def _write(reports: Sequence[Report], path: Path) -> bool:
-    from pytest_mergegate.report.json import write_json
-
-    try:
-        write_json(reports, path)
-    except OSError as error:
-        sys.stderr.write(f"mergegate: {path} could not be written ({error.strerror})\n")
-        return False
-    return True
-
-
-def _gate_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = {*path.rglob("mergegate.yaml"), *path.rglob("*.mergegate.yaml")}
-        return sorted(file for file in found if not _is_apart(file.relative_to(path), path))
-    if not path.exists():
-        raise pytest.UsageError(f"there is no file or folder {path}")
-    return [path]
-
-
-def _is_apart(file: Path, root: Path) -> bool:
-    """Whether a file lies in a folder that pytest does not look into either."""
-    return any(
-        folder.name.startswith(".")
-        or folder.name in {"build", "dist", "node_modules", "venv"}
-        or (root / folder / "pyvenv.cfg").exists()
-        for folder in list(file.parents)[:-1]
-    )
-
-
-def _fingerprints(report: Report) -> dict[str | None, str | None]:
-    """Of the experts by name, and of the base under None, as far as they were taken."""
-    own = report.base.fingerprint if report.base else None
-    return {None: own, **{expert.name: expert.fingerprint for expert in report.experts}}
-
-
-def _assess(file: Path, options: Options) -> Assessment:
-    from dataclasses import replace
-
-    from pytest_mergegate.errors import GateFileError
-    from pytest_mergegate.gatefile import load_gate
-    from pytest_mergegate.pipeline import Assessment, error_report, run_gate
-    from pytest_mergegate.report.progress import progress_bar
-
-    try:
-        gate = load_gate(file)
-    except GateFileError as error:
-        return Assessment(report=error_report(str(file), error, options))
-    with progress_bar() as tell:
-        return run_gate(gate, replace(options, progress=tell))
-
-
-def _explain(assessment: Assessment) -> None:
-    from pytest_mergegate.report.terminal import failure_text
-
-    report = assessment.report
-    open_experts = {v.expert for v in report.verdicts if v.status != "pass"}
-    for name in report.expert_names:
-        if name in open_experts:
-            sys.stdout.write(failure_text(assessment, name) + "\n\n")
-
-
-def _cache(chosen: argparse.Namespace) -> int:
-    from pytest_mergegate.engine.cache import Cache
-
-    folder = settings.parse_cache(chosen.cache, Path.cwd(), none=False)
-    if folder is None:
-        sys.stderr.write("mergegate: there is no home folder; name one with --cache DIR\n")
-        return Exit.BAD_OPTIONS
-    cache = Cache(folder=folder)
-    try:
-        usage = cache.clear() if chosen.clear else cache.usage()
-    except OSError as error:
-        sys.stderr.write(f"mergegate: the cache {folder} cannot be used ({error.strerror})\n")
-        return Exit.UNREADABLE
-    removed = "removed " if chosen.clear else ""
-    sys.stdout.write(
-        f"{usage.folder}: {removed}{usage.entries} entries, {usage.size / (1 << 20):.1f} MB\n"
-    )
-    return Exit.PASSED
-
-
-def _schema() -> int:
-    from pytest_mergegate.spec import GateSpec
-
-    sys.stdout.write(json.dumps(GateSpec.model_json_schema(), indent=2) + "\n")
-    return Exit.PASSED
 
 
 if __name__ == "__main__":  # run as a module without this, nothing is gated and all is well

@@ -9,7 +9,6 @@ import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.cures import Cure, find_cures, pulls
-from pytest_mergegate.findings import Finding
 from pytest_mergegate.judge import lacking_evidence
 from pytest_mergegate.spec import DEFAULT_MAX_DISAGREEMENT
 
@@ -41,31 +40,6 @@ class Diagnosis:
     nearest: str | None
     farthest: str | None
     cures: tuple[Cure, ...]
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The diagnosis for people, one statement a line."""
-        return (*self.facts, *(f"try: {cure.text}" for cure in self.cures))
-
-    @property
-    def facts(self) -> tuple[str, ...]:
-        """What is known of the failure, without the ways out."""
-        partners = (
-            f"nearest partner {self.nearest}, farthest {self.farthest} (hidden-state distance)"
-            if self.nearest
-            else None
-        )
-        return tuple(filter(None, (self.cause and f"likely cause: {self.cause}", partners)))
-
-    def finding(self) -> Finding:
-        """The diagnosis as the report files it."""
-        return Finding(
-            code="MG401",
-            severity="error",
-            expert=self.expert,
-            message="; ".join(self.facts) or "over budget",
-            fix="; or ".join(cure.text for cure in self.cures),
-        )
 
 
 def diagnose(gate: Gate, results: Results, judgement: Judgement) -> tuple[Diagnosis, ...]:

@@ -20,6 +20,12 @@ class GateError(Exception):
         self.where = where
         self.fix = fix
 
+    @property
+    def line(self) -> int | None:
+        """The line that ``where`` names, if it names one."""
+        _, _, line = (self.where or "").rpartition(":")
+        return int(line) if line.isdecimal() else None
+
     def __str__(self) -> str:
         located = f"{self.where}: {self.what}" if self.where else self.what
         return f"{located} (fix: {self.fix})" if self.fix else located

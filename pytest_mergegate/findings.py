@@ -23,6 +23,8 @@ class Finding:
     fix: str
     expert: str | None = None
     """The expert concerned; None for the base or the whole pool."""
+    line: int | None = None
+    """Of the gate file, where the problem is one of its own."""
     final: bool = False
     """Whether nothing right could be computed, so that no ``ignore:`` may soften it."""
 
@@ -47,7 +49,9 @@ class Finding:
 def file_finding(error: GateError) -> Finding:
     """The finding that files a problem of a gate file, or of a setting, in the report."""
     located = f"{error.where}: {error.what}" if error.where else error.what
-    return Finding(code="MG000", severity="error", message=located, fix=error.fix or "")
+    return Finding(
+        code="MG000", severity="error", message=located, fix=error.fix or "", line=error.line
+    )
 
 
 def cache_finding(problem: str) -> Finding:

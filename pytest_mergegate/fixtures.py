@@ -50,7 +50,7 @@ def merge_pool(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def merge_report(request: pytest.FixtureRequest) -> Report:
     """The report on the test's pool; for a marked test, its budgets hold once the body runs."""
-    return _session(request).assess_for(request).report
+    return _session(request).assess_for(request)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -69,26 +68,6 @@ class Options:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assessment:
-    """A report, and what people are told beside it."""
-
-    report: Report
-    diagnoses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By expert over budget: likely cause, neighbours and ways out, one statement a line."""
-
-    def to_json(self) -> str:
-        """As text, to hand it from one xdist worker to another."""
-        return json.dumps({"report": self.report.to_json(None), "diagnoses": dict(self.diagnoses)})
-
-    @classmethod
-    def from_json(cls, text: str) -> Assessment:
-        """Read back what ``to_json`` wrote."""
-        data = json.loads(text)
-        diagnoses = {name: tuple(lines) for name, lines in data["diagnoses"].items()}
-        return cls(report=Report.from_json(data["report"]), diagnoses=diagnoses)
-
-
 def assess(
     source: object,
     *,
@@ -110,10 +89,10 @@ def assess(
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
     gate = gate_from(source, root=root or Path.cwd(), budget=budget)
     folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
-    return run_gate(gate, Options(stage=stage, device=device, cache=folder)).report
+    return run_gate(gate, Options(stage=stage, device=device, cache=folder))
 
 
-def run_gate(gate: Gate, options: Options) -> Assessment:
+def run_gate(gate: Gate, options: Options) -> Report:
     """Take one gate down the stages; what cannot be computed makes the status ``error``."""
     gate = gate.with_budget(gate.spec.effective_budget.capped(dict(options.caps)))
     run = _Run(gate, options)
@@ -129,7 +108,7 @@ def run_gate(gate: Gate, options: Options) -> Assessment:
         logging.getLogger(__name__).exception("internal error in gate %s", gate.name)
         run.findings.append(internal_finding(error))
         run.judgement = None
-    return run.assessment()
+    return run.report()
 
 
 def error_report(name: str, error: GateError, options: Options) -> Report:
@@ -143,7 +122,7 @@ def error_report(name: str, error: GateError, options: Options) -> Report:
         device=options.device,
         seconds={},
         settings=options.settings,
-        findings=tuple(build.finding(file_finding(problem)) for problem in problems),
+        findings=tuple(build.finding(file_finding(problem), None) for problem in problems),
     )
 
 
@@ -182,18 +161,19 @@ class _Run:
 
             self.findings.extend(find_caveats(gate, self.results, self.judgement))
             self.diagnoses = diagnose(gate, self.results, self.judgement)
-            self.findings.extend(diagnosis.finding() for diagnosis in self.diagnoses)
 
-    def assessment(self) -> Assessment:
-        """The report of what was reached."""
+    def report(self) -> Report:
+        """What was reached."""
         self._wait_for_hashes()
-        self.findings += [cache_finding(problem) for problem in self.cache.problems]
         failed = any(finding.severity == "error" for finding in self.findings)
         if self.judgement is not None:
             status: Any = self.judgement.status
         else:
             status = "error" if failed else "inconclusive"
-        report = Report(
+        diagnoses = tuple(build.diagnosis(found) for found in self.diagnoses)
+        findings = [*self.findings, *map(build.diagnosis_finding, diagnoses)]
+        findings += [cache_finding(problem) for problem in self.cache.problems]
+        return Report(
             status=status,
             gate=str(self.gate.path) if self.gate.path else self.gate.name,
             created=now(),
@@ -205,11 +185,10 @@ class _Run:
                 **self.options.settings,
                 **gate_settings(self.gate, self.positions, self.probes),
             },
-            findings=tuple(build.finding(finding) for finding in self.findings),
-            **build.sections(self.results, self.judgement, self.diagnoses, self.gate.spec),
+            findings=tuple(build.finding(finding, self.gate) for finding in findings),
+            diagnoses=diagnoses,
+            **build.sections(self.results, self.judgement, self.diagnoses, self.gate),
         )
-        diagnoses = {diagnosis.expert: diagnosis.lines for diagnosis in self.diagnoses}
-        return Assessment(report=report, diagnoses=diagnoses)
 
     def _wait_for_hashes(self) -> None:
         """What cannot be identified is not reported, let alone passed."""

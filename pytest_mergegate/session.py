@@ -12,9 +12,10 @@ import pytest
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.marked import gate_of
-from pytest_mergegate.pipeline import Assessment, Options, error_report, run_gate
+from pytest_mergegate.pipeline import Options, error_report, run_gate
 from pytest_mergegate.pool.pool import pool_state
-from pytest_mergegate.report.json import write_json
+from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.files import write_report
 from pytest_mergegate.report.progress import progress_bar
 from pytest_mergegate.report.terminal import failure_text, summary
 from pytest_mergegate.report.types import Report
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.settings import Settings
 
 PROPERTY = "mergegate"
-_ASSESSED: pytest.StashKey[tuple[Gate, Assessment]] = pytest.StashKey()
+_ASSESSED: pytest.StashKey[tuple[Gate, Report]] = pytest.StashKey()
 
 
 class GateSession:
@@ -36,9 +37,9 @@ class GateSession:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
         self.settings = settings
-        self._assessments: dict[str, Assessment] = {}
+        self._assessed: dict[str, Report] = {}
         self._unreadable: dict[str, Report] = {}
-        self._received: dict[str, Assessment] = {}
+        self._received: dict[str, Report] = {}
         self._expected: set[str] = set()
         self._ran: set[str] = set()
         self._skipped: set[str] = set()
@@ -60,37 +61,37 @@ class GateSession:
             cache_size=settings.cache_size,
         )
 
-    def assessment(self, gate: Gate) -> Assessment:
-        """The assessment of a gate, computed once per session and shared between workers."""
+    def report(self, gate: Gate) -> Report:
+        """The report on a gate, computed once per session and shared between workers."""
         key = _key(gate, self.options)
-        if key not in self._assessments:
-            self._assessments[key] = shared(self.config, key, lambda: self._compute(gate))
-        return self._assessments[key]
+        if key not in self._assessed:
+            self._assessed[key] = shared(self.config, key, lambda: self._compute(gate))
+        return self._assessed[key]
 
     def note_unreadable(self, nodeid: str, error: GateFileError) -> None:
         """Keep a report of a gate file that could not be collected."""
         self._unreadable[nodeid] = error_report(nodeid, error, self.options)
 
-    def assess_for(self, request: pytest.FixtureRequest) -> Assessment:
-        """The assessment of the pool of ``request``'s test."""
+    def assess_for(self, request: pytest.FixtureRequest) -> Report:
+        """The report on the pool of ``request``'s test."""
         try:
             gate = gate_of(request)
         except GateFileError as error:
             self.note_unreadable(request.node.nodeid, error)
             _attach(request.node, self._unreadable[request.node.nodeid], None)
             pytest.fail(str(error), pytrace=False)
-        assessment = self.assessment(gate)
-        request.node.stash[_ASSESSED] = (gate, assessment)
-        if assessment.report.status == "error":
-            _attach(request.node, assessment.report, None)
-            pytest.fail(failure_text(assessment, None), pytrace=False)
-        return assessment
+        report = self.report(gate)
+        request.node.stash[_ASSESSED] = (gate, report)
+        if report.status == "error":
+            _attach(request.node, report, None)
+            pytest.fail(failure_text(report, None), pytrace=False)
+        return report
 
     def merged_model(self, request: pytest.FixtureRequest) -> Any:
         """The merged model of the test's pool."""
         from pytest_mergegate.merging.build import build_merged_model
 
-        report = self.assess_for(request).report
+        report = self.assess_for(request)
         gate, _ = request.node.stash[_ASSESSED]
         merges = {merge.method: merge for merge in report.merges}
         judged = merges.get(report.judged_method or "")
@@ -114,22 +115,21 @@ class GateSession:
 
     def require_computed(self, item: GateItem, gate: Gate) -> None:
         """Fail, without a traceback, where the pool could not be read or computed."""
-        assessment = self.assessment(gate)
-        if assessment.report.status == "error":
-            _attach(item, assessment.report, item.expert)
-            pytest.fail(failure_text(assessment, item.expert), pytrace=False)
+        report = self.report(gate)
+        if report.status == "error":
+            _attach(item, report, item.expert)
+            pytest.fail(failure_text(report, item.expert), pytrace=False)
 
     def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
         """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
-        assessment = self.assessment(gate)
-        report = assessment.report
+        report = self.report(gate)
         _attach(item, report, expert)
         statuses = {v.status for v in report.verdicts if expert in (None, v.expert)}
         if not statuses:
             statuses = {"inconclusive"}  # no verdict is no pass
         if statuses == {"pass"} and (expert is not None or report.status == "pass"):
             return
-        text = failure_text(assessment, expert)
+        text = failure_text(report, expert)
         if "fail" not in statuses and self.settings.on_inconclusive == "warn":
             item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
             return
@@ -178,8 +178,8 @@ class GateSession:
             return
         data = json.loads(sent)
         self._expected |= set(data["expected"])
-        for key, text in data["assessments"].items():
-            self._received[key] = Assessment.from_json(text)
+        for key, text in data["assessed"].items():
+            self._received[key] = Report.from_json(text)
         for nodeid, text in data["unreadable"].items():
             self._unreadable[nodeid] = Report.from_json(text)
 
@@ -211,8 +211,8 @@ class GateSession:
     @property
     def reports(self) -> tuple[Report, ...]:
         """One report per gate, in a stable order."""
-        assessed = {**self._received, **self._assessments}.values()
-        found = [*(a.report for a in assessed), *self._unreadable.values()]
+        assessed = {**self._received, **self._assessed}.values()
+        found = [*assessed, *self._unreadable.values()]
         return tuple(sorted(found, key=lambda report: report.gate))
 
     @property
@@ -255,9 +255,12 @@ class GateSession:
         return [report.gate for report in reports if report.status not in tolerated]
 
     def _write_reports(self, session: pytest.Session) -> None:
+        reports = Collected(
+            reports=self.reports, complete=not self._lost, root=self.config.rootpath
+        )
         for target in self.settings.reports:
             try:
-                write_json(self.reports, target.path, complete=not self._lost)
+                write_report(reports, target)
             except OSError as error:
                 self._problem = f"the report {target.path} could not be written ({error.strerror})"
                 if session.exitstatus == pytest.ExitCode.OK:
@@ -267,12 +270,12 @@ class GateSession:
         return json.dumps(
             {
                 "expected": sorted(self._expected),
-                "assessments": {k: a.to_json() for k, a in self._assessments.items()},
-                "unreadable": {n: r.to_json(indent=None) for n, r in self._unreadable.items()},
+                "assessed": {k: r.to_json(None) for k, r in self._assessed.items()},
+                "unreadable": {n: r.to_json(None) for n, r in self._unreadable.items()},
             }
         )
 
-    def _compute(self, gate: Gate) -> Assessment:
+    def _compute(self, gate: Gate) -> Report:
         """Run the gate, with a progress bar where the terminal is ours to write to."""
         capture = self.config.pluginmanager.getplugin("capturemanager")
         terminal = self.config.pluginmanager.getplugin("terminalreporter")

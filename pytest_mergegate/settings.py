@@ -23,7 +23,8 @@ CAPS = {
         "largest share of inputs that a merge may answer differently from its expert",
     ),
 }
-FORMATS = ("json",)
+FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
+"""Formats of reports, and the endings of their files."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _EXECUTOR = re.compile(r"local|ray(:\S+)?")
 
@@ -193,7 +194,7 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
         raise pytest.UsageError(
             f"--mergegate-report: unknown format {kind!r}; available: {', '.join(FORMATS)}"
         )
-    target = directory / (path or f"mergegate-report.{kind}")
+    target = directory / (path or f"mergegate-report.{FORMATS[kind]}")
     if target.is_dir():
         raise pytest.UsageError(f"--mergegate-report: {target} is a folder; name a file in it")
     return ReportTarget(format=kind, path=target)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from pytest_mergegate.pipeline import Assessment
+from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def shared(config: pytest.Config, key: str, compute: Callable[[], Assessment]) -> Assessment:
+def shared(config: pytest.Config, key: str, compute: Callable[[], Report]) -> Report:
     """Compute, or under xdist take what another worker of this run has computed for ``key``."""
     directory = _directory(config)
     if directory is None:
@@ -27,12 +27,12 @@ def shared(config: pytest.Config, key: str, compute: Callable[[], Assessment]) -
     file = directory / f"{key}.json"
     with FileLock(f"{file}.lock"):
         if file.is_file():
-            return Assessment.from_json(file.read_text(encoding="utf-8"))
-        assessment = compute()
+            return Report.from_json(file.read_text(encoding="utf-8"))
+        report = compute()
         partial = file.with_suffix(".part")
-        partial.write_text(assessment.to_json(), encoding="utf-8")
+        partial.write_text(report.to_json(None), encoding="utf-8")
         partial.replace(file)
-        return assessment
+        return report
 
 
 def clean_up(config: pytest.Config) -> None:

@@ -6,12 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
+from pytest_mergegate.findings import Finding
 from pytest_mergegate.judge import certified_loss
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.types import (
     BaseRecord,
     BoundsRecord,
     CurvePointRecord,
+    DiagnosisRecord,
     ExpertRecord,
     FindingRecord,
     ForecastRecord,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_mergegate.diagnosis import Diagnosis
-    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Results, Verdict
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.spec import GateSpec
@@ -64,7 +66,7 @@ def sections(
     results: Results | None,
     judgement: Judgement | None,
     diagnoses: Sequence[Diagnosis],
-    spec: GateSpec,
+    gate: Gate,
 ) -> dict[str, Any]:
     """Every part of the report that comes from stages and verdicts."""
     if results is None:
@@ -85,24 +87,47 @@ def sections(
         "bounds": _bounds(results),
         "forecasts": tuple(_forecasts(results)),
         "merges": tuple(_merge(merge, results) for merge in results.merges),
-        "predictions": tuple(_predictions(results, spec)),
+        "predictions": tuple(_predictions(results, gate.spec)),
         "plan": _plan(results, diagnoses),
-        "verdicts": tuple(verdict(v) for v in (judgement.verdicts if judgement else ())),
+        "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
     }
 
 
-def finding(found: Finding) -> FindingRecord:
-    """A finding as the report holds it."""
+def diagnosis(found: Diagnosis) -> DiagnosisRecord:
+    """A diagnosis as the report holds it."""
+    return DiagnosisRecord(
+        expert=found.expert,
+        cause=found.cause,
+        nearest=found.nearest,
+        farthest=found.farthest,
+        cures=tuple(cure.text for cure in found.cures),
+    )
+
+
+def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
+    """The finding that names a diagnosed expert."""
+    return Finding(
+        code="MG401",
+        severity="error",
+        expert=diagnosed.expert,
+        message="; ".join(diagnosed.facts) or "over budget",
+        fix="; or ".join(diagnosed.cures),
+    )
+
+
+def finding(found: Finding, gate: Gate | None) -> FindingRecord:
+    """A finding as the report holds it; ``gate`` is None where the gate file is unreadable."""
     return FindingRecord(
         code=found.code,
         severity=found.severity,
         expert=found.expert,
         message=found.message,
         fix=found.fix,
+        line=found.line or (gate and _line(gate, found.expert)),
     )
 
 
-def verdict(judged: Verdict) -> VerdictRecord:
+def verdict(judged: Verdict, gate: Gate) -> VerdictRecord:
     """A verdict as the report holds it."""
     number = judged.value.number
     return VerdictRecord(
@@ -116,7 +141,14 @@ def verdict(judged: Verdict) -> VerdictRecord:
         basis=judged.basis,
         status=judged.status,
         message=judged.message,
+        line=_line(gate, judged.expert),
     )
+
+
+def _line(gate: Gate, expert: str | None) -> int | None:
+    """Where the gate file names ``expert``, or else its experts."""
+    own = ("experts", expert) if expert else ("experts",)
+    return gate.lines.get(own) or gate.lines.get(("experts",)) or (1 if gate.path else None)
 
 
 def _expert(expert: Expert, results: Results) -> ExpertRecord:

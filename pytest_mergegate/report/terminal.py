@@ -13,7 +13,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_mergegate.pipeline import Assessment
     from pytest_mergegate.report.types import (
         ExpertRecord,
         FindingRecord,
@@ -27,9 +26,8 @@ _COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "r
 _WIDEST = 120
 
 
-def failure_text(assessment: Assessment, expert: str | None) -> str:
+def failure_text(report: Report, expert: str | None) -> str:
     """What to say of a gate that did not pass; of one expert, or, for None, of the pool."""
-    report = assessment.report
     if report.status == "error":
         problems = [f for f in report.findings if f.severity == "error"]
         concerned = [f for f in problems if expert in (None, f.expert)] or problems
@@ -37,10 +35,11 @@ def failure_text(assessment: Assessment, expert: str | None) -> str:
     open_verdicts = [v for v in report.verdicts if v.status != "pass"]
     if expert is not None:
         lines = [v.message for v in open_verdicts if v.expert == expert]
-        return "\n".join([*lines, *(f"  {line}" for line in assessment.diagnoses.get(expert, ()))])
+        said = [line for d in report.diagnoses if d.expert == expert for line in d.lines]
+        return "\n".join([*lines, *(f"  {line}" for line in said)])
     if not open_verdicts:
         return "no budget was judged, and a gate without a verdict does not pass"
-    return "\n".join(_pool_lines(report, assessment, open_verdicts))
+    return "\n".join(_pool_lines(report, open_verdicts))
 
 
 def summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
@@ -150,9 +149,7 @@ def _use(verdict: VerdictRecord) -> float:
     return value / verdict.limit if verdict.limit else value
 
 
-def _pool_lines(
-    report: Report, assessment: Assessment, open_verdicts: Sequence[VerdictRecord]
-) -> Iterable[str]:
+def _pool_lines(report: Report, open_verdicts: Sequence[VerdictRecord]) -> Iterable[str]:
     names = list(dict.fromkeys(v.expert for v in open_verdicts))
     yield f"{len(names)} of {len(report.experts)} experts not within budget:"
     for verdict in sorted(open_verdicts, key=lambda v: names.index(v.expert)):
@@ -163,9 +160,8 @@ def _pool_lines(
         if merge.worst_loss is not None:
             worst += f", worst loss {merge.worst_loss:.3g} %"
         yield f"  method {merge.method}: {worst}"
-    said = (line for lines in assessment.diagnoses.values() for line in lines)
-    for cure in dict.fromkeys(line for line in said if line.startswith("try")):
-        yield f"  {cure}"
+    for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
+        yield f"  try: {cure}"
 
 
 def _finding(finding: FindingRecord) -> str:

@@ -246,6 +246,8 @@ class FindingRecord(Record):
     expert: str | None
     message: str
     fix: str
+    line: int | None = None
+    """1-based, of the gate file; null where it has none to show."""
 
 
 class VerdictRecord(Record):
@@ -263,6 +265,64 @@ class VerdictRecord(Record):
     basis: str
     status: Literal["pass", "fail", "inconclusive"]
     message: str
+    line: int | None = None
+    """1-based, where the gate file names the expert."""
+
+
+class ChangeRecord(Record):
+    """One number of the report beside the baseline's."""
+
+    quantity: Literal["mds", "hidden_similarity", "distance", "disagreement", "loss"]
+    """``loss`` in percent, negative where the merge is worse, as everywhere in the report."""
+    expert: str
+    other: str | None = None
+    """The second expert, of what is said of a pair."""
+    method: str | None = None
+    before: Number | None
+    after: Number | None
+
+
+class BaselineRecord(Record):
+    """What moved against a committed report."""
+
+    path: str
+    comparable: bool
+    reason: str | None = None
+    """Why it cannot be compared: other probes, another base, other settings, no such gate."""
+    added: tuple[str, ...] = ()
+    """Experts that the baseline does not have."""
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Experts whose weights are others now."""
+    changes: tuple[ChangeRecord, ...] = ()
+    """Of the experts and pairs that both have; unmoved ones are left out."""
+
+
+class DiagnosisRecord(Record):
+    """Why one expert is over budget, and what would help."""
+
+    expert: str
+    cause: str | None
+    nearest: str | None
+    """By hidden-state distance, as ``farthest``."""
+    farthest: str | None
+    cures: tuple[str, ...]
+    """Surest first."""
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What is known of the failure, one statement a line."""
+        partners = (
+            f"nearest partner {self.nearest}, farthest {self.farthest} (hidden-state distance)"
+            if self.nearest
+            else None
+        )
+        return tuple(filter(None, (self.cause and f"likely cause: {self.cause}", partners)))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The facts and the ways out, one statement a line."""
+        return (*self.facts, *(f"try: {cure}" for cure in self.cures))
 
 
 class Report(Record):
@@ -290,6 +350,9 @@ class Report(Record):
     plan: PlanRecord | None = None
     findings: tuple[FindingRecord, ...] = ()
     verdicts: tuple[VerdictRecord, ...] = ()
+    diagnoses: tuple[DiagnosisRecord, ...] = ()
+    baseline: BaselineRecord | None = None
+    """None where no baseline was given."""
 
     @property
     def judged_method(self) -> str | None:

@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.pipeline import Assessment, Options, run_gate
+from pytest_mergegate.pipeline import Options, run_gate
 from pytest_mergegate.report.terminal import failure_text
+
+if TYPE_CHECKING:
+    from pytest_mergegate.report.types import Report
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 pytestmark = pytest.mark.slow
 
 
-def assessed(name: str, **options: object) -> Assessment:
+def assessed(name: str, **options: object) -> Report:
     """Run one of the two gates."""
     return run_gate(load_gate(QUICKSTART / f"{name}.mergegate.yaml"), Options(**options))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def compatible() -> Assessment:
+def compatible() -> Report:
     return assessed("compatible")
 
 
 @pytest.fixture(scope="module")
-def collapsing() -> Assessment:
+def collapsing() -> Report:
     return assessed("collapsing")
 
 
-def test_compatible_pool_passes(compatible: Assessment) -> None:
-    report = compatible.report
+def test_compatible_pool_passes(compatible: Report) -> None:
+    report = compatible
     assert report.status == "pass"
     assert {v.status for v in report.verdicts} == {"pass"}
     assert len(report.experts) >= 3
 
 
-def test_collapsing_pool_fails_with_its_cause_and_cure(collapsing: Assessment) -> None:
-    report = collapsing.report
+def test_collapsing_pool_fails_with_its_cause_and_cure(collapsing: Report) -> None:
+    report = collapsing
     assert report.status == "fail"
     assert {v.expert for v in report.verdicts if v.status == "fail"} == {"reverse_shout"}
     text = failure_text(collapsing, "reverse_shout")
@@ -49,41 +53,41 @@ def test_collapsing_pool_fails_with_its_cause_and_cure(collapsing: Assessment) -
     assert report.plan.drop
 
 
-def test_mergekit_s_file_is_the_same_gate(compatible: Assessment) -> None:
+def test_mergekit_s_file_is_the_same_gate(compatible: Report) -> None:
     """As the gate's second method: the same experts, weights and inputs."""
-    report = run_gate(load_gate(QUICKSTART / "merge.yml"), Options()).report
+    report = run_gate(load_gate(QUICKSTART / "merge.yml"), Options())
     assert report.status == "pass"
     (merge,) = report.merges
-    known = next(m for m in compatible.report.merges if m.method.startswith("task_arithmetic"))
+    known = next(m for m in compatible.merges if m.method.startswith("task_arithmetic"))
     assert merge.digest == known.digest
     for own, other in zip(merge.experts, known.experts, strict=True):
         assert own.disagreement == other.disagreement
         assert own.score_merged == other.score_merged
 
 
-def test_the_cure_cures(collapsing: Assessment) -> None:
+def test_the_cure_cures(collapsing: Report) -> None:
     """The pool without the expert that the gate says to leave out passes, really merged."""
-    assert collapsing.report.plan is not None
+    assert collapsing.plan is not None
     gate = load_gate(QUICKSTART / "collapsing.mergegate.yaml")
-    left = {n: e for n, e in gate.spec.experts.items() if n not in collapsing.report.plan.drop}
+    left = {n: e for n, e in gate.spec.experts.items() if n not in collapsing.plan.drop}
     smaller = gate.spec.model_copy(update={"experts": left})
-    report = run_gate(type(gate)(spec=smaller, root=gate.root), Options()).report
+    report = run_gate(type(gate)(spec=smaller, root=gate.root), Options())
     assert report.status == "pass"
 
 
 def test_experts_are_fine_alone_and_a_task_collapses(
-    compatible: Assessment, collapsing: Assessment
+    compatible: Report, collapsing: Report
 ) -> None:
-    for assessment in (compatible, collapsing):
-        for expert in assessment.report.merges[0].experts:
+    for report in (compatible, collapsing):
+        for expert in report.merges[0].experts:
             assert (expert.score_expert or 0) >= 0.93
             assert (expert.score_base or 0) <= 0.05
-    linear = next(m for m in collapsing.report.merges if m.method == "linear")
+    linear = next(m for m in collapsing.merges if m.method == "linear")
     assert (linear.worst_loss or 0) < -50
 
 
 def test_hidden_stage_predicts_what_the_merge_does() -> None:
-    report = assessed("collapsing", stage="hidden").report
+    report = assessed("collapsing", stage="hidden")
     assert report.status == "fail"
     assert report.merges == ()
     disagreements = [v for v in report.verdicts if v.budget == "max_disagreement"]

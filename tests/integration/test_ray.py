@@ -21,13 +21,14 @@ from pytest_mergegate import pipeline
 from pytest_mergegate.engine import ray_cluster, ray_executor
 from pytest_mergegate.engine.ray_worker import Entry, Task, Worker
 from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.pipeline import Assessment, Options, run_gate
+from pytest_mergegate.pipeline import Options, run_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from pytest_mergegate.errors import GateError
+    from pytest_mergegate.report.types import Report
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -51,13 +52,13 @@ def cluster() -> Iterator[Any]:
         cluster.shutdown()
 
 
-def assess(gate: Path, cache: Path, executor: str = "ray") -> Assessment:
+def assess(gate: Path, cache: Path, executor: str = "ray") -> Report:
     options = Options(stage="hidden", device="cpu", cache=cache, executor=executor)
     return run_gate(load_gate(gate), options)
 
 
 def report(gate: Path, cache: Path, executor: str = "ray") -> dict[str, Any]:
-    text = assess(gate, cache, executor).report.to_json()
+    text = assess(gate, cache, executor).to_json()
     return json.loads(text)
 
 

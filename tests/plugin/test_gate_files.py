@@ -10,10 +10,11 @@ import pytest
 
 from plugin.gates import CHEAP
 from pytest_mergegate import assess, session
-from pytest_mergegate.pipeline import Assessment, run_gate
+from pytest_mergegate.pipeline import run_gate
 
 if TYPE_CHECKING:
     from plugin.gates import Gates
+    from pytest_mergegate.report.types import Report
 
 ON = "--mergegate"
 NODES = [f"mergegate.yaml::{name}" for name in ("a", "b", "c", "pool")]
@@ -154,7 +155,7 @@ class TestExitCodes:
             ("--mergegate-max-loss=-1", "*--mergegate-max-loss must be a number from 0*-1.0"),
             ("--mergegate-max-disagreement=2", "*must be a number from 0 to 1*2.0"),
             ("--mergegate-max-mds=three", "*invalid float value: 'three'"),
-            ("--mergegate-report=pdf:x.pdf", "*unknown format 'pdf'; available: json"),
+            ("--mergegate-report=pdf:x.pdf", "*unknown format 'pdf'; available: json, *"),
             ("--mergegate-report=json:.", "*is a folder; name a file in it"),
             ("--mergegate-device=tpu", "*must be auto, cpu or cuda*'tpu'"),
             ("--mergegate-executor=slurm", "*must be local, ray or ray:ADDRESS, not 'slurm'"),
@@ -246,9 +247,8 @@ class TestNothingGated:
     def test_a_gate_without_a_verdict(
         self, pytester: pytest.Pytester, gates: Gates, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def say_nothing(*args: Any) -> Assessment:
-            report = run_gate(*args).report
-            return Assessment(report=report.model_copy(update={"verdicts": ()}))
+        def say_nothing(*args: Any) -> Report:
+            return run_gate(*args).model_copy(update={"verdicts": ()})
 
         monkeypatch.setattr(session, "run_gate", say_nothing)
         gates.passing()

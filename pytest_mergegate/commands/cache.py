@@ -1,0 +1,46 @@
+"""``mergegate cache``: show or clear kept results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_mergegate import settings
+from pytest_mergegate.commands.exits import Exit
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_mergegate.commands.parser import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Declare the command."""
+    cache = commands.add_parser(
+        "cache", help="show or clear kept results", description="Show or clear kept results."
+    )
+    cache.add_argument("--cache", metavar="DIR", help="the folder (default: the user's own)")
+    cache.add_argument("--clear", action="store_true", help="remove them all")
+    cache.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Show or clear; returns the exit code. Raises pytest.UsageError."""
+    from pytest_mergegate.engine.cache import Cache
+
+    folder = settings.parse_cache(chosen.cache, Path.cwd(), none=False)
+    if folder is None:
+        sys.stderr.write("mergegate: there is no home folder; name one with --cache DIR\n")
+        return Exit.BAD_OPTIONS
+    cache = Cache(folder=folder)
+    try:
+        usage = cache.clear() if chosen.clear else cache.usage()
+    except OSError as error:
+        sys.stderr.write(f"mergegate: the cache {folder} cannot be used ({error.strerror})\n")
+        return Exit.UNREADABLE
+    removed = "removed " if chosen.clear else ""
+    sys.stdout.write(
+        f"{usage.folder}: {removed}{usage.entries} entries, {usage.size / (1 << 20):.1f} MB\n"
+    )
+    return Exit.PASSED

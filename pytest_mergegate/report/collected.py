@@ -1,0 +1,58 @@
+"""The reports of one run, as they are written and read together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.report.types import Report, Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = "pytest-mergegate/reports/1"
+_WORST: tuple[Status, ...] = ("pass", "inconclusive", "fail", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Every report of a run."""
+
+    reports: tuple[Report, ...]
+    complete: bool = True
+    """Whether every gate that was asked for has reported."""
+    root: Path | None = None
+    """Where the paths that people are shown start."""
+
+    @property
+    def status(self) -> Status:
+        """The worst of them; where gates are missing, no pass whatever the others say."""
+        at_best: Status = "pass" if self.complete and self.reports else "inconclusive"
+        return max((at_best, *(report.status for report in self.reports)), key=_WORST.index)
+
+    def name(self, report: Report) -> str:
+        """The gate of ``report`` as people are shown it: relative to the root, with slashes."""
+        from pathlib import Path
+
+        path = Path(report.gate)
+        if self.root is not None and path.is_relative_to(self.root):
+            path = path.relative_to(self.root)
+        return path.as_posix()
+
+
+def read_reports(text: str, root: Path | None = None) -> Collected:
+    """What the format ``json`` wrote. Raises ValueError for anything else."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or "schema" not in data:
+        raise ValueError("no report of pytest-mergegate: it has no schema")
+    if data["schema"] != SCHEMA:
+        return Collected(reports=(Report.model_validate(data),), root=root)
+    reports = tuple(Report.model_validate(report) for report in data.get("reports", ()))
+    found = Collected(reports=reports, root=root)
+    # where it says less than its reports do, some of its gates never ran
+    return (
+        found
+        if data.get("status") == found.status
+        else Collected(reports=reports, root=root, complete=False)
+    )
