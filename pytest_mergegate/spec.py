@@ -58,7 +58,12 @@ class Section(BaseModel):
     """A part of a gate file: typed strictly, frozen, and without room for unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,  # editors show them, by way of `mergegate schema`
     )
 
 
