@@ -82,8 +82,11 @@ def _report(proposal: Proposal, path: Path, *, check: bool) -> int:
     tasks = open_tasks(proposal)
     _out(_written(proposal, path))
     _out(_left_out(proposal.left_out, proposal.root))
-    sound = _check(proposal, path) if check and not proposal.open_tasks else True
     _out(f"to do: {task}" for task in _cut(tasks))
+    if check and proposal.open_tasks:
+        _out(["not checked: that has to be done first"])
+        check = False
+    sound = _check(proposal, path) if check else True
     where = shlex.quote(_from_here(path))
     _out(["next: " + f"mergegate check {where}", "  or: " + f"pytest --mergegate {where}"])
     broken = any(out.broken for out in proposal.left_out)
@@ -98,7 +101,7 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
     yield f"  base: {shown(proposal.base.reference)} ({proposal.base.why})"
     ready = [entry.inputs for entry in entries if entry.inputs.problem is None]
     labelled = sum(inputs.labelled for inputs in ready)
-    yield f"  examples: of {len(ready)} experts, with targets of {labelled}"
+    yield f"  examples: for {len(ready)} of them, with targets for {labelled}"
     metrics = sorted({entry.metric for entry in entries if entry.metric is not None})
     if metrics:
         yield f"  metric: {', '.join(metrics)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.init.bases import find_base
+from pytest_mergegate.init.experts import looks_like_expert
 from pytest_mergegate.init.inputs import find_inputs
 from pytest_mergegate.preflight.heads import task_of
 
@@ -61,6 +62,11 @@ def propose_for(found: Found, *, folder: Path, root: Path, base: str | None) -> 
 
     Raises GateError for fewer than two experts, and without a base.
     """
+    if not found.experts and looks_like_expert(folder):
+        raise GateError(
+            f"{folder.name}/ is itself an expert",
+            fix="give the folder that holds it and the others",
+        )
     if not found.experts:
         raise GateError(
             f"there is no expert in {folder.name}/",

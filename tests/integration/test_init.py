@@ -83,3 +83,12 @@ def test_the_command_it_prints_works(quickstart: Path) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "10 experts, nothing wrong" in run.stdout
+
+
+def test_the_page_shows_what_it_says(quickstart: Path) -> None:
+    done = init(quickstart / "adapters", "--no-check")
+    said = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    page = (QUICKSTART.parents[1] / "docs" / "init.md").read_text(encoding="utf-8")
+    missing = [line for line in said if line not in page and not line.startswith("or: ")]
+    assert len(said) == 5
+    assert missing == []

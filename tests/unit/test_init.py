@@ -171,6 +171,8 @@ class TestWhatIsMissing:
         assert code == 2
         assert 'to do: data/b.jsonl is not there: write it, one {"input": ...' in out
         assert "data/b.csv is there, but a gate reads JSONL" in out
+        assert "examples: for 2 of them, with targets for 2" in out
+        assert "not checked: that has to be done first" in out
         # the gate names the file all the same: without it, it does not pass
         assert main(["check", "--stage", "preflight", str(project / "mergegate.yaml")]) == 2
         write_jsonl(project / "data/b.jsonl", [{"input": "b"}])
@@ -230,6 +232,11 @@ class TestWhatIsMissing:
         code, _, err = init(project / "adapters")
         assert code == (2 if left else 5)
         assert "it is a" in err if left else "there is no expert" in err
+
+    def test_the_folder_around(self, project: Path, init: Run) -> None:
+        code, _, err = init(project / "adapters" / "a")
+        assert code == 5
+        assert "a/ is itself an expert (fix: give the folder that holds it and the others)" in err
 
 
 class TestWhatIsBroken:
