@@ -52,7 +52,7 @@
       for (const line of this.figure.querySelectorAll("[data-variant]")) {
         const shown = Number(line.dataset.variant) === chosen;
         line.hidden = !shown;
-        if (shown) this.element.setAttribute("aria-label", line.dataset.alternative);
+        if (shown && line.dataset.alternative) this.element.setAttribute("aria-label", line.dataset.alternative);
       }
       this.draw();
       if (this.cell) this.say(...this.cell);
@@ -61,6 +61,10 @@
     async draw() {
       const figure = coloured(this.variants[this.chosen].figure, getComputedStyle(root));
       figure.layout.shapes = [...(figure.layout.shapes || []), ...this.outline()];
+      // numbers that would run into each other say less than none
+      if (this.output && figure.data[1]) {
+        figure.data[1].visible = (this.element.clientWidth - 140) / this.readings[0].length > 36;
+      }
       this.element.style.minHeight = figure.layout.height + "px";
       await Plotly.react(this.element, figure.data, figure.layout,
         { displayModeBar: false, responsive: true });
