@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.commands import cache, check, github, schema
+from pytest_mergegate.commands import cache, check, github, report, schema
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.parser import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (check, cache, github, schema)
+_COMMANDS = (check, report, github, cache, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -72,7 +72,7 @@ def _read(path: Path, workspace: Path) -> tuple[Collected | None, str | None]:
         return read_reports(path.read_text(encoding="utf-8"), workspace), None
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         first, *_ = str(error).splitlines() or [type(error).__name__]
         return None, f"the report {path.name} cannot be read: {first}"
 
