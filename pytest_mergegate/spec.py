@@ -178,6 +178,10 @@ class Budget(Section):
     max_magnitude_change_ratio: Probability | None = None
     max_sign_change_ratio: Probability | None = None
     max_conflicting_magnitude_ratio: Probability | None = None
+    max_mds_increase: NonNegative | None = None
+    """Over the MDS in the baseline."""
+    max_loss_increase: NonNegative | None = None
+    """Percentage points over the loss in the baseline."""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -199,7 +203,11 @@ BUDGET_STAGE: dict[str, Stage] = {
     "max_mds": "hidden",
     "max_disagreement": "merge",
     "max_loss": "merge",  # `eval` where an expert's examples have targets
+    "max_mds_increase": "hidden",
+    "max_loss_increase": "merge",  # likewise
 }
+INCREASES = frozenset({"max_mds_increase", "max_loss_increase"})
+"""Limits on what a baseline has less of."""
 
 
 class MethodSpec(BaseModel):

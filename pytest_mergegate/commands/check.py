@@ -44,6 +44,12 @@ def add_to(commands: Commands) -> None:
         "--report", action="append", default=[], metavar="FORMAT[:PATH]", help="may be repeated"
     )
     check.add_argument(
+        "--baseline", type=Path, metavar="PATH", help="compare with a committed JSON report"
+    )
+    check.add_argument(
+        "--update-baseline", action="store_true", help="write the baseline anew with what was found"
+    )
+    check.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
@@ -57,6 +63,7 @@ def add_to(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Run the gates; returns the exit code. Raises pytest.UsageError."""
+    from pytest_mergegate.baseline.reading import read_baseline
     from pytest_mergegate.pipeline import Options
     from pytest_mergegate.report.collected import Collected
 
@@ -72,6 +79,7 @@ def run(chosen: argparse.Namespace) -> int:
         device=settings.parse_device(chosen.device),
         executor=settings.parse_executor(chosen.executor),
         cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
+        baseline=read_baseline(path, Path.cwd()) if (path := _baseline(chosen)) else None,
     )
     files = list(dict.fromkeys(file for path in chosen.paths for file in _gate_files(path)))
     if not files:
@@ -88,12 +96,37 @@ def run(chosen: argparse.Namespace) -> int:
     _print(sound, judged, verbosity=chosen.verbose - chosen.quiet)
     collected = Collected(reports=tuple(reports), root=Path.cwd())
     written = [_write(collected, target) for target in targets]
+    written.append(_update_baseline(reports, options, chosen))
     statuses = {report.status for report in judged}
     if "error" in statuses:
         return Exit.UNREADABLE
     if not (statuses <= {"pass"} and all(written)):
         return Exit.NOT_PASSED
     return Exit.PASSED if chosen.output is None else _output(files[0], reports[0], chosen)
+
+
+def _baseline(chosen: argparse.Namespace) -> Path | None:
+    path = chosen.baseline and Path.cwd() / chosen.baseline
+    return settings.parse_baseline(path, update=chosen.update_baseline, option="--baseline")
+
+
+def _update_baseline(
+    reports: Sequence[Report], options: Options, chosen: argparse.Namespace
+) -> bool:
+    """Whether nothing went wrong."""
+    from pytest_mergegate.baseline.rewriting import update_baseline
+    from pytest_mergegate.errors import GateError
+
+    if options.baseline is None or not chosen.update_baseline:
+        return True
+    try:
+        told = update_baseline(options.baseline, reports)
+    except (GateError, OSError) as error:
+        sys.stderr.write(f"mergegate: the baseline was not written ({error})\n")
+        return False
+    if chosen.quiet == 0:
+        sys.stdout.write("".join(f"{line}\n" for line in told))
+    return True
 
 
 def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:
