@@ -34,6 +34,8 @@ class Outcome:
     exit_code: int
     problem: str | None = None
     """What is wrong with the run itself, rather than with a pool."""
+    note: str | None = None
+    """What else there is to say of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +59,22 @@ class Annotation:
         return f"::{self.level} {said}::{_data(_cut_line(self.message))}"
 
 
-def outcome(found: Collected | None, *, exit_code: int, required: int) -> Outcome:
-    """Whether the run may be green: only where its exit code and its report both say so."""
+def outcome(found: Collected | None, *, exit_code: int, required: int, since: str = "") -> Outcome:
+    """Whether the run may be green: only where its exit code and its report both say so.
+
+    With ``since``, gates that no change concerns have not run: the check has counted those that
+    there are, and an empty report says that it left out all of them.
+    """
     if found is None:
         problem = "nothing was gated" if exit_code == 5 else "the check wrote no report"
         told = f"{problem} (exit code {exit_code}); its output says more"
         return Outcome(status="error", exit_code=exit_code or 2, problem=told)
-    if len(found.reports) < required:
+    if since and not found.reports and found.complete and exit_code == 0:
+        note = f"no change since {since} concerns a gate: none was run"
+        return Outcome(status="inconclusive", exit_code=0, note=note)
+    if len(found.reports) < (1 if since else max(1, required)):
         count = len(found.reports)
-        told = f"{count} gate{'s' * (count != 1)} ran, and require-gates asks for {required}"
+        told = f"{count} gate{'s' * (count != 1)} ran, and there must be {max(1, required)}"
         return Outcome(status="error", exit_code=exit_code or 5, problem=told)
     if exit_code == 0 and found.status != "pass" and not only_preflight(found):
         told = f"the check ended well, and its report says {found.status}"

@@ -28,6 +28,7 @@ def add_to(commands: Commands) -> None:
     github.add_argument("reports", type=Path, metavar="DIR", help="with mergegate-report.json, .md")
     github.add_argument("--exit-code", type=int, required=True, metavar="N", help="the check's")
     github.add_argument("--require-gates", type=int, default=1, metavar="N")
+    github.add_argument("--changed-since", default="", metavar="REF", help="as given to the check")
     github.add_argument("--html", type=Path, metavar="PATH", help="where the HTML report is")
     github.add_argument("--pull-request", default="", metavar="N", help="its number, if any")
     github.set_defaults(run=run)
@@ -43,12 +44,18 @@ def run(chosen: argparse.Namespace) -> int:
     if number and not (number.isascii() and number.isdecimal()):
         raise pytest.UsageError(f"--pull-request must be a number, not {number!r}")
     found, unreadable = _read(chosen.reports / "mergegate-report.json", workspace)
-    came_to = github.outcome(found, exit_code=chosen.exit_code, required=chosen.require_gates)
+    came_to = github.outcome(
+        found,
+        exit_code=chosen.exit_code,
+        required=chosen.require_gates,
+        since=chosen.changed_since,
+    )
     told = [*github.annotate(found, workspace)] if found else []
     if problem := "; ".join(filter(None, (came_to.problem, unreadable))):
         told.insert(0, github.Annotation(level="error", title="merge gates", message=problem))
     sys.stdout.write("".join(f"{annotation}\n" for annotation in told))
-    text = _text(chosen.reports / "mergegate-report.md", came_to, problem)
+    said = problem or came_to.note or ""
+    text = _text(chosen.reports / "mergegate-report.md", came_to.status, said)
     _append(summary, _cut(text, github.SUMMARY_LIMIT) + "\n")
     values = _outputs(chosen, found, came_to)
     if chosen.pull_request:
@@ -95,16 +102,16 @@ def _outputs(
     }
 
 
-def _text(path: Path, came_to: Outcome, problem: str) -> str:
+def _text(path: Path, status: str, said: str) -> str:
     try:
         report = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        report = "" if problem else f"**{came_to.status}**: there is no report in Markdown.\n"
-    if not problem:
+        report, said = "", said or "there is no report in Markdown"
+    if not said:
         return report
     # as code, so that no name in it is read as Markdown
-    fenced = "\n".join(f"    {line}" for line in problem.splitlines())
-    return f"**Merge gates: {came_to.status}**\n\n{fenced}\n\n{report}"
+    code = "\n".join(f"    {line}" for line in said.splitlines())
+    return f"**Merge gates: {status}**\n\n{code}\n\n{report}"
 
 
 def _comment(chosen: argparse.Namespace, text: str) -> Path:

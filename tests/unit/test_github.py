@@ -70,8 +70,21 @@ class TestOutcome:
     def test_fewer_gates_than_required(self) -> None:
         came = github.outcome(collected(report("pass")), exit_code=0, required=2)
         assert (came.status, came.exit_code) == ("error", 5)
-        assert came.problem == "1 gate ran, and require-gates asks for 2"
+        assert came.problem == "1 gate ran, and there must be 2"
         assert github.outcome(collected(), exit_code=0, required=1).exit_code == 5
+
+    def test_where_no_change_concerns_a_gate_there_must_be_a_report_that_says_so(self) -> None:
+        def came(found: Collected | None, code: int, since: str) -> tuple[str, int]:
+            said = github.outcome(found, exit_code=code, required=2, since=since)
+            return said.status, said.exit_code
+
+        assert came(collected(), 0, "main") == ("inconclusive", 0)
+        assert came(None, 0, "main") == ("error", 2)
+        assert came(collected(), 1, "main") == ("error", 1)
+        assert came(collected(), 0, "") == ("error", 5)
+        assert came(collected(complete=False), 0, "main") == ("error", 5)
+        assert came(collected(report("pass")), 0, "main") == ("pass", 0)
+        assert came(collected(report("fail")), 1, "main") == ("fail", 1)
 
     def test_a_run_that_lost_a_gate(self) -> None:
         lost = collected(report("pass"), complete=False)
