@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gatefile import Gate
 
+_MOST_HOPS = 40
+"""As many links as an operating system follows."""
 _CLUTTER = frozenset({"__pycache__", ".DS_Store", ".ipynb_checkpoints"})
 """Ignored by git, and read by no gate."""
 
@@ -31,14 +33,33 @@ class GitError(GateError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Places:
+    """Files, and folders that stand for all that is in them."""
+
+    paths: frozenset[Path]
+    around: frozenset[Path]
+    """They and the folders that hold them."""
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> Places:
+        """With the folders around them, so that a look-up takes no search."""
+        found = frozenset(paths)
+        return cls(paths=found, around=found.union(*(path.parents for path in found)))
+
+    def meet(self, place: Path) -> bool:
+        """Whether any of them is at ``place``, in it, or around it."""
+        return place in self.around or not self.paths.isdisjoint(place.parents)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Changes:
     """What differs between a commit's merge base with HEAD and the working tree."""
 
     top: Path
     """The repository."""
-    changed: frozenset[Path]
-    """Files, and folders that stand for all that is in them (submodules)."""
-    unseen: frozenset[Path]
+    changed: Places
+    """Of a submodule the folder."""
+    unseen: Places
     """What git ignores, so that nobody can say whether it changed."""
 
     def concern(self, gate: Path) -> bool:
@@ -50,32 +71,28 @@ class Changes:
             return True
         own = [gate, *_own_files(found)]
         return (
-            any(self._touched(path) for path in (*own, *_bases(found)))
+            any(self.touch(path) for path in (*own, *_bases(found)))
             or any(self._unseen(path) for path in own)
             or self._metric_touched(found)
         )
 
     def touch(self, path: Path) -> bool:
-        """Whether one file differs."""
-        return self._touched(path)
-
-    def _touched(self, path: Path) -> bool:
-        return any(_meet(place, self.changed) for place in _trail(path))
+        """Whether a file, or anything in a folder, differs."""
+        return any(map(self.changed.meet, _trail(path)))
 
     def _unseen(self, path: Path) -> bool:
         """Whether git knows nothing of a place: ignored, or in no folder of the repository."""
-        places = list(_trail(path))
         real = Path(os.path.realpath(path))
         outside = real.exists() and not real.is_relative_to(self.top)
-        return outside or any(_meet(place, self.unseen) for place in places)
+        return outside or any(map(self.unseen.meet, _trail(path)))
 
     def _metric_touched(self, gate: Gate) -> bool:
         """A metric of the user's own may import any module, a task of the harness read any file."""
         metrics = [expert.metric for expert in gate.spec.experts.values()]
         if any(metric.startswith(HARNESS) for metric in metrics):
-            return self._touched(gate.root)
+            return self.touch(gate.root)
         own = any(metric not in BUILTIN_METRICS for metric in metrics)
-        return own and any(path.suffix == ".py" for path in self.changed)
+        return own and any(path.suffix == ".py" for path in self.changed.paths)
 
 
 def changes_since(reference: str, folder: Path) -> Changes:
@@ -100,8 +117,8 @@ def changes_since(reference: str, folder: Path) -> Changes:
     )
     return Changes(
         top=top,
-        changed=frozenset(top / path for path in found),
-        unseen=frozenset(top / path for path in ignored if not _CLUTTER & set(Path(path).parts)),
+        changed=Places.of(top / path for path in found),
+        unseen=Places.of(top / path for path in ignored if not _CLUTTER & set(Path(path).parts)),
     )
 
 
@@ -201,31 +218,26 @@ def _trail(path: Path) -> Iterator[Path]:
     """All places that decide what is at ``path``: itself, links on the way and what they lead to,
     and, of a folder, links within it."""
     seen: set[Path] = set()
-    waiting = [Path(os.path.abspath(path))]
+    waiting = [(path.absolute(), 0)]
     while waiting:
-        place = waiting.pop()
-        if place in seen:
+        place, hops = waiting.pop()
+        if place in seen or hops > _MOST_HOPS:
             continue
         seen.add(place)
         for part in (place, *place.parents):
             if part.is_symlink():
-                link = Path(os.path.realpath(part.parent)) / part.name
+                link = part.parent.resolve() / part.name
                 seen.add(link)
-                target = link.parent / os.readlink(part)
-                waiting.append(Path(os.path.normpath(target / place.relative_to(part))))
+                target = link.parent / link.readlink() / place.relative_to(part)
+                waiting.append((Path(os.path.normpath(target)), hops + 1))
         real = Path(os.path.realpath(place))
-        if real not in seen:
-            waiting.append(real)
+        waiting.append((real, hops))
         if place == real and place.is_dir():
-            waiting += _links_within(place)
+            waiting += [(link, hops + 1) for link in _links_within(place)]
     yield from seen
 
 
 def _links_within(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        yield from (found for name in (*folders, *files) if (found := Path(root, name)).is_symlink())
-
-
-def _meet(place: Path, found: Iterable[Path]) -> bool:
-    """Whether any of ``found`` is at ``place``, in it, or around it."""
-    return any(path.is_relative_to(place) or place.is_relative_to(path) for path in found)
+        inside = (Path(root, name) for name in (*folders, *files))
+        yield from (path for path in inside if path.is_symlink())
