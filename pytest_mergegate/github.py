@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report, Status, VerdictRecord
 
 SUMMARY_LIMIT = 1_000_000
-"""Bytes. GitHub takes up to 1 MiB for all that a step says in its summary."""
+"""Bytes. GitHub takes less than 1 MiB of a step."""
 COMMENT_LIMIT = 60_000
-"""Characters. GitHub takes 65,536, and the workflow that posts adds a few lines of its own."""
+"""Bytes. GitHub takes 65,536 characters, and the workflow that posts adds a few lines."""
 _SHOWN = 10
 """GitHub shows no more annotations of one level for a step, and drops the others silently."""
 _MESSAGE_LIMIT = 4_000
@@ -70,8 +70,8 @@ def outcome(found: Collected | None, *, exit_code: int, required: int, since: st
         told = f"{problem} (exit code {exit_code}); its output says more"
         return Outcome(status="error", exit_code=exit_code or 2, problem=told)
     if since and not found.reports and found.complete and exit_code == 0:
-        note = f"no change since {since} concerns a gate: none was run"
-        return Outcome(status="inconclusive", exit_code=0, note=note)
+        told = f"no change since {since} concerns a gate: none was run"
+        return Outcome(status="inconclusive", exit_code=0, note=told)
     if len(found.reports) < (1 if since else max(1, required)):
         count = len(found.reports)
         told = f"{count} gate{'s' * (count != 1)} ran, and there must be {max(1, required)}"
@@ -82,7 +82,8 @@ def outcome(found: Collected | None, *, exit_code: int, required: int, since: st
     if exit_code != 0 and found.status == "pass":
         told = f"every gate passed, but the check ended with exit code {exit_code}"
         return Outcome(status="error", exit_code=exit_code, problem=f"{told}; its output says more")
-    return Outcome(status=found.status, exit_code=exit_code)
+    note = "nothing is wrong so far; preflight judges no budget" if only_preflight(found) else None
+    return Outcome(status=found.status, exit_code=exit_code, note=note)
 
 
 def only_preflight(found: Collected) -> bool:
@@ -113,7 +114,7 @@ def worst_expert(found: Collected) -> str | None:
     if any(report.status == "error" for report in found.reports):
         broken = (f for r in found.reports for f in r.findings if f.severity == "error")
         return next((f.expert for f in broken if f.expert is not None), None)
-    worst = max(judged, key=_badness, default=None)
+    worst = None if only_preflight(found) else max(judged, key=_badness, default=None)
     return worst.expert if worst else None
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.github import Outcome
     from pytest_mergegate.report.collected import Collected
 
+_LONGEST = 4_000
+"""Characters of what is wrong with a run."""
+
 
 def add_to(commands: Commands) -> None:
     """Declare the command."""
@@ -25,7 +28,7 @@ def add_to(commands: Commands) -> None:
         description="Writes the job's summary, annotations and outputs from the reports of a "
         "check, and what is to be said on the pull request. Exits 0 once that is done.",
     )
-    github.add_argument("reports", type=Path, metavar="DIR", help="with mergegate-report.json, .md")
+    github.add_argument("reports", type=Path, metavar="DIR", help="where mergegate-report.json is")
     github.add_argument("--exit-code", type=int, required=True, metavar="N", help="the check's")
     github.add_argument("--require-gates", type=int, default=1, metavar="N")
     github.add_argument("--changed-since", default="", metavar="REF", help="as given to the check")
@@ -55,11 +58,11 @@ def run(chosen: argparse.Namespace) -> int:
         told.insert(0, github.Annotation(level="error", title="merge gates", message=problem))
     sys.stdout.write("".join(f"{annotation}\n" for annotation in told))
     said = problem or came_to.note or ""
-    text = _text(chosen.reports / "mergegate-report.md", came_to.status, said)
-    _append(summary, _cut(text, github.SUMMARY_LIMIT) + "\n")
+    _append(summary, _text(found, came_to.status, said, github.SUMMARY_LIMIT))
     values = _outputs(chosen, found, came_to)
     if chosen.pull_request:
-        values["comment-path"] = str(_comment(chosen, _cut(text, github.COMMENT_LIMIT)))
+        text = _text(found, came_to.status, said, github.COMMENT_LIMIT)
+        values["comment-path"] = str(_comment(chosen, text))
     _append(outputs, github.output_text(values))
     return 0
 
@@ -102,16 +105,14 @@ def _outputs(
     }
 
 
-def _text(path: Path, status: str, said: str) -> str:
-    try:
-        report = path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        report, said = "", said or "there is no report in Markdown"
-    if not said:
-        return report
+def _text(found: Collected | None, status: str, said: str, limit: int) -> str:
+    """The reports in Markdown, below what is to be ``said`` of the run itself."""
+    from pytest_mergegate.report.markdown import render
+
     # as code, so that no name in it is read as Markdown
-    code = "\n".join(f"    {line}" for line in said.splitlines())
-    return f"**Merge gates: {status}**\n\n{code}\n\n{report}"
+    code = "\n".join(f"    {line}" for line in said[:_LONGEST].splitlines())
+    top = f"**This run: {status}**\n\n{code}\n\n" if said else ""
+    return top + (render(found, limit=limit - len(top.encode())) if found else "")
 
 
 def _comment(chosen: argparse.Namespace, text: str) -> Path:
@@ -125,14 +126,3 @@ def _comment(chosen: argparse.Namespace, text: str) -> Path:
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(text)
-
-
-def _cut(text: str, limit: int) -> str:
-    """At the end of a line, and with no block left open that would swallow what follows."""
-    if len(text.encode()) <= limit:
-        return text
-    kept = text.encode()[: limit - 200].decode(errors="ignore").rpartition("\n")[0]
-    fences = sum(line.lstrip().startswith("```") for line in kept.splitlines())
-    closing = "\n```" * (fences % 2)
-    closing += "\n</details>" * max(0, kept.count("<details") - kept.count("</details>"))
-    return f"{kept}{closing}\n\n*Cut here; the whole report is among the run's artifacts.*\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,8 @@ class GitHub:
 
     def _save(self, given: dict[str, str]) -> dict[str, str]:
         assert given["key"] not in dict(self.caches)
+        if not Path(given["path"]).exists():
+            return {}  # GitHub warns of it
         kept = self.folder / f"cache{len(self.caches)}"
         shutil.copytree(given["path"], kept)
         self.caches.append((given["key"], kept))
@@ -216,7 +219,6 @@ def test_the_second_run_hits_the_cache(github: GitHub, on_pull_request: Ran) -> 
         ({"stage": "preflight; touch injected"}, "4"),
         ({"paths": "--help"}, "4"),
         ({"paths": "$(touch injected)"}, "4"),
-        ({"baseline": "nowhere.json"}, None),
     ],
 )
 def test_what_gates_nothing_is_red(fresh: GitHub, inputs: dict[str, str], code: str | None) -> None:
@@ -254,25 +256,61 @@ def test_without_the_package_it_is_red(fresh: GitHub) -> None:
     assert ran.outputs["status"] == "error"
 
 
-def test_nothing_in_a_name_is_obeyed(fresh: GitHub) -> None:
-    """Names that are commands to GitHub, to the shell, to Markdown and to HTML."""
-    names = [
-        "::add-mask::pass",
-        "##[set-output name=status]pass",
-        "::stop-commands::x",
-        "a%0A::error::b",
-        "$(touch injected)`touch injected`",
-        "<script>alert(1)</script><!-- | [x](javascript:x)",
-        "two\nlines::warning::x",
-    ]
+HOSTILE = (
+    "##[add-mask]pass",
+    "100%0A,title=x",
+    "$(touch injected)`touch injected`",
+    "<script>alert(1)</script><!-- | [x](javascript:x) @everyone",
+)
+
+
+def test_nothing_in_the_names_of_experts_is_obeyed(tmp_path: Path) -> None:
+    """They are commands to GitHub, to the shell, to Markdown and to HTML."""
+    github = GitHub(folder=tmp_path, workspace=_assemble(tmp_path / "repository"))
+    github.checkout("add-reverse-shout")
+    adapters = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
     experts = {
-        name: {"path": f"adapters/{k}", "examples": "none.jsonl"} for k, name in enumerate(names)
+        name: {"path": f"adapters/{adapter}", "examples": f"data/{adapter}.jsonl"}
+        for name, adapter in zip(HOSTILE, adapters, strict=True)
     }
-    gate = fresh.workspace / "mergegate.yaml"
-    gate.write_text(json.dumps({"base": "base", "experts": experts}), encoding="utf-8")
-    ran = fresh.workflow(pull_request=7)
+    gate = {"base": "base", "experts": experts, "budget": {"max_conflicting_magnitude_ratio": 0}}
+    (github.workspace / "mergegate.yaml").write_text(json.dumps(gate), encoding="utf-8")
+    ran = github.workflow(pull_request=7)
     assert ran.failed
-    assert ran.outputs["status"] == "error"
+    assert ran.outputs["status"] == "fail"
+    assert ran.outputs["worst-expert"] in HOSTILE
+    assert "##[add-mask]pass" in ran.log  # said, but not carried out
     assert {command.name for command in ran.commands} <= {"error", "warning"}
-    assert not (fresh.workspace / "injected").exists()
-    assert "<script>" not in ran.summary
+    titles = [command.properties["title"] for command in ran.annotations("error")]
+    assert {f"{name}: over budget" for name in HOSTILE} <= set(titles)
+    assert not (github.workspace / "injected").exists()
+    html = (github.workspace / ran.outputs["report-path"]).read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in html
+    assert "<script>alert(1)" not in re.sub(r"(`+).+?\1|\\.", "", ran.summary)
+    assert "@everyone" not in re.sub(r"(`+).+?\1", "", ran.summary)
+
+
+def test_nothing_in_a_gate_file_with_mistakes_is_obeyed(fresh: GitHub) -> None:
+    gate = {"base": "base", "experts": {"x\n::add-mask::pass": "a", "y\n::error::z": "b"}}
+    (fresh.workspace / "mergegate.yaml").write_text(json.dumps(gate), encoding="utf-8")
+    ran = fresh.workflow(pull_request=7)
+    assert ran.outputs["status"] == "error"
+    assert "\n::add-mask::pass" in ran.log  # said, but not carried out
+    names = [command.name for command in ran.commands]
+    assert names == ["error", "error"]
+    assert all(c.properties["file"] == "mergegate.yaml" for c in ran.commands)
+
+
+def test_a_pull_request_that_concerns_no_gate(github: GitHub, on_main: Ran) -> None:
+    """Green, but no pass; and its report says that nothing was left to run."""
+    github.checkout("main")
+    ran = github.workflow(pull_request=8, **{"changed-since": "main"})
+    assert not ran.failed
+    assert ran.outputs["status"] == "inconclusive"
+    assert "no change since main concerns a gate" in ran.summary
+    github.checkout("add-reverse-shout")
+    ran = github.workflow(pull_request=8, **{"changed-since": "main", "stage": "preflight"})
+    assert github.report()["gate"] == "mergegate.yaml"
+    assert (ran.failed, ran.outputs["worst-expert"]) == (False, "")
+    ran = github.workflow(pull_request=8, **{"changed-since": "nowhere"})
+    assert (ran.failed, ran.outputs["status"]) == (True, "error")

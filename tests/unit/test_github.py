@@ -100,6 +100,8 @@ class TestOutcome:
         )
         came = github.outcome(sound, exit_code=0, required=1)
         assert (came.status, came.exit_code, came.problem) == ("inconclusive", 0, None)
+        assert came.note
+        assert github.worst_expert(sound) is None
 
 
 class TestAnnotations:
@@ -233,7 +235,6 @@ class TestCommand:
     def test_a_pass(self, told: Callable[..., dict[str, str]], tmp_path: Path) -> None:
         passed = report("pass", verdicts=[verdict("a", "pass")])
         (tmp_path / "mergegate-report.json").write_text(passed.to_json())
-        (tmp_path / "mergegate-report.md").write_text("# all is well\n")
         (tmp_path / "report.html").touch()
         outputs = told(f"--html={tmp_path / 'report.html'}", "--pull-request=")
         assert outputs == {
@@ -244,22 +245,21 @@ class TestCommand:
             "sarif-path": "",
             "cache-changed": "false",
         }
-        assert (tmp_path / "STEP_SUMMARY").read_text() == "# all is well\n\n"
+        summary = (tmp_path / "STEP_SUMMARY").read_text(encoding="utf-8")
+        assert "Merge gates: pass" in summary
+        assert "This run" not in summary
         assert not (tmp_path / "comment").exists()
 
     def test_texts_too_long_for_github(
         self, told: Callable[..., dict[str, str]], tmp_path: Path
     ) -> None:
-        (tmp_path / "mergegate-report.json").write_text(report("pass").to_json())
-        text = "<details>\n\n```text\n" + "a line of 界\n" * 200_000
-        (tmp_path / "mergegate-report.md").write_text(text, encoding="utf-8")
-        told("--pull-request=7")
-        for path, limit in (("STEP_SUMMARY", 1 << 20), ("comment/comment.md", 65_000)):
+        many = [verdict(f"expert {k} 界", message="界" * 500) for k in range(2_000)]
+        (tmp_path / "mergegate-report.json").write_text(report(verdicts=many).to_json())
+        told("--pull-request=7", code=137)
+        for path, limit in (("STEP_SUMMARY", (1 << 20) - 1), ("comment/comment.md", 65_000)):
             kept = (tmp_path / path).read_bytes()
-            assert limit * 0.8 < len(kept) <= limit
-            assert kept.decode().count("```") == 2
-            assert "</details>" in kept.decode()
-            assert "Cut here" in kept.decode()
+            assert limit * 0.7 < len(kept) <= limit
+            assert "expert 0 界" in kept.decode()
 
     @pytest.mark.parametrize("number", ["7; rm -rf /", "-1", "٣", "7\n8"])
     def test_what_is_no_pull_request(self, told: Callable[..., object], number: str) -> None:
