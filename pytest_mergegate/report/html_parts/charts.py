@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def charts(report: Report, key: str) -> dict[str, Chart]:
     """Those that there are numbers for, by name."""
     found = {
-        "similarity": similarity_chart(report, f"{key}-similarity"),
-        "layers": layers_chart(report, f"{key}-layers"),
-        "damage": damage_chart(report, f"{key}-damage"),
-        "distortion": distortion_chart(report, f"{key}-distortion"),
+        "similarity": similarity_chart(report, f"{key}-similarity-plot"),
+        "layers": layers_chart(report, f"{key}-layers-plot"),
+        "damage": damage_chart(report, f"{key}-damage-plot"),
+        "distortion": distortion_chart(report, f"{key}-distortion-plot"),
     }
     return {name: chart for name, chart in found.items() if chart is not None}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from pytest_mergegate.report.html_parts.figures import missing, percent, scale_of, span
+from pytest_mergegate.report.html_parts.figures import missing, scale_of, span
 from pytest_mergegate.report.html_parts.plots import Chart, Variant, laid_out, literal, short
 from pytest_mergegate.report.html_parts.tables import NOT_RUN
+from pytest_mergegate.wording import number_text
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import ForecastRecord, Interval, MergedExpertRecord, Report
@@ -156,7 +157,7 @@ def _variant(report: Report, method: str, readings: dict[str, dict[str, Reading]
         height=150 + row * len(names),
         legend={"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"},
     )
-    figure.update_xaxes(title_text="percent of answers, or of the score", ticksuffix=" %")
+    figure.update_xaxes(title_text="% of answers, or of the score", ticksuffix=" %")
     figure.update_xaxes(range=_range(readings))
     figure.update_yaxes(
         tickvals=list(range(len(names))),
@@ -167,6 +168,7 @@ def _variant(report: Report, method: str, readings: dict[str, dict[str, Reading]
     worst = max(names, key=lambda name: _worst(readings[name]))
     return Variant(
         label=method,
+        unit="Percent of the expert's answers that change, or of its score that is lost",
         how=HOW,
         alternative=f"Under {method}, {len(names)} experts. The worst off is {worst}: "
         + "; ".join(f"{SERIES[kind].label} {readings[worst][kind].text}" for kind in SERIES)
@@ -205,7 +207,12 @@ def _trace(kind: str, readings: dict[str, dict[str, Reading]]) -> go.Scatter:
         y=[k + series.offset for k, *_ in known],
         error_x=bars,
         mode="markers",
-        marker={"symbol": series.symbol, "size": 11, "color": series.colour, "line": {"width": 2}},
+        marker={
+            "symbol": series.symbol,
+            "size": 11,
+            "color": series.colour,
+            "line": {"width": 2, "color": series.colour},
+        },
         hovertext=[literal(f"{n}: {series.label} {r.text}") for _, n, r, _ in known],
         hoverinfo="text",
         cliponaxis=False,
@@ -233,7 +240,7 @@ def limit_note(report: Report) -> str:
     limits = {verdict.budget: verdict.limit for verdict in report.verdicts}
     said = []
     if "max_disagreement" in limits:
-        said.append(f"dashed {percent(limits['max_disagreement'])} of the answers")
+        said.append(f"dashed {number_text(100 * limits['max_disagreement'])} % of the answers")
     if "max_loss" in limits:
-        said.append(f"dotted {limits['max_loss']:g} % of the score")
+        said.append(f"dotted {number_text(limits['max_loss'])} % of the score")
     return f"The vertical lines are the limits: {', '.join(said)}." if said else ""

@@ -31,11 +31,12 @@ def distortion_chart(report: Report, key: str) -> Chart | None:
     figure.update_xaxes(
         title_text="merged models", tickformat="d", dtick=1 if len(curve) <= 15 else None
     )
-    figure.update_yaxes(title_text="least worst distortion (squared)", rangemode="tozero")
+    figure.update_yaxes(title_text="distortion (squared)", rangemode="tozero")
     said = ", ".join(f"{point.models}: {number_text(point.distortion)}" for point in curve[:8])
     more = "" if len(curve) <= 8 else ", and so on"
     variant = Variant(
         label="Distortion",
+        unit="Least worst distortion, in squared units of the hidden states",
         how=HOW + (" Above 12 experts the groups are found greedily." if len(curve) > 12 else ""),
         alternative=f"Least worst distortion by number of merged models. {said}{more}.",
         figure=figure,

@@ -72,7 +72,7 @@ def _variant(report: Report, quantity: Quantity) -> Variant | None:
     count = len(report.pairs)
     names = [f"mean of {count} pair{'s' * (count != 1)}"]
     names += [f"{pair.a} – {pair.b}" for pair in pairs]
-    labels = [names[0], *(f"{short(p.a, 12)} – {short(p.b, 12)}" for p in pairs)]
+    labels = [names[0], *(f"{short(p.a, 16)} –<br>{short(p.b, 16)}" for p in pairs)]
     values: Grid = [mean_by_layer(report, quantity.key)]
     values += [[_at(pair, quantity.key, k) for k in range(len(layers))] for pair in pairs]
     readings = tuple(
@@ -83,17 +83,17 @@ def _variant(report: Report, quantity: Quantity) -> Variant | None:
     low, high = colour_limits(quantity, known)
     return Variant(
         label=quantity.label,
+        unit=f"{quantity.label} by layer: {quantity.unit}",
         how=f"{quantity.how} {_colours(quantity)}{_left_out(count, len(pairs))}",
         alternative=f"{quantity.label} in {len(layers)} layers, from {number_text(min(known))} to "
         f"{number_text(max(known))}. The table below has the means.",
         figure=heatmap(
             values,
-            readings,
             rows=labels,
             columns=[short(label) for label in layer_labels(layers)],
             limits=(low, high) if quantity.low is None else (min(known), max(known)),
-            title=f"{quantity.label} ({quantity.unit})",
             scale="diverging" if quantity.low is None else "sequential",
+            row_height=36,
         ),
         readings=readings,
     )

@@ -132,17 +132,16 @@ def _variant(report: Report, quantity: Quantity, order: tuple[int, ...]) -> Vari
     known = [value for row in values for value in row if value is not None]
     return Variant(
         label=quantity.label,
+        unit=f"{quantity.label}: {quantity.unit}",
         how=quantity.how,
         alternative=f"{quantity.label} of {len(report.pairs)} pairs of {len(names)} experts, from "
         f"{number_text(min(known))} to {number_text(max(known))}. The table below has every "
         "number.",
         figure=heatmap(
             values,
-            readings,
             rows=labels,
             columns=labels,
             limits=colour_limits(quantity, known),
-            title=f"{quantity.label} ({quantity.unit})",
             scale="diverging" if quantity.low is None else "sequential",
         ),
         readings=readings,

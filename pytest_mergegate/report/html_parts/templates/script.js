@@ -27,6 +27,10 @@
       Object.entries(value).map(([key, item]) => [key, coloured(item, style)]));
   }
 
+  // Plotly reads tags, entities and formulas in what it is given
+  const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;" };
+  const literal = (text) => text.replace(/[&<>$]/g, (c) => entities[c]);
+
   class Plot {
     constructor(element) {
       this.element = element;
@@ -52,7 +56,7 @@
       for (const line of this.figure.querySelectorAll("[data-variant]")) {
         const shown = Number(line.dataset.variant) === chosen;
         line.hidden = !shown;
-        if (shown) this.element.setAttribute("aria-label", line.dataset.alternative);
+        if (shown && line.dataset.alternative) this.element.setAttribute("aria-label", line.dataset.alternative);
       }
       this.draw();
       if (this.cell) this.say(...this.cell);
@@ -61,6 +65,11 @@
     async draw() {
       const figure = coloured(this.variants[this.chosen].figure, getComputedStyle(root));
       figure.layout.shapes = [...(figure.layout.shapes || []), ...this.outline()];
+      if (this.output) figure.data[0].hovertext = this.readings.map((row) => row.map(literal));
+      // numbers that would run into each other say less than none
+      if (this.output && figure.data[1]) {
+        figure.data[1].visible = (this.element.clientWidth - 140) / this.readings[0].length > 36;
+      }
       this.element.style.minHeight = figure.layout.height + "px";
       await Plotly.react(this.element, figure.data, figure.layout,
         { displayModeBar: false, responsive: true });
