@@ -233,18 +233,22 @@ def test_what_gates_nothing_is_red(fresh: GitHub, inputs: dict[str, str], code: 
 
 
 def test_a_check_that_is_killed_is_red(fresh: GitHub, tmp_path: Path) -> None:
-    """And an old report in the checkout is not taken for its own."""
+    """What it has said is no command, and an old report in the checkout is not its own."""
     (fresh.workspace / "mergegate-report.html").write_text("old")
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin" / "mergegate"
     real = Path(sys.executable).parent / "mergegate"
-    fake.write_text(f'#!/bin/bash\n[ "$1" != check ] || kill -9 $$\nexec {real} "$@"\n')
+    said = "::add-mask::x\n::warning::x\n##[set-output name=status]pass\n"
+    fake.write_text(
+        f'#!/bin/bash\n[ "$1" = check ] || exec {real} "$@"\nprintf "{said}" >&2\nkill -9 $$\n'
+    )
     fake.chmod(0o755)
     fresh.environment = {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"}
     ran = fresh.workflow()
     assert ran.failed
     assert (ran.outputs["status"], ran.outputs["report-path"]) == ("error", "")
-    (error,) = ran.annotations("error")
+    assert "\n::add-mask::x\n" in ran.log  # said, but not carried out
+    (error,) = ran.commands
     assert "the check wrote no report (exit code 137)" in error.data
     assert "137" in ran.summary
 
@@ -295,7 +299,7 @@ def test_nothing_in_a_gate_file_with_mistakes_is_obeyed(fresh: GitHub) -> None:
     (fresh.workspace / "mergegate.yaml").write_text(json.dumps(gate), encoding="utf-8")
     ran = fresh.workflow(pull_request=7)
     assert ran.outputs["status"] == "error"
-    assert "\n::add-mask::pass" in ran.log  # said, but not carried out
+    assert "::add-mask::pass" in ran.log
     names = [command.name for command in ran.commands]
     assert names == ["error", "error"]
     assert all(c.properties["file"] == "mergegate.yaml" for c in ran.commands)

@@ -253,7 +253,7 @@ class TestCommand:
     def test_texts_too_long_for_github(
         self, told: Callable[..., dict[str, str]], tmp_path: Path
     ) -> None:
-        many = [verdict(f"expert {k} 界", message="界" * 500) for k in range(2_000)]
+        many = [verdict(f"expert {k} 界", message="界" * 900) for k in range(600)]
         (tmp_path / "mergegate-report.json").write_text(report(verdicts=many).to_json())
         told("--pull-request=7", code=137)
         for path, limit in (("STEP_SUMMARY", (1 << 20) - 1), ("comment/comment.md", 65_000)):
