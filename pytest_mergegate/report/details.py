@@ -33,7 +33,7 @@ def detail_lines(report: Report) -> Iterator[str]:
     if report.seconds:
         stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in report.seconds.items())
         yield f"seconds: {stages}; on {report.device}"
-    yield f"cache: {report.cache.hits} hits, {report.cache.misses} misses"
+    yield f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
 
 
 def baseline_lines(baseline: BaselineRecord) -> Iterator[str]:

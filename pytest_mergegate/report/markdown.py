@@ -207,7 +207,7 @@ def _findings(report: Report, findings: Sequence[FindingRecord]) -> str:
 
 def _run(report: Report) -> str:
     seconds = f"{sum(report.seconds.values()):.1f} s on {prose(report.device)}"
-    cache = f"cache: {report.cache.hits} hits, {report.cache.misses} misses"
+    cache = f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
     drop = report.plan.drop if report.plan else ()
     dropped = f"; the plan leaves out {prose(some(drop))}" if drop else ""
     version = clean(report.versions.get("pytest-mergegate", ""))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,3 +164,13 @@ def test_a_baseline_that_cannot_be_compared() -> None:
     baseline = BaselineRecord(path="base.json", comparable=False, reason="other probes")
     text = render(run(report(baseline=baseline)))
     assert "- Not comparable: other probes" in text
+
+
+def test_the_snippet_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reports.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "report.json").write_text(report().to_json(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, str] = {}
+    exec(snippet, known)
+    assert known["comment"].startswith("## ❌ Merge gates: fail")

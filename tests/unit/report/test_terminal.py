@@ -70,8 +70,8 @@ def test_each_verbosity_says_more() -> None:
     assert "likely cause" not in said[0]
     assert "likely cause: interference" in said[1]
     assert "try: leave shout out" in said[1]
-    assert "cache: 3 hits" in said[2]
-    assert "cache: 3 hits" not in said[1]
+    assert "cache: hits 3, misses 4" in said[2]
+    assert "cache: hits 3, misses 4" not in said[1]
     assert "conflict by layer" in said[3]
     assert "conflict by layer" not in said[2]
 
