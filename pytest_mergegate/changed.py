@@ -225,14 +225,14 @@ def _trail(path: Path) -> Iterator[Path]:
             continue
         seen.add(place)
         for part in (place, *place.parents):
-            if part.is_symlink():
-                link = part.parent.resolve() / part.name
+            if os.path.islink(part):  # noqa: PTH114 - no error for a name that is too long
+                link = Path(os.path.realpath(part.parent)) / part.name
                 seen.add(link)
                 target = link.parent / link.readlink() / place.relative_to(part)
                 waiting.append((Path(os.path.normpath(target)), hops + 1))
         real = Path(os.path.realpath(place))
-        waiting.append((real, hops))
-        if place == real and place.is_dir():
+        waiting.append((real, hops + 1))
+        if place == real and os.path.isdir(place):  # noqa: PTH112 - likewise
             waiting += [(link, hops + 1) for link in _links_within(place)]
     yield from seen
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.hidden import HiddenResult
 
 NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with --mergegate-baseline)"
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+"""What other batches, threads and processors make of the same states."""
 Found = tuple[Value, str, str]
 """The value, where it comes from, and a word to add to the message."""
 
@@ -53,6 +55,16 @@ class Earlier:
     certified: Mapping[tuple[str, str], Value] = field(default_factory=dict)
     inputs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """On how many a loss was certified."""
+
+
+def moved(before: float | None, after: float | None) -> float:
+    """How far a number has moved relative to its size, 0 within round-off; infinitely far where
+    there is a number on one side only."""
+    if before is None or after is None:
+        return 0.0 if before is after else math.inf
+    size = max(abs(before), abs(after))
+    distance = abs(after - before)
+    return distance / size if distance > _RELATIVE * size + _ABSOLUTE else 0.0
 
 
 def common_states(hidden: HiddenResult, names: Sequence[str], spec: GateSpec) -> Common:
@@ -162,7 +174,8 @@ def _difference(before: Value | None, after: Value, what: str, unit: str = "") -
     if before.interval and after.interval:
         ends = (after.interval[0] - before.interval[1], after.interval[1] - before.interval[0])
     shown = f"{what} {number_text(after.number)}{unit}, {number_text(before.number)}{unit} before"
-    return Value(number=after.number - before.number, interval=ends), shown
+    grown = after.number - before.number if moved(before.number, after.number) else 0.0
+    return Value(number=grown, interval=ends), shown
 
 
 def _moved_most(earlier: Earlier, common: Common, expert: str) -> str:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.increases import moved
 from pytest_mergegate.report.types import BaselineRecord, ChangeRecord
 from pytest_mergegate.spec import INCREASES
 
@@ -20,19 +21,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import MergedExpertRecord, Report
     from pytest_mergegate.values import Value
 
-_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
-"""What other batches, threads and processors make of the same states."""
 _NO_LOSS = frozenset({"no_targets", "stage_not_run"})
-
-
-def moved(before: float | None, after: float | None) -> float:
-    """How far a number has moved relative to its size, 0 within round-off; infinitely far where
-    there is a number on one side only."""
-    if before is None or after is None:
-        return 0.0 if before is after else math.inf
-    size = max(abs(before), abs(after))
-    distance = abs(after - before)
-    return distance / size if distance > _RELATIVE * size + _ABSOLUTE else 0.0
 
 
 def baseline_record(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.baseline.changes import moved
 from pytest_mergegate.baseline.comparable import BY_EXPERT, COMPARED, WHOLE
 from pytest_mergegate.baseline.reading import Baseline, depth, read_baseline
+from pytest_mergegate.increases import moved
 from pytest_mergegate.report.collected import SCHEMA, Collected
 from pytest_mergegate.report.files import replace_file
 from pytest_mergegate.report.types import CacheUse, Report
