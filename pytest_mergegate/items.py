@@ -66,6 +66,9 @@ class GateItem(pytest.Item):
         self.expert = expert
         if SESSION not in self.config.stash:
             self.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+        if self.config.pluginmanager.hasplugin("rerunfailures"):
+            # a gate is computed once, so a rerun could only say the same again
+            self.add_marker(pytest.mark.flaky(reruns=0))
 
     def setup(self) -> None:
         """Assess the pool, once for all of its items; an unreadable pool is an error."""

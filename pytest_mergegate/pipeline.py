@@ -241,7 +241,8 @@ class _Run:
             workspace = self._workspace()
             if reach >= STAGES.index("merge") and not workspace.facts.has_head:
                 workspace.engine.require_head()  # before anything is computed in vain
-            self._hidden(workspace)
+            compared = self._compares(depth) and workspace.facts.has_head
+            self._hidden(workspace, self.gate.spec.certificate.per_task if compared else 0)
             self._forecasts_and_merges(workspace, depth)
 
     @cached_property
@@ -304,7 +305,13 @@ class _Run:
         assert delta is not None
         return delta.numpy()
 
-    def _hidden(self, workspace: Workspace) -> None:
+    def _compares(self, depth: Stage) -> bool:
+        """Whether merges, or the sums that stand for them, are compared with the experts."""
+        spec = self.gate.spec
+        asked = PER_METHOD & set(spec.effective_budget.limits)
+        return depth in {"merge", "eval"} or spec.merge.surrogate == "always" or bool(asked)
+
+    def _hidden(self, workspace: Workspace, ahead: int) -> None:
         from pytest_mergegate.stages.hidden import run_hidden
 
         limit = self.gate.spec.effective_budget.limits.get("max_mds")
@@ -316,6 +323,7 @@ class _Run:
                     self.gate.spec,
                     self._methods,
                     lambda f: self._tell("hidden states", f),
+                    ahead=ahead,
                 )
                 scores = [expert.mds for expert in hidden.experts.values()]
                 decided = limit is None or not any(straddles(mds, limit) for mds in scores)
@@ -368,9 +376,8 @@ class _Run:
         outcomes = Outcomes(workspace, self.gate, hidden, evaluate=evaluate, timed=self._timed)
         methods = self._methods(hidden.bounds)
         always = spec.merge.surrogate == "always"
-        asked = always or PER_METHOD & set(spec.effective_budget.limits)
-        if not asked or not workspace.facts.has_head:
-            methods = () if not merging else methods
+        if not merging and not (self._compares(depth) and workspace.facts.has_head):
+            methods = ()
         # a sum of task vectors is its own forecast: where it is merged, it is run but once
         before = [m for m in methods if not merging or (always and not is_sum(m))]
         self._surrogates(outcomes, [m for m in before if has_surrogate(m)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -93,12 +93,12 @@ class GateSession:
         except GateFileError as error:
             self.note_unreadable(request.node.nodeid, error)
             _attach(request.node, self._unreadable[request.node.nodeid], None)
-            pytest.fail(str(error), pytrace=False)
+            _fail(str(error))
         report = self.report(gate)
         request.node.stash[_ASSESSED] = (gate, report)
         if report.status == "error":
             _attach(request.node, report, None)
-            pytest.fail(failure_text(report, None), pytrace=False)
+            _fail(failure_text(report, None))
         return report
 
     def merged_model(self, request: pytest.FixtureRequest) -> Any:
@@ -112,7 +112,7 @@ class GateSession:
         try:
             return build_merged_model(gate, judged, self.settings.device)
         except GateError as error:
-            pytest.fail(str(error), pytrace=False)
+            _fail(str(error))
 
     def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
         """One expert of the test's pool, as a model of its own."""
@@ -123,7 +123,7 @@ class GateSession:
         try:
             return build_expert_model(gate, name, self.settings.device)
         except GateError as error:
-            pytest.fail(str(error), pytrace=False)
+            _fail(str(error))
 
     # -- judging -------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class GateSession:
         report = self.report(gate)
         if report.status == "error":
             _attach(item, report, item.expert)
-            pytest.fail(failure_text(report, item.expert), pytrace=False)
+            _fail(failure_text(report, item.expert))
 
     def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
         """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
@@ -156,11 +156,11 @@ class GateSession:
             gate, _ = item.stash.get(_ASSESSED, (None, None))
             if gate is None:
                 # an item without fixtures (a doctest, say) has not been assessed
-                pytest.fail("mergeable only marks test functions and methods", pytrace=False)
+                _fail("mergeable only marks test functions and methods")
             try:
                 self.require_passed(item, gate, None)
             except GateNotPassed as error:
-                pytest.fail(str(error), pytrace=False)
+                _fail(str(error))
         return (yield)
 
     # -- bookkeeping: every collected gate must report, here and under xdist ---------------------
@@ -311,6 +311,11 @@ class GateSession:
             return run_gate(gate, self.options)
         with capture.global_and_fixture_disabled(), progress_bar() as tell:
             return run_gate(gate, replace(self.options, progress=tell))
+
+
+def _fail(text: str) -> NoReturn:
+    """Fail with that text alone: after the exception that it comes from, it would stand twice."""
+    raise pytest.fail.Exception(text, pytrace=False) from None
 
 
 def _key(gate: Gate, options: Options) -> str:

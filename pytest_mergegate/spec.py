@@ -58,7 +58,12 @@ class Section(BaseModel):
     """A part of a gate file: typed strictly, frozen, and without room for unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,  # editors show them, by way of `mergegate schema`
     )
 
 
@@ -66,7 +71,7 @@ class ExpertSpec(Section):
     """One expert of the pool."""
 
     path: Annotated[str, Field(min_length=1)]
-    """Directory of a PEFT adapter, relative to the gate file."""
+    """A PEFT adapter or a full checkpoint: a directory, or ``org/name@revision``."""
     examples: Annotated[str, Field(min_length=1)] | None = None
     """JSONL of ``{"input", "target"?, "choices"?}``, relative to the gate file."""
     score: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -110,13 +115,16 @@ class ProbesSpec(Section):
     """On which inputs, and where in them, hidden states are compared (THEORY 3)."""
 
     per_task: Annotated[int, Field(ge=1)] = 5
+    """Inputs of every expert that are run through the base and all experts."""
     max_per_task: Annotated[int, Field(ge=1)] | None = None
     """Up to so many are drawn while the interval of an MDS straddles its limit; None for no more
     than ``per_task``."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """By which they are drawn."""
     positions: Positions | None = None
     """None for the family's own: ``answer``, a classifier's ``head``, or ``mean``."""
     normalize: Literal["unit", "none", "base"] = "unit"
+    """How hidden states are scaled before their distances are taken."""
     max_answer_tokens: Annotated[int, Field(ge=1)] = 64
     """Greedy answers, wherever the gate decodes one, stop here."""
 
@@ -133,19 +141,23 @@ class ConflictSpec(Section):
     """How parameter conflicts are computed (THEORY 2)."""
 
     mode: Literal["exact", "sampled"] = "exact"
+    """Every number of every task vector, or some rows of each matrix."""
     rows: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     """Of each matrix, where they are sampled; two from each of as many equal parts."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """By which they are drawn."""
 
 
 class CertificateSpec(Section):
     """How many unlabelled inputs bound the disagreement, and how surely."""
 
     per_task: Annotated[int, Field(ge=1)] = 64
+    """Inputs of every expert on which the merge is compared with it."""
     max_per_task: Annotated[int, Field(ge=1)] | None = None
     """Up to so many, twice as many at a time, while it is open on which side of its limit an
     expert is; None for no more than ``per_task``."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the bound on the disagreement, and of its interval."""
 
     @model_validator(mode="after")
     def _most_is_no_less(self) -> CertificateSpec:
@@ -172,10 +184,13 @@ class Budget(Section):
     """Limits; a limit that is absent is not judged."""
 
     max_mds: NonNegative | None = None
+    """MDS, relative to the pool: compare it only within one pool."""
     max_disagreement: Probability | None = None
+    """Share of an expert's own inputs that the merge may answer differently."""
     max_loss: NonNegative | None = None
     """Percent, a positive number: 10 allows a loss down to -10 %."""
     max_magnitude_change_ratio: Probability | None = None
+    """Of the expert's worst pair; like the two below, no forecast of a collapse by itself."""
     max_sign_change_ratio: Probability | None = None
     max_conflicting_magnitude_ratio: Probability | None = None
     max_mds_increase: NonNegative | None = None
@@ -213,9 +228,16 @@ INCREASES = frozenset({"max_mds_increase", "max_loss_increase"})
 class MethodSpec(BaseModel):
     """A merge method and its parameters, in mergekit's names."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     method: Annotated[str, Field(min_length=1)]
+    """mergekit's name of the method, such as ``linear`` or ``ties``."""
 
     @model_validator(mode="after")
     def _plain_parameters(self) -> MethodSpec:
@@ -252,6 +274,7 @@ class MergeSpec(Section):
     methods: Annotated[tuple[MethodSpec, ...], Field(min_length=1, strict=False)] = (
         MethodSpec(method="linear"),
     )
+    """mergekit's methods, each by name, or with its parameters."""
     surrogate: Literal["auto", "always"] = "auto"
     """When the factored sum that comes nearest to a merge is run before it: ``always``, or where it
     is the merge itself and where the gate stops before the merges."""
@@ -259,6 +282,7 @@ class MergeSpec(Section):
     """``optimal`` are the weights of the minimum enclosing ball of the states; ``minimax`` those
     that leave the worst-off expert best off on its own inputs (THEORY 5)."""
     select: Literal["any", "all"] = "any"
+    """Whether one method must keep every expert, or each of them."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the methods that draw at random (dare, della)."""
     route: Literal["in_place", "official"] = "in_place"
@@ -278,14 +302,21 @@ class GateSpec(Section):
     base: Annotated[str, Field(min_length=1)] | None = None
     """Directory or ``org/name@revision``; None for the one that every adapter names."""
     experts: dict[ExpertName, ExpertSpec]
+    """What is to be merged: by name, or a glob of folders."""
     examples: Annotated[str, Field(min_length=1)] | None = None
     """Where each expert's examples lie when it names none: a path with ``{name}`` in it."""
     probes: ProbesSpec = ProbesSpec()
+    """The inputs on which hidden states are compared."""
     conflict: ConflictSpec = ConflictSpec()
+    """How conflicts of the weights are computed: ``exact``, ``sampled``, or in full."""
     certificate: CertificateSpec = CertificateSpec()
+    """The inputs, labelled or not, that bound the disagreement."""
     budget: Budget = Budget()
+    """The limits; without any, ``max_disagreement: 0.3``."""
     judge: Literal["point", "bound"] = "point"
+    """Whether a limit is held against the value, or the bad end of its interval."""
     merge: MergeSpec = MergeSpec()
+    """Which merges are tried, and how many of them must do."""
     ignore: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Preflight codes that become warnings, each with the reason why."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.readings import Row
+    from pytest_mergegate.engine.readings import Row, Tokens
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, Positions
@@ -168,13 +168,21 @@ class Engine:
 
     def answers(self, task: Task, indices: Sequence[int]) -> list[list[int]]:
         """Greedy answers, in tokens, of the loaded model; each decoded once."""
-        keys = [(self.model.loaded, task.name, index) for index in indices]
-        missing = [key for key in dict.fromkeys(keys) if key not in self._answers]
-        prompts = [task.prompts[index] for _, _, index in missing]
-        decode = self.require_head().decode
-        found = decode(prompts, self._max_tokens, task.stop) if prompts else []
-        self._answers.update(zip(missing, found, strict=True))
-        return [self._answers[key] for key in keys]
+        self.answer([(task, indices)])
+        return [self._answers[self.model.loaded, task.name, index] for index in indices]
+
+    def answer(self, asked: Sequence[tuple[Task, Sequence[int]]]) -> None:
+        """Have the loaded model answer inputs of several tasks, as many together as can be: a token
+        takes a pass over all weights, however many rows there are."""
+        missing: dict[tuple[str, ...], dict[tuple[str, str, int], Tokens]] = {}
+        for task, indices in asked:
+            for index in indices:
+                key = (self.model.loaded, task.name, index)
+                if key not in self._answers:
+                    missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
+        for stop, prompts in missing.items():
+            found = self.require_head().decode(list(prompts.values()), self._max_tokens, stop)
+            self._answers.update(zip(prompts, found, strict=True))
 
     def note_answer(self, task: Task, index: int, answer: list[int]) -> None:
         """Record that the loaded model gives ``answer``, known without decoding it again."""

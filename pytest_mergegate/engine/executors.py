@@ -57,10 +57,13 @@ class LocalExecutor:
 
 
 def look_up(workspace: Workspace, job: Job, *, again: bool = False) -> Results:
-    """What the cache holds of ``job``."""
+    """What is known of ``job``, and what the cache holds of it."""
     look = workspace.cache.peek if again else workspace.cache.find
     found: Results = {}
     for block in job.blocks:
+        if (rows := workspace.ahead.get((job.kind, job.model, block))) is not None:
+            found[job.model, block] = rows
+            continue
         arrays = look(block.key(workspace, job.kind, job.model))
         if arrays is not None:
             found[job.model, block] = to_rows(job.kind, arrays)

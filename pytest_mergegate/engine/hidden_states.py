@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate.engine.blocks import Block, blocks_of
-from pytest_mergegate.engine.executors import Job
+from pytest_mergegate.engine.executors import Job, look_up, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,19 +50,32 @@ class HiddenStates:
 
 
 def collect_states(
-    workspace: Workspace, executor: Executor, progress: Callable[[float], None]
+    workspace: Workspace,
+    executor: Executor,
+    progress: Callable[[float], None],
+    *,
+    ahead: int = 0,
 ) -> HiddenStates:
     """The states of every probe under the base and every expert; what is kept is not run again.
 
     Where answers are forced, each expert first decodes those to its own probes; then all models
-    see the same tokens. Raises PoolError.
+    see the same tokens. An expert that has to be put in place for it reads the first ``ahead`` of
+    its own inputs as well: to put it there again would take longer. Raises PoolError.
     """
     names = workspace.pool.names
     blocks = [block for n in names for block in blocks_of(n, workspace.probes(n))]
+    further = _further(workspace, blocks, ahead) if workspace.facts.forced else []
     if workspace.facts.forced:
-        blocks = answer(workspace, executor, blocks, lambda f: progress(0.2 * f))
-    jobs = [Job(kind="states", model=model, blocks=tuple(blocks)) for model in (None, *names)]
+        asked = [*blocks, *further]
+        answered = answer(workspace, executor, asked, lambda f: progress(0.2 * f))
+        blocks, further = answered[: len(blocks)], answered[len(blocks) :]
+    jobs = [
+        Job(kind="states", model=m, blocks=(*blocks, *(b for b in further if b.task == m)))
+        for m in (None, *names)
+    ]
     states = executor.run(workspace, jobs, lambda f: progress(0.2 + 0.8 * f))
+    for block in further:
+        workspace.ahead["states", block.task, block] = states[block.task, block]
     by_model = [[s for block in blocks for s in states[model, block]] for model in (None, *names)]
     return HiddenStates(
         names=names,
@@ -70,6 +83,20 @@ def collect_states(
         base=tuple(by_model[0]),
         experts=tuple(np.stack(rows) for rows in zip(*by_model[1:], strict=True)),
     )
+
+
+def _further(workspace: Workspace, blocks: Sequence[Block], ahead: int) -> list[Block]:
+    """Other inputs, up to ``ahead``, of the experts whose answers to their probes are not kept."""
+    own: dict[str, list[Block]] = {}
+    for block in blocks:
+        own.setdefault(block.task, []).append(block)
+    found: list[Block] = []
+    for name, probes in own.items():
+        job = Job(kind="answers", model=name, blocks=tuple(probes))
+        if ahead and without(job, look_up(workspace, job, again=True)):
+            inputs = workspace.draws[name].order[:ahead]
+            found += [block for block in blocks_of(name, inputs) if block not in probes]
+    return found
 
 
 def answer(
@@ -86,8 +113,9 @@ def answer(
     jobs = [Job(kind="answers", model=m, blocks=tuple(own)) for m, own in by_model.items()]
     found = executor.run(workspace, jobs, progress)
     answered = [block.answered(found[block.task, block]) for block in blocks]
-    for block in answered:
-        block.tell(workspace)
+    for block, own in zip(blocks, answered, strict=True):
+        own.tell(workspace)
+        workspace.ahead["answers", block.task, block] = found[block.task, block]
     return answered
 
 

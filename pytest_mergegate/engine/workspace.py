@@ -15,6 +15,7 @@ from pytest_mergegate.pool.fingerprints import fingerprint
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_mergegate.engine.blocks import Block, Kind, Rows
     from pytest_mergegate.engine.cache import Cache
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.readings import Reading
@@ -69,6 +70,8 @@ class Workspace:
         self.cache = cache
         self.answers: dict[tuple[str, str, int], list[int]] = {}
         """Tokens by model, task and input, as the engine knows them."""
+        self.ahead: dict[tuple[Kind, str | None, Block], Rows] = {}
+        """What a model was asked on the way, as it was in place, and a later stage will need."""
         self.per_task = spec.probes.per_task
         """Probes of each task by now."""
         self._device = device

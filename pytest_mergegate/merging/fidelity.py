@@ -80,8 +80,9 @@ def _error(method: Method, check: _Check, parameter: str) -> float:
 
 
 def _checks(method: Method, engine: Engine, parameter: str) -> Iterator[_Check]:
-    base = _part(engine.model.base_weight(parameter))
-    experts = {n: _part(own) for n, own in experts_own(method, engine, parameter).items()}
+    whole = engine.model.base_weight(parameter)
+    base = _part(whole)
+    experts = {n: _part(own) for n, own in experts_own(method, engine, parameter, whole).items()}
     changed = max(experts.values(), key=lambda own: float((own - base).abs().sum()))
     size = changed - base
     copies = [f"copy {k}" for k in range(2 if method.name in _TAKES_TWO else 1)]

@@ -32,12 +32,12 @@ def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
     if is_sum(method):
         return engine.mixed_weights(linear_scales(method) or {})[parameter]
     base = engine.model.base_weight(parameter)
-    return merge_stack(method, base, experts_own(method, engine, parameter), parameter)
+    return merge_stack(method, base, experts_own(method, engine, parameter, base), parameter)
 
 
-def experts_own(method: Method, engine: Engine, parameter: str) -> dict[str, Tensor]:
-    """The experts' own parameters in float32, on the CPU, in the order in which they are merged."""
-    base = engine.model.base_weight(parameter)
+def experts_own(method: Method, engine: Engine, parameter: str, base: Tensor) -> dict[str, Tensor]:
+    """The experts' own parameters in float32, on the CPU, in the order in which they are merged;
+    ``base`` is the base's."""
     # by name, so that what an expert is dealt at random does not hang on its place in the gate;
     # slerp alone tells its two ends apart by their place
     names = engine.vectors.names if method.name == "slerp" else sorted(engine.vectors.names)

@@ -112,9 +112,14 @@ def compare_loaded(
     Where ``certificate.max_per_task`` allows, an expert whose verdict is open is compared on
     twice as many inputs, and again.
     """
+    tasks = [workspace.engine.tasks[name] for name in workspace.pool.names]
+    compared = [_compare(workspace, references, task, spec) for task in tasks]
+    looked_at = [_looked_at(*pair) for pair in zip(tasks, compared, strict=True)]
+    asked = [pair for pair in zip(tasks, looked_at, strict=True) if pair[0].reading == "greedy"]
+    workspace.engine.answer(asked)
     return tuple(
-        _compare(workspace, references, workspace.engine.tasks[name], spec)
-        for name in workspace.pool.names
+        _merged_expert(workspace.engine, task, found, inputs, spec)
+        for task, found, inputs in zip(tasks, compared, looked_at, strict=True)
     )
 
 
@@ -196,9 +201,7 @@ class _Compared:
         return metrics.disagreement_bound(differing, len(self.differs), confidence=confidence)
 
 
-def _compare(
-    workspace: Workspace, references: References, task: Task, spec: GateSpec
-) -> MergedExpert:
+def _compare(workspace: Workspace, references: References, task: Task, spec: GateSpec) -> _Compared:
     engine, certificate = workspace.engine, spec.certificate
     count = certificate.per_task
     reference = references.of(task.name, task.order[:count])
@@ -209,20 +212,27 @@ def _compare(
             break
         compared += _compare_inputs(engine, task, references.of(task.name, more))
         count = min(2 * count, certificate.most)
+    return compared
+
+
+def _merged_expert(
+    engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], spec: GateSpec
+) -> MergedExpert:
+    level = spec.certificate.level
     distortion = float(np.mean(compared.moved))
     return MergedExpert(
         name=task.name,
         reading=task.reading,
         inputs=len(compared.differs),
         cut=compared.unknown,
-        disagreement=compared.disagreement(certificate.level),
-        disagreement_upper=compared.upper(certificate.level),
+        disagreement=compared.disagreement(level),
+        disagreement_upper=compared.upper(level),
         kl=float(np.mean(compared.kl)),
         distortion=distortion,
         relative_distortion=Value.computed(
             lambda: metrics.relative_size(distortion, float(np.mean(compared.own)))
         ),
-        degenerate=_degenerate(engine, task, compared),
+        degenerate=_degenerate(engine, task, compared, looked_at),
     )
 
 
@@ -275,14 +285,19 @@ def _agreement(
     return agreement
 
 
-def _degenerate(engine: Engine, task: Task, compared: _Compared) -> Degeneracy | None:
-    """Whether the loaded model still answers; told from some of its answers where they have to be
-    decoded, and taken for granted where most are the expert's own."""
-    inputs = compared.inputs
-    if task.reading == "greedy":
-        if 2 * compared.differing <= len(inputs):
-            return None
-        inputs = inputs[:_DECODED]
+def _looked_at(task: Task, compared: _Compared) -> tuple[int, ...]:
+    """Inputs whose answers show whether the loaded model still answers: some where they have to be
+    decoded, none where most are the expert's own."""
+    if task.reading != "greedy":
+        return compared.inputs
+    return compared.inputs[:_DECODED] if 2 * compared.differing > len(compared.inputs) else ()
+
+
+def _degenerate(
+    engine: Engine, task: Task, compared: _Compared, inputs: Sequence[int]
+) -> Degeneracy | None:
+    if not inputs:
+        return None
     return degeneracy(
         engine.outputs(task, inputs),
         compared.outputs[: len(inputs)],

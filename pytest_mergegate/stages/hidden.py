@@ -99,13 +99,16 @@ def run_hidden(
     spec: GateSpec,
     methods: Callable[[Bounds], Sequence[Method]],
     progress: Callable[[float], None],
+    *,
+    ahead: int = 0,
 ) -> HiddenResult:
     """Collect states, compare them, and forecast every method; loads a model only for what is not
     kept from before.
 
-    ``methods`` gives the gate's methods for the best weights, which are known only from the states.
+    ``methods`` gives the gate's methods for the best weights, which are known only from the states;
+    ``ahead`` is how many of each expert's inputs a merge will be compared on.
     """
-    states = collect_states(workspace, executor, progress)
+    states = collect_states(workspace, executor, progress, ahead=ahead)
     per_probe = metrics.pairwise_distances(
         states.experts,
         normalize=spec.probes.normalize,

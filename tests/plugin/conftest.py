@@ -27,10 +27,15 @@ def shared_pool(tiny_pool: Path) -> Path:
     return tiny_pool
 
 
+NEIGHBOURS = ("randomly", "rerunfailures", "pytest_github_actions_annotate_failures")
+
+
 @pytest.fixture(autouse=True)
-def _no_hypothesis(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its plugin, which every run would import anew, only to say nothing."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+def _no_neighbours(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hypothesis's plugin, which every run would import anew, only to say nothing, and
+    without those that shuffle, repeat or annotate tests, unless a test asks for them."""
+    off = (f"-p no:{name}" for name in ("hypothesispytest", *NEIGHBOURS))
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(off))
 
 
 @pytest.fixture

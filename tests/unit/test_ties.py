@@ -34,7 +34,7 @@ def mergekit(planned: Method, base: torch.Tensor, experts: dict[str, torch.Tenso
     )
 
 
-@pytest.mark.parametrize("shape", [(1,), (7,), (1023,), (40, 33), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(1,), (7,), (1023,), (40, 33), (5, 6, 7), (301, 1003)], ids=str)
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -66,9 +66,12 @@ def test_equals_mergekit(shape: tuple[int, ...], parameters: dict[str, Any], see
 
 def test_equal_numbers_are_trimmed_to_the_density(seed: int) -> None:
     """Which of them is anyone's choice, how many is not."""
-    base = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
-    merged = ties(method({"a": 1.0}, density=0.3), base, {"a": base + 0.25})
-    assert int((merged != base).sum()) == 300
+    for size in (1000, 400_000):
+        base = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+        merged = ties(method({"a": 1.0}, density=0.3), torch.zeros(size), {"a": base.sign()})
+        assert int((merged != 0).sum()) == 0.3 * size
+        merged = ties(method({"a": 1.0}, density=0.3), base, {"a": base + 0.25})
+        assert int((merged != base).sum()) == 0.3 * size
 
 
 def test_an_expert_that_changes_nothing_has_no_say(seed: int) -> None:
