@@ -13,6 +13,7 @@ from pytest_mergegate.cures import Cure
 from pytest_mergegate.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, Results, Verdict
+from pytest_mergegate.report import build
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
@@ -136,11 +137,12 @@ def test_methods_that_pass_are_offered_where_all_must(
     assert ("merge with merge, which passes" in texts) is offered
 
 
-def test_finding_keeps_the_ways_out_apart(tmp_path: Path) -> None:
-    diagnosis = Diagnosis(
+def test_finding_keeps_the_ways_out_apart() -> None:
+    found = Diagnosis(
         expert="a", cause=None, nearest="b", farthest="c", cures=(Cure(text="x"), Cure(text="y"))
     )
-    finding = diagnosis.finding()
+    diagnosis = build.diagnosis(found)
+    finding = build.diagnosis_finding(diagnosis)
     assert finding.message == "nearest partner b, farthest c (hidden-state distance)"
     assert finding.fix == "x; or y"
     assert diagnosis.lines[1:] == ("try: x", "try: y")
