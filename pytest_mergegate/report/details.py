@@ -36,8 +36,12 @@ def detail_lines(report: Report) -> Iterator[str]:
     yield f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
 
 
-def baseline_lines(baseline: BaselineRecord) -> Iterator[str]:
-    """What moved against the baseline."""
+_MOVED = 5
+"""As many moved numbers are shown where not all are asked for."""
+
+
+def baseline_lines(baseline: BaselineRecord, *, brief: bool = False) -> Iterator[str]:
+    """What moved against the baseline; brief is the first few numbers of it."""
     path = clean(baseline.path)
     if not baseline.comparable:
         yield f"baseline {path}: not comparable: {clean(baseline.reason or 'no reason was given')}"
@@ -46,6 +50,9 @@ def baseline_lines(baseline: BaselineRecord) -> Iterator[str]:
     parts = [f"{what}: {some(names)}" for what, names in told if names]
     parts += [] if baseline.changes else ["no number moved"]
     yield f"baseline {path}: {'; '.join(parts) or 'these numbers moved'}"
-    for change in baseline.changes:
+    shown = baseline.changes[: _MOVED if brief else None]
+    for change in shown:
         pair = f" and {clean(change.other)}" if change.other else ""
         yield f"  {clean(change.expert)}{pair}: {change_text(change)}"
+    if len(shown) < len(baseline.changes):
+        yield f"  and {len(baseline.changes) - len(shown)} more, shown with -v"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.columns import columns
-from pytest_mergegate.report.details import detail_lines, other_methods
+from pytest_mergegate.report.details import baseline_lines, detail_lines, other_methods
 from pytest_mergegate.report.heatmap import heatmap
 from pytest_mergegate.report.reading import (
     clean,
@@ -200,6 +200,8 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
     if report.status == "error" or not report.experts:
         page.unwrapped(f"  {finding_text(finding)}" for finding in report.findings)
         return
+    if report.baseline is not None and not detailed:
+        page.prose(f"  {line}" for line in baseline_lines(report.baseline, brief=True))
     if report.status == "pass" and not detailed:
         return
     judged = merge_of(report)
