@@ -74,8 +74,9 @@ def collect_states(
         for m in (None, *names)
     ]
     states = executor.run(workspace, jobs, lambda f: progress(0.2 + 0.8 * f))
-    for block in further:
-        workspace.ahead["states", block.task, block] = states[block.task, block]
+    if ahead:
+        for block in (*blocks, *further):
+            workspace.ahead["states", block.task, block] = states[block.task, block]
     by_model = [[s for block in blocks for s in states[model, block]] for model in (None, *names)]
     return HiddenStates(
         names=names,
