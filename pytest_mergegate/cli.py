@@ -10,6 +10,7 @@ import pytest
 from pytest_mergegate.commands import cache, check, init, schema
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.parser import Parser
+from pytest_mergegate.errors import GateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.run(chosen))
+    except GateError as error:  # a file that an option names
+        sys.stderr.write(f"mergegate: {error}\n")
+        return Exit.UNREADABLE
     except pytest.UsageError as error:
         parser.error(str(error))
     except KeyboardInterrupt:

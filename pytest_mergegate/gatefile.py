@@ -56,6 +56,8 @@ class Gate:
     """1-based line of every key of the gate file."""
     mergekit: MergekitFile | None = None
     """The mergekit configuration that the gate was made of."""
+    experts_pattern: str | None = None
+    """The glob that found the experts."""
 
     @property
     def name(self) -> str:
@@ -127,6 +129,7 @@ def _validate(
     mergekit = None
     if "merge_method" in data and "experts" not in data:
         data, lines, mergekit = gate_of_mergekit(data, lines, name=name, root=root)
+    pattern = data.get("experts")
     data = _expand_glob(data, name=name, root=root, lines=lines)
     try:
         spec = GateSpec.model_validate(data)
@@ -136,7 +139,14 @@ def _validate(
         own = [e for e in located if not (e["type"] == "too_short" and e["input"])]
         problems = {str(p): p for p in (_problem(e, name, lines) for e in own)}
         raise GateFileError(list(problems.values())) from None
-    return Gate(spec=spec, root=root, path=path, lines=lines, mergekit=mergekit)
+    return Gate(
+        spec=spec,
+        root=root,
+        path=path,
+        lines=lines,
+        mergekit=mergekit,
+        experts_pattern=pattern if isinstance(pattern, str) else None,
+    )
 
 
 def _expand_glob(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
 from pytest_mergegate.evidence import FEWEST_SCORED, examples_needed, inputs_text
-from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage, deepest
+from pytest_mergegate.increases import loss_increase, mds_increase
+from pytest_mergegate.spec import BUDGET_STAGE, INCREASES, STAGES, Stage, deepest
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import number_text, verdict_text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.increases import Earlier
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec
     from pytest_mergegate.stages.conflict import ConflictResult
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 Status = Literal["pass", "inconclusive", "fail"]
 _RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
+PER_METHOD = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
+"""Budgets that a method of merging is judged by."""
 _RATIOS = {
     "max_magnitude_change_ratio": "magnitude_change_ratio",
     "max_sign_change_ratio": "sign_change_ratio",
@@ -46,6 +50,8 @@ class Results:
     evaluations: tuple[EvaluateResult, ...] = ()
     scores: Mapping[str, ReferenceScores] | None = None
     """Scores of the experts by themselves; None where the last stage did not run."""
+    earlier: Earlier | None = None
+    """What the baseline says of the gate; None where no baseline was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,7 @@ class Judgement:
 
 def needed_stage(budget: str, pool: Pool, expert: str) -> Stage:
     """The stage that decides ``budget`` for one expert."""
-    if budget == "max_loss" and pool.labelled(expert):
+    if budget in {"max_loss", "max_loss_increase"} and pool.labelled(expert):
         return "eval"
     return BUDGET_STAGE[budget]
 
@@ -115,12 +121,12 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     ``select: all`` judges every method. A gate passes only if every verdict passes.
     """
     spec, limits = gate.spec, gate.spec.effective_budget.limits
-    shared = [b for b in limits if b not in {"max_disagreement", "max_loss"}]
-    per_method = [b for b in limits if b in {"max_disagreement", "max_loss"}]
+    shared = [b for b in limits if b not in PER_METHOD]
+    per_method = [b for b in limits if b in PER_METHOD]
     verdicts = [
         _verdict(b, limits[b], e, None, results, spec, depth)
         for b in shared
-        for e in results.pool.names
+        for e in _held_to(b, limits, results)
     ]
     method: str | None = None
     if per_method:
@@ -128,7 +134,7 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
             label: [
                 _verdict(b, limits[b], e, label, results, spec, depth)
                 for b in per_method
-                for e in results.pool.names
+                for e in _held_to(b, limits, results)
             ]
             for label in _merged_or_predicted(results) or (None,)
         }
@@ -140,6 +146,15 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     return Judgement(
         verdicts=tuple(verdicts), status=worst([v.status for v in verdicts]), method=method
     )
+
+
+def _held_to(budget: str, limits: Mapping[str, float], results: Results) -> tuple[str, ...]:
+    """The experts that ``budget`` is about: an increase is not about those that the baseline lacks,
+    where they are held to a limit that needs no baseline."""
+    names, earlier = results.pool.names, results.earlier
+    if budget not in INCREASES or earlier is None or earlier.reason or set(limits) <= INCREASES:
+        return names
+    return tuple(name for name in names if name in earlier.experts)
 
 
 def _merged_or_predicted(results: Results) -> tuple[str, ...]:
@@ -242,6 +257,10 @@ def _find(
         return _worst_pair(_RATIOS[budget], limit, expert, results.conflict, spec.judge)
     if budget == "max_mds" and results.hidden is not None:
         return results.hidden.experts[expert].mds, "hidden", ""
+    if budget == "max_mds_increase" and results.hidden is not None:
+        return mds_increase(results.earlier, expert, limit)
+    if budget == "max_loss_increase":
+        return _loss_increase(expert, method, results, spec)
     merge = next((m for m in results.merges if m.method.label == method), None)
     if budget == "max_disagreement" and merge is not None:
         found = merge.expert(expert)
@@ -254,6 +273,21 @@ def _find(
     elif budget == "max_loss" and merge is not None:
         return _certified(limit, expert, merge, results, spec)
     return Value.missing("not_computed"), "none", "was not computed"
+
+
+def _loss_increase(
+    expert: str, method: str | None, results: Results, spec: GateSpec
+) -> tuple[Value, str, str]:
+    """The loss that ``max_loss`` would judge, less the baseline's; no limit is inside an interval
+    that is not this one's."""
+    loss, basis, detail = _find("max_loss", math.inf, expert, method, results, spec)
+    if basis not in {"measured", "certified"}:
+        missing = Value.missing("too_few_examples") if basis == "few" else loss
+        return missing, "measured" if basis == "few" else basis, detail
+    merge = next((m for m in results.merges if m.method.label == method), None)
+    inputs = merge.expert(expert).inputs if merge is not None else 0
+    value, basis, compared = loss_increase(results.earlier, expert, method, loss, basis, inputs)
+    return value, basis, f"{compared}; {detail}" if value.number is not None else compared
 
 
 def _measured(loss: Value, limit: float, examples: int) -> tuple[Value, str, str]:

@@ -12,11 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.baseline.changes import baseline_findings, baseline_record
+from pytest_mergegate.baseline.comparable import earlier_of
+from pytest_mergegate.baseline.reading import Baseline, read_baseline
 from pytest_mergegate.engine.cache import DEFAULT_LIMIT, Cache
 from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import Judgement, Results, judge, plan_depth, straddles
+from pytest_mergegate.judge import PER_METHOD, Judgement, Results, judge, plan_depth, straddles
 from pytest_mergegate.pool.fingerprints import cache_folder
 from pytest_mergegate.report import build
 from pytest_mergegate.report.provenance import gate_settings, now, versions
@@ -55,6 +58,8 @@ class Options:
     """Where results are kept between runs; None for nowhere."""
     cache_size: int = DEFAULT_LIMIT
     """Bytes beyond which the least recently used are evicted."""
+    baseline: Baseline | None = None
+    """A committed report to compare with."""
     progress: Progress | None = None
 
     @property
@@ -75,21 +80,25 @@ def assess(
     device: str = "auto",
     cache: Path | str | bool = True,
     root: Path | None = None,
+    baseline: Path | str | None = None,
     **budget: float,
 ) -> Report:
     """Run a gate and return its report; no pytest needed.
 
     ``source`` is the path of a gate file or a mapping like one; ``stage`` the deepest stage that
     may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
-    ``budget`` overrides single limits (``max_mds=3.0``); relative paths start at ``root`` (default:
-    the working directory). An expert that cannot be read gives a report with ``status: error``.
-    Raises GateFileError for a gate that cannot be understood, ValueError for an unknown stage.
+    ``baseline`` is a committed report to compare with; ``budget`` overrides single limits
+    (``max_mds=3.0``); relative paths start at ``root`` (default: the working directory). An expert
+    that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that
+    cannot be understood, GateError for a baseline that is none, ValueError for an unknown stage.
     """
     if stage is not None and stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
-    gate = gate_from(source, root=root or Path.cwd(), budget=budget)
+    root = root or Path.cwd()
+    gate = gate_from(source, root=root, budget=budget)
+    compared = read_baseline(root / baseline, root) if baseline is not None else None
     folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
-    return run_gate(gate, Options(stage=stage, device=device, cache=folder))
+    return run_gate(gate, Options(stage=stage, device=device, cache=folder, baseline=compared))
 
 
 def run_gate(gate: Gate, options: Options) -> Report:
@@ -154,6 +163,7 @@ class _Run:
         self.results = Results(pool=preflight.pool)
         depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
         self._compute(depth)
+        self._look_back(depth)
         self.judgement = judge(gate, self.results, depth)
         if depth != "preflight":
             from pytest_mergegate.caveats import find_caveats
@@ -161,6 +171,21 @@ class _Run:
 
             self.findings.extend(find_caveats(gate, self.results, self.judgement))
             self.diagnoses = diagnose(gate, self.results, self.judgement)
+
+    def _look_back(self, depth: Stage) -> None:
+        """What the baseline says of the gate, where there is something to compare with it."""
+        assert self.results is not None
+        if self.options.baseline is not None and depth != "preflight":
+            earlier = earlier_of(
+                self.options.baseline, self.gate.path, self.results, self._settings
+            )
+            self.results = _with(self.results, earlier=earlier)
+            self.findings.extend(baseline_findings(earlier, self.gate, self.results))
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        pool = self.results.pool if self.results is not None else None
+        return gate_settings(self.gate, self.positions, self.probes, pool)
 
     def report(self) -> Report:
         """What was reached."""
@@ -173,7 +198,7 @@ class _Run:
         diagnoses = tuple(build.diagnosis(found) for found in self.diagnoses)
         findings = [*self.findings, *map(build.diagnosis_finding, diagnoses)]
         findings += [cache_finding(problem) for problem in self.cache.problems]
-        return Report(
+        report = Report(
             status=status,
             gate=str(self.gate.path) if self.gate.path else self.gate.name,
             created=now(),
@@ -181,14 +206,16 @@ class _Run:
             device=self.device,
             seconds={name: round(seconds, 3) for name, seconds in self.seconds.items()},
             cache=CacheUse(hits=self.cache.hits, misses=self.cache.misses),
-            settings={
-                **self.options.settings,
-                **gate_settings(self.gate, self.positions, self.probes),
-            },
+            settings={**self.options.settings, **self._settings},
             findings=tuple(build.finding(finding, self.gate) for finding in findings),
             diagnoses=diagnoses,
             **build.sections(self.results, self.judgement, self.diagnoses, self.gate),
         )
+        if (baseline := self.options.baseline) is None:
+            return report
+        earlier = self.results.earlier if self.results is not None else None
+        record = baseline_record(baseline, self.gate.path, earlier, report)
+        return report.model_copy(update={"baseline": record})
 
     def _wait_for_hashes(self) -> None:
         """What cannot be identified is not reported, let alone passed."""
@@ -281,7 +308,7 @@ class _Run:
     def _compares(self, depth: Stage) -> bool:
         """Whether merges, or the sums that stand for them, are compared with the experts."""
         spec = self.gate.spec
-        asked = {"max_disagreement", "max_loss"} & set(spec.effective_budget.limits)
+        asked = PER_METHOD & set(spec.effective_budget.limits)
         return depth in {"merge", "eval"} or spec.merge.surrogate == "always" or bool(asked)
 
     def _hidden(self, workspace: Workspace, ahead: int) -> None:

@@ -24,6 +24,8 @@ _BUDGET_KEYS = frozenset(
         "max_magnitude_change_ratio",
         "max_sign_change_ratio",
         "max_conflicting_magnitude_ratio",
+        "max_mds_increase",
+        "max_loss_increase",
     }
 )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from pytest_mergegate.baseline.reading import read_baseline
+from pytest_mergegate.baseline.rewriting import update_baseline
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.marked import gate_of
@@ -24,6 +26,7 @@ from pytest_mergegate.workers import clean_up, shared
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_mergegate.baseline.reading import Baseline
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.settings import Settings
 
@@ -45,6 +48,8 @@ class GateSession:
         self._skipped: set[str] = set()
         self._files: set[str] = set()
         self._problem: str | None = None
+        self._notes: tuple[str, ...] = ()
+        self._baseline = self._read_baseline()
 
     # -- assessing -----------------------------------------------------------------------------
 
@@ -59,7 +64,16 @@ class GateSession:
             executor=settings.executor,
             cache=settings.cache,
             cache_size=settings.cache_size,
+            baseline=self._baseline,
         )
+
+    def _read_baseline(self) -> Baseline | None:
+        if self.settings.baseline is None:
+            return None
+        try:
+            return read_baseline(self.settings.baseline, self.config.rootpath)
+        except GateError as error:
+            pytest.exit(f"mergegate: {error}", returncode=int(pytest.ExitCode.INTERRUPTED))
 
     def report(self, gate: Gate) -> Report:
         """The report on a gate, computed once per session and shared between workers."""
@@ -193,6 +207,7 @@ class GateSession:
         if not self._only_looks:
             session.exitstatus = self._exit_status(int(exitstatus))
             self._write_reports(session)
+            self._update_baseline(session)
         clean_up(self.config)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -205,6 +220,8 @@ class GateSession:
             terminalreporter.ensure_newline()
             terminalreporter.section("merge gates", sep="=")
             terminalreporter.write(text)
+        for note in self._notes:
+            terminalreporter.write_line(note)
         if self._problem:
             terminalreporter.write_line(f"mergegate: {self._problem}", red=True)
 
@@ -265,6 +282,17 @@ class GateSession:
                 self._problem = f"the report {target.path} could not be written ({error.strerror})"
                 if session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _update_baseline(self, session: pytest.Session) -> None:
+        """Keep what this run found; no verdict hangs on it."""
+        if self._baseline is None or not self.settings.update_baseline:
+            return
+        try:
+            self._notes = update_baseline(self._baseline, self.reports)
+        except (GateError, OSError) as error:
+            self._problem = f"the baseline was not written ({error})"
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _worker_output(self) -> str:
         return json.dumps(

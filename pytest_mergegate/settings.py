@@ -54,6 +54,10 @@ class Settings:
     """Bytes."""
     files: tuple[Path, ...]
     """Gate files of ini ``mergegate_files``."""
+    baseline: Path | None
+    """The committed report to compare with."""
+    update_baseline: bool
+    """Whether it is written anew at the end."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -86,6 +90,19 @@ def add_options(parser: pytest.Parser) -> None:
         help=f"write a report (repeatable); formats: {', '.join(FORMATS)}",
     )
     parser.addini("mergegate_report", "reports to write, one FORMAT[:PATH] a line", type="linelist")
+    group.addoption(
+        "--mergegate-baseline",
+        metavar="PATH",
+        default=None,
+        help="compare with a committed JSON report",
+    )
+    parser.addini("mergegate_baseline", "a committed report, from the rootdir", default="")
+    group.addoption(
+        "--mergegate-update-baseline",
+        action="store_true",
+        default=False,
+        help="write the baseline anew with what this run computed",
+    )
     group.addoption(
         "--mergegate-device",
         metavar="auto|cpu|cuda[:i]",
@@ -159,6 +176,7 @@ def read_settings(config: pytest.Config) -> Settings:
         cache=_cache(config),
         cache_size=parse_size(str(config.getini("mergegate_cache_size"))),
         files=tuple(config.rootpath / entry for entry in config.getini("mergegate_files")),
+        **_baseline(config),
     )
 
 
@@ -223,6 +241,28 @@ def parse_cache(entry: str | None, directory: Path, *, none: bool) -> Path | Non
     if folder is not None and folder.exists() and not folder.is_dir():
         raise pytest.UsageError(f"the cache {folder} is a file; name a folder")
     return folder
+
+
+def parse_baseline(path: Path | None, *, update: bool, option: str) -> Path | None:
+    """The file of a baseline; whether there is one shows later. Raises pytest.UsageError."""
+    if path is None and update:
+        raise pytest.UsageError(
+            f"{option.replace('baseline', 'update-baseline')} takes a baseline; name it with "
+            f"{option} PATH"
+        )
+    if path is not None and path.is_dir():
+        raise pytest.UsageError(f"{option}: {path} is a folder; name a file in it")
+    return path
+
+
+def _baseline(config: pytest.Config) -> dict[str, Any]:
+    given, kept = config.getoption("mergegate_baseline"), config.getini("mergegate_baseline")
+    update = bool(config.getoption("mergegate_update_baseline"))
+    path: Path | None = None
+    if given or kept:
+        path = config.invocation_params.dir / given if given else config.rootpath / str(kept)
+    path = parse_baseline(path, update=update, option="--mergegate-baseline")
+    return {"baseline": path, "update_baseline": update}
 
 
 def _cache(config: pytest.Config) -> Path | None:

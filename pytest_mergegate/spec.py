@@ -193,6 +193,10 @@ class Budget(Section):
     """Of the expert's worst pair; like the two below, no forecast of a collapse by itself."""
     max_sign_change_ratio: Probability | None = None
     max_conflicting_magnitude_ratio: Probability | None = None
+    max_mds_increase: NonNegative | None = None
+    """Over the MDS in the baseline."""
+    max_loss_increase: NonNegative | None = None
+    """Percentage points over the loss in the baseline."""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -214,7 +218,11 @@ BUDGET_STAGE: dict[str, Stage] = {
     "max_mds": "hidden",
     "max_disagreement": "merge",
     "max_loss": "merge",  # `eval` where an expert's examples have targets
+    "max_mds_increase": "hidden",
+    "max_loss_increase": "merge",  # likewise
 }
+INCREASES = frozenset({"max_mds_increase", "max_loss_increase"})
+"""Limits on what a baseline has less of."""
 
 
 class MethodSpec(BaseModel):

@@ -28,17 +28,14 @@ def verdict_text(
 ) -> str:
     """One line: the value with its interval, the limit, and how they stand."""
     under = f" under {method}" if method else ""
-    what = "MDS" if budget == "max_mds" else budget.removeprefix("max_").replace("_", " ")
+    what = budget.removeprefix("max_").replace("_", " ").replace("mds", "MDS")
     tail = f" ({detail})" if detail else ""
     if value.number is None:
         why = _WHY.get(value.reason or "", (value.reason or "").replace("_", " "))
-        why = (
-            detail
-            if value.reason in {"not_computed"} or "needs_stage" in (value.reason or "")
-            else why
-        )
+        told = ("not_computed", "needs_stage", "baseline_", "too_few")
+        why = detail if (value.reason or "").startswith(told) else why
         return f"{expert}: {what}{under} undecided: {why}"
-    unit = " %" if budget == "max_loss" else ""
+    unit = {"max_loss": " %", "max_loss_increase": " points"}.get(budget, "")
     shown, bound = distinct(value.number, limit)
     interval = ""
     if value.interval:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.commands.selecting import concerned, find_gates, too_few
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +26,23 @@ def add_to(commands: Commands) -> None:
     """Declare the command."""
     check = commands.add_parser("check", help="run gates", description="Run gates.")
     check.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="gate files, or folders of them"
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="gate files, or folders of them (default with --changed-since: the repository)",
+    )
+    check.add_argument(
+        "--changed-since",
+        metavar="REF",
+        help="leave out gates that no change since HEAD parted from REF concerns",
+    )
+    check.add_argument(
+        "--require-gates",
+        type=int,
+        metavar="N",
+        default=1,
+        help="how many gate files must be found, whatever has changed (default: 1)",
     )
     for name, (_, metavar, text) in settings.CAPS.items():
         flag = "--" + name.removeprefix("mergegate_").replace("_", "-")
@@ -44,6 +61,12 @@ def add_to(commands: Commands) -> None:
         "--report", action="append", default=[], metavar="FORMAT[:PATH]", help="may be repeated"
     )
     check.add_argument(
+        "--baseline", type=Path, metavar="PATH", help="compare with a committed JSON report"
+    )
+    check.add_argument(
+        "--update-baseline", action="store_true", help="write the baseline anew with what was found"
+    )
+    check.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
@@ -57,6 +80,7 @@ def add_to(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Run the gates; returns the exit code. Raises pytest.UsageError."""
+    from pytest_mergegate.baseline.reading import read_baseline
     from pytest_mergegate.pipeline import Options
     from pytest_mergegate.report.collected import Collected
 
@@ -72,13 +96,17 @@ def run(chosen: argparse.Namespace) -> int:
         device=settings.parse_device(chosen.device),
         executor=settings.parse_executor(chosen.executor),
         cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
+        baseline=read_baseline(path, Path.cwd()) if (path := _baseline(chosen)) else None,
     )
-    files = list(dict.fromkeys(file for path in chosen.paths for file in _gate_files(path)))
-    if not files:
-        sys.stderr.write(
-            "mergegate: no gate file found; they are called mergegate.yaml or *.mergegate.yaml\n"
-        )
+    if chosen.output is not None and chosen.changed_since is not None:
+        raise pytest.UsageError("--output writes a merge; --changed-since may leave its gate out")
+    found = find_gates(chosen)
+    if len(found) < max(1, chosen.require_gates):
+        sys.stderr.write(f"mergegate: {too_few(found, chosen.require_gates)}\n")
         return Exit.NOTHING_GATED
+    files = concerned(found, chosen, options.baseline)
+    if not files:
+        return Exit.PASSED  # every gate was looked at, and would come out as it did before
     if chosen.output is not None:
         _check_output(chosen.output, files, options)
     reports = [_assess(file, options) for file in files]
@@ -88,12 +116,37 @@ def run(chosen: argparse.Namespace) -> int:
     _print(sound, judged, verbosity=chosen.verbose - chosen.quiet)
     collected = Collected(reports=tuple(reports), root=Path.cwd())
     written = [_write(collected, target) for target in targets]
+    written.append(_update_baseline(reports, options, chosen))
     statuses = {report.status for report in judged}
     if "error" in statuses:
         return Exit.UNREADABLE
     if not (statuses <= {"pass"} and all(written)):
         return Exit.NOT_PASSED
     return Exit.PASSED if chosen.output is None else _output(files[0], reports[0], chosen)
+
+
+def _baseline(chosen: argparse.Namespace) -> Path | None:
+    path = chosen.baseline and Path.cwd() / chosen.baseline
+    return settings.parse_baseline(path, update=chosen.update_baseline, option="--baseline")
+
+
+def _update_baseline(
+    reports: Sequence[Report], options: Options, chosen: argparse.Namespace
+) -> bool:
+    """Whether nothing went wrong."""
+    from pytest_mergegate.baseline.rewriting import update_baseline
+    from pytest_mergegate.errors import GateError
+
+    if options.baseline is None or not chosen.update_baseline:
+        return True
+    try:
+        told = update_baseline(options.baseline, reports)
+    except (GateError, OSError) as error:
+        sys.stderr.write(f"mergegate: the baseline was not written ({error})\n")
+        return False
+    if chosen.quiet == 0:
+        sys.stdout.write("".join(f"{line}\n" for line in told))
+    return True
 
 
 def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:
@@ -154,25 +207,6 @@ def _write(reports: Collected, target: settings.ReportTarget) -> bool:
         sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
         return False
     return True
-
-
-def _gate_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = {*path.rglob("mergegate.yaml"), *path.rglob("*.mergegate.yaml")}
-        return sorted(file for file in found if not _is_apart(file.relative_to(path), path))
-    if not path.exists():
-        raise pytest.UsageError(f"there is no file or folder {path}")
-    return [path]
-
-
-def _is_apart(file: Path, root: Path) -> bool:
-    """Whether a file lies in a folder that pytest does not look into either."""
-    return any(
-        folder.name.startswith(".")
-        or folder.name in {"build", "dist", "node_modules", "venv"}
-        or (root / folder / "pyvenv.cfg").exists()
-        for folder in list(file.parents)[:-1]
-    )
 
 
 def _fingerprints(report: Report) -> dict[str | None, str | None]:

@@ -17,7 +17,7 @@ def few_inputs(pool: Pool) -> Iterable[Finding]:
     """One finding per setting; repeated inputs say nothing new."""
     limits = pool.spec.effective_budget.limits
     asked = {"probes.per_task": pool.spec.probes.per_task}
-    if {"max_disagreement", "max_loss"} & set(limits):
+    if {"max_disagreement", "max_loss", "max_loss_increase"} & set(limits):
         asked["certificate.per_task"] = pool.spec.certificate.per_task
     counts = {
         name: len({example.question for example in examples})

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_mergegate.report.collected import Collected
     from pytest_mergegate.settings import ReportTarget
 
@@ -14,10 +16,14 @@ if TYPE_CHECKING:
 def write_report(reports: Collected, target: ReportTarget) -> None:
     """Write the reports of a run as ``target`` asks.
 
-    The file is replaced in one step, so that a reader never sees half of it. Raises OSError.
+    A reader never sees half of a file. Raises OSError.
     """
     text = import_module(f"pytest_mergegate.report.{target.format}").render(reports)
-    path = target.path
+    replace_file(target.path, text)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file in one step. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.spec import Positions
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.spec import ExpertSpec, Positions
 
 
 def now() -> str:
@@ -23,11 +24,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def gate_settings(gate: Gate, positions: Positions | None, probes: int) -> dict[str, Any]:
+def gate_settings(
+    gate: Gate, positions: Positions | None, probes: int, pool: Pool | None
+) -> dict[str, Any]:
     """The settings of a gate that its numbers depend on.
 
     ``positions`` are those at which states were read, None where none were; ``probes`` how many of
-    each task were drawn in the end.
+    each task were drawn in the end; ``pool`` is None where it could not be read.
     """
     kept = {
         "probes",
@@ -45,4 +48,13 @@ def gate_settings(gate: Gate, positions: Positions | None, probes: int) -> dict[
     settings["dtype"] = gate.spec.dtype
     settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
     settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}
+    settings["examples"] = dict(pool.examples_fingerprint) if pool else {}
+    settings["reading"] = {name: _reading(expert) for name, expert in gate.spec.experts.items()}
+    if gate.mergekit is not None and gate.mergekit.why_official:
+        settings["mergekit"] = dict(gate.mergekit.config)
     return settings
+
+
+def _reading(expert: ExpertSpec) -> dict[str, Any]:
+    """How answers are read, beside the metric."""
+    return {name: how for name, how in expert.how_read.items() if name != "metric"}

@@ -1,0 +1,96 @@
+"""Which gate files ``mergegate check`` runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from pytest_mergegate.baseline.reading import Baseline
+
+
+def find_gates(chosen: argparse.Namespace) -> list[Path]:
+    """Every gate file that was named, or lies in a folder that was. Raises pytest.UsageError."""
+    paths = chosen.paths
+    if not paths:
+        if chosen.changed_since is None:
+            raise pytest.UsageError("name a gate file, or a folder of them")
+        paths = [_repository()]
+    return list(dict.fromkeys(file for path in paths for file in _gate_files(path)))
+
+
+def too_few(found: Sequence[Path], required: int) -> str:
+    """What to say where fewer gates were found than there must be."""
+    names = "they are called mergegate.yaml or *.mergegate.yaml"
+    if not found:
+        return f"no gate file found; {names}"
+    listed = ", ".join(file.as_posix() for file in found)
+    return f"{len(found)} gates found, --require-gates {required} asks for more ({listed}); {names}"
+
+
+def concerned(
+    found: Sequence[Path], chosen: argparse.Namespace, baseline: Baseline | None
+) -> list[Path]:
+    """Those that changes since ``--changed-since`` concern, all of them without it; says which
+    are left out. Raises pytest.UsageError."""
+    if chosen.changed_since is None:
+        return list(found)
+    from pytest_mergegate.changed import GitError, changes_since
+
+    try:
+        changes = changes_since(chosen.changed_since, found[0].absolute().parent)
+    except GitError as error:
+        raise pytest.UsageError(str(error)) from None
+    moved = baseline is not None and changes.touch(baseline.path)
+    kept = [file for file in found if moved or changes.concern(file)]
+    if chosen.quiet == 0:
+        sys.stdout.write(_told(found, kept, chosen.changed_since))
+    return kept
+
+
+def _told(found: Sequence[Path], kept: Sequence[Path], since: str) -> str:
+    looked_at = f"({len(found)} gate{'s' * (len(found) != 1)} looked at)"
+    left_out = [file.as_posix() for file in found if file not in kept]
+    if not kept:
+        return f"no gate is concerned by the changes since {since} {looked_at}: " + (
+            f"left out {', '.join(left_out)}\n"
+        )
+    if not left_out:
+        return ""
+    return f"not concerned by the changes since {since}, and left out: {', '.join(left_out)}\n"
+
+
+def _repository() -> Path:
+    """The repository around the working directory, as a path from there where it is that."""
+    from pytest_mergegate.changed import GitError, repository
+
+    try:
+        top = repository(Path.cwd())
+    except GitError as error:
+        raise pytest.UsageError(str(error)) from None
+    return Path() if top == Path.cwd() else top
+
+
+def _gate_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = {*path.rglob("mergegate.yaml"), *path.rglob("*.mergegate.yaml")}
+        return sorted(file for file in found if not _is_apart(file.relative_to(path), path))
+    if not path.exists():
+        raise pytest.UsageError(f"there is no file or folder {path}")
+    return [path]
+
+
+def _is_apart(file: Path, root: Path) -> bool:
+    """Whether a file lies in a folder that pytest does not look into either."""
+    return any(
+        folder.name.startswith(".")
+        or folder.name in {"build", "dist", "node_modules", "venv"}
+        or (root / folder / "pyvenv.cfg").exists()
+        for folder in list(file.parents)[:-1]
+    )
