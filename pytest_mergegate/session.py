@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,8 +19,9 @@ from pytest_mergegate.pipeline import Options, error_report, run_gate
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.files import write_report
+from pytest_mergegate.report.junit import properties
 from pytest_mergegate.report.progress import progress_bar
-from pytest_mergegate.report.terminal import failure_text, summary
+from pytest_mergegate.report.terminal import Look, encoding_of, failure_text, summary
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.workers import clean_up, shared
 
@@ -143,7 +145,7 @@ class GateSession:
             statuses = {"inconclusive"}  # no verdict is no pass
         if statuses == {"pass"} and (expert is not None or report.status == "pass"):
             return
-        text = failure_text(report, expert)
+        text = failure_text(report, expert, brief=_has_items_of_its_experts(item, gate))
         if "fail" not in statuses and self.settings.on_inconclusive == "warn":
             item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
             return
@@ -214,8 +216,13 @@ class GateSession:
         """The table on failure or -v, else one line per gate."""
         if self._only_looks:
             return
-        verbosity = self.config.get_verbosity("mergegate")
-        text = summary(self.reports, verbosity=verbosity, color=terminalreporter.hasmarkup)
+        look = Look(
+            verbosity=self.config.get_verbosity("mergegate"),
+            color=terminalreporter.hasmarkup,
+            root=self.config.rootpath,
+            encoding=encoding_of(sys.__stdout__),
+        )
+        text = summary(self.reports, look)
         if text:
             terminalreporter.ensure_newline()
             terminalreporter.section("merge gates", sep="=")
@@ -269,7 +276,8 @@ class GateSession:
         if self.settings.on_inconclusive == "warn":
             tolerated.add("inconclusive")
         reports = (report for report in self.reports if report.gate in self._files)
-        return [report.gate for report in reports if report.status not in tolerated]
+        shown = Collected(reports=self.reports, root=self.config.rootpath)
+        return [shown.name(report) for report in reports if report.status not in tolerated]
 
     def _write_reports(self, session: pytest.Session) -> None:
         reports = Collected(
@@ -325,9 +333,17 @@ def _key(gate: Gate, options: Options) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
+def _has_items_of_its_experts(item: pytest.Item, gate: Gate) -> bool:
+    """Whether every expert of the gate has an item in this run, whose text says what failed."""
+    items = (other for other in item.session.items if isinstance(other, GateItem))
+    named = {other.expert for other in items if other.gate is gate}
+    return isinstance(item, GateItem) and named >= set(gate.spec.experts)
+
+
 def _attach(item: pytest.Item, report: Report, expert: str | None) -> None:
-    """Hang the verdicts on the item, as one JSON string: JUnit and xdist take nothing richer."""
+    """Hang the verdicts on the item: as one JSON string for the controller, and for people."""
     verdicts = [v.model_dump() for v in report.verdicts if expert in (None, v.expert)]
     data = {"gate": report.gate, "expert": expert, "status": report.status, "verdicts": verdicts}
     if all(name != PROPERTY for name, _ in item.user_properties):
         item.user_properties.append((PROPERTY, json.dumps(data, allow_nan=False)))
+        item.user_properties.extend(properties(report, expert))

@@ -188,14 +188,17 @@ def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
 
 
 def _print(sound: Sequence[Report], judged: Sequence[Report], *, verbosity: int) -> None:
-    from pytest_mergegate.report.terminal import preflight_summary, summary
+    from pytest_mergegate.report.terminal import Look, encoding_of, preflight_summary, summary
 
-    color = sys.stdout.isatty()
-    for report in judged:
-        if report.status in {"fail", "inconclusive"} and verbosity >= 0:
-            _explain(report)
-    sys.stdout.write(preflight_summary(sound, verbosity=verbosity, color=color))
-    sys.stdout.write(summary(judged, verbosity=verbosity, color=color))
+    look = Look(
+        verbosity=verbosity,
+        color=sys.stdout.isatty(),
+        root=Path.cwd(),
+        reasons=True,
+        encoding=encoding_of(sys.stdout),
+    )
+    sys.stdout.write(preflight_summary(sound, look))
+    sys.stdout.write(summary(judged, look))
 
 
 def _write(reports: Collected, target: settings.ReportTarget) -> bool:
@@ -229,12 +232,3 @@ def _assess(file: Path, options: Options) -> Report:
         return error_report(str(file), error, options)
     with progress_bar() as tell:
         return run_gate(gate, replace(options, progress=tell))
-
-
-def _explain(report: Report) -> None:
-    from pytest_mergegate.report.terminal import failure_text
-
-    open_experts = {v.expert for v in report.verdicts if v.status != "pass"}
-    for name in report.expert_names:
-        if name in open_experts:
-            sys.stdout.write(failure_text(report, name) + "\n\n")

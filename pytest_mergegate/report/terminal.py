@@ -1,212 +1,247 @@
-"""Reports for people at a terminal: failure text, one-line summaries and the table."""
+"""Reports for people at a terminal: failure text, and the summary of a run."""
 
 from __future__ import annotations
 
 import shutil
+import textwrap
+from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.columns import columns
+from pytest_mergegate.report.details import detail_lines, other_methods
+from pytest_mergegate.report.heatmap import heatmap
+from pytest_mergegate.report.reading import (
+    clean,
+    finding_text,
+    headline,
+    merge_of,
+    open_verdicts,
+    plural,
+    some,
+    told_findings,
+    worst_of,
+)
+from pytest_mergegate.report.tables import COLORS, expert_tables, layer_table
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from pytest_mergegate.report.types import (
-        ExpertRecord,
-        FindingRecord,
-        ForecastRecord,
-        MergedExpertRecord,
-        Report,
-        VerdictRecord,
-    )
+    from pytest_mergegate.report.types import MergeRecord, Report
 
-_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 _WIDEST = 120
+_ASCII = str.maketrans(
+    {"█": "#", "▓": "%", "▒": "+", "░": "-", "·": ".", "…": "~", "≤": "<=", "→": "->", "∞": "inf"}
+)
 
 
-def failure_text(report: Report, expert: str | None) -> str:
-    """What to say of a gate that did not pass; of one expert, or, for None, of the pool."""
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How much a summary says, and what the place can show that it is written to."""
+
+    verbosity: int = 0
+    color: bool = False
+    root: Path | None = None
+    """Where the paths that are shown start."""
+    reasons: bool = False
+    """Whether to say why experts are over budget, where no failure text has said it."""
+    encoding: str = "utf-8"
+    width: int | None = None
+    """In columns; None for that of the terminal."""
+
+
+def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> str:
+    """What to say of a gate that did not pass; of one expert, or, for None, of the pool.
+
+    Brief is for the pool where every expert has a text of its own.
+    """
     if report.status == "error":
         problems = [f for f in report.findings if f.severity == "error"]
         concerned = [f for f in problems if expert in (None, f.expert)] or problems
-        return "\n".join(_finding(finding) for finding in concerned)
-    open_verdicts = [v for v in report.verdicts if v.status != "pass"]
+        return "\n".join(finding_text(finding) for finding in concerned)
+    still_open = open_verdicts(report)
     if expert is not None:
-        lines = [v.message for v in open_verdicts if v.expert == expert]
+        lines = [clean(v.message) for v in still_open if v.expert == expert]
         said = [line for d in report.diagnoses if d.expert == expert for line in d.lines]
-        return "\n".join([*lines, *(f"  {line}" for line in said)])
-    if not open_verdicts:
+        return "\n".join([*lines, *(f"  {clean(line)}" for line in said)])
+    if not still_open:
         return "no budget was judged, and a gate without a verdict does not pass"
-    return "\n".join(_pool_lines(report, open_verdicts))
+    return "\n".join(_pool_lines(report, brief=brief))
 
 
-def summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
-    """One line per gate; a table where a gate did not pass, or for ``-v``."""
-    if not reports or (verbosity < 0 and all(report.status == "pass" for report in reports)):
-        return ""
-    console = _console(color)
-    for report in reports:
-        line = Text(f"{report.status.upper()} ", style=_COLORS[report.status])
-        explained = verbosity > 0 or report.status == "error"
-        told = _headline(report) + ("" if explained else _warnings(report))
-        console.print(line.append(told, style="default"), soft_wrap=True)
-        if report.experts and verbosity >= 0 and (verbosity > 0 or report.status != "pass"):
-            console.print(table(report))
-        if explained:
-            for finding in report.findings:
-                if finding.code != "MG401":  # the failure text has said it
-                    console.print(f"  {_finding(finding)}", soft_wrap=True, highlight=False)
-    assert isinstance(console.file, StringIO)
-    return console.file.getvalue()
+def summary(reports: Sequence[Report], look: Look) -> str:
+    """What a run says in the end; docs/reports.md tells what at which verbosity."""
+    if look.verbosity < 0:
+        reports = [report for report in reports if report.status != "pass"]
+    collected = Collected(reports=tuple(reports), root=look.root)
+    page = _Page(look)
+    for place, report in enumerate(reports):
+        if place and look.verbosity >= 0:
+            page.gap(before=reports[place - 1].status != "pass" or look.verbosity > 0)
+        page.headline(report.status, _line(report, collected.name(report), look))
+        if look.verbosity >= 0:
+            _explain(page, report, look)
+    return page.text
 
 
-def preflight_summary(reports: Sequence[Report], *, verbosity: int, color: bool) -> str:
+def preflight_summary(reports: Sequence[Report], look: Look) -> str:
     """What preflight alone found: a line per gate, and every warning; budgets stay unjudged."""
-    if verbosity < 0:
+    if look.verbosity < 0:
         return ""
-    console = _console(color)
+    collected = Collected(reports=tuple(reports), root=look.root)
+    page = _Page(look)
     for report in reports:
         budgets = ", ".join(dict.fromkeys(verdict.budget for verdict in report.verdicts))
-        line = Text("PREFLIGHT ", style="green").append(
-            f"{report.gate}: {len(report.experts)} experts, nothing wrong; not judged: {budgets} "
-            f"({sum(report.seconds.values()):.1f} s)",
-            style="default",
+        told = (
+            f"{clean(collected.name(report))}: {plural(len(report.experts), 'expert')}, "
+            f"nothing wrong; not judged: {budgets} ({sum(report.seconds.values()):.1f} s)"
         )
-        console.print(line, soft_wrap=True)
-        for found in report.findings:
-            console.print(f"  {_finding(found)}", soft_wrap=True, highlight=False)
-    assert isinstance(console.file, StringIO)
-    return console.file.getvalue()
+        page.headline("preflight", told)
+        page.unwrapped(f"  {finding_text(found)}" for found in report.findings)
+    return page.text
 
 
-def table(report: Report) -> Table:
-    """One row per expert: what was computed, as deep as the gate went."""
-    merge = next((m for m in report.merges if m.method == report.judged_method), None)
-    merge = merge or (report.merges[0] if report.merges else None)
-    merged = {expert.name: expert for expert in merge.experts} if merge else {}
-    title = merge.method if merge else report.judged_method
-    predicted = {
-        f.expert: f for f in report.forecasts if (f.kind, f.method) == ("surrogate", title)
-    }
-    rows = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    rows.add_column("expert", no_wrap=True)
-    columns = [c for c in ("MDS", "disagreement", "loss %", "score") if _has(c, report, merged)]
-    if predicted and not merge:
-        columns.append("predicted disagreement")
-    for column in columns:
-        rows.add_column(column, justify="right", no_wrap=True)
-    rows.add_column("verdict", no_wrap=True)
-    for expert in report.experts:
-        cells = [
-            _predicted(predicted.get(expert.name))
-            if column.startswith("predicted")
-            else _cell(column, expert, merged.get(expert.name))
-            for column in columns
-        ]
-        status = _status(report, expert.name)
-        rows.add_row(expert.name, *cells, Text(status, style=_COLORS.get(status, "")))
-    return rows
+def encoding_of(stream: object) -> str:
+    """What ``stream`` can show."""
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
-def _console(color: bool) -> Console:
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
-    return Console(
-        file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False
-    )
+class _Page:
+    """Lines as they accumulate, in what the place can show."""
 
-
-def _headline(report: Report) -> str:
-    failing = sorted({v.expert or "" for v in report.verdicts if v.status == "fail"})
-    undecided = [v for v in report.verdicts if v.status == "inconclusive"]
-    seconds = f"{sum(report.seconds.values()):.1f} s"
-    under = f" under {report.judged_method}" if report.judged_method else ""
-    if report.status == "error":
-        problems = sum(f.severity == "error" for f in report.findings)
-        return f"{report.gate}: {problems} problem{'s' * (problems != 1)}, nothing was judged"
-    if failing:
-        return (
-            f"{report.gate}: {len(failing)} of {len(report.experts)} experts over budget{under}: "
-            f"{', '.join(failing)} ({seconds})"
+    def __init__(self, look: Look) -> None:
+        width = shutil.get_terminal_size().columns if look.width is None else look.width
+        self.width = min(max(width, 40), _WIDEST)
+        self._encoding = look.encoding
+        self._console = Console(
+            file=StringIO(),
+            width=self.width,
+            force_terminal=look.color,
+            no_color=not look.color,
+            color_system="standard" if look.color else None,
+            highlight=False,
+            emoji=False,
+            markup=False,
         )
-    if undecided:
-        return f"{report.gate}: {undecided[0].message} ({seconds})"
-    closest = max(report.verdicts, key=_use, default=None)
-    nearest = f"; closest: {closest.message}" if closest else ""
-    return f"{report.gate}: {len(report.experts)} experts within budget{under}{nearest} ({seconds})"
+
+    @property
+    def text(self) -> str:
+        """Everything, without blanks at the ends of lines."""
+        assert isinstance(self._console.file, StringIO)
+        lines = (line.rstrip() for line in self._console.file.getvalue().splitlines())
+        return self._shown("".join(f"{line}\n" for line in lines))
+
+    def headline(self, status: str, told: str) -> None:
+        """The word for the outcome, and the outcome in one line."""
+        line = Text(f"{status.upper()} ", style=COLORS.get(status, "green"))
+        self._console.print(line.append(told, style="default"), soft_wrap=True)
+
+    def gap(self, *, before: bool = True) -> None:
+        """An empty line, where something long stands before it."""
+        if before:
+            self._console.print()
+
+    def unwrapped(self, lines: Iterable[str]) -> None:
+        """Lines that hold paths, which are there to be copied."""
+        for line in lines:
+            self._console.print(Text(line), soft_wrap=True)
+
+    def prose(self, lines: Iterable[str]) -> None:
+        """Lines that go on, deeper, where they are too long."""
+        for line in lines:
+            indent = line[: len(line) - len(line.lstrip())]
+            wrapped = textwrap.wrap(
+                line,
+                self.width,
+                subsequent_indent=indent + "    ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            self.unwrapped(wrapped)
+
+    def experts(self, report: Report, merge: MergeRecord | None, *, detailed: bool) -> None:
+        """The table of one merge, or of what was computed without one."""
+        title = f"under {merge.method}" if merge else report.judged_method
+        shown = columns(report, merge, detailed=detailed)
+        for part in expert_tables(report.expert_names, shown, self.width, title):
+            self._console.print(part)
+
+    def layers(self, report: Report) -> None:
+        """The conflict in every layer."""
+        for table in layer_table(report, self.width):
+            self._console.print(Text("conflict by layer, means over all pairs"))
+            self._console.print(table)
+
+    def _shown(self, text: str) -> str:
+        try:
+            text.encode(self._encoding)
+        except (UnicodeEncodeError, LookupError):
+            ours = text.translate(_ASCII)
+            return ours.encode("ascii", "backslashreplace").decode("ascii")
+        return text
 
 
-def _warnings(report: Report) -> str:
-    """That there is more to read: one line is all that a passing gate says."""
+def _line(report: Report, name: str, look: Look) -> str:
+    seconds = f" ({sum(report.seconds.values()):.1f} s)" if report.seconds else ""
     count = sum(finding.severity == "warning" for finding in report.findings)
-    return f"; {count} warning{'s' * (count != 1)}, shown with -v" if count else ""
+    told = look.verbosity <= 0 and report.status != "error" and count
+    warned = f"; {plural(count, 'warning')}, shown with -v" if told else ""
+    return f"{clean(name)}: {headline(report)}{seconds}{warned}"
 
 
-def _use(verdict: VerdictRecord) -> float:
-    """How much of its limit a value uses up."""
-    value = verdict.value or 0.0
-    return value / verdict.limit if verdict.limit else value
+def _explain(page: _Page, report: Report, look: Look) -> None:
+    """Why a gate did not pass; for ``-v`` everything, of all gates."""
+    detailed = look.verbosity > 0
+    if report.status == "error" or not report.experts:
+        page.unwrapped(f"  {finding_text(finding)}" for finding in report.findings)
+        return
+    if report.status == "pass" and not detailed:
+        return
+    judged = merge_of(report)
+    page.experts(report, judged, detailed=detailed)
+    if detailed:
+        for merge in report.merges:
+            if merge is not judged:
+                page.experts(report, merge, detailed=True)
+    elif look.reasons:
+        page.prose(other_methods(report))
+    picture = heatmap(report, page.width)
+    if picture is not None:
+        page.gap()
+        page.prose([picture.caption])
+        page.unwrapped(picture.lines)
+    if look.reasons and report.status != "pass":
+        page.gap()
+        page.prose(_reasons(report))
+    if detailed:
+        page.gap()
+        if look.verbosity > 1:
+            page.layers(report)
+        page.prose(detail_lines(report))
+        page.prose(f"  {finding_text(finding)}" for finding in told_findings(report))
 
 
-def _pool_lines(report: Report, open_verdicts: Sequence[VerdictRecord]) -> Iterable[str]:
-    names = list(dict.fromkeys(v.expert for v in open_verdicts))
-    yield f"{len(names)} of {len(report.experts)} experts not within budget:"
-    for verdict in sorted(open_verdicts, key=lambda v: names.index(v.expert)):
-        yield f"  {verdict.message}"
+def _reasons(report: Report) -> Iterator[str]:
+    """The failure text of every expert that has one."""
+    concerned = {verdict.expert for verdict in open_verdicts(report)}
+    for name in report.expert_names:
+        if name in concerned:
+            yield from failure_text(report, name).splitlines()
+
+
+def _pool_lines(report: Report, *, brief: bool) -> Iterator[str]:
+    still_open = open_verdicts(report)
+    names = list(dict.fromkeys(verdict.expert or "" for verdict in still_open))
+    told = f"{len(names)} of {plural(len(report.experts), 'expert')} not within budget:"
+    yield f"{told} {some(names)}" if brief else told
+    if not brief:
+        yield from (f"  {clean(verdict.message)}" for verdict in still_open)
     for merge in report.merges:
-        losses = [e.disagreement for e in merge.experts]
-        worst = f"largest disagreement {max(losses):.3g}"
-        if merge.worst_loss is not None:
-            worst += f", worst loss {merge.worst_loss:.3g} %"
-        yield f"  method {merge.method}: {worst}"
+        yield f"  method {clean(merge.method)}: {worst_of(merge)}"
     for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
-        yield f"  try: {cure}"
-
-
-def _finding(finding: FindingRecord) -> str:
-    about = f"{finding.expert}: " if finding.expert else ""
-    fix = f" (fix: {finding.fix})" if finding.fix else ""
-    return f"{finding.code} {about}{finding.message}{fix}"
-
-
-def _has(column: str, report: Report, merged: dict[str, MergedExpertRecord]) -> bool:
-    match column:
-        case "MDS":
-            return any(e.mds is not None or e.mds_infinite for e in report.experts)
-        case "disagreement":
-            return bool(merged)
-        case _:
-            return any(expert.score_merged is not None for expert in merged.values())
-
-
-def _cell(column: str, expert: ExpertRecord, merged: MergedExpertRecord | None) -> str:
-    if column == "MDS":
-        if expert.mds_infinite:
-            return "∞"
-        return "-" if expert.mds is None else f"{expert.mds:.2f}"
-    if merged is None:
-        return "-"
-    match column:
-        case "disagreement":
-            return f"{merged.disagreement:.2f} (≤{merged.disagreement_upper:.2f})"
-        case "loss %":
-            return "-" if merged.loss is None else f"{merged.loss:.1f}"
-        case _:
-            if merged.score_expert is None or merged.score_merged is None:
-                return "-"
-            return f"{merged.score_expert:.2f} → {merged.score_merged:.2f}"
-
-
-def _predicted(forecast: ForecastRecord | None) -> str:
-    if forecast is None or forecast.disagreement is None:
-        return "-"
-    return f"{forecast.disagreement:.2f}"
-
-
-def _status(report: Report, expert: str) -> str:
-    statuses = {v.status for v in report.verdicts if v.expert == expert}
-    for status in ("fail", "inconclusive", "pass"):
-        if status in statuses:
-            return status
-    return "-"
+        yield f"  try: {clean(cure)}"

@@ -25,7 +25,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from pytest_mergegate import assess
 from pytest_mergegate.metrics import disagreement_bound
-from pytest_mergegate.report.terminal import summary
+from pytest_mergegate.report.terminal import Look, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -727,8 +727,8 @@ def test_few_inputs_are_told(pool_copy: Path) -> None:
     assert {f.expert for f in report.findings if f.code == "MG303"} == {"a", "b", "c"}
     assert "6 distinct inputs" in next(f.message for f in report.findings if f.code == "MG204")
     count = sum(f.severity == "warning" for f in report.findings)
-    assert f"; {count} warnings, shown with -v" in summary([report], verbosity=0, color=False)
-    assert "MG303 a: " in summary([report], verbosity=1, color=False)
+    assert f"; {count} warnings, shown with -v" in summary([report], Look())
+    assert "MG303 a: " in summary([report], Look(verbosity=1))
 
 
 def test_metric_module_missing(pool_copy: Path) -> None:
