@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -25,6 +26,8 @@ CAPS = {
 }
 FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
 """Formats of reports, and the endings of their files."""
+_NEEDS = {"html": ("jinja2", "plotly")}
+"""What formats take beside the package; their extras have their names."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _EXECUTOR = re.compile(r"local|ray(:\S+)?")
 
@@ -211,6 +214,10 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
     if kind not in FORMATS:
         raise pytest.UsageError(
             f"--mergegate-report: unknown format {kind!r}; available: {', '.join(FORMATS)}"
+        )
+    if any(find_spec(module) is None for module in _NEEDS.get(kind, ())):
+        raise pytest.UsageError(
+            f"--mergegate-report: {kind} needs more: pip install 'pytest-mergegate[{kind}]'"
         )
     target = directory / (path or f"mergegate-report.{FORMATS[kind]}")
     if target.is_dir():

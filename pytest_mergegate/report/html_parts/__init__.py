@@ -1,0 +1,1 @@
+"""What the HTML report is made of: what is said, its plots, and the templates."""
