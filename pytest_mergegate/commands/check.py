@@ -105,8 +105,10 @@ def run(chosen: argparse.Namespace) -> int:
         sys.stderr.write(f"mergegate: {too_few(found, chosen.require_gates)}\n")
         return Exit.NOTHING_GATED
     files = concerned(found, chosen, options.baseline)
-    if not files:
-        return Exit.PASSED  # every gate was looked at, and would come out as it did before
+    if not files:  # every gate was looked at, and would come out as it did before
+        nothing = Collected(reports=(), root=Path.cwd())
+        written = [_write(nothing, target) for target in targets]
+        return Exit.PASSED if all(written) else Exit.NOT_PASSED
     if chosen.output is not None:
         _check_output(chosen.output, files, options)
     reports = [_assess(file, options) for file in files]

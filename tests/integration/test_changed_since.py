@@ -80,7 +80,8 @@ class TestTheCommand:
             "no gate is concerned by the changes since main (1 gate looked at): left out "
             "mergegate.yaml\n"
         )
-        assert not (repository / "report.json").exists()  # nothing was gated, nothing is reported
+        report = json.loads((repository / "report.json").read_text("utf-8"))
+        assert (report["status"], report["reports"]) == ("inconclusive", [])  # that is no pass
 
     def test_only_the_gate_concerned_runs(
         self, repository: Path, capsys: pytest.CaptureFixture[str]

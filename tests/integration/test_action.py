@@ -1,0 +1,320 @@
+"""The action's own steps, run on this machine over a repository made from examples/github."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from github_runner import Ran, Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "github"
+ACTION = "pytest-mergegate/pytest-mergegate"
+pytestmark = pytest.mark.slow
+
+
+@dataclass(kw_only=True)
+class GitHub:
+    """What a run leaves behind: caches and artifacts; and the checkout that it runs on."""
+
+    folder: Path
+    workspace: Path
+    artifacts: dict[str, Path] = field(default_factory=dict)
+    caches: list[tuple[str, Path]] = field(default_factory=list)
+    runs: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def workflow(self, *, pull_request: int | None = None, **inputs: str) -> Ran:
+        """The example's workflow, as far as its use of the action; ``inputs`` beside its own."""
+        self.runs += 1
+        temp = self.folder / f"temp{self.runs}"
+        temp.mkdir()
+        event = {} if pull_request is None else {"pull_request": {"number": pull_request}}
+        ran: list[Ran] = []
+
+        def gate(given: Mapping[str, str]) -> dict[str, str]:
+            ran.append(runner.action(ROOT, {**given, "install": "false", **inputs}))
+            return ran[0].outputs | {"outcome": "failure" if ran[0].failed else "success"}
+
+        runner = Runner(
+            workspace=self.workspace,
+            temp=temp,
+            github={"event": event, "run_id": str(self.runs), "run_attempt": "1"},
+            uses={
+                "actions/checkout": lambda _: {},
+                "actions/cache/restore": self._restore,
+                "actions/cache/save": self._save,
+                "actions/upload-artifact": self._upload,
+                ACTION: gate,
+            },
+            environment=_environment() | self.environment,
+        )
+        job = runner.job(self.workspace / ".github/workflows/mergegate.yml", "gate")
+        (action,) = ran
+        assert job.failed is action.failed
+        return action
+
+    def report(self, name: str = "mergegate") -> dict[str, Any]:
+        """The JSON report among the artifacts."""
+        path = self.artifacts[f"{name}-report"] / "mergegate-report.json"
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return data
+
+    def checkout(self, branch: str) -> None:
+        """Switch the checkout."""
+        subprocess.run(["git", "checkout", "-q", branch], cwd=self.workspace, check=True)
+
+    def _restore(self, given: dict[str, str]) -> dict[str, str]:
+        for wanted in (given["key"], *given["restore-keys"].split()):
+            for key, kept in reversed(self.caches):
+                if key.startswith(wanted):
+                    shutil.copytree(kept, given["path"])
+                    return {"cache-hit": str(key == given["key"]).lower()}
+        return {"cache-hit": ""}
+
+    def _save(self, given: dict[str, str]) -> dict[str, str]:
+        assert given["key"] not in dict(self.caches)
+        if not Path(given["path"]).exists():
+            return {}  # GitHub warns of it
+        kept = self.folder / f"cache{len(self.caches)}"
+        shutil.copytree(given["path"], kept)
+        self.caches.append((given["key"], kept))
+        return {}
+
+    def _upload(self, given: dict[str, str]) -> dict[str, str]:
+        kept = self.folder / f"artifacts{self.runs}" / given["name"]
+        kept.mkdir(parents=True)
+        pattern = Path(given["path"])
+        found = [*pattern.iterdir()] if pattern.is_dir() else pattern.parent.glob(pattern.name)
+        for path in found:
+            shutil.copy(path, kept)
+        self.artifacts[given["name"]] = kept
+        return {}
+
+
+def _environment() -> dict[str, str]:
+    """A runner's, with this package in it; nothing of the tests' own cache."""
+    kept = {k: v for k, v in os.environ.items() if k in {"HOME", "LANG", "OMP_NUM_THREADS"}}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def _assemble(folder: Path) -> Path:
+    subprocess.run(["bash", str(EXAMPLE / "assemble"), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def github(tmp_path_factory: pytest.TempPathFactory) -> GitHub:
+    """A repository on which the workflow has run on ``main``, then on the pull request."""
+    folder = tmp_path_factory.mktemp("github")
+    return GitHub(folder=folder, workspace=_assemble(folder / "repository"))
+
+
+@pytest.fixture(scope="module")
+def on_main(github: GitHub) -> Ran:
+    github.checkout("main")
+    return github.workflow()
+
+
+@pytest.fixture(scope="module")
+def on_pull_request(github: GitHub, on_main: Ran) -> Ran:
+    github.checkout("add-reverse-shout")
+    return github.workflow(pull_request=7)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> GitHub:
+    """A repository without the files that its gate names."""
+    github = GitHub(folder=tmp_path, workspace=tmp_path / "repository")
+    shutil.copytree(EXAMPLE, github.workspace)
+    return github
+
+
+def test_adapters_that_get_along_are_green(github: GitHub, on_main: Ran) -> None:
+    assert not on_main.failed, on_main.log
+    assert on_main.outputs["status"] == "pass"
+    for name in ("rotate_upper", "first_last", "reverse_upper"):
+        assert name in on_main.summary
+    assert on_main.annotations("error") == []
+    assert github.caches[0][0] == "mergegate-Linux-mergegate-1-1"
+
+
+def test_a_colliding_adapter_is_red_with_its_cause_and_cure(
+    github: GitHub, on_pull_request: Ran
+) -> None:
+    ran = on_pull_request
+    assert ran.failed
+    assert ran.outputs["status"] == "fail"
+    assert ran.outputs["worst-expert"] == "reverse_shout"
+    for said in ("reverse_shout", "interference with reverse_upper", "leave reverse_shout out"):
+        assert said in ran.summary.replace("\\", "")
+    (error,) = ran.annotations("error")
+    lines = (github.workspace / "mergegate.yaml").read_text().splitlines()
+    assert error.properties["file"] == "mergegate.yaml"
+    assert lines[int(error.properties["line"]) - 1].startswith("  reverse_shout:")
+    assert error.properties["title"] == "reverse_shout: over budget"
+    assert "interference with reverse_upper" in error.data
+    assert "try: leave reverse_shout out" in error.data
+
+
+def test_what_the_pull_request_s_run_keeps(github: GitHub, on_pull_request: Ran) -> None:
+    kept = github.artifacts["mergegate-report"]
+    assert {path.suffix for path in kept.iterdir()} == {".html", ".json", ".md", ".sarif"}
+    html = github.workspace / on_pull_request.outputs["report-path"]
+    assert "reverse_shout" in html.read_text(encoding="utf-8")
+    assert Path(on_pull_request.outputs["sarif-path"]).is_file()
+    comment = github.artifacts["mergegate-comment"]
+    assert (comment / "pull-request.txt").read_text() == "7\n"
+    text = (comment / "comment.md").read_text(encoding="utf-8")
+    assert "reverse_shout" in text
+    assert len(text) < 65_536
+
+
+def test_an_expert_more_starts_from_the_default_branch_s_results(
+    github: GitHub, on_pull_request: Ran
+) -> None:
+    assert github.report()["cache"]["hits"] > 0
+
+
+def test_the_second_run_hits_the_cache(github: GitHub, on_pull_request: Ran) -> None:
+    """Nothing is computed: in its second run the job has no torch that could be imported."""
+    saved = len(github.caches)
+    trap = github.folder / "trap" / "torch"
+    trap.mkdir(parents=True)
+    (trap / "__init__.py").write_text("raise ImportError('torch was imported')")
+    github.environment = {"PYTHONPATH": f"{trap.parent}{os.pathsep}{ROOT}"}
+    ran = github.workflow(pull_request=7)
+    assert "torch was imported" not in ran.log
+    assert ran.outputs["status"] == "fail"
+    report = github.report()
+    assert report["cache"]["hits"] > 0
+    assert report["cache"]["misses"] == 0
+    assert sum(report["seconds"].values()) < 10
+    assert len(github.caches) == saved  # there was nothing to add
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({"paths": "empty"}, "5"),
+        ({"paths": "nowhere"}, "4"),
+        ({"paths": ""}, "4"),
+        ({"stage": "preflight", "require-gates": "2"}, None),
+        ({"require-gates": "none"}, "4"),
+        ({"max-loss": "many"}, "4"),
+        ({"max-loss": "-1"}, "4"),
+        ({"stage": "deep"}, "4"),
+        ({"stage": "preflight; touch injected"}, "4"),
+        ({"paths": "--help"}, "4"),
+        ({"paths": "$(touch injected)"}, "4"),
+    ],
+)
+def test_what_gates_nothing_is_red(fresh: GitHub, inputs: dict[str, str], code: str | None) -> None:
+    (fresh.workspace / "empty").mkdir()
+    ran = fresh.workflow(pull_request=7, cache="false", **inputs)
+    assert ran.failed
+    assert ran.outputs["status"] == "error"
+    assert ran.outputs["report-path"] == ""
+    assert not (fresh.workspace / "injected").exists()
+    if code is not None:
+        assert ran.steps["check"]["outputs"]["exit-code"] == code, ran.log
+
+
+def test_a_check_that_is_killed_is_red(fresh: GitHub, tmp_path: Path) -> None:
+    """What it has said is no command, and an old report in the checkout is not its own."""
+    (fresh.workspace / "mergegate-report.html").write_text("old")
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "mergegate"
+    real = Path(sys.executable).parent / "mergegate"
+    said = "::add-mask::x\n::warning::x\n##[set-output name=status]pass\n"
+    fake.write_text(
+        f'#!/bin/bash\n[ "$1" = check ] || exec {real} "$@"\nprintf "{said}" >&2\nkill -9 $$\n'
+    )
+    fake.chmod(0o755)
+    fresh.environment = {"PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = fresh.workflow()
+    assert ran.failed
+    assert (ran.outputs["status"], ran.outputs["report-path"]) == ("error", "")
+    assert "\n::add-mask::x\n" in ran.log  # said, but not carried out
+    (error,) = ran.commands
+    assert "the check wrote no report (exit code 137)" in error.data
+    assert "137" in ran.summary
+
+
+def test_without_the_package_it_is_red(fresh: GitHub) -> None:
+    fresh.environment = {"PATH": "/usr/bin:/bin"}
+    ran = fresh.workflow()
+    assert ran.failed
+    assert ran.outputs["status"] == "error"
+
+
+HOSTILE = (
+    "##[add-mask]pass",
+    "100%0A,title=x",
+    "$(touch injected)`touch injected`",
+    "<script>alert(1)</script><!-- | [x](javascript:x) @everyone",
+)
+
+
+def test_nothing_in_the_names_of_experts_is_obeyed(tmp_path: Path) -> None:
+    """They are commands to GitHub, to the shell, to Markdown and to HTML."""
+    github = GitHub(folder=tmp_path, workspace=_assemble(tmp_path / "repository"))
+    github.checkout("add-reverse-shout")
+    adapters = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
+    experts = {
+        name: {"path": f"adapters/{adapter}", "examples": f"data/{adapter}.jsonl"}
+        for name, adapter in zip(HOSTILE, adapters, strict=True)
+    }
+    gate = {"base": "base", "experts": experts, "budget": {"max_conflicting_magnitude_ratio": 0}}
+    (github.workspace / "mergegate.yaml").write_text(json.dumps(gate), encoding="utf-8")
+    ran = github.workflow(pull_request=7)
+    assert ran.failed
+    assert ran.outputs["status"] == "fail"
+    assert ran.outputs["worst-expert"] in HOSTILE
+    assert "##[add-mask]pass" in ran.log  # said, but not carried out
+    assert {command.name for command in ran.commands} <= {"error", "warning"}
+    titles = [command.properties["title"] for command in ran.annotations("error")]
+    assert {f"{name}: over budget" for name in HOSTILE} <= set(titles)
+    assert not (github.workspace / "injected").exists()
+    html = (github.workspace / ran.outputs["report-path"]).read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in html
+    assert "<script>alert(1)" not in re.sub(r"(`+).+?\1|\\.", "", ran.summary)
+    assert "@everyone" not in re.sub(r"(`+).+?\1", "", ran.summary)
+
+
+def test_nothing_in_a_gate_file_with_mistakes_is_obeyed(fresh: GitHub) -> None:
+    gate = {"base": "base", "experts": {"x\n::add-mask::pass": "a", "y\n::error::z": "b"}}
+    (fresh.workspace / "mergegate.yaml").write_text(json.dumps(gate), encoding="utf-8")
+    ran = fresh.workflow(pull_request=7)
+    assert ran.outputs["status"] == "error"
+    assert "::add-mask::pass" in ran.log
+    names = [command.name for command in ran.commands]
+    assert names == ["error", "error"]
+    assert all(c.properties["file"] == "mergegate.yaml" for c in ran.commands)
+
+
+def test_a_pull_request_that_concerns_no_gate(github: GitHub, on_main: Ran) -> None:
+    """Green, but no pass; and its report says that nothing was left to run."""
+    github.checkout("main")
+    ran = github.workflow(pull_request=8, **{"changed-since": "main"})
+    assert not ran.failed
+    assert ran.outputs["status"] == "inconclusive"
+    assert "no change since main concerns a gate" in ran.summary
+    github.checkout("add-reverse-shout")
+    ran = github.workflow(pull_request=8, **{"changed-since": "main", "stage": "preflight"})
+    assert github.report()["gate"] == "mergegate.yaml"
+    assert (ran.failed, ran.outputs["worst-expert"]) == (False, "")
+    ran = github.workflow(pull_request=8, **{"changed-since": "nowhere"})
+    assert (ran.failed, ran.outputs["status"]) == (True, "error")
