@@ -6,14 +6,16 @@ line.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import cli, settings
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.parser import Parser
 from pytest_mergegate.commands.schema import schema
+
+if TYPE_CHECKING:
+    import argparse
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 _MADE = "Made from the code by `python .ci/reference.py`; do not edit."
@@ -80,7 +82,7 @@ def options() -> str:
         [
             "# pytest's options",
             f"{_MADE} pytest shows the same under `pytest --help`. Ini keys stand in `pytest.ini`, "
-            "under `[tool.pytest]` (strings as TOML has them) or under `[tool.pytest.ini_options]`. "
+            "under `[tool.pytest]` (with TOML's types) or under `[tool.pytest.ini_options]`. "
             "An option on the command line goes before its ini twin; of two caps the tighter one "
             "holds.",
             "",
@@ -147,7 +149,7 @@ def exit_codes() -> str:
             "",
             *_table(("code", "when"), rows),
             "",
-            "With several gates the worst decides: 2 before 1 before 0. Code 3 is pytest's own, for an "
+            "With several gates the worst decides: 2 before 1 before 0. Code 3 is pytest's, for an "
             "error inside of pytest. Under pytest, ini `mergegate_on_inconclusive = warn` turns an "
             "inconclusive gate into a warning of the run, which may then end in 0.",
             "",
