@@ -286,6 +286,8 @@ class TestTheFile:
         assert pytester.runpytest("--mergegate", *own).ret == 4
 
     def test_other_limits_need_no_model(self, pool: Path) -> None:
+        for name in "ab":  # a metric of the user's own is asked anew in every run
+            write_jsonl(pool.parent / "data" / f"{name}.jsonl", examples(name, "unlabelled", 30, 5))
         commit(pool)
         edit(pool, budget={"max_mds_increase": 0.5, "max_loss_increase": 1.0})
         code = (
