@@ -6,13 +6,18 @@ line.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from schema_tables import attribute_docstrings, json_default, json_type, one_line, table
 
 from pytest_mergegate import cli, settings
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.parser import Parser
 from pytest_mergegate.commands.schema import schema
+from pytest_mergegate.report import types
+from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:
     import argparse
@@ -86,11 +91,11 @@ def options() -> str:
             "An option on the command line goes before its ini twin; of two caps the tighter one "
             "holds.",
             "",
-            *_table(("option", "ini twin", "what"), rows),
+            *table(("option", "ini twin", "what"), rows),
             "",
             "## Ini keys without an option",
             "",
-            *_table(("key", "type", "default", "what"), alone),
+            *table(("key", "type", "default", "what"), alone),
             "",
         ]
     )
@@ -110,8 +115,12 @@ def commands() -> str:
     for name, parser in parsers.choices.items():
         parts += ["", f"## mergegate {name}", (parser.description or about[name]), ""]
         rows = [_argument(action) for action in parser._actions if "--help" not in _flags(action)]
-        parts += _table(("argument", "what"), rows) if rows else ["It takes no arguments."]
+        parts += table(("argument", "what"), rows) if rows else ["It takes no arguments."]
     return "\n".join([*parts, ""])
+
+
+def _section(kind: str) -> str:
+    return _SECTIONS[kind].replace(", each", "")
 
 
 def gate_keys() -> str:
@@ -128,14 +137,45 @@ def gate_keys() -> str:
         section = definitions[name]
         required = section.get("required", [])
         rows = [
-            (f"`{key}`", _json_type(value), _json_default(key, value, required), _said(value))
+            (
+                f"`{key}`",
+                json_type(value, _section),
+                json_default(key, value, required),
+                _said(value),
+            )
             for key, value in section["properties"].items()
             if isinstance(value, dict)
         ]
-        parts += ["", f"## {title}", "", *_table(("key", "type", "default", "what"), rows)]
+        parts += ["", f"## {title}", "", *table(("key", "type", "default", "what"), rows)]
         if section.get("additionalProperties"):
             parts += ["", "Beside it, the method's own parameters in mergekit's names."]
     return "\n".join([*parts, ""])
+
+
+def report_keys() -> str:
+    """Every key of the JSON report."""
+    found = Report.model_json_schema()
+    parts = [
+        "# Keys of the JSON report",
+        f"{_MADE} What the numbers mean is said in [the JSON report](../report.md). In Python "
+        "these are attributes. Where a number is null, a `..._reason` beside it says why.",
+    ]
+    told = attribute_docstrings(inspect.getsource(types))
+    definitions = {"Report": found, **dict(sorted(found["$defs"].items()))}
+    for name, section in definitions.items():
+        rows = [
+            (f"`{key}`", _report_type(value), told.get((name, key), ""))
+            for key, value in section["properties"].items()
+            if not key.endswith(("_reason", "_standard_error"))
+        ]
+        about = one_line(section.get("description", ""))
+        parts += ["", f"## {name}", about, "", *table(("key", "type", "what"), rows)]
+    return "\n".join([*parts, ""])
+
+
+def _report_type(node: dict[str, Any]) -> str:
+    null = any(kind.get("type") == "null" for kind in node.get("anyOf", ()))
+    return json_type(node, lambda kind: f"[{kind}](#{kind.lower()})") + " or null" * null
 
 
 def exit_codes() -> str:
@@ -147,7 +187,7 @@ def exit_codes() -> str:
             f"{_MADE} They are pytest's, the same for `pytest --mergegate` and `mergegate check`. "
             "`mergegate init` has [its own](../init.md).",
             "",
-            *_table(("code", "when"), rows),
+            *table(("code", "when"), rows),
             "",
             "With several gates the worst decides: 2 before 1 before 0. Code 3 is pytest's, for an "
             "error inside of pytest. Under pytest, ini `mergegate_on_inconclusive = warn` turns an "
@@ -162,12 +202,8 @@ PAGES = {
     "commands.md": commands,
     "gate-keys.md": gate_keys,
     "exit-codes.md": exit_codes,
+    "report-keys.md": report_keys,
 }
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _metavar(metavar: str | None) -> str:
@@ -203,41 +239,6 @@ def _ini_default(ini: dict[str, Any]) -> str:
 
 def _said(value: dict[str, Any]) -> str:
     return str(value.get("description", ""))
-
-
-def _json_default(key: str, value: dict[str, Any], required: list[str]) -> str:
-    if key in required:
-        return "required"
-    default = value.get("default")
-    if default is None or isinstance(default, dict):
-        return ""
-    return f"`{_plain(default)}`" if default != [] else ""
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ", ".join(_plain(inner) for inner in value) + "]"
-    return str(value["method"]) if isinstance(value, dict) else str(value)
-
-
-def _json_type(node: dict[str, Any]) -> str:
-    if "anyOf" in node:
-        kinds = [_json_type(kind) for kind in node["anyOf"] if kind.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
-    if "$ref" in node:
-        return _SECTIONS[node["$ref"].rpartition("/")[2]].replace(", each", "")
-    if "enum" in node:
-        return ", ".join(f"`{choice}`" for choice in node["enum"])
-    if node["type"] == "array":
-        return f"list of {_json_type(node['items'])}"
-    if node["type"] == "object":
-        return f"mapping of {_json_type(node['additionalProperties'])}"
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {node[name]:g}" for name, sign in signs.items() if name in node]
-    word = {"boolean": "true or false", "integer": "whole number"}.get(node["type"], node["type"])
-    return ", ".join([word, *limits])
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ def test_json_is_json(block: Block) -> None:
         json.loads(line)
 
 
-def test_the_reference_is_made_from_the_code() -> None:
+def test_the_reference_is_made_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
     made = runpy.run_path(str(ROOT / ".ci" / "reference.py"))
     for name, page in made["PAGES"].items():
         kept = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
