@@ -24,7 +24,7 @@ def add_to(commands: Commands) -> None:
     """Declare the command."""
     text = "write a JSON report in other formats"
     report = commands.add_parser(
-        "report", help=text, description=f"{text.capitalize()}; exits 0 whatever the verdict."
+        "report", help=text, description=f"W{text[1:]}; exits 0 whatever the verdict."
     )
     report.add_argument(
         "report", type=Path, metavar="REPORT.json", help="what --report json:REPORT.json wrote"

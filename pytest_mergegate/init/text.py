@@ -82,7 +82,8 @@ def _settings(proposal: Proposal) -> Iterator[str]:
         yield from _commented("certificate:", "bounds the disagreement, labels or not")
         yield from _commented("  per_task: 64", "inputs of each expert, or as many as there are")
         yield from _commented("  confidence: 0.95", "of the bound")
-    yield from _commented("budget:", f"what may be lost; how to choose: {DOCS}/validation.md")
+    how = f"{DOCS}/choosing-a-budget.md"
+    yield from _commented("budget:", f"what may be lost; how to choose: {how}")
     for line, why in proposal.budget:
         yield from _commented(f"  {line}", why)
     yield from _commented("merge:", "the merges that are tried")
