@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_to(commands)
     chosen = parser.parse_args(arguments)
     try:
-        return int(chosen.run(chosen))
+        code = int(chosen.run(chosen))
+        sys.stdout.flush()
+        return code
     except GateError as error:  # a file that an option names
         sys.stderr.write(f"mergegate: {error}\n")
         return Exit.UNREADABLE
     except pytest.UsageError as error:
         parser.error(str(error))
+    except BrokenPipeError:  # whoever read along has heard enough; what is left to say is lost
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.UNREADABLE
     except KeyboardInterrupt:
         sys.stderr.write("mergegate: interrupted\n")
         return Exit.UNREADABLE

@@ -37,7 +37,7 @@ def merging_loss(merged: float, expert: float) -> float:
     """Return the merging loss L = (merged / expert - 1)·100 in percent (Eq. 1).
 
     Negative where the merge is worse than the expert; it may be positive. Scores are in any
-    one unit.
+    one unit; sums over the same examples do, and are exact where every score is 0 or 1.
 
     Raises:
         Undefined: ``expert_score_zero``, or ``expert_score_negative``, where a ratio of
@@ -46,7 +46,7 @@ def merging_loss(merged: float, expert: float) -> float:
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     _require_positive(expert)
-    return (merged / expert - 1) * 100
+    return 100 * (merged - expert) / expert
 
 
 def merging_loss_interval(

@@ -98,7 +98,8 @@ def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -
         score_expert=own,
         score_merged=after,
         loss=Value.computed(
-            lambda: metrics.merging_loss(after, own),
+            # of sums: a loss of 1 in 100 is no round-off over 1 %
+            lambda: metrics.merging_loss(float(merged.sum()), float(reference.expert.sum())),
             lambda: metrics.merging_loss_interval(
                 merged, reference.expert, confidence=_CONFIDENCE, seed=gate.spec.probes.seed
             ),

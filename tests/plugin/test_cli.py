@@ -204,3 +204,16 @@ class TestAssess:
 
         assert again is assess
         assert callable(again)
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    """And no exit code 0: what was left to say is lost."""
+    command = [sys.executable, "-m", "pytest_mergegate.cli", "schema"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.wait() == 2
+        assert running.stderr.read() == ""

@@ -27,6 +27,13 @@ def test_loss(merged, expert, loss):
     assert merging_loss(merged, expert) == pytest.approx(loss, abs=1e-12)
 
 
+@pytest.mark.parametrize("total", [3, 7, 30, 100, 1000])
+def test_of_sums_of_hits_is_exact(total: int) -> None:
+    """A loss of just the limit is within it."""
+    for lost in range(total + 1):
+        assert -merging_loss(total - lost, total) == 100 * lost / total
+
+
 @quick
 @given(scores, scores, st.floats(0.1, 10))
 def test_loss_has_no_unit(merged, expert, unit):
