@@ -132,9 +132,9 @@ class TestARound:
         pytester.runpytest(*ON, UPDATE, "-n2")
         both = json.loads(file.read_text("utf-8"))["reports"]
         assert [r["gate"] for r in both] == ["mergegate.yaml", "other.mergegate.yaml"]
-        assert pytester.runpytest(*ON, "-n2").ret == pytest.ExitCode.OK
+        assert pytester.runpytest(*ON).ret == pytest.ExitCode.OK
         retrain(pool, "a", 3.0)
-        pytester.runpytest(*ON, UPDATE, "-n2", "-k", "other and pool")
+        pytester.runpytest(*ON, UPDATE, "-k", "other and pool")
         one, other = json.loads(file.read_text("utf-8"))["reports"]
         assert one == both[0]
         assert other["experts"][0]["fingerprint"] != both[1]["experts"][0]["fingerprint"]
