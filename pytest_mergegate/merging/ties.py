@@ -149,7 +149,7 @@ def _trim(
     """
     for k in range(own.size):
         delta = own[k] - base[k]
-        kept[k] = delta if abs(delta) >= least else np.float32(0)
+        kept[k] = np.float32(0) if abs(delta) < least else delta  # NaN is kept, to be seen
     for k in range(max(end, 0), own.size):
         if abs(kept[k]) == least:
             kept[k] = np.float32(0)
@@ -184,3 +184,5 @@ def _average(
             if not normalize or divisor[k] == 0:
                 divisor[k] = 1.0
             out[start + k] = base[start + k] + scale * mixed[k] / divisor[k]
+            if total[start + k] != total[start + k]:
+                out[start + k] = np.nan

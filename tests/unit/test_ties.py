@@ -83,3 +83,12 @@ def test_an_expert_that_changes_nothing_has_no_say(seed: int) -> None:
 
 def test_rescaling_is_left_to_mergekit() -> None:
     assert not is_ties(method({"a": 1.0}, rescale=True))
+
+
+@pytest.mark.parametrize("density", [0.5, 1.0])
+def test_nan_in_an_expert_is_nan_in_the_merge(density: float, seed: int) -> None:
+    base = torch.randn(700, generator=torch.Generator().manual_seed(seed))
+    own = base * 1.5
+    own[600] = float("nan")
+    merged = ties(method({"a": 1.0, "b": 1.0}, density=density), base, {"a": own, "b": base * 2})
+    assert merged.isnan().nonzero().flatten().tolist() == [600]
