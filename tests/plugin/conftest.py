@@ -38,6 +38,13 @@ def _no_neighbours(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(off))
 
 
+@pytest.fixture(autouse=True)
+def _at_a_desk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As outside CI, where pytest's last lines do not say each failure whole once more."""
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def gates(shared_pool: Path, pytester: pytest.Pytester) -> Gates:
     """Gate files in the folder where pytester runs."""
