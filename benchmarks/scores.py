@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from points import COLLAPSE, FEW_INPUTS, INPUTS, is_worse
-from ranking import auroc, auroc_interval
+
+from pytest_mergegate.metrics.ranking import auroc, auroc_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

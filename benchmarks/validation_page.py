@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from points import COLLAPSE, FEW_INPUTS, INPUTS, is_worse
-from ranking import RESAMPLES, rates
 from scores import SCORES, WEIGHTS, collapsed, rank, ranking
+
+from pytest_mergegate.metrics.ranking import RESAMPLES, rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

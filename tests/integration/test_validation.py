@@ -17,9 +17,10 @@ QUICKSTART = ROOT / "examples" / "quickstart"
 sys.path.append(str(ROOT / "benchmarks"))
 
 from points import COLLAPSE, Point, gate_all, groups_of, is_worse, pairs_of, write_csv  # noqa: E402
-from ranking import auroc, auroc_interval, rates  # noqa: E402
 from scores import SCORES, collapsed, ranking  # noqa: E402
 from validation_page import page  # noqa: E402
+
+from pytest_mergegate.metrics.ranking import auroc, auroc_interval, rates  # noqa: E402
 
 EXPERTS = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
 

@@ -1,0 +1,1 @@
+"""What past merges cost: measured losses, kept beside the scores that should have foretold them."""
