@@ -1,0 +1,184 @@
+"""Where groups of a pool are put to the test, without a merge."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate.judge import PER_METHOD
+from pytest_mergegate.merging.method import is_sum
+from pytest_mergegate.planning.holding import Holding
+from pytest_mergegate.planning.outlook import RANK, GroupOutlook, MergeOutlook
+from pytest_mergegate.planning.risk import OwnInputRisk
+from pytest_mergegate.planning.runs import Runs
+from pytest_mergegate.planning.shares import (
+    GroupShares,
+    distinct,
+    group_methods,
+    group_scales,
+    weighted,
+)
+from pytest_mergegate.planning.standing import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.planning.shares import Shares
+    from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.stages.conflict import ConflictResult
+    from pytest_mergegate.stages.hidden import HiddenResult
+
+_WORTH_IT = 0.9
+"""Other shares are tried where they lower the predicted distortion to this part, or less."""
+
+
+class Bench:
+    """Forecasts of groups of the experts, each made once."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        gate: Gate,
+        hidden: HiddenResult,
+        conflict: ConflictResult | None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.gate = gate
+        self.names = hidden.states.names
+        self.shares = GroupShares(hidden)
+        self._workspace = workspace
+        self._tell = tell
+        self._holding = Holding(gate.spec)
+        self._runs = Runs(workspace, self._holding)
+        self._standing = Standing(gate.spec, hidden, conflict)
+        self._merging = bool(PER_METHOD & set(gate.spec.effective_budget.limits))
+        self._grams = [hidden.grams[name] for name in self.names]
+        self._risk = OwnInputRisk(self._grams, [_uniform])
+        self._outlooks: dict[tuple[str, ...], GroupOutlook] = {}
+
+    @property
+    def runs(self) -> int:
+        """Models that were put together and run."""
+        return self._runs.done
+
+    def risk(self, group: Group) -> float:
+        """As ``Forecasts.risk``: what the shifts of the states say of an average."""
+        return self._risk.of(group)
+
+    def passes(self, group: Group) -> bool:
+        """As ``Forecasts.passes``: by the first merge that does, under ``select: any``."""
+        names = self._named(group)
+        self._tell(f"trying {len(names)} experts")
+        against, undecided = self._standing.against(names)
+        if against or undecided:
+            return False
+        if not self._merging:
+            return True
+        methods = group_methods(self.gate, names, self._workspace)
+        if not methods:
+            return False
+        every = self.gate.spec.merge.select == "all"
+        return any(
+            (all if every else any)(
+                self._merge(method, shares, names, whole=False).status == "pass"
+                for method in methods
+            )
+            for shares in self._promising(names)
+        )
+
+    def outlook(self, names: Sequence[str]) -> GroupOutlook:
+        """All that can be said of a group, under every method and all shares."""
+        known = tuple(names)
+        if known not in self._outlooks:
+            self._outlooks[known] = self._outlook(known)
+        return self._outlooks[known]
+
+    def _outlook(self, names: tuple[str, ...]) -> GroupOutlook:
+        if len(names) == 1:
+            return GroupOutlook(names=names, merges=())
+        self._tell(f"forecasting {len(names)} experts")
+        against, undecided = self._standing.against(names)
+        methods = group_methods(self.gate, names, self._workspace) if self._merging else ()
+        if self._merging and not methods:
+            undecided = (*undecided, "no sum of task vectors stands for any of the methods")
+        select = self.gate.spec.merge.select
+        found = [
+            self._merge(method, shares, names, whole=True)
+            for shares in distinct(self._shares(names))
+            for method in methods
+        ]
+        whole = _whole(found, select)
+        return GroupOutlook(
+            names=names,
+            merges=tuple(sorted(found, key=lambda m: whole[m.shares.kind] + _order(m))),
+            shared=against,
+            undecided=undecided,
+            select=select,
+        )
+
+    def _shares(self, names: Sequence[str]) -> tuple[Shares, ...]:
+        return self.shares.of(names, self.gate.spec.merge.weights)
+
+    def _promising(self, names: Sequence[str]) -> Iterator[Shares]:
+        """The gate's own shares, and others that the states say are clearly better."""
+        own, *others = self._shares(names)
+        yield own
+        limit = _WORTH_IT * self._predicted(own, names)
+        for shares in distinct([own, *sorted(others, key=lambda s: self._predicted(s, names))])[1:]:
+            if self._predicted(shares, names) <= limit:
+                yield shares
+
+    def _predicted(self, shares: Shares, names: Sequence[str]) -> float:
+        group = tuple(map(self.names.index, names))
+        scales = np.array([shares.shares[name] for name in names])
+        return float(self._risk.by_expert(group, scales).max())
+
+    def _merge(
+        self, method: Method, shares: Shares, names: Sequence[str], *, whole: bool
+    ) -> MergeOutlook:
+        """One merge; unless the ``whole`` is wanted, no more experts than it takes to fail."""
+        method = weighted(method, shares) if shares.kind != "uniform" else method
+        scales = group_scales(method, names, self._workspace)
+        found = []
+        group = tuple(map(self.names.index, names))
+        risk = self._risk.by_expert(group, np.array([scales[name] for name in names]))
+        order = [name for _, name in sorted(zip(-risk, names, strict=True))]
+        with closing(self._runs.of(scales, order)) as running:
+            for name, differences in running:
+                found.append(self._holding.of(name, differences))
+                if found[-1].status == "fail" and not whole:
+                    break
+        return MergeOutlook(
+            method=method,
+            shares=shares,
+            scales=scales,
+            basis="exact" if is_sum(method) else "surrogate",
+            experts=tuple(sorted(found, key=lambda e: names.index(e.name))),
+            whole=len(found) == len(names),
+        )
+
+    def _named(self, group: Group) -> tuple[str, ...]:
+        return tuple(self.names[index] for index in group)
+
+
+def _uniform(group: Group) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.full(len(group), 1 / len(group))
+
+
+def _order(merge: MergeOutlook) -> tuple[float, ...]:
+    """A merge that is its own forecast before one that is not, then the one with most to spare."""
+    return RANK[merge.status], float(merge.basis != "exact"), merge.use
+
+
+def _whole(merges: Sequence[MergeOutlook], select: str) -> dict[str, tuple[float, ...]]:
+    """What all methods come to under some shares, where every one of them has to do."""
+    kinds: dict[str, tuple[float, ...]] = {}
+    for merge in merges:
+        own = (RANK[merge.status], merge.use) if select == "all" else ()
+        kinds[merge.shares.kind] = max(kinds.get(merge.shares.kind, own), own)
+    return kinds
