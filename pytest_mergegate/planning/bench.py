@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate.judge import PER_METHOD
 from pytest_mergegate.merging.method import is_sum
+from pytest_mergegate.planning.difficulty import Difficulty
 from pytest_mergegate.planning.holding import Holding
 from pytest_mergegate.planning.outlook import RANK, GroupOutlook, MergeOutlook
 from pytest_mergegate.planning.risk import OwnInputRisk
@@ -20,7 +22,7 @@ from pytest_mergegate.planning.shares import (
     group_scales,
     weighted,
 )
-from pytest_mergegate.planning.standing import Standing
+from pytest_mergegate.planning.standing import Standing, refuse_increases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 _WORTH_IT = 0.9
 """Other shares are tried where they lower the predicted distortion to this part, or less."""
+_HARDLY = 0.15
+"""Of a limit."""
 
 
 class Bench:
@@ -48,18 +52,19 @@ class Bench:
         conflict: ConflictResult | None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        refuse_increases(gate.spec)
         self.gate = gate
         self.names = hidden.states.names
         self.shares = GroupShares(hidden)
         self._workspace = workspace
+        self._hidden = hidden
         self._tell = tell
         self._holding = Holding(gate.spec)
         self._runs = Runs(workspace, self._holding)
         self._standing = Standing(gate.spec, hidden, conflict)
         self._merging = bool(PER_METHOD & set(gate.spec.effective_budget.limits))
-        self._grams = [hidden.grams[name] for name in self.names]
-        self._risk = OwnInputRisk(self._grams, [_uniform])
-        self._outlooks: dict[tuple[str, ...], GroupOutlook] = {}
+        self._risk = OwnInputRisk([hidden.grams[name] for name in self.names], [_uniform])
+        self._outlooks: dict[tuple[tuple[str, ...], bool], GroupOutlook] = {}
 
     @property
     def runs(self) -> int:
@@ -91,14 +96,20 @@ class Bench:
             for shares in self._promising(names)
         )
 
-    def outlook(self, names: Sequence[str]) -> GroupOutlook:
-        """All that can be said of a group, under every method and all shares."""
-        known = tuple(names)
+    @cached_property
+    def difficulty(self) -> Difficulty:
+        """MDS within any group."""
+        return Difficulty(self.gate.spec, self._hidden)
+
+    def outlook(self, names: Sequence[str], *, own_shares: bool = False) -> GroupOutlook:
+        """All that can be said of a group under every method, with the gate's ``own_shares`` or
+        with all."""
+        known = tuple(names), own_shares
         if known not in self._outlooks:
-            self._outlooks[known] = self._outlook(known)
+            self._outlooks[known] = self._outlook(*known)
         return self._outlooks[known]
 
-    def _outlook(self, names: tuple[str, ...]) -> GroupOutlook:
+    def _outlook(self, names: tuple[str, ...], own_shares: bool) -> GroupOutlook:
         if len(names) == 1:
             return GroupOutlook(names=names, merges=())
         self._tell(f"forecasting {len(names)} experts")
@@ -107,15 +118,17 @@ class Bench:
         if self._merging and not methods:
             undecided = (*undecided, "no sum of task vectors stands for any of the methods")
         select = self.gate.spec.merge.select
+        every = self._shares(names)
         found = [
             self._merge(method, shares, names, whole=True)
-            for shares in distinct(self._shares(names))
+            for shares in (every[:1] if own_shares else distinct(every))
             for method in methods
         ]
         whole = _whole(found, select)
+        own = every[0].kind
         return GroupOutlook(
             names=names,
-            merges=tuple(sorted(found, key=lambda m: whole[m.shares.kind] + _order(m))),
+            merges=tuple(sorted(found, key=lambda m: whole[m.shares.kind] + _order(m, own))),
             shared=against,
             undecided=undecided,
             select=select,
@@ -170,9 +183,11 @@ def _uniform(group: Group) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.full(len(group), 1 / len(group))
 
 
-def _order(merge: MergeOutlook) -> tuple[float, ...]:
-    """A merge that is its own forecast before one that is not, then the one with most to spare."""
-    return RANK[merge.status], float(merge.basis != "exact"), merge.use
+def _order(merge: MergeOutlook, own: str) -> tuple[float, ...]:
+    """A merge that is its own forecast before one that is not, then the one with most to spare;
+    the gate's ``own`` shares before others that are hardly better."""
+    use = merge.use - (_HARDLY if merge.shares.kind == own else 0.0)
+    return RANK[merge.status], float(merge.basis != "exact"), use
 
 
 def _whole(merges: Sequence[MergeOutlook], select: str) -> dict[str, tuple[float, ...]]:

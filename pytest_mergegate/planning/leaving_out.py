@@ -26,7 +26,7 @@ class LeftOut:
     kept: Group
     dropped: Group
     at_least: int
-    """Leaving out fewer than these does not do, as far as a group that holds a failing one fails."""
+    """Leaving out fewer does not do, as far as a group that holds a failing one fails."""
 
     @property
     def exact(self) -> bool:

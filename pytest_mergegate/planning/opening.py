@@ -12,7 +12,7 @@ from pytest_mergegate.engine.workspace import Workspace
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.judge import PER_METHOD
 from pytest_mergegate.merging.methods import plan_methods
-from pytest_mergegate.planning.standing import RATIOS
+from pytest_mergegate.planning.standing import RATIOS, refuse_increases
 from pytest_mergegate.stages.hidden import run_hidden
 from pytest_mergegate.stages.kept_conflicts import find_conflicts
 from pytest_mergegate.stages.preflight import run_preflight
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.hidden import HiddenResult
-
-Tell = "Callable[[str, float], None]"
 
 
 class UnsoundPool(GateError):
@@ -53,6 +51,7 @@ def open_gate(
     gate: Gate, *, device: str, cache: Cache, tell: Callable[[str, float], None]
 ) -> Opened:
     """Read the pool and its states. Raises GateError, UnsoundPool for what preflight finds."""
+    refuse_increases(gate.spec)
     if gate.mergekit is not None and gate.mergekit.why_official is not None:
         raise GateError(
             f"a merge cannot be planned for this mergekit configuration: "
@@ -81,7 +80,7 @@ class _Opening:
 
     def opened(self) -> Opened:
         gate, pool = self._gate, self._pool
-        methods = plan_methods(gate, pool.names)
+        plan_methods(gate, pool.names)  # a typo fails at once
         limits = set(gate.spec.effective_budget.limits)
         pool.base.start_hashing()
         workspace = Workspace(
@@ -99,7 +98,7 @@ class _Opening:
             workspace,
             LocalExecutor(),
             gate.spec,
-            lambda _: methods,
+            lambda _: (),
             lambda f: self._tell("hidden states", f),
             ahead=ahead,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Status = Literal["pass", "inconclusive", "fail"]
 Basis = Literal["exact", "surrogate", "states", "none"]
-RANK: dict[str, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
+RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ class MergeOutlook:
     @property
     def status(self) -> Status:
         """The worst of its experts."""
-        found = max((e.status for e in self.experts), key=RANK.__getitem__, default="inconclusive")
+        statuses = [expert.status for expert in self.experts]
+        found: Status = max(statuses, key=RANK.__getitem__, default="inconclusive")
         return found if self.whole or found == "fail" else "inconclusive"
 
     @property

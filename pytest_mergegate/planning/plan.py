@@ -82,7 +82,7 @@ def make_plan(bench: Bench, names: Sequence[str], most: int = MOST_TRIALS) -> Pl
         curve=tuple(metrics.distortion_curve(bench.shares.squared(names))),
         groups=tuple(sorted(groups, key=lambda g: -len(g.names))),
         at_least=found.at_least,
-        whole=bench.outlook(names),
+        whole=bench.outlook(names, own_shares=True),
         drop=drop,
         tried=len(trials.known),
         most=most,

@@ -35,4 +35,5 @@ class OwnInputRisk:
         off = scales - np.eye(len(group))
         moved = np.einsum("ij,ijk,ik->i", off, grams, off)
         own = np.einsum("iii->i", grams)
-        return np.divide(moved, own, out=np.zeros(len(group)), where=own > 0)
+        relative: FloatArray = np.divide(moved, own, out=np.zeros(len(group)), where=own > 0)
+        return relative

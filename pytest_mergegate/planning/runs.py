@@ -11,7 +11,7 @@ from pytest_mergegate.spec import BUILTIN_METRICS
 from pytest_mergegate.stages.comparison import References, answers_differ
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class Runs:
 
     def of(
         self, scales: Mapping[str, float], order: Sequence[str]
-    ) -> Iterator[tuple[str, Differences]]:
+    ) -> Generator[tuple[str, Differences], None, None]:
         """The experts in ``order``, one by one, under the model with these λ_j.
 
         The model is put together when the first of them is asked for that is not known.

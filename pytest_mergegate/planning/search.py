@@ -107,7 +107,7 @@ def joined(groups: Sequence[int], trials: Trials) -> list[int]:
     pairs = sorted(combinations(found, 2), key=lambda pair: trials.risk(pair[0] | pair[1]))
     for one, other in pairs:
         both = one | other
-        if one in found and other in found and both not in trials.known:
-            if trials.passes(both, even_so=True):
-                found = [group for group in found if group not in (one, other)] + [both]
+        untried = one in found and other in found and both not in trials.known
+        if untried and trials.passes(both, even_so=True):
+            found = [group for group in found if group not in (one, other)] + [both]
     return found

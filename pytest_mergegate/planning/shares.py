@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.workspace import own_code
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.stages.hidden import HiddenResult
 
+FloatArray = NDArray[np.float64]
 _ALIKE = 0.02
 """Shares that differ by less are not worth another forecast."""
 
@@ -58,9 +61,8 @@ def group_methods(gate: Gate, names: Sequence[str], workspace: Workspace) -> tup
 
     Under ``select: any`` a method that does not fit a group of that size is left out.
     """
-    from pytest_mergegate.merging.methods import plan_methods
-
-    part, found = group_gate(gate, names), []
+    part = group_gate(gate, names)
+    found: list[Method] = []
     for method in part.spec.merge.methods:
         merge = part.spec.merge.model_copy(update={"methods": (method,)})
         alone = replace(part, spec=part.spec.model_copy(update={"merge": merge}))
@@ -72,15 +74,19 @@ def group_methods(gate: Gate, names: Sequence[str], workspace: Workspace) -> tup
             "names": list(names),
         }
         try:
-            planned = workspace.cache.json(
-                key, lambda a=alone: [m.plain for m in plan_methods(a, names)]
-            )
+            planned = workspace.cache.json(key, partial(_planned, alone, names))
         except GateError:
             if len(names) == len(gate.spec.experts) or gate.spec.merge.select == "all":
                 raise
             continue
         found += [Method(**plain) for plain in planned]
     return tuple(method for method in found if has_surrogate(method))
+
+
+def _planned(gate: Gate, names: Sequence[str]) -> list[dict[str, Any]]:
+    from pytest_mergegate.merging.methods import plan_methods
+
+    return [method.plain for method in plan_methods(gate, names)]
 
 
 def group_scales(method: Method, names: Sequence[str], workspace: Workspace) -> dict[str, float]:
@@ -118,18 +124,18 @@ class GroupShares:
         self._sums = np.stack([squared[tasks == name].sum(axis=0) for name in states.names])
         self._probes = np.array([(tasks == name).sum() for name in states.names])
 
-    def squared(self, names: Sequence[str]) -> metrics.FloatArray:
+    def squared(self, names: Sequence[str]) -> FloatArray:
         """D2 among a group's experts over the group's own probes."""
         at = [self._names.index(name) for name in names]
         total = self._sums[at].sum(axis=0)[np.ix_(at, at)]
-        result: metrics.FloatArray = total / self._probes[at].sum()
+        result: FloatArray = total / self._probes[at].sum()
         return result
 
     def of(self, names: Sequence[str], given: str | Mapping[str, float]) -> tuple[Shares, ...]:
         """The gate's own first, then the others that differ from those before."""
         at = [self._names.index(name) for name in names]
         squared = self.squared(names)
-        shares: dict[str, metrics.FloatArray] = {}
+        shares: dict[str, FloatArray] = {}
         if isinstance(given, str):
             uniform = np.full(len(names), 1 / len(names))
             shares = {
@@ -151,7 +157,7 @@ class GroupShares:
             for kind, own in shares.items()
         )
 
-    def _minimax(self, at: Sequence[int], uniform: metrics.FloatArray) -> metrics.FloatArray:
+    def _minimax(self, at: Sequence[int], uniform: FloatArray) -> FloatArray:
         try:
             return metrics.minimax_weights(self._grams[np.ix_(at, at, at)]).weights
         except metrics.Undefined:
