@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.values import Value
 
 Status = Literal["pass", "inconclusive", "fail"]
-Basis = Literal["exact", "surrogate", "states", "none"]
+Basis = Literal["exact", "surrogate", "states"]
 RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 

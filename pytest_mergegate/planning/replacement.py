@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
 from pytest_mergegate.planning.outlook import RANK
@@ -42,7 +42,7 @@ class Stand:
 class Replacement:
     """The candidates for the place of one expert, the best first."""
 
-    order: str
+    order: Literal["forecast", "mds"]
     """``forecast``, or ``mds`` as in the paper: decides who is replaced, and who comes first."""
     replaced: str
     candidates: tuple[Stand, ...]
@@ -54,7 +54,11 @@ def find_replacements(
     """The candidates in the place of the expert that the forecast says is worst off, and in that of
     the one whose MDS is largest; the latter only where MDS is defined."""
     found = []
-    for order, replaced in (("forecast", _worst_off(whole)), ("mds", _hardest(bench, whole))):
+    orders: tuple[tuple[Literal["forecast", "mds"], str | None], ...] = (
+        ("forecast", _worst_off(whole)),
+        ("mds", _hardest(bench, whole)),
+    )
+    for order, replaced in orders:
         if replaced is None:
             continue
         stands = [_stand(bench, whole.names, replaced, name) for name in candidates]
