@@ -137,8 +137,8 @@ def _planned(
     from pytest_mergegate.planning.record import plan_record
     from pytest_mergegate.planning.replacement import find_replacements
 
-    names, candidates = tuple(gate.spec.experts), ()
-    wider = gate
+    names = tuple(gate.spec.experts)
+    wider, candidates = gate, tuple[str, ...]()
     if chosen.candidates:
         try:
             wider, candidates = with_candidates(gate, chosen.candidates)

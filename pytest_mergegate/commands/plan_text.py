@@ -17,11 +17,7 @@ if TYPE_CHECKING:
         ReplacementRecord,
     )
 
-_BASIS = {
-    "exact": "the merge itself, before it is written",
-    "surrogate": "forecast by the nearest sum of task vectors",
-    "states": "forecast from stored states",
-}
+_HEAD = ("method", "weights", "forecast", "worst off", "disagreement", "loss %", "distortion", "by")
 _MOST_POINTS = 12
 
 
@@ -30,16 +26,19 @@ def plan_lines(plan: PlanRecord, name: str, experts: int, *, verbose: bool) -> I
     yield headline(plan, name, experts)
     yield from _curve(plan)
     for number, group in enumerate(plan.groups, start=1):
+        yield ""
         yield from _group(number, group, verbose=verbose)
-    yield from _drop(plan, experts)
+    if line := drop_line(plan, experts):
+        yield from ("", line)
     for replacement in plan.replacements:
+        yield ""
         yield from _replacement(replacement)
 
 
 def headline(plan: PlanRecord, name: str, experts: int) -> str:
     """One line: how many merges do, if any."""
-    merged = [group for group in plan.groups if len(group.experts) > 1]
     called = clean(name)
+    merged = [group for group in plan.groups if len(group.experts) > 1]
     if not merged:
         return f"NO PLAN {called}: no two of {plural(experts, 'expert')} are forecast to pass"
     if len(plan.groups) == 1:
@@ -52,6 +51,17 @@ def headline(plan: PlanRecord, name: str, experts: int) -> str:
     )
 
 
+def drop_line(plan: PlanRecord, experts: int) -> str:
+    """What to leave out; empty where that was not found, or nothing has to go."""
+    if not plan.drop:
+        return ""
+    few = plan.drop_at_least is None or plan.drop_at_least >= len(plan.drop)
+    gap = "" if few else f" (at least {plan.drop_at_least} must go)"
+    rest = experts - len(plan.drop)
+    names = ", ".join(map(clean, plan.drop))
+    return f"or leave out {names}: the other {rest} are forecast to pass as one merge{gap}"
+
+
 def _gap(at_least: int | None, found: int) -> str:
     if at_least is None or at_least < found:
         return f"at least {at_least or 1} are needed"
@@ -60,14 +70,14 @@ def _gap(at_least: int | None, found: int) -> str:
 
 def _curve(plan: PlanRecord) -> Iterator[str]:
     """How far the worst-off expert's states must move, by number of models."""
-    yield "models  distortion  groups (by hidden states alone, whatever the budget)"
+    yield "models  distortion  merged with each other (by hidden states, whatever the budget)"
     for point in plan.curve[:_MOST_POINTS]:
         groups = " | ".join(some(group) for group in point.groups if len(group) > 1) or "-"
         gap = point.at_least is not None and point.at_least < point.distortion
         floor = f"  (at least {number_text(point.at_least or 0.0)})" if gap else ""
         yield f"{point.models:6d}  {number_text(point.distortion):>10}  {groups}{floor}"
     if len(plan.curve) > _MOST_POINTS:
-        yield f"        and so on to {plan.curve[-1].models} models"
+        yield f"        and so on, to {plan.curve[-1].models} models"
 
 
 def _group(number: int, group: PlannedGroupRecord, *, verbose: bool) -> Iterator[str]:
@@ -76,55 +86,48 @@ def _group(number: int, group: PlannedGroupRecord, *, verbose: bool) -> Iterator
         yield f"model {number}: {names}, as it is"
         return
     yield f"model {number}: {names}"
-    if not group.merges:
-        yield f"  {group.status}: whatever the method"
-        return
-    yield f"  {_merge(group.merges[0])}"
-    weights = group.merges[0].weights
-    if len(set(weights.values())) > 1:
-        listed = ", ".join(f"{clean(n)} {number_text(w)}" for n, w in weights.items())
-        yield f"  weights: {listed}"
     yield from (f"  against: {clean(reason)}" for reason in group.against)
-    for other in group.merges[1:] if verbose else _same_method(group):
-        yield f"  instead, {_merge(other)}"
-
-
-def _same_method(group: PlannedGroupRecord) -> Sequence[PlannedMergeRecord]:
-    """What the same method does under other shares."""
-    return [m for m in group.merges[1:] if m.method == group.merges[0].method]
-
-
-def _merge(merge: PlannedMergeRecord) -> str:
-    told = [f"{merge.status}"]
-    if merge.expert is not None and merge.disagreement is not None:
-        loss = f", loss {number_text(merge.loss)} %" if merge.loss is not None else ""
-        told = [
-            f"{merge.status}, {clean(merge.expert)} is worst off: disagreement "
-            f"{number_text(merge.disagreement)}{loss}"
-        ]
-    if merge.distortion is not None:
-        told.append(f"distortion {number_text(merge.distortion)}")
-    told.append(_BASIS[merge.basis])
-    return f"{clean(merge.method)}, {merge.shares} weights: {'; '.join(told)}"
-
-
-def _drop(plan: PlanRecord, experts: int) -> Iterator[str]:
-    if not plan.drop:
+    if not group.merges:
+        yield f"  {group.status}, whatever the method"
         return
-    gap = (
-        ""
-        if (plan.drop_at_least or 0) >= len(plan.drop)
-        else (f" (at least {plan.drop_at_least} must go)")
+    best = group.merges[0]
+    same = [merge for merge in group.merges if merge.method == best.method]
+    yield from _table([_HEAD, *map(_row, group.merges if verbose else same)])
+    if len(set(best.weights.values())) > 1:
+        listed = ", ".join(f"{clean(n)} {number_text(w)}" for n, w in best.weights.items())
+        yield f"  weights: {listed}"
+
+
+def _row(merge: PlannedMergeRecord) -> tuple[str, ...]:
+    return (
+        clean(merge.method),
+        merge.shares,
+        merge.status,
+        "-" if merge.expert is None else clean(merge.expert),
+        _number(merge.disagreement),
+        _number(merge.loss),
+        _number(merge.distortion),
+        merge.basis,
     )
-    rest = experts - len(plan.drop)
-    names = ", ".join(map(clean, plan.drop))
-    yield f"or leave out {names}: the other {rest} are forecast to pass as one merge{gap}"
 
 
 def _replacement(replacement: ReplacementRecord) -> Iterator[str]:
-    how = "the forecast" if replacement.order == "forecast" else "MDS"
-    yield f"in place of {clean(replacement.replaced)}, worst by {how}:"
+    by = "the forecast" if replacement.order == "forecast" else "MDS"
+    yield f"in place of {clean(replacement.replaced)}, the worst by {by}; best candidates first:"
+    rows: list[tuple[str, ...]] = [("candidate", "its MDS", *_HEAD[:-2])]
     for stand in replacement.candidates:
-        mds = "not defined" if stand.mds is None else number_text(stand.mds)
-        merge = f"; {_merge(stand.pool.merges[0])}" if stand.pool.merges else ""
-        yield f"  {clean(stand.name)}: {stand.pool.status}; MDS {mds}{merge}"
+        merge = _row(stand.pool.merges[0])[:-2] if stand.pool.merges else ("-", "-", "-", "-")
+        own = (clean(stand.name), _number(stand.mds))
+        rows.append((*own, *merge[:2], stand.pool.status, *merge[3:]))
+    yield from _table(rows)
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else number_text(number)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        yield f"  {'  '.join(cells)}".rstrip()

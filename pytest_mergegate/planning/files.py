@@ -17,7 +17,7 @@ from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
@@ -91,7 +91,7 @@ def _dumped(data: Mapping[str, Any]) -> str:
 
 
 def _check_metrics(gate: Gate, folder: Path) -> None:
-    """Raise GateError where a metric or a task lies beside the gate file, and is found only there."""
+    """Raise GateError where a metric is found only beside the gate file."""
     if folder.resolve() == gate.root.resolve():
         return
     for name, expert in gate.spec.experts.items():

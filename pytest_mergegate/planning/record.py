@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.planning.outlook import GroupOutlook, MergeOutlook
     from pytest_mergegate.planning.plan import Plan
     from pytest_mergegate.planning.replacement import Replacement
+    from pytest_mergegate.planning.reported import Hint
 
 
 def plan_record(plan: Plan, replacements: Iterable[Replacement] = ()) -> PlanRecord:
@@ -57,6 +58,30 @@ def group_record(group: GroupOutlook) -> PlannedGroupRecord:
         status=group.status,
         against=(*group.shared, *group.undecided),
         merges=tuple(map(_merge, group.merges)),
+    )
+
+
+def hinted_records(hint: Hint) -> tuple[PlannedGroupRecord, ...]:
+    """The groups that stored states say would pass."""
+    return tuple(
+        PlannedGroupRecord(
+            experts=group.names,
+            status="pass",
+            merges=(
+                PlannedMergeRecord(
+                    method=group.method,
+                    shares="own",
+                    weights=dict(group.scales),
+                    basis="states",
+                    status="pass",
+                    expert=group.expert,
+                    disagreement=group.disagreement,
+                ),
+            )
+            if group.method is not None
+            else (),
+        )
+        for group in hint.groups
     )
 
 

@@ -67,11 +67,17 @@ class Trials:
                 return False
             if self.left <= 0:
                 return None
-            self.known[mask] = self._forecasts.passes(members(mask))
-            if not self.known[mask]:
-                self.cores = [core for core in self.cores if core & mask != mask]
-                self.cores += [] if self.blocked(mask) else [mask]
+            if self._forecasts.passes(members(mask)):
+                self.known[mask] = True
+            else:
+                self.note_failure(mask)
         return self.known[mask]
+
+    def note_failure(self, mask: int) -> None:
+        """A group that is known to fail."""
+        self.known[mask] = False
+        self.cores = [core for core in self.cores if core & mask != mask]
+        self.cores += [] if self.blocked(mask) else [mask]
 
 
 def members(mask: int) -> Group:

@@ -238,8 +238,10 @@ class PlannedMergeRecord(Record):
 
     method: str
     shares: str
-    """How its total weight is divided: ``uniform``, ``optimal``, ``minimax`` or ``given``."""
+    """How its total weight is divided: ``uniform``, ``optimal``, ``minimax`` or ``given``, or as
+    the gate's ``own``."""
     weights: dict[str, Number]
+    """As the method is handed them; with the basis ``states`` the scales of the task vectors."""
     basis: Literal["exact", "surrogate", "states"]
     """``exact``: the sum of task vectors that was run is the merge; ``surrogate``: the sum nearest
     to it; ``states``: stored states, mixed."""
