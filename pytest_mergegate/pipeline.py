@@ -182,7 +182,9 @@ class _Run:
         assert self.results is not None
         assert self.judgement is not None
         with self._timed("hidden"):
-            return hint(self.gate, self.results, self.judgement)
+            cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
+            drop = next((cure.drop for cure in cures if cure.drop), ())
+            return hint(self.gate, self.results, self.judgement, drop)
 
     def _look_back(self, depth: Stage) -> None:
         """What the baseline says of the gate, where there is something to compare with it."""

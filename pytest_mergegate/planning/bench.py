@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -124,15 +125,39 @@ class Bench:
             for shares in (every[:1] if own_shares else distinct(every))
             for method in methods
         ]
-        whole = _whole(found, select)
-        own = every[0].kind
         return GroupOutlook(
             names=names,
-            merges=tuple(sorted(found, key=lambda m: whole[m.shares.kind] + _order(m, own))),
+            merges=_sorted(found, select, self._own_kind),
             shared=against,
             undecided=undecided,
             select=select,
         )
+
+    def confirmed(self, names: Sequence[str]) -> bool:
+        """Whether the proposed merge of a group passes once it is made in memory.
+
+        A sum of task vectors was that merge already. Where a merge fails, the next best one is
+        made; what became of all of them stands in ``outlook``.
+        """
+        outlook = self.outlook(names)
+        while outlook.status == "pass" and (doubtful := _doubtful(outlook)) is not None:
+            made = self._made(doubtful, outlook.names)
+            merges = [made if merge is doubtful else merge for merge in outlook.merges]
+            outlook = replace(outlook, merges=_sorted(merges, outlook.select, self._own_kind))
+            self._outlooks[outlook.names, False] = outlook
+        return outlook.status == "pass"
+
+    def _made(self, merge: MergeOutlook, names: Sequence[str]) -> MergeOutlook:
+        method = replace(merge.method, route="in_place")
+        self._tell(f"merging {len(names)} experts")
+        with closing(self._runs.merged(method, names)) as running:
+            found = tuple(self._holding.of(name, differences) for name, differences in running)
+        return replace(merge, basis="merged", experts=found)
+
+    @property
+    def _own_kind(self) -> str:
+        given = self.gate.spec.merge.weights
+        return given if isinstance(given, str) else "given"
 
     def _shares(self, names: Sequence[str]) -> tuple[Shares, ...]:
         return self.shares.of(names, self.gate.spec.merge.weights)
@@ -183,11 +208,25 @@ def _uniform(group: Group) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.full(len(group), 1 / len(group))
 
 
+def _doubtful(outlook: GroupOutlook) -> MergeOutlook | None:
+    """The first of the merges on which the group's status rests that is a surrogate's."""
+    best = outlook.merges[:1]
+    if outlook.select == "all":
+        best = tuple(m for m in outlook.merges if m.shares.kind == best[0].shares.kind)
+    return next((merge for merge in best if merge.basis == "surrogate"), None)
+
+
+def _sorted(merges: Sequence[MergeOutlook], select: str, own: str) -> tuple[MergeOutlook, ...]:
+    """The best first."""
+    whole = _whole(merges, select)
+    return tuple(sorted(merges, key=lambda m: whole[m.shares.kind] + _order(m, own)))
+
+
 def _order(merge: MergeOutlook, own: str) -> tuple[float, ...]:
-    """A merge that is its own forecast before one that is not, then the one with most to spare;
+    """A merge that was run itself before one that was not, then the one with most to spare;
     the gate's ``own`` shares before others that are hardly better."""
     use = merge.use - (_HARDLY if merge.shares.kind == own else 0.0)
-    return RANK[merge.status], float(merge.basis != "exact"), use
+    return RANK[merge.status], float(merge.basis == "surrogate"), use
 
 
 def _whole(merges: Sequence[MergeOutlook], select: str) -> dict[str, tuple[float, ...]]:

@@ -43,7 +43,8 @@ def fewest_left_out(count: int, trials: Trials, groups: Sequence[Group] = ()) ->
     if trials.passes(full):
         return LeftOut(kept=members(full), dropped=(), at_least=0)
     try_pairs(count, trials)
-    passing = [mask for mask, passes in trials.known.items() if passes]
+    known = [mask for mask, passes in trials.known.items() if passes]
+    passing = [mask for mask in known if not trials.blocked(mask)]
     passing += [mask_of(group) for group in groups if len(group) > 1]
     best = max(passing, key=lambda mask: (mask.bit_count(), -trials.risk(mask)), default=0)
     if best:

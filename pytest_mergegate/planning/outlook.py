@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.values import Value
 
 Status = Literal["pass", "inconclusive", "fail"]
-Basis = Literal["exact", "surrogate", "states"]
+Basis = Literal["exact", "merged", "surrogate"]
 RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
@@ -42,8 +42,8 @@ class MergeOutlook:
     shares: Shares
     scales: Mapping[str, float]
     basis: Basis
-    """``exact``: the sum that was run is the merge itself; ``surrogate``: the sum nearest to it;
-    ``states``: stored states, mixed."""
+    """``exact``: the sum that was run is the merge itself; ``merged``: it was made in memory;
+    ``surrogate``: the sum nearest to it was run."""
     experts: tuple[ExpertOutlook, ...]
     whole: bool = True
     """Whether all experts were looked at: after a failure the rest may be left out."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
-from pytest_mergegate.planning.leaving_out import fewest_left_out
-from pytest_mergegate.planning.search import fewest_groups
-from pytest_mergegate.planning.trials import Trials
+from pytest_mergegate.planning.leaving_out import LeftOut, fewest_left_out
+from pytest_mergegate.planning.search import Grouping, fewest_groups
+from pytest_mergegate.planning.trials import Trials, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,8 +67,8 @@ def make_plan(bench: Bench, names: Sequence[str], most: int = MOST_TRIALS) -> Pl
     """Plan for those experts of the bench's pool."""
     places = [bench.names.index(name) for name in names]
     trials = Trials(_Chosen(bench, places), most)
-    found = fewest_groups(len(names), trials)
-    left_out = fewest_left_out(len(names), trials, found.groups)
+    found = _confirmed_groups(bench, names, trials)
+    left_out = _confirmed_rest(bench, names, trials, found.groups)
     groups = [bench.outlook([names[k] for k in group]) for group in found.groups]
     drop = None
     if left_out is not None:
@@ -87,6 +87,31 @@ def make_plan(bench: Bench, names: Sequence[str], most: int = MOST_TRIALS) -> Pl
         tried=len(trials.known),
         most=most,
     )
+
+
+def _confirmed_groups(bench: Bench, names: Sequence[str], trials: Trials) -> Grouping:
+    """The fewest groups, searched anew without those that fail once they are merged."""
+    while True:
+        found = fewest_groups(len(names), trials)
+        failing = [g for g in found.groups if len(g) > 1 and not _confirmed(bench, names, g)]
+        if not failing:
+            return found
+        for group in failing:
+            trials.note_failure(mask_of(group))
+
+
+def _confirmed_rest(
+    bench: Bench, names: Sequence[str], trials: Trials, groups: Sequence[Group]
+) -> LeftOut | None:
+    while True:
+        found = fewest_left_out(len(names), trials, groups)
+        if found is None or _confirmed(bench, names, found.kept):
+            return found
+        trials.note_failure(mask_of(found.kept))
+
+
+def _confirmed(bench: Bench, names: Sequence[str], group: Group) -> bool:
+    return bench.confirmed([names[k] for k in group])
 
 
 class _Chosen:

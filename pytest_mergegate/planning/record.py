@@ -72,7 +72,7 @@ def hinted_records(hint: Hint) -> tuple[PlannedGroupRecord, ...]:
                     method=group.method,
                     shares="own",
                     weights=dict(group.scales),
-                    basis="states",
+                    basis="probes" if group.tried else "states",
                     status="pass",
                     expert=group.expert,
                     disagreement=group.disagreement,

@@ -56,11 +56,18 @@ class HintedGroup:
     """Who is worst off."""
     disagreement: float | None
     """Of that expert, on its probes."""
+    tried: bool = False
+    """Whether the merge was put together and run on the probes, in place of mixing states."""
 
 
-def hint(gate: Gate, results: Results, judgement: Judgement) -> Hint | None:
+def hint(
+    gate: Gate, results: Results, judgement: Judgement, drop: tuple[str, ...] = ()
+) -> Hint | None:
     """What to merge instead; None where the gate passed, where its budgets are not about merges, or
-    where answers cannot be read from the states."""
+    where answers cannot be read from the states.
+
+    ``drop`` are experts without which the others were tried on the probes, and passed.
+    """
     hidden, limits = results.hidden, set(gate.spec.effective_budget.limits)
     if judgement.status == "pass" or hidden is None or hidden.what_if is None:
         return None
@@ -72,6 +79,8 @@ def hint(gate: Gate, results: Results, judgement: Judgement) -> Hint | None:
     if judgement.status == "fail":
         trials.note_failure((1 << count) - 1)  # whatever the states say of it
     found = fewest_groups(count, trials)
+    if drop and 1 + len(drop) <= len(found.groups):
+        return mixed.without(drop, judgement.method)
     left_out = fewest_left_out(count, trials, found.groups)
     return Hint(
         groups=tuple(mixed.hinted(group) for group in sorted(found.groups, key=lambda g: -len(g))),
@@ -114,6 +123,21 @@ class _Mixed:
         return HintedGroup(
             names=self.named(group), method=None, scales={}, expert=None, disagreement=None
         )
+
+    def without(self, drop: tuple[str, ...], method: str | None) -> Hint:
+        """All but some experts, as one merge that was tried."""
+        rest = tuple(name for name in self._names if name not in drop)
+        label = method or next(iter(self._hidden.scales))
+        kept = HintedGroup(
+            names=rest,
+            method=label,
+            scales=self._scales(label, rest),
+            expert=None,
+            disagreement=None,
+            tried=True,
+        )
+        alone = [self.hinted((self._names.index(name),)) for name in drop]
+        return Hint(groups=(kept, *alone), at_least=min(2, 1 + len(drop)), drop=drop)
 
     def _passing(self, group: Group) -> HintedGroup | None:
         names = self.named(group)

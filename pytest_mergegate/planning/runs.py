@@ -1,22 +1,26 @@
-"""Runs sums of task vectors on the inputs of some experts, each once."""
+"""Runs sums of task vectors, and merges, on the inputs of some experts, each once."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.engine.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.planning.holding import Differences
 from pytest_mergegate.spec import BUILTIN_METRICS
 from pytest_mergegate.stages.comparison import References, answers_differ
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.holding import Holding
     from pytest_mergegate.stages.comparison import Reference
 
@@ -42,38 +46,75 @@ class Runs:
 
         The model is put together when the first of them is asked for that is not known.
         """
+        models = self._workspace.models
+        described = [(models[name], float(scale)) for name, scale in scales.items()]
+        label = f"group:{dict(scales)}"
+        yield from self._each(
+            {"scales": described},
+            label,
+            lambda: self._workspace.engine.mixed(label, scales),
+            order,
+        )
+
+    def merged(
+        self, method: Method, order: Sequence[str]
+    ) -> Generator[tuple[str, Differences], None, None]:
+        """The same under the real merge, made in memory with mergekit's arithmetic.
+
+        Raises GateError where mergekit refuses.
+        """
+        models = self._workspace.models
+        described = {
+            "method": method.plain,
+            "experts": [(name, models[name]) for name in method.weights],
+            "processor": own_processor(),
+        }
+        label = f"group:{method.label}:{dict(method.weights)}"
+
+        def load() -> AbstractContextManager[None]:
+            from pytest_mergegate.engine.engine import LazyWeights
+            from pytest_mergegate.merging.in_place import merge_parameter
+
+            engine = self._workspace.engine
+            parameters = engine.vectors.parameters(*method.weights)
+            weights = LazyWeights(parameters, lambda p: merge_parameter(method, engine, p))
+            return engine.model.swapped(label, weights)
+
+        yield from self._each(described, label, load, order)
+
+    def _each(
+        self,
+        described: Mapping[str, Any],
+        label: str,
+        load: Callable[[], AbstractContextManager[None]],
+        order: Sequence[str],
+    ) -> Generator[tuple[str, Differences], None, None]:
         with ExitStack() as loaded:
             for name in order:
-                yield name, self._one(scales, name, loaded)
+                reference, own = self._own(name)
 
-    def _one(self, scales: Mapping[str, float], name: str, loaded: ExitStack) -> Differences:
-        reference, own = self._own(name)
+                def run(name: str = name, reference: Reference = reference) -> list[int]:
+                    engine = self._workspace.engine
+                    if engine.model.loaded != label:
+                        loaded.enter_context(load())
+                        self.done += 1
+                    return [int(differs) for differs in answers_differ(engine, name, reference)]
 
-        def run() -> list[int]:
-            engine = self._workspace.engine
-            label = f"group:{dict(scales)}"
-            if engine.model.loaded != label:
-                loaded.enter_context(engine.mixed(label, scales))
-                self.done += 1
-            return [int(differs) for differs in answers_differ(engine, name, reference)]
+                key = self._key(described, name, reference)
+                found = self._workspace.cache.json(key, run)
+                yield name, replace(own, differs=tuple(map(bool, found)))
 
-        models = self._workspace.models
-        key = self._workspace.key(
+    def _key(self, described: Mapping[str, Any], name: str, reference: Reference) -> dict[str, Any]:
+        workspace = self._workspace
+        return workspace.key(
             "group",
             of=name,
-            scales=[(models[other], float(scale)) for other, scale in scales.items()],
-            expert=models[name],
-            examples=self._workspace.pool.examples_fingerprint.get(name),
-            read=self._workspace.spec.experts[name].how_read,
+            expert=workspace.models[name],
+            examples=workspace.pool.examples_fingerprint.get(name),
+            read=workspace.spec.experts[name].how_read,
             inputs=list(reference.inputs),
-            probes=self._workspace.spec.probes.model_dump(mode="json"),
-        )
-        found = self._workspace.cache.json(key, run)
-        return Differences(
-            differs=tuple(map(bool, found)),
-            cut=own.cut,
-            scores=own.scores,
-            labelled=own.labelled,
+            probes=workspace.spec.probes.model_dump(mode="json"),
+            **described,
         )
 
     def _own(self, name: str) -> tuple[Reference, Differences]:

@@ -241,10 +241,12 @@ class PlannedMergeRecord(Record):
     """How its total weight is divided: ``uniform``, ``optimal``, ``minimax`` or ``given``, or as
     the gate's ``own``."""
     weights: dict[str, Number]
-    """As the method is handed them; with the basis ``states`` the scales of the task vectors."""
-    basis: Literal["exact", "surrogate", "states"]
-    """``exact``: the sum of task vectors that was run is the merge; ``surrogate``: the sum nearest
-    to it; ``states``: stored states, mixed."""
+    """As the method is handed them; with the basis ``probes`` or ``states`` the scales of the task
+    vectors."""
+    basis: Literal["exact", "merged", "surrogate", "probes", "states"]
+    """``exact``: the sum of task vectors that was run is the merge; ``merged``: the merge was made in
+    memory, and run; ``surrogate``: the sum nearest to it was run; ``probes``: that, on the probes
+    alone; ``states``: stored states were mixed."""
     status: Literal["pass", "inconclusive", "fail"]
     distortion: Number | None = None
     """The worst expert's, predicted from the states of the group's own probes."""
