@@ -244,9 +244,9 @@ class PlannedMergeRecord(Record):
     """As the method is handed them; with the basis ``probes`` or ``states`` the scales of the task
     vectors."""
     basis: Literal["exact", "merged", "surrogate", "probes", "states"]
-    """``exact``: the sum of task vectors that was run is the merge; ``merged``: the merge was made in
-    memory, and run; ``surrogate``: the sum nearest to it was run; ``probes``: that, on the probes
-    alone; ``states``: stored states were mixed."""
+    """``exact``: the sum of task vectors that was run is the merge; ``merged``: the merge was made
+    in memory, and run; ``surrogate``: the sum nearest to it was run; ``probes``: that, on the
+    probes alone; ``states``: stored states were mixed."""
     status: Literal["pass", "inconclusive", "fail"]
     distortion: Number | None = None
     """The worst expert's, predicted from the states of the group's own probes."""
