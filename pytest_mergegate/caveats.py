@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement, Results
+    from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.results import Results
     from pytest_mergegate.stages.comparison import MergedExpert
 
 _ROUNDING = 0.01
