@@ -110,7 +110,7 @@ def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:
 def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
     limit = gate.spec.effective_budget.limits.get("max_disagreement")
     point = expert.disagreement.number
-    if limit is None or point is None or point > limit or expert.disagreement_upper <= limit:
+    if limit is None or point is None or not point <= limit < expert.disagreement_upper:
         return None
     lacking = inputs_text(expert, limit, gate.spec.certificate.level)
     return Finding(
