@@ -140,15 +140,7 @@ def calibrate(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
-    used = [one for one in observations if one.risk(score) is not None]
-    merges = sorted({one.merge for one in used})
-    needed = merges_needed(confidence)
-    if len(merges) < needed:
-        raise Undefined(
-            "needs_more_merges",
-            f"an interval at {confidence:.0%} needs {needed} recorded merges with {score}, "
-            f"there are {len(merges)}",
-        )
+    used = with_score(observations, score, confidence)
     groups = grouping(used)
     risks, riskier, safer = reaches(finite_risks(used, score), [one.merge for one in used])
     return Calibration(
@@ -156,7 +148,7 @@ def calibrate(
         confidence=confidence,
         model=_fit(used, score),
         quantile=_quantile(used, _left_out(used, score, groups), confidence),
-        merges=len(merges),
+        merges=len({one.merge for one in used}),
         observations=len(used),
         groups=groups,
         source="registry" if any(not one.bed for one in used) else "beds",
@@ -166,9 +158,24 @@ def calibrate(
     )
 
 
+def with_score(
+    observations: Sequence[Observation], score: str, confidence: float
+) -> list[Observation]:
+    """Those that have the score. Raises Undefined where they are of too few merges."""
+    used = [one for one in observations if one.risk(score) is not None]
+    merges, needed = len({one.merge for one in used}), merges_needed(confidence)
+    if merges < needed:
+        raise Undefined(
+            "needs_more_merges",
+            f"an interval at {100 * confidence:.3g}% needs {needed} recorded merges with {score}, "
+            f"there are {merges}",
+        )
+    return used
+
+
 def merges_needed(confidence: float) -> int:
-    """The fewest merges that give an interval at a level: c (M + 1) ≤ M."""
-    return math.ceil(round(confidence / (1 - confidence), 9))
+    """The fewest merges that give an interval at a level: c (M + 1) ≤ M, and one to leave out."""
+    return max(2, math.ceil(round(confidence / (1 - confidence), 9)))
 
 
 def grouping(observations: Sequence[Observation]) -> Groups:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.calibration.fit import calibrate, folds, grouping
+from pytest_mergegate.calibration.fit import calibrate, folds, grouping, with_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def validate(
     Raises:
         Undefined: ``needs_more_merges``: too few are left.
     """
-    used = [one for one in observations if one.risk(score) is not None]
+    used = with_score(observations, score, confidence)
     groups = grouping(used)
     rows, weights = [], []
     for fold in folds(used, groups):

@@ -45,7 +45,7 @@ class TestThreshold:
         assert not at.blocks(1e9)
 
     def test_too_few(self) -> None:
-        with pytest.raises(Undefined, match="needs k ≥ 9 collapses .* 8 recorded") as caught:
+        with pytest.raises(Undefined, match=r"needs k ≥ 9 collapses .* 8 recorded") as caught:
             miss_controlled(collapses([0.5] * 8), "disagreement", 0.1)
         assert caught.value.reason == "needs_more_collapses"
         with pytest.raises(Undefined):
