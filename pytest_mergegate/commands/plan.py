@@ -66,6 +66,11 @@ def add_to(commands: Commands) -> None:
     plan.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]")
     plan.add_argument("--cache", metavar="DIR", help="where results are kept between runs")
     plan.add_argument("--no-cache", action="store_true", help="keep no results, and use none")
+    plan.add_argument(
+        "--registry",
+        metavar="PATH",
+        help=f"recorded merges, for limits that are auto@RATE (default: {settings.REGISTRY})",
+    )
     plan.add_argument("-v", "--verbose", action="store_true", help="show every merge forecast")
     plan.set_defaults(run=run)
 
@@ -97,7 +102,7 @@ def run(chosen: argparse.Namespace) -> int:
         from pytest_mergegate.commands.plan_checks import verify
 
         with progress_bar() as tell:
-            options = Options(device=device, cache=cache, progress=tell)
+            options = Options(device=device, cache=cache, registry=_registry(chosen), progress=tell)
             verified = verify(gate, plan.groups, options)
         _out(line for found in verified for line in found.lines)
     if chosen.json is not None:
@@ -128,8 +133,10 @@ def _planned(
     cache: Path | None,
     tell: Callable[[str, float], None],
 ) -> tuple[Opened, Plan, PlanRecord]:
+    from pytest_mergegate.automatic import with_known_limits
     from pytest_mergegate.engine.cache import Cache
     from pytest_mergegate.errors import GateError
+    from pytest_mergegate.past import Past
     from pytest_mergegate.planning.bench import Bench
     from pytest_mergegate.planning.candidates import with_candidates
     from pytest_mergegate.planning.opening import open_gate
@@ -144,6 +151,8 @@ def _planned(
             wider, candidates = with_candidates(gate, chosen.candidates)
         except GateError as error:
             raise pytest.UsageError(str(error)) from None
+    past = Past(_registry(chosen), Cache(folder=cache))
+    wider = with_known_limits(wider, lambda: past.observations)
     opened = open_gate(wider, device=device, cache=Cache(folder=cache), tell=tell)
     bench = Bench(
         opened.workspace, wider, opened.hidden, opened.conflict, lambda what: tell(what, 0.5)
@@ -151,6 +160,10 @@ def _planned(
     plan = make_plan(bench, names, chosen.most_trials or MOST_TRIALS)
     found = find_replacements(bench, plan.whole, candidates) if candidates else ()
     return opened, plan, plan_record(plan, found)
+
+
+def _registry(chosen: argparse.Namespace) -> Path | None:
+    return settings.parse_registry(chosen.registry, Path.cwd(), none=False)
 
 
 def _write(gate: Gate, opened: Opened, plan: Plan, chosen: argparse.Namespace) -> None:

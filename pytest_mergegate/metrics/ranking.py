@@ -50,6 +50,24 @@ def _auroc(place: npt.NDArray[np.intp], bad: npt.NDArray[np.bool_], weights: Any
     return float(lost @ (below + kept / 2) / pairs) if pairs else float("nan")
 
 
+def auprc(
+    scores: npt.ArrayLike, collapsed: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
+    """Average precision: the precision at each collapsed point's score, averaged over them.
+
+    Points of equal score are raised together. Of a score that says nothing it is about the base
+    rate, the share of points that collapsed. NaN where nothing collapsed.
+    """
+    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    times = np.ones(len(bad)) if weights is None else np.asarray(weights, dtype=np.float64)
+    lost, every = (np.bincount(place, weights=times * kind)[::-1] for kind in (bad, bad | True))
+    raised, caught = np.cumsum(every), np.cumsum(lost)
+    if not caught.size or caught[-1] == 0:
+        return float("nan")
+    there = raised > 0
+    return float((caught[there] / raised[there]) @ lost[there] / caught[-1])
+
+
 def rates(raised: npt.ArrayLike, collapsed: npt.ArrayLike) -> tuple[float, float]:
     """Recall, and the share of kept points that raised an alarm; NaN where there are none."""
     alarm, bad = np.asarray(raised, dtype=bool), np.asarray(collapsed, dtype=bool)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement, Results
+    from pytest_mergegate.judge import Judgement
     from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.results import Results
     from pytest_mergegate.stages.hidden import HiddenResult
 
 _MOST_TRIALS = 40

@@ -1,0 +1,1 @@
+"""Merges of trained experts that came with the package."""
