@@ -117,7 +117,7 @@ class Holding:
             if whole == 0:
                 why = f"{name} itself scores zero"
                 return Value.missing("expert_score_zero"), None, ("inconclusive", 0.0, why)
-            rate, share = float(found.scores @ differing) / whole, 1.0
+            rate, share = float(found.scores @ differing) / len(differing), len(differing) / whole
         _, high = metrics.disagreement_interval(
             sum(found.differs), len(found.differs), confidence=self._spec.certificate.level
         )
