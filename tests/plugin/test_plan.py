@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from peft import PeftModel
 from pools import read_jsonl, write_jsonl
+from transformers import AutoModelForCausalLM
 
 from plugin.gates import CHEAP
 from plugin.test_cli import mergegate
@@ -165,6 +167,23 @@ class TestFiles:
         assert mergegate("plan", path, "--write", "out") == 0
         assert "mergekit cannot read the path" in capsys.readouterr().err
         assert [f.name for f in (gates.folder / "out").iterdir()] == ["group-1.mergegate.yaml"]
+
+    @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp"])
+    def test_checkpoints_need_their_base_said(self, gates: Gates, method: str) -> None:
+        base = gates.shared.parent / "base"
+        experts = {}
+        for name in "ab":
+            folder = gates.folder / f"full-{name}"
+            model = AutoModelForCausalLM.from_pretrained(base)
+            adapter = gates.shared.parent / "adapters" / name
+            merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            merged.save_pretrained(folder)
+            experts[name] = gates.expert(name, path=str(folder))
+        path = gates.write(budget=LOOSE, experts=experts, merge={"methods": [method]})
+        assert mergegate("plan", path, "--write", "out", "--verify") == 0
+        assert mergegate("check", gates.folder / "out" / "group-1.mergekit.yaml") == 0
+        data = yaml.safe_load((gates.folder / "out" / "group-1.mergekit.yaml").read_text("utf-8"))
+        assert (method == "task_arithmetic") == ("base" not in data["mergegate"])
 
 
 def _copy(source: Path, target: Path) -> None:
