@@ -46,10 +46,10 @@ def spearman(scores: npt.ArrayLike, losses: npt.ArrayLike) -> float:
     """
     from scipy.stats import rankdata  # not before it is needed: the first stage does without
 
-    ranks = [rankdata(each) for each in _both(scores, losses)]
-    if any(np.ptp(each) == 0 for each in ranks):
+    first, second = (rankdata(each) for each in _both(scores, losses))
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         raise Undefined("no_order", "scores or losses are all equal")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _both(

@@ -1,0 +1,95 @@
+"""One expert under one merge, as the tables see it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_mergegate.registry.lines import RegistryLine, ScoredExpert
+
+COLLAPSE: Final = -30.0
+"""Percent: an expert that loses more than this has collapsed."""
+ROUNDING: Final = 1e-9
+"""Percent: what is lost to round-off."""
+_NAMED: Final = re.compile(r" (weight|density)=")
+SLERPS: Final = ("slerp", "multislerp", "karcher")
+"""One method to mergekit's users: the first takes two models, the others more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One expert under one merge of one pool; its loss is known."""
+
+    bed: str
+    line: RegistryLine
+    expert: ScoredExpert
+    loss: float
+    """Percent, negative where the merge is worse."""
+
+    @property
+    def name(self) -> str:
+        """The expert's."""
+        return self.expert.name
+
+    @property
+    def method(self) -> str:
+        """The method and its parameters, in short; slerp's stand-ins in larger pools are slerp."""
+        if self.line.method in SLERPS:
+            return "slerp"
+        return _NAMED.sub(" ", self.line.label)
+
+    @property
+    def size(self) -> int:
+        """How many experts were merged."""
+        return len(self.line.experts)
+
+    @property
+    def pool(self) -> str:
+        """Which experts were merged, whatever the method."""
+        return pool_of(self.line, self.bed)
+
+    @property
+    def merge(self) -> tuple[str, str]:
+        """Pool and method."""
+        return self.pool, self.method
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether more was lost than ``COLLAPSE``, by more than round-off."""
+        return is_worse(self.loss, COLLAPSE)
+
+
+def is_worse(loss: float, limit: float) -> bool:
+    """Whether a loss is worse than ``limit``, both negative percent, by more than round-off."""
+    return loss < limit - ROUNDING
+
+
+def pool_of(line: RegistryLine, bed: str) -> str:
+    """A name of the pool that is the same for all its merges."""
+    return f"{bed}|{line.pool}"
+
+
+def points_of(bed: str, lines: Iterable[RegistryLine]) -> tuple[Point, ...]:
+    """Every expert of every merge, but for those whose loss is not known."""
+    return tuple(
+        Point(bed=bed, line=line, expert=expert, loss=expert.loss)
+        for line in lines
+        for expert in line.experts
+        if expert.loss is not None
+    )
+
+
+def methods_of(points: Iterable[Point]) -> tuple[str, ...]:
+    """The methods, in the order in which they come."""
+    return tuple(dict.fromkeys(point.method for point in points))
+
+
+def largest_pool(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points of the pool with the most experts; of several, the first."""
+    most = max(point.size for point in points)
+    pool = next(point.pool for point in points if point.size == most)
+    return tuple(point for point in points if point.pool == pool)
