@@ -1,0 +1,196 @@
+"""Recall and false alarms at a limit, and whether the certificate's bound held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_mergegate.metrics import (
+    Undefined,
+    certified_loss,
+    disagreement_interval,
+    miss_controlled_threshold,
+)
+from pytest_mergegate.study.points import COLLAPSE, is_worse
+from pytest_mergegate.study.scores import SCORES, collapses_of
+from pytest_mergegate.study.tables import Table, markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from card.beds import Evidence
+
+    from pytest_mergegate.study.points import Point
+    from pytest_mergegate.study.scores import Score
+
+DEFAULT = 0.3
+"""The disagreement that a gate without a budget allows."""
+MISS_RATE = 0.05
+DISAGREEMENT = SCORES[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarms:
+    """What a limit does on some points: counts, that those of several beds may be added."""
+
+    caught: int
+    collapsed: int
+    false: int
+    kept: int
+
+    def __add__(self, other: Alarms) -> Alarms:
+        return Alarms(**{key: value + getattr(other, key) for key, value in vars(self).items()})
+
+    @property
+    def missed(self) -> float:
+        """The share of collapses that raised no alarm."""
+        return 1 - self.caught / self.collapsed if self.collapsed else float("nan")
+
+    @property
+    def false_rate(self) -> float:
+        """The share of kept points that raised one."""
+        return self.false / self.kept if self.kept else float("nan")
+
+    def cells(self) -> list[str | None]:
+        """Recall and false-alarm rate, with Clopper-Pearson's intervals."""
+        return [_rate(self.caught, self.collapsed), _rate(self.false, self.kept)]
+
+
+def _rate(count: int, of: int) -> str | None:
+    if not of:
+        return None
+    low, high = disagreement_interval(count, of)
+    return f"{count / of:.1%} ({low:.1%} to {high:.1%})"
+
+
+def alarms_at(points: Sequence[Point], raised: np.ndarray) -> Alarms:
+    """Counts of one set of points."""
+    bad = collapses_of(points)
+    return Alarms(
+        caught=int((raised & bad).sum()),
+        collapsed=int(bad.sum()),
+        false=int((raised & ~bad).sum()),
+        kept=int((~bad).sum()),
+    )
+
+
+def default_alarms(points: Sequence[Point]) -> Alarms:
+    """Of a gate without a budget: it fails what disagrees on more than its limit."""
+    known = DISAGREEMENT.known(points)
+    return alarms_at(known, DISAGREEMENT.of(known) > DEFAULT)
+
+
+def left_out(found: Evidence, score: Score) -> dict[str, tuple[float, Alarms]]:
+    """By bed: the threshold that the other beds' collapses give, and what it does there."""
+    result = {}
+    for bed, points in found.beds.items():
+        others = score.known(found.without(bed))
+        values = score.of(others)[collapses_of(others)]
+        try:
+            threshold = miss_controlled_threshold(values, MISS_RATE)
+        except (Undefined, ValueError):
+            continue
+        known = score.known(points)
+        if known:
+            result[bed] = threshold, alarms_at(known, score.of(known) >= threshold)
+    return result
+
+
+def alarms_part(found: Evidence) -> str:
+    """The default limit, and every score's own threshold."""
+    return "\n\n".join(
+        [
+            "## Alarms",
+            "Intervals are Clopper-Pearson's at 95 %; they take points for independent, and points "
+            "share pools and experts, so the true ones are wider.",
+            f"### The default gate: a disagreement of more than {DEFAULT} on 64 inputs",
+            _default(found),
+            _beside(found),
+            f"### Thresholds that should miss at most {MISS_RATE:.0%}, taken from the other beds",
+            "Each score's threshold is the one that the collapses of the other beds give "
+            "(`metrics.miss_controlled_threshold`), so it has seen nothing of the bed.",
+            _controlled(found),
+        ]
+    )
+
+
+def _default(found: Evidence) -> str:
+    rows: list[list[Any]] = []
+    for bed, points in found.columns.items():
+        for size, of in (("pairs", [p for p in points if p.size == 2]), ("larger pools", None)):
+            chosen = [p for p in points if p.size > 2] if of is None else of
+            if chosen:
+                rows.append([bed, size, *default_alarms(chosen).cells()])
+        rows.append([bed, "both", *default_alarms(points).cells()])
+    heads = dict.fromkeys(["bed", "pools", "collapses caught", "kept points that raise an alarm"])
+    return markdown(Table(key="default", title="", columns=heads, rows=rows))
+
+
+def _beside(found: Evidence) -> str:
+    """How far off the mistakes are."""
+    known = DISAGREEMENT.known(found.every)
+    raised, bad = DISAGREEMENT.of(known) > DEFAULT, collapses_of(known)
+    told = []
+    for what, which in (("false alarms", raised & ~bad), ("missed collapses", ~raised & bad)):
+        losses = [-known[k].loss for k in np.flatnonzero(which)]
+        if losses:
+            told.append(
+                f"The {len(losses)} {what} lost {np.median(losses):.0f} % in the median "
+                f"({min(losses):.0f} to {max(losses):.0f} %; a collapse begins at {-COLLAPSE:.0f} %)."
+            )
+    return " ".join(told)
+
+
+def _controlled(found: Evidence) -> str:
+    if len(found.beds) < 2:
+        return "There is one bed: nothing can be left out."
+    rows: list[list[Any]] = []
+    for score in SCORES:
+        of = left_out(found, score)
+        for bed, (threshold, alarms) in of.items():
+            shown = -threshold if score.falls else threshold
+            rows.append([score.label, bed, float(shown), *alarms.cells()])
+        if len(of) > 1:
+            both = [alarms for _, alarms in of.values()]
+            rows.append([score.label, "all", None, *sum(both[1:], start=both[0]).cells()])
+    columns = {"score": None, "bed": None, "threshold": 3, "collapses caught": None}
+    columns["kept points that raise an alarm"] = None
+    return markdown(Table(key="controlled", title="", columns=columns, rows=rows))
+
+
+def certificate_part(found: Evidence) -> str:
+    """How often a loss was worse than the certificate's bound."""
+    rows: list[list[Any]] = []
+    for bed, points in found.columns.items():
+        broken = [(point, broke) for point in points if (broke := is_broken(point)) is not None]
+        between = [b for p, b in broken if 0 < (p.expert.score("disagreement") or 0) < 1]
+        experts = {p.name for p, broke in broken if broke}
+        cells = [_share([broke for _, broke in broken]), _share(between), len(experts)]
+        rows.append([bed, *cells])
+    heads = ["bed", "violated", "violated where some answers differed, not all", "experts"]
+    table = Table(key="bound", title="", columns=dict.fromkeys(heads), rows=rows)
+    return "\n\n".join(
+        [
+            "## The certificate",
+            "It says at 95 % confidence that no expert loses more than it states. Here it is held "
+            "against the loss that was measured on 100 examples which it had not seen. It speaks "
+            "of the expected loss; that of 100 examples has an error of its own, which is counted "
+            "against the bound. All gates ask an expert the same inputs, so these are far fewer "
+            "independent trials than points: the last column says on how many experts.",
+            markdown(table),
+        ]
+    )
+
+
+def is_broken(point: Point) -> bool | None:
+    """Whether the loss was worse than the bound; None where there is no bound."""
+    upper, own = point.expert.score("disagreement_upper"), point.expert.score_expert
+    if upper is None or not own or not 0 < own <= 1:
+        return None
+    return is_worse(point.loss, certified_loss(min(upper, 1.0), own))
+
+
+def _share(broken: Sequence[bool]) -> str | None:
+    return f"{sum(broken)} of {len(broken)} ({np.mean(broken):.1%})" if broken else None
