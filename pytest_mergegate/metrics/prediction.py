@@ -84,7 +84,7 @@ def miss_controlled_threshold(collapse_scores: ArrayLike, miss_rate: float) -> f
     scores = np.sort(np.asarray(collapse_scores, dtype=np.float64))
     if scores.ndim != 1 or np.isnan(scores).any() or (scores == -np.inf).any():
         raise ValueError("collapse_scores must be a vector without NaN or minus infinity")
-    rank = _floor(miss_rate * (scores.size + 1))
+    rank = miss_controlled_rank(scores.size, miss_rate)
     if rank == 0:
         needed = -_floor(-1 / miss_rate) - 1
         raise Undefined(
@@ -92,7 +92,13 @@ def miss_controlled_threshold(collapse_scores: ArrayLike, miss_rate: float) -> f
             f"cannot certify: needs k ≥ {needed} collapses for a miss rate of {miss_rate:g}, "
             f"{scores.size} recorded",
         )
-    return float(scores[min(rank, scores.size) - 1])
+    return float(scores[rank - 1])
+
+
+def miss_controlled_rank(collapses: int, miss_rate: float) -> int:
+    """Return m = ⌊a(k + 1)⌋, the rank of the threshold among k collapses' scores; 0 for none."""
+    rank = _floor(_checks.fraction("miss_rate", miss_rate) * (collapses + 1))
+    return min(rank, collapses)
 
 
 def _floor(value: float) -> int:

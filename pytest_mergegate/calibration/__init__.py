@@ -1,0 +1,1 @@
+"""What a score has meant so far: losses foretold from recorded merges, and thresholds."""

@@ -1,0 +1,56 @@
+"""Where to block so that few collapses are missed (THEORY section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.calibration.observations import as_risk
+from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_mergegate.calibration.observations import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """The value of a score from which on to block."""
+
+    score: str
+    miss_rate: float
+    value: float
+    """In the score's own units; infinite where only an infinite MDS is blocked."""
+    collapses: int
+    """How many recorded collapses had the score."""
+    rank: int
+    """The threshold is the score of the so-manieth least risky of them."""
+
+    def blocks(self, value: float) -> bool:
+        """Whether a value of the score is at least as risky. NaN is."""
+        own, other = as_risk(self.score, self.value), as_risk(self.score, value)
+        assert own is not None
+        assert other is not None
+        return not other < own
+
+
+def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: float) -> Threshold:
+    """The threshold that a new collapse falls short of with at most a chance of ``miss_rate``.
+
+    Raises:
+        Undefined: ``needs_more_collapses``, with the number in the message.
+        ValueError: A rate that is not in (0, 1).
+    """
+    collapsed = (one.risk(score) for one in observations if one.collapsed)
+    risks = [risk for risk in collapsed if risk is not None]
+    found = miss_controlled_threshold(risks, miss_rate)
+    value = as_risk(score, found)
+    assert value is not None
+    return Threshold(
+        score=score,
+        miss_rate=miss_rate,
+        value=value,
+        collapses=len(risks),
+        rank=miss_controlled_rank(len(risks), miss_rate),
+    )

@@ -1,0 +1,110 @@
+"""New lines at the end of a registry: under a lock, each once, and merged by git line by line."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from filelock import FileLock, Timeout
+
+from pytest_mergegate.errors import GateError
+from pytest_mergegate.registry.reading import read_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.registry.lines import RegistryLine
+
+PATIENCE: Final = 60.0
+"""Seconds to wait for who else is writing; it takes them less than one."""
+
+
+def append_lines(path: Path, lines: Iterable[RegistryLine]) -> int:
+    """Write at the end what is not there yet; how many lines that were.
+
+    What is there stays as it is to the byte. A file that is made in a git work tree is given the
+    attribute ``merge=union``. Raises GateError where it cannot be written.
+    """
+    new = {line.id: line for line in lines}
+    if not new:
+        return 0
+    path = path.absolute()
+    try:
+        with FileLock(_lock(path), timeout=PATIENCE):
+            found = read_registry(path)
+            for line in found.lines:
+                new.pop(line.id, None)
+            if new:
+                _append(path, "".join(f"{line.to_json()}\n" for line in new.values()))
+                if not found.exists:
+                    _merge_by_union(path)
+    except Timeout:
+        raise _unwritten(path, f"another process has held it for {PATIENCE:.0f} s") from None
+    except OSError as error:
+        raise _unwritten(path, str(error.strerror or error)) from None
+    return len(new)
+
+
+def _unwritten(path: Path, why: str) -> GateError:
+    return GateError(f"the registry was not written ({why})", where=path.as_posix())
+
+
+def _lock(path: Path) -> Path:
+    """Not beside the file, where it would lie about in a work tree."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"pytest-mergegate-locks-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.lock"
+
+
+def _append(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            # a line that was cut short stays so, and takes no other along
+            text = text if file.read(1) == b"\n" else f"\n{text}"
+        file.write(text.encode())
+
+
+def _merge_by_union(path: Path) -> None:
+    """Have git keep the new lines of both sides, where it looks after the file."""
+    if not _is_for_git(path):
+        return
+    attributes = path.parent / ".gitattributes"
+    try:
+        had = attributes.read_text("utf-8", "replace") if attributes.exists() else ""
+        if any(_says_how_to_merge(line, path.name) for line in had.splitlines()):
+            return
+        pattern = f'"{path.name}"' if " " in path.name else path.name
+        start = "" if not had or had.endswith("\n") else "\n"
+        with attributes.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(f"{start}{pattern} merge=union\n")
+    except OSError as error:
+        raise GateError(
+            f"the registry was written, but this was not ({error.strerror})",
+            where=attributes.as_posix(),
+            fix=f"add the line '{path.name} merge=union', or branches will conflict",
+        ) from None
+
+
+def _says_how_to_merge(line: str, name: str) -> bool:
+    """Whether a line of attributes is about the file, and about merging."""
+    pattern, _, rest = line[1:].partition('"') if line.startswith('"') else line.partition(" ")
+    about = fnmatch.fnmatchcase(name, pattern.strip().removeprefix("/"))
+    return about and any(word.startswith("merge=") for word in rest.split())
+
+
+def _is_for_git(path: Path) -> bool:
+    """Whether it lies in a work tree and is not ignored there."""
+    command = ["git", "check-ignore", "-q", "--", path.name]
+    try:
+        done = subprocess.run(command, cwd=path.parent, capture_output=True, check=False)
+    except OSError:  # there is no git
+        return False
+    return done.returncode == 1
