@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.beds import load_beds
+from pytest_mergegate.calibration.observations import observations
 from pytest_mergegate.study.points import methods_of, points_of
 from pytest_mergegate.study.scores import collapses_of
 from pytest_mergegate.study.tables import Table, markdown
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.beds import Bed
+    from pytest_mergegate.calibration.observations import Observation
     from pytest_mergegate.study.points import Point
 
 EVERY = "all"
@@ -26,6 +28,8 @@ class Evidence:
 
     about: Mapping[str, Mapping[str, Any]]
     beds: Mapping[str, tuple[Point, ...]]
+    observed: Mapping[str, tuple[Observation, ...]]
+    """The same points, as calibrations see them."""
 
     @property
     def every(self) -> tuple[Point, ...]:
@@ -48,6 +52,7 @@ def evidence(beds: Sequence[Bed] | None = None) -> Evidence:
     return Evidence(
         about={bed.name: bed.about for bed in chosen},
         beds={bed.name: points_of(bed.name, bed.lines) for bed in chosen},
+        observed={bed.name: observations(bed.lines, bed.name) for bed in chosen},
     )
 
 
@@ -98,7 +103,7 @@ def beds_part(found: Evidence) -> str:
 
 
 def _not_gated(found: Evidence) -> str:
-    missing = {bed: about["not_gated"] for bed, about in found.about.items()}
+    missing = {bed: about.get("not_gated", ()) for bed, about in found.about.items()}
     told = [f"{bed}: {', '.join(pools)}" for bed, pools in missing.items() if pools]
     return f"Pools that could not be gated, and are in no table: {'; '.join(told)}." if told else ""
 

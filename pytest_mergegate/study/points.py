@@ -6,15 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pytest_mergegate.calibration.observations import is_collapse
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_mergegate.registry.lines import RegistryLine, ScoredExpert
 
-COLLAPSE: Final = -30.0
-"""Percent: an expert that loses more than this has collapsed."""
-ROUNDING: Final = 1e-9
-"""Percent: what is lost to round-off."""
 _NAMED: Final = re.compile(r" (weight|density)=")
 SLERPS: Final = ("slerp", "multislerp", "karcher")
 """One method to mergekit's users: the first takes two models, the others more."""
@@ -59,13 +57,8 @@ class Point:
 
     @property
     def collapsed(self) -> bool:
-        """Whether more was lost than ``COLLAPSE``, by more than round-off."""
-        return is_worse(self.loss, COLLAPSE)
-
-
-def is_worse(loss: float, limit: float) -> bool:
-    """Whether a loss is worse than ``limit``, both negative percent, by more than round-off."""
-    return loss < limit - ROUNDING
+        """Whether the expert did."""
+        return is_collapse(self.loss)
 
 
 def pool_of(line: RegistryLine, bed: str) -> str:
@@ -74,10 +67,14 @@ def pool_of(line: RegistryLine, bed: str) -> str:
 
 
 def points_of(bed: str, lines: Iterable[RegistryLine]) -> tuple[Point, ...]:
-    """Every expert of every merge, but for those whose loss is not known."""
+    """Every expert of every merge, but for those whose loss is not known.
+
+    A merge that was measured several times counts once, as it was found last.
+    """
+    last = {(line.pool, line.label, str(sorted(line.weights.items()))): line for line in lines}
     return tuple(
         Point(bed=bed, line=line, expert=expert, loss=expert.loss)
-        for line in lines
+        for line in last.values()
         for expert in line.experts
         if expert.loss is not None
     )
