@@ -56,8 +56,8 @@ def _plain(value: Any) -> str:
 
 def json_type(node: dict[str, Any], name_of: Callable[[str], str]) -> str:
     """A type in words; ``name_of`` says how a part that has a table of its own is called."""
-    if "anyOf" in node:
-        kinds = [json_type(kind, name_of) for kind in node["anyOf"] if kind.get("type") != "null"]
+    if either := node.get("anyOf") or node.get("oneOf"):
+        kinds = [json_type(kind, name_of) for kind in either if kind.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "$ref" in node:
         return name_of(node["$ref"].rpartition("/")[2])

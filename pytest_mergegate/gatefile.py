@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Location = tuple[str | int, ...]
 # what pydantic adds to a location beside the file's own keys
-_PYDANTIC_PARTS = ("[key]", "literal[", "dict[")
+_PYDANTIC_PARTS = ("[key]", "literal[", "dict[", "<")
 _SECTIONS: dict[str, type[BaseModel]] = {
     "probes": ProbesSpec,
     "conflict": ConflictSpec,
@@ -105,7 +105,7 @@ def gate_from(source: object, *, root: Path, budget: Mapping[str, Any] | None = 
         )
     if not budget:
         return gate
-    merged = {**gate.spec.budget.limits, **budget}
+    merged = {**gate.spec.budget.model_dump(exclude_none=True), **budget}
     try:
         return gate.with_budget(Budget.model_validate(merged))
     except ValidationError as error:

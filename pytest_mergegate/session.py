@@ -17,6 +17,7 @@ from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.marked import gate_of
 from pytest_mergegate.pipeline import Options, error_report, run_gate
 from pytest_mergegate.pool.pool import pool_state
+from pytest_mergegate.registry.appending import keep_losses
 from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.files import write_report
 from pytest_mergegate.report.junit import properties
@@ -210,6 +211,7 @@ class GateSession:
             session.exitstatus = self._exit_status(int(exitstatus))
             self._write_reports(session)
             self._update_baseline(session)
+            self._append_to_registry()
         clean_up(self.config)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -301,6 +303,12 @@ class GateSession:
             self._problem = f"the baseline was not written ({error})"
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _append_to_registry(self) -> None:
+        """Keep the losses of this run, once, whatever its workers; no verdict hangs on it."""
+        if self.settings.registry is not None:
+            said = keep_losses(self.settings.registry, self.reports)
+            self._notes = (*self._notes, *said)
 
     def _worker_output(self) -> str:
         return json.dumps(

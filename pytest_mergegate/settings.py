@@ -24,6 +24,8 @@ CAPS = {
         "largest share of inputs that a merge may answer differently from its expert",
     ),
 }
+REGISTRY = "mergegate.registry.jsonl"
+"""The registry's name where none is given."""
 FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
 """Formats of reports, and the endings of their files."""
 _NEEDS = {"html": ("jinja2", "plotly")}
@@ -61,6 +63,8 @@ class Settings:
     """The committed report to compare with."""
     update_baseline: bool
     """Whether it is written anew at the end."""
+    registry: Path | None
+    """Where measured losses are kept; None for nowhere."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -106,6 +110,22 @@ def add_options(parser: pytest.Parser) -> None:
         default=False,
         help="write the baseline anew with what this run computed",
     )
+    group.addoption(
+        "--mergegate-registry",
+        metavar="PATH",
+        default=None,
+        help=f"append measured losses to this file (default: {REGISTRY} in the rootdir)",
+    )
+    parser.addini(
+        "mergegate_registry", "where measured losses are kept, from the rootdir", default=""
+    )
+    group.addoption(
+        "--mergegate-no-registry",
+        action="store_true",
+        default=None,
+        help="keep no measured losses",
+    )
+    parser.addini("mergegate_no_registry", "keep no measured losses", type="bool", default=False)
     group.addoption(
         "--mergegate-device",
         metavar="auto|cpu|cuda[:i]",
@@ -179,6 +199,7 @@ def read_settings(config: pytest.Config) -> Settings:
         cache=_cache(config),
         cache_size=parse_size(str(config.getini("mergegate_cache_size"))),
         files=tuple(config.rootpath / entry for entry in config.getini("mergegate_files")),
+        registry=_registry(config),
         **_baseline(config),
     )
 
@@ -277,6 +298,27 @@ def _cache(config: pytest.Config) -> Path | None:
     if given := config.getoption("mergegate_cache"):
         return parse_cache(given, config.invocation_params.dir, none=none)
     return parse_cache(str(config.getini("mergegate_cache")), config.rootpath, none=none)
+
+
+def parse_registry(entry: str | None, directory: Path, *, none: bool) -> Path | None:
+    """The file ``entry``, else the one of the usual name; None where there is to be none.
+
+    Raises pytest.UsageError.
+    """
+    if none:
+        return None
+    path = directory / Path(entry or REGISTRY).expanduser()
+    if path.is_dir():
+        raise pytest.UsageError(f"the registry {path} is a folder; name a file in it")
+    return path
+
+
+def _registry(config: pytest.Config) -> Path | None:
+    none = config.getoption("mergegate_no_registry") or config.getini("mergegate_no_registry")
+    if given := config.getoption("mergegate_registry"):
+        return parse_registry(given, config.invocation_params.dir, none=bool(none))
+    entry = str(config.getini("mergegate_registry"))
+    return parse_registry(entry, config.rootpath, none=bool(none))
 
 
 def check_cap(name: str, value: float) -> float:

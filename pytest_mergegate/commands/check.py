@@ -67,6 +67,12 @@ def add_to(commands: Commands) -> None:
         "--update-baseline", action="store_true", help="write the baseline anew with what was found"
     )
     check.add_argument(
+        "--registry",
+        metavar="PATH",
+        help=f"append measured losses to this file (default: {settings.REGISTRY})",
+    )
+    check.add_argument("--no-registry", action="store_true", help="keep no measured losses")
+    check.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
@@ -98,6 +104,7 @@ def run(chosen: argparse.Namespace) -> int:
         cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
         baseline=read_baseline(path, Path.cwd()) if (path := _baseline(chosen)) else None,
     )
+    registry = settings.parse_registry(chosen.registry, Path.cwd(), none=chosen.no_registry)
     if chosen.output is not None and chosen.changed_since is not None:
         raise pytest.UsageError("--output writes a merge; --changed-since may leave its gate out")
     found = find_gates(chosen)
@@ -119,6 +126,7 @@ def run(chosen: argparse.Namespace) -> int:
     collected = Collected(reports=tuple(reports), root=Path.cwd())
     written = [_write(collected, target) for target in targets]
     written.append(_update_baseline(reports, options, chosen))
+    _append_to_registry(registry, reports)
     statuses = {report.status for report in judged}
     if "error" in statuses:
         return Exit.UNREADABLE
@@ -149,6 +157,15 @@ def _update_baseline(
     if chosen.quiet == 0:
         sys.stdout.write("".join(f"{line}\n" for line in told))
     return True
+
+
+def _append_to_registry(registry: Path | None, reports: Sequence[Report]) -> None:
+    """Keep the losses that were measured; no exit code hangs on it."""
+    from pytest_mergegate.registry.appending import keep_losses
+
+    if registry is not None:
+        for line in keep_losses(registry, reports):
+            sys.stderr.write(f"mergegate: {line}\n")
 
 
 def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:

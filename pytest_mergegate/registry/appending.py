@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,16 +13,33 @@ from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.errors import GateError, first_line
+from pytest_mergegate.registry.lines import lines_of
 from pytest_mergegate.registry.reading import read_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_mergegate.registry.lines import RegistryLine
+    from pytest_mergegate.report.types import Report
 
 PATIENCE: Final = 60.0
 """Seconds to wait for who else is writing; it takes them less than one."""
+
+
+def keep_losses(path: Path, reports: Iterable[Report]) -> tuple[str, ...]:
+    """Append the losses that gates have measured; what to say where that was not possible.
+
+    A gate in error has measured nothing that holds.
+    """
+    sound = (report for report in reports if report.status != "error")
+    try:
+        append_lines(path, [line for report in sound for line in lines_of(report)])
+    except GateError as error:
+        return (str(error),)
+    except ValueError as error:  # names that are no text
+        return (str(_unwritten(path, first_line(error))),)
+    return ()
 
 
 def append_lines(path: Path, lines: Iterable[RegistryLine]) -> int:
@@ -81,10 +99,9 @@ def _merge_by_union(path: Path) -> None:
         had = attributes.read_text("utf-8", "replace") if attributes.exists() else ""
         if any(_says_how_to_merge(line, path.name) for line in had.splitlines()):
             return
-        pattern = f'"{path.name}"' if " " in path.name else path.name
         start = "" if not had or had.endswith("\n") else "\n"
         with attributes.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(f"{start}{pattern} merge=union\n")
+            file.write(f"{start}{_pattern(path.name)} merge=union\n")
     except OSError as error:
         raise GateError(
             f"the registry was written, but this was not ({error.strerror})",
@@ -93,11 +110,20 @@ def _merge_by_union(path: Path) -> None:
         ) from None
 
 
+def _pattern(name: str) -> str:
+    """What stands for the file alone in .gitattributes."""
+    literal = re.sub(r"([\\*?\[])", r"\\\1", name)
+    quoted = literal.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"' if re.search(r'[\s"]', name) or name.startswith(("#", "!")) else literal
+
+
 def _says_how_to_merge(line: str, name: str) -> bool:
     """Whether a line of attributes is about the file, and about merging."""
-    pattern, _, rest = line[1:].partition('"') if line.startswith('"') else line.partition(" ")
-    about = fnmatch.fnmatchcase(name, pattern.strip().removeprefix("/"))
-    return about and any(word.startswith("merge=") for word in rest.split())
+    found = re.match(r'\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>\S+))(?P<rest>.*)', line)
+    if found is None or not re.search(r"\s-?merge(=|\s|$)", found["rest"]):
+        return False
+    pattern = (found["quoted"] or found["bare"] or "").removeprefix("/")
+    return pattern == _pattern(name).strip('"') or fnmatch.fnmatchcase(name, pattern)
 
 
 def _is_for_git(path: Path) -> bool:

@@ -122,7 +122,7 @@ def _parse(raw: bytes, number: int, *, last: bool) -> RegistryLine | Problem:
             return problem("edited", "left out: its id does not match what it says: it was edited")
         return line
     except UnicodeDecodeError as error:
-        if error.end == len(raw) and error.reason == "unexpected end of data":
+        if raw.startswith(b"{") and error.reason == "unexpected end of data":
             return problem("truncated", "left out: it was cut short")
         return problem("not_utf8", "left out: not UTF-8")
     except ValidationError as error:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -72,49 +73,60 @@ def local(tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return report(tiny_pool, tmp_path_factory.mktemp("local"), "local")
 
 
-@pytest.mark.usefixtures("cluster")
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run on the cluster with nothing kept, and what its workers did."""
+
+    cache: Path
+    report: dict[str, Any]
+    done: list[list[str]]
+    """Process, engine, kind and model of every task, in the order in which they ended."""
+
+
+@pytest.fixture(scope="module")
+def cold(cluster: Any, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Each worker is a process that imports all that a model takes: one run for several tests."""
+    folder = tmp_path_factory.mktemp("cold")
+    log = folder / "log"
+
+    class Logging(Worker):
+        def run(self, task: Task) -> Entry | GateError:
+            answer = super().run(task)
+            with log.open("a") as file:
+                engine = id(self._workspace.engine)
+                file.write(f"{os.getpid()} {engine} {task.kind} {task.model}\n")
+            return answer
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ray_executor, "Worker", Logging)
+        found = report(tiny_pool, folder / "cache")
+    done = [line.split() for line in log.read_text().splitlines()]
+    return Run(cache=folder / "cache", report=found, done=done)
+
+
 class TestResults:
-    def test_as_the_local_executor_s(
-        self, tiny_pool: Path, local: dict[str, Any], tmp_path: Path
-    ) -> None:
-        found = report(tiny_pool, tmp_path / "cold")
-        assert found["status"] != "error"
-        assert len(found["pairs"]) == 3
-        assert len(found["forecasts"]) == len(local["forecasts"]) > 0
-        same(settled(found), settled(local))
+    def test_as_the_local_executor_s(self, cold: Run, local: dict[str, Any]) -> None:
+        assert cold.report["status"] != "error"
+        assert len(cold.report["pairs"]) == 3
+        assert len(cold.report["forecasts"]) == len(local["forecasts"]) > 0
+        same(settled(cold.report), settled(local))
 
     def test_a_second_run_takes_no_worker(
-        self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, cold: Run, tiny_pool: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        first = report(tiny_pool, tmp_path)
         monkeypatch.setattr(ray_cluster, "import_ray", None)  # not even Ray
-        second = report(tiny_pool, tmp_path)
-        assert first["cache"]["misses"] > 0
+        second = report(tiny_pool, cold.cache)
+        assert cold.report["cache"]["misses"] > 0
         assert second["cache"]["misses"] == 0
-        same(second, first)
+        same(second, cold.report)
 
-    def test_the_local_executor_takes_them_from_the_cache(
-        self, tiny_pool: Path, tmp_path: Path
-    ) -> None:
-        report(tiny_pool, tmp_path)
-        assert report(tiny_pool, tmp_path, "local")["cache"]["misses"] == 0
+    def test_the_local_executor_takes_them_from_the_cache(self, cold: Run, tiny_pool: Path) -> None:
+        assert report(tiny_pool, cold.cache, "local")["cache"]["misses"] == 0
 
     def test_a_worker_loads_the_base_once_and_each_model_s_tasks_follow_each_other(
-        self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, cold: Run
     ) -> None:
-        log = tmp_path / "log"
-
-        class Logging(Worker):
-            def run(self, task: Task) -> Entry | GateError:
-                answer = super().run(task)
-                with log.open("a") as file:
-                    engine = id(self._workspace.engine)
-                    file.write(f"{os.getpid()} {engine} {task.kind} {task.model}\n")
-                return answer
-
-        monkeypatch.setattr(ray_executor, "Worker", Logging)
-        assess(tiny_pool, tmp_path / "cache")
-        done = [line.split() for line in log.read_text().splitlines()]
+        done = cold.done
         # two blocks of a, b and c each: answered by their own expert, read under four models
         assert len(done) == 3 * 2 + 4 * 3 * 2
         workers = {process for process, *_ in done}
