@@ -1,8 +1,8 @@
 """Writes docs/validation.md: what every score is worth, from the recorded merges that ship.
 
-    python benchmarks/validation.py                          recompute the card; no model, minutes
-    python benchmarks/validation.py --ship DIR [DIR...]      first take over beds that were gated
-    python benchmarks/validation.py --train DIR              first train and gate the beds, for hours
+    python benchmarks/validation.py                        recompute the card; no model, a minute
+    python benchmarks/validation.py --ship DIR [DIR...]    first take over beds that were gated
+    python benchmarks/validation.py --train DIR            first train and gate the beds, for hours
 
 A bed's folder is what `benchmarks/beds/` makes: experts, examples, and two reports of every pool.
 """

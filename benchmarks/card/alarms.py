@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
-
     from pytest_mergegate.study.points import Point
     from pytest_mergegate.study.scores import Score
 
@@ -79,7 +78,7 @@ def alarms_at(points: Sequence[Point], raised: np.ndarray) -> Alarms:
 
 
 def default_alarms(points: Sequence[Point]) -> Alarms:
-    """Of a gate without a budget: an alarm from its limit on; 64 inputs never disagree on just that."""
+    """Of a gate without a budget; 64 inputs never disagree on just its limit."""
     known = DISAGREEMENT.known(points)
     return alarms_at(known, DISAGREEMENT.of(known) >= DEFAULT)
 
@@ -140,7 +139,7 @@ def _beside(found: Evidence) -> str:
         if losses:
             told.append(
                 f"The {len(losses)} {what} lost {np.median(losses):.0f} % in the median "
-                f"({min(losses):.0f} to {max(losses):.0f} %; a collapse begins at {-COLLAPSE:.0f} %)."
+                f"({min(losses):.0f} to {max(losses):.0f} %; collapses begin at {-COLLAPSE:.0f} %)."
             )
     return " ".join(told)
 
@@ -182,8 +181,25 @@ def certificate_part(found: Evidence) -> str:
             "against the bound. All gates ask an expert the same inputs, so these are far fewer "
             "independent trials than points: the last column says on how many experts.",
             markdown(table),
+            _small(found),
         ]
     )
+
+
+def _small(found: Evidence) -> str:
+    """The certificate of few inputs, judged the other way round."""
+    told = []
+    for bed, about in found.about.items():
+        one = about.get("small_certificate")
+        if one:
+            told.append(
+                f"{bed}: violated {one['violated']} of {one['bounds']} times, AUROC of its "
+                f"disagreement {one['auroc']:.3f} (inputs a task: {one['inputs']})"
+            )
+    if not told:
+        return ""
+    head = "The small certificate, drawn from the fresh examples and held against the loss on the "
+    return f"{head}first ones: {'; '.join(told)}."
 
 
 def is_broken(point: Point) -> bool | None:

@@ -71,9 +71,10 @@ def count_text(found: Evidence) -> str:
     every = found.every
     sizes = Counter(size for _, size in {(point.pool, point.size) for point in every})
     told = ", ".join(f"{sizes[n]} {'pairs' if n == 2 else f'pools of {n}'}" for n in sorted(sizes))
+    beds = f"{len(found.beds)} bed" + ("s" if len(found.beds) > 1 else "")
     return (
-        f"{len(found.beds)} beds, {len(set(experts_of(every)))} experts, {sum(sizes.values())} pools "
-        f"({told}), {len({p.line.id for p in every})} merges, {len(every)} points"
+        f"{beds}, {len(set(experts_of(every)))} experts, {sum(sizes.values())} pools ({told}), "
+        f"{len({point.line.id for point in every})} merges, {len(every)} points"
     )
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from card.beds import Evidence
-
     from pytest_mergegate.calibration.observations import Observation
 
     Split = Iterator[tuple[Sequence[Observation], Sequence[Observation]]]
@@ -174,12 +173,12 @@ def losses_part(predictions: Predictions) -> str:
     return "\n\n".join(
         [
             "## Losses foretold",
-            f"The calibration (`calibrate`) foretells an expert's loss from a score, its method and "
-            f"what is known of the expert, with a {CONFIDENCE:.0%} interval. Held out are pools (in "
-            "up to ten parts), experts (with every merge that has them) or beds; the fit has the "
-            "rest of the bed, or for beds the other beds. Errors are mean absolute ones in points "
-            "of loss, beside those of a constant (the mean of what the fit had) and of the expert's "
-            "own mean.",
+            "The calibration (`calibrate`) foretells an expert's loss from a score, its method and "
+            f"what is known of the expert, with a {CONFIDENCE:.0%} interval. Held out are pools "
+            "(in up to ten parts), experts (with every merge that has them) or beds; the fit has "
+            "the rest of the bed, or for beds the other beds. Errors are mean absolute ones in "
+            "points of loss, beside those of a constant (the mean of what the fit had) and of the "
+            "expert's own mean.",
             *(_split_part(predictions, split) for split in SPLITS),
             _methods_part(predictions),
         ]

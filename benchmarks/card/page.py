@@ -10,7 +10,6 @@ from card.losses import Predictions, losses_part, summary
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
 from card.targets import targets_part
-
 from pytest_mergegate.calibration.observations import COLLAPSE
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED
 from pytest_mergegate.registry.lines import SCORES as NEEDS
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from card.beds import Evidence
-
     from pytest_mergegate.beds import Bed
 
 
@@ -52,10 +50,11 @@ def _head(command: str, found: Evidence) -> str:
     return f"""# Validation card
 Written by `{command}` from the recorded merges that ship with the package; do not edit.
 
-Which score foretells a collapse, and does the predicted loss hold? {count_text(found)}. A point is
-one expert under one merge; it *collapsed* if the expert lost more than {-COLLAPSE:.0f} % of its score.
-Every pool was gated twice: the scores come from one set of examples, the loss that they have to
-foretell from 100 others, so that no score has seen the inputs that it is judged by."""
+Which score foretells a collapse, and does a predicted loss hold? The evidence: {count_text(found)}.
+A point is one expert under one merge; it *collapsed* if the expert lost more than
+{-COLLAPSE:.0f} % of its score. Every pool was gated twice: the scores come from one set of
+examples, the loss that they have to foretell from 100 others, so that no score has seen the inputs
+that it is judged by."""
 
 
 def _short(found: Evidence, predictions: Predictions) -> str:
@@ -98,8 +97,8 @@ def _reading() -> str:
 - MDS, the distances, the ratios, the norm and the cosine are one number for an expert in a pool,
   whatever the method. Over all methods they cannot tell one from another: compare them with the
   other scores method by method.
-- The ratios, the cosine and the hidden distance are means over an expert's partners. MDS needs three
-  experts.
+- The ratios, the cosine and the hidden distance are means over an expert's partners. MDS needs
+  three experts.
 - These are small models, trained for this. What carries over, if anything does, is the order of the
   scores and not the digits."""
 
@@ -112,24 +111,26 @@ def _made(found: Evidence) -> str:
         told = [f"pools: {pools}", versions, *_facts(about)]
         lines.append(f"- {bed}: {'; '.join(part for part in told if part)}.")
     lines += [
-        "- `python benchmarks/validation.py --train DIR` trains the beds in DIR, gates their pools and "
-        "writes what ships; without `--train` the page is computed from that, without a model.",
-        f"- Bootstraps draw {RESAMPLES} times, permutation tests {PERMUTATIONS} times, both with seed "
-        f"{SEED}.",
+        "- `python benchmarks/validation.py --train DIR` trains the beds in DIR, gates their pools "
+        "and writes what ships; without `--train` the page is computed from that, without a model.",
+        f"- Bootstraps draw {RESAMPLES} times, permutation tests {PERMUTATIONS} times, both with "
+        f"seed {SEED}.",
     ]
     return "\n".join(lines)
 
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
-    named = {"seconds": "{:.0f} s of training", "gating_seconds": "{:.0f} s of gating"}
-    return [said.format(about[key]) for key, said in named.items() if key in about]
+    training, gating = about.get("made", {}).get("seconds"), about.get("gating_seconds")
+    told = [] if training is None else [f"{training:.0f} s of training"]
+    return told if gating is None else [*told, f"{gating:.0f} s of gating"]
 
 
 def _protocol(path: Path) -> str:
     if not path.exists():
         return ""
     lines = path.read_text("utf-8").strip().splitlines()
-    quoted = "\n".join(f"> {line}".rstrip() for line in lines)
+    told = (f"**{line.lstrip('# ')}**" if line.startswith("#") else line for line in lines)
+    quoted = "\n".join(f"> {line}".rstrip() for line in told)
     return (
-        f"## The protocol\n\nWritten before the pools were gated, and quoted as it was:\n\n{quoted}"
+        f"## The protocol\n\nWritten before the pools were gated, and quoted as it is:\n\n{quoted}"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from card.beds import experts_of, pools_of
 
+from card.beds import experts_of, pools_of
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.orders import spearman, worst_hit
 from pytest_mergegate.metrics.ranking import auprc, auprc_interval, auroc, auroc_interval
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from card.beds import Evidence
-
     from pytest_mergegate.study.points import Point
     from pytest_mergegate.study.scores import Score
 
@@ -45,7 +44,7 @@ def ranks_part(found: Evidence) -> str:
             "coin. In brackets the 95 % interval of a bootstrap that draws pools and experts anew, "
             "each by itself: the points of a pool come and go together, and so do an expert's.",
             _ranks(found, auroc, auroc_interval),
-            f"Average precision (AUPRC), with the same intervals. A score that says nothing has the "
+            "Average precision (AUPRC), with the same intervals. A score that says nothing has the "
             f"base rate: {rates}.",
             _ranks(found, auprc, auprc_interval),
             _intervals(found),
@@ -124,10 +123,10 @@ def within_part(found: Evidence) -> str:
         [
             "## Within one merge",
             "Spearman: the rank correlation of score and loss over the experts of one merge, the "
-            "mean over all merges of three experts and more in which both vary; 1 where the riskier "
-            "always loses more. Worst named: in what share of the merges (pairs too) the expert "
-            "with the highest score is the one that lost most, and in brackets what drawing one at "
-            "random would reach; ties count as drawing among them.",
+            "mean over all merges of three experts and more in which both vary (their number in "
+            "brackets); 1 where the riskier always loses more. Worst named: in what share of the "
+            "merges (pairs too) the expert with the highest score is the one that lost most, and "
+            "in brackets what drawing one at random would reach; ties count as drawing among them.",
             markdown(table),
         ]
     )

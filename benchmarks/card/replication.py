@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from card.beds import Evidence
-
     from pytest_mergegate.study.conflicts import Correlation
 
     Correlated = Mapping[str, Mapping[tuple[str, str], Correlation]]
@@ -60,8 +59,8 @@ class Replication:
         assert four
         assert task
         theirs = (
-            f"from its Table 2: method p {losses.p_value(five.p)} ({losses.p_value(four.p)} without "
-            f"DARE), task p {losses.p_value(task.p)}"
+            f"from its Table 2: method p {losses.p_value(five.p)}, without DARE "
+            f"{losses.p_value(four.p)}, task p {losses.p_value(task.p)}"
         )
         claim = "The task decides the loss, the method does not (Table 3)"
         return claim, theirs, "; ".join(told), _verdict(holds)

@@ -10,7 +10,6 @@ from card.alarms import DEFAULT, default_alarms
 from card.beds import experts_of
 from card.losses import SPLITS, summary
 from card.ranks import rank
-
 from pytest_mergegate.study.scores import SCORES
 from pytest_mergegate.study.tables import Table, markdown
 

@@ -73,19 +73,22 @@ def run(chosen: argparse.Namespace) -> int:
 def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
     """The points of every bed that has any."""
     from pytest_mergegate.beds import load_beds
-    from pytest_mergegate.study.points import points_of
+    from pytest_mergegate.errors import GateError
+    from pytest_mergegate.study.points import by_base
 
+    found: dict[str, Sequence[Point]] = {}
     if not paths:
-        found = {bed.name: points_of(bed.name, bed.lines) for bed in load_beds()}
+        for bed in load_beds():
+            found |= by_base(bed.name, bed.lines)
     else:
-        from pytest_mergegate.registry.reading import read_registry
+        from pytest_mergegate.registry.reading import read_registry, told
 
-        found = {}
         for path in paths:
+            if not path.exists():
+                raise GateError("there is no such registry", where=str(path))
             registry = read_registry(path)
-            for problem in registry.problems:
-                sys.stderr.write(f"mergegate: {problem}\n")
-            found[str(path)] = points_of(str(path), registry.lines)
+            sys.stderr.write("".join(f"mergegate: {line}\n" for line in told(registry)))
+            found |= by_base(path.as_posix(), registry.lines)
     return {bed: points for bed, points in found.items() if points}
 
 

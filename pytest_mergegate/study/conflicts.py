@@ -55,8 +55,7 @@ def pair_matrices(
     pairs: dict[frozenset[str], list[Point]] = {}
     for point in points:
         if point.size == 2:
-            pair = frozenset(expert.name for expert in point.line.experts)
-            pairs.setdefault(pair, []).append(point)
+            pairs.setdefault(frozenset(point.partners), []).append(point)
     names = sorted({name for pair in pairs for name in pair})
     values, losses = (np.full((len(names), len(names)), np.nan) for _ in range(2))
     for pair, both in pairs.items():

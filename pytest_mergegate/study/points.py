@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,13 +26,12 @@ class Point:
     bed: str
     line: RegistryLine
     expert: ScoredExpert
+    name: str
+    """The expert's; with its fingerprint where several had the name."""
+    partners: tuple[str, ...]
+    """Those that it was merged with, and itself."""
     loss: float
     """Percent, negative where the merge is worse."""
-
-    @property
-    def name(self) -> str:
-        """The expert's."""
-        return self.expert.name
 
     @property
     def method(self) -> str:
@@ -72,12 +72,42 @@ def points_of(bed: str, lines: Iterable[RegistryLine]) -> tuple[Point, ...]:
     A merge that was measured several times counts once, as it was found last.
     """
     last = {(line.pool, line.label, str(sorted(line.weights.items()))): line for line in lines}
+    names = _names(last.values())
     return tuple(
-        Point(bed=bed, line=line, expert=expert, loss=expert.loss)
+        Point(
+            bed=bed,
+            line=line,
+            expert=expert,
+            name=names[expert.name, expert.fingerprint],
+            partners=tuple(names[one.name, one.fingerprint] for one in line.experts),
+            loss=expert.loss,
+        )
         for line in last.values()
         for expert in line.experts
         if expert.loss is not None
     )
+
+
+def by_base(name: str, lines: Iterable[RegistryLine]) -> dict[str, tuple[Point, ...]]:
+    """The points of every base that a registry knows; experts of two have nothing to compare."""
+    bases: dict[str, list[RegistryLine]] = {}
+    for line in lines:
+        bases.setdefault(line.base, []).append(line)
+    told = {base: name if len(bases) == 1 else f"{name}, base {_short(base)}" for base in bases}
+    return {told[base]: points_of(told[base], of) for base, of in bases.items()}
+
+
+def _names(lines: Iterable[RegistryLine]) -> dict[tuple[str, str], str]:
+    """What to call every expert."""
+    known = {(one.name, one.fingerprint) for line in lines for one in line.experts}
+    count = Counter(name for name, _ in known)
+    return {
+        (name, mark): name if count[name] == 1 else f"{name} {_short(mark)}" for name, mark in known
+    }
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.rpartition(":")[2][:8]
 
 
 def methods_of(points: Iterable[Point]) -> tuple[str, ...]:
