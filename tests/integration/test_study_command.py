@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from registry.making import made
-from study.making import drawn_bed
+from unit.registry.making import made
+from unit.study.making import drawn_bed
 
 from pytest_mergegate.cli import main
 

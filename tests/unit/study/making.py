@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from registry.making import made
+from unit.registry.making import made
 
 from pytest_mergegate.beds import Bed
 from pytest_mergegate.registry.lines import SCORES, RegistryLine

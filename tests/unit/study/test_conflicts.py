@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from registry.making import made
 from scipy.stats import pearsonr
+from unit.registry.making import made
 
 from pytest_mergegate.study.conflicts import correlations, mantel_table, pair_matrices, table_4
 from pytest_mergegate.study.points import points_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from registry.making import made
+from unit.registry.making import made
 
 from pytest_mergegate.study.difficulty import (
     fit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from registry.making import made
+from unit.registry.making import made
 
 from pytest_mergegate.study.figure import figure_html, figure_text, grids_of
 from pytest_mergegate.study.points import points_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from registry.making import made
+from unit.registry.making import made
 
 from pytest_mergegate.study.losses import anova, p_value, table_1, table_2, table_3
 from pytest_mergegate.study.points import points_of

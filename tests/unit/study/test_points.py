@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from registry.making import made
+from unit.registry.making import made
 
 from pytest_mergegate.study.points import by_base, largest_pool, methods_of, points_of
 from pytest_mergegate.study.scores import SCORES, collapses_of, losses_of
