@@ -3,8 +3,8 @@
 A bed is a folder with `base/`, `adapters/NAME/`, `data/NAME.jsonl`, `fresh/NAME.jsonl` and
 `bed.json`. Every pool is gated twice: on `data`, for the scores, and on `fresh`, for the loss that
 those have to foretell. The reports go to `reports/POOL.data.json.gz` and
-`reports/POOL.fresh.json.gz`; what is there is not gated again. What PROTOCOL.md says of the gates is
-decided here.
+`reports/POOL.fresh.json.gz`; what is there is not gated again. What PROTOCOL.md says of the gates
+is decided here.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def groups_of(
     names: Sequence[str], sizes: Mapping[int, int] = GROUPS, seed: int = SEED
 ) -> list[Group]:
     """So many different groups of each size, as far as there are so many."""
-    rng, order, found = random.Random(seed), {n: k for k, n in enumerate(names)}, list[Group]()
+    rng, order = random.Random(seed), {name: k for k, name in enumerate(names)}
+    found: list[Group] = []
     for size, count in sizes.items():
         possible = list(combinations(names, size))
         drawn = rng.sample(possible, min(count, len(possible)))
