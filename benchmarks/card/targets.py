@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from card.beds import Evidence
     from card.losses import Predictions
+    from pytest_mergegate.study.points import Point
 
 LOWEST, HIGHEST = 0.85, 0.95
 """Coverage of intervals at 90 %."""
@@ -93,14 +94,25 @@ def _alarms(found: Evidence, what: str, limit: float, key: str) -> Target:
 def _auroc(found: Evidence, field: str) -> Target:
     score, limit = LABELS[field], AUROCS[field]
     of = {bed: rank(score, points) for bed, points in found.beds.items()}
-    told = ", ".join(f"{bed} {'-' if v is None else f'{v:.3f}'}" for bed, v in of.items())
+    told = ", ".join(
+        f"{bed} {_three(value)} (ties alone {_three(rank(score, _ties(found, bed)))})"
+        for bed, value in of.items()
+    )
     known = [value for value in of.values() if value is not None]
     return Target(
-        what=f"AUROC of the {score.label}, all methods",
+        what=f"AUROC of the {score.label}, all methods, ties included",
         aim=f"at least {limit}, each bed",
         measured=told,
         met=len(known) == len(of) and all(value >= limit for value in known),
     )
+
+
+def _ties(found: Evidence, bed: str) -> list[Point]:
+    return [point for point in found.beds[bed] if point.line.method == "ties"]
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _percents(of: Mapping[str, float]) -> str:
