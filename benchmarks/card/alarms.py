@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from card.losses import FROM, SPLITS
 from pytest_mergegate.calibration.observations import COLLAPSE
+from pytest_mergegate.calibration.thresholds import miss_controlled
 from pytest_mergegate.metrics import (
     Undefined,
     certified_loss,
     disagreement_interval,
-    miss_controlled_threshold,
 )
-from pytest_mergegate.study.scores import SCORES, collapses_of
+from pytest_mergegate.study.scores import SCORES, Score, collapses_of
 from pytest_mergegate.study.tables import Table, markdown
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
     from card.beds import Evidence
     from pytest_mergegate.study.points import Point
-    from pytest_mergegate.study.scores import Score
 
 DEFAULT = 0.3
 """The disagreement that a gate without a budget allows."""
 MISS_RATE = 0.05
 DISAGREEMENT = SCORES[0]
+UPPER = Score(field="disagreement_upper", label="the bound on it")
 ROUNDING = 1e-3
 """Percent: recorded numbers have six digits."""
 
@@ -68,7 +69,10 @@ def _rate(count: int, of: int) -> str | None:
 
 def alarms_at(points: Sequence[Point], raised: np.ndarray) -> Alarms:
     """Counts of one set of points."""
-    bad = collapses_of(points)
+    return _counts(raised, collapses_of(points))
+
+
+def _counts(raised: np.ndarray, bad: np.ndarray) -> Alarms:
     return Alarms(
         caught=int((raised & bad).sum()),
         collapsed=int(bad.sum()),
@@ -77,25 +81,30 @@ def alarms_at(points: Sequence[Point], raised: np.ndarray) -> Alarms:
     )
 
 
-def default_alarms(points: Sequence[Point]) -> Alarms:
+def default_alarms(points: Sequence[Point], score: Score = DISAGREEMENT) -> Alarms:
     """Of a gate without a budget; 64 inputs never disagree on just its limit."""
-    known = DISAGREEMENT.known(points)
-    return alarms_at(known, DISAGREEMENT.of(known) >= DEFAULT)
+    known = score.known(points)
+    return alarms_at(known, score.of(known) >= DEFAULT)
 
 
-def left_out(found: Evidence, score: Score) -> dict[str, tuple[float, Alarms]]:
-    """By bed: the threshold that the other beds' collapses give, and what it does there."""
-    result = {}
-    for bed, points in found.beds.items():
-        others = score.known(found.without(bed))
-        values = score.of(others)[collapses_of(others)]
+def left_out(found: Evidence, split: str, field: str) -> dict[str, tuple[float | None, Alarms]]:
+    """By bed: what thresholds do that those give who were not left out.
+
+    With the threshold, where all points of the bed have the same.
+    """
+    result: dict[str, tuple[float | None, Alarms]] = {}
+    for train, test in SPLITS[split](found):
+        of = [one for one in test if field in one.scores]
         try:
-            threshold = miss_controlled_threshold(values, MISS_RATE)
-        except (Undefined, ValueError):
+            threshold = miss_controlled(train, field, MISS_RATE)
+        except Undefined:
             continue
-        known = score.known(points)
-        if known:
-            result[bed] = threshold, alarms_at(known, score.of(known) >= threshold)
+        raised = np.array([threshold.blocks(one.scores[field]) for one in of], dtype=bool)
+        bad = np.array([one.collapsed for one in of], dtype=bool)
+        for bed in dict.fromkeys(one.bed for one in of):
+            _, before = result.get(bed, (None, Alarms(caught=0, collapsed=0, false=0, kept=0)))
+            value = threshold.value if split == "beds" else None
+            result[bed] = value, before + _counts(raised, bad)
     return result
 
 
@@ -109,24 +118,30 @@ def alarms_part(found: Evidence) -> str:
             f"### The default gate: a disagreement of {DEFAULT} or more on 64 inputs",
             _default(found),
             _beside(found),
-            f"### Thresholds that should miss at most {MISS_RATE:.0%}, taken from the other beds",
-            "Each score's threshold is the one that the collapses of the other beds give "
-            "(`metrics.miss_controlled_threshold`), so it has seen nothing of the bed.",
-            _controlled(found),
+            f"### Thresholds that should miss at most {MISS_RATE:.0%}",
+            "Each score's threshold is the one that recorded collapses give "
+            "(`calibration.miss_controlled`): those of the other beds, or, for the scores that a "
+            "gate rests on and MDS, those of the bed's own merges without the pools (a fifth at a "
+            "time), or without every merge of the expert, that it is tried on.",
+            *(_controlled(found, split) for split in ("beds", "pools", "experts")),
         ]
     )
 
 
 def _default(found: Evidence) -> str:
     rows: list[list[Any]] = []
-    for bed, points in found.columns.items():
-        for size, of in (("pairs", [p for p in points if p.size == 2]), ("larger pools", None)):
-            chosen = [p for p in points if p.size > 2] if of is None else of
-            if chosen:
-                rows.append([bed, size, *default_alarms(chosen).cells()])
-        rows.append([bed, "both", *default_alarms(points).cells()])
-    heads = dict.fromkeys(["bed", "pools", "collapses caught", "kept points that raise an alarm"])
-    return markdown(Table(key="default", title="", columns=heads, rows=rows))
+    for score in (DISAGREEMENT, UPPER):
+        for bed, points in found.columns.items():
+            kinds = {
+                "pairs": [p for p in points if p.size == 2],
+                "larger pools": [p for p in points if p.size > 2],
+                "both": points,
+            }
+            for kind, of in kinds.items():
+                if of and (score is DISAGREEMENT or kind == "both"):
+                    rows.append([score.label, bed, kind, *default_alarms(of, score).cells()])
+    heads = ["number", "bed", "pools", "collapses caught", "kept points that raise an alarm"]
+    return markdown(Table(key="d", title="", columns=dict.fromkeys(heads), rows=rows, labels=3))
 
 
 def _beside(found: Evidence) -> str:
@@ -144,21 +159,24 @@ def _beside(found: Evidence) -> str:
     return " ".join(told)
 
 
-def _controlled(found: Evidence) -> str:
-    if len(found.beds) < 2:
-        return "There is one bed: nothing can be left out."
+def _controlled(found: Evidence, split: str) -> str:
     rows: list[list[Any]] = []
-    for score in SCORES:
-        of = left_out(found, score)
+    for score in SCORES if split == "beds" else [s for s in SCORES if s.field in FROM]:
+        of = left_out(found, split, score.field)
         for bed, (threshold, alarms) in of.items():
-            shown = -threshold if score.falls else threshold
-            rows.append([score.label, bed, float(shown), *alarms.cells()])
+            rows.append([score.label, bed, threshold, *alarms.cells()])
         if len(of) > 1:
             both = [alarms for _, alarms in of.values()]
             rows.append([score.label, "all", None, *sum(both[1:], start=both[0]).cells()])
+    if not rows:
+        return f"#### Left out: {split}\n\nThere is one bed: nothing can be left out."
     columns = {"score": None, "bed": None, "threshold": 3, "collapses caught": None}
     columns["kept points that raise an alarm"] = None
-    return markdown(Table(key="controlled", title="", columns=columns, rows=rows))
+    if split != "beds":
+        del columns["threshold"]
+        rows = [[score, bed, *cells] for score, bed, _, *cells in rows]
+    table = Table(key="controlled", title="", columns=columns, rows=rows)
+    return f"#### Left out: {split}\n\n{markdown(table)}"
 
 
 def certificate_part(found: Evidence) -> str:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     Split = Iterator[tuple[Sequence[Observation], Sequence[Observation]]]
 CONFIDENCE = 0.90
 FROM = ("disagreement", "surrogate", "states", "mds")
-TRIED = {"pools": FROM, "experts": FROM[:3], "beds": FROM}
-"""MDS exists in larger pools only: without an expert few of those are left."""
+TRIED = {"pools": FROM, "experts": FROM[:2], "beds": FROM}
+"""What takes long is tried from the scores that a gate rests on."""
+PARTS = 5
+"""Pools are left out a fifth of them at a time."""
 LABELS = {score.field: score.label for score in SCORES}
 
 
@@ -54,8 +56,8 @@ def pools_out(found: Evidence) -> Split:
     """Every pool is held out once, a share of the pools at a time; trained on the bed's others."""
     for of in found.observed.values():
         parts = folds(of, "pools")
-        for k in range(0, len(parts), 2):
-            yield _split(of, np.any(parts[k : k + 2], axis=0).tolist())
+        for k in range(PARTS):
+            yield _split(of, np.any(parts[k::PARTS], axis=0).tolist())
 
 
 def experts_out(found: Evidence) -> Split:
@@ -175,10 +177,10 @@ def losses_part(predictions: Predictions) -> str:
             "## Losses foretold",
             "The calibration (`calibrate`) foretells an expert's loss from a score, its method and "
             f"what is known of the expert, with a {CONFIDENCE:.0%} interval. Held out are pools "
-            "(in up to ten parts), experts (with every merge that has them) or beds; the fit has "
-            "the rest of the bed, or for beds the other beds. Errors are mean absolute ones in "
-            "points of loss, beside those of a constant (the mean of what the fit had) and of the "
-            "expert's own mean.",
+            "(a fifth of them at a time), experts (with every merge that has them) or beds; the "
+            "fit has the rest of the bed, or for beds the other beds. Errors are mean absolute "
+            "ones in points of loss, beside those of a constant (the mean of what the fit had) and "
+            "of the expert's own mean.",
             *(_split_part(predictions, split) for split in SPLITS),
             _methods_part(predictions),
         ]

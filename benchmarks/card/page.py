@@ -129,7 +129,7 @@ def _protocol(path: Path) -> str:
     if not path.exists():
         return ""
     lines = path.read_text("utf-8").strip().splitlines()
-    told = (f"**{line.lstrip('# ')}**" if line.startswith("#") else line for line in lines)
+    told = (f"**{line.lstrip('# ')}**\n>" if line.startswith("#") else line for line in lines)
     quoted = "\n".join(f"> {line}".rstrip() for line in told)
     return (
         f"## The protocol\n\nWritten before the pools were gated, and quoted as it is:\n\n{quoted}"

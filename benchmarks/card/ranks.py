@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from card.baselines import baselines
 from card.beds import experts_of, pools_of
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.orders import spearman, worst_hit
@@ -17,9 +18,12 @@ from pytest_mergegate.study.tables import Table, markdown
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from card.baselines import Past
     from card.beds import Evidence
     from pytest_mergegate.study.points import Point
     from pytest_mergegate.study.scores import Score
+
+    Ranks = Score | Past
 
 RESAMPLES = 1000
 FEW = 10
@@ -27,7 +31,7 @@ FEW = 10
 MAIN = ("disagreement", "surrogate", "states", "mds")
 
 
-def rank(score: Score, points: Sequence[Point]) -> float | None:
+def rank(score: Ranks, points: Sequence[Point]) -> float | None:
     """AUROC; None where the score, or one kind of point, does not exist."""
     known = score.known(points)
     bad = collapses_of(known)
@@ -42,13 +46,15 @@ def ranks_part(found: Evidence) -> str:
             "## How well each score ranks the collapses",
             "AUROC: the chance that a collapsed point gets a worse score than a kept one; 0.5 is a "
             "coin. In brackets the 95 % interval of a bootstrap that draws pools and experts anew, "
-            "each by itself: the points of a pool come and go together, and so do an expert's.",
+            "each by itself: the points of a pool come and go together, and so do an expert's. A "
+            "constant has 0.5. The last two rows are what an expert's other pools foretell, without "
+            "any score.",
             _ranks(found, auroc, auroc_interval),
             "Average precision (AUPRC), with the same intervals. A score that says nothing has the "
             f"base rate: {rates}.",
             _ranks(found, auprc, auprc_interval),
             _intervals(found),
-            *(_by_method(bed, points) for bed, points in found.beds.items()),
+            *(_by_method(found, bed) for bed in found.beds),
             f"In brackets where fewer than {FEW} points collapsed, or fewer than {FEW} did not.",
         ]
     )
@@ -56,7 +62,7 @@ def ranks_part(found: Evidence) -> str:
 
 def _ranks(found: Evidence, point: Callable[..., float], interval: Callable[..., Any]) -> str:
     rows: list[list[Any]] = []
-    for score in SCORES:
+    for score in (*SCORES, *baselines(found)):
         cells = []
         for points in found.columns.values():
             known = score.known(points)
@@ -91,10 +97,11 @@ def _intervals(found: Evidence) -> str:
     return f"The interval of the AUROC over all points, by what is drawn anew:\n\n{told}"
 
 
-def _by_method(bed: str, points: Sequence[Point]) -> str:
+def _by_method(found: Evidence, bed: str) -> str:
+    points = found.beds[bed]
     methods = methods_of(points)
     rows: list[list[Any]] = []
-    for score in SCORES:
+    for score in (*SCORES, *baselines(found)):
         cells = []
         for method in methods:
             of = [point for point in points if point.method == method]

@@ -22,6 +22,7 @@ import shipping  # noqa: E402
 import validation  # noqa: E402
 from beds.gating import gate  # noqa: E402
 from card.alarms import MISS_RATE, default_alarms, is_broken, left_out  # noqa: E402
+from card.baselines import baselines  # noqa: E402
 from card.beds import Evidence, evidence  # noqa: E402
 from card.losses import Predictions, beds_out, experts_out, pools_out, summary  # noqa: E402
 from card.page import page  # noqa: E402
@@ -30,14 +31,12 @@ from card.targets import targets  # noqa: E402
 
 from pytest_mergegate.beds import bed_names, load_bed, load_beds  # noqa: E402
 from pytest_mergegate.registry.lines import RegistryLine, line_id  # noqa: E402
-from pytest_mergegate.study.scores import SCORES  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXPERTS = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
-DISAGREEMENT = SCORES[0]
 BEDS = [drawn_bed("one", letters="abcdefg", seed=1), drawn_bed("two", letters="abcdef", seed=2)]
 
 
@@ -79,14 +78,34 @@ def test_intervals_cover_what_is_held_out(predictions: Predictions) -> None:
 
 
 def test_thresholds_come_from_the_other_beds(drawn: Evidence) -> None:
-    found = left_out(drawn, DISAGREEMENT)
+    found = left_out(drawn, "beds", "disagreement")
     assert list(found) == ["one", "two"]
     threshold, alarms = found["one"]
+    assert threshold is not None
     bad = [p for p in drawn.beds["two"] if p.collapsed]
     missed = np.mean([(p.expert.score("disagreement") or 0) < threshold for p in bad])
     assert missed <= MISS_RATE
     assert alarms.collapsed == sum(p.collapsed for p in drawn.beds["one"])
     assert 0 < alarms.caught <= alarms.collapsed
+    for split in ("pools", "experts"):
+        every = left_out(drawn, split, "disagreement")
+        assert {bed: a.collapsed + a.kept for bed, (_, a) in every.items()} == {
+            bed: len(points) for bed, points in drawn.beds.items()
+        }
+        assert every["one"][1].missed < 3 * MISS_RATE
+
+
+def test_the_past_is_that_of_other_pools(drawn: Evidence) -> None:
+    point = drawn.every[0]
+    for past in baselines(drawn):
+        others = [
+            other.loss
+            for other in drawn.beds[point.bed]
+            if other.name == point.name
+            and other.pool != point.pool
+            and (other.method == point.method or not past.by_method)
+        ]
+        assert past.of([point])[0] == pytest.approx(-np.mean(others))
 
 
 def test_default_alarms_are_counts(drawn: Evidence) -> None:
@@ -137,7 +156,7 @@ def test_the_page_of_drawn_beds(tmp_path: Path) -> None:
     protocol.write_text("# A title\n\nA line.\n")
     text = page("a command", protocol, BEDS)
     assert "Written by `a command`" in text
-    assert "> **A title**\n>\n> A line." in text
+    assert "> **A title**\n>\n>\n> A line." in text
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")
