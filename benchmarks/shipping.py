@@ -9,6 +9,7 @@ the first and the losses of the second.
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import math
 from collections import Counter
@@ -72,7 +73,8 @@ def about(
 ) -> dict[str, Any]:
     """What there is to know of a bed beside its lines."""
     notes = json.loads((bed / "bed.json").read_text())
-    families = {name: title for title, of in notes.get("families", {}).items() for name in of}
+    titles = notes.get("families") or _families(bed.name)
+    families = {name: title for title, of in titles.items() for name in of}
     experts = {
         name: {"family": one.get("family", families.get(name, "")), **one}
         for name, one in notes.pop("experts").items()
@@ -93,6 +95,14 @@ def about(
         "small_certificate": small_certificate(gated),
         "made": notes,
     }
+
+
+def _families(bed: str) -> dict[str, Sequence[str]]:
+    """Those that the bed's recipe names, for a bed that was trained before it noted them."""
+    try:
+        return dict(importlib.import_module(f"beds.{bed}").FAMILIES)
+    except ModuleNotFoundError:
+        return {}
 
 
 def small_certificate(gated: Sequence[tuple[Report, Report]]) -> dict[str, Any]:

@@ -10,12 +10,15 @@ A bed's folder is what `benchmarks/beds/` makes: experts, examples, and two repo
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "python benchmarks/validation.py"
 CARD = ROOT / "docs" / "validation.md"
-PROTOCOL = ROOT / "benchmarks" / "beds" / "PROTOCOL.md"
+BEDS = ROOT / "benchmarks" / "beds"
+PROTOCOL = BEDS / "PROTOCOL.md"
 
 
 def main() -> None:
@@ -43,7 +46,16 @@ def card() -> str:
 
 
 def _train(folder: Path) -> list[Path]:
-    raise SystemExit(f"see benchmarks/beds to make beds in {folder}")
+    """Train and gate every bed; what is there already is kept."""
+    sys.path.insert(0, str(BEDS.parent))
+    from beds.train import BEDS as NAMES
+
+    made = [folder.resolve() / name for name in NAMES]
+    for bed in made:
+        for command in (["train.py", bed.name, "--out"], ["gate.py", "--bed"]):
+            script, *options = command
+            subprocess.run([sys.executable, BEDS / script, *options, bed], check=True)
+    return made
 
 
 if __name__ == "__main__":

@@ -115,8 +115,18 @@ def _experts(bed: str, about: Mapping[str, Any]) -> str:
         for name, one in about["experts"].items()
     ]
     columns = {"expert": None, "family": None, "seed": None, "score": 3, "base's score": 3}
-    table = Table(key="experts", title="", columns=columns, rows=rows)
+    table = Table(key="experts", title="", columns=columns, rows=rows, notes=_left_out(about))
     return f"### {bed}\n\n{markdown(table)}"
+
+
+def _left_out(about: Mapping[str, Any]) -> list[str]:
+    gone = about.get("made", {}).get("left_out") or {}
+    told = [
+        f"`{name}` ({one['score']:.2f}, the base {one['base']:.2f})" for name, one in gone.items()
+    ]
+    return [
+        f"Left out before any gating, for they did not learn enough: {', '.join(told)}."
+    ] * bool(told)
 
 
 def collapses_part(found: Evidence) -> str:
