@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 METRICS = {
     "magnitude_change_ratio": "magnitude",
     "sign_change_ratio": "sign",
-    "conflicting_magnitude_ratio": "conflicting",
+    "conflicting_magnitude_ratio": "conflict",
     "cosine": "cosine",
     "mean_distance": "hidden",
 }
