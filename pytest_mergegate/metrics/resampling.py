@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 RESAMPLES, PERMUTATIONS, SEED = 2000, 9999, 0
+_BLOCK = 1 << 21
+"""Numbers of relabelled pairs in memory at one time."""
 
 
 def cluster_interval(
@@ -90,15 +92,19 @@ def mantel(
     permutations = _checks.count("permutations", permutations, least=1)
     i, j = np.triu_indices(len(a), 1)
     x, generator = a[i, j], np.random.default_rng(seed)
-    order = generator.permuted(np.tile(np.arange(len(a)), (permutations, 1)), axis=1)
     (observed,), (pairs,) = _correlations(x, b[i, j][None])
     if np.isnan(observed):
         raise ValueError("three known pairs that differ are needed in both matrices")
-    drawn, counts = _correlations(x, b[order[:, i], order[:, j]])
-    known = ~np.isnan(drawn)
-    far = _student(np.abs(drawn[known]), counts[known]) >= _student(abs(observed), pairs) - 1e-9
-    p = (int(far.sum()) + 1) / (int(known.sum()) + 1)
-    return Mantel(r=float(observed), p=p, pairs=int(pairs))
+    limit, beyond, judged = _student(abs(observed), pairs) - 1e-9, 0, 0
+    block = max(1, _BLOCK // len(x))
+    for start in range(0, permutations, block):
+        rows = min(block, permutations - start)
+        order = generator.permuted(np.tile(np.arange(len(a)), (rows, 1)), axis=1)
+        drawn, counts = _correlations(x, b[order[:, i], order[:, j]])
+        known = ~np.isnan(drawn)
+        beyond += int((_student(np.abs(drawn[known]), counts[known]) >= limit).sum())
+        judged += int(known.sum())
+    return Mantel(r=float(observed), p=(beyond + 1) / (judged + 1), pairs=int(pairs))
 
 
 def _student(r: Any, pairs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED, mantel
-from pytest_mergegate.study.losses import p_value
+from pytest_mergegate.study.losses import p_value, varies
 from pytest_mergegate.study.points import methods_of
 from pytest_mergegate.study.tables import Table
 
@@ -90,7 +90,7 @@ def _correlation(points: Sequence[Point], metric: str, permutations: int) -> Cor
     x, y = values[upper], losses[upper]
     known = ~np.isnan(x) & ~np.isnan(y)
     x, y = x[known], y[known]
-    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 4 or not varies(x) or not varies(y):
         return None
     found = pearsonr(x, y)
     permuted = mantel(values, losses, permutations=permutations, seed=SEED)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.orders import spearman
-from pytest_mergegate.study.losses import p_value
+from pytest_mergegate.study.losses import p_value, varies
 from pytest_mergegate.study.tables import Table
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def fit(scores: Sequence[float], losses: Sequence[float]) -> Fit | None:
     if len(finite) < FEWEST:
         return None
     x, y = (np.array(each) for each in zip(*finite, strict=True))
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
+    if not varies(x) or not varies(y):
         return None
     try:
         rho = spearman(scores, losses)

@@ -90,28 +90,36 @@ def figure_text(grids: Sequence[Grid], width: int) -> str:
     """The similarity, and the loss under the first method, in characters."""
     if len(grids) < 2:
         return "Figure 1 takes three experts, and pairs of them whose loss was measured.\n"
-    names, shown = grids[0].names, grids[:2]
-    digits = len(str(len(names)))
-    beside = 2 * (2 * len(names) + 3) + digits + 1 + _NAME <= width
-    blocks = [shown] if beside else [[grid] for grid in shown]
+    count, shown = len(grids[0].names), grids[:2]
+    label = len(str(count)) + 1 + _NAME + 1
+    cell = 2 if label + 2 * count <= width else 1
+    beside = label + 2 * cell * count + 3 <= width
+    drawn = min(count, (width - label) // cell)
     lines = [f"Figure 1. {' | '.join(clean(grid.title) for grid in shown)}"]
     lines.append(
         f"{_SHADES[-1]} most alike, or lost all … {_SHADES[0]} least alike, or lost nothing"
     )
-    for block in blocks:
+    if drawn < count:
+        lines.append(f"{count - drawn} experts found no room")
+    for block in [shown] if beside else [[grid] for grid in shown]:
         if not beside:
             lines.append(clean(block[0].title))
-        for i, name in enumerate(names):
-            cells = "   ".join("".join(_cell(g, i, j) for j in range(len(names))) for g in block)
-            lines.append(f"{i + 1:>{digits}} {shorten(clean(name), _NAME)} {cells}".rstrip())
+        lines += (_row(block, i, drawn, cell) for i in range(drawn))
     return "\n".join(lines) + "\n"
+
+
+def _row(block: Sequence[Grid], i: int, drawn: int, cell: int) -> str:
+    names = block[0].names
+    parts = ["".join(_cell(grid, i, j) * cell for j in range(drawn)) for grid in block]
+    number = f"{i + 1:>{len(str(len(names)))}}"
+    return f"{number} {shorten(clean(names[i]), _NAME)} {'   '.join(parts)}".rstrip()
 
 
 def _cell(grid: Grid, i: int, j: int) -> str:
     share = grid.share(i, j)
     if share is None:
-        return "  " if i == j else _UNKNOWN * 2
-    return _SHADES[round(share * (len(_SHADES) - 1))] * 2
+        return " " if i == j else _UNKNOWN
+    return _SHADES[round(share * (len(_SHADES) - 1))]
 
 
 _PAGE = """<!doctype html>

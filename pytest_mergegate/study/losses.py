@@ -15,6 +15,8 @@ from pytest_mergegate.study.tables import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    import numpy.typing as npt
+
     from pytest_mergegate.study.points import Point
     from pytest_mergegate.study.tables import Cell
 
@@ -36,13 +38,18 @@ def anova(values: Sequence[float], groups: Sequence[Hashable]) -> Anova | None:
     of: dict[Hashable, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         of.setdefault(group, []).append(value)
-    within = max((np.ptp(found) for found in of.values()), default=0.0)
-    if len(of) < 2 or len(values) <= len(of) or within == 0:
+    if len(of) < 2 or len(values) <= len(of) or not any(map(varies, of.values())):
         return None
     found = f_oneway(*of.values())
     return Anova(
         f=float(found.statistic), p=float(found.pvalue), groups=len(of), values=len(values)
     )
+
+
+def varies(values: npt.ArrayLike) -> bool:
+    """Whether numbers differ by more than round-off."""
+    found = np.asarray(values, dtype=np.float64)
+    return bool(np.ptp(found) > 1e-9 * np.abs(found).max()) if found.size else False
 
 
 def table_1(bed: str, points: Sequence[Point]) -> Table:

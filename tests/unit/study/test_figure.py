@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from unit.registry.making import made
@@ -22,12 +24,25 @@ def test_similarity_is_1_for_the_pair_most_alike() -> None:
     assert grids[1].values[np.triu_indices(8, 1)].min() >= -100
 
 
+def test_sixty_experts_are_drawn_as_far_as_there_is_room() -> None:
+    names = [chr(0x4E00 + k) for k in range(60)]
+    lines = []
+    for a, b in combinations(range(60), 2):
+        scores = {names[k]: {"mean_distance": (a + b) / 120} for k in (a, b)}
+        lines.append(made(names[a] + names[b], scores=scores))
+    grids = grids_of("bed", points_of("bed", lines))
+    shown = figure_text(grids, 70).splitlines()
+    assert "10 experts found no room" in shown[2]
+    assert max(map(len, shown)) <= 70
+    assert len(figure_text(grids, 200).splitlines()) == 2 + 60
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_characters(width: int) -> None:
     bed = drawn_bed("drawn", letters="abcdefghijkl")
     shown = figure_text(grids_of("drawn", points_of(bed.name, bed.lines)), width)
     lines = shown.splitlines()
-    assert max(map(len, lines)) <= max(width, 75)
+    assert max(map(len, lines)) <= width
     assert "█" in shown
     assert len(lines) == (2 + 12 if width >= 76 else 2 + 2 * 13)
 
