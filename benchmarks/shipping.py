@@ -16,14 +16,21 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.calibration.observations import is_collapse
+from pytest_mergegate.beds import load_beds
+from pytest_mergegate.calibration.fit import calibrate
+from pytest_mergegate.calibration.observations import is_collapse, observations
+from pytest_mergegate.calibration.stored import for_strangers, to_plain
 from pytest_mergegate.metrics import certified_loss
 from pytest_mergegate.metrics.ranking import auroc
+from pytest_mergegate.past import CONFIDENCE
+from pytest_mergegate.past import SCORES as FORETOLD
 from pytest_mergegate.registry.lines import RegistryLine, line_id, lines_of
 from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from pytest_mergegate.beds import Bed
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pytest_mergegate" / "beds"
 ROUNDING = 1e-9
@@ -45,6 +52,29 @@ def ship(bed: Path, target: Path = SHIPPED) -> str:
     (target / f"{bed.name}.json").write_text(json.dumps(notes, indent=1, ensure_ascii=False) + "\n")
     said = f"{bed.name}: {len(lines)} merges, {len(packed) / 1024:.0f} KiB"
     return said + (f"; not gated: {', '.join(missing)}" if missing else "")
+
+
+def calibrations(beds: Iterable[Bed]) -> dict[str, Any]:
+    """What gates foretell losses by where a team has recorded none: nothing of single experts."""
+    every = [one for bed in beds for one in observations(bed.lines, bed.name)]
+    return {
+        score: to_plain(for_strangers(calibrate(every, score, CONFIDENCE))) for score in FORETOLD
+    }
+
+
+def ship_calibrations(target: Path = SHIPPED) -> None:
+    """Write `calibrations.json`, by the beds that ship."""
+    found = calibrations(load_beds())
+    (target / "calibrations.json").write_text(f"{json.dumps(_rounded(found))}\n")
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits: what is beyond them differs between machines."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def pairs_up(scored: Report, fresh: Report) -> list[RegistryLine]:

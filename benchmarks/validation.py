@@ -30,10 +30,12 @@ def main() -> None:
     parser.add_argument("--ship", type=Path, nargs="+", default=[], metavar="DIR")
     chosen = parser.parse_args()
     made = _train(chosen.train) if chosen.train else []
-    for bed in [*made, *chosen.ship]:
-        from shipping import ship
+    if beds := [*made, *chosen.ship]:
+        from shipping import ship, ship_calibrations
 
-        print(ship(bed.resolve()))
+        for bed in beds:
+            print(ship(bed.resolve()))
+        ship_calibrations()
     CARD.write_text(card(), encoding="utf-8")
     print(f"written: {CARD.relative_to(ROOT)}")
 

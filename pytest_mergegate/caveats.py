@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement, Results
+    from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.results import Results
     from pytest_mergegate.stages.comparison import MergedExpert
 
 _ROUNDING = 0.01
@@ -109,7 +110,7 @@ def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:
 def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
     limit = gate.spec.effective_budget.limits.get("max_disagreement")
     point = expert.disagreement.number
-    if limit is None or point is None or point > limit or expert.disagreement_upper <= limit:
+    if limit is None or point is None or not point <= limit < expert.disagreement_upper:
         return None
     lacking = inputs_text(expert, limit, gate.spec.certificate.level)
     return Finding(

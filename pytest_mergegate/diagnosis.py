@@ -9,14 +9,15 @@ import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.cures import Cure, find_cures, pulls
-from pytest_mergegate.judge import lacking_evidence
+from pytest_mergegate.judged_values import lacking_evidence
 from pytest_mergegate.spec import DEFAULT_MAX_DISAGREEMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement, Results, Verdict
+    from pytest_mergegate.judge import Judgement, Verdict
+    from pytest_mergegate.results import Results
     from pytest_mergegate.stages.hidden import HiddenResult
 
 _INTERFERERS = 3
@@ -82,8 +83,7 @@ def _cause(
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
     cause = None
     if merge and verdict.basis == "certified":
-        spec = results.pool.spec
-        lacking = lacking_evidence(verdict.limit, verdict.expert, merge, results, spec)
+        lacking = lacking_evidence(verdict.limit, verdict.expert, merge, results)
         cause = f"not enough evidence: {lacking}" if lacking else None
     if cause is None and verdict.method is not None:
         cause = _tried_cause(hidden, scales, verdict)

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.automatic import AutomaticLimit, resolve
 from pytest_mergegate.baseline.changes import baseline_findings, baseline_record
 from pytest_mergegate.baseline.comparable import earlier_of
 from pytest_mergegate.baseline.reading import Baseline, read_baseline
@@ -19,11 +20,15 @@ from pytest_mergegate.engine.cache import DEFAULT_LIMIT, Cache
 from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import PER_METHOD, Judgement, Results, judge, plan_depth, straddles
+from pytest_mergegate.judge import PER_METHOD, Judgement, judge, plan_depth
+from pytest_mergegate.judged_values import straddles
+from pytest_mergegate.past import Past
 from pytest_mergegate.pool.fingerprints import cache_folder
+from pytest_mergegate.predictions import predict
 from pytest_mergegate.report import build
 from pytest_mergegate.report.provenance import gate_settings, now, versions
 from pytest_mergegate.report.types import CacheUse, Report
+from pytest_mergegate.results import Results
 from pytest_mergegate.spec import STAGES, Positions, Stage
 from pytest_mergegate.stages.preflight import run_preflight
 
@@ -60,6 +65,8 @@ class Options:
     """Bytes beyond which the least recently used are evicted."""
     baseline: Baseline | None = None
     """A committed report to compare with."""
+    registry: Path | None = None
+    """The team's recorded merges, to predict losses from; there need be no such file."""
     progress: Progress | None = None
 
     @property
@@ -81,13 +88,15 @@ def assess(
     cache: Path | str | bool = True,
     root: Path | None = None,
     baseline: Path | str | None = None,
-    **budget: float,
+    registry: Path | str | None = None,
+    **budget: float | str,
 ) -> Report:
     """Run a gate and return its report; no pytest needed.
 
     ``source`` is the path of a gate file or a mapping like one; ``stage`` the deepest stage that
     may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
-    ``baseline`` is a committed report to compare with; ``budget`` overrides single limits
+    ``baseline`` is a committed report to compare with; ``registry`` a file of recorded merges to
+    predict losses from, which is not written to; ``budget`` overrides single limits
     (``max_mds=3.0``); relative paths start at ``root`` (default: the working directory). An expert
     that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that
     cannot be understood, GateError for a baseline that is none, ValueError for an unknown stage.
@@ -98,12 +107,18 @@ def assess(
     gate = gate_from(source, root=root, budget=budget)
     compared = read_baseline(root / baseline, root) if baseline is not None else None
     folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
-    return run_gate(gate, Options(stage=stage, device=device, cache=folder, baseline=compared))
+    options = Options(
+        stage=stage,
+        device=device,
+        cache=folder,
+        baseline=compared,
+        registry=root / registry if registry is not None else None,
+    )
+    return run_gate(gate, options)
 
 
 def run_gate(gate: Gate, options: Options) -> Report:
     """Take one gate down the stages; what cannot be computed makes the status ``error``."""
-    gate = gate.with_budget(gate.spec.effective_budget.capped(dict(options.caps)))
     run = _Run(gate, options)
     try:
         run.to_verdicts()
@@ -150,19 +165,22 @@ class _Run:
         self.positions: Positions | None = None
         self.probes = gate.spec.probes.per_task
         self.cache = Cache(folder=options.cache, limit=options.cache_size)
+        self.past = Past(options.registry, self.cache)
         self._nested = 0.0
 
     def to_verdicts(self) -> None:
         """Run the stages that the budgets need, and judge."""
+        automatic = self._find_limits()
         gate = self.gate
         with self._timed("preflight"):
             preflight = run_preflight(gate)
         self.findings.extend(preflight.findings)
         if not preflight.ok or preflight.pool is None:
             return
-        self.results = Results(pool=preflight.pool)
+        self.results = Results(pool=preflight.pool, automatic=automatic)
         depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
         self._compute(depth)
+        self._predict()
         self._look_back(depth)
         self.judgement = judge(gate, self.results, depth)
         if depth != "preflight":
@@ -171,6 +189,24 @@ class _Run:
 
             self.findings.extend(find_caveats(gate, self.results, self.judgement))
             self.diagnoses = diagnose(gate, self.results, self.judgement)
+
+    def _find_limits(self) -> dict[str, AutomaticLimit]:
+        """Have the gate's limits as numbers: those that the registry sets, then the caps."""
+        automatic: dict[str, AutomaticLimit] = {}
+        if self.gate.spec.effective_budget.automatic:
+            self.gate, automatic = resolve(self.gate, self.past.observations)
+        budget = self.gate.spec.effective_budget.capped(self.options.caps)
+        self.gate = self.gate.with_budget(budget)
+        return automatic
+
+    def _predict(self) -> None:
+        """What the losses are that nobody measured."""
+        assert self.results is not None
+        if self.results.hidden is None:
+            return
+        predictions = predict(self.results, self.past.calibrations, self.past.shipped)
+        self.results = _with(self.results, predictions=predictions)
+        self.findings.extend(self.past.findings())
 
     def _look_back(self, depth: Stage) -> None:
         """What the baseline says of the gate, where there is something to compare with it."""

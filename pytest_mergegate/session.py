@@ -68,6 +68,7 @@ class GateSession:
             cache=settings.cache,
             cache_size=settings.cache_size,
             baseline=self._baseline,
+            registry=settings.registry,
         )
 
     def _read_baseline(self) -> Baseline | None:

@@ -35,6 +35,8 @@ def verdict_text(
         told = ("not_computed", "needs_stage", "baseline_", "too_few")
         why = detail if (value.reason or "").startswith(told) else why
         return f"{expert}: {what}{under} undecided: {why}"
+    if math.isnan(limit):
+        return f"{expert}: {what} {number_text(value.number)}{under} undecided: {detail}"
     unit = {"max_loss": " %", "max_loss_increase": " points"}.get(budget, "")
     shown, bound = distinct(value.number, limit)
     interval = ""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.baseline.reading import Baseline
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.increases import Earlier
-    from pytest_mergegate.judge import Results
     from pytest_mergegate.report.types import MergedExpertRecord, Report
+    from pytest_mergegate.results import Results
     from pytest_mergegate.values import Value
 
 _NO_LOSS = frozenset({"no_targets", "stage_not_run"})

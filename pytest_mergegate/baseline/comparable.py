@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.baseline.reading import Baseline
-    from pytest_mergegate.judge import Results
     from pytest_mergegate.report.types import ExpertRecord, MergedExpertRecord, Report
+    from pytest_mergegate.results import Results
 
 COMPARED: dict[str, tuple[str, ...]] = {
     "probes": ("drawn_per_task", "seed", "positions", "normalize", "max_answer_tokens"),

@@ -19,6 +19,7 @@ import numpy as np
 from pytest_mergegate.calibration.effects import Fitted, fit_effects
 from pytest_mergegate.calibration.link import Curve, fit_link, fit_scale
 from pytest_mergegate.calibration.observations import as_risk
+from pytest_mergegate.calibration.support import around, reaches
 from pytest_mergegate.metrics.losses import TOTAL_LOSS
 from pytest_mergegate.metrics.undefined import Undefined
 
@@ -90,6 +91,12 @@ class Calibration:
     groups: Groups
     """What was left out together."""
     source: Source
+    risks: tuple[float, ...]
+    """Every score that was recorded, turned where less is riskier."""
+    riskier: tuple[float | None, ...]
+    """Up to which score there are enough merges from there; None where there are not."""
+    safer: tuple[float | None, ...]
+    """Down to which, likewise."""
 
     def predict(self, method: str, expert: str, score: float) -> Prediction:
         """The loss of an expert under a method.
@@ -105,10 +112,21 @@ class Calibration:
         risk = as_risk(self.score, score)
         if risk is None or math.isnan(risk):
             raise ValueError(f"{self.score} must be a number, got {score}")
+        low, high = self._interval(method, expert, risk)
         point = float(self.model.expected(method, expert, risk))
-        half = self.quantile * float(self.model.spread(method, expert, risk))
-        low, high = max(TOTAL_LOSS, point - half), max(TOTAL_LOSS, point + half)
         return Prediction(loss=point, low=low, high=high, merges=self.merges, source=self.source)
+
+    def _interval(self, method: str, expert: str, risk: float) -> tuple[float, float]:
+        """As wide as it takes for enough merges to speak of it, on either side."""
+        up, down = around(risk, self.risks, self.riskier, self.safer)
+        worst = TOTAL_LOSS if up is None else self._end(method, expert, up, -1)
+        best = 0.0 if down is None else self._end(method, expert, down, 1)
+        low = min(worst, self._end(method, expert, risk, -1))
+        return max(TOTAL_LOSS, low), max(TOTAL_LOSS, best, self._end(method, expert, risk, 1))
+
+    def _end(self, method: str, expert: str, risk: float, side: int) -> float:
+        half = self.quantile * float(self.model.spread(method, expert, risk))
+        return float(self.model.expected(method, expert, risk)) + side * half
 
 
 def calibrate(
@@ -122,31 +140,42 @@ def calibrate(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
-    used = [one for one in observations if one.risk(score) is not None]
-    merges = sorted({one.merge for one in used})
-    needed = merges_needed(confidence)
-    if len(merges) < needed:
-        raise Undefined(
-            "needs_more_merges",
-            f"an interval at {confidence:.0%} needs {needed} recorded merges with {score}, "
-            f"there are {len(merges)}",
-        )
+    used = with_score(observations, score, confidence)
     groups = grouping(used)
+    risks, riskier, safer = reaches(finite_risks(used, score), [one.merge for one in used])
     return Calibration(
         score=score,
         confidence=confidence,
         model=_fit(used, score),
         quantile=_quantile(used, _left_out(used, score, groups), confidence),
-        merges=len(merges),
+        merges=len({one.merge for one in used}),
         observations=len(used),
         groups=groups,
         source="registry" if any(not one.bed for one in used) else "beds",
+        risks=risks,
+        riskier=riskier,
+        safer=safer,
     )
 
 
+def with_score(
+    observations: Sequence[Observation], score: str, confidence: float
+) -> list[Observation]:
+    """Those that have the score. Raises Undefined where they are of too few merges."""
+    used = [one for one in observations if one.risk(score) is not None]
+    merges, needed = len({one.merge for one in used}), merges_needed(confidence)
+    if merges < needed:
+        raise Undefined(
+            "needs_more_merges",
+            f"an interval at {100 * confidence:.3g}% needs {needed} recorded merges with {score}, "
+            f"there are {merges}",
+        )
+    return used
+
+
 def merges_needed(confidence: float) -> int:
-    """The fewest merges that give an interval at a level: c (M + 1) ≤ M."""
-    return math.ceil(round(confidence / (1 - confidence), 9))
+    """The fewest merges that give an interval at a level: c (M + 1) ≤ M, and one to leave out."""
+    return max(2, math.ceil(round(confidence / (1 - confidence), 9)))
 
 
 def grouping(observations: Sequence[Observation]) -> Groups:

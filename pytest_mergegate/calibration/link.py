@@ -56,7 +56,7 @@ def fit_link(scores: Floats, losses: Floats, weights: Floats) -> Curve:
 
 def fit_scale(scores: Floats, residuals: Floats, weights: Floats) -> Curve:
     """How far losses lie from the mean at a score: the mean size of its neighbours' residuals."""
-    order = np.argsort(scores, kind="stable")
+    order = np.lexsort((residuals, scores))  # the same whatever the order of the points
     size, weight, at = np.abs(residuals)[order], weights[order], scores[order]
     overall = float(np.average(size, weights=weight))
     half = max(LEAST_NEIGHBOURS, round(NEIGHBOURS * len(at))) / 2

@@ -96,6 +96,7 @@ def run(chosen: argparse.Namespace) -> int:
         if (value := getattr(chosen, name.removeprefix("mergegate_"))) is not None
     }
     targets = [settings.parse_report(entry, Path.cwd()) for entry in chosen.report]
+    registry = settings.parse_registry(chosen.registry, Path.cwd(), none=chosen.no_registry)
     options = Options(
         stage=settings.parse_stage(chosen.stage),
         caps=caps,
@@ -103,8 +104,8 @@ def run(chosen: argparse.Namespace) -> int:
         executor=settings.parse_executor(chosen.executor),
         cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
         baseline=read_baseline(path, Path.cwd()) if (path := _baseline(chosen)) else None,
+        registry=registry,
     )
-    registry = settings.parse_registry(chosen.registry, Path.cwd(), none=chosen.no_registry)
     if chosen.output is not None and chosen.changed_since is not None:
         raise pytest.UsageError("--output writes a merge; --changed-since may leave its gate out")
     found = find_gates(chosen)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
@@ -33,6 +32,10 @@ _VERSIONS: Final = ("pytest-mergegate", "mergekit")
 """What decides on scores beside the models; the other libraries move their last digits."""
 _MARKERS: Final = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 _REMOVE: Final = "remove the line; the next run of that gate writes it again"
+
+
+_SHOWN: Final = 5
+"""Numbers of lines of which the same is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ def read_registry(path: Path) -> Registry:
         if isinstance(found, Problem):
             problems.append(found)
         elif found.id in lines:
-            problems.append(_duplicate(number, numbers[found.id]))
+            problems.append(_duplicate(number))
         else:
             lines[found.id], numbers[found.id] = found, number
     problems += _other_versions(lines.values(), numbers)
@@ -162,12 +165,12 @@ def _first(error: ValidationError) -> str:
     return " ".join(f"{where}: {told['msg']}".split())[:200]
 
 
-def _duplicate(number: int, first: int) -> Problem:
+def _duplicate(number: int) -> Problem:
     return Problem(
         line=number,
         kind="duplicate",
-        message=f"the same as line {first}; counted once",
-        fix="remove either",
+        message="the same as an earlier line; counted once",
+        fix="none is needed; one may be removed",
         counts=True,
     )
 
@@ -202,10 +205,23 @@ def _many(count: int) -> str:
     return "1 line" if count == 1 else f"{count} lines"
 
 
-def told(registry: Registry, *, most: int = 10) -> tuple[str, ...]:
-    """What to tell of the problems, in lines; those beyond ``most`` are counted by kind."""
+def told(registry: Registry, *, most: int | None = None) -> tuple[str, ...]:
+    """What to tell of the problems, a line for all that are alike; no more lines than ``most``."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for problem in registry.problems:
+        alike.setdefault((problem.message, problem.fix), []).append(problem.line)
     where = registry.path.as_posix()
-    said = [f"{where}: {problem}" for problem in registry.problems[:most]]
-    rest = Counter(problem.kind for problem in registry.problems[most:])
-    more = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in rest.items())
-    return (*said, f"{where}: and more: {more}") if rest else tuple(said)
+    said = [
+        f"{where}: {_lines(numbers)}: {message} (fix: {fix})"
+        for (message, fix), numbers in alike.items()
+    ]
+    if most is not None and len(said) > most:
+        said[most:] = [f"{where}: and {len(said) - most} more things to say of its lines"]
+    return tuple(said)
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"line {numbers[0]}"
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"lines {', '.join(map(str, numbers[:_SHOWN]))}{more}"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
 from pytest_mergegate.findings import Finding
-from pytest_mergegate.judge import certified_loss
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.types import (
     BaseRecord,
@@ -32,9 +31,10 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement, Results, Verdict
+    from pytest_mergegate.judge import Judgement, Verdict
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.predictions import Prediction
+    from pytest_mergegate.results import Results
     from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
@@ -87,7 +87,7 @@ def sections(
         "bounds": _bounds(results),
         "forecasts": tuple(_forecasts(results)),
         "merges": tuple(_merge(merge, results) for merge in results.merges),
-        "predictions": tuple(_predictions(results, gate.spec)),
+        "predictions": tuple(map(_prediction, results.predictions)),
         "plan": _plan(results, diagnoses),
         "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
     }
@@ -132,7 +132,8 @@ def verdict(judged: Verdict, gate: Gate) -> VerdictRecord:
     number = judged.value.number
     return VerdictRecord(
         budget=judged.budget,
-        limit=judged.limit,
+        limit=None if math.isnan(judged.limit) else judged.limit,
+        limit_reason="needs_more_collapses" if math.isnan(judged.limit) else None,
         **fields("value", judged.value),
         value_infinite=number is not None and math.isinf(number),
         interval=interval(judged.value),
@@ -313,18 +314,17 @@ def _merged_expert(
     )
 
 
-def _predictions(results: Results, spec: GateSpec) -> Iterable[PredictionRecord]:
-    for merge in results.merges:
-        for expert in merge.experts:
-            loss = certified_loss(results, spec, merge, expert.name)
-            ends = None if loss.number is None else (loss.number, None)
-            yield PredictionRecord(
-                expert=expert.name,
-                method=merge.method.label,
-                **fields("loss", loss),
-                interval=ends,
-                source="certificate",
-            )
+def _prediction(found: Prediction) -> PredictionRecord:
+    return PredictionRecord(
+        expert=found.expert,
+        method=found.method,
+        **fields("loss", found.loss),
+        interval=interval(found.loss),
+        source=found.source,
+        confidence=found.confidence,
+        score=found.score,
+        merges=found.merges or None,
+    )
 
 
 def _plan(results: Results, diagnoses: Sequence[Diagnosis]) -> PlanRecord | None:

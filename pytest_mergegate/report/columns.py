@@ -139,7 +139,8 @@ def _merged(report: Report, merge: MergeRecord, *, detailed: bool) -> Iterator[C
     if all(cell == NONE for cell in lost.values()) and limit is not None:
         certified = dict.fromkeys(report.expert_names, NONE)
         for found in report.predictions:
-            if found.method in (None, merge.method) and found.loss is not None:
+            certificate = found.source == "certificate" and found.method == merge.method
+            if certificate and found.loss is not None:
                 certified[found.expert] = number_beside(0.0 - found.loss, limit, 1)
         yield Column(title="certified loss", unit="%, at most", limit=told, cells=certified)
     scores = {n: _score(e) for n, e in rows.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.report.reading import clean, status_of
-from pytest_mergegate.wording import distinct
+from pytest_mergegate.wording import distinct, number_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def _verdict(verdict: VerdictRecord, *, of_pool: bool) -> Iterator[tuple[str, st
     name = f"mergegate.{verdict.budget}"
     yield f"{name}.status", verdict.status
     yield f"{name}.value", _value(verdict)
-    yield f"{name}.limit", f"{verdict.limit:g}"
+    yield f"{name}.limit", "undefined" if verdict.limit is None else f"{verdict.limit:g}"
     if verdict.method:
         yield f"{name}.method", clean(verdict.method)
     if of_pool and verdict.expert:
@@ -59,6 +59,8 @@ def _value(verdict: VerdictRecord) -> str:
         return "infinite"
     if verdict.value is None:
         return f"undefined: {verdict.value_reason or 'no reason was given'}"
+    if verdict.limit is None:
+        return number_text(verdict.value)
     return distinct(verdict.value, verdict.limit)[0]
 
 

@@ -218,9 +218,18 @@ class PredictionRecord(Record):
     expert: str
     method: str | None
     loss: Number | None
+    """Percent, negative where the merge is worse; of a certificate the bound."""
     loss_reason: str | None = None
     interval: Interval | None = None
-    source: Literal["certificate", "registry", "paper"]
+    """At ``confidence``; a certificate's is open above."""
+    source: Literal["certificate", "registry", "beds", "paper"]
+    """``certificate``: a bound; ``registry``: by the team's recorded merges; ``beds``: by those
+    that came with the package; ``paper``: the paper's 32 rows, a weak reference."""
+    confidence: Number | None = None
+    score: str | None = None
+    """What it was read from, as the registry names it."""
+    merges: int | None = None
+    """Recorded merges that it rests on; null for a certificate and the paper's rows."""
 
 
 class CurvePointRecord(Record):
@@ -254,7 +263,9 @@ class VerdictRecord(Record):
     """One value against one limit."""
 
     budget: str
-    limit: Number
+    limit: Number | None
+    """Null where ``auto@RATE`` could not be certified; the verdict is inconclusive then."""
+    limit_reason: str | None = None
     value: Number | None
     value_reason: str | None = None
     value_standard_error: Number | None = None

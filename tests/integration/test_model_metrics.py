@@ -106,7 +106,9 @@ def test_scores_are_those_by_hand(shared: Path) -> None:
     calls = read_jsonl(shared.parent / "calls")
     assert len(calls) == 3  # base, expert and merge, each once
     assert all(call == rows for call in calls)
-    certified = next(p for p in report.predictions if p.expert == "b")  # answers do not bound it
+    certified = next(
+        p for p in report.predictions if (p.expert, p.source) == ("b", "certificate")
+    )  # answers do not bound it
     assert certified.loss == pytest.approx(-100 * found.disagreement_upper)
 
 

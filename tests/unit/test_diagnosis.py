@@ -12,8 +12,9 @@ import pytest
 from pytest_mergegate.cures import Cure
 from pytest_mergegate.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import Judgement, Results, Verdict
+from pytest_mergegate.judge import Judgement, Verdict
 from pytest_mergegate.report import build
+from pytest_mergegate.results import Results
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mergegate import judge as judging
 from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.judge import Results, Verdict, judge, plan_depth, worst
+from pytest_mergegate.judge import Judgement, Verdict, plan_depth, worst
+from pytest_mergegate.results import Results
 from pytest_mergegate.spec import Budget
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import distinct, number_text
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_mergegate.spec import Stage
 
 NAMES = ("a", "b", "c")
 
@@ -38,6 +42,12 @@ def budgeted(gate: Gate, *, select: str = "any", mode: str = "point", **limits: 
 def pool(*labelled: str) -> Any:
     """A pool of which only the names and the labels are asked for."""
     return SimpleNamespace(names=NAMES, labelled=lambda name: name in labelled)
+
+
+def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
+    """The verdicts on a pool that came of ``gate``."""
+    results.pool.spec = gate.spec  # type: ignore[misc]
+    return judging.judge(gate, results, depth)
 
 
 def merged(label: str, *rates: float | None, upper: float = 1.0) -> Any:

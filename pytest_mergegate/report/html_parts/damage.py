@@ -237,7 +237,7 @@ def _range(readings: dict[str, dict[str, Reading]]) -> list[float]:
 
 def limit_note(report: Report) -> str:
     """What the vertical lines are."""
-    limits = {verdict.budget: verdict.limit for verdict in report.verdicts}
+    limits = {v.budget: v.limit for v in report.verdicts if v.limit is not None}
     said = []
     if "max_disagreement" in limits:
         said.append(f"dashed {number_text(100 * limits['max_disagreement'])} % of the answers")

@@ -35,6 +35,7 @@ def environment() -> Environment:
     }
     found.globals |= {
         "MARKS": figures.MARKS,
+        "SOURCES": figures.SOURCES,
         "QUANTITIES": similarity.QUANTITIES,
         "LAYER_QUANTITIES": layers.LAYER_QUANTITIES,
         "SERIES": damage.SERIES,

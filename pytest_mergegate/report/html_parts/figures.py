@@ -11,6 +11,12 @@ from pytest_mergegate.wording import distinct, number_text
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Interval, VerdictRecord
 
+SOURCES = {
+    "certificate": "certificate",
+    "registry": "your recorded merges",
+    "beds": "merges of the shipped beds",
+    "paper": "the paper's 32 rows",
+}
 MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?", "error": "!"}
 """Beside the word: a status is never told by colour alone."""
 
@@ -93,20 +99,30 @@ def budget_name(budget: str) -> str:
 def judged(verdict: VerdictRecord) -> Judged:
     """A verdict with as many digits as it takes to show on which side of its limit it is."""
     scale, unit = scale_of(verdict.budget)
-    limit = verdict.limit * scale
     value = None if verdict.value is None else verdict.value * scale
-    shown, bound = (None, number_text(limit)) if value is None else distinct(value, limit)
+    limit = None if verdict.limit is None else verdict.limit * scale
+    shown, bound = _texts(value, limit, unit)
     if verdict.value_infinite:
-        shown = "∞"
-    top = 100.0 if unit else max(limit, value or 0) * 1.25
-    full = 100.0 if verdict.value_infinite else value
+        shown = "∞" + unit
+    top = 100.0 if unit else max(limit or 0, value or 0) * 1.25
+    full = None if limit is None else 100.0 if verdict.value_infinite else value
     return Judged(
         name=budget_name(verdict.budget),
-        value=shown and shown + unit,
+        value=shown,
         reason=verdict.value_reason,
-        limit=bound + unit,
+        limit=bound,
         interval=span(verdict.interval, scale),
         record=verdict,
         fill=None if full is None or not top else min(max(100 * full / top, 0), 100),
-        mark=min(max(100 * limit / top, 0), 100) if top else 0,
+        mark=min(max(100 * (limit or 0) / top, 0), 100) if top else 0,
     )
+
+
+def _texts(value: float | None, limit: float | None, unit: str) -> tuple[str | None, str]:
+    """The value and its limit, told apart."""
+    if limit is None:
+        return None if value is None else number_text(value) + unit, "not known"
+    if value is None:
+        return None, number_text(limit) + unit
+    shown, bound = distinct(value, limit)
+    return shown + unit, bound + unit

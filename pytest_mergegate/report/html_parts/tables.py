@@ -136,6 +136,8 @@ def _digits(text: str | None, verdict: VerdictRecord | None) -> str | None:
     """``text``, or more digits where rounding would put the judged value on its limit."""
     if text in (None, "∞") or verdict is None or verdict.value in (None, verdict.limit):
         return text
+    if verdict.limit is None:
+        return text
     scale, unit = scale_of(verdict.budget)
     rounded = float(text.removesuffix(unit))
     is_judged = abs(verdict.value * scale - rounded) < 0.06  # not its interval's bad end

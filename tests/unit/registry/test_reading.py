@@ -93,7 +93,7 @@ def test_a_line_cut_within_a_letter(tmp_path: Path) -> None:
 
 
 def test_any_cut_of_the_last_line_is_told(tmp_path: Path) -> None:
-    for end in range(1, len(OTHER)):
+    for end in [*range(1, len(OTHER), 7), len(OTHER) - 1]:
         found = read(tmp_path, GOOD + b"\n" + OTHER[:end])
         assert [line.id for line in found.lines] == [json.loads(GOOD)["id"]]
         assert kinds(found) == [(2, "truncated", False)], OTHER[:end]
@@ -104,7 +104,7 @@ def test_a_duplicate_counts_once(tmp_path: Path) -> None:
     found = read(tmp_path, b"\n".join([GOOD, OTHER, GOOD, again]))
     assert len(found.lines) == 2
     assert kinds(found) == [(3, "duplicate", True), (4, "duplicate", True)]
-    assert "the same as line 1; counted once" in told(found)[0]
+    assert "lines 3, 4: the same as an earlier line; counted once" in told(found)[0]
 
 
 def test_lines_of_other_versions_count_with_a_word_for_all_of_them(tmp_path: Path) -> None:
@@ -115,11 +115,12 @@ def test_lines_of_other_versions_count_with_a_word_for_all_of_them(tmp_path: Pat
     assert "2 lines of pytest-mergegate unknown and mergekit 0.0.1, not" in told(found)[0]
 
 
-def test_many_problems_are_counted(tmp_path: Path) -> None:
+def test_what_is_alike_is_told_together(tmp_path: Path) -> None:
     found = read(tmp_path, b"\n".join([b"?"] * 13 + [GOOD[:50]]))
-    said = told(found)
-    assert len(said) == 11
-    assert said[-1].endswith("and more: 3 not json, 1 truncated")
+    alike, cut = told(found)
+    assert "registry.jsonl: lines 1, 2, 3, 4, 5 and 8 more: left out: no JSON" in alike
+    assert "line 14: left out: it was cut short" in cut
+    assert told(found, most=1)[1].endswith("and 1 more things to say of its lines")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_sixty_experts_are_drawn_as_far_as_there_is_room() -> None:
     shown = figure_text(grids, 70).splitlines()
     assert "10 experts found no room" in shown[2]
     assert max(map(len, shown)) <= 70
-    assert len(figure_text(grids, 200).splitlines()) == 2 + 60
+    assert len(figure_text(grids, 200).splitlines()) == 2 + 2 * 61
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -1,0 +1,100 @@
+"""What past merges say: the team's registry, and the merges that came with the package."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.metrics import Undefined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pytest_mergegate.calibration.fit import Calibration
+    from pytest_mergegate.calibration.observations import Observation
+    from pytest_mergegate.engine.cache import Cache
+    from pytest_mergegate.registry.reading import Registry
+
+SCORES = ("disagreement", "surrogate", "states")
+"""What losses are predicted from."""
+CONFIDENCE = 0.90
+"""Of the intervals of predicted losses."""
+
+
+class Past:
+    """Read, and calibrated on, when it is first asked."""
+
+    def __init__(self, registry: Path | None, cache: Cache) -> None:
+        self._path = registry
+        self._cache = cache
+
+    @cached_property
+    def registry(self) -> Registry | None:
+        """The team's own; None where there is no such file. Raises GateError."""
+        if self._path is None or not self._path.exists():
+            return None
+        from pytest_mergegate.registry.reading import read_registry
+
+        return read_registry(self._path)
+
+    @cached_property
+    def observations(self) -> tuple[Observation, ...]:
+        """What the registry says of every expert under every merge."""
+        from pytest_mergegate.calibration.observations import observations
+
+        return observations(self.registry.lines) if self.registry is not None else ()
+
+    @cached_property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """By the registry, for the scores that have been recorded often enough."""
+        if self.registry is None:
+            return {}
+        from pytest_mergegate.calibration.stored import from_plain, own_code
+
+        key = {
+            "kind": "calibrations",
+            "code": own_code(),
+            "confidence": CONFIDENCE,
+            "lines": sorted(line.id for line in self.registry.lines),
+        }
+        plain = self._cache.json(key, self._fitted)
+        return {score: from_plain(found) for score, found in plain.items()}
+
+    @cached_property
+    def shipped(self) -> Mapping[str, Calibration]:
+        """By the beds' merges, for experts that nobody has seen."""
+        from pytest_mergegate.calibration.stored import from_plain
+
+        file = resources.files("pytest_mergegate.beds") / "calibrations.json"
+        plain = json.loads(file.read_text("utf-8"))
+        return {score: from_plain(found) for score, found in plain.items()}
+
+    def findings(self) -> Iterator[Finding]:
+        """A warning of lines that were not used as they stand."""
+        if self.registry is None or not self.registry.problems:
+            return
+        from pytest_mergegate.registry.reading import told
+
+        yield Finding(
+            code="MG701",
+            severity="warning",
+            message="; ".join(told(self.registry, most=3)),
+            fix="mergegate calibrate lists all of them",
+        )
+
+    def _fitted(self) -> dict[str, Any]:
+        from pytest_mergegate.calibration.fit import calibrate
+        from pytest_mergegate.calibration.stored import to_plain
+
+        found = {}
+        for score in SCORES:
+            try:
+                calibration = calibrate(self.observations, score, CONFIDENCE)
+            except Undefined:
+                continue  # too few merges: there is nothing to predict from
+            found[score] = to_plain(calibration)
+        return found

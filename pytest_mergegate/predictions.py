@@ -1,0 +1,162 @@
+"""Losses that were not measured, by source: the certificate, past merges, the paper's rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pytest_mergegate import metrics
+from pytest_mergegate.judged_values import certified_loss
+from pytest_mergegate.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_mergegate.calibration.fit import Calibration
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.results import Results
+
+Source = Literal["certificate", "registry", "beds", "paper"]
+_SCORES = ("disagreement", "surrogate", "states")
+"""What a calibration reads, best first: of the merge, of its factored sum, of mixed states."""
+_READ = {
+    "disagreement": "the disagreement of the merge",
+    "surrogate": "the disagreement of the factored sum",
+    "states": "the disagreement of mixed states",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The loss of one expert under one method."""
+
+    expert: str
+    method: str | None
+    loss: Value
+    """Percent, negative where the merge is worse; of a certificate the bound, whose interval is
+    open above."""
+    source: Source
+    confidence: float
+    """Of the interval; one-sided for a certificate."""
+    score: str | None = None
+    """What it was read from."""
+    merges: int = 0
+    """Recorded merges that it rests on."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether a verdict may rest on it: the certificate is a bound, and has a rule of its own;
+        the paper's rows are too few and too far away."""
+        return self.source in {"registry", "beds"}
+
+    @property
+    def detail(self) -> str:
+        """Where it comes from, in words."""
+        whose = "recorded merges" if self.source == "registry" else "merges of the shipped beds"
+        return f"predicted from {_READ[self.score or 'disagreement']} by {self.merges} {whose}"
+
+
+def predict(
+    results: Results, registry: Mapping[str, Calibration], beds: Mapping[str, Calibration]
+) -> tuple[Prediction, ...]:
+    """Every source's word on every expert under every method, the best source first.
+
+    ``registry`` and ``beds`` are calibrations by score.
+    """
+    sources: tuple[tuple[Source, Mapping[str, Calibration]], ...]
+    sources = ("registry", registry), ("beds", beds)
+    found: list[Prediction] = []
+    for method in _methods(results):
+        for expert in results.pool.experts:
+            found += _certificate(results, method, expert.name)
+            scores = dict(_scores(results, method, expert.name))
+            for source, calibrations in sources:
+                found += _calibrated(expert, method, scores, calibrations, source)
+            found += _paper(results, method, expert.name)
+    return tuple(found)
+
+
+def _methods(results: Results) -> tuple[str, ...]:
+    merged = [merge.method.label for merge in results.merges]
+    summed = [surrogate.method for surrogate in results.surrogates]
+    mixed = list(results.hidden.scales) if results.hidden is not None else []
+    return tuple(dict.fromkeys([*merged, *summed, *mixed]))
+
+
+def _certificate(results: Results, method: str, expert: str) -> Iterator[Prediction]:
+    merge = results.merge(method)
+    if merge is None:
+        return
+    bound = certified_loss(results, merge, expert)
+    if bound.number is not None:
+        bound = Value(number=bound.number, interval=(bound.number, float("inf")))
+    yield Prediction(
+        expert=expert,
+        method=method,
+        loss=bound,
+        source="certificate",
+        confidence=results.pool.spec.certificate.confidence,
+        score="disagreement",
+    )
+
+
+def _scores(results: Results, method: str, expert: str) -> Iterator[tuple[str, float]]:
+    merge, surrogate = results.merge(method), results.surrogate(method)
+    states = next(
+        (
+            forecast.disagreement
+            for forecast in (results.hidden.forecasts if results.hidden is not None else ())
+            if (forecast.method, forecast.expert, forecast.kind) == (method, expert, "states")
+        ),
+        None,
+    )
+    known = {
+        "disagreement": merge.expert(expert).disagreement if merge else None,
+        "surrogate": surrogate.expert(expert).disagreement if surrogate else None,
+        "states": states,
+    }
+    for score, value in known.items():
+        if value is not None and value.number is not None:
+            yield score, value.number
+
+
+def _calibrated(
+    expert: Expert,
+    method: str,
+    scores: Mapping[str, float],
+    calibrations: Mapping[str, Calibration],
+    source: Source,
+) -> Iterator[Prediction]:
+    """By the best score that there is a calibration for; none where there is no such."""
+    score = next((name for name in _SCORES if name in scores and name in calibrations), None)
+    if score is None:
+        return
+    calibration = calibrations[score]
+    told = calibration.predict(method, expert.fingerprint, scores[score])
+    yield Prediction(
+        expert=expert.name,
+        method=method,
+        loss=Value(number=told.loss, interval=(told.low, told.high)),
+        source=source,
+        confidence=calibration.confidence,
+        score=score,
+        merges=told.merges,
+    )
+
+
+def _paper(results: Results, method: str, expert: str) -> Iterator[Prediction]:
+    """What the paper's 32 rows say of an MDS: a reference, and no more."""
+    if results.hidden is None:
+        return
+    mds = results.hidden.experts[expert].mds.number
+    if mds is None:
+        return
+    try:
+        told = metrics.paper_loss_model(mds)
+    except metrics.Undefined as undefined:
+        loss = Value.missing(undefined.reason)
+    else:
+        loss = Value(number=told.loss, interval=(told.low, told.high))
+    yield Prediction(
+        expert=expert, method=method, loss=loss, source="paper", confidence=0.90, score="mds"
+    )

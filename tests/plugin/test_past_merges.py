@@ -1,0 +1,193 @@
+"""Losses without labels, and limits, that come of recorded merges."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pools import read_jsonl, write_jsonl
+from unit.registry.making import made
+
+from plugin.test_cli import mergegate
+from pytest_mergegate import assess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from plugin.gates import Gates
+    from pytest_mergegate.report.types import PredictionRecord, Report
+
+pytestmark = pytest.mark.slow
+
+NAME = "mergegate.registry.jsonl"
+
+
+def write_registry(path: Path, *, merges: int, loss: Callable[[float], float], seed: int) -> Path:
+    """Recorded merges whose loss is a function of the disagreement, and nearly exactly so."""
+    rng = random.Random(seed)
+    lines = []
+    for k in range(merges):
+        rates = {name: rng.randrange(65) / 64 for name in "xyz"}
+        scores = {
+            n: {"disagreement": r, "surrogate": r, "states": r, "mds": 1 + 4 * r}
+            for n, r in rates.items()
+        }
+        losses = {n: loss(r) + rng.uniform(-0.01, 0.01) for n, r in rates.items()}
+        lines.append(made("xyz", scores=scores, losses=losses, settings={"seed": k}))
+    path.write_text("".join(line.to_json() + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def unlabelled(gates: Gates) -> Callable[..., Path]:
+    """A gate whose examples have no targets."""
+
+    def write(limit: float, *, inputs: int = 5, **gate: Any) -> Path:
+        experts = {}
+        for name in "abc":
+            rows = read_jsonl(gates.shared.parent / "data" / f"{name}.jsonl")
+            path = write_jsonl(
+                gates.folder / f"{name}.jsonl", [{"input": r["input"]} for r in rows]
+            )
+            experts[name] = gates.expert(name, examples=str(path))
+        gate = {"certificate": {"per_task": inputs}, **gate}
+        return gates.write(budget={"max_loss": limit}, experts=experts, **gate)
+
+    return write
+
+
+def of(report: Report, source: str) -> list[PredictionRecord]:
+    return [p for p in report.predictions if p.source == source]
+
+
+class TestLossWithoutLabels:
+    def test_what_the_certificate_does_not_decide_the_registry_may(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        gate = unlabelled(20.0)
+        harmless = write_registry(tmp_path / "a", merges=60, loss=lambda _: -1.0, seed=seed)
+        report = assess(gate, registry=harmless)
+        assert report.status == "pass"
+        assert {v.basis for v in report.verdicts} == {"predicted"}
+        assert all("by 60 recorded merges" in v.message for v in report.verdicts)
+        assert all(0 < v.value < 2 for v in report.verdicts if v.value is not None)
+        ruinous = write_registry(tmp_path / "b", merges=60, loss=lambda _: -90.0, seed=seed)
+        assert assess(gate, registry=ruinous).status == "fail"
+
+    def test_the_beds_pass_nothing(self, unlabelled: Callable[..., Path]) -> None:
+        report = assess(unlabelled(99.9))
+        beds = of(report, "beds")
+        assert len(beds) == 3
+        assert all(p.interval and p.interval[0] > -99.9 for p in beds if p.loss and p.loss > -50)
+        assert "pass" not in {v.status for v in report.verdicts if v.basis == "predicted"}
+
+    def test_what_is_open_says_what_it_lacks(self, unlabelled: Callable[..., Path]) -> None:
+        report = assess(unlabelled(60.0, merge={"methods": [_twins()]}))
+        for verdict in report.verdicts:
+            assert verdict.status in {"pass", "inconclusive", "fail"}
+            if verdict.status == "inconclusive":
+                assert "is certified on 5 inputs" in verdict.message
+
+    def test_every_source_is_in_the_report(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed)
+        report = assess(unlabelled(20.0), registry=past)
+        order = [p.source for p in report.predictions if p.expert == "a"]
+        assert order == ["certificate", "registry", "beds", "paper"]
+        for found in of(report, "registry"):
+            rate = next(e.disagreement for e in report.merges[0].experts if e.name == found.expert)
+            assert found.loss == pytest.approx(-100 * rate, abs=5)
+            assert found.interval is not None
+            assert found.interval[0] <= found.loss <= found.interval[1]
+            assert (found.merges, found.confidence) == (60, 0.9)
+
+    def test_at_the_stage_of_states_the_surrogate_is_read(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: -1.0, seed=seed)
+        report = assess(unlabelled(20.0), registry=past, stage="hidden")
+        assert report.status == "pass"
+        assert not report.merges
+        assert all("factored sum" in v.message for v in report.verdicts)
+
+    def test_a_measured_loss_is_not_predicted_away(
+        self, gates: Gates, tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: 0.0, seed=seed)
+        report = assess(gates.write(budget={"max_loss": 20.0}), registry=past)
+        assert report.status != "pass"
+        assert "predicted" not in {v.basis for v in report.verdicts}
+
+
+class TestLimitsFromTheRegistry:
+    def test_is_the_threshold_of_the_recorded_collapses(
+        self, gates: Gates, tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed)
+        collapsed = sorted(
+            expert["scores"]["mds"]
+            for line in map(json.loads, past.read_text().splitlines())
+            for expert in line["experts"]
+            if expert["loss"] < -30
+        )
+        expected = collapsed[int(0.1 * (len(collapsed) + 1)) - 1]
+        report = assess(gates.write(budget={"max_mds": "auto@0.1"}), registry=past)
+        assert len(report.verdicts) == 3
+        for verdict in report.verdicts:
+            assert verdict.limit == pytest.approx(expected, rel=1e-5)
+            assert verdict.limit < expected
+            over = verdict.value_infinite or verdict.value >= expected
+            assert verdict.status == ("fail" if over else "pass")
+            assert f"auto@0.1: misses at most 10%, by {len(collapsed)} recorded" in verdict.message
+
+    @pytest.mark.parametrize("registry", [None, NAME])
+    def test_too_few_collapses_are_said_to_be_too_few(
+        self, gates: Gates, tmp_path: Path, registry: str | None, seed: int
+    ) -> None:
+        past = tmp_path / NAME
+        if registry:
+            write_registry(past, merges=2, loss=lambda _: -50.0, seed=seed)
+        report = assess(gates.write(budget={"max_mds": "auto@0.1"}), registry=past)
+        assert report.status == "inconclusive"
+        for verdict in report.verdicts:
+            assert (verdict.status, verdict.limit) == ("inconclusive", None)
+            assert verdict.limit_reason == "needs_more_collapses"
+            assert (
+                f"needs k ≥ 9 collapses for a miss rate of 0.1, {6 if registry else 0} recorded"
+                in (verdict.message)
+            )
+
+    def test_a_cap_does_not_stand_in_for_it(self, gates: Gates, tmp_path: Path) -> None:
+        gates.write(budget={"max_disagreement": "auto@0.1"})
+        assert mergegate("check", gates.folder / "mergegate.yaml", "--max-disagreement=1") == 1
+
+    def test_under_pytest(self, gates: Gates, pytester: pytest.Pytester, seed: int) -> None:
+        gates.write(budget={"max_mds": "auto@0.1"})
+        result = pytester.runpytest("--mergegate", "--mergegate-report=json", "-v")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines(
+            ["*undecided: auto@0.1: cannot certify: needs k ≥ 9 collapses*"]
+        )
+        for kind in ("html", "markdown", "sarif"):
+            assert (
+                mergegate("report", pytester.path / "mergegate-report.json", f"--{kind}=out") == 0
+            )
+        write_registry(pytester.path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed)
+        result = pytester.runpytest("--mergegate", "-v")
+        result.stdout.fnmatch_lines(["*auto@0.1: misses at most 10%*"])
+
+
+def test_lines_that_are_not_used_are_told(gates: Gates, tmp_path: Path, seed: int) -> None:
+    past = write_registry(tmp_path / NAME, merges=3, loss=lambda _: -1.0, seed=seed)
+    past.write_bytes(past.read_bytes()[:-40])
+    report = assess(gates.write(budget={"max_mds": 100.0}), registry=past)
+    (finding,) = (f for f in report.findings if f.code == "MG701")
+    assert "line 3: left out: it was cut short" in finding.message
+
+
+def _twins() -> dict[str, Any]:
+    return {"method": "task_arithmetic", "weight": 0.5}
