@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "python benchmarks/validation.py"
 CARD = ROOT / "docs" / "validation.md"
+GUIDE = ROOT / "docs" / "choosing-a-budget.md"
 BEDS = ROOT / "benchmarks" / "beds"
 PROTOCOL = BEDS / "PROTOCOL.md"
 
@@ -36,15 +37,20 @@ def main() -> None:
         for bed in beds:
             print(ship(bed.resolve()))
         ship_calibrations()
-    CARD.write_text(card(), encoding="utf-8")
-    print(f"written: {CARD.relative_to(ROOT)}")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path.relative_to(ROOT)}")
 
 
-def card() -> str:
-    """The text of the card."""
+def pages() -> dict[Path, str]:
+    """The card, and the page that quotes it."""
+    from card.beds import evidence
+    from card.guide import with_evidence
     from card.page import page
 
-    return page(COMMAND, PROTOCOL)
+    found = evidence()
+    guide = with_evidence(GUIDE.read_text(encoding="utf-8"), found)
+    return {CARD: page(COMMAND, PROTOCOL, found), GUIDE: guide}
 
 
 def _train(folder: Path) -> list[Path]:

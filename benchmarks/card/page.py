@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from card.alarms import DISAGREEMENT, alarms_part, certificate_part, default_alarms
-from card.beds import beds_part, collapses_part, count_text, evidence
+from card.beds import beds_part, collapses_part, count_text
 from card.losses import Predictions, losses_part, summary
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
@@ -16,16 +16,14 @@ from pytest_mergegate.registry.lines import SCORES as NEEDS
 from pytest_mergegate.study.scores import SCORES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from card.beds import Evidence
-    from pytest_mergegate.beds import Bed
 
 
-def page(command: str, protocol: Path, beds: Sequence[Bed] | None = None) -> str:
-    """All of it, from what ships."""
-    found = evidence(beds)
+def page(command: str, protocol: Path, found: Evidence) -> str:
+    """All of it."""
     predictions, replication = Predictions(found), Replication(found)
     parts = [
         _head(command, found),

@@ -30,6 +30,7 @@ from card.replication import Replication  # noqa: E402
 from card.targets import targets  # noqa: E402
 
 from pytest_mergegate.beds import bed_names, load_bed, load_beds  # noqa: E402
+from pytest_mergegate.calibration.stored import from_plain  # noqa: E402
 from pytest_mergegate.registry.lines import RegistryLine, line_id  # noqa: E402
 
 if TYPE_CHECKING:
@@ -151,10 +152,10 @@ def test_claims_of_the_paper_are_counted(drawn: Evidence) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_drawn_beds(tmp_path: Path) -> None:
+def test_the_page_of_drawn_beds(drawn: Evidence, tmp_path: Path) -> None:
     protocol = tmp_path / "PROTOCOL.md"
     protocol.write_text("# A title\n\nA line.\n")
-    text = page("a command", protocol, BEDS)
+    text = page("a command", protocol, drawn)
     assert "Written by `a command`" in text
     assert "> **A title**\n>\n>\n> A line." in text
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
@@ -241,14 +242,28 @@ def test_what_ships_is_small() -> None:
 
 
 @pytest.mark.slow
+def test_what_gates_foretell_by_is_of_the_beds_that_ship() -> None:
+    kept = json.loads((ROOT / "pytest_mergegate" / "beds" / "calibrations.json").read_text())
+    made = shipping.calibrations(load_beds())
+    assert list(kept) == list(made)
+    for score, calibration in made.items():
+        for key in ("merges", "observations", "groups", "source", "confidence"):
+            assert kept[score][key] == calibration[key], key
+        again = from_plain(kept[score])
+        expected = from_plain(calibration)
+        for value in (0.0, 0.1, 0.3, 0.5, 1.0):
+            one, other = (each.predict("linear", "?", value) for each in (again, expected))
+            told = [[each.loss, each.low, each.high] for each in (one, other)]
+            assert told[0] == pytest.approx(told[1], abs=0.05)
+
+
+@pytest.mark.slow
 def test_the_card_is_what_the_shipped_merges_give() -> None:
     """Word for word, and number for number up to what another machine rounds otherwise."""
-    kept, made = validation.CARD.read_text("utf-8"), validation.card()
-    if kept == made:
-        return
     again = "run: python benchmarks/validation.py"
-    assert NUMBER.sub("#", kept) == NUMBER.sub("#", made), again
-    pairs = list(zip(NUMBER.findall(kept), NUMBER.findall(made), strict=True))
-    far = [(a, b) for a, b in pairs if abs(float(a) - float(b)) > 0.011 * max(1, abs(float(a)))]
-    assert not far, again
-    assert len(load_beds()) == len(bed_names())
+    for path, made in validation.pages().items():
+        kept = path.read_text("utf-8")
+        assert NUMBER.sub("#", kept) == NUMBER.sub("#", made), again
+        pairs = list(zip(NUMBER.findall(kept), NUMBER.findall(made), strict=True))
+        far = [(a, b) for a, b in pairs if abs(float(a) - float(b)) > 0.011 * max(1, abs(float(a)))]
+        assert not far, again
