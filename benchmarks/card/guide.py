@@ -45,8 +45,8 @@ def evidence_text(found: Evidence) -> str:
     )
     alarms, bound = (default_alarms(found.every, *score) for score in ((), (UPPER,)))
     return f"""From [the validation card](validation.md), which one command repeats:
-{count_text(found)}. A point is one expert under one merge; it *collapsed* if it lost more than {-COLLAPSE:.0f} % of its
-score. AUROC is the chance that a collapsed point gets a worse score than one that was kept: 0.5 is
+{count_text(found)}. A point is one expert under one merge; it
+*collapsed* if it lost more than {-COLLAPSE:.0f} % of its score. AUROC is the chance that a collapsed point gets a worse score than one that was kept: 0.5 is
 a coin, 1 is perfect.
 
 {markdown(table)}
