@@ -44,13 +44,19 @@ def evidence_text(found: Evidence) -> str:
         key="evidence", title="", columns=columns | dict.fromkeys(found.beds, 3), rows=rows
     )
     alarms, bound = (default_alarms(found.every, *score) for score in ((), (UPPER,)))
-    return f"""From [the validation card](validation.md), which one command repeats:
-{count_text(found)}. A point is one expert under one merge; it
-*collapsed* if it lost more than {-COLLAPSE:.0f} % of its score. AUROC is the chance that a collapsed point gets a worse score than one that was kept: 0.5 is
-a coin, 1 is perfect.
-
-{markdown(table)}
-
-At a disagreement of {DEFAULT} and more on 64 inputs {1 - alarms.missed:.1%} of the collapses are
-caught, at {alarms.false_rate:.1%} false alarms; with the bound on it held to the same limit,
-{1 - bound.missed:.1%} at {bound.false_rate:.1%}."""
+    lost = f"{-COLLAPSE:.0f} %"
+    return "\n".join(
+        [
+            "From [the validation card](validation.md), which one command repeats:",
+            f"{count_text(found)}.",
+            f"A point is one expert under one merge; it *collapsed* if it lost more than {lost}",
+            "of its score. AUROC is the chance that a collapsed point gets a worse score than one",
+            "that was kept: 0.5 is a coin, 1 is perfect.",
+            "",
+            markdown(table),
+            "",
+            f"At a disagreement of {DEFAULT} and more on 64 inputs {1 - alarms.missed:.1%} of the",
+            f"collapses are caught, at {alarms.false_rate:.1%} false alarms; with the bound on it",
+            f"held to the same limit, {1 - bound.missed:.1%} at {bound.false_rate:.1%}.",
+        ]
+    )

@@ -254,7 +254,7 @@ def test_scores_are_those_of_the_validation() -> None:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         found[cells[0]] = [cell.split(" ")[0] for cell in cells[2:]]
     rows = re.findall(
-        r"^\| ([^|]+) \| [^|]+ \| [^|]+ ((?:\| (?:[01]\.\d{3}|-) )+)\|$", chosen, re.M
+        r"^\| ([^|]+) \| [^|]+ \| [^|]+ ((?:\| (?:[01]\.\d{3}|-) )+)\|$", chosen, re.MULTILINE
     )
     assert len(rows) >= 15
     for score, numbers in rows:
