@@ -119,8 +119,12 @@ def _made(found: Evidence) -> str:
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
     training, gating = about.get("made", {}).get("seconds"), about.get("gating_seconds")
-    told = [] if training is None else [f"{training:.0f} s of training"]
-    return told if gating is None else [*told, f"{gating:.0f} s of gating"]
+    sources = about.get("made", {}).get("base", {}).get("sources", {})
+    told = [f"{training:.0f} s of training"] if training is not None else []
+    told += [f"{gating:.0f} s of gating"] if gating is not None else []
+    if sources:
+        told.append(f"texts from {', '.join(f'{name} {of}' for name, of in sources.items())}")
+    return told
 
 
 def _protocol(path: Path) -> str:

@@ -72,7 +72,7 @@ def _ranks(found: Evidence, point: Callable[..., float], interval: Callable[...,
                 continue
             clusters = pools_of(known), experts_of(known)
             low, high = interval(values, bad, *clusters, resamples=RESAMPLES)
-            cells.append(f"{point(values, bad):.3f} ({low:.2f} to {high:.2f})")
+            cells.append(f"{point(values, bad):.3f} ({low:.3f} to {high:.3f})")
         rows.append([score.label, score.needs, *cells])
     heads = dict.fromkeys(["score", "needs", *found.columns])
     return markdown(Table(key="ranks", title="", columns=heads, rows=rows, labels=2))
