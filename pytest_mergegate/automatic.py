@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.errors import GateError
 from pytest_mergegate.metrics import Undefined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_mergegate.calibration.observations import Observation
     from pytest_mergegate.gatefile import Gate
 
 _SCORE = {"max_mds": "mds", "max_disagreement": "disagreement"}
-_STRICTLY = 1e-6
-"""A value has to stay below the threshold: so much of it lies between that and the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,23 @@ def resolve(gate: Gate, past: Sequence[Observation]) -> tuple[Gate, dict[str, Au
     return gate.with_budget(budget.model_copy(update=known)), found
 
 
+def with_known_limits(gate: Gate, past: Callable[[], Sequence[Observation]]) -> Gate:
+    """The gate with all its limits as numbers. Raises GateError for one that is not known."""
+    if not gate.spec.effective_budget.automatic:
+        return gate
+    known, found = resolve(gate, past())
+    for name, auto in found.items():
+        if auto.limit is None:
+            raise GateError(
+                f"budget.{name}: {auto.text}",
+                where=gate.where("budget", name),
+                fix="record more merges, or write a number",
+            )
+    return known
+
+
 def _limit(score: str, rate: float, past: Sequence[Observation]) -> AutomaticLimit:
+    from pytest_mergegate.calibration.observations import SAME
     from pytest_mergegate.calibration.thresholds import miss_controlled
 
     try:
@@ -52,5 +67,6 @@ def _limit(score: str, rate: float, past: Sequence[Observation]) -> AutomaticLim
             limit=None,
             text=f"auto@{rate:g}: too many of {said} had a score of 0 to tell any apart",
         )
-    limit = min(threshold.value, 1e300) * (1 - _STRICTLY)
+    # below the threshold by more than its rounding, for what is as high as it does not pass
+    limit = min(threshold.value, 1e300) * (1 - SAME)
     return AutomaticLimit(limit=limit, text=f"auto@{rate:g}: misses at most {rate:.0%}, by {said}")

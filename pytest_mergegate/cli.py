@@ -14,6 +14,7 @@ from pytest_mergegate.commands import (
     check,
     github,
     init,
+    plan,
     report,
     schema,
     study,
@@ -25,7 +26,7 @@ from pytest_mergegate.errors import GateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (check, init, calibrate, study, report, github, cache, schema)
+_COMMANDS = (check, init, plan, calibrate, study, report, github, cache, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

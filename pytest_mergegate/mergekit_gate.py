@@ -192,7 +192,7 @@ class _Reading:
         self._problems.check_keys(given, known, at)
         entry = {"path": self._experts[name].path, **given}
         if "examples" not in given and not self._section.get("examples"):
-            found = _conventional_examples(name, self._experts[name].path, self._root)
+            found = conventional_examples(name, self._experts[name].path, self._root)
             entry |= {} if found is None else {"examples": found}
         return entry
 
@@ -268,7 +268,7 @@ def _folder_names(reference: Reference, root: Path) -> tuple[str, str]:
     return name or "expert", path.parent.name
 
 
-def _conventional_examples(name: str, expert: str, root: Path) -> str | None:
+def conventional_examples(name: str, expert: str, root: Path) -> str | None:
     """Where an expert's examples lie when nobody says where."""
     places = [f"data/{name}.jsonl", f"examples/{name}.jsonl", f"{expert}/examples.jsonl"]
     return next((place for place in places if (root / Path(place).expanduser()).is_file()), None)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.task_vectors import TaskVectors
     from pytest_mergegate.engine.workspace import Workspace
     from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.stages.hidden import Bounds
     from pytest_mergegate.stages.outcomes import Outcomes
 
@@ -160,6 +161,7 @@ class _Run:
         self.results: Results | None = None
         self.judgement: Judgement | None = None
         self.diagnoses: tuple[Diagnosis, ...] = ()
+        self.hint: Hint | None = None
         self.seconds: dict[str, float] = {}
         self.device = options.device
         self.positions: Positions | None = None
@@ -189,6 +191,18 @@ class _Run:
 
             self.findings.extend(find_caveats(gate, self.results, self.judgement))
             self.diagnoses = diagnose(gate, self.results, self.judgement)
+            self.hint = self._plan()
+
+    def _plan(self) -> Hint | None:
+        """What to merge instead, from the states that are there."""
+        from pytest_mergegate.planning.reported import hint
+
+        assert self.results is not None
+        assert self.judgement is not None
+        with self._timed("hidden"):
+            cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
+            drop = next((cure.drop for cure in cures if cure.drop), ())
+            return hint(self.gate, self.results, self.judgement, drop)
 
     def _find_limits(self) -> dict[str, AutomaticLimit]:
         """Have the gate's limits as numbers: those that the registry sets, then the caps."""
@@ -245,7 +259,7 @@ class _Run:
             settings={**self.options.settings, **self._settings},
             findings=tuple(build.finding(finding, self.gate) for finding in findings),
             diagnoses=diagnoses,
-            **build.sections(self.results, self.judgement, self.diagnoses, self.gate),
+            **build.sections(self.results, self.judgement, self.diagnoses, self.gate, self.hint),
         )
         if (baseline := self.options.baseline) is None:
             return report
@@ -262,7 +276,7 @@ class _Run:
             self.results.pool.wait_for_hashes(base=started)
         except PoolError as error:
             self.findings.append(Finding.of(error))
-            self.results = self.judgement = None
+            self.results = self.judgement = self.hint = None
             self.diagnoses = ()
 
     def _compute(self, depth: Stage) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 COLLAPSE: Final = -30.0
 """Percent: an expert whose loss is worse has collapsed."""
 LOWER_IS_RISKIER: Final = frozenset({"cosine"})
+SAME: Final = 1e-5
+"""Scores are recorded with six digits: what is closer than this share of its size is the same."""
 _ROUNDING: Final = 1e-9
 """Percent: what is lost to round-off."""
 

@@ -8,9 +8,12 @@ expected a little further on, with enough merges on the way; beyond them it is e
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from pytest_mergegate.calibration.observations import SAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +55,8 @@ def around(
     safer: Sequence[float | None],
 ) -> tuple[float | None, float | None]:
     """Up and down to where there are enough merges from ``risk``; None for nowhere."""
-    above = int(np.searchsorted(risks, risk, "left"))
-    below = int(np.searchsorted(risks, risk, "right")) - 1
+    slack = SAME * abs(risk) if math.isfinite(risk) else 0.0
+    above = int(np.searchsorted(risks, risk - slack, "left"))
+    below = int(np.searchsorted(risks, risk + slack, "right")) - 1
     up = riskier[above] if above < len(risks) else None
     return up, safer[below] if below >= 0 else None

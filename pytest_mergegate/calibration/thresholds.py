@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.calibration.observations import as_risk
+from pytest_mergegate.calibration.observations import SAME, as_risk
 from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ class Threshold:
     """The threshold is the score of the so-manieth least risky of them."""
 
     def blocks(self, value: float) -> bool:
-        """Whether a value of the score is at least as risky. NaN is."""
+        """Whether a value of the score is at least as risky, to the digits recorded. NaN is."""
         own, other = as_risk(self.score, self.value), as_risk(self.score, value)
         assert own is not None
         assert other is not None
-        return not other < own
+        return not other < (own - SAME * abs(own) if math.isfinite(own) else own)
 
 
 def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: float) -> Threshold:

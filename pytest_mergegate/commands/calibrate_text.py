@@ -144,7 +144,8 @@ def _effects(
     scale = float(np.mean(fitted.model.scale.values))
     known = sorted(effects.known.items(), key=lambda pair: (pair[1].mean, pair[0]))
     return [
-        (f"{kind} {names.get(name, name)}", f"{effect.mean * scale:+.1f}") for name, effect in known
+        (f"{kind} {names.get(name, name)}", f"{round(effect.mean * scale, 1) + 0.0:+.1f}")
+        for name, effect in known
     ]
 
 

@@ -64,14 +64,14 @@ def score_loaded(engine: Engine, task: Task, metric: str, root: Path) -> Scored:
             return Scored(scores=scores, chance=chance, of_outputs=False)
     outputs = engine.outputs(task, range(len(task.examples)))
     if function is None:
-        scores = _builtin(metric, outputs, targets)
+        scores = score_outputs(metric, outputs, targets)
     else:
         scores = apply_metric(function, metric, outputs, targets, expert=task.name)
     return Scored(scores=scores, chance=chance, of_outputs=True)
 
 
-def _builtin(metric: str, outputs: Sequence[str], targets: Sequence[str]) -> Scores:
-    """Score ``outputs`` against ``targets`` [n] → [n]."""
+def score_outputs(metric: str, outputs: Sequence[str], targets: Sequence[str]) -> Scores:
+    """Score ``outputs`` against ``targets`` [n] → [n] by one of the built-in metrics."""
     if metric == "rouge_l":
         return _rouge_l(outputs, targets)
     pairs = zip(outputs, targets, strict=True)

@@ -40,7 +40,9 @@ def experts_own(method: Method, engine: Engine, parameter: str, base: Tensor) ->
     ``base`` is the base's."""
     # by name, so that what an expert is dealt at random does not hang on its place in the gate;
     # slerp alone tells its two ends apart by their place
-    names = engine.vectors.names if method.name == "slerp" else sorted(engine.vectors.names)
+    # a plan merges some of a pool's experts: those that the method has weights for
+    of_it = [n for n in engine.vectors.names if n in method.weights or not method.weights]
+    names = of_it if method.name == "slerp" else sorted(of_it)
     found = {}
     for name in names:
         factors, delta = engine.vectors.factors(name, parameter), None

@@ -53,6 +53,7 @@ from .losses import (
     retention,
 )
 from .minimax import MinimaxWeights, minimax_weights, worst_own_input_distortion
+from .partition_floor import distortion_floor
 from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
 from .prediction import PredictedLoss, miss_controlled_threshold, paper_loss_model
 from .similarity import (
@@ -87,6 +88,7 @@ __all__ = [
     "disagreement_bound",
     "disagreement_interval",
     "distortion_curve",
+    "distortion_floor",
     "distortions",
     "effective_scale",
     "feasibility",

@@ -12,6 +12,7 @@ from . import _checks
 from .enclosing_ball import CONVERGED
 from .exact_partitions import Groups, exact_partitions
 from .greedy_partitions import greedy_partitions
+from .partition_floor import distortion_floor
 
 # Subset dynamic programming visits 3^N pairs of subsets.
 LARGEST_EXACT = 12
@@ -29,6 +30,8 @@ class CurvePoint:
     """The experts of each model, ascending"""
     exact: bool
     """Whether no other grouping does better"""
+    at_least: float
+    """What no grouping into so many can beat; the distortion itself where that is exact"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class Partition:
     """The largest R² of a group, within the budget"""
     exact: bool
     """Whether fewer models are impossible (else: the greedy search found no fewer)"""
+    at_least: int
+    """Fewer models than these cannot keep the budget"""
 
 
 def fewest_merges(squared_distances: ArrayLike, budget: float) -> Partition:
@@ -60,14 +65,20 @@ def fewest_merges(squared_distances: ArrayLike, budget: float) -> Partition:
     curve = distortion_curve(squared_distances)
     slack = CONVERGED * float(np.max(np.asarray(squared_distances)))
     point = next(point for point in curve if point.distortion <= limit + slack)
-    return Partition(groups=point.groups, worst=point.distortion, exact=point.exact)
+    needed = next(point.models for point in curve if point.at_least <= limit + slack)
+    return Partition(
+        groups=point.groups,
+        worst=point.distortion,
+        exact=needed == point.models,
+        at_least=needed,
+    )
 
 
 def distortion_curve(squared_distances: ArrayLike) -> list[CurvePoint]:
     """Return the distortion that 1, 2, .., N merged models can reach.
 
-    Exact for N ≤ 12; above, groups are merged greedily, the pair with the least R² first. The
-    distortion never rises with the number of models.
+    Exact for N ≤ 12; above, groups are merged greedily, the pair with the least R² first, and
+    each point says what no grouping can beat. The distortion never rises with the number of models.
 
     Args:
         squared_distances: Mean squared distances D2, shape [N, N].
@@ -76,9 +87,22 @@ def distortion_curve(squared_distances: ArrayLike) -> list[CurvePoint]:
         ValueError: As ``minimum_distortion``.
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
-    exact = len(matrix) <= LARGEST_EXACT
-    partitions = exact_partitions(matrix) if exact else greedy_partitions(matrix)
+    small = len(matrix) <= LARGEST_EXACT
+    partitions = exact_partitions(matrix) if small else greedy_partitions(matrix)
+    floor = distortion_floor(matrix)
     return [
-        CurvePoint(models=len(groups), distortion=distortion, groups=groups, exact=exact)
+        _point(distortion, groups, float(floor[len(groups) - 1]), small)
         for distortion, groups in partitions
     ]
+
+
+def _point(distortion: float, groups: Groups, floor: float, small: bool) -> CurvePoint:
+    # one group, and one for each expert, can be had in one way only
+    exact = small or len(groups) == 1 or floor >= distortion
+    return CurvePoint(
+        models=len(groups),
+        distortion=distortion,
+        groups=groups,
+        exact=exact,
+        at_least=distortion if exact else floor,
+    )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.types import (
     BaseRecord,
     BoundsRecord,
-    CurvePointRecord,
     DiagnosisRecord,
     ExpertRecord,
     FindingRecord,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement, Verdict
+    from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.predictions import Prediction
     from pytest_mergegate.results import Results
@@ -67,6 +68,7 @@ def sections(
     judgement: Judgement | None,
     diagnoses: Sequence[Diagnosis],
     gate: Gate,
+    hint: Hint | None,
 ) -> dict[str, Any]:
     """Every part of the report that comes from stages and verdicts."""
     if results is None:
@@ -88,7 +90,7 @@ def sections(
         "forecasts": tuple(_forecasts(results)),
         "merges": tuple(_merge(merge, results) for merge in results.merges),
         "predictions": tuple(map(_prediction, results.predictions)),
-        "plan": _plan(results, diagnoses),
+        "plan": _plan(results, diagnoses, hint),
         "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
     }
 
@@ -327,19 +329,16 @@ def _prediction(found: Prediction) -> PredictionRecord:
     )
 
 
-def _plan(results: Results, diagnoses: Sequence[Diagnosis]) -> PlanRecord | None:
+def _plan(results: Results, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
+    """The curve; of a gate that did not pass also groups, and who to leave out: a cure that was
+    tried on the probes, else what the stored states say."""
     if results.hidden is None:
         return None
-    names = results.hidden.states.names
+    curve = metrics.distortion_curve(results.hidden.squared)
     drops = (cure.drop for diagnosis in diagnoses for cure in diagnosis.cures if cure.drop)
     return PlanRecord(
-        curve=tuple(
-            CurvePointRecord(
-                models=point.models,
-                distortion=point.distortion,
-                groups=tuple(tuple(names[i] for i in group) for group in point.groups),
-            )
-            for point in metrics.distortion_curve(results.hidden.squared)
-        ),
-        drop=next(drops, ()),
+        curve=curve_records(curve, results.hidden.states.names),
+        drop=next(drops, hint.drop if hint is not None else ()),
+        groups=hinted_records(hint) if hint is not None else (),
+        at_least=hint.at_least if hint is not None else None,
     )

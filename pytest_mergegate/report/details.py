@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.report.planned import instead
 from pytest_mergegate.report.reading import change_text, clean, merge_of, some, worst_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def detail_lines(report: Report) -> Iterator[str]:
     """Baseline, plan, and where the time went."""
     if report.baseline is not None:
         yield from baseline_lines(report.baseline)
+    if (line := instead(report)) is not None:
+        yield f"plan: {line}; mergegate plan makes sure"
     if report.plan is not None:
         for point in report.plan.curve:
             groups = "; ".join(some(group) for group in point.groups)

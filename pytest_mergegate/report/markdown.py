@@ -10,6 +10,7 @@ from pytest_mergegate.report.columns import columns
 from pytest_mergegate.report.heatmap import heatmap
 from pytest_mergegate.report.links import finding_page
 from pytest_mergegate.report.markdown_text import block, code, code_plain, details, prose, table
+from pytest_mergegate.report.planned import instead
 from pytest_mergegate.report.reading import (
     change_text,
     clean,
@@ -127,6 +128,8 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
         yield Part(weight=weight, text=text)
     for text in _causes(report):
         yield Part(weight=Weight.CAUSE, text=text)
+    if (line := instead(report)) is not None:
+        yield Part(weight=Weight.CAUSE, text=f"**What would pass instead:** {prose(line)}")
     if report.baseline is not None:
         yield Part(weight=Weight.BASELINE, text="\n".join(_baseline(report.baseline)))
     if findings := told_findings(report):

@@ -123,6 +123,11 @@ def compare_loaded(
     )
 
 
+def answers_differ(engine: Engine, name: str, reference: Reference) -> tuple[bool, ...]:
+    """Per input of ``reference``, whether the loaded model answers otherwise than the expert."""
+    return _compare_inputs(engine, engine.tasks[name], reference).differs
+
+
 def _reference(
     engine: Engine,
     task: Task,

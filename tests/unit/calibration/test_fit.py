@@ -93,6 +93,12 @@ class TestNothingIsPromisedWhereNothingIsKnown:
         for score in (0.05, 0.3, 1.0, math.inf):
             assert fitted.predict("linear", "e1", score).low == -100
 
+    def test_not_beyond_what_was_recorded_is_the_same_score_with_more_digits(self) -> None:
+        found = [observed(f"{k}", "e", s, -30.0 * s) for k in range(20) for s in (0.0, 0.333333)]
+        assert calibrate(found).predict("linear", "e", 1 / 3).low > -20
+        lost = [observed(f"{k}", "e", s, -90.0 * s) for k in range(20) for s in (0.666667, 1.0)]
+        assert calibrate(lost).predict("linear", "e", 2 / 3).high < -40
+
     def test_between_the_harmless_and_the_lost(self) -> None:
         found = [observed(f"{k}", f"e{s}", float(s), -100.0 * s) for k in range(20) for s in (0, 1)]
         told = calibrate(found).predict("linear", "new", 0.5)

@@ -38,6 +38,13 @@ class TestThreshold:
         assert at.blocks(-0.5)
         assert not at.blocks(0.91)
 
+    def test_recorded_with_six_digits_it_still_blocks_what_it_was_recorded_of(self) -> None:
+        at = miss_controlled(collapses([0.666667] * 9), "disagreement", 0.1)
+        assert at.blocks(2 / 3)
+        assert not at.blocks(0.6666)
+        turned = miss_controlled(collapses([0.333333] * 9, "cosine"), "cosine", 0.1)
+        assert turned.blocks(1 / 3)
+
     def test_an_infinite_one_blocks_only_the_infinite(self) -> None:
         at = miss_controlled(collapses([math.inf] * 9, "mds"), "mds", 0.1)
         assert at.value == math.inf

@@ -1,0 +1,219 @@
+"""What a plan writes: for each group a gate file, and a mergekit configuration of its merge."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pytest_mergegate.errors import GateError
+from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.mergekit_gate import gate_of_mergekit
+from pytest_mergegate.planning.proposal import proposed_gate
+from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.planning.outlook import GroupOutlook
+    from pytest_mergegate.pool.pool import Pool
+
+_SHARED = ("probes", "conflict", "certificate", "budget", "ignore")
+_PLAIN = ("judge", "dtype", "trust_remote_code")
+_SYNTAX = ("+", "@")
+"""What mergekit takes for its own in a path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The files of a plan, by path, not yet written, and what is missing among them."""
+
+    texts: Mapping[Path, str]
+    missing: tuple[str, ...]
+
+
+def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupOutlook], folder: Path) -> Written:
+    """The files for every group of two or more. Raises GateError."""
+    _check_metrics(gate, folder)
+    texts: dict[Path, str] = {}
+    missing: list[str] = []
+    merged = [group for group in groups if len(group.names) > 1]
+    for number, group in enumerate(merged, start=1):
+        name = f"group-{number}"
+        head = (
+            f"# Written by `mergegate plan {shown(gate.name)}`: {len(group.names)} of its experts"
+        )
+        part = proposed_gate(gate, group)
+        data = _gate_data(part, pool, folder)
+        texts[folder / f"{name}.mergegate.yaml"] = f"{head}.\n{_dumped(data)}"
+        if group.best is None:
+            continue
+        try:
+            config = _mergekit_data(part, pool, group.best.method, folder)
+        except GateError as error:
+            missing.append(f"{name}.mergekit.yaml: {error}")
+            continue
+        how = f"{head},\n# for mergekit-yaml, and for `mergegate check`."
+        texts[folder / f"{name}.mergekit.yaml"] = f"{how}\n{_dumped(config)}"
+    return Written(texts=texts, missing=tuple(missing))
+
+
+def write_files(written: Written, *, force: bool) -> None:
+    """Write them all, or none where one is there already and ``force`` is off; then read each
+    back as a gate. Raises GateError."""
+    there = [path for path in written.texts if path.exists() or path.is_symlink()]
+    if there and not force:
+        raise GateError(
+            f"--write: {there[0]} is there already",
+            fix="--force overwrites it, another folder keeps it",
+        )
+    for path, text in written.texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.part")
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            partial.replace(path)
+        except OSError as error:
+            raise GateError(f"--write: {path} could not be written ({error.strerror})") from None
+    for path in written.texts:
+        load_gate(path)
+
+
+def _dumped(data: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _check_metrics(gate: Gate, folder: Path) -> None:
+    """Raise GateError where a metric is found only beside the gate file."""
+    if folder.resolve() == gate.root.resolve():
+        return
+    for name, expert in gate.spec.experts.items():
+        metric = expert.metric
+        if metric in BUILTIN_METRICS:
+            continue
+        module = metric.partition(":")[0].partition(".")[0]
+        beside = (gate.root / f"{module}.py").exists() or (gate.root / module).is_dir()
+        if metric.startswith(HARNESS) or beside:
+            raise GateError(
+                f"--write: {shown(name)} is scored by {shown(metric)}, which is looked for beside "
+                "the gate file",
+                fix=f"write into the gate's own folder: --write {gate.root}",
+            )
+
+
+def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:
+    spec = gate.spec
+    data: dict[str, Any] = {"base": _reference(pool.base.path, pool, None, folder)}
+    data["experts"] = {
+        name: {"path": _reference(_path(pool, name), pool, name, folder)}
+        | _read(gate, name, folder)
+        for name in spec.experts
+    }
+    data |= _settings(gate)
+    merge = spec.merge.model_dump(mode="json", exclude_unset=True)
+    merge["methods"] = [
+        {"method": m.method, **m.parameters} if m.parameters else m.method
+        for m in spec.merge.methods
+    ]
+    data["merge"] = {**merge, "weights": spec.merge.weights}
+    return data
+
+
+def _settings(gate: Gate) -> dict[str, Any]:
+    """What the gate file says beside its pool and its merges."""
+    said = gate.spec.model_dump(mode="json", exclude_unset=True)
+    found = {key: said[key] for key in (*_SHARED, *_PLAIN) if said.get(key) not in (None, {})}
+    # as of now, whatever the default will be
+    found["budget"] = gate.spec.effective_budget.limits
+    return found
+
+
+def _read(gate: Gate, name: str, folder: Path) -> dict[str, Any]:
+    """How an expert is read: all of its keys but the path."""
+    expert = gate.spec.experts[name]
+    said = expert.model_dump(mode="json", exclude_defaults=True, exclude={"path", "examples"})
+    file = gate.spec.examples_of(name)
+    return {"examples": _relative(gate.root / file, folder), **said} if file else said
+
+
+def _path(pool: Pool, name: str) -> Path:
+    return next(expert.path for expert in pool.experts if expert.name == name)
+
+
+def _reference(path: Path, pool: Pool, name: str | None, folder: Path) -> str:
+    """As a gate file in ``folder`` names a model; one of the hub as it was named."""
+    model = pool.base if name is None else next(e for e in pool.experts if e.name == name)
+    if model.located.repository is not None:
+        return model.reference
+    return _relative(path, folder)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        found = os.path.relpath(Path(os.path.normpath(path.absolute())), folder.resolve())
+    except ValueError:  # another drive
+        return path.absolute().as_posix()
+    return Path(found).as_posix()
+
+
+def _mergekit_data(gate: Gate, pool: Pool, method: Method, folder: Path) -> dict[str, Any]:
+    """A mergekit configuration. Its paths are absolute: mergekit would look up relative ones that
+    are not beside the working directory on the hub. Raises GateError."""
+    names = list(method.weights)
+    base = _absolute(pool, None)
+    models = {name: _absolute(pool, name) for name in names}
+    written = {
+        name: f"{base}+{model}" if _is_adapter(pool, name) else model
+        for name, model in models.items()
+    }
+    inputs: list[dict[str, Any]] = [{"model": written[name]} for name in names]
+    if method.takes_weights:
+        for entry, name in zip(inputs, names, strict=True):
+            entry["parameters"] = {"weight": float(method.weights[name])}
+    shared = {k: v for k, v in method.mergekit_parameters.items() if k != "weight"}
+    config: dict[str, Any] = {"merge_method": method.name, "models": inputs}
+    if method.takes_base:
+        config["base_model"] = base
+    elif method.name == "slerp":
+        config["base_model"] = inputs[0]["model"]
+    config |= {"parameters": shared} if shared else {}
+    config["dtype"] = gate.spec.dtype
+    section = {k: v for k, v in _settings(gate).items() if k != "dtype"}
+    if not method.takes_base and not any(_is_adapter(pool, name) for name in names):
+        section["base"] = base
+    section["merge"] = {"seed": gate.spec.merge.seed}
+    called = _called({**config, "mergegate": section}, folder)
+    section["experts"] = {called[written[n]]: _read(gate, n, folder) for n in names}
+    return {**config, "mergegate": section}
+
+
+def _called(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """What the gate of a configuration calls each model. Raises GateError."""
+    _, _, file = gate_of_mergekit(config, {(): 1}, name="the configuration", root=folder)
+    if file.why_official is not None:
+        raise GateError(f"mergekit's form of this merge is another one ({file.why_official})")
+    return {text: name for name, text in file.written.items()}
+
+
+def _is_adapter(pool: Pool, name: str) -> bool:
+    return next(expert.is_adapter for expert in pool.experts if expert.name == name)
+
+
+def _absolute(pool: Pool, name: str | None) -> str:
+    model = pool.base if name is None else next(e for e in pool.experts if e.name == name)
+    if model.located.repository is not None:
+        return model.reference
+    path = model.path.as_posix()
+    if any(mark in path for mark in _SYNTAX):
+        raise GateError(
+            f"mergekit cannot read the path {shown(path)}: it takes '+' and '@' for its own syntax",
+            fix="move the models, or merge with mergegate check GATE --output DIR",
+        )
+    return path

@@ -1,0 +1,137 @@
+"""Holds what a sum of task vectors does to an expert against the gate's limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate import metrics
+from pytest_mergegate.evidence import FEWEST_SCORED
+from pytest_mergegate.planning.outlook import RANK, ExpertOutlook, Status
+from pytest_mergegate.values import Value
+from pytest_mergegate.wording import distinct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from pytest_mergegate.spec import GateSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """One expert's own inputs under some model: where it answers otherwise than the expert."""
+
+    differs: tuple[bool, ...]
+    cut: tuple[bool, ...]
+    """Where the expert's answer was cut, so that agreement is not known to last."""
+    scores: NDArray[np.float64] | None = None
+    """The expert's own score per input; None where it is not known."""
+    labelled: int = 0
+    """How many examples with targets there are in all."""
+
+    def first(self, count: int) -> Differences:
+        """Those of the first inputs."""
+        return Differences(differs=self.differs[:count], cut=self.cut[:count])
+
+    @property
+    def with_cut(self) -> int:
+        """How many differ, counting the cut answers that do not."""
+        return sum(d or c for d, c in zip(self.differs, self.cut, strict=True))
+
+
+class Holding:
+    """The limits of a gate that a merge is held to."""
+
+    def __init__(self, spec: GateSpec) -> None:
+        self._spec = spec
+        self._limits: Mapping[str, float] = spec.effective_budget.limits
+
+    def inputs(self, labelled: int, most: int) -> int:
+        """How many inputs decide an expert's forecast."""
+        certificate = self._spec.certificate.per_task
+        if "max_loss" in self._limits and labelled:
+            return max(certificate, min(labelled, most))
+        return certificate
+
+    def of(self, name: str, found: Differences) -> ExpertOutlook:
+        """What the gate is expected to say of an expert.
+
+        The disagreement is that on the certificate's inputs. A loss counts every answer that
+        differs as lost: what was right before may be right in another way, so it is rarely less.
+        """
+        first = found.first(self._spec.certificate.per_task)
+        disagreement = self._disagreement(first)
+        held: list[tuple[Status, float, str]] = []
+        if (limit := self._limits.get("max_disagreement")) is not None:
+            held.append(self._held("disagreement", self._bad_end(disagreement), limit, ""))
+        loss = Value.missing("not_asked_for")
+        if (limit := self._limits.get("max_loss")) is not None:
+            loss, number, few = self._loss(name, found, first)
+            held.append(few or self._held("loss", number, limit, " %"))
+        status, use, why = max(held, key=lambda h: (RANK[h[0]], h[1]), default=("pass", 0.0, ""))
+        return ExpertOutlook(
+            name=name,
+            inputs=len(found.differs),
+            disagreement=disagreement,
+            loss=loss,
+            use=use,
+            status=status,
+            why=why,
+        )
+
+    def _disagreement(self, found: Differences) -> Value:
+        n, level = len(found.differs), self._spec.certificate.level
+        low, _ = metrics.disagreement_interval(sum(found.differs), n, confidence=level)
+        _, high = metrics.disagreement_interval(found.with_cut, n, confidence=level)
+        return Value(number=sum(found.differs) / n, interval=(low, high))
+
+    def _bad_end(self, value: Value) -> float | None:
+        if self._spec.judge == "bound":
+            return value.interval[1] if value.interval else None
+        return value.number
+
+    def _loss(
+        self, name: str, found: Differences, first: Differences
+    ) -> tuple[Value, float | None, tuple[Status, float, str] | None]:
+        """The expected loss, what of it meets the limit, and what is said where nothing may."""
+        score = self._spec.experts[name].score or 1.0
+        if not found.labelled:
+            upper = metrics.disagreement_bound(
+                first.with_cut, len(first.differs), confidence=self._spec.certificate.level
+            )
+            bound = 100.0 * min(1.0, upper / score)
+            return Value(number=bound), bound, None
+        share, differing = 1 / score, np.array(found.differs, dtype=np.float64)
+        rate = float(differing.mean())
+        if found.scores is not None:
+            whole = float(found.scores.sum())
+            if whole == 0:
+                why = f"{name} itself scores zero"
+                return Value.missing("expert_score_zero"), None, ("inconclusive", 0.0, why)
+            rate, share = float(found.scores @ differing) / whole, 1.0
+        _, high = metrics.disagreement_interval(
+            sum(found.differs), len(found.differs), confidence=self._spec.certificate.level
+        )
+        loss = Value(number=100.0 * min(1.0, rate * share))
+        number = loss.number if self._spec.judge == "point" else 100.0 * min(1.0, high * share)
+        if found.labelled < FEWEST_SCORED:
+            why = f"a loss on {found.labelled} examples is not judged, it takes {FEWEST_SCORED}"
+            return loss, number, ("inconclusive", 0.0, why)
+        return loss, number, None
+
+    @staticmethod
+    def _held(
+        what: str, number: float | None, limit: float, unit: str
+    ) -> tuple[Status, float, str]:
+        if number is None:
+            return "inconclusive", 0.0, f"{what} is not known"
+        use = number / limit if limit else (math.inf if number > 0 else 0.0)
+        if number <= limit:
+            return "pass", use, ""
+        shown, bound = distinct(number, limit)
+        return "fail", use, f"{what} {shown}{unit} over {bound}{unit}"

@@ -1,0 +1,143 @@
+"""Runs sums of task vectors, and merges, on the inputs of some experts, each once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.engine.workspace import own_processor
+from pytest_mergegate.evaluation.scoring import score_outputs
+from pytest_mergegate.planning.holding import Differences
+from pytest_mergegate.spec import BUILTIN_METRICS
+from pytest_mergegate.stages.comparison import References, answers_differ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.planning.holding import Holding
+    from pytest_mergegate.stages.comparison import Reference
+
+_MOST_SCORED = 256
+"""Examples with targets on which a loss is forecast."""
+
+
+class Runs:
+    """θ_0 + Σ λ_j τ_j on the experts' own inputs, from the cache where it was run before."""
+
+    def __init__(self, workspace: Workspace, holding: Holding) -> None:
+        self._workspace = workspace
+        self._references = References(workspace)
+        self._known: dict[str, tuple[Reference, Differences]] = {}
+        self._holding = holding
+        self.done = 0
+        """Models that were put together and run."""
+
+    def of(
+        self, scales: Mapping[str, float], order: Sequence[str]
+    ) -> Generator[tuple[str, Differences], None, None]:
+        """The experts in ``order``, one by one, under the model with these λ_j.
+
+        The model is put together when the first of them is asked for that is not known.
+        """
+        models = self._workspace.models
+        described = [(models[name], float(scale)) for name, scale in scales.items()]
+        label = f"group:{dict(scales)}"
+        yield from self._each(
+            {"scales": described},
+            label,
+            lambda: self._workspace.engine.mixed(label, scales),
+            order,
+        )
+
+    def merged(
+        self, method: Method, order: Sequence[str]
+    ) -> Generator[tuple[str, Differences], None, None]:
+        """The same under the real merge, made in memory with mergekit's arithmetic.
+
+        Raises GateError where mergekit refuses.
+        """
+        models = self._workspace.models
+        described = {
+            "method": method.plain,
+            "experts": [(name, models[name]) for name in method.weights],
+            "processor": own_processor(),
+        }
+        label = f"group:{method.label}:{dict(method.weights)}"
+
+        def load() -> AbstractContextManager[None]:
+            from pytest_mergegate.engine.engine import LazyWeights
+            from pytest_mergegate.merging.in_place import merge_parameter
+
+            engine = self._workspace.engine
+            parameters = engine.vectors.parameters(*method.weights)
+            weights = LazyWeights(parameters, lambda p: merge_parameter(method, engine, p))
+            return engine.model.swapped(label, weights)
+
+        yield from self._each(described, label, load, order)
+
+    def _each(
+        self,
+        described: Mapping[str, Any],
+        label: str,
+        load: Callable[[], AbstractContextManager[None]],
+        order: Sequence[str],
+    ) -> Generator[tuple[str, Differences], None, None]:
+        with ExitStack() as loaded:
+            for name in order:
+                reference, own = self._own(name)
+
+                def run(name: str = name, reference: Reference = reference) -> list[int]:
+                    engine = self._workspace.engine
+                    if engine.model.loaded != label:
+                        loaded.enter_context(load())
+                        self.done += 1
+                    return [int(differs) for differs in answers_differ(engine, name, reference)]
+
+                key = self._key(described, name, reference)
+                found = self._workspace.cache.json(key, run)
+                yield name, replace(own, differs=tuple(map(bool, found)))
+
+    def _key(self, described: Mapping[str, Any], name: str, reference: Reference) -> dict[str, Any]:
+        workspace = self._workspace
+        return workspace.key(
+            "group",
+            of=name,
+            expert=workspace.models[name],
+            examples=workspace.pool.examples_fingerprint.get(name),
+            read=workspace.spec.experts[name].how_read,
+            inputs=list(reference.inputs),
+            probes=workspace.spec.probes.model_dump(mode="json"),
+            **described,
+        )
+
+    def _own(self, name: str) -> tuple[Reference, Differences]:
+        """The expert by itself: its answers, and their scores as far as they follow from those."""
+        if name not in self._known:
+            pool, examples = self._workspace.pool, self._workspace.pool.examples[name]
+            labelled = len(examples) if pool.labelled(name) else 0
+            count = self._holding.inputs(labelled, _MOST_SCORED)
+            order = self._workspace.draws[name].order[:count]
+            reference = self._references.of(name, order)
+            own = Differences(
+                differs=(False,) * len(order),
+                cut=reference.cut,
+                scores=self._scores(name, reference) if labelled else None,
+                labelled=labelled,
+            )
+            self._known[name] = reference, own
+        return self._known[name]
+
+    def _scores(self, name: str, reference: Reference) -> NDArray[np.float64] | None:
+        metric = self._workspace.spec.experts[name].metric
+        if metric not in BUILTIN_METRICS:
+            return None
+        examples = self._workspace.pool.examples[name]
+        targets = [examples[k].target or "" for k in reference.inputs]
+        return score_outputs(metric, reference.outputs, targets)
