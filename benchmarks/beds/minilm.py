@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from beds.notes import LEAST_SCORE, Notes
+from beds.notes import Notes
 from beds.texts import digest, gather, part_of
 
 if TYPE_CHECKING:
@@ -88,14 +88,13 @@ FAMILIES = {
     "a bit of both": ("source",),
 }
 SEED, TEXT_SEED = 5_000, 20_260_202
-STEPS, MORE_STEPS, ROWS, RATE, WIDTH, HEAD_NORM = 100, 250, 16, 1.5e-3, 32, 1.0
-"""More steps are for an expert that the first have not brought to `LEAST_SCORE`."""
+STEPS, ROWS, RATE, WIDTH, HEAD_NORM = 100, 16, 1.5e-3, 32, 1.0
 
 
 def recipe() -> dict[str, Any]:
     """All that decides how the bed comes out, but for versions, texts and machine."""
     numbers = {"seed": SEED, "text_seed": TEXT_SEED, "steps": STEPS, "rows": ROWS, "rate": RATE}
-    numbers |= {"more_steps": MORE_STEPS, "width": WIDTH, "head_norm": HEAD_NORM}
+    numbers |= {"width": WIDTH, "head_norm": HEAD_NORM}
     return numbers | {"tasks": {name: asdict(task) for name, task in TASKS.items()}}
 
 
@@ -118,11 +117,8 @@ def train(folder: Path) -> dict[str, Any]:
         raise SystemExit(f"{folder} was begun on other texts: {known}")
     for name in notes.missing(list(TASKS)):
         seed = SEED + 1 + list(TASKS).index(name)
-        for steps in (STEPS, MORE_STEPS):
-            scores = train_expert(name, rows[name], folder, seed, steps)
-            if scores[0] >= LEAST_SCORE:
-                break
-        notes.add(name, scores, seed=seed, steps=steps, trained_on=len(rows[name]["train"]))
+        scores = train_expert(name, rows[name], folder, seed)
+        notes.add(name, scores, seed=seed, trained_on=len(rows[name]["train"]))
     return notes.bed
 
 
@@ -190,10 +186,10 @@ def train_expert(name: str, parts: Mapping[Part, Sequence[Row]], folder: Path, s
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=LINEAR_LAYERS))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
-    schedule = OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    schedule = OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
     rng, by_label = random.Random(seed), _by_label(parts["train"])
     model.train()
-    for _ in range(steps):
+    for _ in range(STEPS):
         drawn = [rng.choice(by_label[rng.choice(list(by_label))]) for _ in range(ROWS)]
         model(**encode(drawn, tokenizer)).loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

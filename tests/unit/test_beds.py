@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from beds import gating, minilm, skills, texts
 from beds.notes import Notes
 
-from pytest_mergegate.errors import GateFileError
+from pytest_mergegate.errors import GateError
 from pytest_mergegate.gatefile import gate_from
 from pytest_mergegate.report.types import Report
 
@@ -87,7 +87,7 @@ def test_a_pool_that_cannot_be_gated_is_written_down(
         name = next(iter(gate["experts"]))
         calls.append(name)
         if name == "e1":
-            raise GateFileError("no gate")
+            raise GateError("no gate")
         return report("error", findings=[finding])
 
     monkeypatch.setattr(gating, "assess", assess)
