@@ -88,7 +88,7 @@ FAMILIES = {
     "a bit of both": ("source",),
 }
 SEED, TEXT_SEED = 5_000, 20_260_202
-STEPS, ROWS, RATE, WIDTH, HEAD_NORM = 150, 32, 1e-3, 40, 1.0
+STEPS, ROWS, RATE, WIDTH, HEAD_NORM = 100, 16, 1.5e-3, 32, 1.0
 
 
 def recipe() -> dict[str, Any]:
@@ -220,13 +220,13 @@ def _save(model: Any, folder: Path) -> None:
     config.write_text(json.dumps(plain, indent=2) + "\n")
 
 
-def encode(rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
-    """A batch with its labels."""
+def encode(rows: Sequence[Row], tokenizer: Any, width: int = WIDTH) -> dict[str, Any]:
+    """A batch of texts, cut to so many tokens, with its labels."""
     batch = tokenizer(
         [text for text, _ in rows],
         padding=True,
         truncation=True,
-        max_length=WIDTH,
+        max_length=width,
         return_tensors="pt",
     )
     return {**batch, "labels": torch.tensor([LABELS.index(label) for _, label in rows])}
@@ -235,6 +235,6 @@ def encode(rows: Sequence[Row], tokenizer: Any) -> dict[str, Any]:
 def accuracy(model: Any, tokenizer: Any, rows: Sequence[Row]) -> float:
     """The fraction whose likeliest label, of all eight, is right."""
     with torch.inference_mode():
-        batches = [encode(rows[k : k + 50], tokenizer) for k in range(0, len(rows), 50)]
+        batches = [encode(rows[k : k + 50], tokenizer, 256) for k in range(0, len(rows), 50)]
         right = sum(int((model(**b).logits.argmax(-1) == b["labels"]).sum()) for b in batches)
     return right / len(rows)
