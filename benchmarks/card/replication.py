@@ -118,7 +118,11 @@ class Replication:
             of = difficulty.replacements(groups)
             if of:
                 better = sum(one.after > one.before for one in of)
-                told.append(f"{bed}: the mean loss got milder in {better} of {len(of)} merges")
+                worse = sum(one.after < one.before for one in of)
+                told.append(
+                    f"{bed}: the mean loss got milder in {better} of {len(of)} merges, worse in "
+                    f"{worse}"
+                )
                 holds.append(better > len(of) / 2)
         claim = "Replacing the task of the highest MDS makes the group merge better (Table 6)"
         ours = "; ".join(told) or "no two pools differ in just that expert"

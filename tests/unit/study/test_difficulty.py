@@ -66,7 +66,7 @@ def test_an_infinite_mds_is_the_highest_rank_and_in_no_line() -> None:
 
 def test_replacing_the_hardest_is_found_where_it_was_recorded() -> None:
     before = group_line("abcd", MDS, {"a": -10.0, "b": -10.0, "c": -20.0, "d": -80.0})
-    after = group_line("abce", {**MDS, "e": 1.2}, {"a": -6.0, "b": -6.0, "c": -6.0, "e": -2.0})
+    after = group_line("abce", MDS | {"e": 1.2}, {"a": -6.0, "b": -6.0, "c": -6.0, "e": -2.0})
     other = group_line("adef", MDS | {"e": 1.2, "f": 1.2}, {"f": -1.0})
     groups = groups_of(points_of("bed", [before, after, other]))
     (found,) = replacements(groups)
@@ -74,7 +74,18 @@ def test_replacing_the_hardest_is_found_where_it_was_recorded() -> None:
     assert (found.before, found.after) == (-30, -5)
     assert found.kept_before == pytest.approx(-40 / 3)
     assert found.kept_after == -6
-    assert table_6("bed", groups).rows[0][2] == "d → e"
+    table = table_6("bed", groups)
+    assert table.rows[0][:4] == ["linear", 1, -30.0, -5.0]
+    assert table.rows[0][-1] == "1 of 1"
+    assert "d → e (of 4)" in table.notes[1]
+
+
+def test_a_newcomer_that_is_the_hardest_in_its_turn_says_nothing() -> None:
+    pools = [
+        group_line("abcd", MDS, {"d": -80.0}),
+        group_line("abce", MDS | {"e": 9.0}, {"e": -90.0}),
+    ]
+    assert not replacements(groups_of(points_of("bed", pools)))
 
 
 def test_nothing_recorded_has_a_word() -> None:
