@@ -136,11 +136,13 @@ def gate_all(
 ) -> dict[str, Any]:
     """Gate all of ``groups``; what `gating.json` says of each: seconds, collapses, or its error."""
     notes = bed / "gating.json"
-    said: dict[str, Any] = json.loads(notes.read_text()) if notes.exists() else {}
+    said: dict[str, Any] = {}
     for done, group in enumerate(groups, 1):
         start, name = time.monotonic(), pool_id(group)
         gated = gate(bed, group, methods)
         seconds = round(time.monotonic() - start, 1)
+        # again each time: another run may gate other pools of the bed meanwhile
+        said = json.loads(notes.read_text()) if notes.exists() else {}
         entry: dict[str, Any] = {"size": len(group)}
         entry["seconds"] = max(seconds, said.get(name, {}).get("seconds", 0.0))
         entry |= {"error": gated.error} if gated.error else {"collapsed": collapses(gated)}

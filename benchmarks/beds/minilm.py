@@ -119,6 +119,7 @@ def train(folder: Path) -> dict[str, Any]:
         seed = SEED + 1 + list(TASKS).index(name)
         scores = train_expert(name, rows[name], folder, seed)
         notes.add(name, scores, seed=seed, trained_on=len(rows[name]["train"]))
+    notes.write()
     return notes.bed
 
 

@@ -34,7 +34,7 @@ class Notes:
         """Make the base and the examples, unless they are there."""
         if "base" not in self.bed:
             self.bed["base"] = make()
-            self._write()
+            self.write()
 
     def missing(self, names: list[str]) -> list[str]:
         """Those of ``names`` that are not trained yet."""
@@ -46,10 +46,11 @@ class Notes:
         kept = own >= LEAST_SCORE and own - base >= LEAST_GAIN
         where = "experts" if kept else "left_out"
         self.bed[where][name] = {**known, "score": own, "base": base}
-        self._write()
+        self.write()
         print(f"{name}: {own:.2f}, the base {base:.2f}{'' if kept else ': left out'}", flush=True)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Put all of it into `bed.json`."""
         self.bed["seconds"] = round(time.monotonic() - self._since)
         half = self.file.with_suffix(".part")
         half.write_text(json.dumps(self.bed, indent=2) + "\n", encoding="utf-8")

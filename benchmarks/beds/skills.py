@@ -95,4 +95,5 @@ def train(folder: Path) -> dict[str, Any]:
     for name in notes.missing(list(BED.experts)):
         _, *scores = train_expert(name, folder / "base", folder / "adapters" / name, BED)
         notes.add(name, (scores[0], scores[1]), seed=BED.seed_of(name))
+    notes.write()
     return notes.bed
