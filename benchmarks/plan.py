@@ -130,9 +130,9 @@ def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
 
 def told(outcomes: list[Outcome]) -> None:
     """How many passed of those that were said to."""
-    distinct = {(o.group, o.method, o.shares): o for o in outcomes}.values()
     for methods in (*METHODS, None):
-        own = [o for o in distinct if methods in (None, o.methods)]
+        those = [o for o in outcomes if methods in (None, o.methods)]
+        own = {(o.group, o.method, o.shares): o for o in those}.values()
         passed = sum(o.status == "pass" for o in own)
         if own:
             low = float(beta.ppf(0.05, passed, len(own) - passed + 1)) if passed else 0.0

@@ -12,7 +12,7 @@ from pytest_mergegate.engine.agreement import Agreement
 from pytest_mergegate.metrics import mix_states
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -59,6 +59,12 @@ class WhatIf:
             key, lambda: [_plain(a) for a in self._answers.trial(scales).values()]
         )
         return {name: _agreement(a) for name, a in zip(scales, found, strict=True)}
+
+    def remembered(self, what: str, described: Any, compute: Callable[[], Any]) -> Any:
+        """Plain data that follow from the states and ``described``, worked out once."""
+        own = [(name, self._described(name)) for name in self._states.names]
+        key = self._workspace.key(what, of=own, described=described)
+        return self._workspace.cache.json(key, compute)
 
     @cached_property
     def _answers(self) -> _Answers:

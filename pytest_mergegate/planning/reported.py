@@ -7,7 +7,7 @@ Only stored states are mixed: no model is run. It is a hint, with the basis ``st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _MOST_TRIALS = 40
 """Groups whose states are mixed: a fraction of a second."""
+_DECIDING = ("budget", "judge", "merge", "probes", "conflict")
+"""What of a gate the search hangs on, beside the pool."""
 _AVERAGES = frozenset(("linear", "slerp", "multislerp", "karcher"))
 _SUMS = frozenset(("task_arithmetic", "dare_linear"))
 
@@ -74,6 +76,28 @@ def hint(
         return None
     if not limits & PER_METHOD or limits & INCREASES:
         return None
+    described = {
+        "spec": gate.spec.model_dump(mode="json", include=set(_DECIDING)),
+        "scores": {name: expert.score for name, expert in gate.spec.experts.items()},
+        "scales": {label: dict(scales) for label, scales in hidden.scales.items()},
+        "verdict": [judgement.status, judgement.method, list(drop)],
+    }
+    found = hidden.what_if.remembered(
+        "hint", described, lambda: asdict(_search(gate, results, hidden, judgement, drop))
+    )
+    groups = tuple(
+        HintedGroup(**{**group, "names": tuple(group["names"])}) for group in found["groups"]
+    )
+    return Hint(groups=groups, at_least=found["at_least"], drop=tuple(found["drop"]))
+
+
+def _search(
+    gate: Gate,
+    results: Results,
+    hidden: HiddenResult,
+    judgement: Judgement,
+    drop: tuple[str, ...],
+) -> Hint:
     mixed = _Mixed(gate, results, hidden)
     count = len(hidden.states.names)
     trials = Trials(mixed, _MOST_TRIALS)
@@ -83,6 +107,8 @@ def hint(
     if drop and 1 + len(drop) <= len(found.groups):
         return mixed.without(drop, judgement.method)
     left_out = fewest_left_out(count, trials, found.groups)
+    if left_out is not None and 2 * len(left_out.dropped) > count:
+        left_out = None  # that is no way to save a pool
     return Hint(
         groups=tuple(mixed.hinted(group) for group in sorted(found.groups, key=lambda g: -len(g))),
         at_least=found.at_least,
