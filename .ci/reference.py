@@ -26,7 +26,8 @@ FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 _MADE = "Made from the code by `python .ci/reference.py`; do not edit."
 _EXITS = {
     Exit.PASSED: "every gate passed (`report`, `schema`, `cache`, `calibrate`: it was done; "
-    "preflight alone: nothing is wrong; `--changed-since`: no gate is concerned)",
+    "preflight alone: nothing is wrong; `--changed-since`: no gate is concerned; `plan`: merges "
+    "were found that are forecast to pass)",
     Exit.NOT_PASSED: "a gate failed or was inconclusive, a test failed, or a report could not be "
     "written",
     Exit.UNREADABLE: "a gate file, an expert, a baseline or a report could not be read, or the run "

@@ -79,12 +79,16 @@ def gate_of(bed: Path, names: tuple[str, ...], methods: str, settings: dict[str,
     """A gate over some of the bed's experts."""
     spec = {
         "base": "base",
-        "experts": {n: {"path": f"adapters/{n}", "examples": f"data/{n}.jsonl"} for n in names},
+        "experts": {name: _expert(name, settings["metric"]) for name in names},
         "budget": BUDGET,
         "merge": {"methods": METHODS[methods]},
-        **settings,
+        "probes": {"max_answer_tokens": settings["max_answer_tokens"]},
     }
     return gate_from(spec, root=bed)
+
+
+def _expert(name: str, metric: str) -> dict[str, str]:
+    return {"path": f"adapters/{name}", "examples": f"data/{name}.jsonl", "metric": metric}
 
 
 def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
@@ -180,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--max-answer-tokens", type=int, default=16)
+    parser.add_argument("--metric", default="exact_match", help="of every expert")
     parser.add_argument("--cache", type=Path, default=Path("build/plan-cache"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--speed", action="store_true")
@@ -188,7 +193,7 @@ def main() -> None:
         speed()
         return
     outcomes: list[Outcome] = []
-    settings = {"probes": {"max_answer_tokens": chosen.max_answer_tokens}}
+    settings = {"metric": chosen.metric, "max_answer_tokens": chosen.max_answer_tokens}
     for names in drawn(chosen.bed, chosen.pools, chosen.seed):
         for methods in chosen.methods:
             gate = gate_of(chosen.bed.resolve(), names, methods, settings)

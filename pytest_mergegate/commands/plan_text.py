@@ -88,7 +88,7 @@ def _group(number: int, group: PlannedGroupRecord, *, verbose: bool) -> Iterator
     yield f"model {number}: {names}"
     yield from (f"  against: {clean(reason)}" for reason in group.against)
     if not group.merges:
-        yield f"  {group.status}, whatever the method"
+        yield f"  {group.status}: the budget is not about merges, and no method was tried"
         return
     best = group.merges[0]
     same = [merge for merge in group.merges if merge.method == best.method]

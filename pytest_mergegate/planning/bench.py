@@ -131,6 +131,7 @@ class Bench:
             shared=against,
             undecided=undecided,
             select=select,
+            asked=self._merging,
         )
 
     def confirmed(self, names: Sequence[str]) -> bool:
@@ -211,7 +212,7 @@ def _uniform(group: Group) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 def _doubtful(outlook: GroupOutlook) -> MergeOutlook | None:
     """The first of the merges on which the group's status rests that is a surrogate's."""
     best = outlook.merges[:1]
-    if outlook.select == "all":
+    if best and outlook.select == "all":
         best = tuple(m for m in outlook.merges if m.shares.kind == best[0].shares.kind)
     return next((merge for merge in best if merge.basis == "surrogate"), None)
 

@@ -131,7 +131,7 @@ def _settings(gate: Gate) -> dict[str, Any]:
     said = gate.spec.model_dump(mode="json", exclude_unset=True)
     found = {key: said[key] for key in (*_SHARED, *_PLAIN) if said.get(key) not in (None, {})}
     # as of now, whatever the default will be
-    found["budget"] = gate.spec.effective_budget.limits
+    found["budget"] = gate.spec.effective_budget.model_dump(exclude_none=True)
     return found
 
 

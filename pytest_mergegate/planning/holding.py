@@ -105,6 +105,10 @@ class Holding:
                 first.with_cut, len(first.differs), confidence=self._spec.certificate.level
             )
             bound = 100.0 * min(1.0, upper / score)
+            expected = 100.0 * sum(first.differs) / len(first.differs) / score
+            if expected <= self._limits["max_loss"] < bound:
+                why = f"a loss within the limit is not certified on {len(first.differs)} inputs"
+                return Value(number=bound), bound, ("inconclusive", 0.0, why)
             return Value(number=bound), bound, None
         share, differing = 1 / score, np.array(found.differs, dtype=np.float64)
         rate = float(differing.mean())
@@ -113,7 +117,7 @@ class Holding:
             if whole == 0:
                 why = f"{name} itself scores zero"
                 return Value.missing("expert_score_zero"), None, ("inconclusive", 0.0, why)
-            rate, share = float(found.scores @ differing) / whole, 1.0
+            rate, share = float(found.scores @ differing) / len(differing), len(differing) / whole
         _, high = metrics.disagreement_interval(
             sum(found.differs), len(found.differs), confidence=self._spec.certificate.level
         )

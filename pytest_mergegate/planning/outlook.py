@@ -78,6 +78,8 @@ class GroupOutlook:
     undecided: tuple[str, ...] = ()
     """Those budgets that cannot be told."""
     select: Literal["any", "all"] = "any"
+    asked: bool = True
+    """Whether any budget is about merges; without one the group's weights and states decide."""
 
     @property
     def status(self) -> Status:
@@ -86,7 +88,7 @@ class GroupOutlook:
             return "pass"
         if self.shared:
             return "fail"
-        found: Status = self._merged
+        found: Status = self._merged if self.asked else "pass"
         return "inconclusive" if self.undecided and found == "pass" else found
 
     @property

@@ -47,6 +47,8 @@ def fewest_groups(count: int, trials: Trials) -> Grouping:
         return Grouping(groups=(members(full),), at_least=1, tried=len(trials.known))
     try_pairs(count, trials)
     found = _placed(count, trials)
+    if count > LARGEST_EXACT:
+        _try_apart(found, trials)
     at_least = _apart(count, trials)
     if count <= LARGEST_EXACT:
         found, at_least = Subsets(count, trials).fewest(found, at_least)
@@ -86,6 +88,17 @@ def _placed(count: int, trials: Trials) -> list[int]:
         else:
             groups[fitting] |= own
     return groups
+
+
+def _try_apart(groups: Sequence[int], trials: Trials) -> None:
+    """Try pairs of one expert from each group, who are the likeliest not to go together."""
+    picked: list[int] = []
+    for group in groups:
+        own = members(group)
+        picked.append(max(own, key=lambda i: sum(trials.risk(mask_of((i, j))) for j in picked)))
+    pairs = [mask_of(pair) for pair in combinations(picked, 2)]
+    for pair in sorted(pairs, key=lambda mask: -trials.risk(mask)):
+        trials.passes(pair)
 
 
 def _apart(count: int, trials: Trials) -> int:

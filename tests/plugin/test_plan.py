@@ -1,0 +1,244 @@
+"""``mergegate plan`` on pools of random experts: exit codes, files, and everything odd."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from pools import read_jsonl, write_jsonl
+
+from plugin.gates import CHEAP
+from plugin.test_cli import mergegate
+from pytest_mergegate.gatefile import load_gate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plugin.gates import Gates
+
+Capture = pytest.CaptureFixture[str]
+LOOSE: dict[str, Any] = {"max_disagreement": 1.0}
+TIGHT: dict[str, Any] = {"max_disagreement": 0.0}
+
+
+def plan_of(path: Path) -> dict[str, Any]:
+    """What --json wrote."""
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    assert found["schema"] == "pytest-mergegate/plan/1"
+    return found
+
+
+class TestExitCodes:
+    def test_one_merge_of_all_where_all_pass(self, gates: Gates, capsys: Capture) -> None:
+        path = gates.write(budget=LOOSE)
+        assert mergegate("plan", path, "--json", "plan.json") == 0
+        assert "all 3 experts are forecast to pass as one merge" in capsys.readouterr().out
+        plan = plan_of(gates.folder / "plan.json")["plan"]
+        assert [group["experts"] for group in plan["groups"]] == [["a", "b", "c"]]
+        assert plan["drop"] == []
+
+    def test_none_where_no_two_pass(self, gates: Gates, capsys: Capture) -> None:
+        path = gates.write(budget=TIGHT)
+        assert mergegate("plan", path, "--json", "plan.json", "--write", "out", "--verify") == 1
+        assert "NO PLAN" in capsys.readouterr().out
+        plan = plan_of(gates.folder / "plan.json")["plan"]
+        assert len(plan["groups"]) == 3
+        assert plan["at_least"] == 3
+        assert not (gates.folder / "out").exists()
+
+    def test_two_experts(self, gates: Gates) -> None:
+        assert mergegate("plan", gates.write(names="ab", budget=LOOSE)) == 0
+        assert mergegate("plan", gates.write(names="ab", budget=TIGHT)) == 1
+
+    @pytest.mark.parametrize("gate", ["malformed", "unreadable"])
+    def test_what_cannot_be_read(self, gates: Gates, capsys: Capture, gate: str) -> None:
+        path: Path = getattr(gates, gate)()
+        assert mergegate("plan", path) == 2
+        said = capsys.readouterr()
+        assert not said.out
+        assert "Traceback" not in said.err
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("nowhere.yaml",),
+            (),
+            ("mergegate.yaml", "--most-trials", "0"),
+            ("mergegate.yaml", "--force"),
+            ("mergegate.yaml", "--device", "abacus"),
+            ("mergegate.yaml", "--json", "nowhere/plan.json"),
+            ("mergegate.yaml", "--write", "mergegate.yaml"),
+            ("mergegate.yaml", "--candidates", "nothing*"),
+            ("mergegate.yaml", "--candidates", "a=nowhere"),
+        ],
+    )
+    def test_bad_options(self, gates: Gates, options: tuple[str, ...]) -> None:
+        gates.write(budget=LOOSE)
+        assert mergegate("plan", *options) == 4
+
+    def test_a_failure_that_a_baseline_decides_is_no_plan(
+        self, gates: Gates, capsys: Capture
+    ) -> None:
+        path = gates.write(budget={"max_mds_increase": 1.0})
+        assert mergegate("plan", path) == 2
+        assert "cannot be planned for" in capsys.readouterr().err
+
+
+class TestBudgetsThatNoMethodChanges:
+    def test_conflicts_decide_without_a_merge(self, gates: Gates) -> None:
+        assert mergegate("plan", gates.passing()) == 0
+        assert mergegate("plan", gates.failing(), "--json", "plan.json") == 1
+
+    def test_one_pair_over_the_limit(self, gates: Gates) -> None:
+        report = gates.folder / "report.json"
+        mergegate("check", gates.passing(), "--report", f"json:{report}")
+        ratios = {
+            frozenset((pair["a"], pair["b"])): pair["conflicting_magnitude_ratio"]
+            for pair in json.loads(report.read_text())["pairs"]
+        }
+        worst = max(ratios, key=lambda pair: ratios[pair])
+        limit = sorted(ratios.values())[-2]
+        path = gates.write(budget={CHEAP: limit})
+        assert mergegate("plan", path, "--json", "plan.json", "--verify") == 0
+        groups = plan_of(gates.folder / "plan.json")["plan"]["groups"]
+        assert sorted(len(group["experts"]) for group in groups) == [1, 2]
+        assert all(not worst <= set(group["experts"]) for group in groups)
+
+    def test_mds_of_two_experts_is_no_pass(self, gates: Gates, capsys: Capture) -> None:
+        assert mergegate("plan", gates.undecided()) == 1
+        assert "no two of 2 experts are forecast to pass" in capsys.readouterr().out
+
+    def test_mds_of_three_is_that_of_their_gate(self, gates: Gates) -> None:
+        path = gates.write(budget={"max_mds": 1000.0})
+        code = mergegate("check", path)
+        assert mergegate("plan", path) == code
+
+
+class TestFiles:
+    def test_what_is_written_is_gated_as_planned(self, gates: Gates) -> None:
+        methods = ["linear", {"method": "ties", "density": 0.5}]
+        path = gates.write(budget=LOOSE, merge={"methods": methods}, certificate={"per_task": 8})
+        assert mergegate("plan", path, "--write", "out", "--verify", "--json", "plan.json") == 0
+        found = plan_of(gates.folder / "plan.json")
+        (verified,) = found["verified"]
+        assert verified["status"] == "pass"
+        for merged in verified["merged"]:
+            assert merged["disagreement"] == merged["forecast_disagreement"]
+        written = gates.folder / "out" / "group-1.mergegate.yaml"
+        gate = load_gate(written)
+        assert list(gate.spec.experts) == ["a", "b", "c"]
+        assert gate.spec.certificate.per_task == 8
+        assert gate.spec.budget.limits == LOOSE
+        for name in ("group-1.mergegate.yaml", "group-1.mergekit.yaml"):
+            assert mergegate("check", gates.folder / "out" / name) == 0
+
+    def test_nothing_is_overwritten_unasked(self, gates: Gates, capsys: Capture) -> None:
+        path = gates.write(budget=LOOSE)
+        mine = gates.folder / "out" / "group-1.mergekit.yaml"
+        mine.parent.mkdir()
+        mine.write_text("mine", "utf-8")
+        assert mergegate("plan", path, "--write", "out") == 2
+        assert "is there already" in capsys.readouterr().err
+        assert [file.name for file in mine.parent.iterdir()] == [mine.name]
+        assert mine.read_text("utf-8") == "mine"
+        assert mergegate("plan", path, "--write", "out", "--force") == 0
+        assert mine.read_text("utf-8") != "mine"
+
+    def test_names_that_are_hard_to_write(self, gates: Gates) -> None:
+        names = {"a": "<script>|%: {x}", "b": "- 'b'", "c": "yes"}
+        experts = {own: gates.expert(name) for name, own in names.items()}
+        path = gates.write(budget=LOOSE, experts=experts)
+        assert mergegate("plan", path, "--write", "out", "--json", "plan.json") == 0
+        gate = load_gate(gates.folder / "out" / "group-1.mergegate.yaml")
+        assert set(gate.spec.experts) == set(names.values())
+        assert mergegate("check", gates.folder / "out" / "group-1.mergekit.yaml") == 0
+
+    def test_a_path_that_mergekit_would_split(self, gates: Gates, capsys: Capture) -> None:
+        odd = gates.folder / "a+b"
+        odd.symlink_to(gates.shared.parent / "base")  # resolved, it is no such path
+        copy = gates.folder / "c@d"
+        _copy(gates.shared.parent / "adapters" / "a", copy)
+        experts = {k: gates.expert(k) for k in "bc"} | {"a": gates.expert("a", path=str(copy))}
+        path = gates.write(budget=LOOSE, experts=experts)
+        assert mergegate("plan", path, "--write", "out") == 0
+        assert "mergekit cannot read the path" in capsys.readouterr().err
+        assert [f.name for f in (gates.folder / "out").iterdir()] == ["group-1.mergegate.yaml"]
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+
+
+class TestLosses:
+    def test_a_loss_on_few_examples_is_not_promised(self, gates: Gates, capsys: Capture) -> None:
+        few = gates.folder / "few.jsonl"
+        write_jsonl(few, read_jsonl(gates.shared.parent / "data" / "a.jsonl")[:5])
+        experts = {k: gates.expert(k) for k in "bc"}
+        experts["a"] = gates.expert("a", examples=str(few))
+        path = gates.write(budget={"max_loss": 100.0}, experts=experts)
+        mergegate("plan", path, "--json", "plan.json")
+        groups = plan_of(gates.folder / "plan.json")["plan"]["groups"]
+        assert ["a"] in [group["experts"] for group in groups]
+
+    def test_every_method_has_to_do(self, gates: Gates) -> None:
+        methods = ["linear", {"method": "task_arithmetic", "weight": 0.5}]
+        for select in ("any", "all"):
+            path = gates.write(budget=LOOSE, merge={"methods": methods, "select": select})
+            assert mergegate("plan", path, "--json", "plan.json", "--verify") == 0
+            (verified,) = plan_of(gates.folder / "plan.json")["verified"]
+            assert verified["status"] == "pass"
+
+
+class TestCandidates:
+    def test_both_orders(self, gates: Gates, capsys: Capture) -> None:
+        path = gates.write(names="ab", budget=TIGHT, examples=_template(gates))
+        adapters = gates.shared.parent / "adapters"
+        assert mergegate("plan", path, "--candidates", f"{adapters}/*", "--json", "p.json") == 1
+        (found,) = plan_of(gates.folder / "p.json")["plan"]["replacements"]
+        assert found["order"] == "forecast", "two experts have no MDS"
+        assert [stand["name"] for stand in found["candidates"]] == ["c"]
+        assert "in place of" in capsys.readouterr().out
+
+    def test_one_without_inputs(self, gates: Gates, capsys: Capture) -> None:
+        path = gates.write(names="ab", budget=TIGHT)
+        adapter = gates.shared.parent / "adapters" / "c"
+        assert mergegate("plan", path, "--candidates", f"new={adapter}") == 4
+        assert "no inputs for new" in capsys.readouterr().err
+
+
+def _template(gates: Gates) -> str:
+    return str(gates.shared.parent / "data" / "{name}.jsonl")
+
+
+def test_a_configuration_that_mergekit_alone_can_merge(gates: Gates, capsys: Capture) -> None:
+    pool = gates.shared.parent
+    config = {
+        "merge_method": "linear",
+        "models": [{"model": f"{pool}/base+{pool}/adapters/{name}"} for name in "ab"],
+        "base_model": str(pool / "base"),
+        "parameters": {"weight": [0.1, 0.9]},
+        "dtype": "float32",
+        "mergegate": {"examples": _template(gates)},
+    }
+    path = gates.folder / "merge.yml"
+    path.write_text(yaml.safe_dump(config), "utf-8")
+    assert mergegate("plan", path) == 2
+    assert "cannot be planned for this mergekit configuration" in capsys.readouterr().err
+
+
+def test_the_report_of_a_failing_gate_says_what_would_pass(gates: Gates) -> None:
+    path = gates.write(budget=TIGHT)
+    assert mergegate("check", path, "--report", "json:report.json") == 1
+    plan = json.loads((gates.folder / "report.json").read_text())["plan"]
+    assert sorted(name for group in plan["groups"] for name in group["experts"]) == ["a", "b", "c"]
+    assert plan["at_least"] >= 2
+    for group in plan["groups"]:
+        assert all(merge["basis"] in {"states", "probes"} for merge in group["merges"])
+    passing = gates.write(budget=LOOSE)
+    assert mergegate("check", passing, "--report", "json:report.json") == 0
+    plan = json.loads((gates.folder / "report.json").read_text())["plan"]
+    assert not plan["groups"]

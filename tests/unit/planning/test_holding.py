@@ -1,0 +1,120 @@
+"""What is expected of an expert, from where it and a merge answer differently."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pytest_mergegate import metrics
+from pytest_mergegate.planning.holding import Differences, Holding
+from pytest_mergegate.planning.risk import OwnInputRisk
+from pytest_mergegate.spec import GateSpec
+
+if TYPE_CHECKING:
+    from pytest_mergegate.planning.outlook import ExpertOutlook
+
+
+def holding(budget: dict[str, float], **gate: Any) -> Holding:
+    experts = {"a": {"path": "a"} | gate.pop("expert", {}), "b": {"path": "b"}}
+    return Holding(GateSpec.model_validate({"experts": experts, "budget": budget, **gate}))
+
+
+def differing(count: int, of: int = 64, **more: Any) -> Differences:
+    return Differences(differs=(True,) * count + (False,) * (of - count), cut=(False,) * of, **more)
+
+
+def outlook(budget: dict[str, float], found: Differences, **gate: Any) -> ExpertOutlook:
+    return holding(budget, **gate).of("a", found)
+
+
+@pytest.mark.parametrize(("count", "status"), [(0, "pass"), (19, "pass"), (20, "fail")])
+def test_a_disagreement_is_that_of_the_certificate_s_inputs(count: int, status: str) -> None:
+    found = outlook({"max_disagreement": 0.3}, differing(count))
+    assert found.status == status
+    assert found.disagreement.number == count / 64
+    more = Differences(differs=differing(count).differs + (True,) * 36, cut=(False,) * 100)
+    assert outlook({"max_disagreement": 0.3}, more).status == status
+
+
+def test_judged_on_its_bad_end() -> None:
+    assert outlook({"max_disagreement": 0.3}, differing(14), judge="bound").status == "fail"
+    assert outlook({"max_disagreement": 0.3}, differing(14)).status == "pass"
+
+
+def test_a_limit_of_zero() -> None:
+    assert outlook({"max_disagreement": 0.0}, differing(0)).status == "pass"
+    found = outlook({"max_disagreement": 0.0}, differing(1))
+    assert (found.status, found.use) == ("fail", np.inf)
+
+
+class TestLoss:
+    def test_counts_what_the_expert_got_right(self) -> None:
+        scores = np.array([0.0] * 10 + [1.0] * 90)
+        found = outlook({"max_loss": 10}, differing(15, 100, scores=scores, labelled=100))
+        assert found.loss.number == pytest.approx(100 * 5 / 90)
+        assert found.status == "pass"
+        assert outlook({"max_loss": 5}, differing(15, 100, scores=scores, labelled=100)).use > 1
+
+    def test_of_unknown_scores_is_relative_to_the_one_given(self) -> None:
+        found = outlook({"max_loss": 10}, differing(9, 100, labelled=100), expert={"score": 0.5})
+        assert found.loss.number == pytest.approx(18)
+        assert found.status == "fail"
+
+    def test_on_few_examples_is_not_judged(self) -> None:
+        found = outlook({"max_loss": 100}, differing(0, 29, labelled=29))
+        assert found.status == "inconclusive"
+        assert "it takes 30" in found.why
+
+    def test_of_an_expert_that_gets_nothing_right(self) -> None:
+        zero = differing(0, 50, scores=np.zeros(50), labelled=50)
+        found = outlook({"max_loss": 100}, zero)
+        assert found.status == "inconclusive"
+        assert found.loss.reason == "expert_score_zero"
+
+    def test_without_labels_is_certified(self) -> None:
+        found = outlook({"max_loss": 5}, differing(0))
+        assert found.loss.number == pytest.approx(100 * metrics.disagreement_bound(0, 64))
+        assert found.status == "pass"
+        assert outlook({"max_loss": 4}, differing(0)).status == "inconclusive"
+        assert outlook({"max_loss": 4}, differing(30)).status == "fail"
+
+    def test_answers_that_were_cut_count_against_a_certificate(self) -> None:
+        cut = Differences(differs=(False,) * 64, cut=(True,) * 32 + (False,) * 32)
+        assert outlook({"max_loss": 20}, cut).status != "pass"
+
+    def test_judged_on_its_bad_end_reaches_as_far_as_scores_allow(self) -> None:
+        scores = np.array([1.0, 0.0] * 50)
+        even = Differences(differs=(False,) * 100, cut=(False,) * 100, scores=scores, labelled=100)
+        _, high = metrics.disagreement_interval(0, 100, confidence=0.95)
+        assert outlook({"max_loss": 100 * high}, even).status == "pass"
+        assert outlook({"max_loss": 199 * high}, even, judge="bound").status == "fail"
+        assert outlook({"max_loss": 201 * high}, even, judge="bound").status == "pass"
+
+
+def test_the_worse_of_two_budgets_counts() -> None:
+    budget = {"max_disagreement": 0.9, "max_loss": 1}
+    found = outlook(budget, differing(9, 100, labelled=100))
+    assert found.status == "fail"
+    assert "loss" in found.why
+
+
+def test_inputs_are_the_certificate_s_unless_labels_ask_for_more() -> None:
+    assert holding({"max_disagreement": 0.3}).inputs(500, 256) == 64
+    assert holding({"max_loss": 10}).inputs(500, 256) == 256
+    assert holding({"max_loss": 10}).inputs(0, 256) == 64
+    assert holding({"max_loss": 10}).inputs(40, 256) == 64
+
+
+def test_risk_is_the_own_input_distortion_of_the_group() -> None:
+    rng = np.random.default_rng(0)
+    shifts = rng.normal(size=(5, 5, 7))
+    grams = [own @ own.T for own in shifts]
+    risk = OwnInputRisk(grams, [lambda group: np.full(len(group), 1 / len(group))])
+    for group in ((0, 1), (1, 3, 4), (0, 1, 2, 3, 4)):
+        part = np.stack([grams[i][np.ix_(group, group)] for i in group])
+        shares = np.full(len(group), 1 / len(group))
+        assert risk.of(group) == pytest.approx(metrics.worst_own_input_distortion(part, shares))
+    still = OwnInputRisk([np.zeros((2, 2))] * 2, [lambda _: np.full(2, 0.5)])
+    assert still.of((0, 1)) == 0
