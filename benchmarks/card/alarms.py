@@ -185,7 +185,7 @@ def certificate_part(found: Evidence) -> str:
     for bed, points in found.columns.items():
         broken = [(point, broke) for point in points if (broke := is_broken(point)) is not None]
         between = [b for p, b in broken if 0 < (p.expert.score("disagreement") or 0) < 1]
-        experts = {p.name for p, broke in broken if broke}
+        experts = {(p.bed, p.name) for p, broke in broken if broke}
         cells = [_share([broke for _, broke in broken]), _share(between), len(experts)]
         rows.append([bed, *cells])
     heads = ["bed", "violated", "violated where some answers differed, not all", "experts"]

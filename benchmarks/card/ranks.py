@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from card.baselines import Past
     from card.beds import Evidence
+    from pytest_mergegate.metrics.orders import WorstHit
     from pytest_mergegate.study.points import Point
     from pytest_mergegate.study.scores import Score
 
@@ -118,9 +119,13 @@ def within_part(found: Evidence) -> str:
     """Whether a score orders the experts of one merge."""
     rows: list[list[Any]] = []
     for score in SCORES:
-        cells = []
-        for points in found.columns.values():
-            cells += [_spearman(score, points), _hits(score, points)]
+        orders = {bed: _spearman(score, points) for bed, points in found.beds.items()}
+        hits = {bed: _hits(score, points) for bed, points in found.beds.items()}
+        cells: list[str | None] = []
+        for bed in found.columns:
+            chosen = [bed] if bed in found.beds else list(found.beds)
+            cells.append(_mean_order([value for name in chosen for value in orders[name]]))
+            cells.append(_mean_hit([hit for name in chosen for hit in hits[name]]))
         rows.append([score.label, *cells])
     heads = ["score"]
     for bed in found.columns:
@@ -146,7 +151,7 @@ def _merges(score: Score, points: Sequence[Point]) -> list[list[Point]]:
     return [of for of in merges.values() if len(score.known(of)) == len(of) > 1]
 
 
-def _spearman(score: Score, points: Sequence[Point]) -> str | None:
+def _spearman(score: Score, points: Sequence[Point]) -> list[float]:
     found = []
     for of in _merges(score, points):
         if len(of) > 2:
@@ -154,16 +159,24 @@ def _spearman(score: Score, points: Sequence[Point]) -> str | None:
                 found.append(spearman(score.of(of), -losses_of(of)))
             except Undefined:
                 continue
+    return found
+
+
+def _mean_order(found: Sequence[float]) -> str | None:
     return f"{np.mean(found):.2f} ({len(found)})" if found else None
 
 
-def _hits(score: Score, points: Sequence[Point]) -> str | None:
+def _hits(score: Score, points: Sequence[Point]) -> list[WorstHit]:
     found = []
     for of in _merges(score, points):
         try:
             found.append(worst_hit(score.of(of), losses_of(of)))
         except Undefined:
             continue
+    return found
+
+
+def _mean_hit(found: Sequence[WorstHit]) -> str | None:
     if not found:
         return None
     hit, chance = (np.mean([getattr(one, key) for one in found]) for key in ("hit", "chance"))

@@ -152,7 +152,10 @@ def test_claims_of_the_paper_are_counted(drawn: Evidence) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_drawn_beds(drawn: Evidence, tmp_path: Path) -> None:
+def test_the_page_of_drawn_beds(
+    drawn: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("card.ranks.RESAMPLES", 20)
     protocol = tmp_path / "PROTOCOL.md"
     protocol.write_text("# A title\n\nA line.\n")
     text = page("a command", protocol, drawn)
