@@ -19,7 +19,8 @@ from pools import Shape
 
 from pytest_mergegate.engine.cache import Cache
 from pytest_mergegate.gatefile import gate_from, load_gate
-from pytest_mergegate.pipeline import Options, run_gate
+from pytest_mergegate.options import Options
+from pytest_mergegate.pipeline import run_gate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

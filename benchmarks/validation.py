@@ -1,26 +1,25 @@
-"""Does the certificate tell what collapses? Train a bed, gate pools of it, write what was found.
+"""Writes docs/validation.md: what every score is worth, from the recorded merges that ship.
 
-    python benchmarks/validation.py [--bed DIR] [--groups 14] [--jobs 1]
+    python benchmarks/validation.py                        recompute the card; no model, a minute
+    python benchmarks/validation.py --ship DIR [DIR...]    first take over beds that were gated
+    python benchmarks/validation.py --train DIR            first train and gate the beds, for hours
 
-Trains the bed (`bed.py`) where DIR has none; gates every pair and some larger groups; writes
-`docs/validation.md`, and the points to DIR/points.csv and benchmarks/validation_points.csv. What
-DIR holds already is used again, gates included.
+A bed's folder is what `benchmarks/beds/` makes: experts, examples, and two reports of every pool.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}  # before torch is there
-
-from points import gate_all, groups_of, pairs_of, write_csv
-from validation_page import page
-
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS_SEED = 7
+COMMAND = "python benchmarks/validation.py"
+CARD = ROOT / "docs" / "validation.md"
+GUIDE = ROOT / "docs" / "choosing-a-budget.md"
+BEDS = ROOT / "benchmarks" / "beds"
+PROTOCOL = BEDS / "PROTOCOL.md"
 
 
 def main() -> None:
@@ -28,30 +27,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    folder = Path(tempfile.gettempdir()) / "mergegate-bed"
-    parser.add_argument("--bed", type=Path, default=folder, metavar="DIR")
-    parser.add_argument("--groups", type=int, default=14, help="of three to eight experts")
-    parser.add_argument("--jobs", type=int, default=1, help="experts trained at the same time")
+    parser.add_argument("--train", type=Path, metavar="DIR", help="where the beds are made")
+    parser.add_argument("--ship", type=Path, nargs="+", default=[], metavar="DIR")
     chosen = parser.parse_args()
+    made = _train(chosen.train) if chosen.train else []
+    if beds := [*made, *chosen.ship]:
+        from shipping import ship, ship_calibrations
 
-    import bed
+        for bed in beds:
+            print(ship(bed.resolve()))
+        ship_calibrations()
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path.relative_to(ROOT)}")
 
-    root = chosen.bed.resolve()
-    trained = bed.train(root, chosen.jobs)
-    names = list(bed.BED.experts)
-    groups = groups_of(names, chosen.groups, GROUPS_SEED)
-    points, seconds = gate_all(root, [*pairs_of(names), *groups])
-    run = {
-        "seconds": seconds,
-        "cores": os.cpu_count(),
-        "seed": GROUPS_SEED,
-        "sizes": [len(group) for group in groups],
-    }
-    for file in (root / "points.csv", ROOT / "benchmarks" / "validation_points.csv"):
-        write_csv(points, file)
-    text = page("python benchmarks/validation.py", trained, bed.FAMILIES, points, run)
-    (ROOT / "docs" / "validation.md").write_text(text, encoding="utf-8")
-    print("written: docs/validation.md")
+
+def pages() -> dict[Path, str]:
+    """The card, and the page that quotes it."""
+    from card.beds import evidence
+    from card.guide import with_evidence
+    from card.page import page
+
+    found = evidence()
+    guide = with_evidence(GUIDE.read_text(encoding="utf-8"), found)
+    return {CARD: page(COMMAND, PROTOCOL, found), GUIDE: guide}
+
+
+def _train(folder: Path) -> list[Path]:
+    """Train and gate every bed; what is there already is kept."""
+    sys.path.insert(0, str(BEDS.parent))
+    from beds.train import BEDS as NAMES
+
+    made = [folder.resolve() / name for name in NAMES]
+    for bed in made:
+        for command in (["train.py", bed.name, "--out"], ["gate.py", "--bed"]):
+            script, *options = command
+            subprocess.run([sys.executable, BEDS / script, *options, bed], check=True)
+    return made
 
 
 if __name__ == "__main__":

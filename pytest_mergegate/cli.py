@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.commands import cache, calibrate, check, github, init, plan, report, schema
+from pytest_mergegate.commands import (
+    cache,
+    calibrate,
+    check,
+    github,
+    init,
+    plan,
+    report,
+    schema,
+    study,
+)
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.parser import Parser
 from pytest_mergegate.errors import GateError
@@ -16,7 +26,7 @@ from pytest_mergegate.errors import GateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (check, init, plan, calibrate, report, github, cache, schema)
+_COMMANDS = (check, init, plan, calibrate, study, report, github, cache, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

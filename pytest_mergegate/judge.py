@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Status = Literal["pass", "inconclusive", "fail"]
 _RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
+_ALIKE = 0.02
+"""Worst experts that differ by no larger a share of what they use up are no reason to choose."""
+
 PER_METHOD = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
 """Budgets that a method of merging is judged by."""
 
@@ -92,7 +95,7 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
         if spec.merge.select == "all":
             verdicts += [verdict for group in by_method.values() for verdict in group]
         else:
-            method = min(by_method, key=lambda label: _order(by_method[label]))
+            method = _best(by_method)
             verdicts += by_method[method]
     return Judgement(
         verdicts=tuple(verdicts), status=worst([v.status for v in verdicts]), method=method
@@ -122,20 +125,33 @@ def worst(statuses: Sequence[Status]) -> Status:
     return max(statuses, key=_RANK.__getitem__, default="inconclusive")
 
 
-def _order(verdicts: Sequence[Verdict]) -> tuple[int, float, int, float]:
-    """Sorts methods: by status, then by how much of its limit the worst expert uses up, then,
-    where that ties (two total losses), by how many are over it and by the mean."""
-    used = [
-        math.inf
-        if v.value.number is None or math.isnan(v.limit)
-        else v.value.number / v.limit
-        if v.limit
-        else v.value.number
-        for v in verdicts
-    ]
-    over = sum(v.status != "pass" for v in verdicts)
-    mean = sum(used) / len(used) if used else math.inf
-    return _RANK[worst([v.status for v in verdicts])], max(used, default=math.inf), over, mean
+def _best(by_method: Mapping[str | None, Sequence[Verdict]]) -> str | None:
+    """The method whose worst verdict is best: by status, then by how much of its limit the worst
+    expert uses up, then, where that is nearly alike (two total losses), by how many are over it and
+    by the mean."""
+    rank = {label: _RANK[worst([v.status for v in group])] for label, group in by_method.items()}
+    best = [label for label in by_method if rank[label] == min(rank.values())]
+    used = {label: [_used(verdict) for verdict in by_method[label]] for label in best}
+    most = {label: max(used[label], default=math.inf) for label in best}
+    least = min(most.values())
+    near = [label for label in best if most[label] <= least + _ALIKE * abs(least)]
+    return min(near, key=lambda label: (_over(by_method[label]), _mean(used[label])))
+
+
+def _used(verdict: Verdict) -> float:
+    """How much of its limit a value uses up."""
+    number, limit = verdict.value.number, verdict.limit
+    if number is None or math.isnan(limit):
+        return math.inf
+    return number / limit if limit else number
+
+
+def _over(verdicts: Sequence[Verdict]) -> int:
+    return sum(verdict.status != "pass" for verdict in verdicts)
+
+
+def _mean(used: Sequence[float]) -> float:
+    return sum(used) / len(used) if used else math.inf
 
 
 def _verdict(

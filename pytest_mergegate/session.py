@@ -15,7 +15,8 @@ from pytest_mergegate.baseline.rewriting import update_baseline
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.marked import gate_of
-from pytest_mergegate.pipeline import Options, error_report, run_gate
+from pytest_mergegate.options import Options
+from pytest_mergegate.pipeline import error_report, run_gate
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.registry.appending import keep_losses
 from pytest_mergegate.report.collected import Collected

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -64,11 +65,17 @@ class Model:
     def expected(self, method: str, expert: str, risks: npt.ArrayLike) -> Floats:
         """The losses at some scores; the riskier, the less."""
         shift = self.effects.methods.of(method).mean + self.effects.experts.of(expert).mean
-        at = np.unique(np.concatenate([self.link.at, self.scale.at]))
+        at, link, scale = self._knots
         # where the scale falls, an effect fades, and must not turn the curve
-        values = np.minimum.accumulate(self.link(at) + shift * self.scale(at))
+        values = np.minimum.accumulate(link + shift * scale)
         found: Floats = np.interp(np.asarray(risks, dtype=np.float64), at, values)
         return np.maximum(found, TOTAL_LOSS)
+
+    @cached_property
+    def _knots(self) -> tuple[Floats, Floats, Floats]:
+        """Where either curve bends, and both there."""
+        at: Floats = np.unique(np.concatenate([self.link.at, self.scale.at]))
+        return at, self.link(at), self.scale(at)
 
     def spread(self, method: str, expert: str, risks: npt.ArrayLike) -> Floats:
         """How far losses may lie from it: more for a method or an expert that was never seen."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.commands.parser import Commands
-    from pytest_mergegate.pipeline import Options
+    from pytest_mergegate.options import Options
     from pytest_mergegate.report.collected import Collected
     from pytest_mergegate.report.types import Report
 
@@ -87,7 +87,7 @@ def add_to(commands: Commands) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Run the gates; returns the exit code. Raises pytest.UsageError."""
     from pytest_mergegate.baseline.reading import read_baseline
-    from pytest_mergegate.pipeline import Options
+    from pytest_mergegate.options import Options
     from pytest_mergegate.report.collected import Collected
 
     caps = {

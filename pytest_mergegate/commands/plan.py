@@ -78,7 +78,7 @@ def add_to(commands: Commands) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Make the plan; returns the exit code. Raises pytest.UsageError, GateError."""
     from pytest_mergegate.gatefile import load_gate
-    from pytest_mergegate.pipeline import Options
+    from pytest_mergegate.options import Options
     from pytest_mergegate.report.progress import progress_bar
 
     _check_options(chosen)

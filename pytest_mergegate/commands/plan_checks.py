@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.pipeline import Options
+    from pytest_mergegate.options import Options
     from pytest_mergegate.planning.outlook import GroupOutlook
     from pytest_mergegate.report.types import MergedExpertRecord, Report
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .resampling import RESAMPLES, cluster_interval
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     import numpy.typing as npt
-
-RESAMPLES, SEED = 2000, 0
 
 
 def auroc(
@@ -26,16 +26,17 @@ def auroc(
 
 
 def auroc_interval(
-    scores: npt.ArrayLike, collapsed: npt.ArrayLike, pools: Sequence[str]
+    scores: npt.ArrayLike,
+    collapsed: npt.ArrayLike,
+    *clusters: Sequence[Hashable],
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-    """95 % bootstrap interval over pools: the points of one pool come and go together."""
-    _, pool = np.unique(np.asarray(pools), return_inverse=True)
-    count = int(pool.max()) + 1
-    drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    """95 % bootstrap interval: the points of one cluster, a pool, come and go together.
+
+    By several clusterings, each is drawn by itself (``resampling.cluster_interval``).
+    """
     place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
-    found = [_auroc(place, bad, times[pool]) for times in drawn]
-    low, high = np.nanquantile(found, (0.025, 0.975))
-    return float(low), float(high)
+    return cluster_interval(lambda times: _auroc(place, bad, times), *clusters, resamples=resamples)
 
 
 def _places(scores: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -59,19 +60,34 @@ def auprc(
     rate, the share of points that collapsed. NaN where nothing collapsed.
     """
     place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
-    times = np.ones(len(bad)) if weights is None else np.asarray(weights, dtype=np.float64)
-    lost, every = (np.bincount(place, weights=times * kind)[::-1] for kind in (bad, bad | True))
-    raised, caught = np.cumsum(every), np.cumsum(lost)
-    if not caught.size or caught[-1] == 0:
-        return float("nan")
-    there = raised > 0
-    return float((caught[there] / raised[there]) @ lost[there] / caught[-1])
+    return _auprc(place, bad, np.ones(len(bad)) if weights is None else np.asarray(weights))
+
+
+def auprc_interval(
+    scores: npt.ArrayLike,
+    collapsed: npt.ArrayLike,
+    *clusters: Sequence[Hashable],
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """The same for the average precision."""
+    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    return cluster_interval(lambda times: _auprc(place, bad, times), *clusters, resamples=resamples)
 
 
 def rates(raised: npt.ArrayLike, collapsed: npt.ArrayLike) -> tuple[float, float]:
     """Recall, and the share of kept points that raised an alarm; NaN where there are none."""
     alarm, bad = np.asarray(raised, dtype=bool), np.asarray(collapsed, dtype=bool)
     return _share(alarm[bad]), _share(alarm[~bad])
+
+
+def _auprc(place: npt.NDArray[np.intp], bad: npt.NDArray[np.bool_], weights: Any) -> float:
+    lost = np.bincount(place, weights=weights * bad)[::-1]
+    every = np.bincount(place, weights=weights)[::-1]
+    raised, caught = np.cumsum(every), np.cumsum(lost)
+    if not caught.size or caught[-1] == 0:
+        return float("nan")
+    there = raised > 0
+    return float((caught[there] / raised[there]) @ lost[there] / caught[-1])
 
 
 def _share(which: npt.NDArray[np.bool_]) -> float:

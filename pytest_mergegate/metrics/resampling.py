@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 RESAMPLES, PERMUTATIONS, SEED = 2000, 9999, 0
+_BLOCK = 1 << 21
+"""Numbers of relabelled pairs in memory at one time."""
 
 
 def cluster_interval(
@@ -61,7 +63,7 @@ class Mantel:
     r: float
     """Pearson correlation over the pairs"""
     p: float
-    """Two-sided: the share of relabellings with a correlation at least as far from zero"""
+    """Two-sided: the share of relabellings whose correlation is at least as far from zero"""
     pairs: int
     """Pairs that both matrices know"""
 
@@ -77,7 +79,8 @@ def mantel(
 
     The pairs of a matrix are not independent: each thing is in many of them. So the things of the
     second matrix are relabelled, and with them all pairs. NaN marks a pair that is not known; each
-    relabelling is judged on the pairs that are known in both matrices after it.
+    relabelling is judged on the pairs that are known in both matrices after it, and correlations
+    over fewer pairs weigh less (Student's t of each is compared).
 
     Raises:
         ValueError: Not two square matrices of one size over three or more things, fewer than three
@@ -89,21 +92,30 @@ def mantel(
     permutations = _checks.count("permutations", permutations, least=1)
     i, j = np.triu_indices(len(a), 1)
     x, generator = a[i, j], np.random.default_rng(seed)
-    order = generator.permuted(np.tile(np.arange(len(a)), (permutations, 1)), axis=1)
-    observed = _correlations(x, b[i, j][None])[0]
+    (observed,), (pairs,) = _correlations(x, b[i, j][None])
     if np.isnan(observed):
         raise ValueError("three known pairs that differ are needed in both matrices")
-    drawn = _correlations(x, b[order[:, i], order[:, j]])
-    known = drawn[~np.isnan(drawn)]
-    beyond = int((np.abs(known) >= abs(observed) - 1e-12).sum())
-    pairs = int((~np.isnan(x) & ~np.isnan(b[i, j])).sum())
-    return Mantel(r=float(observed), p=(beyond + 1) / (len(known) + 1), pairs=pairs)
+    limit, beyond, judged = _student(abs(observed), pairs) - 1e-9, 0, 0
+    block = max(1, _BLOCK // len(x))
+    for start in range(0, permutations, block):
+        rows = min(block, permutations - start)
+        order = generator.permuted(np.tile(np.arange(len(a)), (rows, 1)), axis=1)
+        drawn, counts = _correlations(x, b[order[:, i], order[:, j]])
+        known = ~np.isnan(drawn)
+        beyond += int((_student(np.abs(drawn[known]), counts[known]) >= limit).sum())
+        judged += int(known.sum())
+    return Mantel(r=float(observed), p=(beyond + 1) / (judged + 1), pairs=int(pairs))
+
+
+def _student(r: Any, pairs: Any) -> Any:
+    """Student's t of a correlation over so many pairs."""
+    return r * np.sqrt((pairs - 2) / np.maximum(1 - r**2, 1e-12))
 
 
 def _correlations(
     x: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Pearson's of ``x`` with every row of ``ys``, where both are known."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """Pearson's of ``x`` with every row of ``ys``, where both are known, and over how many."""
     known = ~np.isnan(x) & ~np.isnan(ys)
     count = np.maximum(known.sum(axis=1, keepdims=True), 1)
     dx, dy = (np.where(known, each, 0.0) for each in (np.broadcast_to(x, ys.shape), ys))
@@ -111,7 +123,8 @@ def _correlations(
     dy = np.where(known, dy - dy.sum(axis=1, keepdims=True) / count, 0.0)
     sizes = np.sqrt((dx**2).sum(axis=1) * (dy**2).sum(axis=1))
     enough = (known.sum(axis=1) >= 3) & (sizes > 1e-12)
-    return np.where(enough, (dx * dy).sum(axis=1) / np.where(enough, sizes, 1.0), np.nan)
+    found = np.where(enough, (dx * dy).sum(axis=1) / np.where(enough, sizes, 1.0), np.nan)
+    return found, known.sum(axis=1)
 
 
 def _places(cluster: Sequence[Hashable]) -> npt.NDArray[np.intp]:

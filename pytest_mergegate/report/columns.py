@@ -143,8 +143,25 @@ def _merged(report: Report, merge: MergeRecord, *, detailed: bool) -> Iterator[C
             if certificate and found.loss is not None:
                 certified[found.expert] = number_beside(0.0 - found.loss, limit, 1)
         yield Column(title="certified loss", unit="%, at most", limit=told, cells=certified)
+        yield from _predicted(report, merge.method, told, limit)
     scores = {n: _score(e) for n, e in rows.items()}
     yield Column(title="score", unit="alone → merged", cells=scores)
+
+
+def _predicted(report: Report, method: str, told: str, limit: float) -> Iterator[Column]:
+    """The losses that were judged, where past merges foretold them."""
+    judged = {
+        verdict.expert: verdict.value
+        for verdict in report.verdicts
+        if (verdict.budget, verdict.basis, verdict.method) == ("max_loss", "predicted", method)
+    }
+    if not judged:
+        return
+    cells = dict.fromkeys(report.expert_names, NONE)
+    for expert, value in judged.items():
+        if expert is not None and value is not None:
+            cells[expert] = number_beside(value, limit, 1)
+    yield Column(title="predicted loss", unit="%", limit=told, cells=cells)
 
 
 def _disagreement(expert: MergedExpertRecord | None, limit: float | None) -> str:

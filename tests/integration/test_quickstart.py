@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.pipeline import Options, run_gate
+from pytest_mergegate.options import Options
+from pytest_mergegate.pipeline import run_gate
 from pytest_mergegate.report.terminal import failure_text
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ import pytest
 from pools import write_adapter
 from reports import same
 
-from pytest_mergegate import pipeline
 from pytest_mergegate.engine import ray_cluster, ray_executor
 from pytest_mergegate.engine.ray_worker import Entry, Task, Worker
 from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.pipeline import Options, run_gate
+from pytest_mergegate.options import Options
+from pytest_mergegate.pipeline import run_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,7 +279,7 @@ def test_without_ray(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_report_says_what_ran(local: dict[str, Any]) -> None:
     assert local["settings"]["executor"] == "local"
-    assert pipeline.Options().executor == "local"
+    assert Options().executor == "local"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "nowhere.invalid:6379"])

@@ -1,100 +1,176 @@
-"""The benchmark that validates the certificate, on four of the quickstart's experts."""
+"""The validation card: its parts on drawn beds, what ships of a real one, and the card itself."""
 
 from __future__ import annotations
 
-import csv
+import gzip
+import json
+import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+from unit.study.making import drawn_bed
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 sys.path.append(str(ROOT / "benchmarks"))
 
-from points import COLLAPSE, Point, gate_all, groups_of, is_worse, pairs_of, write_csv  # noqa: E402
-from scores import SCORES, collapsed, ranking  # noqa: E402
-from validation_page import page  # noqa: E402
+import shipping  # noqa: E402
+import validation  # noqa: E402
+from beds.gating import gate  # noqa: E402
+from card.alarms import MISS_RATE, default_alarms, is_broken, left_out  # noqa: E402
+from card.baselines import baselines  # noqa: E402
+from card.beds import Evidence, evidence  # noqa: E402
+from card.losses import Predictions, beds_out, experts_out, pools_out, summary  # noqa: E402
+from card.page import page  # noqa: E402
+from card.replication import Replication  # noqa: E402
+from card.targets import targets  # noqa: E402
 
-from pytest_mergegate.metrics.ranking import auroc, auroc_interval, rates  # noqa: E402
+from pytest_mergegate.beds import bed_names, load_bed, load_beds  # noqa: E402
+from pytest_mergegate.calibration.stored import from_plain  # noqa: E402
+from pytest_mergegate.registry.lines import RegistryLine, line_id  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXPERTS = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
-
-
-def naive_auroc(scores: Any, bad: Any, weights: Any) -> float:
-    """Pair by pair."""
-    won = total = 0.0
-    for score, lost, weight in zip(scores, bad, weights, strict=True):
-        for other, other_lost, other_weight in zip(scores, bad, weights, strict=True):
-            if lost and not other_lost:
-                total += weight * other_weight
-                won += weight * other_weight * ((score > other) + (score == other) / 2)
-    return won / total
-
-
-@pytest.mark.parametrize("values", [3, 10, 10**9], ids=["many ties", "some ties", "no ties"])
-def test_auroc_is_the_naive_one(seed: int, values: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, values, 60) / 7
-    bad = np.r_[True, False, rng.random(58) < 0.3]
-    weights = np.r_[1, 1, rng.integers(0, 4, 58)]
-    ones = np.ones(60)
-    assert auroc(scores, bad) == pytest.approx(naive_auroc(scores, bad, ones))
-    assert auroc(scores, bad, weights) == pytest.approx(naive_auroc(scores, bad, weights))
-    repeated = auroc(np.repeat(scores, weights), np.repeat(bad, weights))
-    assert auroc(scores, bad, weights) == pytest.approx(repeated)
-    won = mannwhitneyu(scores[bad], scores[~bad]).statistic
-    assert auroc(scores, bad) == pytest.approx(won / (bad.sum() * (~bad).sum()))
-
-
-def test_auroc_at_its_ends() -> None:
-    assert auroc([1, 2, 3], [False, False, True]) == 1
-    assert auroc([3, 2, 1], [False, False, True]) == 0
-    assert auroc([1, 1, 1], [False, False, True]) == 0.5
-    assert auroc([float("inf"), 1], [True, False]) == 1
-    assert np.isnan(auroc([1, 2], [True, True]))
-
-
-def test_interval_resamples_pools_whole(seed: int) -> None:
-    """Every point a hundred times over says no more than once, if its copies share its pool."""
-    rng = np.random.default_rng(seed)
-    bad = np.r_[True, False, rng.random(38) < 0.5]
-    scores, pools = rng.normal(size=40) + bad, [f"pool {k % 20}" for k in range(40)]
-    once = auroc_interval(scores, bad, pools)
-    often = auroc_interval(np.tile(scores, 100), np.tile(bad, 100), pools * 100)
-    assert often == pytest.approx(once)
-    assert once[0] < auroc(scores, bad) < once[1]
-
-
-def test_a_loss_at_the_limit_is_no_collapse() -> None:
-    lost = (0.7 / 1.0 - 1) * 100
-    assert lost < COLLAPSE  # in floating point
-    assert not is_worse(lost, COLLAPSE)
-    assert is_worse(-31.0, COLLAPSE)
-
-
-def test_rates() -> None:
-    assert rates([True, True, False, True], [True, True, True, False]) == (2 / 3, 1)
-    assert np.isnan(rates([True], [True])[1])
-
-
-def test_groups_are_seeded_and_all_different() -> None:
-    names = [f"e{k}" for k in range(13)]
-    groups = groups_of(names, 14, seed=7)
-    assert groups == groups_of(names, 14, seed=7) != groups_of(names, 14, seed=8)
-    assert len(set(groups)) == 14
-    assert {len(group) for group in groups} == set(range(3, 9))
-    assert len(pairs_of(names)) == 78
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+BEDS = [drawn_bed("one", letters="abcdefg", seed=1), drawn_bed("two", letters="abcdef", seed=2)]
 
 
 @pytest.fixture(scope="module")
-def gated(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
-    """Every pair, and all four; each task's examples halved."""
-    bed = tmp_path_factory.mktemp("bed")
+def drawn() -> Evidence:
+    return evidence(BEDS)
+
+
+@pytest.fixture(scope="module")
+def predictions(drawn: Evidence) -> Predictions:
+    return Predictions(drawn)
+
+
+def test_nothing_of_what_is_held_out_is_trained_on(drawn: Evidence) -> None:
+    every = sum(len(of) for of in drawn.observed.values())
+    for split in (pools_out, experts_out, beds_out):
+        held = 0
+        for train, test in split(drawn):
+            held += len(test)
+            assert train
+            assert not {one.merge for one in train} & {one.merge for one in test}
+            if split is pools_out:
+                assert not {one.pool for one in train} & {one.pool for one in test}
+            if split is experts_out:
+                (expert,) = {one.expert for one in test}
+                pools = [one.pool.split("|")[1:] for one in train if one.bed == test[0].bed]
+                assert not any(expert in pool for pool in pools)
+            if split is beds_out:
+                assert not {one.bed for one in train} & {one.bed for one in test}
+        assert held == every
+
+
+def test_intervals_cover_what_is_held_out(predictions: Predictions) -> None:
+    found = summary(predictions.of("pools", "disagreement"))
+    assert 0.8 <= found.coverage <= 1
+    assert found.error < found.constant / 3
+    both = [len(predictions.of("beds", "disagreement", bed)) for bed in ("one", "two")]
+    assert sum(both) == len(predictions.of("beds", "disagreement"))
+
+
+def test_thresholds_come_from_the_other_beds(drawn: Evidence) -> None:
+    found = left_out(drawn, "beds", "disagreement")
+    assert list(found) == ["one", "two"]
+    threshold, alarms = found["one"]
+    assert threshold is not None
+    bad = [p for p in drawn.beds["two"] if p.collapsed]
+    missed = np.mean([(p.expert.score("disagreement") or 0) < threshold for p in bad])
+    assert missed <= MISS_RATE
+    assert alarms.collapsed == sum(p.collapsed for p in drawn.beds["one"])
+    assert 0 < alarms.caught <= alarms.collapsed
+    for split in ("pools", "experts"):
+        every = left_out(drawn, split, "disagreement")
+        assert {bed: a.collapsed + a.kept for bed, (_, a) in every.items()} == {
+            bed: len(points) for bed, points in drawn.beds.items()
+        }
+        assert every["one"][1].missed < 3 * MISS_RATE
+
+
+def test_the_past_is_that_of_other_pools(drawn: Evidence) -> None:
+    point = drawn.every[0]
+    for past in baselines(drawn):
+        others = [
+            other.loss
+            for other in drawn.beds[point.bed]
+            if other.name == point.name
+            and other.pool != point.pool
+            and (other.method == point.method or not past.by_method)
+        ]
+        assert past.of([point])[0] == pytest.approx(-np.mean(others))
+
+
+def test_default_alarms_are_counts(drawn: Evidence) -> None:
+    parts = [default_alarms(points) for points in drawn.beds.values()]
+    assert parts[0] + parts[1] == default_alarms(drawn.every)
+    assert parts[0].missed < 0.2
+
+
+def test_the_bound_is_held_against_the_loss(drawn: Evidence) -> None:
+    point = drawn.every[0]
+    assert is_broken(point) is False
+    scores = point.expert.scores | {"disagreement_upper": 0.05}
+    expert = point.expert.model_copy(update={"scores": scores})
+    bound = type(point)(**{**vars(point), "expert": expert, "loss": -6.0})
+    assert is_broken(bound) is True
+    assert is_broken(type(point)(**{**vars(bound), "loss": -5.0})) is False
+
+
+def test_targets_are_judged_bed_by_bed(drawn: Evidence, predictions: Predictions) -> None:
+    found = {target.what: target for target in targets(drawn, predictions)}
+    assert found["Evidence"].met is False  # too few experts
+    surrogate = next(t for what, t in found.items() if "surrogate" in what)
+    assert surrogate.met is True
+    states = next(t for what, t in found.items() if "states" in what)
+    assert states.met is False  # drawn at random
+    assert "one 0." in states.measured
+    alone = evidence(BEDS[1:])
+    unmeasured = [t for t in targets(alone, Predictions(alone)) if t.met is None]
+    assert [t.what.rsplit(", ", 1)[1] for t in unmeasured] == ["beds left out"]
+
+
+def test_claims_of_the_paper_are_counted(drawn: Evidence) -> None:
+    claims = Replication(drawn).claims()
+    assert len(claims) == 5
+    task_decides = claims[0]
+    found = re.findall(r"(\w+): method p (\S+), task p (\S+?)(?:;|$)", task_decides[2])
+    assert [bed for bed, _, _ in found] == ["one", "two"]
+    # hardness belongs to the experts, and every method is the same
+    assert all(float(task) < 0.05 for _, _, task in found)
+    holds = sum(float(method) >= 0.05 for _, method, _ in found)
+    assert task_decides[3] == {2: "yes", 1: "on 1 of 2 beds", 0: "no"}[holds]
+    assert claims[3][1] == "4 of 4 groups have p < 0.05 and r < 0"
+
+
+@pytest.mark.slow
+def test_the_page_of_drawn_beds(
+    drawn: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("card.ranks.RESAMPLES", 20)
+    protocol = tmp_path / "PROTOCOL.md"
+    protocol.write_text("# A title\n\nA line.\n")
+    text = page("a command", protocol, drawn)
+    assert "Written by `a command`" in text
+    assert "> **A title**\n>\n>\n> A line." in text
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.endswith("|")
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bed of four of the quickstart's experts, two pools gated; each task's examples halved."""
+    bed = tmp_path_factory.mktemp("beds") / "tried"
+    bed.mkdir()
     shutil.copytree(QUICKSTART / "base", bed / "base")
     for part, chosen in (("data", slice(50)), ("fresh", slice(50, None))):
         (bed / part).mkdir()
@@ -103,52 +179,94 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
             (bed / part / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     for name in EXPERTS:
         shutil.copytree(QUICKSTART / "adapters" / name, bed / "adapters" / name)
-    methods = ("linear", {"method": "task_arithmetic", "weight": 1.0})
-    points, seconds = gate_all(bed, [*pairs_of(EXPERTS), EXPERTS], methods, lambda line: None)
-    assert seconds > 0
-    return points
-
-
-@pytest.mark.slow
-def test_disagreement_separates_what_collapsed(gated: list[Point]) -> None:
-    points = gated
-    assert len(points) == (6 * 2 + 4) * 2
-    bad = collapsed(points)
-    assert 3 <= bad.sum() <= len(points) - 3
-    for score in SCORES[:3]:
-        found = ranking(score, points)
-        assert found is not None
-        low, high = found.interval
-        assert found.auroc >= 0.95
-        assert low <= found.auroc <= high
-    assert all(point.loss >= point.certified for point in points)
-
-
-@pytest.mark.slow
-def test_points_hold_what_the_reports_say(gated: list[Point]) -> None:
-    shout = next(p for p in gated if p.size == 4 and p.expert == "reverse_shout")
-    assert shout.method == "linear"
-    assert shout.fresh_loss == shout.loss == -100
-    assert shout.certified == -100
-    assert shout.mds is not None
-    assert all(p.mds is None for p in gated if p.size == 2)
-    assert all(0 < p.distance < 2 and abs(p.cosine) < 1 for p in gated)
-    assert all(p.states is not None and p.states_kl is not None for p in gated)
-
-
-@pytest.mark.slow
-def test_page_and_file_hold_every_point(gated: list[Point], tmp_path: Path) -> None:
-    write_csv(gated, tmp_path / "points.csv")
-    with (tmp_path / "points.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(gated)
-    losses = [is_worse(float(row["fresh_loss"]), COLLAPSE) for row in rows]
-    assert losses == list(collapsed(gated))
     experts = {name: {"seed": k, "score": 1.0, "base": 0.0} for k, name in enumerate(EXPERTS)}
-    bed = {"experts": experts, "base": {"seed": 0}, "recipe": {"words_seed": 1}, "seconds": 1}
-    run = {"seconds": 1, "cores": 1, "seed": 7, "sizes": [4]}
-    text = page("a command", bed, {"all": EXPERTS}, gated, run)
-    assert "Written by `a command`" in text
-    assert "32 points" in text
-    assert all(f"`{name}`" in text for name in EXPERTS)
-    assert "nan" not in text
+    notes = {"experts": experts, "families": {"all": EXPERTS}, "seconds": 1}
+    (bed / "bed.json").write_text(json.dumps(notes))
+    methods = ("linear", {"method": "task_arithmetic", "weight": 1.0})
+    for group in (EXPERTS, EXPERTS[2:]):
+        gate(bed, group, methods)
+    refused = {"a+b": {"size": 2, "seconds": 1.5, "error": "MG001 why"}}
+    (bed / "gating.json").write_text(json.dumps(refused))
+    return bed
+
+
+@pytest.mark.slow
+def test_what_ships_has_the_scores_of_one_gate_and_the_losses_of_the_other(
+    gated: Path, tmp_path: Path
+) -> None:
+    said = shipping.ship(gated, tmp_path)
+    assert said.startswith("tried: 4 merges")
+    assert "not gated: a+b" in said
+    packed = (tmp_path / "tried.registry.jsonl.gz").read_bytes()
+    lines = _lines(packed)
+    about = json.loads((tmp_path / "tried.json").read_text())
+    assert about["pools"] == {"2": 1, "4": 1}
+    assert about["architecture"] == "LlamaForCausalLM"
+    assert about["experts"]["first_last"]["family"] == "all"
+    assert about["gating_seconds"] == 2
+    assert about["small_certificate"]["points"] == 12
+    pool = "+".join(EXPERTS)
+    reports = [
+        json.loads(gzip.decompress((gated / "reports" / f"{pool}.{part}.json.gz").read_bytes()))
+        for part in ("data", "fresh")
+    ]
+    line = next(line for line in lines if len(line.experts) == 4 and line.method == "linear")
+    scored, fresh = (
+        {one["name"]: one for one in report["merges"][0]["experts"]} for report in reports
+    )
+    for expert in line.experts:
+        assert expert.loss == pytest.approx(fresh[expert.name]["loss"], rel=1e-5)
+        assert expert.scores["disagreement"] == scored[expert.name]["disagreement"]
+        assert expert.scores["surrogate"] is not None
+    assert shipping.ship(gated, tmp_path) == said
+    assert (tmp_path / "tried.registry.jsonl.gz").read_bytes() == packed
+
+
+def _lines(packed: bytes) -> Sequence[RegistryLine]:
+    text = gzip.decompress(packed).decode()
+    for line in text.splitlines():
+        assert json.loads(line)["id"] == line_id(json.loads(line))
+    return [RegistryLine.model_validate_json(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("name", bed_names())
+def test_what_ships_is_a_registry(name: str) -> None:
+    bed = load_bed(name)
+    assert len(bed.lines) == bed.about["merges"]
+    assert len({line.id for line in bed.lines}) == len(bed.lines)
+    assert {one.name for line in bed.lines for one in line.experts} <= set(bed.about["experts"])
+    file = ROOT / "pytest_mergegate" / "beds" / f"{name}.registry.jsonl.gz"
+    assert len(_lines(file.read_bytes())) == len(bed.lines)
+
+
+def test_what_ships_is_small() -> None:
+    files = (ROOT / "pytest_mergegate" / "beds").glob("*.gz")
+    assert 0 < sum(file.stat().st_size for file in files) < 1_500_000
+
+
+@pytest.mark.slow
+def test_what_gates_foretell_by_is_of_the_beds_that_ship() -> None:
+    kept = json.loads((ROOT / "pytest_mergegate" / "beds" / "calibrations.json").read_text())
+    made = shipping.calibrations(load_beds())
+    assert list(kept) == list(made)
+    for score, calibration in made.items():
+        for key in ("merges", "observations", "groups", "source", "confidence"):
+            assert kept[score][key] == calibration[key], key
+        again = from_plain(kept[score])
+        expected = from_plain(calibration)
+        for value in (0.0, 0.1, 0.3, 0.5, 1.0):
+            one, other = (each.predict("linear", "?", value) for each in (again, expected))
+            told = [[each.loss, each.low, each.high] for each in (one, other)]
+            assert told[0] == pytest.approx(told[1], abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_card_is_what_the_shipped_merges_give() -> None:
+    """Word for word, and number for number up to what another machine rounds otherwise."""
+    again = "run: python benchmarks/validation.py"
+    for path, made in validation.pages().items():
+        kept = path.read_text("utf-8")
+        assert NUMBER.sub("#", kept) == NUMBER.sub("#", made), again
+        pairs = list(zip(NUMBER.findall(kept), NUMBER.findall(made), strict=True))
+        far = [(a, b) for a, b in pairs if abs(float(a) - float(b)) > 0.011 * max(1, abs(float(a)))]
+        assert not far, again

@@ -381,3 +381,12 @@ def test_digits_show_the_difference(value: float, limit: float, texts: tuple[str
 
 def test_number_text_has_no_minus_zero() -> None:
     assert number_text(-0.0) == "0"
+
+
+def test_two_total_losses_are_told_apart_by_the_others(gate: Gate) -> None:
+    """Foretold ones differ a little between methods, which says nothing."""
+    merges = (merged("ruins", 0.999, 0.998, 0.997), merged("spares", 1.0, 0.1, 0.1))
+    judgement = judge(
+        budgeted(gate, max_disagreement=0.3), Results(pool=pool(), merges=merges), "merge"
+    )
+    assert judgement.method == "spares"

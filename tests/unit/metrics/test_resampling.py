@@ -96,6 +96,16 @@ def test_mantel_with_pairs_that_are_not_known(seed: int) -> None:
     assert found.pairs == int((~np.isnan(b[np.triu_indices(9, 1)])).sum())
 
 
+def test_mantel_keeps_its_level_where_pairs_are_missing() -> None:
+    rng, rejected = np.random.default_rng(0), 0
+    for _ in range(200):
+        a, b = (np.abs(np.subtract.outer(x, x)) for x in rng.normal(size=(2, 9)))
+        holes = np.triu(rng.random((9, 9)) < 0.4)
+        a[holes | holes.T] = b[holes | holes.T] = np.nan  # neither is known of what was not merged
+        rejected += mantel(a, b, permutations=199).p <= 0.05
+    assert 1 <= rejected <= 20
+
+
 def test_mantel_refuses_what_has_no_answer() -> None:
     for a, b in ((np.eye(2), np.eye(2)), (np.eye(3), np.eye(4)), (np.ones((4, 4)), np.eye(4))):
         with pytest.raises(ValueError, match="needed"):

@@ -1,0 +1,1 @@
+"""Beds: folders of really trained experts, and the gates on pools of them."""

@@ -1,0 +1,51 @@
+"""How to run a gate; what the gate file does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.engine.cache import DEFAULT_LIMIT
+from pytest_mergegate.pool.fingerprints import cache_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_mergegate.baseline.reading import Baseline
+    from pytest_mergegate.spec import Stage
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and how much of it is done, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run a gate; what the gate file does not say."""
+
+    stage: Stage | None = None
+    """The deepest stage that may run; None for as deep as the budgets ask."""
+    caps: Mapping[str, float] = field(default_factory=dict)
+    """Limits that tighten every gate's budget."""
+    device: str = "auto"
+    executor: str = "local"
+    """``local``, ``ray`` or ``ray:ADDRESS``."""
+    cache: Path | None = field(default_factory=cache_folder)
+    """Where results are kept between runs; None for nowhere."""
+    cache_size: int = DEFAULT_LIMIT
+    """Bytes beyond which the least recently used are evicted."""
+    baseline: Baseline | None = None
+    """A committed report to compare with."""
+    registry: Path | None = None
+    """The team's recorded merges, to predict losses from; there need be no such file."""
+    progress: Progress | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the report keeps of them."""
+        return {
+            "stage": self.stage,
+            "caps": dict(self.caps),
+            "device": self.device,
+            "executor": self.executor,
+        }
