@@ -187,7 +187,7 @@ class Bench:
         group = tuple(map(self.names.index, names))
         risk = self._risk.by_expert(group, np.array([scales[name] for name in names]))
         order = [name for _, name in sorted(zip(-risk, names, strict=True))]
-        with closing(self._runs.of(scales, order)) as running:
+        with closing(self._runs.of(scales, order, hasty=not whole)) as running:
             for name, differences in running:
                 found.append(self._holding.of(name, differences))
                 if found[-1].status == "fail" and not whole:

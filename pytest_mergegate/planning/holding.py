@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,15 @@ class Differences:
     """The expert's own score per input; None where it is not known."""
     labelled: int = 0
     """How many examples with targets there are in all."""
+
+    def __add__(self, more: Differences) -> Differences:
+        known = self.scores is not None and more.scores is not None
+        return Differences(
+            differs=self.differs + more.differs,
+            cut=self.cut + more.cut,
+            scores=np.concatenate([self.scores, more.scores]) if known else None,
+            labelled=self.labelled,
+        )
 
     def first(self, count: int) -> Differences:
         """Those of the first inputs."""
@@ -83,6 +92,13 @@ class Holding:
             status=status,
             why=why,
         )
+
+    def is_lost(self, name: str, found: Differences, rest: Differences) -> bool:
+        """Whether an expert is over a limit even if it keeps all of the ``rest`` of its inputs, as
+        if each of them were worth most."""
+        count = len(rest.differs)
+        kept = replace(rest, differs=(False,) * count, cut=(False,) * count, scores=np.ones(count))
+        return self.of(name, found + kept).status == "fail"
 
     def _disagreement(self, found: Differences) -> Value:
         n, level = len(found.differs), self._spec.certificate.level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.engine.workspace import own_processor
@@ -34,17 +35,18 @@ class Runs:
     def __init__(self, workspace: Workspace, holding: Holding) -> None:
         self._workspace = workspace
         self._references = References(workspace)
-        self._known: dict[str, tuple[Reference, Differences]] = {}
+        self._known: dict[str, tuple[tuple[Reference, Differences], ...]] = {}
         self._holding = holding
         self.done = 0
         """Models that were put together and run."""
 
     def of(
-        self, scales: Mapping[str, float], order: Sequence[str]
+        self, scales: Mapping[str, float], order: Sequence[str], *, hasty: bool = False
     ) -> Generator[tuple[str, Differences], None, None]:
         """The experts in ``order``, one by one, under the model with these λ_j.
 
-        The model is put together when the first of them is asked for that is not known.
+        The model is put together when the first of them is asked for that is not known; ``hasty``
+        looks at no more inputs of an expert once it is over a limit whatever the rest would be.
         """
         models = self._workspace.models
         described = [(models[name], float(scale)) for name, scale in scales.items()]
@@ -54,6 +56,7 @@ class Runs:
             label,
             lambda: self._workspace.engine.mixed(label, scales),
             order,
+            hasty=hasty,
         )
 
     def merged(
@@ -88,21 +91,29 @@ class Runs:
         label: str,
         load: Callable[[], AbstractContextManager[None]],
         order: Sequence[str],
+        *,
+        hasty: bool = False,
     ) -> Generator[tuple[str, Differences], None, None]:
         with ExitStack() as loaded:
+
+            def run(name: str, reference: Reference) -> list[int]:
+                engine = self._workspace.engine
+                if engine.model.loaded != label:
+                    loaded.enter_context(load())
+                    self.done += 1
+                return [int(differs) for differs in answers_differ(engine, name, reference)]
+
             for name in order:
-                reference, own = self._own(name)
-
-                def run(name: str = name, reference: Reference = reference) -> list[int]:
-                    engine = self._workspace.engine
-                    if engine.model.loaded != label:
-                        loaded.enter_context(load())
-                        self.done += 1
-                    return [int(differs) for differs in answers_differ(engine, name, reference)]
-
-                key = self._key(described, name, reference)
-                found = self._workspace.cache.json(key, run)
-                yield name, replace(own, differs=tuple(map(bool, found)))
+                found: Differences | None = None
+                for reference, own in self._own(name):
+                    if hasty and found is not None and self._holding.is_lost(name, found, own):
+                        break
+                    key = self._key(described, name, reference)
+                    plain = self._workspace.cache.json(key, partial(run, name, reference))
+                    piece = replace(own, differs=tuple(map(bool, plain)))
+                    found = piece if found is None else found + piece
+                assert found is not None
+                yield name, found
 
     def _key(self, described: Mapping[str, Any], name: str, reference: Reference) -> dict[str, Any]:
         workspace = self._workspace
@@ -117,22 +128,29 @@ class Runs:
             **described,
         )
 
-    def _own(self, name: str) -> tuple[Reference, Differences]:
-        """The expert by itself: its answers, and their scores as far as they follow from those."""
+    def _own(self, name: str) -> tuple[tuple[Reference, Differences], ...]:
+        """The expert by itself, on the certificate's inputs, then on those that only a loss asks
+        for: its answers, and their scores as far as they follow from those."""
         if name not in self._known:
             pool, examples = self._workspace.pool, self._workspace.pool.examples[name]
             labelled = len(examples) if pool.labelled(name) else 0
             count = self._holding.inputs(labelled, _MOST_SCORED)
-            order = self._workspace.draws[name].order[:count]
-            reference = self._references.of(name, order)
-            own = Differences(
-                differs=(False,) * len(order),
-                cut=reference.cut,
-                scores=self._scores(name, reference) if labelled else None,
-                labelled=labelled,
-            )
-            self._known[name] = reference, own
+            first = self._workspace.spec.certificate.per_task
+            order = self._workspace.draws[name].order
+            pieces = [inputs for inputs in (order[:first], order[first:count]) if inputs]
+            self._known[name] = tuple(self._piece(name, inputs, labelled) for inputs in pieces)
         return self._known[name]
+
+    def _piece(
+        self, name: str, inputs: tuple[int, ...], labelled: int
+    ) -> tuple[Reference, Differences]:
+        reference = self._references.of(name, inputs)
+        return reference, Differences(
+            differs=(False,) * len(inputs),
+            cut=reference.cut,
+            scores=self._scores(name, reference) if labelled else None,
+            labelled=labelled,
+        )
 
     def _scores(self, name: str, reference: Reference) -> NDArray[np.float64] | None:
         metric = self._workspace.spec.experts[name].metric

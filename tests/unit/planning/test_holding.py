@@ -93,6 +93,31 @@ class TestLoss:
         assert outlook({"max_loss": 201 * high}, even, judge="bound").status == "pass"
 
 
+@pytest.mark.parametrize("judge", ["point", "bound"])
+@pytest.mark.parametrize("scored", [True, False])
+def test_who_is_lost_early_is_lost_in_the_end(judge: str, scored: bool) -> None:
+    rng = np.random.default_rng(0)
+    held = holding({"max_disagreement": 0.4, "max_loss": 20}, judge=judge)
+    lost = 0
+    for _ in range(300):
+        share, count = rng.uniform(0, 0.6), 200
+        differs = tuple(map(bool, rng.random(count) < share))
+        scores = rng.integers(0, 2, count).astype(np.float64) if scored else None
+        parts = [
+            Differences(
+                differs=differs[at],
+                cut=(False,) * len(differs[at]),
+                scores=None if scores is None else scores[at],
+                labelled=count,
+            )
+            for at in (slice(64), slice(64, None))
+        ]
+        early = held.is_lost("a", *parts)
+        lost += early
+        assert not early or held.of("a", parts[0] + parts[1]).status == "fail"
+    assert 20 < lost < 280
+
+
 def test_the_worse_of_two_budgets_counts() -> None:
     budget = {"max_disagreement": 0.9, "max_loss": 1}
     found = outlook(budget, differing(9, 100, labelled=100))
