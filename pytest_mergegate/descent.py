@@ -54,13 +54,14 @@ class Descent:
             _ = self._planned  # a typo fails at once
         if reach >= STAGES.index("conflict"):
             self.results.pool.base.start_hashing()
-            self._conflict()
+            self.find_conflicts()
         if reach >= STAGES.index("hidden"):
-            workspace = self._workspace()
+            workspace = self.workspace()
             if reach >= STAGES.index("merge") and not workspace.facts.has_head:
                 workspace.engine.require_head()  # before anything is computed in vain
             compared = self._compares(depth) and workspace.facts.has_head
-            self._hidden(workspace, self.gate.spec.certificate.per_task if compared else 0)
+            ahead = self.gate.spec.certificate.per_task if compared else 0
+            self.find_states(workspace, ahead, self._methods)
             self._forecasts_and_merges(workspace, depth)
 
     @cached_property
@@ -69,7 +70,8 @@ class Descent:
 
         return TaskVectors(self.results.pool)
 
-    def _workspace(self) -> Workspace:
+    def workspace(self) -> Workspace:
+        """What models are run with; none is loaded before it is needed."""
         from pytest_mergegate.engine.workspace import Workspace
 
         workspace = Workspace(
@@ -102,7 +104,8 @@ class Descent:
         with RayExecutor(self.gate, address or None) as executor:
             yield executor
 
-    def _conflict(self) -> None:
+    def find_conflicts(self) -> None:
+        """The second stage."""
         from pytest_mergegate.stages.kept_conflicts import find_conflicts
 
         with self.clock.timed("conflict"):
@@ -126,7 +129,15 @@ class Descent:
         asked = PER_METHOD & set(spec.effective_budget.limits)
         return depth in {"merge", "eval"} or spec.merge.surrogate == "always" or bool(asked)
 
-    def _hidden(self, workspace: Workspace, ahead: int) -> None:
+    def find_states(
+        self,
+        workspace: Workspace,
+        ahead: int,
+        methods: Callable[[Bounds], tuple[Method, ...]],
+    ) -> None:
+        """The third stage; as long as it is open on which side of its limit an MDS is, with more
+        probes. ``ahead`` inputs of each expert are read while it is in place, for the next stage;
+        ``methods`` are those to forecast."""
         from pytest_mergegate.stages.hidden import run_hidden
 
         limit = self.gate.spec.effective_budget.limits.get("max_mds")
@@ -136,7 +147,7 @@ class Descent:
                     workspace,
                     executor,
                     self.gate.spec,
-                    self._methods,
+                    methods,
                     lambda f: self._tell("hidden states", f),
                     ahead=ahead,
                 )
