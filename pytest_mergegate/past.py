@@ -61,7 +61,7 @@ class Past:
             "confidence": CONFIDENCE,
             "lines": sorted(line.id for line in self.registry.lines),
         }
-        plain = self._cache.json(key, self._fitted)
+        plain = self._cache.json(key, self._fitted, counted=False)
         return {score: from_plain(found) for score, found in plain.items()}
 
     @cached_property

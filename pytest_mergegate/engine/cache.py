@@ -112,9 +112,10 @@ class Cache:
             return
         self._make_room(len(file))
 
-    def json(self, key: Key, compute: Callable[[], Any]) -> Any:
-        """Plain data under ``key``, computed and kept where it is not there."""
-        found = self.find(key)
+    def json(self, key: Key, compute: Callable[[], Any], *, counted: bool = True) -> Any:
+        """Plain data under ``key``, computed and kept where it is not there; not ``counted`` as a
+        hit or a miss where no model is behind it."""
+        found = self.find(key) if counted else self.peek(key)
         if found is not None:
             return unpack_json(found)
         data = compute()
