@@ -137,6 +137,6 @@ def _counts(disagreements: int, n: int) -> tuple[int, int]:
 def _upper(successes: int, n: int, tail: float) -> float:
     if successes == n:
         return 1.0
-    from scipy.stats import beta  # not before it is needed: the first stage does without scipy
+    from scipy.special import betainccinv  # not before it is needed: the first stage does without
 
-    return float(beta.isf(tail, successes + 1, n - successes))
+    return float(betainccinv(successes + 1, n - successes, tail))

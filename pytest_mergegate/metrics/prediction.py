@@ -54,11 +54,11 @@ def paper_loss_model(mds: float, *, confidence: float = 0.90) -> PredictedLoss:
     mds = _checks.finite("mds", mds)
     if mds < 1:
         raise ValueError(f"mds must be at least 1, got {mds}")
-    from scipy.stats import t as student  # not before it is needed: the first stage does without
+    from scipy.special import stdtrit  # not before it is needed: the first stage does without
 
     loss = INTERCEPT + SLOPE * mds
     leverage = 1 / ROWS + (mds - MEAN_MDS) ** 2 / SUM_OF_SQUARES_MDS
-    quantile = float(student.ppf((1 + confidence) / 2, ROWS - 2))
+    quantile = float(stdtrit(ROWS - 2, (1 + confidence) / 2))
     half = quantile * RESIDUAL_SD * math.sqrt(1 + leverage)
     low, point, high = (max(TOTAL_LOSS, value) for value in (loss - half, loss, loss + half))
     return PredictedLoss(loss=point, low=low, high=high)
