@@ -194,7 +194,8 @@ def _predicted(limit: float, expert: str, method: str | None, results: Results) 
     """The best prediction by past merges; None where there is none.
 
     It decides where its whole interval is on one side of the limit, but those that came with this
-    package have seen other models than the team's: on their word alone nothing passes.
+    package have seen other models than the team's, and a score on fewer inputs than those recorded
+    says less than they do: on the word of either nothing passes.
     """
     prediction = next(
         (
@@ -209,11 +210,11 @@ def _predicted(limit: float, expert: str, method: str | None, results: Results) 
     value = _positive(prediction.loss)
     assert value.interval is not None
     low, high = value.interval
-    passes = high <= limit and prediction.source == "registry"
+    passes = high <= limit and prediction.enough
     return Found(
         value=value,
         basis="predicted",
-        detail=prediction.detail,
+        detail=prediction.detail + ("" if passes or high > limit else f", {prediction.short}"),
         undecided=not (passes or low > limit),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,14 @@ class Past:
         file = resources.files("pytest_mergegate.beds") / "calibrations.json"
         plain = json.loads(file.read_text("utf-8"))
         return {score: from_plain(found) for score, found in plain.items()}
+
+    @cached_property
+    def inputs(self) -> int:
+        """On how many inputs of each expert the registry's scores are, at most."""
+        lines = self.registry.lines if self.registry is not None else ()
+        asked = [line.settings.get("certificate", {}).get("per_task") for line in lines]
+        known = [count for count in asked if isinstance(count, int)]
+        return max(known, default=0) if len(known) == len(asked) else sys.maxsize
 
     def findings(self) -> Iterator[Finding]:
         """A warning of lines that were not used as they stand."""

@@ -42,6 +42,9 @@ class Prediction:
     """What it was read from."""
     merges: int = 0
     """Recorded merges that it rests on."""
+    enough: bool = False
+    """Whether a verdict may pass on it: by the team's own merges, and by a score on as many inputs
+    as theirs. One on fewer says less than their losses show."""
 
     @property
     def judges(self) -> bool:
@@ -55,13 +58,24 @@ class Prediction:
         whose = "recorded merges" if self.source == "registry" else "merges of the shipped beds"
         return f"predicted from {_READ[self.score or 'disagreement']} by {self.merges} {whose}"
 
+    @property
+    def short(self) -> str:
+        """Why nothing passes on it, where its interval would."""
+        if self.source == "beds":
+            return "which are not this team's models, so that nothing passes on them"
+        return "whose scores are on more inputs than were compared here"
+
 
 def predict(
-    results: Results, registry: Mapping[str, Calibration], beds: Mapping[str, Calibration]
+    results: Results,
+    registry: Mapping[str, Calibration],
+    beds: Mapping[str, Calibration],
+    inputs: int,
 ) -> tuple[Prediction, ...]:
     """Every source's word on every expert under every method, the best source first.
 
-    ``registry`` and ``beds`` are calibrations by score.
+    ``registry`` and ``beds`` are calibrations by score, the registry's of scores on so many
+    ``inputs``.
     """
     sources: tuple[tuple[Source, Mapping[str, Calibration]], ...]
     sources = ("registry", registry), ("beds", beds)
@@ -71,7 +85,7 @@ def predict(
             found += _certificate(results, method, expert.name)
             scores = dict(_scores(results, method, expert.name))
             for source, calibrations in sources:
-                found += _calibrated(expert, method, scores, calibrations, source)
+                found += _calibrated(expert, method, scores, calibrations, source, inputs)
             found += _paper(results, method, expert.name)
     return tuple(found)
 
@@ -100,39 +114,45 @@ def _certificate(results: Results, method: str, expert: str) -> Iterator[Predict
     )
 
 
-def _scores(results: Results, method: str, expert: str) -> Iterator[tuple[str, float]]:
+@dataclass(frozen=True, kw_only=True)
+class _Score:
+    """A share of an expert's own inputs that is answered otherwise, and of how many."""
+
+    value: float
+    inputs: int
+
+
+def _scores(results: Results, method: str, expert: str) -> Iterator[tuple[str, _Score]]:
     merge, surrogate = results.merge(method), results.surrogate(method)
-    states = next(
-        (
-            forecast.disagreement
-            for forecast in (results.hidden.forecasts if results.hidden is not None else ())
-            if (forecast.method, forecast.expert, forecast.kind) == (method, expert, "states")
-        ),
-        None,
-    )
-    known = {
-        "disagreement": merge.expert(expert).disagreement if merge else None,
-        "surrogate": surrogate.expert(expert).disagreement if surrogate else None,
-        "states": states,
+    compared = {
+        "disagreement": merge.expert(expert) if merge else None,
+        "surrogate": surrogate.expert(expert) if surrogate else None,
     }
-    for score, value in known.items():
-        if value is not None and value.number is not None:
-            yield score, value.number
+    for score, found in compared.items():
+        if found is not None and found.disagreement.number is not None:
+            # an answer that was cut may still go on to differ, as the certificate has it
+            rate = min(1.0, found.disagreement.number + found.cut / found.inputs)
+            yield score, _Score(value=rate, inputs=found.inputs)
+    for forecast in results.hidden.forecasts if results.hidden is not None else ():
+        mixed = (forecast.method, forecast.expert, forecast.kind) == (method, expert, "states")
+        if mixed and forecast.disagreement.number is not None:
+            yield "states", _Score(value=forecast.disagreement.number, inputs=forecast.inputs)
 
 
 def _calibrated(
     expert: Expert,
     method: str,
-    scores: Mapping[str, float],
+    scores: Mapping[str, _Score],
     calibrations: Mapping[str, Calibration],
     source: Source,
+    inputs: int,
 ) -> Iterator[Prediction]:
     """By the best score that there is a calibration for; none where there is no such."""
     score = next((name for name in _SCORES if name in scores and name in calibrations), None)
     if score is None:
         return
     calibration = calibrations[score]
-    told = calibration.predict(method, expert.fingerprint, scores[score])
+    told = calibration.predict(method, expert.fingerprint, scores[score].value)
     yield Prediction(
         expert=expert.name,
         method=method,
@@ -141,6 +161,7 @@ def _calibrated(
         confidence=calibration.confidence,
         score=score,
         merges=told.merges,
+        enough=source == "registry" and scores[score].inputs >= inputs,
     )
 
 

@@ -23,7 +23,7 @@ def exact_partitions(distances: FloatArray) -> list[tuple[float, Groups]]:
     group = np.zeros((experts + 1, full + 1), dtype=np.int64)
     best[0, 0] = 0.0
     for subset in range(1, full + 1):
-        parts = _parts(subset)
+        parts = parts_of(subset)
         worst = np.maximum(radii[parts], best[:-1, subset ^ parts])
         choice = worst.argmin(axis=1)
         best[1:, subset] = worst[np.arange(experts), choice]
@@ -33,7 +33,7 @@ def exact_partitions(distances: FloatArray) -> list[tuple[float, Groups]]:
     ]
 
 
-def _parts(subset: int) -> NDArray[np.int64]:
+def parts_of(subset: int) -> NDArray[np.int64]:
     """Return the subsets of ``subset`` that hold its first member, as bit masks."""
     first = subset & -subset
     parts = np.array([first], dtype=np.int64)

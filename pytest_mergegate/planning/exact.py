@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.metrics.exact_partitions import parts_of
 from pytest_mergegate.planning.trials import mask_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Subsets:
         self._count = count
         self._trials = trials
         self._masks = np.arange(1 << count)
-        self._parts = [np.array([0]), *(_parts(subset) for subset in range(1, 1 << count))]
+        self._parts = [np.array([0]), *(parts_of(subset) for subset in range(1, 1 << count))]
         risks = np.array([trials.risk(int(mask)) for mask in self._masks])
         worst = float(risks.max())
         # so small that all of them together are less than one group
@@ -73,15 +74,3 @@ class Subsets:
             groups.append(int(chosen[rest]))
             rest ^= groups[-1]
         return groups
-
-
-def _parts(subset: int) -> NDArray[np.int64]:
-    """The subsets of ``subset`` that hold its first member."""
-    first = subset & -subset
-    parts = np.array([first], dtype=np.int64)
-    rest = subset ^ first
-    while rest:
-        bit = rest & -rest
-        parts = np.concatenate([parts, parts | bit])
-        rest ^= bit
-    return parts

@@ -25,9 +25,12 @@ pytestmark = pytest.mark.slow
 NAME = "mergegate.registry.jsonl"
 
 
-def write_registry(path: Path, *, merges: int, loss: Callable[[float], float], seed: int) -> Path:
+def write_registry(
+    path: Path, *, merges: int, loss: Callable[[float], float], seed: int, inputs: int = 5
+) -> Path:
     """Recorded merges whose loss is a function of the disagreement, and nearly exactly so."""
     rng = random.Random(seed)
+    asked = {"certificate": {"per_task": inputs}}
     lines = []
     for k in range(merges):
         rates = {name: min(rng.randrange(80), 64) / 64 for name in "xyz"}  # often the riskiest
@@ -36,7 +39,7 @@ def write_registry(path: Path, *, merges: int, loss: Callable[[float], float], s
             for n, r in rates.items()
         }
         losses = {n: loss(r) + rng.uniform(-0.01, 0.01) for n, r in rates.items()}
-        lines.append(made("xyz", scores=scores, losses=losses, settings={"seed": k}))
+        lines.append(made("xyz", scores=scores, losses=losses, settings={"seed": k} | asked))
     path.write_text("".join(line.to_json() + "\n" for line in lines), encoding="utf-8")
     return path
 
@@ -77,6 +80,28 @@ class TestLossWithoutLabels:
         ruinous = write_registry(tmp_path / "b", merges=60, loss=lambda _: -90.0, seed=seed)
         assert assess(gate, registry=ruinous).status == "fail"
 
+    def test_a_score_on_fewer_inputs_than_theirs_passes_nothing(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: -1.0, seed=seed, inputs=64)
+        report = assess(unlabelled(20.0), registry=past)
+        assert {v.status for v in report.verdicts} == {"inconclusive"}
+        assert all("on more inputs than were compared here" in v.message for v in report.verdicts)
+
+    def test_answers_that_were_cut_count_as_different(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        """What comes after the cut nobody compared."""
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda r: -90.0 * r, seed=seed)
+        report = assess(unlabelled(50.0, probes={"max_answer_tokens": 1}), registry=past)
+        found = report.merges[0].experts
+        assert any(expert.cut for expert in found)
+        for expert in found:
+            told = next(p for p in of(report, "registry") if p.expert == expert.name)
+            known = expert.disagreement + expert.cut / expert.inputs
+            assert told.loss == pytest.approx(-90.0 * min(1.0, known), abs=6)
+        assert report.status != "pass"
+
     def test_the_beds_pass_nothing(self, unlabelled: Callable[..., Path]) -> None:
         report = assess(unlabelled(99.9))
         beds = of(report, "beds")
@@ -99,7 +124,8 @@ class TestLossWithoutLabels:
         order = [p.source for p in report.predictions if p.expert == "a"]
         assert order == ["certificate", "registry", "beds", "paper"]
         for found in of(report, "registry"):
-            rate = next(e.disagreement for e in report.merges[0].experts if e.name == found.expert)
+            merged = next(e for e in report.merges[0].experts if e.name == found.expert)
+            rate = min(1.0, merged.disagreement + merged.cut / merged.inputs)
             assert found.loss == pytest.approx(-100 * rate, abs=5)
             assert found.interval is not None
             assert found.interval[0] <= found.loss <= found.interval[1]
