@@ -75,16 +75,20 @@ def _sampled(results: Results, judgement: Judgement) -> Iterator[Finding]:
 
 
 def _predicted(results: Results, judgement: Judgement) -> Iterator[Finding]:
-    """A pass that rests on a forecast, one finding for the gate."""
-    passed = [v for v in judgement.verdicts if v.basis == "predicted" and v.status == "pass"]
-    methods = {s.method: s.exact for s in results.surrogates}
+    """A pass under a method that was not merged, one finding for the gate."""
+    passed = {
+        v.method
+        for v in judgement.verdicts
+        if v.basis == "predicted" and v.status == "pass" and results.merge(v.method) is None
+    }
     if not passed:
         return
-    exact = all(methods[v.method] for v in passed if v.method)
+    sums = (results.surrogate(method) for method in passed)
+    exact = all(found is not None and found.exact for found in sums)
     yield Finding(
         code="MG305",
         severity="note" if exact else "warning",
-        message="the disagreement was predicted, not measured: no merge was made; "
+        message="what passed was predicted, not measured: no merge was made; "
         + (
             "the factored sum that was run is this method's merge"
             if exact

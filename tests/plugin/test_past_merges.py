@@ -80,6 +80,15 @@ class TestLossWithoutLabels:
         ruinous = write_registry(tmp_path / "b", merges=60, loss=lambda _: -90.0, seed=seed)
         assert assess(gate, registry=ruinous).status == "fail"
 
+    def test_a_merge_that_was_made_is_not_said_to_be_missing(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: -1.0, seed=seed)
+        ties = {"methods": [{"method": "ties", "density": 0.5}]}
+        report = assess(unlabelled(20.0, merge=ties), registry=past)
+        assert report.status == "pass"
+        assert "MG305" not in {finding.code for finding in report.findings}
+
     def test_a_score_on_fewer_inputs_than_theirs_passes_nothing(
         self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
     ) -> None:
