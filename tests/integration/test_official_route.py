@@ -15,13 +15,14 @@ import pytest
 import torch
 from engine_of import engine_of
 from mergekit import sparsify
+from peft import PeftModel
 from pools import Adapter, read_gate, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.gatefile import gate_from
-from pytest_mergegate.merging import mergekit_process, run_mergekit
+from pytest_mergegate.merging import in_place, mergekit_process, run_mergekit
 from pytest_mergegate.merging.merge import merge
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.merging.official import OfficialWeights, merge_officially, run_officially
@@ -111,28 +112,62 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mergekit_process.subprocess, "run", run)
 
 
+@pytest.fixture(scope="module")
+def merged_by_peft(engine: Engine) -> dict[str, dict[str, torch.Tensor]]:
+    """Every adapter's own parameters as PEFT adds them up for mergekit; empty for checkpoints."""
+    own = {}
+    for expert in engine.pool.experts:
+        if expert.is_adapter:
+            base = AutoModelForCausalLM.from_pretrained(engine.pool.base.path)
+            merged = PeftModel.from_pretrained(base, expert.path).merge_and_unload()
+            own[expert.name] = dict(merged.named_parameters())
+    return own
+
+
+@pytest.fixture
+def of_the_same(
+    merged_by_peft: dict[str, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place too, the experts are to the last bit what mergekit has of PEFT.
+
+    A method that trims is not continuous: where two entries at its threshold are as good as
+    equal, round-off says which of them is kept.
+    """
+    ours = in_place.experts_own
+
+    def own(method: Method, engine: Engine, parameter: str, base: torch.Tensor) -> Any:
+        found = ours(method, engine, parameter, base)
+        for name in found.keys() & merged_by_peft.keys():
+            peft = merged_by_peft[name][parameter].detach()
+            torch.testing.assert_close(found[name], peft, rtol=1e-6, atol=1e-7)
+            found[name] = peft
+        return found
+
+    monkeypatch.setattr(in_place, "experts_own", own)
+
+
 def check_same(method: Method, engine: Engine) -> None:
     official = run_officially(method, engine)
-    in_place = merge(replace(method, route="in_place"), engine).weights
-    assert set(in_place) <= set(official)
+    ours = merge(replace(method, route="in_place"), engine).weights
+    assert set(ours) <= set(official)
     for name in official:
-        expected = in_place.get(name, engine.model.base_weight(name))
+        expected = ours.get(name, engine.model.base_weight(name))
         torch.testing.assert_close(official[name], expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "of_the_same")
 @pytest.mark.parametrize("method", DETERMINISTIC, ids=str)
 def test_the_same_merge_as_in_place(engine: Engine, method: Any) -> None:
     check_same(plan(engine, method), engine)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "of_the_same")
 @pytest.mark.parametrize("method", OF_TWO, ids=str)
 def test_the_same_merge_of_two(pair: Engine, method: Any) -> None:
     check_same(plan(pair, method), pair)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "of_the_same")
 @pytest.mark.parametrize("method", ["linear", {"method": "ties", "density": 0.5}], ids=str)
 def test_weights_of_each_expert(engine: Engine, method: Any) -> None:
     check_same(plan(engine, method, {"a": 0.2, "b": 0.5, "c": 0.4}), engine)
@@ -145,7 +180,7 @@ def same_mask(tensor: torch.Tensor, density: float, rescale_norm: Any = None) ->
     return sparsify.rescaled_masked_tensor(tensor, mask, rescale_norm)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "of_the_same")
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
 def test_the_same_merge_given_the_same_mask(
     engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
