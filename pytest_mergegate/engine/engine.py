@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from pytest_mergegate.engine.devices import pick_device
 from pytest_mergegate.engine.families import load_model
 from pytest_mergegate.engine.headed import Head, HeadedModel
+from pytest_mergegate.engine.mixing import MixedWeights
 from pytest_mergegate.engine.placement import place
 from pytest_mergegate.engine.readings import loaded_as
 from pytest_mergegate.engine.task_vectors import TaskVectors
@@ -21,7 +21,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.changes import Factors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -29,24 +29,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import GateSpec, Positions
-
-
-class LazyWeights(Mapping[str, "Tensor"]):
-    """Parameters by name, each made when it is asked for."""
-
-    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
-        self._names, self._make = dict.fromkeys(names), make
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class Engine:
@@ -77,6 +59,9 @@ class Engine:
         self._max_tokens = spec.probes.max_answer_tokens
         self._answers = {} if answers is None else answers
         self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
+        self._states: dict[tuple[str, int, Positions], Tensor] = {}
+        """Of the weights that were in place after ``_seen`` changes of them."""
+        self._seen = 0
         self.kept: dict[str, Any] = {}
         """What one stage made at great cost and another will ask for again."""
 
@@ -110,19 +95,22 @@ class Engine:
         weights = self.mixed_weights(scales)
         # what is in place and is changed by no expert here has to make way for the base's own
         names = sorted({*weights, *self.model.swapped_names})
-        with self.model.swapped(label, LazyWeights(names, lambda p: self._mixed(p, scales))):
+        with self.model.swapped(label, self._mixed(names, scales)):
             yield
 
-    def expert_weights(self, name: str) -> Mapping[str, Tensor]:
+    def expert_weights(self, name: str) -> MixedWeights:
         """The parameters that expert ``name`` changes, with its task vector added."""
         return self.mixed_weights({name: 1.0})
 
-    def mixed_weights(self, scales: Mapping[str, float]) -> Mapping[str, Tensor]:
+    def mixed_weights(self, scales: Mapping[str, float]) -> MixedWeights:
         """θ_0 + Σ λ_j τ_j: the parameters that any expert in ``scales`` (its λ_j) changes.
 
         Each is put together when it is asked for, and not kept.
         """
-        return LazyWeights(self.vectors.parameters(*scales), lambda p: self._mixed(p, scales))
+        return self._mixed(self.vectors.parameters(*scales), scales)
+
+    def _mixed(self, names: Sequence[str], scales: Mapping[str, float]) -> MixedWeights:
+        return MixedWeights(names, self.model, self.vectors, scales)
 
     def mixed_head(self, scales: Mapping[str, float]) -> Head | None:
         """The head of θ_0 + Σ λ_j τ_j; None where the loaded one is the same."""
@@ -130,20 +118,9 @@ class Engine:
         touched = set(self.vectors.parameters(*scales)).intersection(names.values())
         if not touched and not self.model.swapped_names.intersection(names.values()):
             return None
-        parts = {part: self._mixed(name, scales) for part, name in names.items()}
+        mixed = self._mixed([*names.values()], scales)
+        parts = {part: mixed[name] for part, name in names.items()}
         return Head(weight=parts["weight"], bias=parts.get("bias"))
-
-    def _mixed(self, parameter: str, scales: Mapping[str, float]) -> Tensor:
-        """On the model's device, in float32: it is rounded once, where it takes its place."""
-        total = self.model.own_weight(parameter)
-        for name, scale in scales.items():
-            factors = self.vectors.factors(name, parameter)
-            if factors is not None:
-                left, right = (factor.to(total.device) for factor in factors)
-                total = torch.addmm(total, left, right, alpha=scale)
-            elif (delta := self.vectors.delta(name, parameter)) is not None:
-                total = total + scale * delta.to(total.device)
-        return total
 
     def require_head(self) -> HeadedModel:
         """The model, which must have a head to answer through. Raises PoolError."""
@@ -165,6 +142,24 @@ class Engine:
             return task.prompts[index], ()
         answer = self._answers[loaded_as(task.name), task.name, index]
         return task.prompts[index], tuple(answer[:-1])
+
+    def states(
+        self, asked: Sequence[tuple[Task, Sequence[int]]], positions: Positions
+    ) -> list[list[Tensor]]:
+        """States [T, d] of the loaded model on inputs of several tasks, each with its own answer
+        forced if need be; read together, and once as long as the same weights are in place."""
+        if self._seen != self.model.changes:
+            self._states.clear()
+            self._seen = self.model.changes
+        rows = {
+            (task.name, index, positions): self.row(task, index, positions)
+            for task, indices in asked
+            for index in indices
+            if (task.name, index, positions) not in self._states
+        }
+        found = self.model.states([*rows.values()], positions)
+        self._states.update(zip(rows, found, strict=True))
+        return [[self._states[task.name, k, positions] for k in indices] for task, indices in asked]
 
     def answers(self, task: Task, indices: Sequence[int]) -> list[list[int]]:
         """Greedy answers, in tokens, of the loaded model; each decoded once."""

@@ -122,8 +122,5 @@ def answer(
 
 def read_probes(engine: Engine, states: HiddenStates) -> list[StateArray]:
     """States of the loaded model where ``states`` were read, per probe [T, d]."""
-    rows = [
-        engine.row(engine.tasks[task], index, engine.positions)
-        for task, index in zip(states.tasks, states.inputs, strict=True)
-    ]
-    return [state.numpy() for state in engine.model.states(rows, engine.positions)]
+    asked = [(engine.tasks[block.task], block.inputs) for block in states.blocks]
+    return [s.numpy() for block in engine.states(asked, engine.positions) for s in block]

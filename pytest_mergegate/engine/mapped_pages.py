@@ -1,21 +1,28 @@
-"""Memory that files are mapped into: what is not needed now is given back, and read again later."""
+"""Memory for weights: what files are mapped into is given back and read again later; what stands in
+their place goes as a whole."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
 _MAPS = Path("/proc/self/maps")
 _DONT_NEED = 4
 """MADV_DONTNEED; of a file's pages nothing is lost by it."""
+_ALIGNED = 64
+"""Bytes; what vector units read at a time."""
 
 
 class MappedPages:
@@ -48,6 +55,24 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _MAPS.exists() else None
     if trim is not None:
         trim(0)
+
+
+def room_for(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the same shapes and dtypes, with anything in them, in one piece of memory.
+
+    It goes back to the system as a whole, and comes in large pages where the system has some.
+    """
+    starts = list(accumulate((_aligned(t.nbytes) for t in tensors.values()), initial=_ALIGNED))
+    whole = torch.from_numpy(np.empty(starts[-1], dtype=np.uint8))
+    shift = -whole.data_ptr() % _ALIGNED - _ALIGNED
+    return {
+        name: whole[start + shift :][: like.nbytes].view(like.dtype).view(like.shape)
+        for start, (name, like) in zip(starts, tensors.items(), strict=False)
+    }
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
 
 
 def _mapped(files: set[str]) -> list[tuple[int, int]]:

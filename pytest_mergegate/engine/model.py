@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from pytest_mergegate.engine.batches import batch_tokens, batches, pad
+from pytest_mergegate.engine.batches import batch_tokens, pad
+from pytest_mergegate.engine.lanes import Lanes
 from pytest_mergegate.engine.limits import positions_read
 from pytest_mergegate.engine.loading import load_module, load_tokenizer, parameter_names
-from pytest_mergegate.engine.mapped_pages import MappedPages, give_back_freed
+from pytest_mergegate.engine.mapped_pages import MappedPages, give_back_freed, room_for
+from pytest_mergegate.engine.mixing import LazyWeights
 from pytest_mergegate.engine.readings import expert_loaded
 from pytest_mergegate.engine.streaming import load_streamed
 from pytest_mergegate.errors import PoolError
@@ -27,10 +30,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.streaming import StreamedWeights
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.spec import Positions
-
-
-_TIDIED = 1 << 27
-"""Bytes of weights put in place, after which what they were put together from is given back."""
 
 
 class Model(ABC):
@@ -64,7 +63,10 @@ class Model(ABC):
         self.positions = positions_read(self.module)
         self._pages = MappedPages(base.path.glob("*.safetensors"))
         self.loaded = "base"
+        self.changes = 0
+        """How many times weights were put in place, or taken out again."""
         self._originals: Mapping[str, Tensor] = {}
+        self._lanes = Lanes(self)
         pad = self.tokenizer.pad_token_id
         self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
 
@@ -140,8 +142,10 @@ class Model(ABC):
         try:
             with self._in_place(weights):
                 self.loaded = name
+                self.changes += 1
                 yield
         finally:
+            self.changes += 1
             for key, value in saved.items():
                 self.parameters[key].data = value
             self.loaded, self._originals = before
@@ -150,15 +154,12 @@ class Model(ABC):
     @contextlib.contextmanager
     def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         if self._streamed is None:
-            placed = 0
-            for key, value in weights.items():
-                held = self.parameters[key]
-                before, held.data = held.data, value.to(held.device, held.dtype)
-                self._pages.give_back(before)
-                placed += held.nbytes
-                if placed >= _TIDIED:
-                    placed = 0
-                    give_back_freed()
+            if self.device.type == "cpu" and isinstance(weights, LazyWeights):
+                self._fill(weights)
+            else:
+                for key, value in weights.items():
+                    held = self.parameters[key]
+                    held.data = value.to(held.device, held.dtype)
             give_back_freed()
             yield
             return
@@ -167,6 +168,17 @@ class Model(ABC):
             yield
         finally:
             self._streamed.swapped.pop()
+
+    def _fill(self, weights: LazyWeights) -> None:
+        """Have ``weights`` put together where they are to stand, in one piece of memory."""
+        places = room_for({key: self.parameters[key] for key in weights})
+
+        def done(key: str) -> None:
+            held = self.parameters[key]
+            before, held.data = held.data, places[key]
+            self._pages.give_back(before)
+
+        weights.fill(places, done)
 
     @property
     def swapped_names(self) -> frozenset[str]:
@@ -179,10 +191,13 @@ class Model(ABC):
 
     def own_weight(self, parameter: str) -> Tensor:
         """The base's own parameter, whatever is loaded now, on its device in float32."""
+        return self.held_weight(parameter).to(torch.float32)
+
+    def held_weight(self, parameter: str) -> Tensor:
+        """The base's own parameter, whatever is loaded now, on its device as it is held."""
         if self._streamed is not None:
-            return self._streamed.original(parameter).to(torch.float32)
-        own = self._originals.get(parameter, self.parameters[parameter].data)
-        return own.to(torch.float32)
+            return self._streamed.original(parameter)
+        return self._originals.get(parameter, self.parameters[parameter].data)
 
     def loaded_weight(self, parameter: str) -> Tensor:
         """The parameter that is in place now, as it is held."""
@@ -190,7 +205,6 @@ class Model(ABC):
             return self._streamed.loaded(parameter)
         return self.parameters[parameter].data
 
-    @torch.inference_mode()
     def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
         """Last hidden states (after the final norm) at ``positions``.
 
@@ -198,15 +212,10 @@ class Model(ABC):
         positions of an answer. Raises PoolError where they are not finite: no comparison with
         NaN means anything.
         """
-        found: list[Tensor | None] = [None] * len(rows)
-        for batch in batches([len(p) + len(f) for p, f in rows], self._batch_tokens):
-            read = self._read([rows[i] for i in batch], positions)
-            for index, state in zip(batch, read, strict=True):
-                if positions == "mean":
-                    state = state.to(torch.float64).mean(dim=0, keepdim=True)
-                # a copy: a view would keep the whole batch alive
-                found[index] = state.to("cpu", torch.float32).clone()
-        states = [state for state in found if state is not None]
+        cut = self._lanes.cut([len(p) + len(f) for p, f in rows], self._batch_tokens)
+        read = self._lanes.read([[rows[index] for index in batch] for batch in cut], positions)
+        found = dict(zip((i for b in cut for i in b), (s for b in read for s in b), strict=True))
+        states = [found[index] for index in range(len(rows))]
         if not all(bool(torch.isfinite(state).all()) for state in states):
             raise PoolError(
                 f"the hidden states of {self.loaded} hold NaN or infinity",
@@ -216,6 +225,15 @@ class Model(ABC):
             )
         return states
 
+    @torch.inference_mode()
+    def batch_states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        """``states`` of one batch, whatever they are."""
+        states = self._read(rows, positions)
+        if positions == "mean":
+            states = [state.to(torch.float64).mean(dim=0, keepdim=True) for state in states]
+        # copies: views would keep the whole batch alive
+        return [state.to("cpu", torch.float32).clone() for state in states]
+
     @abstractmethod
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
         """The states of one batch at ``positions``, not yet pooled: [T, d] per row."""
@@ -223,6 +241,11 @@ class Model(ABC):
     @abstractmethod
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether the model reads a prompt and an answer of so many tokens."""
+
+    def twin(self) -> Self:
+        """The same model on the same weights, with modules of its own."""
+        shared = [*self.module.parameters(), self.tokenizer, self._pages, self._lanes]
+        return copy.deepcopy(self, {id(part): part for part in [*shared, self._originals]})
 
     @property
     def _batch_tokens(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -29,6 +30,7 @@ class TaskVectors:
         self._pool = pool
         self._base = pool.base.tensors
         self._experts: dict[str, Expert] = {expert.name: expert for expert in pool.experts}
+        self._computing = Lock()
 
     @cached_property
     def _computed(self) -> ComputedDeltas:
@@ -58,6 +60,10 @@ class TaskVectors:
         chosen = names or self.names
         return sorted({p for name in chosen for p in self._experts[name].changes})
 
+    def changing(self, parameter: str, names: Iterable[str]) -> list[str]:
+        """Those of the experts ``names`` that change ``parameter``."""
+        return [name for name in names if parameter in self._experts[name].changes]
+
     def factors(self, name: str, parameter: str) -> tuple[Tensor, Tensor] | None:
         """(L [rows, rank], R [rank, columns]) in float32 with τ = L @ R; None where the expert
         leaves ``parameter`` alone, or where its τ has no factors."""
@@ -74,8 +80,22 @@ class TaskVectors:
         if change is None:
             return None
         if isinstance(change, Computed):
-            return self._computed.delta(expert, parameter)
+            with self._computing:  # of a whole expert, the first time
+                return self._computed.delta(expert, parameter)
         return self._delta(change, expert.tensors)
+
+    def mix(self, parameter: str, scales: Mapping[str, float]) -> Tensor | None:
+        """Dense float32 Σ λ_j τ_j of one parameter; None where none of the experts changes it."""
+        total: Tensor | None = None
+        for name in self.changing(parameter, scales):
+            factors, scale = self.factors(name, parameter), scales[name]
+            if factors is not None and total is not None:
+                total.addmm_(*factors, alpha=scale)
+                continue
+            delta = factors[0] @ factors[1] if factors else self.delta(name, parameter)
+            assert delta is not None
+            total = scale * delta if total is None else total.add_(delta, alpha=scale)
+        return total
 
     def _delta(self, change: Change, tensors: StoredTensors) -> Tensor:
         match change:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_mergegate.errors import GateError
-from pytest_mergegate.merging.in_place import by_mergekit, experts_own, merge_stack
+from pytest_mergegate.merging.in_place import by_mergekit, experts_rows, merge_stack
 from pytest_mergegate.merging.method import is_sum, linear_scales
 from pytest_mergegate.merging.ties import is_ties
 
@@ -82,7 +82,10 @@ def _error(method: Method, check: _Check, parameter: str) -> float:
 def _checks(method: Method, engine: Engine, parameter: str) -> Iterator[_Check]:
     whole = engine.model.base_weight(parameter)
     base = _part(whole)
-    experts = {n: _part(own) for n, own in experts_own(method, engine, parameter, whole).items()}
+    experts = {
+        name: _part(rows.put(torch.empty_like(whole)))
+        for name, rows in experts_rows(method, engine, parameter).items()
+    }
     changed = max(experts.values(), key=lambda own: float((own - base).abs().sum()))
     size = changed - base
     copies = [f"copy {k}" for k in range(2 if method.name in _TAKES_TWO else 1)]

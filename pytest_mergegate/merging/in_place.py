@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
+from pytest_mergegate.engine.mixing import Rows
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.method import is_sum, linear_scales
-from pytest_mergegate.merging.ties import is_ties, ties
+from pytest_mergegate.merging.ties import is_ties, put_ties, ties
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -23,35 +24,43 @@ if TYPE_CHECKING:
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it
 
 
-def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
-    """The merged parameter in float32.
+def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor) -> None:
+    """Write the merged parameter to ``place``, on the CPU, rounded to its dtype.
 
-    Sums of task vectors are put together from the factors as they stand. Raises GateError where
-    mergekit refuses.
+    Sums of task vectors are put together from the factors as they stand; sums and ``ties`` may be
+    asked for several parameters at a time. Raises GateError where mergekit refuses.
     """
     if is_sum(method):
-        return engine.mixed_weights(linear_scales(method) or {})[parameter]
-    base = engine.model.base_weight(parameter)
-    return merge_stack(method, base, experts_own(method, engine, parameter, base), parameter)
+        engine.mixed_weights(linear_scales(method) or {}).put(parameter, place)
+    elif is_ties(method):
+        base = Rows(engine.model.held_weight(parameter).cpu())
+        put_ties(method, base, experts_rows(method, engine, parameter), place)
+    else:
+        own = engine.model.base_weight(parameter)
+        experts = {n: torch.empty_like(own) for n in _merged(method, engine)}
+        for name, rows in experts_rows(method, engine, parameter).items():
+            rows.put(experts[name])
+        place.copy_(by_mergekit(method, own, experts, parameter))
 
 
-def experts_own(method: Method, engine: Engine, parameter: str, base: Tensor) -> dict[str, Tensor]:
-    """The experts' own parameters in float32, on the CPU, in the order in which they are merged;
-    ``base`` is the base's."""
+def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
+    """The merged parameter, in float32 on the CPU. Raises GateError where mergekit refuses."""
+    place = torch.empty(engine.model.parameters[parameter].shape)
+    put_parameter(method, engine, parameter, place)
+    return place
+
+
+def experts_rows(method: Method, engine: Engine, parameter: str) -> dict[str, Rows]:
+    """The experts' own parameters, in the order in which they are merged."""
+    return {n: engine.expert_weights(n).rows(parameter) for n in _merged(method, engine)}
+
+
+def _merged(method: Method, engine: Engine) -> list[str]:
     # by name, so that what an expert is dealt at random does not hang on its place in the gate;
     # slerp alone tells its two ends apart by their place
     # a plan merges some of a pool's experts: those that the method has weights for
     of_it = [n for n in engine.vectors.names if n in method.weights or not method.weights]
-    names = of_it if method.name == "slerp" else sorted(of_it)
-    found = {}
-    for name in names:
-        factors, delta = engine.vectors.factors(name, parameter), None
-        if factors is not None:
-            found[name] = torch.addmm(base, *factors)
-            continue
-        delta = engine.vectors.delta(name, parameter)
-        found[name] = base if delta is None else base + delta
-    return found
+    return of_it if method.name == "slerp" else sorted(of_it)
 
 
 def merge_stack(

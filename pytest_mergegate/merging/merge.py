@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.engine.engine import LazyWeights
+from pytest_mergegate.engine.lanes import in_lanes
+from pytest_mergegate.engine.mixing import LazyWeights, PlacedWeights
 from pytest_mergegate.engine.spilled import SpilledWeights
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.fidelity import check_fidelity
-from pytest_mergegate.merging.in_place import merge_parameter
-from pytest_mergegate.merging.method import linear_scales
+from pytest_mergegate.merging.in_place import merge_parameter, put_parameter
+from pytest_mergegate.merging.method import is_sum, linear_scales
+from pytest_mergegate.merging.ties import is_ties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.merging.method import Method
 
 _SCALE_SAMPLE = 16
+_CHUNK = 1 << 18
+"""Numbers that are held in float64 at a time."""
 
 
 class Merged:
@@ -42,7 +47,7 @@ class Merged:
         self.fidelity: float | None = check_fidelity(method, engine)
         """The largest relative error of the identities that the method has to satisfy; None where
         mergekit alone made the merge, and it cannot be made again in place."""
-        self.weights: Mapping[str, Tensor] = LazyWeights(engine.vectors.parameters(), self._make)
+        self.weights: Mapping[str, Tensor] = self._lazy()
         """In the precision in which the model holds them. Raises GateError where mergekit refuses,
         or where a number is not finite."""
         if engine.model.is_streamed:
@@ -57,14 +62,25 @@ class Merged:
         whole = "".join(f"{name}:{self._digests[name]};" for name in sorted(self._digests))
         return hashlib.sha256(whole.encode()).hexdigest()
 
+    def _lazy(self) -> LazyWeights:
+        engine, method = self._engine, self._method
+        names = engine.vectors.parameters()
+        if engine.model.device.type == "cpu" and _is_ours(method):
+            return PlacedWeights(names, engine.model, self._put)
+        return LazyWeights(names, self._make)
+
     def _make(self, parameter: str) -> Tensor:
-        held = self._engine.model.parameters[parameter].dtype
-        merged = merge_parameter(self._method, self._engine, parameter).to(held)
+        held = self._engine.model.parameters[parameter]
+        place = torch.empty(held.shape, dtype=held.dtype)
+        self._put(parameter, place)
+        return place
+
+    def _put(self, parameter: str, place: Tensor) -> None:
+        put_parameter(self._method, self._engine, parameter, place)
         # the smallest and the largest are NaN where any number is, and quickly found
-        if merged.numel() and not all(map(torch.isfinite, torch.aminmax(merged))):
+        if place.numel() and not all(map(torch.isfinite, torch.aminmax(place))):
             raise GateError(f"{self._method.label} gives NaN or infinity in {parameter!r}")
-        self._note(parameter, merged)
-        return merged
+        self._note(parameter, place)
 
     def _note(self, parameter: str, merged: Tensor) -> None:
         numbers = merged.cpu().contiguous().view(torch.uint8).numpy()
@@ -99,16 +115,30 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     parameters = engine.vectors.parameters()
     # drawn, not every n-th: that would be the same module of every layer
     drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))
-    dot, square = 0.0, 0.0
-    for parameter in drawn:
-        base = engine.model.base_weight(parameter).double()
-        target = torch.zeros_like(base)
-        for name, weight in method.weights.items():
-            delta = engine.vectors.delta(name, parameter)
-            if delta is not None:
-                target += weight * delta.double()
-        merged = merge_parameter(method, engine, parameter).cpu().double()
-        dot += float(((merged - base) * target).sum())
-        square += float(target.square().sum())
+    alone = not _is_ours(method)
+    found = in_lanes(lambda p: _on_target(method, engine, p), drawn, alone=alone)
+    dot, square = (math.fsum(column) for column in zip(*found, strict=True)) if found else (0, 0)
     scale = dot / square if square > 0 else 0.0
     return {name: scale * weight for name, weight in method.weights.items()}
+
+
+def _is_ours(method: Method) -> bool:
+    """Whether parameters may be merged at the same time: mergekit draws from the one generator that
+    torch has."""
+    return is_sum(method) or is_ties(method)
+
+
+def _on_target(method: Method, engine: Engine, parameter: str) -> tuple[float, float]:
+    """⟨merged task vector, Σ w_j τ_j⟩ and ‖Σ w_j τ_j‖² of one parameter."""
+    target = engine.vectors.mix(parameter, method.weights)
+    if target is None:
+        return 0.0, 0.0
+    moved = merge_parameter(method, engine, parameter) - engine.model.base_weight(parameter)
+    return _product(moved, target), _product(target, target)
+
+
+def _product(left: Tensor, right: Tensor) -> float:
+    """⟨left, right⟩ in float64."""
+    one, other = left.reshape(-1), right.reshape(-1)
+    parts = (slice(start, start + _CHUNK) for start in range(0, len(one), _CHUNK))
+    return math.fsum(float(one[p].double() @ other[p].double()) for p in parts)

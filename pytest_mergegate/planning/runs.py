@@ -75,7 +75,7 @@ class Runs:
         label = f"group:{method.label}:{dict(method.weights)}"
 
         def load() -> AbstractContextManager[None]:
-            from pytest_mergegate.engine.engine import LazyWeights
+            from pytest_mergegate.engine.mixing import LazyWeights
             from pytest_mergegate.merging.in_place import merge_parameter
 
             engine = self._workspace.engine

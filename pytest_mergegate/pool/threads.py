@@ -26,10 +26,14 @@ def thread_count() -> int:
 
 
 @contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """``thread_count`` threads; where an exception leaves the block, Ctrl-C too, what has not begun
-    is dropped."""
-    with ThreadPoolExecutor(thread_count()) as threads:
+def workers(
+    count: int | None = None, initializer: Callable[[], None] | None = None
+) -> Iterator[ThreadPoolExecutor]:
+    """``count`` threads (default: ``thread_count``), each begun with ``initializer``.
+
+    Where an exception leaves the block, Ctrl-C too, what has not begun is dropped.
+    """
+    with ThreadPoolExecutor(count or thread_count(), initializer=initializer) as threads:
         try:
             yield threads
         except BaseException:

@@ -20,6 +20,7 @@ from pools import Adapter, read_gate, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess
+from pytest_mergegate.engine.mixing import Rows
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.gatefile import gate_from
 from pytest_mergegate.merging import in_place, mergekit_process, run_mergekit
@@ -133,17 +134,18 @@ def of_the_same(
     A method that trims is not continuous: where two entries at its threshold are as good as
     equal, round-off says which of them is kept.
     """
-    ours = in_place.experts_own
+    ours = in_place.experts_rows
 
-    def own(method: Method, engine: Engine, parameter: str, base: torch.Tensor) -> Any:
-        found = ours(method, engine, parameter, base)
+    def own(method: Method, engine: Engine, parameter: str) -> dict[str, Rows]:
+        found = ours(method, engine, parameter)
         for name in found.keys() & merged_by_peft.keys():
             peft = merged_by_peft[name][parameter].detach()
-            torch.testing.assert_close(found[name], peft, rtol=1e-6, atol=1e-7)
-            found[name] = peft
+            mine = found[name].put(torch.empty_like(peft))
+            torch.testing.assert_close(mine, peft, rtol=1e-6, atol=1e-7)
+            found[name] = Rows(peft)
         return found
 
-    monkeypatch.setattr(in_place, "experts_own", own)
+    monkeypatch.setattr(in_place, "experts_rows", own)
 
 
 def check_same(method: Method, engine: Engine) -> None:
