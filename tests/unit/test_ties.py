@@ -8,8 +8,10 @@ import pytest
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
+from pytest_mergegate.engine.mixing import Rows
+from pytest_mergegate.merging import ties as ties_module
 from pytest_mergegate.merging.method import Method
-from pytest_mergegate.merging.ties import is_ties, ties
+from pytest_mergegate.merging.ties import is_ties, put_ties, ties
 
 
 def method(weights: dict[str, float], **parameters: Any) -> Method:
@@ -72,6 +74,35 @@ def test_equal_numbers_are_trimmed_to_the_density(seed: int) -> None:
         assert int((merged != 0).sum()) == 0.3 * size
         merged = ties(method({"a": 1.0}, density=0.3), base, {"a": base + 0.25})
         assert int((merged != base).sum()) == 0.3 * size
+
+
+@pytest.mark.parametrize("of_the_sample", [0.0, 1e6, float("nan")])
+def test_a_sample_that_misleads(of_the_sample: float, seed: int) -> None:
+    """The numbers that are looked at first are unlike all others."""
+    size = 100_000
+    own = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    step = int(size * ties_module._GOLDEN) | 1
+    own[torch.arange(ties_module._SAMPLE) * step % size] = of_the_sample
+    base, planned = torch.zeros(size), method({"a": 1.0}, density=0.4)
+    merged = ties(planned, base, {"a": own})
+    expected = mergekit(planned, base, {"a": own})
+    if of_the_sample:
+        torch.testing.assert_close(merged, expected, equal_nan=True)
+    assert int((merged != 0).sum()) == 0.4 * size
+
+
+def test_experts_in_factors_are_those_made_whole(seed: int) -> None:
+    torch.manual_seed(seed)
+    base = (torch.randn(300, 170) * 0.02).bfloat16()
+    factors = {n: (torch.randn(300, 4) * 0.1, torch.randn(4, 170) * 0.1) for n in "abc"}
+    planned = method({"a": 0.5, "b": 1.0, "c": 0.3}, density=0.4)
+    made = {n: Rows(base, [(left, right, 0.8)]) for n, (left, right) in factors.items()}
+    place = torch.empty(base.shape)
+    put_ties(planned, Rows(base), made, place)
+    whole = {n: rows.put(torch.empty(base.shape)) for n, rows in made.items()}
+    expected = ties(planned, base.float(), whole)
+    # round-off may trim another one where two magnitudes are as good as equal
+    assert int((~torch.isclose(place, expected, rtol=1e-5, atol=1e-7)).sum()) <= 6
 
 
 def test_an_expert_that_changes_nothing_has_no_say(seed: int) -> None:
