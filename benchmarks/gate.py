@@ -139,7 +139,7 @@ def _least(root: Path) -> float:
     from pytest_mergegate.merging.in_place import merge_parameter
     from pytest_mergegate.merging.methods import plan_methods
     from pytest_mergegate.pool.pool import read_pool
-    from pytest_mergegate.stages.comparison import References
+    from pytest_mergegate.stages.references import References
 
     gate = gate_from(gate_of(TIES), root=root)
     pool, _ = read_pool(gate)

@@ -11,7 +11,8 @@ from pytest_mergegate.engine.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.planning.holding import Differences
 from pytest_mergegate.spec import BUILTIN_METRICS
-from pytest_mergegate.stages.comparison import References, answers_differ
+from pytest_mergegate.stages.comparison import answers_differ
+from pytest_mergegate.stages.references import References
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.workspace import Workspace
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.holding import Holding
-    from pytest_mergegate.stages.comparison import Reference
+    from pytest_mergegate.stages.references import Reference
 
 _MOST_SCORED = 256
 """Examples with targets on which a loss is forecast."""

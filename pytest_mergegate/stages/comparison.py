@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.blocks import blocks_of
-from pytest_mergegate.engine.executors import Job, LocalExecutor, look_up
-from pytest_mergegate.engine.hidden_states import answer
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
+from pytest_mergegate.stages.references import answers_at, own_states
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from pytest_mergegate.engine.agreement import Agreement
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.tasks import Task
     from pytest_mergegate.engine.workspace import Workspace
-    from pytest_mergegate.spec import GateSpec, Positions
+    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.stages.references import Reference, References
 
 
 _DECODED = 8
 """Answers of a merge that are looked at: decoding takes longer than comparing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """What one expert does on some of its own inputs: the yardstick for every merge."""
-
-    inputs: tuple[int, ...]
-    answers: tuple[list[int], ...]
-    outputs: tuple[str, ...]
-    states: tuple[Tensor, ...]
-    """At the answer positions, per input [T, d]."""
-    choice_scores: tuple[Tensor, ...] | None
-    cut: tuple[bool, ...]
-    """Per input, whether the expert's answer was cut at the limit on its length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,40 +51,6 @@ class MergedExpert:
     relative_distortion: Value
     """ρ_i = δ_i / rms‖h_i‖."""
     degenerate: Degeneracy | None
-
-
-class References:
-    """Every expert on its own inputs, run once however many merges are compared with it."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._known: dict[tuple[str, tuple[int, ...]], Reference] = {}
-
-    def read(self, inputs: int) -> None:
-        """Have the first ``inputs`` of every task at hand; answers kept by other runs serve."""
-        for name, draw in self._workspace.draws.items():
-            self.of(name, draw.order[:inputs])
-
-    def of(self, name: str, inputs: tuple[int, ...]) -> Reference:
-        """What expert ``name`` makes of ``inputs`` of its own, whatever is loaded now."""
-        if (name, inputs) not in self._known:
-            self._known[name, inputs] = self._read(name, inputs)
-        return self._known[name, inputs]
-
-    def _read(self, name: str, inputs: tuple[int, ...]) -> Reference:
-        workspace = self._workspace
-        blocks = blocks_of(name, inputs)
-        kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
-        engine = workspace.engine
-        with contextlib.nullcontext() if len(kept) == len(blocks) else engine.expert(name):
-            answered = answer(workspace, LocalExecutor(), blocks, lambda _: None)
-            states: list[Tensor] | None = None
-            if workspace.facts.answering:  # kept like those of the probes, which are among them
-                job = Job(kind="states", model=name, blocks=tuple(answered))
-                found = LocalExecutor().run(workspace, [job], lambda _: None)
-                states = [_tensor(s) for block in answered for s in found[name, block]]
-            answers = [list(own) for block in answered for own in block.answers or ()]
-            return _reference(engine, engine.tasks[name], inputs, answers, states)
 
 
 def compare_loaded(
@@ -130,54 +79,12 @@ def _read_together(
     """Read all that is compared in any case at once: the more rows, the sooner each is read."""
     for task in tasks:
         references.of(task.name, task.order[:count])  # says which answers are forced
-    engine.states([(task, task.order[:count]) for task in tasks], _answers_at(engine))
+    engine.states([(task, task.order[:count]) for task in tasks], answers_at(engine))
 
 
 def answers_differ(engine: Engine, name: str, reference: Reference) -> tuple[bool, ...]:
     """Per input of ``reference``, whether the loaded model answers otherwise than the expert."""
     return _compare_inputs(engine, engine.tasks[name], reference).differs
-
-
-def _reference(
-    engine: Engine,
-    task: Task,
-    inputs: tuple[int, ...],
-    answers: list[list[int]],
-    states: list[Tensor] | None,
-) -> Reference:
-    """What expert ``task.name`` makes of ``inputs``; ``states`` where they are known."""
-    model, choosing = engine.require_head(), task.choices is not None
-    with engine.expert(task.name) if choosing or states is None else contextlib.nullcontext():
-        return Reference(
-            inputs=inputs,
-            answers=tuple(answers),
-            outputs=tuple(
-                engine.outputs(task, inputs)
-                if choosing
-                else (model.text(own, task.stop) for own in answers)
-            ),
-            states=tuple(_own_states(engine, task, inputs) if states is None else states),
-            choice_scores=tuple(engine.choice_scores(task, inputs)) if choosing else None,
-            cut=tuple(
-                task.reading == "greedy" and not model.is_complete(own, task.stop)
-                for own in answers
-            ),
-        )
-
-
-def _tensor(state: NDArray[np.float32]) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.array(state))
-
-
-def _own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
-    """States of the loaded model that give its answer where the expert's own is forced."""
-    return engine.states([(task, inputs)], _answers_at(engine))[0]
-
-
-def _answers_at(engine: Engine) -> Positions:
-    return engine.require_head().answer_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +175,7 @@ def _is_open(compared: _Compared, name: str, workspace: Workspace, spec: GateSpe
 
 
 def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compared:
-    states = _own_states(engine, task, reference.inputs)
+    states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
     pairs = list(zip(states, reference.states, strict=True))
     return _Compared(

@@ -13,7 +13,7 @@ from pytest_mergegate.engine.entries import pack_json, unpack_json
 from pytest_mergegate.engine.workspace import own_processor
 from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.spec import BUILTIN_METRICS
-from pytest_mergegate.stages.comparison import MergedExpert, References, compare_loaded
+from pytest_mergegate.stages.comparison import MergedExpert, compare_loaded
 from pytest_mergegate.stages.evaluate import (
     EvaluateResult,
     ExpertScores,
@@ -22,6 +22,7 @@ from pytest_mergegate.stages.evaluate import (
     run_evaluate,
 )
 from pytest_mergegate.stages.merge import MergeResult, run_merge
+from pytest_mergegate.stages.references import References
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
