@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -53,5 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.UNREADABLE
 
 
+def script() -> NoReturn:
+    """``main`` as a process."""
+    code = main()
+    gc.freeze()  # or the interpreter looks for garbage among all of torch, a second long, to end
+    sys.exit(code)
+
+
 if __name__ == "__main__":  # run as a module without this, nothing is gated and all is well
-    sys.exit(main())
+    script()

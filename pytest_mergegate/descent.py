@@ -8,6 +8,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.imports import nothing_collected
 from pytest_mergegate.judge import PER_METHOD
 from pytest_mergegate.judged_values import straddles
 from pytest_mergegate.spec import STAGES
@@ -176,7 +177,8 @@ class Descent:
         names = self.results.pool.names
 
         def plan() -> list[Any]:
-            from pytest_mergegate.merging.methods import plan_methods
+            with nothing_collected():
+                from pytest_mergegate.merging.methods import plan_methods
 
             return [method.plain for method in plan_methods(self.gate, names)]
 

@@ -9,12 +9,12 @@ import torch
 from pytest_mergegate.engine.agreement import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from torch import Tensor
 
 
-def compare(expert: Sequence[Tensor], other: Sequence[Tensor]) -> Agreement:
+def compare(expert: Iterable[Tensor], other: Iterable[Tensor]) -> Agreement:
     """Compare scores [T, options] of two models input by input.
 
     Greedy answers agree exactly when every argmax on the expert's own answer agrees: up to the

@@ -151,14 +151,11 @@ class _Answers:
         return self._known[name]
 
     def _scores(self, expert: str, states: Sequence[Tensor], head: Head | None) -> list[Tensor]:
-        options = self._options[expert]
-        logits = self._model.logits
+        options, logits = self._options[expert], self._model.each_logits
         if options is None:
-            return [logits(state, head) for state in states]
-        return [
-            logits(state[:1], head)[:, list(tokens)]
-            for state, tokens in zip(states, options, strict=False)
-        ]
+            return list(logits(states, head))
+        first = logits([state[:1] for state in states], head)
+        return [own[:, list(tokens)] for own, tokens in zip(first, options, strict=False)]
 
 
 def _first_tokens(

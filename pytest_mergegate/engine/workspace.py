@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pytest_mergegate.imports import nothing_collected
 from pytest_mergegate.pool.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -89,9 +90,11 @@ class Workspace:
         return "engine" in self.__dict__
 
     def _load(self) -> Engine:
-        from pytest_mergegate.engine.engine import Engine
+        with nothing_collected():
+            from pytest_mergegate.engine.engine import Engine
 
-        engine = Engine(self.pool, self.spec, self._device, self._vectors(), answers=self.answers)
+            vectors = self._vectors()
+            engine = Engine(self.pool, self.spec, self._device, vectors, answers=self.answers)
         # what is kept under the base's fingerprint must come from the files that had it
         self.pool.base.tensors.check_unchanged()
         return engine

@@ -198,9 +198,8 @@ def _agreement(
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
         return compare(own, merged)
-    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
-    own = [logits(state, head) for state in reference.states]
-    agreement = compare(own, [logits(state) for state in states])
+    logits, head = engine.require_head().each_logits, engine.mixed_head({task.name: 1.0})
+    agreement = compare(logits(reference.states, head), logits(states))
     for index, own_answer, differs in zip(
         reference.inputs, reference.answers, agreement.differs, strict=True
     ):
