@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
-from pytest_mergegate.engine.mixing import Rows
+from pytest_mergegate.engine.mixing import LazyWeights, PlacedWeights, Rows
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.method import is_sum, linear_scales
 from pytest_mergegate.merging.ties import is_ties, put_ties, ties
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -24,11 +24,43 @@ if TYPE_CHECKING:
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it
 
 
+def lazy_weights(
+    method: Method,
+    engine: Engine,
+    names: Sequence[str],
+    note: Callable[[str, Tensor], object] = lambda *_: None,
+) -> LazyWeights:
+    """The merged parameters ``names``, rounded as the model holds them; ``note`` sees every one.
+
+    Making one raises GateError where mergekit refuses.
+    """
+
+    def put(parameter: str, place: Tensor) -> None:
+        put_parameter(method, engine, parameter, place)
+        note(parameter, place)
+
+    def make(parameter: str) -> Tensor:
+        held = engine.model.parameters[parameter]
+        place = torch.empty(held.shape, dtype=held.dtype)
+        put(parameter, place)
+        return place
+
+    if engine.model.device.type == "cpu" and is_ours(method):
+        return PlacedWeights(names, engine.model, put)
+    return LazyWeights(names, make)
+
+
+def is_ours(method: Method) -> bool:
+    """Whether several parameters may be merged at a time: mergekit draws from torch's only
+    generator."""
+    return is_sum(method) or is_ties(method)
+
+
 def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor) -> None:
     """Write the merged parameter to ``place``, on the CPU, rounded to its dtype.
 
-    Sums of task vectors are put together from the factors as they stand; sums and ``ties`` may be
-    asked for several parameters at a time. Raises GateError where mergekit refuses.
+    Sums of task vectors are put together from the factors as they stand. Raises GateError where
+    mergekit refuses.
     """
     if is_sum(method):
         engine.mixed_weights(linear_scales(method) or {}).put(parameter, place)

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_mergegate.engine.lanes import in_lanes
-from pytest_mergegate.engine.mixing import LazyWeights, PlacedWeights
 from pytest_mergegate.engine.spilled import SpilledWeights
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.fidelity import check_fidelity
-from pytest_mergegate.merging.in_place import merge_parameter, put_parameter
-from pytest_mergegate.merging.method import is_sum, linear_scales
-from pytest_mergegate.merging.ties import is_ties
+from pytest_mergegate.merging.in_place import is_ours, lazy_weights, merge_parameter
+from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,12 +40,13 @@ class Merged:
                 "also those that no expert changes",
                 fix="normalize them, or write merge.route: official",
             )
-        self._method, self._engine = method, engine
+        self._method = method
         self._digests: dict[str, str] = {}
         self.fidelity: float | None = check_fidelity(method, engine)
         """The largest relative error of the identities that the method has to satisfy; None where
         mergekit alone made the merge, and it cannot be made again in place."""
-        self.weights: Mapping[str, Tensor] = self._lazy()
+        names = engine.vectors.parameters()
+        self.weights: Mapping[str, Tensor] = lazy_weights(method, engine, names, self._take)
         """In the precision in which the model holds them. Raises GateError where mergekit refuses,
         or where a number is not finite."""
         if engine.model.is_streamed:
@@ -62,25 +61,11 @@ class Merged:
         whole = "".join(f"{name}:{self._digests[name]};" for name in sorted(self._digests))
         return hashlib.sha256(whole.encode()).hexdigest()
 
-    def _lazy(self) -> LazyWeights:
-        engine, method = self._engine, self._method
-        names = engine.vectors.parameters()
-        if engine.model.device.type == "cpu" and _is_ours(method):
-            return PlacedWeights(names, engine.model, self._put)
-        return LazyWeights(names, self._make)
-
-    def _make(self, parameter: str) -> Tensor:
-        held = self._engine.model.parameters[parameter]
-        place = torch.empty(held.shape, dtype=held.dtype)
-        self._put(parameter, place)
-        return place
-
-    def _put(self, parameter: str, place: Tensor) -> None:
-        put_parameter(self._method, self._engine, parameter, place)
+    def _take(self, parameter: str, merged: Tensor) -> None:
         # the smallest and the largest are NaN where any number is, and quickly found
-        if place.numel() and not all(map(torch.isfinite, torch.aminmax(place))):
+        if merged.numel() and not all(map(torch.isfinite, torch.aminmax(merged))):
             raise GateError(f"{self._method.label} gives NaN or infinity in {parameter!r}")
-        self._note(parameter, place)
+        self._note(parameter, merged)
 
     def _note(self, parameter: str, merged: Tensor) -> None:
         numbers = merged.cpu().contiguous().view(torch.uint8).numpy()
@@ -115,17 +100,11 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     parameters = engine.vectors.parameters()
     # drawn, not every n-th: that would be the same module of every layer
     drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))
-    alone = not _is_ours(method)
+    alone = not is_ours(method)
     found = in_lanes(lambda p: _on_target(method, engine, p), drawn, alone=alone)
     dot, square = (math.fsum(column) for column in zip(*found, strict=True)) if found else (0, 0)
     scale = dot / square if square > 0 else 0.0
     return {name: scale * weight for name, weight in method.weights.items()}
-
-
-def _is_ours(method: Method) -> bool:
-    """Whether parameters may be merged at the same time: mergekit draws from the one generator that
-    torch has."""
-    return is_sum(method) or is_ties(method)
 
 
 def _on_target(method: Method, engine: Engine, parameter: str) -> tuple[float, float]:

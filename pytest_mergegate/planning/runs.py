@@ -76,13 +76,11 @@ class Runs:
         label = f"group:{method.label}:{dict(method.weights)}"
 
         def load() -> AbstractContextManager[None]:
-            from pytest_mergegate.engine.mixing import LazyWeights
-            from pytest_mergegate.merging.in_place import merge_parameter
+            from pytest_mergegate.merging.in_place import lazy_weights
 
             engine = self._workspace.engine
             parameters = engine.vectors.parameters(*method.weights)
-            weights = LazyWeights(parameters, lambda p: merge_parameter(method, engine, p))
-            return engine.model.swapped(label, weights)
+            return engine.model.swapped(label, lazy_weights(method, engine, parameters))
 
         yield from self._each(described, label, load, order)
 
