@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -31,7 +31,14 @@ _COMMANDS = (check, init, plan, calibrate, study, report, github, cache, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code. Without ``arguments`` it is the process's."""
+    code = _run(arguments)
+    if arguments is None:
+        gc.freeze()  # or the interpreter looks for garbage in all of torch, a second long, to end
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="mergegate", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for command in _COMMANDS:
@@ -54,12 +61,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.UNREADABLE
 
 
-def script() -> NoReturn:
-    """``main`` as a process."""
-    code = main()
-    gc.freeze()  # or the interpreter looks for garbage among all of torch, a second long, to end
-    sys.exit(code)
-
-
 if __name__ == "__main__":  # run as a module without this, nothing is gated and all is well
-    script()
+    sys.exit(main())
