@@ -199,7 +199,14 @@ class Descent:
         hidden, spec = self.results.hidden, self.gate.spec
         assert hidden is not None
         evaluate, merging = depth == "eval", depth in {"merge", "eval"}
-        outcomes = Outcomes(workspace, self.gate, hidden, evaluate=evaluate, timed=self.clock.timed)
+        outcomes = Outcomes(
+            workspace,
+            self.gate,
+            hidden,
+            evaluate=evaluate,
+            timed=self.clock.timed,
+            scorer=self.options.scorer,
+        )
         methods = self._methods(hidden.bounds)
         always = spec.merge.surrogate == "always"
         if not merging and not (self._compares(depth) and workspace.facts.has_head):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.baseline.reading import Baseline
     from pytest_mergegate.spec import Stage
 
+Scorer = Callable[..., Sequence[float] | None]
+"""Called like the hook ``pytest_mergegate_evaluate``."""
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, in [0, 1]."""
 
@@ -38,6 +40,8 @@ class Options:
     """A committed report to compare with."""
     registry: Path | None = None
     """The team's recorded merges, to predict losses from; there need be no such file."""
+    scorer: Scorer | None = None
+    """Asked first for scores by a metric that is not built in."""
     progress: Progress | None = None
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate import fixtures, settings
+from pytest_mergegate import fixtures, hooks, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,11 @@ _BUDGET_KEYS = frozenset(
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
     settings.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    pluginmanager.add_hookspecs(hooks)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.baseline.reading import Baseline
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.options import Scorer
     from pytest_mergegate.settings import Settings
 
 PROPERTY = "mergegate"
@@ -70,7 +71,14 @@ class GateSession:
             cache_size=settings.cache_size,
             baseline=self._baseline,
             registry=settings.registry,
+            scorer=self._scorer,
         )
+
+    @property
+    def _scorer(self) -> Scorer | None:
+        """The hook, where anybody implements it: a model has to be lent to it."""
+        hook = self.config.hook.pytest_mergegate_evaluate
+        return hook if hook.get_hookimpls() else None
 
     def _read_baseline(self) -> Baseline | None:
         if self.settings.baseline is None:
@@ -211,6 +219,7 @@ class GateSession:
             return
         if not self._only_looks:
             session.exitstatus = self._exit_status(int(exitstatus))
+            self._hand_over(session)
             self._write_reports(session)
             self._update_baseline(session)
             self._append_to_registry()
@@ -282,6 +291,17 @@ class GateSession:
         reports = (report for report in self.reports if report.gate in self._files)
         shown = Collected(reports=self.reports, root=self.config.rootpath)
         return [shown.name(report) for report in reports if report.status not in tolerated]
+
+    def _hand_over(self, session: pytest.Session) -> None:
+        """Give every report to whoever implements the hook."""
+        for report in self.reports:
+            try:
+                self.config.hook.pytest_mergegate_report(report=report, config=self.config)
+            except Exception as error:  # theirs, and no reason to lose what was found
+                said = f"{type(error).__name__}: {error}"
+                self._problem = f"pytest_mergegate_report raised {said} ({report.gate})"
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _write_reports(self, session: pytest.Session) -> None:
         reports = Collected(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.model import Model
+    from pytest_mergegate.options import Scorer
     from pytest_mergegate.pool.examples import Example
 
 _RETURNS = "returns one number in [0, 1] per example"
@@ -133,6 +134,27 @@ def apply_to_model(
         usage=f"it takes (model, tokenizer, examples) and {_RETURNS}",
     )
     return checked_scores(questions)
+
+
+def ask_scorer(
+    scorer: Scorer | None, metric: str, model: Model, examples: Sequence[Example], expert: str
+) -> NDArray[np.float64] | None:
+    """Scores [n] by the hook, where there is one that knows ``metric``; else None.
+
+    Raises PoolError as for a function of the loaded model.
+    """
+    if scorer is None:
+        return None
+    left = False
+
+    def scored(module: Any, tokenizer: Any, rows: Sequence[Any]) -> Sequence[float]:
+        nonlocal left
+        found = scorer(metric=metric, model=module, tokenizer=tokenizer, examples=rows)
+        left = found is None
+        return [0.0] * len(rows) if found is None else found
+
+    scores = apply_to_model(scored, metric, model, examples, expert)
+    return None if left else scores
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:

@@ -13,6 +13,7 @@ from pytest_mergegate.errors import GateError
 from pytest_mergegate.evaluation.own_metric import (
     apply_metric,
     apply_to_model,
+    ask_scorer,
     load_metric,
     takes_model,
 )
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.tasks import Task
+    from pytest_mergegate.options import Scorer
 
 Scores = NDArray[np.float64]
 
@@ -41,13 +43,16 @@ class Scored:
     bound on how many of those change bound the loss."""
 
 
-def score_loaded(engine: Engine, task: Task, metric: str, root: Path) -> Scored:
+def score_loaded(
+    engine: Engine, task: Task, metric: str, root: Path, scorer: Scorer | None = None
+) -> Scored:
     """Score the loaded model on the expert's own task.
 
     ``metric`` is ``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>``, or
     ``package.module:function`` of (outputs, targets) or (model, tokenizer, examples) that returns
     one number in [0, 1] per example; modules and tasks are also found beside the gate file, in
-    ``root``. Raises PoolError naming the example that could not be scored.
+    ``root``. ``scorer`` is asked before such a function is looked for. Raises PoolError naming the
+    example that could not be scored.
     """
     if metric.startswith(HARNESS):
         from pytest_mergegate.evaluation.harness import harness_scores  # which needs torch
@@ -58,6 +63,9 @@ def score_loaded(engine: Engine, task: Task, metric: str, root: Path) -> Scored:
     chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)
     function = None
     if metric not in BUILTIN_METRICS:
+        scores = ask_scorer(scorer, metric, engine.model, task.examples, task.name)
+        if scores is not None:
+            return Scored(scores=scores, chance=chance, of_outputs=False)
         function = load_metric(metric, expert=task.name, root=root)
         if takes_model(function, metric, expert=task.name):
             scores = apply_to_model(function, metric, engine.model, task.examples, task.name)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.tasks import Task
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.options import Scorer
 
 _CONFIDENCE = 0.95
 
@@ -55,14 +56,16 @@ class EvaluateResult:
     experts: tuple[ExpertScores, ...]
 
 
-def read_reference_scores(engine: Engine, gate: Gate) -> dict[str, ReferenceScores]:
+def read_reference_scores(
+    engine: Engine, gate: Gate, scorer: Scorer | None
+) -> dict[str, ReferenceScores]:
     """Score the base and every expert on the labelled tasks, once for all methods."""
     labelled = [task for name, task in engine.tasks.items() if engine.pool.labelled(name)]
-    base = {task.name: _score_loaded(engine, task, gate) for task in labelled}
+    base = {task.name: _score_loaded(engine, task, gate, scorer) for task in labelled}
     references = {}
     for task in labelled:
         with engine.expert(task.name):
-            expert = _score_loaded(engine, task, gate)
+            expert = _score_loaded(engine, task, gate, scorer)
         references[task.name] = ReferenceScores(
             base=base[task.name].scores,
             expert=expert.scores,
@@ -73,20 +76,22 @@ def read_reference_scores(engine: Engine, gate: Gate) -> dict[str, ReferenceScor
 
 
 def run_evaluate(
-    engine: Engine, method: str, references: Mapping[str, ReferenceScores], gate: Gate
+    engine: Engine,
+    method: str,
+    references: Mapping[str, ReferenceScores],
+    gate: Gate,
+    scorer: Scorer | None,
 ) -> EvaluateResult:
     """Score the merged model, which must be loaded."""
+    merged = {n: _score_loaded(engine, engine.tasks[n], gate, scorer).scores for n in references}
     return EvaluateResult(
         method=method,
-        experts=tuple(
-            _expert(name, reference, _score_loaded(engine, engine.tasks[name], gate).scores, gate)
-            for name, reference in references.items()
-        ),
+        experts=tuple(_expert(n, own, merged[n], gate) for n, own in references.items()),
     )
 
 
-def _score_loaded(engine: Engine, task: Task, gate: Gate) -> Scored:
-    return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root)
+def _score_loaded(engine: Engine, task: Task, gate: Gate, scorer: Scorer | None) -> Scored:
+    return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root, scorer)
 
 
 def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -> ExpertScores:

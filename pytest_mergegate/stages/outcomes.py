@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.workspace import Workspace
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.options import Scorer
     from pytest_mergegate.stages.hidden import HiddenResult
 
     Timed = Callable[[str], AbstractContextManager[None]]
@@ -62,7 +63,7 @@ class Surrogate:
 class Outcomes:
     """The merges of one gate, from the cache where they were made before.
 
-    ``timed`` is told which stage the time goes to.
+    ``timed`` is told which stage the time goes to; ``scorer`` is asked for scores first.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Outcomes:
         *,
         evaluate: bool,
         timed: Timed,
+        scorer: Scorer | None = None,
     ) -> None:
         self._workspace = workspace
         self._gate = gate
         self._hidden = hidden
         self._evaluate = evaluate
         self._timed = timed
+        self._scorer = scorer
         self._sums: dict[tuple[tuple[str, float], ...], tuple[MergedExpert, ...]] = {}
 
     @cached_property
@@ -172,7 +175,7 @@ class Outcomes:
             if scores is None:
                 return Outcome(merge=result, evaluation=None)
             with self._timed("eval"):
-                evaluation = run_evaluate(engine, method.label, scores, self._gate)
+                evaluation = run_evaluate(engine, method.label, scores, self._gate, self._scorer)
         return Outcome(merge=result, evaluation=evaluation)
 
     def _compared(self, method: Method) -> tuple[MergedExpert, ...]:
@@ -194,7 +197,7 @@ class Outcomes:
     def _measured(self) -> dict[str, ReferenceScores]:
         _ = self._references  # answers decoded there are not decoded again
         with self._timed("eval"):
-            return read_reference_scores(self._workspace.engine, self._gate)
+            return read_reference_scores(self._workspace.engine, self._gate, self._scorer)
 
 
 def _plain_scores(scores: ReferenceScores) -> dict[str, Any]:
