@@ -28,6 +28,8 @@ R = TypeVar("R")
 
 _WORTH = 1 << 33
 """Tokens times parameters; with less, Python's threads are in each other's way."""
+_TOKENS = 64
+"""Of a lane, at least: with fewer, to read the weights takes longer than the products."""
 
 
 @contextmanager
@@ -94,7 +96,7 @@ class Lanes:
         model = self._model
         if model.device.type != "cpu" or model.is_streamed or tokens * self._size < _WORTH:
             return 1
-        return torch.get_num_threads()
+        return max(1, min(torch.get_num_threads(), tokens // _TOKENS))
 
     def _some_twins(self, count: int) -> list[Model]:
         while len(self._twins) < count:

@@ -58,10 +58,10 @@ class PlacedWeights(LazyWeights):
     def __init__(
         self, names: Sequence[str], model: Model, put: Callable[[str, Tensor], None]
     ) -> None:
-        super().__init__(names, self._placed)
+        super().__init__(names, self._made)
         self._model, self._put = model, put
 
-    def _placed(self, name: str) -> Tensor:
+    def _made(self, name: str) -> Tensor:
         place = torch.empty_like(self._model.held_weight(name), device="cpu")
         self._put(name, place)
         return place
@@ -88,10 +88,9 @@ class MixedWeights(PlacedWeights):
         scales: Mapping[str, float],
     ) -> None:
         super().__init__(names, model, self.put)
-        self._make = self._whole
         self._vectors, self._scales = vectors, scales
 
-    def _whole(self, parameter: str) -> Tensor:
+    def _made(self, parameter: str) -> Tensor:
         total = self._model.own_weight(parameter)
         for name, scale in self._scales.items():
             factors = self._vectors.factors(name, parameter)

@@ -114,6 +114,17 @@ def test_batches_are_even() -> None:
     assert sorted(i for batch in cut for i in batch) == list(range(200))
 
 
+def test_a_few_rows_stay_together(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding that leaks shows only in a batch of several lengths."""
+    monkeypatch.setattr(engine_lanes, "_WORTH", 0)
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        assert len(engine_lanes.Lanes(engine.model).cut([4, 1, 9], 8192)) == 1
+    finally:
+        torch.set_num_threads(torch_threads)
+
+
 @pytest.mark.usefixtures("two_cores")
 class TestInLanes:
     def test_in_order_on_one_core_each(self) -> None:
