@@ -151,7 +151,10 @@ class Rows:
         tile = torch.empty(min(rows, len(whole)), whole.shape[1])
         for first in range(0, len(whole), rows):
             part = whole[first : first + rows]
-            part.copy_(self.into(tile[: len(part)], first))
+            if part.dtype == tile.dtype:
+                self.into(part, first)
+            else:
+                part.copy_(self.into(tile[: len(part)], first))
         return place
 
 
