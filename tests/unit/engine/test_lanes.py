@@ -97,6 +97,42 @@ def test_lanes_share_weights_and_nothing_else(
             assert torch.equal(one, other)
 
 
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("what", ["cannot be copied", "reads otherwise", "gives NaN"])
+def test_a_model_without_a_twin_is_read_in_one_lane(
+    tmp_path: Path, what: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_lanes, "_WORTH", 0)
+    monkeypatch.setattr("pytest_mergegate.engine.model.batch_tokens", lambda _: 200)
+    model = engine_of(write_pool(tmp_path, seed, count=2)).model
+    rows, threads = random_rows(seed), set()
+    expected = model.states(rows, "answer")
+    model._lanes = engine_lanes.Lanes(model)
+    if what == "cannot be copied":
+        model.module.lock = threading.Lock()
+    else:
+        make = type(model).twin
+
+        def other(self: Any) -> Any:
+            twin = make(self)
+            read = twin.batch_states
+            off = float("nan") if what == "gives NaN" else 1.1
+            twin.batch_states = lambda rows, positions: [off * s for s in read(rows, positions)]
+            return twin
+
+        monkeypatch.setattr(type(model), "twin", other)
+    batch_states = model.batch_states
+
+    def noted(rows: Any, positions: Any) -> Any:
+        threads.add(threading.get_ident())
+        return batch_states(rows, positions)
+
+    monkeypatch.setattr(model, "batch_states", noted)
+    for one, two in zip(expected, model.states(rows, "answer"), strict=True):
+        assert torch.linalg.norm(one - two) <= 1e-5 * torch.linalg.norm(one)
+    assert threads == {threading.get_ident()}
+
+
 def test_batches_are_even() -> None:
     weights = {"weight": torch.empty(1 << 24)}
     model = SimpleNamespace(device=torch.device("cpu"), is_streamed=False, parameters=weights)
