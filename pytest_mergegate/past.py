@@ -78,9 +78,7 @@ class Past:
     def inputs(self) -> int:
         """On how many inputs of each expert the registry's scores are, at most."""
         lines = self.registry.lines if self.registry is not None else ()
-        asked = [line.settings.get("certificate", {}).get("per_task") for line in lines]
-        known = [count for count in asked if isinstance(count, int)]
-        return max(known, default=0) if len(known) == len(asked) else sys.maxsize
+        return max((_most_inputs(line.settings.get("certificate")) for line in lines), default=0)
 
     def findings(self) -> Iterator[Finding]:
         """A warning of lines that were not used as they stand."""
@@ -107,3 +105,11 @@ class Past:
                 continue  # too few merges: there is nothing to predict from
             found[score] = to_plain(calibration)
         return found
+
+
+def _most_inputs(certificate: object) -> int:
+    """How many inputs a gate with these settings may have compared; if unknown, very many."""
+    if not isinstance(certificate, dict) or not isinstance(certificate.get("per_task"), int):
+        return sys.maxsize
+    most = certificate.get("max_per_task")
+    return max(int(certificate["per_task"]), most if isinstance(most, int) else 0)

@@ -297,7 +297,9 @@ class GateSession:
         for report in self.reports:
             try:
                 self.config.hook.pytest_mergegate_report(report=report, config=self.config)
-            except Exception as error:  # theirs, and no reason to lose what was found
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit must not set the exit code, nor lose reports
                 said = f"{type(error).__name__}: {error}"
                 self._problem = f"pytest_mergegate_report raised {said} ({report.gate})"
                 if session.exitstatus == pytest.ExitCode.OK:

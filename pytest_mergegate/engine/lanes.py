@@ -29,6 +29,7 @@ R = TypeVar("R")
 _WORTH = 1 << 33
 """Tokens times parameters; with less, Python's threads are in each other's way."""
 _ROUNDING = 1e-3
+"""By which two passes over the same row may differ, relative to the states' length."""
 _TOKENS = 64
 """Of a lane, at least: with fewer, to read the weights takes longer than the products."""
 

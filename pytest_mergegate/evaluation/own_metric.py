@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pytest_mergegate.engine.engine import Engine
     from pytest_mergegate.engine.model import Model
     from pytest_mergegate.options import Scorer
     from pytest_mergegate.pool.examples import Example
@@ -137,11 +138,13 @@ def apply_to_model(
 
 
 def ask_scorer(
-    scorer: Scorer | None, metric: str, model: Model, examples: Sequence[Example], expert: str
+    scorer: Scorer | None, metric: str, engine: Engine, examples: Sequence[Example], expert: str
 ) -> NDArray[np.float64] | None:
     """Scores [n] by the hook, where there is one that knows ``metric``; else None.
 
-    Raises PoolError as for a function of the loaded model.
+    Raises PoolError as for a function of the loaded model, and where the hook scores an expert's
+    examples under one model and leaves them to others under another: no loss lies between two
+    metrics.
     """
     if scorer is None:
         return None
@@ -153,7 +156,15 @@ def ask_scorer(
         left = found is None
         return [0.0] * len(rows) if found is None else found
 
-    scores = apply_to_model(scored, metric, model, examples, expert)
+    scores = apply_to_model(scored, metric, engine.model, examples, expert)
+    if engine.kept.setdefault(f"left by the hook: {metric} of {expert}", left) != left:
+        raise PoolError(
+            f"pytest_mergegate_evaluate scored metric {metric} under one model, and returned None "
+            f"under another ({engine.model.loaded})",
+            code="MG301",
+            expert=expert,
+            fix="a hook answers for a metric always, or never; raise where it cannot",
+        )
     return None if left else scores
 
 

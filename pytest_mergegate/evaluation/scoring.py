@@ -63,7 +63,7 @@ def score_loaded(
     chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)
     function = None
     if metric not in BUILTIN_METRICS:
-        scores = ask_scorer(scorer, metric, engine.model, task.examples, task.name)
+        scores = ask_scorer(scorer, metric, engine, task.examples, task.name)
         if scores is not None:
             return Scored(scores=scores, chance=chance, of_outputs=False)
         function = load_metric(metric, expert=task.name, root=root)

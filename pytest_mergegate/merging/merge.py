@@ -103,7 +103,7 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     alone = not is_ours(method)
     found = in_lanes(lambda p: _on_target(method, engine, p), drawn, alone=alone)
     dot, square = (math.fsum(column) for column in zip(*found, strict=True)) if found else (0, 0)
-    scale = dot / square if square > 0 else 0.0
+    scale = dot / square if square else 0.0  # what is NaN stays so, to be refused as a model
     return {name: scale * weight for name, weight in method.weights.items()}
 
 

@@ -31,13 +31,13 @@ _SPAN = 512
 _TILE = 1 << 16
 """Numbers of a tensor that stay in a core's cache at a time, with those of others."""
 _SAMPLE = 1 << 14
-"""Magnitudes, as bits: as integers these are in the same order."""
+"""Magnitudes that tell about where the cut is."""
 _GOLDEN = 0.6180339887498949
 """Steps of this share of a tensor fall on all its rows and columns alike."""
 _INFINITE = np.uint32(0xFFFFFFFF)
-"""No magnitude's bits are above it, NaN's neither."""
+"""Above the bits of every magnitude, NaN's too; as integers they are in the same order."""
 _DEVIATIONS = 3.0
-"""How far off its place in the tensor a magnitude's place in the sample may be."""
+"""Standard deviations, by which a magnitude's place in the sample may be off."""
 
 
 def is_ties(method: Method) -> bool:

@@ -71,6 +71,19 @@ class TestEvaluate:
         pytester.makepyfile(acme="def judge(outputs, targets): return [1.0] * len(outputs)")
         assert losses(pytester) == [0.0] * 3
 
+    def test_one_metric_for_every_model(self, pytester: pytest.Pytester) -> None:
+        """Between two metrics there is no loss, and the function's would be none at all."""
+        pytester.makeconftest(
+            "asked = []\n"
+            "def pytest_mergegate_evaluate(metric, examples):\n"
+            "    asked.append(metric)\n"
+            "    return [0.5] * len(examples) if len(asked) <= 6 else None\n"
+        )
+        pytester.makepyfile(acme="def judge(outputs, targets): return [1.0] * len(outputs)")
+        result = pytester.runpytest("--mergegate")
+        assert result.ret == pytest.ExitCode.INTERRUPTED
+        result.stdout.fnmatch_lines(["*under one model, and returned None under another (merge:*"])
+
     def test_what_nobody_knows_is_an_error(self, pytester: pytest.Pytester) -> None:
         pytester.makeconftest(SCORING.format(scores="None"))
         result = pytester.runpytest("--mergegate")
@@ -124,6 +137,16 @@ class TestReport:
         pytester.runpytest()
         pytester.runpytest("--mergegate", "--collect-only")
         assert not (pytester.path / "told.jsonl").exists()
+
+    @pytest.mark.parametrize("left", ["SystemExit(0)", "__import__('pytest').skip.Exception('x')"])
+    def test_one_that_wants_to_leave_changes_no_exit_code(
+        self, pytester: pytest.Pytester, gates: Gates, left: str
+    ) -> None:
+        pytester.makeconftest(f"def pytest_mergegate_report(report): raise {left}")
+        gates.failing()
+        result = pytester.runpytest_subprocess("--mergegate", "--mergegate-report=json:r.json")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        assert json.loads((pytester.path / "r.json").read_text())["status"] == "fail"
 
     def test_one_that_raises_fails_the_run_and_loses_nothing(
         self, pytester: pytest.Pytester, gates: Gates

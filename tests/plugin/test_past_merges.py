@@ -26,11 +26,17 @@ NAME = "mergegate.registry.jsonl"
 
 
 def write_registry(
-    path: Path, *, merges: int, loss: Callable[[float], float], seed: int, inputs: int = 5
+    path: Path,
+    *,
+    merges: int,
+    loss: Callable[[float], float],
+    seed: int,
+    inputs: int = 5,
+    most: int | None = None,
 ) -> Path:
     """Recorded merges whose loss is a function of the disagreement, and nearly exactly so."""
     rng = random.Random(seed)
-    asked = {"certificate": {"per_task": inputs}}
+    asked = {"certificate": {"per_task": inputs, "max_per_task": most}}
     lines = []
     for k in range(merges):
         rates = {name: min(rng.randrange(80), 64) / 64 for name in "xyz"}  # often the riskiest
@@ -89,10 +95,18 @@ class TestLossWithoutLabels:
         assert report.status == "pass"
         assert "MG305" not in {finding.code for finding in report.findings}
 
+    @pytest.mark.parametrize(("inputs", "most"), [(64, None), (5, 64)])
     def test_a_score_on_fewer_inputs_than_theirs_passes_nothing(
-        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+        self,
+        unlabelled: Callable[..., Path],
+        tmp_path: Path,
+        seed: int,
+        inputs: int,
+        most: int | None,
     ) -> None:
-        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: -1.0, seed=seed, inputs=64)
+        past = write_registry(
+            tmp_path / NAME, merges=60, loss=lambda _: -1.0, seed=seed, inputs=inputs, most=most
+        )
         report = assess(unlabelled(20.0), registry=past)
         assert {v.status for v in report.verdicts} == {"inconclusive"}
         assert all("on more inputs than were compared here" in v.message for v in report.verdicts)
