@@ -47,7 +47,10 @@ def test_the_beds_that_ship(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_papers_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--paper", "--json", str(tmp_path / "paper.json")]) == 0
-    assert "-0.888  0.0033" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "p, printed" in said
+    assert "-0.888  0.0033      0.0032" in said
+    assert said.count("not among the data") == 2
     found = json.loads((tmp_path / "paper.json").read_text())
     assert len(found["paper"]["table_2"]["rows"]) == 120
 
