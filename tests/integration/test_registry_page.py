@@ -87,10 +87,10 @@ def test_small_registries_are_whole_merges_and_the_same_again(
 
 def test_the_text_says_what_was_found(drawn: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "DRAWS", 5)
-    page = registry.with_worth(f"before\n{START}\nold\n{END}\nafter\n", drawn)
+    page = registry.with_worth(f"before\n{START}\n1785 losses\n{END}\nafter\n", drawn)
     assert page.startswith(f"before\n{START}\n")
     assert page.endswith(f"\n{END}\nafter\n")
-    assert "old" not in page
+    assert "1785" not in page
     assert "nan" not in page
     rows = [line for line in page.splitlines() if line.startswith(("| pools", "| experts"))]
     assert len(rows) == 4
