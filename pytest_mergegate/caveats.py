@@ -116,7 +116,7 @@ def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
     point = expert.disagreement.number
     if limit is None or point is None or not point <= limit < expert.disagreement_upper:
         return None
-    lacking = inputs_text(expert, limit, gate.spec.certificate.level)
+    lacking = inputs_text(expert, limit, gate.spec.level)
     return Finding(
         code="MG303",
         severity="warning",

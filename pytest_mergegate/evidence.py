@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
 
@@ -11,8 +11,18 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.values import Value
 
-FEWEST_SCORED = 30
-"""A loss measured on fewer examples is not judged: its bootstrap interval is not to be trusted."""
+Status = Literal["pass", "inconclusive", "fail"]
+FEWEST = 30
+"""A share of fewer distinct inputs passes on its bound alone (THEORY 9)."""
+
+
+def compare(limit: float, *, passing: float | None, failing: float | None) -> Status:
+    """How evidence stands against ``limit``: it passes where the number ``passing`` is within it,
+    and fails where ``failing`` is not. Between the two, or where a number is missing, it is open.
+    """
+    if failing is not None and not (failing <= limit):  # NaN fails
+        return "fail"
+    return "pass" if passing is not None and passing <= limit else "inconclusive"
 
 
 def examples_needed(value: Value, limit: float, examples: int) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
+from pytest_mergegate.stages.hidden import difficulty_intervals
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import number_text
 
@@ -86,21 +87,21 @@ def common_states(hidden: HiddenResult, names: Sequence[str], spec: GateSpec) ->
         base_states=[states.base[k] for k in own] if spec.probes.normalize == "base" else None,
     )
     tasks = [states.tasks[k] for k in own]
-    return _compared([states.names[k] for k in kept], per_probe, tasks, spec.probes.seed)
+    return _compared([states.names[k] for k in kept], per_probe, tasks, spec)
 
 
 def _compared(
-    names: Sequence[str], per_probe: NDArray[np.float64], tasks: Sequence[str], seed: int
+    names: Sequence[str], per_probe: NDArray[np.float64], tasks: Sequence[str], spec: GateSpec
 ) -> Common:
     distances = per_probe.mean(axis=0)
     similarity = None
     try:
         similarity = metrics.hidden_similarity(distances)
         scores = metrics.merging_difficulty(similarity)
-        ends = metrics.merging_difficulty_interval(per_probe, tasks, seed=seed)
+        ends = difficulty_intervals(per_probe, tasks, spec)
         found = [
-            Value(number=float(score), interval=(float(low), float(high)))
-            for score, (low, high) in zip(scores, ends, strict=True)
+            Value(number=float(score), interval=ends[i] if ends else None)
+            for i, score in enumerate(scores)
         ]
     except metrics.Undefined as undefined:
         found = [Value.missing(undefined.reason)] * len(names)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pytest_mergegate.judged_values import Found, find_value, needed_stage
+from pytest_mergegate.evidence import Status, compare
+from pytest_mergegate.judged_values import find_value, needed_stage
 from pytest_mergegate.spec import INCREASES, STAGES, Stage, deepest
 from pytest_mergegate.wording import verdict_text
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.spec import GateSpec
     from pytest_mergegate.values import Value
 
-Status = Literal["pass", "inconclusive", "fail"]
 _RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 _ALIKE = 0.02
@@ -166,7 +166,8 @@ def _verdict(
     found = find_value(budget, limit, expert, method, results, depth)
     status: Status = "inconclusive"
     if not (found.undecided or math.isnan(limit)):
-        status = _status(found, limit, spec.judge)
+        passing, failing = found.passing(spec.judge), found.failing(spec.judge)
+        status = compare(limit, passing=passing, failing=failing)
     detail = found.detail
     if spec.judge == "bound" and not found.exact:
         detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
@@ -183,14 +184,3 @@ def _verdict(
         basis=found.basis,
         message=verdict_text(budget, limit, found.value, expert, method, status, detail),
     )
-
-
-def _status(found: Found, limit: float, mode: str) -> Status:
-    value = found.value
-    number = value.number
-    if mode == "bound" and not found.exact and number is not None:
-        # an estimate without an interval cannot be judged on its bad end
-        number = value.interval[1] if value.interval else None
-    if number is None:
-        return "inconclusive"
-    return "fail" if not (number <= limit) else "pass"

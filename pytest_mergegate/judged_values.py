@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
-from pytest_mergegate.evidence import FEWEST_SCORED, examples_needed, inputs_text
+from pytest_mergegate.evidence import FEWEST, examples_needed, inputs_text
 from pytest_mergegate.increases import loss_increase, mds_increase
 from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage
 from pytest_mergegate.values import Value
@@ -16,6 +16,7 @@ from pytest_mergegate.wording import number_text
 if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.results import Results
+    from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.merge import MergeResult
 
@@ -38,6 +39,38 @@ class Found:
     """A word to add to the message."""
     undecided: bool = False
     """Whether this is too little to decide by, whatever the value."""
+    inputs: int | None = None
+    """Of a share of inputs: on how many distinct ones it rests."""
+    cut: int = 0
+    """How many answers were cut before any difference showed: these may differ or not."""
+    bound: float | None = None
+    """The one-sided bound, where there is one beside the interval."""
+
+    @property
+    def few(self) -> bool:
+        """Whether only a bound can pass: on so few inputs a share says next to nothing."""
+        return self.inputs is not None and self.inputs < FEWEST
+
+    def passing(self, mode: str) -> float | None:
+        """What has to be within the limit for a pass: the bad end of the interval by ``bound``,
+        and on few inputs; else the value, counting cut answers as different."""
+        number = self.value.number
+        if self.exact or number is None:
+            return number
+        bad_end = self.value.interval[1] if self.value.interval else None
+        if mode == "bound":
+            return bad_end
+        if self.few:
+            return bad_end if self.bound is None else self.bound
+        if not self.inputs or not self.cut:
+            return number
+        return (round(number * self.inputs) + self.cut) / self.inputs  # of counts: no round-off
+
+    def failing(self, mode: str) -> float | None:
+        """What has to be over the limit for a fail: never an answer that was merely cut."""
+        if self.exact or mode == "point" or self.cut:
+            return self.value.number
+        return self.passing(mode)
 
     @property
     def exact(self) -> bool:
@@ -62,8 +95,7 @@ def find_value(
     surrogate = results.surrogate(method)
     if budget == "max_disagreement" and depth == "hidden" and surrogate is not None:
         compared = surrogate.expert(expert)
-        detail = f"predicted on {compared.inputs} inputs, no merge made"
-        return Found(value=compared.disagreement, basis="predicted", detail=detail)
+        return _disagreement(compared, "predicted", "no merge made")
     if budget == "max_loss" and needed == "merge":
         predicted = _predicted(limit, expert, method, results)
         if predicted is not None:
@@ -77,8 +109,10 @@ def find_value(
 
 def straddles(value: Value, limit: float) -> bool:
     """Whether more of the same evidence might change on which side of ``limit`` a value is."""
-    if value.number is None or value.interval is None:
+    if value.number is None:
         return False
+    if value.interval is None:  # there is too little evidence for one
+        return True
     low, high = value.interval
     return low <= limit and not high <= limit
 
@@ -100,7 +134,7 @@ def known_score(results: Results, expert: str) -> float:
 def lacking_evidence(limit: float, expert: str, merge: MergeResult, results: Results) -> str | None:
     """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
     rate = min(1.0, limit / 100 * known_score(results, expert))
-    return inputs_text(merge.expert(expert), rate, results.pool.spec.certificate.level)
+    return inputs_text(merge.expert(expert), rate, results.pool.spec.level)
 
 
 def _find(budget: str, limit: float, expert: str, method: str | None, results: Results) -> Found:
@@ -116,9 +150,7 @@ def _find(budget: str, limit: float, expert: str, method: str | None, results: R
         return _loss_increase(expert, method, results)
     merge = results.merge(method)
     if budget == "max_disagreement" and merge is not None:
-        found = merge.expert(expert)
-        detail = f"on {found.inputs} inputs"
-        return Found(value=found.disagreement, basis="merged", detail=detail)
+        return _disagreement(merge.expert(expert), "merged")
     if budget == "max_loss" and results.pool.labelled(expert):
         evaluation = next((e for e in results.evaluations if e.method == method), None)
         if evaluation is not None:
@@ -133,9 +165,8 @@ def _loss_increase(expert: str, method: str | None, results: Results) -> Found:
     """The loss that ``max_loss`` would judge, less the baseline's; no limit is inside an interval
     that is not this one's."""
     loss = _find("max_loss", math.inf, expert, method, results)
-    if loss.basis not in {"measured", "certified"} or loss.undecided:
-        missing = Value.missing("too_few_examples") if loss.undecided else loss.value
-        return Found(value=missing, basis=loss.basis, detail=loss.detail)
+    if loss.basis not in {"measured", "certified"}:
+        return Found(value=loss.value, basis=loss.basis, detail=loss.detail)
     merge = results.merge(method)
     inputs = merge.expert(expert).inputs if merge is not None else 0
     value, basis, compared = loss_increase(
@@ -143,16 +174,36 @@ def _loss_increase(expert: str, method: str | None, results: Results) -> Found:
     )
     known = value.number is not None
     return Found(
-        value=value, basis=basis, detail=f"{compared}; {loss.detail}" if known else compared
+        value=value,
+        basis=basis,
+        detail=f"{compared}; {loss.detail}" if known else compared,
+        inputs=loss.inputs,
+    )
+
+
+def _disagreement(compared: MergedExpert, basis: str, said: str = "") -> Found:
+    """A share of inputs that are answered differently."""
+    told = [f"{basis} on {compared.inputs} inputs" if said else f"on {compared.inputs} inputs"]
+    if compared.cut:
+        told.append(f"{compared.cut} answers were cut before they differed, and may go on to")
+    if compared.inputs < FEWEST:
+        bound = number_text(compared.disagreement_upper)
+        told.append(f"fewer than {FEWEST} pass on their bound, {bound}")
+    return Found(
+        value=compared.disagreement,
+        basis=basis,
+        detail="; ".join(filter(None, [*told, said])),
+        inputs=compared.inputs,
+        cut=compared.cut,
+        bound=compared.disagreement_upper,
     )
 
 
 def _measured(loss: Value, limit: float, examples: int) -> Found:
-    """A measured loss; undecided where it is on too few examples to be judged."""
-    if examples < FEWEST_SCORED:
-        few = f"measured on {examples} examples, and it takes {FEWEST_SCORED} to judge"
-        return Found(value=loss, basis="measured", detail=few, undecided=True)
+    """A measured loss, and how many examples would decide it."""
     detail = f"measured on {examples} examples"
+    if examples < FEWEST:
+        detail += f"; fewer than {FEWEST} pass on the interval's bad end"
     if straddles(loss, limit):
         needed = examples_needed(loss, limit, examples)
         if needed is None:
@@ -161,7 +212,7 @@ def _measured(loss: Value, limit: float, examples: int) -> Found:
             detail += (
                 f"; the limit is inside the interval; about {needed} in all would likely decide it"
             )
-    return Found(value=loss, basis="measured", detail=detail)
+    return Found(value=loss, basis="measured", detail=detail, inputs=examples)
 
 
 def _unlabelled(limit: float, expert: str, merge: MergeResult, results: Results) -> Found:

@@ -109,7 +109,7 @@ def _certificate(results: Results, method: str, expert: str) -> Iterator[Predict
         method=method,
         loss=bound,
         source="certificate",
-        confidence=results.pool.spec.certificate.confidence,
+        confidence=results.pool.spec.level,
         score="disagreement",
     )
 

@@ -134,6 +134,12 @@ class ProbesSpec(Section):
     max_answer_tokens: Annotated[int, Field(ge=1)] = 64
     """Greedy answers, wherever the gate decodes one, stop here."""
 
+    @property
+    def level(self) -> float:
+        """The confidence of an MDS's interval at one look: 95 % of all looks together."""
+        looks = 1 + math.ceil(math.log2((self.max_per_task or self.per_task) / self.per_task))
+        return 1 - 0.05 / looks
+
     @model_validator(mode="after")
     def _most_is_no_less(self) -> ProbesSpec:
         if self.max_per_task is not None and self.max_per_task < self.per_task:
@@ -179,11 +185,9 @@ class CertificateSpec(Section):
         return self.max_per_task or self.per_task
 
     @property
-    def level(self) -> float:
-        """The confidence of one look, so that all looks together have ``confidence`` (the union
-        bound): after each of them it is decided whether to go on."""
-        looks = 1 + math.ceil(math.log2(self.most / self.per_task))
-        return 1 - (1 - self.confidence) / looks
+    def looks(self) -> int:
+        """How often it may be decided whether to go on."""
+        return 1 + math.ceil(math.log2(self.most / self.per_task))
 
 
 _AUTO = "auto@"
@@ -443,6 +447,20 @@ class GateSpec(Section):
         """The path of expert ``name``'s examples as the gate file gives it."""
         own = self.experts[name].examples
         return own or (self.examples.replace("{name}", name) if self.examples else None)
+
+    @property
+    def loss_level(self) -> float:
+        """The confidence of one expert's measured loss under one method. Under ``select: any`` the
+        chance to be wrong is shared among the methods that may be chosen (THEORY 9): a gate that
+        passes by any of them is then wrong no more often than one that lists a single method."""
+        chosen = len(self.merge.methods) if self.merge.select == "any" else 1
+        return 1 - (1 - self.certificate.confidence) / chosen
+
+    @property
+    def level(self) -> float:
+        """The confidence of one look at one expert's certificate under one method: shared among
+        the looks as well (the union bound)."""
+        return 1 - (1 - self.loss_level) / self.certificate.looks
 
     @property
     def effective_budget(self) -> Budget:

@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import FloatArray
+from .betting import ratio_bounds
+from .certificates import disagreement_bound
 from .undefined import Undefined
 
 TOTAL_LOSS = -100.0
 
 # Below this share of the scores, expert minus chance is round-off (0.1 + 0.2 against 0.3).
 _CHANCE_TOLERANCE = 1e-12
-# Resampled scores held in memory at one time.
-_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,42 +54,47 @@ def merging_loss_interval(
     expert_scores: ArrayLike,
     *,
     confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    binary: bool | None = None,
 ) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of the merging loss, in percent.
+    """Return the interval of the merging loss, in percent (THEORY section 9).
 
-    The bootstrap is paired (THEORY section 1): each resample draws the same examples for the
-    merged model and for the expert. A resample in which the expert's mean score is not
-    positive has no loss. It counts against both ends: as a total loss (-100, or the lowest
-    loss seen where that is lower) at the lower end, as the highest loss seen at the upper end.
-    Scores that do not vary give an interval of no width, however few they are.
+    Each end is wrong with a chance of at most (1 - confidence) / 2, at every number of examples.
+    For scores that are 0 or 1 the lower end is Clopper-Pearson's bound of the share of answers
+    lost among those that the expert had right: what was gained elsewhere is not counted. For
+    graded scores both ends, and for 0 and 1 the upper end, come of betting on the paired scores
+    (``betting.ratio_bounds``), and hold whenever sampling stops. The interval holds the loss of
+    the sample.
 
     Args:
-        merged_scores: Per-example scores of the merged model, shape [n].
+        merged_scores: Per-example scores of the merged model in [0, 1], shape [n].
         expert_scores: Per-example scores of the expert on the same examples, shape [n].
         confidence: Two-sided level, in (0, 1).
-        resamples: Number of resamples, at least 1.
-        seed: Equal seeds give equal intervals.
+        binary: Whether the metric knows no scores but 0 and 1; None for what the scores show. A
+            graded metric whose scores merely happen to be 0 and 1 needs False.
+
+    Returns:
+        The lower end, at least -100, and the upper end, which may be infinite.
 
     Raises:
-        Undefined: ``expert_score_zero`` or ``expert_score_negative``, for the mean score.
-        ValueError: Empty, unequal or non-finite scores, or a bad setting.
+        Undefined: ``expert_score_zero``.
+        ValueError: Empty or unequal scores, scores outside [0, 1] or, where ``binary``, between
+            0 and 1, or a bad level.
     """
-    scores = _paired(merged_scores, expert_scores)
-    confidence = _checks.fraction("confidence", confidence)
-    resamples = _checks.count("resamples", resamples, least=1)
-    mean_merged, mean_expert = scores.mean(axis=1)
-    point = merging_loss(float(mean_merged), float(mean_expert))
-    merged, expert = _resampled_means(scores, resamples, np.random.default_rng(seed))
-    defined = expert > 0
-    losses = (merged[defined] / expert[defined] - 1) * 100
-    undefined = resamples - losses.size
-    worst = min(TOTAL_LOSS, float(losses.min(initial=point)))
-    best = float(losses.max(initial=point))
-    low, _ = _checks.order_statistics(np.append(losses, np.full(undefined, worst)), confidence)
-    _, high = _checks.order_statistics(np.append(losses, np.full(undefined, best)), confidence)
-    return float(low), float(high)
+    merged, expert = _paired(merged_scores, expert_scores)
+    tail = (1 - _checks.fraction("confidence", confidence)) / 2
+    for name, scores in (("merged_scores", merged), ("expert_scores", expert)):
+        if float(scores.min()) < 0 or float(scores.max()) > 1:
+            raise ValueError(f"{name} must lie in [0, 1]")
+    _require_positive(float(expert.sum()))
+    whole = bool(np.isin([merged, expert], (0.0, 1.0)).all())
+    if binary and not whole:
+        raise ValueError("scores of a binary metric must be 0 or 1")
+    low, high = ratio_bounds(merged, expert, (tail, tail))
+    if whole if binary is None else binary:
+        right = expert == 1
+        lost = int((merged[right] == 0).sum())
+        low = 1 - disagreement_bound(lost, int(right.sum()), confidence=1 - tail)
+    return 100 * (low - 1), 100 * (high - 1)
 
 
 def retention(merged: float, expert: float, chance: float) -> float:
@@ -152,19 +157,3 @@ def _paired(merged_scores: ArrayLike, expert_scores: ArrayLike) -> FloatArray:
             f"got {merged.size} and {expert.size}"
         )
     return np.stack([merged, expert])
-
-
-def _resampled_means(
-    scores: FloatArray, resamples: int, generator: np.random.Generator
-) -> FloatArray:
-    """Return the means of [2, n] scores in every resample, shape [2, resamples]."""
-    size = scores.shape[1]
-    block = max(1, _BLOCK // size)
-    means = [
-        # Gathered, not multiplied by counts: equal scores must give exactly equal means.
-        scores[:, generator.integers(0, size, size=(min(block, resamples - start), size))].mean(
-            axis=2
-        )
-        for start in range(0, resamples, block)
-    ]
-    return np.concatenate(means, axis=1)

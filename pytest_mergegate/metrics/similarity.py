@@ -6,6 +6,7 @@ some pair 1, and every score changes when an expert is added. With N = 3 the sim
 always {0, t, 1}.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -29,6 +30,8 @@ __all__ = [
 
 # max D - min D below this share of max D is no difference (THEORY section 3).
 EQUIDISTANT = 1e-9
+# Probes of every task from which resampling says something of the next draw (THEORY section 9).
+FEWEST_PROBES = 3
 # A mean similarity below this is what round-off leaves of "every similarity is 0".
 _ZERO_SIMILARITY = 1e-12
 
@@ -108,8 +111,8 @@ def merging_difficulty_interval(
     """Return the bootstrap percentile interval of every expert's MDS (THEORY section 3).
 
     Probes are resampled within their task. A resample without a defined MDS (all experts
-    equidistant) counts as infinite. A task with one probe adds no sampling noise, so the
-    interval of a pool with one probe per task has no width.
+    equidistant) counts as infinite. From fewer than three probes of a task there is no interval:
+    one resampled probe has no width, and two cover far less than they say.
 
     Args:
         per_probe: Distances for each probe, shape [n, N, N].
@@ -122,7 +125,8 @@ def merging_difficulty_interval(
         Array [N, 2] of lower and upper ends, at least 1, possibly infinite, never NaN.
 
     Raises:
-        Undefined: ``needs_three_experts``, or ``equidistant`` for the mean over all probes.
+        Undefined: ``needs_three_experts``, ``too_few_probes``, or ``equidistant`` for the mean
+            over all probes.
         ValueError: Bad shapes, distances or settings.
     """
     probes = _checks.array("per_probe", per_probe, ndim=3)
@@ -133,6 +137,12 @@ def merging_difficulty_interval(
     for probe in probes:
         _checks.distance_matrix("per_probe", probe)
     hidden_similarity(probes.mean(axis=0))
+    fewest = min(Counter(tasks).values())
+    if fewest < FEWEST_PROBES:
+        raise Undefined(
+            "too_few_probes",
+            f"the interval of an MDS takes {FEWEST_PROBES} probes of every task, got {fewest}",
+        )
     weights = _stratified_weights(tasks, resamples, np.random.default_rng(seed))
     upper = np.triu_indices(probes.shape[1], 1)
     difficulty = _difficulty_of_pairs(weights @ probes[:, *upper], upper, probes.shape[1])

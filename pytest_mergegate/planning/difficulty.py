@@ -21,7 +21,7 @@ class Difficulty:
     def __init__(self, spec: GateSpec, hidden: HiddenResult) -> None:
         self._names = hidden.states.names
         self._tasks = np.array(hidden.states.tasks)
-        self._seed = spec.probes.seed
+        self._probes = spec.probes
         self._distances = metrics.pairwise_distances(
             hidden.states.experts,
             normalize=spec.probes.normalize,
@@ -39,6 +39,6 @@ class Difficulty:
         if bad_end:
             own = [task for task in self._tasks.tolist() if task in names]
             scores = metrics.merging_difficulty_interval(
-                per_probe, own, confidence=0.95, seed=self._seed
+                per_probe, own, confidence=self._probes.level, seed=self._probes.seed
             )[:, 1]
         return dict(zip(names, scores.tolist(), strict=True))

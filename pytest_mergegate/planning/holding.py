@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.evidence import FEWEST_SCORED
-from pytest_mergegate.planning.outlook import RANK, ExpertOutlook, Status
+from pytest_mergegate.evidence import FEWEST, Status, compare
+from pytest_mergegate.planning.outlook import RANK, ExpertOutlook
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import distinct
 
@@ -77,11 +77,15 @@ class Holding:
         disagreement = self._disagreement(first)
         held: list[tuple[Status, float, str]] = []
         if (limit := self._limits.get("max_disagreement")) is not None:
-            held.append(self._held("disagreement", self._bad_end(disagreement), limit, ""))
+            passing = self._passing(disagreement, first)
+            failing = self._bad_end(disagreement)
+            if self._spec.judge == "bound" and any(first.cut):
+                failing = disagreement.number
+            held.append(self._held("disagreement", passing, failing, limit, ""))
         loss = Value.missing("not_asked_for")
         if (limit := self._limits.get("max_loss")) is not None:
             loss, number, few = self._loss(name, found, first)
-            held.append(few or self._held("loss", number, limit, " %"))
+            held.append(few or self._held("loss", number, number, limit, " %"))
         status, use, why = max(held, key=lambda h: (RANK[h[0]], h[1]), default=("pass", 0.0, ""))
         return ExpertOutlook(
             name=name,
@@ -101,10 +105,18 @@ class Holding:
         return self.of(name, found + kept).status == "fail"
 
     def _disagreement(self, found: Differences) -> Value:
-        n, level = len(found.differs), self._spec.certificate.level
+        n, level = len(found.differs), self._spec.level
         low, _ = metrics.disagreement_interval(sum(found.differs), n, confidence=level)
         _, high = metrics.disagreement_interval(found.with_cut, n, confidence=level)
         return Value(number=sum(found.differs) / n, interval=(low, high))
+
+    def _passing(self, value: Value, found: Differences) -> float | None:
+        """What has to be within the limit for a pass, as the judge has it."""
+        n = len(found.differs)
+        if self._spec.judge == "point" and n < FEWEST:
+            level = self._spec.level
+            return metrics.disagreement_bound(found.with_cut, n, confidence=level)
+        return found.with_cut / n if self._spec.judge == "point" else self._bad_end(value)
 
     def _bad_end(self, value: Value) -> float | None:
         if self._spec.judge == "bound":
@@ -118,7 +130,7 @@ class Holding:
         score = self._spec.experts[name].score or 1.0
         if not found.labelled:
             upper = metrics.disagreement_bound(
-                first.with_cut, len(first.differs), confidence=self._spec.certificate.level
+                first.with_cut, len(first.differs), confidence=self._spec.level
             )
             bound = 100.0 * min(1.0, upper / score)
             expected = 100.0 * sum(first.differs) / len(first.differs) / score
@@ -135,23 +147,26 @@ class Holding:
                 return Value.missing("expert_score_zero"), None, ("inconclusive", 0.0, why)
             rate, share = float(found.scores @ differing) / len(differing), len(differing) / whole
         _, high = metrics.disagreement_interval(
-            sum(found.differs), len(found.differs), confidence=self._spec.certificate.level
+            sum(found.differs), len(found.differs), confidence=self._spec.level
         )
         loss = Value(number=100.0 * min(1.0, rate * share))
         number = loss.number if self._spec.judge == "point" else 100.0 * min(1.0, high * share)
-        if found.labelled < FEWEST_SCORED:
-            why = f"a loss on {found.labelled} examples is not judged, it takes {FEWEST_SCORED}"
+        if found.labelled < FEWEST:
+            why = f"a loss on {found.labelled} examples is not foretold, it takes {FEWEST}"
             return loss, number, ("inconclusive", 0.0, why)
         return loss, number, None
 
     @staticmethod
     def _held(
-        what: str, number: float | None, limit: float, unit: str
+        what: str, passing: float | None, failing: float | None, limit: float, unit: str
     ) -> tuple[Status, float, str]:
-        if number is None:
+        if passing is None or failing is None:
             return "inconclusive", 0.0, f"{what} is not known"
+        status = compare(limit, passing=passing, failing=failing)
+        number = failing if status == "fail" else passing
         use = number / limit if limit else (math.inf if number > 0 else 0.0)
-        if number <= limit:
-            return "pass", use, ""
+        if status == "pass":
+            return status, use, ""
         shown, bound = distinct(number, limit)
-        return "fail", use, f"{what} {shown}{unit} over {bound}{unit}"
+        may = "" if status == "fail" else "may be "
+        return status, use, f"{what} {may}{shown}{unit} over {bound}{unit}"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_mergegate.evidence import Status
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.shares import Shares
     from pytest_mergegate.values import Value
 
-Status = Literal["pass", "inconclusive", "fail"]
 Basis = Literal["exact", "merged", "surrogate"]
 RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 

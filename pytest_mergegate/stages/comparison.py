@@ -142,7 +142,7 @@ def _compare(workspace: Workspace, references: References, task: Task, spec: Gat
 def _merged_expert(
     engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], spec: GateSpec
 ) -> MergedExpert:
-    level = spec.certificate.level
+    level = spec.level
     distortion = float(np.mean(compared.moved))
     return MergedExpert(
         name=task.name,
@@ -162,7 +162,7 @@ def _merged_expert(
 
 def _is_open(compared: _Compared, name: str, workspace: Workspace, spec: GateSpec) -> bool:
     """Whether more inputs might change on which side of a limit the expert is."""
-    limits, level = spec.effective_budget.limits, spec.certificate.level
+    limits, level = spec.effective_budget.limits, spec.level
     found = compared.disagreement(level)
     assert found.interval is not None
     low, high = found.interval

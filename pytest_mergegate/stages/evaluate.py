@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
 from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
+from pytest_mergegate.spec import HARNESS
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.options import Scorer
 
-_CONFIDENCE = 0.95
+_BINARY = frozenset({"exact_match", "accuracy"})
+"""Metrics that know no scores but 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceScores:
-    """Scores of one task without any merge, one per example in [0, 1]."""
+    """Scores of one task without any merge, in [0, 1], one per example that is no copy."""
 
     base: Scores
     expert: Scores
@@ -38,12 +40,12 @@ class ExpertScores:
 
     name: str
     examples: int
-    """How many were scored."""
+    """How many were scored; a copy counts once."""
     score_base: float
     score_expert: float
     score_merged: float
     loss: Value
-    """Eq. 1 in percent, negative when the merge is worse, with its paired bootstrap interval."""
+    """Eq. 1 in percent, negative when the merge is worse, with its interval (THEORY 9)."""
     retention: Value
     """Chance-corrected share of the expert's score that is kept."""
 
@@ -67,8 +69,8 @@ def read_reference_scores(
         with engine.expert(task.name):
             expert = _score_loaded(engine, task, gate, scorer)
         references[task.name] = ReferenceScores(
-            base=base[task.name].scores,
-            expert=expert.scores,
+            base=_distinct(base[task.name], task, gate),
+            expert=_distinct(expert, task, gate),
             chance=expert.chance,
             of_outputs=expert.of_outputs,
         )
@@ -83,7 +85,10 @@ def run_evaluate(
     scorer: Scorer | None,
 ) -> EvaluateResult:
     """Score the merged model, which must be loaded."""
-    merged = {n: _score_loaded(engine, engine.tasks[n], gate, scorer).scores for n in references}
+    tasks = {name: engine.tasks[name] for name in references}
+    merged = {
+        n: _distinct(_score_loaded(engine, t, gate, scorer), t, gate) for n, t in tasks.items()
+    }
     return EvaluateResult(
         method=method,
         experts=tuple(_expert(n, own, merged[n], gate) for n, own in references.items()),
@@ -92,6 +97,13 @@ def run_evaluate(
 
 def _score_loaded(engine: Engine, task: Task, gate: Gate, scorer: Scorer | None) -> Scored:
     return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root, scorer)
+
+
+def _distinct(scored: Scored, task: Task, gate: Gate) -> Scores:
+    """Without the copies of an input, which are no evidence of their own."""
+    if gate.spec.experts[task.name].metric.startswith(HARNESS):  # which has examples of its own
+        return scored.scores
+    return scored.scores[sorted(task.order)]
 
 
 def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -> ExpertScores:
@@ -106,7 +118,10 @@ def _expert(name: str, reference: ReferenceScores, merged: Scores, gate: Gate) -
             # of sums: a loss of 1 in 100 is no round-off over 1 %
             lambda: metrics.merging_loss(float(merged.sum()), float(reference.expert.sum())),
             lambda: metrics.merging_loss_interval(
-                merged, reference.expert, confidence=_CONFIDENCE, seed=gate.spec.probes.seed
+                merged,
+                reference.expert,
+                confidence=gate.spec.loss_level,
+                binary=gate.spec.experts[name].metric in _BINARY,
             ),
         ),
         retention=Value.computed(lambda: metrics.retention(after, own, reference.chance)),

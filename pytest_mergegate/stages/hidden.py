@@ -179,12 +179,10 @@ def _experts(
         }
     difficulty = metrics.merging_difficulty(similarity)
     means = metrics.mean_similarity(similarity)
-    intervals = metrics.merging_difficulty_interval(
-        per_probe, states.tasks, confidence=0.95, seed=spec.probes.seed
-    )
+    intervals = difficulty_intervals(per_probe, states.tasks, spec)
     return {
         name: ExpertStates(
-            mds=Value(number=float(difficulty[i]), interval=_interval(intervals[i])),
+            mds=Value(number=float(difficulty[i]), interval=intervals[i] if intervals else None),
             mean_similarity=Value(number=float(means[i])),
             shift=shifts[i],
         )
@@ -192,8 +190,17 @@ def _experts(
     }
 
 
-def _interval(row: FloatArray) -> Interval:
-    return float(row[0]), float(row[1])
+def difficulty_intervals(
+    per_probe: FloatArray, tasks: Sequence[str], spec: GateSpec
+) -> list[Interval] | None:
+    """The interval of every expert's MDS, at the level of one look; None from too few probes."""
+    try:
+        ends = metrics.merging_difficulty_interval(
+            per_probe, tasks, confidence=spec.probes.level, seed=spec.probes.seed
+        )
+    except metrics.Undefined:
+        return None
+    return [(float(low), float(high)) for low, high in ends]
 
 
 def _mean_square_shift(states: HiddenStates, expert: int) -> float:
@@ -258,9 +265,7 @@ def _forecast(
             disagreement_upper=missing,
             kl=missing,
         )
-    upper = metrics.disagreement_bound(
-        agreement.disagreements, agreement.n, confidence=spec.certificate.confidence
-    )
+    upper = metrics.disagreement_bound(agreement.disagreements, agreement.n, confidence=spec.level)
     return Forecast(
         method=method,
         expert=expert,

@@ -158,6 +158,7 @@ class Outcomes:
             drawn=self._workspace.per_task,
             certificate=spec.certificate.model_dump(mode="json"),
             limits=spec.effective_budget.limits if sequential else None,
+            levels=[spec.level, spec.loss_level],
             evaluate=scored,
             **more,
         )

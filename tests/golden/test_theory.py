@@ -68,12 +68,12 @@ class TestSection1MergingLoss:
         assert retention(0.75, 1.0, 0.5) == 0.5
 
     def test_interval_is_paired_and_fixed(self):
-        scores = [1, 0, 1, 1, 0, 1, 1, 1]
-        assert merging_loss_interval(scores, scores) == (0, 0)
-        merged = [1, 0, 0, 1, 0, 1, 0, 1]
+        merged, scores = [1, 0, 0, 1, 0, 1, 0, 1], [1, 0, 1, 1, 0, 1, 1, 1]
         low, high = merging_loss_interval(merged, scores)
         assert (low, high) == merging_loss_interval(merged, scores)
-        assert -100 <= low < merging_loss(4, 6) < high <= 0
+        assert -100 <= low < merging_loss(4, 6) < high
+        # section 9: two of six answers lost, at 97.5 %
+        assert low == -100 * disagreement_bound(2, 6, confidence=0.975)
 
 
 class TestSection2Conflicts:
@@ -157,7 +157,7 @@ class TestSection3Representations:
     def test_the_interval_is_never_nan(self):
         d = regular(4, 2.0)
         d[1, 2] = d[2, 1] = 1.0
-        interval = merging_difficulty_interval([d, d], ["a", "a"])
+        interval = merging_difficulty_interval([d] * 3, ["a"] * 3)
         assert interval[0].tolist() == [math.inf, math.inf]
         assert not np.isnan(interval).any()
 

@@ -12,6 +12,7 @@ import pytest
 from pytest_mergegate import judge as judging
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, Verdict, plan_depth, worst
+from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.results import Results
 from pytest_mergegate.spec import Budget
 from pytest_mergegate.values import Value
@@ -50,7 +51,9 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     return judging.judge(gate, results, depth)
 
 
-def merged(label: str, *rates: float | None, upper: float = 1.0) -> Any:
+def merged(
+    label: str, *rates: float | None, upper: float = 1.0, inputs: int = 100, cut: int = 0
+) -> Any:
     """A merge with these disagreements."""
 
     def expert(name: str) -> Any:
@@ -60,7 +63,7 @@ def merged(label: str, *rates: float | None, upper: float = 1.0) -> Any:
             if rate is None
             else Value(number=rate, interval=(max(0.0, rate - 0.1), min(1.0, rate + 0.1)))
         )
-        return SimpleNamespace(disagreement=value, disagreement_upper=upper, inputs=10, cut=0)
+        return SimpleNamespace(disagreement=value, disagreement_upper=upper, inputs=inputs, cut=cut)
 
     return SimpleNamespace(method=SimpleNamespace(label=label), expert=expert)
 
@@ -92,6 +95,59 @@ def conflict(**ratios: Value) -> Any:
 def test_status(gate: Gate, rate: float | None, status: str) -> None:
     results = Results(pool=pool(), merges=(merged("linear", 0.0, rate, 0.0),))
     assert judge(budgeted(gate, max_disagreement=0.3), results, "merge").status == status
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 29, 30])
+def test_a_share_of_few_inputs_passes_on_its_bound(gate: Gate, n: int) -> None:
+    """No difference in 9 inputs bounds the rate by .283, in 8 by .312 (THEORY 9)."""
+    upper = disagreement_bound(0, n)
+    none = merged("linear", 0.0, 0.0, 0.0, upper=upper, inputs=n)
+    judgement = judge(
+        budgeted(gate, max_disagreement=0.3), Results(pool=pool(), merges=(none,)), "merge"
+    )
+    assert judgement.status == ("pass" if n >= 9 else "inconclusive")
+    assert ("pass on their bound" in judgement.verdicts[0].message) == (n < 30)
+
+
+@pytest.mark.parametrize("mode", ["point", "bound"])
+@pytest.mark.parametrize(
+    ("rate", "cut", "status"),
+    [
+        pytest.param(0.0, 100, "inconclusive", id="all cut"),
+        pytest.param(0.2, 10, "pass", id="within even so"),
+        pytest.param(0.2, 11, "inconclusive", id="may be over"),
+        pytest.param(0.31, 50, "fail", id="over without"),
+    ],
+)
+def test_cut_answers_neither_agree_nor_differ(
+    gate: Gate, mode: str, rate: float, cut: int, status: str
+) -> None:
+    end = min(100, round(100 * rate) + cut) / 100
+    value = Value(number=rate, interval=(max(0.0, rate - 0.1), end))
+    expert = SimpleNamespace(disagreement=value, disagreement_upper=end, inputs=100, cut=cut)
+    merge = SimpleNamespace(method=SimpleNamespace(label="linear"), expert=lambda _: expert)
+    results = Results(pool=pool(), merges=(merge,))  # type: ignore[arg-type]
+    gate = budgeted(gate, mode=mode, max_disagreement=0.3)
+    judgement = judge(gate, results, "merge")
+    assert judgement.status == status
+    assert f"{cut} answers were cut" in judgement.verdicts[0].message
+
+
+@pytest.mark.parametrize(("select", "methods"), [("any", 1), ("any", 3), ("any", 10), ("all", 10)])
+def test_the_chance_to_be_wrong_is_shared_among_the_methods_that_may_be_chosen(
+    gate: Gate, select: str, methods: int
+) -> None:
+    listed = [{"method": "ties", "density": 0.05 * (k + 1)} for k in range(methods)]
+    merge = {"methods": listed, "select": select}
+    experts = {name: f"adapters/{name}" for name in NAMES}
+    certificate = {"per_task": 64, "max_per_task": 256, "confidence": 0.9}
+    spec = gate_from(
+        {"base": "base", "experts": experts, "merge": merge, "certificate": certificate},
+        root=gate.root,
+    ).spec
+    chosen = methods if select == "any" else 1
+    assert spec.loss_level == pytest.approx(1 - 0.1 / chosen)
+    assert spec.level == pytest.approx(1 - 0.1 / chosen / 3)
 
 
 def test_infinite_difficulty_fails(gate: Gate) -> None:
@@ -228,13 +284,22 @@ class TestLoss:
         )  # type: ignore[arg-type]
         return judge(budgeted(gate, max_loss=limit), results, "eval").verdicts[0]
 
-    @pytest.mark.parametrize("number", [0.0, -100.0])
-    def test_few_examples_judge_nothing(self, gate: Gate, number: float) -> None:
-        loss = Value(number=number, interval=(number, number))
+    @pytest.mark.parametrize(
+        ("low", "number", "few", "enough"),
+        [
+            (-9.0, 0.0, "pass", "pass"),
+            (-11.0, 0.0, "inconclusive", "pass"),
+            (-100.0, -100.0, "fail", "fail"),
+        ],
+    )
+    def test_few_examples_pass_on_the_bad_end_alone(
+        self, gate: Gate, low: float, number: float, few: str, enough: str
+    ) -> None:
+        loss = Value(number=number, interval=(low, number))
         verdict = self.measured(gate, loss, examples=29)
-        assert (verdict.status, verdict.basis) == ("inconclusive", "measured")
-        assert "measured on 29 examples, and it takes 30 to judge" in verdict.message
-        assert self.measured(gate, loss, examples=30).status == ("fail" if number else "pass")
+        assert (verdict.status, verdict.basis) == (few, "measured")
+        assert "fewer than 30 pass on the interval's bad end" in verdict.message
+        assert self.measured(gate, loss, examples=30).status == enough
 
     @pytest.mark.parametrize(
         ("number", "interval", "needed"),
@@ -268,7 +333,7 @@ class TestLoss:
     def test_a_certificate_says_what_it_lacks(
         self, gate: Gate, rate: float, says: str | None
     ) -> None:
-        results = Results(pool=pool(), merges=(merged("linear", rate, 0, 0, upper=0.6),))
+        results = Results(pool=pool(), merges=(merged("linear", rate, 0, 0, upper=0.6, inputs=10),))
         verdict = judge(budgeted(gate, max_loss=10), results, "merge").verdicts[0]
         assert verdict.status == "fail"
         assert verdict.message.endswith(f"(certified on 10 inputs{f'; {says}' if says else ''})")

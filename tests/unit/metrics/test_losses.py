@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pytest_mergegate.metrics import (
     Undefined,
+    disagreement_bound,
     majority_rate,
     merging_loss,
     merging_loss_interval,
@@ -49,9 +50,10 @@ def test_loss_needs_a_positive_expert_score(expert, reason):
     with pytest.raises(Undefined) as caught:
         merging_loss(0.0, expert)
     assert caught.value.reason == reason
-    with pytest.raises(Undefined) as caught:
-        merging_loss_interval([0.0, 0.0], [expert, expert])
-    assert caught.value.reason == reason
+    if expert == 0:
+        with pytest.raises(Undefined) as caught:
+            merging_loss_interval([0.0, 0.0], [expert, expert])
+        assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -69,68 +71,124 @@ def test_scores_must_be_finite(bad):
             call()
 
 
-def naive_interval(merged, expert, resamples, seed):
-    """Percentile bootstrap by loops, on draws of its own."""
+def naive_capital(gains, most):
+    """What is left of 1 after every example, by every stake of the mixture, by loops."""
+    shares = [1 / (k + 4) ** 1.5 for k in range(32)]
+    total = 0.0
+    for k, share in enumerate(shares):
+        capital = share / sum(shares)
+        for gain in gains:
+            capital *= max(0.0, 1 + 2 ** (-k / 2) * gain / most)
+        total += capital
+    return total
+
+
+def test_graded_ends_are_where_the_capital_reaches_the_bar(seed):
+    """At either end a gambler has 40 times its money, and less anywhere between them."""
     rng = np.random.default_rng(seed)
-    losses = []
-    for _ in range(resamples):
-        index = [int(i) for i in rng.integers(0, len(merged), len(merged))]
-        top, bottom = sum(merged[i] for i in index), sum(expert[i] for i in index)
-        losses.append((top / bottom - 1) * 100)
-    return np.quantile(losses, [0.025, 0.975])
+    expert = rng.uniform(0.2, 1, size=50)
+    merged = expert * rng.uniform(0.2, 1.1, size=50).clip(max=1 / expert)
+    low, high = (1 + end / 100 for end in merging_loss_interval(merged, expert))
+    assert naive_capital(merged - low * expert, low) == pytest.approx(40, rel=1e-6)
+    assert naive_capital(high * expert - merged, 1.0) == pytest.approx(40, rel=1e-6)
+    for ratio in np.linspace(low, high, 7)[1:-1]:
+        assert naive_capital(merged - ratio * expert, ratio) < 40
+        assert naive_capital(ratio * expert - merged, 1.0) < 40
+    point = merging_loss(merged.mean(), expert.mean()) / 100 + 1
+    assert low < point < high
 
 
-def test_interval_agrees_with_loops_over_other_draws():
-    rng = np.random.default_rng(0)
-    expert = rng.uniform(0.5, 1, size=80)
-    merged = expert * rng.uniform(0.2, 1.1, size=80)
+def test_the_bad_end_of_right_and_wrong_counts_what_was_lost(seed):
+    """Clopper-Pearson on what the expert had right, whatever was gained elsewhere."""
+    rng = np.random.default_rng(seed)
+    expert, merged = rng.integers(0, 2, (2, 80)).astype(float)
+    right = int(expert.sum())
+    lost = int((expert * (1 - merged)).sum())
     low, high = merging_loss_interval(merged, expert)
-    assert low < merging_loss(merged.mean(), expert.mean()) < high
-    naive_low, naive_high = naive_interval(merged, expert, 2000, seed=1)
-    width = naive_high - naive_low
-    assert low == pytest.approx(naive_low, abs=0.1 * width)
-    assert high == pytest.approx(naive_high, abs=0.1 * width)
+    assert low == pytest.approx(-100 * disagreement_bound(lost, right, confidence=0.975))
+    assert low < merging_loss(merged.sum(), expert.sum()) < high
+    graded_low, graded_high = merging_loss_interval(merged, expert, binary=False)
+    assert graded_high == high
+    assert graded_low != low
 
 
-def test_interval_is_paired():
-    # A merge that scores exactly half on every example has no sampling noise at all.
-    expert = np.random.default_rng(0).uniform(0.1, 1, size=50)
-    low, high = merging_loss_interval(expert / 2, expert)
-    assert (low, high) == (pytest.approx(-50), pytest.approx(-50))
-    assert merging_loss_interval(expert, expert) == (0.0, 0.0)
+def test_no_change_is_no_certainty():
+    """Scores that all stay leave open what the next example does (the bootstrap said [0, 0])."""
+    for n in (1, 30, 64, 200):
+        low, high = merging_loss_interval(np.ones(n), np.ones(n))
+        assert low == pytest.approx(-100 * disagreement_bound(0, n, confidence=0.975))
+        assert high > 0
+        low, high = merging_loss_interval(np.full(n, 0.5), np.full(n, 0.5))
+        assert low < 0 < high
 
 
-def test_interval_is_reproducible_and_widens_with_confidence():
-    rng = np.random.default_rng(1)
-    merged, expert = rng.integers(0, 2, 60), np.ones(60)
-    first = merging_loss_interval(merged, expert, seed=3)
-    assert merging_loss_interval(merged, expert, seed=3) == first
-    assert merging_loss_interval(merged, expert, seed=4) != first
-    low, high = merging_loss_interval(merged, expert, seed=3, confidence=0.5)
+def test_interval_does_not_depend_on_the_order_and_widens_with_confidence(seed):
+    rng = np.random.default_rng(seed)
+    expert, merged = rng.random((2, 60))
+    order = rng.permutation(60)
+    first = merging_loss_interval(merged, expert)
+    assert merging_loss_interval(merged[order], expert[order]) == first
+    low, high = merging_loss_interval(merged, expert, confidence=0.5)
     assert first[0] < low <= high < first[1]
 
 
-def test_interval_blocks_do_not_change_the_draws_used(monkeypatch):
-    rng = np.random.default_rng(2)
-    merged, expert = rng.random(30), rng.random(30) + 0.5
-    whole = merging_loss_interval(merged, expert, resamples=500)
-    monkeypatch.setattr("pytest_mergegate.metrics.losses._BLOCK", 30 * 7)
-    assert merging_loss_interval(merged, expert, resamples=500) == pytest.approx(whole)
+def test_blocks_change_nothing(monkeypatch, seed):
+    expert, merged = np.random.default_rng(seed).random((2, 50))
+    whole = merging_loss_interval(merged, expert)
+    monkeypatch.setattr("pytest_mergegate.metrics.betting._BLOCK", 7)
+    assert merging_loss_interval(merged, expert) == pytest.approx(whole, rel=1e-12)
 
 
-def test_resamples_without_an_expert_score_widen_both_ends():
-    # One example in four carries the expert's score: (3/4)^4 = 32% of the resamples have none.
-    low, high = merging_loss_interval([0.5, 0, 0, 0], [1, 0, 0, 0])
-    assert low == -100
-    assert high == pytest.approx(-50)
-    # The lowest loss seen, where scores can be negative.
-    low, _ = merging_loss_interval([-1.0, 0, 0, 0], [1, 0, 0, 0])
-    assert low == pytest.approx(-200)
+@pytest.mark.parametrize("kind", ["0/1", "0/1 with gains", "graded"])
+@pytest.mark.parametrize("n", [30, 100])
+@pytest.mark.parametrize("loss", [0.02, 0.12])
+def test_the_bad_end_misses_as_seldom_as_it_says(kind, n, loss):
+    """400 draws; at most 2.5 % may miss, and a test that fails by chance once in 10,000 runs."""
+    rng = np.random.default_rng([n, int(100 * loss), len(kind)])
+    missed = 0
+    for _ in range(400):
+        if kind == "graded":
+            expert = rng.beta(4, 2, n)
+            merged = np.where(rng.random(n) < loss * 1.25, expert * 0.2, expert)
+        else:
+            gained = 0.1 if kind == "0/1 with gains" else 0.0
+            expert = (rng.random(n) < 0.8).astype(float)
+            kept = np.where(expert == 1, 1 - loss - gained, gained * 0.8 / 0.2)
+            merged = (rng.random(n) < kept).astype(float)
+        low, _ = merging_loss_interval(merged, expert, binary=kind != "graded")
+        missed += low > -100 * loss + 1e-9
+    assert missed <= 23
 
 
-def test_interval_of_one_resample_without_an_expert_score():
-    ends = {merging_loss_interval([0.5, 0], [1, 0], resamples=1, seed=seed) for seed in range(20)}
-    assert (-100.0, -50.0) in ends
+def hedged_width(differences):
+    """Width of the hedged capital interval of a mean in [-1, 1] (Waudby-Smith & Ramdas 2020, with
+    their bets), by a grid of 1,000 means."""
+    scores, n = (differences + 1) / 2, len(differences)
+    times = np.arange(1, n + 1)
+    means = (0.5 + np.cumsum(scores)) / (times + 1)
+    spread = (0.25 + np.cumsum((scores - means) ** 2)) / (times + 1)
+    before = np.append(0.25, spread[:-1])
+    bets = np.sqrt(2 * np.log(40) / (times * np.log1p(times) * before))
+    grid = np.linspace(0, 1, 1001)[1:-1, None]
+    up = np.cumprod(1 + np.minimum(bets, 0.5 / grid) * (scores - grid), axis=1)
+    down = np.cumprod(1 - np.minimum(bets, 0.5 / (1 - grid)) * (scores - grid), axis=1)
+    held = grid[np.maximum(up, down).max(axis=1) < 40]
+    return 2 * float(held.max() - held.min())
+
+
+@pytest.mark.parametrize("n", [30, 64, 100, 200])
+@pytest.mark.parametrize("loss", [0.01, 0.05, 0.12, 0.3])
+def test_graded_intervals_are_no_wider_than_a_reference(n, loss, seed):
+    rng = np.random.default_rng(seed)
+    ratios = []
+    for _ in range(8):
+        expert = rng.beta(2, 4, n)
+        changed = np.clip(expert + rng.normal(0, 0.1, n), 0, 1)
+        merged = np.where(rng.random(n) < 1 - loss * 1.2, changed, expert * 0.2)
+        low, high = merging_loss_interval(merged, expert)
+        width = hedged_width(merged - expert) / expert.mean() * 100
+        ratios.append((high - low) / width)
+    assert np.mean(ratios) <= 1.25
 
 
 @pytest.mark.parametrize(
@@ -141,9 +199,9 @@ def test_interval_of_one_resample_without_an_expert_score():
         ([[1.0]], [[1.0]], {}, "dimension"),
         ([1.0], [1.0], {"confidence": 1.0}, "confidence"),
         ([1.0], [1.0], {"confidence": math.nan}, "confidence"),
-        ([1.0], [1.0], {"resamples": 0}, "resamples"),
-        ([1.0], [1.0], {"resamples": 2.5}, "resamples"),
-        ([1.0], [1.0], {"resamples": True}, "resamples"),
+        ([1.5], [1.0], {}, r"merged_scores must lie in \[0, 1\]"),
+        ([1.0], [-0.5], {}, r"expert_scores must lie in \[0, 1\]"),
+        ([0.5], [1.0], {"binary": True}, "binary"),
     ],
 )
 def test_interval_refuses(merged, expert, options, message):

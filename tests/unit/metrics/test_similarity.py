@@ -211,18 +211,29 @@ def test_interval_follows_permutations_of_experts(rng, experts):
 
 @pytest.mark.parametrize("noise", [0.0, 1e-10])
 def test_interval_counts_equidistant_resamples_as_infinite(noise):
-    # The first probe twice (a quarter of the resamples) leaves all three equally far apart.
+    # The even probes alone (8 of 27 resamples) leave all three equally far apart.
     uneven = regular(3)
     uneven[0, 1] = uneven[1, 0] = 2.0
     uneven[0, 2] = uneven[2, 0] = 3.0
     even = regular(3)
     even[0, 1] = even[1, 0] = 1 + noise
-    interval = merging_difficulty_interval([even, uneven], ["a", "a"])
+    probes, tasks = [even, even, uneven], ["a"] * 3
+    interval = merging_difficulty_interval(probes, tasks)
     assert (interval[:, 1] == math.inf).all()
     scores = merging_difficulty(hidden_similarity(uneven))
     np.testing.assert_allclose(interval[:, 0], scores, rtol=1e-9)
-    narrow = merging_difficulty_interval([even, uneven], ["a", "a"], confidence=0.3)
+    narrow = merging_difficulty_interval(probes, tasks, confidence=0.3)
     np.testing.assert_allclose(narrow[:, 1], scores, rtol=1e-9)
+
+
+@pytest.mark.parametrize("tasks", [["a"], ["a", "a"], ["a", "a", "a", "b", "b"]])
+def test_no_interval_from_fewer_than_three_probes_of_a_task(tasks, seed):
+    probes = np.random.default_rng(seed).random((len(tasks), 3, 3)) + 0.5
+    probes = probes + probes.transpose(0, 2, 1)
+    probes[:, range(3), range(3)] = 0.0
+    with pytest.raises(Undefined) as caught:
+        merging_difficulty_interval(probes, tasks)
+    assert caught.value.reason == "too_few_probes"
 
 
 def test_interval_of_a_lone_expert_is_infinite_at_both_ends_not_nan():

@@ -1,0 +1,106 @@
+"""Confidence by betting (THEORY section 9): valid at every number of examples, and at every moment
+at which somebody may stop.
+
+A gambler who starts with 1 and bets against a hypothesis loses in expectation while it holds, so
+that its capital reaches 1/α with a chance of at most α (Ville's inequality). Bets are a mixture:
+the capital is that of many gamblers, each of whom stakes the same share on every example
+(Waudby-Smith & Ramdas 2020, arXiv 2010.09686). So it does not depend on the order of the examples.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from ._checks import FloatArray
+
+_STEPS: Final = np.arange(32)
+STAKES: Final[FloatArray] = 2.0 ** (-_STEPS / 2)
+"""Shares of the largest stake that cannot ruin: from all of it down to a 47,000th."""
+SHARES: Final[FloatArray] = (1 / (_STEPS + 4) ** 1.5) / (1 / (_STEPS + 4) ** 1.5).sum()
+"""How much of the capital each stake is given, summing to one: large stakes are what little
+evidence takes, and much evidence can pay for the wait."""
+_HALVINGS: Final = 50
+_BLOCK: Final = 1 << 14
+"""Examples whose gains are in memory at one time, under every stake."""
+_LARGEST: Final = 1e300
+
+
+def log_capital(gains: FloatArray, counts: FloatArray, most: float) -> float:
+    """Return the log of the capital after betting on a positive mean of ``gains``.
+
+    Args:
+        gains: Payoffs of a unit stake, each at least ``-most``, shape [n].
+        counts: How often each was seen, shape [n].
+        most: What a unit stake may lose, above 0.
+
+    Returns:
+        The log of a non-negative supermartingale under any mean of at most 0; minus infinity
+        where nothing is left.
+    """
+    payoffs = np.maximum(gains / most, -1.0)
+    worth = np.log(SHARES)
+    with np.errstate(divide="ignore"):  # the largest stake may be lost
+        for start in range(0, payoffs.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            worth = worth + np.log1p(np.outer(STAKES, payoffs[part])) @ counts[part]
+    highest = float(worth.max())
+    return highest + float(np.log(np.exp(worth - highest).sum()))
+
+
+def ratio_bounds(
+    numerators: FloatArray, denominators: FloatArray, tails: tuple[float, float]
+) -> tuple[float, float]:
+    """Return bounds of E[numerator] / E[denominator] from paired samples.
+
+    Each end is exceeded with at most its own chance, whatever the distribution and whenever
+    sampling stops. They hold the ratio of the sample means.
+
+    Args:
+        numerators: In [0, 1], shape [n].
+        denominators: In [0, 1], shape [n]; not all zero.
+        tails: The chance that the lower and the upper end may be wrong, each in (0, 1).
+    """
+    pairs, counts = np.unique(
+        np.stack([numerators, denominators]), axis=1, return_counts=True
+    )  # sorted, so that sums do not depend on the order of the examples
+    above, below = pairs
+    times = counts.astype(np.float64)
+    enough_low, enough_high = (-math.log(tail) for tail in tails)
+    point = float((times @ above) / (times @ below))
+
+    def is_too_low(ratio: float) -> bool:
+        return log_capital(above / ratio - below, times, 1.0) >= enough_low
+
+    def is_too_high(ratio: float) -> bool:
+        return log_capital(ratio * below - above, times, 1.0) >= enough_high
+
+    return _last(is_too_low, 0.0, point), _first(is_too_high, point)
+
+
+def _last(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The largest number below ``high`` for which ``holds``; it holds for all below one."""
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if middle > 0 and holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _first(holds: Callable[[float], bool], low: float) -> float:
+    """The least number above ``low`` for which ``holds``, or infinity; it holds for all above."""
+    high = max(2 * low, 1.0)
+    while not holds(high):
+        low, high = high, 2 * high
+        if high > _LARGEST:
+            return float("inf")
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high
