@@ -109,15 +109,23 @@ def left_out(found: Evidence, split: str, field: str) -> dict[str, tuple[float |
 
 
 def alarms_part(found: Evidence) -> str:
-    """The default limit, and every score's own threshold."""
+    """The default limit, point by point."""
     return "\n\n".join(
         [
             "## Alarms",
-            "Intervals are Clopper-Pearson's at 95 %; they take points for independent, and points "
-            "share pools and experts, so the true ones are wider.",
+            "Where nothing else is said, intervals are Clopper-Pearson's at 95 %; they take points "
+            "for independent, and points share pools and experts, so the true ones are wider.",
             f"### The default gate: a disagreement of {DEFAULT} or more on 64 inputs",
             _default(found),
             _beside(found),
+        ]
+    )
+
+
+def thresholds_part(found: Evidence) -> str:
+    """Every score's own threshold."""
+    return "\n\n".join(
+        [
             f"### Thresholds that should miss at most {MISS_RATE:.0%}",
             "Each score's threshold is the one that recorded collapses give "
             "(`calibration.miss_controlled`): those of the other beds, or, for the scores that a "

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from card.alarms import DEFAULT, UPPER, default_alarms
 from card.beds import count_text
+from card.exact import exact_text
+from card.merges import short_lines
 from card.ranks import rank
 from pytest_mergegate.calibration.observations import COLLAPSE
 from pytest_mergegate.study.scores import SCORES
@@ -58,5 +60,7 @@ def evidence_text(found: Evidence) -> str:
             f"At a disagreement of {DEFAULT} and more on 64 inputs {1 - alarms.missed:.1%} of the",
             f"collapses are caught, at {alarms.false_rate:.1%} false alarms; with the bound on it",
             f"held to the same limit, {1 - bound.missed:.1%} at {bound.false_rate:.1%}.",
+            *short_lines(found),
+            *[f"\n{told}" for told in [exact_text(found)] if told],
         ]
     )

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from card.alarms import DISAGREEMENT, alarms_part, certificate_part, default_alarms
+from card.alarms import (
+    DISAGREEMENT,
+    alarms_part,
+    certificate_part,
+    default_alarms,
+    thresholds_part,
+)
+from card.bands import bands_part, bands_text, deciding_part
 from card.beds import beds_part, collapses_part, count_text
+from card.exact import exact_part, exact_text
 from card.losses import Predictions, losses_part, summary
+from card.merges import merges_part, short_lines
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
 from card.targets import targets_part
@@ -33,9 +42,14 @@ def page(command: str, protocol: Path, found: Evidence) -> str:
         beds_part(found),
         collapses_part(found),
         ranks_part(found),
+        exact_part(found),
         within_part(found),
         alarms_part(found),
+        bands_part(found),
+        merges_part(found),
+        thresholds_part(found),
         losses_part(predictions),
+        deciding_part(predictions),
         certificate_part(found),
         replication_part(replication),
         _made(found),
@@ -46,7 +60,7 @@ def page(command: str, protocol: Path, found: Evidence) -> str:
 
 def _head(command: str, found: Evidence) -> str:
     return f"""# Validation card
-Written by `{command}` from the recorded merges that ship with the package; do not edit.
+Written by `{command}` from the recorded merges that ship with the package.
 
 Which score foretells a collapse, and does a predicted loss hold? The evidence: {count_text(found)}.
 A point is one expert under one merge; it *collapsed* if the expert lost more than
@@ -64,8 +78,10 @@ def _short(found: Evidence, predictions: Predictions) -> str:
     known = default_alarms(found.every)
     lines.append(
         f"- A gate without a budget catches {1 - known.missed:.1%} of the collapses and raises "
-        f"{known.false_rate:.1%} false alarms."
+        f"{known.false_rate:.1%} false alarms, expert by expert."
     )
+    more = [*short_lines(found), bands_text(found), exact_text(found)]
+    lines += [f"- {line}" for line in more if line]
     for split in ("beds", "experts", "pools"):
         of = predictions.of(split, DISAGREEMENT.field)
         if of:

@@ -41,7 +41,6 @@ def rank(score: Ranks, points: Sequence[Point]) -> float | None:
 
 def ranks_part(found: Evidence) -> str:
     """AUROC and average precision of every score."""
-    rates = ", ".join(f"{bed} {collapses_of(p).mean():.3f}" for bed, p in found.columns.items())
     return "\n\n".join(
         [
             "## How well each score ranks the collapses",
@@ -52,7 +51,8 @@ def ranks_part(found: Evidence) -> str:
             "without any score.",
             _ranks(found, auroc, auroc_interval),
             "Average precision (AUPRC), with the same intervals. A score that says nothing has the "
-            f"base rate: {rates}.",
+            "base rate of the points that it is known of, which stands in the last column: MDS is "
+            "known of larger pools only.",
             _ranks(found, auprc, auprc_interval),
             _intervals(found),
             *(_by_method(found, bed) for bed in found.beds),
@@ -74,9 +74,16 @@ def _ranks(found: Evidence, point: Callable[..., float], interval: Callable[...,
             clusters = pools_of(known), experts_of(known)
             low, high = interval(values, bad, *clusters, resamples=RESAMPLES)
             cells.append(f"{point(values, bad):.3f} ({low:.3f} to {high:.3f})")
-        rows.append([score.label, score.needs, *cells])
-    heads = dict.fromkeys(["score", "needs", *found.columns])
+        rows.append([score.label, score.needs, *cells, base_rates(score, found)])
+    rates = "base rate of its points" + (": " + ", ".join(found.columns)) * (len(found.columns) > 1)
+    heads = dict.fromkeys(["score", "needs", *found.columns, rates])
     return markdown(Table(key="ranks", title="", columns=heads, rows=rows, labels=2))
+
+
+def base_rates(score: Ranks, found: Evidence) -> str:
+    """How many of the points that have the score collapsed, by bed and of all."""
+    known = [score.known(points) for points in found.columns.values()]
+    return " / ".join(f"{collapses_of(of).mean():.3f}" if of else "-" for of in known)
 
 
 def _intervals(found: Evidence) -> str:
