@@ -156,8 +156,10 @@ def test_disagreement_is_that_of_peft(case: Case) -> None:
     report = case.report
     found = {expert.name: expert.disagreement for expert in report.merges[0].experts}
     assert found == pytest.approx(case.expected)
+    uppers = {expert.name: expert.disagreement_upper for expert in report.merges[0].experts}
     assert {v.expert: v.status for v in report.verdicts} == {
-        name: "pass" if value <= 0.5 else "fail" for name, value in case.expected.items()
+        name: "fail" if value > 0.5 else "pass" if uppers[name] <= 0.5 else "inconclusive"
+        for name, value in case.expected.items()
     }
     reading = "labels" if case.naive.family == "classifier" else "greedy"
     assert {expert.reading for expert in report.merges[0].experts} == {reading}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import MergedExpertRecord, Report
 
 INPUTS = 6
+LEVEL = 1 - 0.1 / 4
+"""Of a certificate at 90 %, where any of four methods may be chosen."""
 ADAPTERS = {
     "base": Adapter(),  # the name that the weights without any expert go by
     "b": Adapter(
@@ -272,7 +274,7 @@ def test_forecast(case: Case, label: str) -> None:
         differing, divergence = case.naive.forecast(name, case.scales[label])
         assert found.disagreement == pytest.approx(differing / INPUTS)
         assert found.disagreement_upper == pytest.approx(
-            clopper_pearson_upper(differing, INPUTS, 0.9)
+            clopper_pearson_upper(differing, INPUTS, LEVEL)
         )
         assert found.kl == pytest.approx(divergence, rel=1e-4, abs=1e-7)
 
@@ -293,7 +295,7 @@ def test_surrogate(case: Case, label: str) -> None:
         assert found.exact == (label != TIES)
         assert found.inputs == INPUTS
         assert found.disagreement == pytest.approx(differing / INPUTS)
-        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, 0.9))
+        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, LEVEL))
         divergence = case.naive.divergence(case.sums[label], name)
         assert found.kl == pytest.approx(divergence, rel=1e-4, abs=1e-7)
 
@@ -307,14 +309,14 @@ def test_merge(case: Case, label: str) -> None:
         most = differing + naive.unknown(model, name)
         distortion, own = naive.distortion(model, name)
         interval = [
-            0 if differing == 0 else beta.ppf(0.05, differing, INPUTS - differing + 1),
-            1 if most == INPUTS else beta.ppf(0.95, most + 1, INPUTS - most),
+            0 if differing == 0 else beta.ppf((1 - LEVEL) / 2, differing, INPUTS - differing + 1),
+            1 if most == INPUTS else beta.ppf((1 + LEVEL) / 2, most + 1, INPUTS - most),
         ]
         assert found.inputs == INPUTS
         assert found.disagreement == pytest.approx(differing / INPUTS)
         assert found.disagreement_interval == pytest.approx(interval)
         assert found.cut == most - differing
-        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, 0.9))
+        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, LEVEL))
         assert found.kl == pytest.approx(naive.divergence(model, name), rel=1e-4, abs=1e-7)
         assert found.distortion == pytest.approx(distortion, rel=1e-4)
         assert found.relative_distortion == pytest.approx(math.sqrt(distortion / own), rel=1e-4)
@@ -342,7 +344,7 @@ def test_scores_and_loss(case: Case, label: str) -> None:
             metrics.merging_loss_interval(
                 scores[2],
                 scores[1],
-                confidence=1 - 0.05 / len(case.report.merges),
+                confidence=LEVEL,
                 binary=metric != "rouge_l",
             )
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _gate(pool: Path, limit: float, **probes: Any) -> Path:
     gate = {**read_gate(pool), "budget": {"max_mds": limit}}
-    gate["probes"] = {"per_task": 2, "max_answer_tokens": 4, **probes}
+    gate["probes"] = {"per_task": 3, "max_answer_tokens": 4, **probes}
     return write_gate(pool.with_name("sequential.mergegate.yaml"), gate)
 
 
@@ -39,9 +39,9 @@ def _straddled(report: Report) -> float:
 def test_draws_up_to_the_cap_while_undecided(pool_copy: Path, tmp_path: Path) -> None:
     few = assess(_gate(pool_copy, 1e9), cache=tmp_path)
     limit = _straddled(few)
-    assert _drawn(assess(_gate(pool_copy, limit), cache=tmp_path)) == 2
+    assert _drawn(assess(_gate(pool_copy, limit), cache=tmp_path)) == 3
     more = assess(_gate(pool_copy, limit, max_per_task=7), cache=tmp_path)
-    assert _drawn(more) in {4, 7}
+    assert _drawn(more) in {6, 7}
     plain = assess(_gate(pool_copy, limit, per_task=_drawn(more)), cache=False)
     for a, b in zip(more.experts, plain.experts, strict=True):
         assert a.mds == pytest.approx(b.mds, rel=1e-5)
@@ -50,10 +50,18 @@ def test_draws_up_to_the_cap_while_undecided(pool_copy: Path, tmp_path: Path) ->
 def test_draws_no_more_once_decided(pool_copy: Path, tmp_path: Path) -> None:
     assert _drawn(assess(_gate(pool_copy, 1e9, max_per_task=8), cache=tmp_path)) <= 8
     infinite = assess(_gate(pool_copy, 0.5, max_per_task=8), cache=tmp_path)
-    assert _drawn(infinite) == 2  # no MDS is below 1
+    assert _drawn(infinite) == 3  # no MDS is below 1
     assert infinite.status == "fail"
 
 
+def test_too_few_probes_for_an_interval_draw_on(pool_copy: Path, tmp_path: Path) -> None:
+    """One probe, or two, leave it open on which side of a limit an MDS is."""
+    alone = assess(_gate(pool_copy, 1e9, per_task=1), cache=tmp_path)
+    assert [expert.mds_interval for expert in alone.experts] == [None] * 3
+    assert all(expert.mds is not None or expert.mds_infinite for expert in alone.experts)
+    assert _drawn(assess(_gate(pool_copy, 1e9, per_task=1, max_per_task=4), cache=tmp_path)) == 4
+
+
 def test_a_cap_below_the_first_draw_is_refused(pool_copy: Path) -> None:
-    with pytest.raises(GateFileError, match="max_per_task 1 is less than per_task 2"):
+    with pytest.raises(GateFileError, match="max_per_task 1 is less than per_task 3"):
         load_gate(_gate(pool_copy, 3.0, max_per_task=1))
