@@ -93,16 +93,18 @@ def _cause(
 
 
 def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict) -> str | None:
-    """Take the others away: if the expert still fails at its own weight, it is too diluted."""
+    """Take the others away: if the expert still fails at its own weight, that is too small, or
+    over 1 too large."""
     expert, weight = verdict.expert, scales[verdict.expert]
     alone = _disagreement(hidden, expert, {expert: weight})
     if alone is None:
         return None
     if alone > DEFAULT_MAX_DISAGREEMENT:
-        raised = _disagreement(hidden, expert, {**scales, expert: 1.0}) or 0.0
+        at_one = _disagreement(hidden, expert, {**scales, expert: 1.0}) or 0.0
+        kind, moved = ("dilution", "raised") if weight < 1 else ("overshoot", "lowered")
         return (
-            f"dilution: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
-            f"answers; with its weight raised to 1, the merge changes {raised:.0%}"
+            f"{kind}: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
+            f"answers; with its weight {moved} to 1, the merge changes {at_one:.0%}"
         )
     pull = pulls(hidden, scales, expert)
     strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]

@@ -45,6 +45,7 @@ def run(
     scale: float = 0.25,
     distances: Any = None,
     degenerate: str | None = None,
+    what_if: Any = None,
     expert: Mapping[str, Any] | None = None,
     **gate_settings: Any,
 ) -> tuple[Diagnosis, ...]:
@@ -60,7 +61,7 @@ def run(
         bounds=SimpleNamespace(
             weights=dict.fromkeys(NAMES, 0.25), minimax_weights=dict.fromkeys(NAMES, 0.25)
         ),
-        what_if=None,
+        what_if=what_if,
     )
     compared = SimpleNamespace(degenerate=degenerate, inputs=12, **(expert or {}))
     merge = SimpleNamespace(method=SimpleNamespace(label="merge"), expert=lambda name: compared)
@@ -91,6 +92,30 @@ def test_others_pull_too_much(tmp_path: Path) -> None:
     assert diagnosis.cause is not None
     assert diagnosis.cause.startswith("interference: the other task vectors")
     assert "c the most (100%" in diagnosis.cause
+
+
+@pytest.mark.parametrize(
+    ("scale", "says"),
+    [
+        (
+            0.25,
+            "dilution: alone at its weight of 0.25 it already changes 80% of its answers; with "
+            "its weight raised to 1, the merge changes 10%",
+        ),
+        (
+            1.3,
+            "overshoot: alone at its weight of 1.3 it already changes 80% of its answers; with "
+            "its weight lowered to 1, the merge changes 10%",
+        ),
+    ],
+)
+def test_a_weight_is_moved_to_one_from_where_it_is(tmp_path: Path, scale: float, says: str) -> None:
+    def trial(scales: Mapping[str, float]) -> Any:
+        return {n: SimpleNamespace(rate=0.1 if s == 1 else 0.8) for n, s in scales.items()}
+
+    tried = SimpleNamespace(trial=trial)
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"), scale=scale, what_if=tried)
+    assert diagnosis.cause == f"{says} (under merge)"
 
 
 def test_degenerate_output_is_named_first(tmp_path: Path) -> None:
