@@ -244,7 +244,8 @@ def _unlabelled(limit: float, expert: str, merge: MergeResult, results: Results)
 def _predicted(limit: float, expert: str, method: str | None, results: Results) -> Found | None:
     """The best prediction by past merges; None where there is none.
 
-    It decides where its whole interval is on one side of the limit, but those that came with this
+    It decides where its whole interval is on one side of the limit, but merges of another base or
+    metric leave it open, and those that came with this
     package have seen other models than the team's, and a score on fewer inputs than those recorded
     says less than they do: on the word of either nothing passes.
     """
@@ -261,12 +262,13 @@ def _predicted(limit: float, expert: str, method: str | None, results: Results) 
     value = _positive(prediction.loss)
     assert value.interval is not None
     low, high = value.interval
-    passes = high <= limit and prediction.enough
+    passes, fails = high <= limit and prediction.enough, low > limit and not prediction.other
     return Found(
         value=value,
         basis="predicted",
-        detail=prediction.detail + ("" if passes or high > limit else f", {prediction.short}"),
-        undecided=not (passes or low > limit),
+        detail=prediction.detail
+        + (f", {prediction.short}" if prediction.other or not (passes or high > limit) else ""),
+        undecided=not (passes or fails),
     )
 
 

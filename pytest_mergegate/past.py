@@ -12,7 +12,7 @@ from pytest_mergegate.findings import Finding
 from pytest_mergegate.metrics import Undefined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_mergegate.calibration.fit import Calibration
@@ -52,7 +52,18 @@ class Past:
     @cached_property
     def calibrations(self) -> Mapping[str, Calibration]:
         """By the registry, for the scores that have been recorded often enough."""
-        if self.registry is None:
+        return self._calibrated(self.observations, None)
+
+    def calibrations_of(self, base: str | None, metric: str) -> Mapping[str, Calibration]:
+        """The same by those of its merges that have this ``base`` and were scored by this
+        ``metric``: others are evidence of something else."""
+        own = [one for one in self.observations if (one.base, one.metric) == (base, metric)]
+        return self._calibrated(own, [base, metric])
+
+    def _calibrated(
+        self, own: Sequence[Observation], of: list[str | None] | None
+    ) -> Mapping[str, Calibration]:
+        if self.registry is None or not own:
             return {}
         from pytest_mergegate.calibration.stored import from_plain, own_code
 
@@ -61,8 +72,9 @@ class Past:
             "code": own_code(),
             "confidence": CONFIDENCE,
             "lines": sorted(line.id for line in self.registry.lines),
+            "of": of,
         }
-        plain = self._cache.json(key, self._fitted, counted=False)
+        plain = self._cache.json(key, lambda: _fitted(own), counted=False)
         return {score: from_plain(found) for score, found in plain.items()}
 
     @cached_property
@@ -93,18 +105,19 @@ class Past:
             fix="mergegate calibrate lists all of them",
         )
 
-    def _fitted(self) -> dict[str, Any]:
-        from pytest_mergegate.calibration.fit import calibrate
-        from pytest_mergegate.calibration.stored import to_plain
 
-        found = {}
-        for score in SCORES:
-            try:
-                calibration = calibrate(self.observations, score, CONFIDENCE)
-            except Undefined:
-                continue  # too few merges: there is nothing to predict from
-            found[score] = to_plain(calibration)
-        return found
+def _fitted(observations: Sequence[Observation]) -> dict[str, Any]:
+    from pytest_mergegate.calibration.fit import calibrate
+    from pytest_mergegate.calibration.stored import to_plain
+
+    found = {}
+    for score in SCORES:
+        try:
+            calibration = calibrate(observations, score, CONFIDENCE)
+        except Undefined:
+            continue  # too few merges: there is nothing to predict from
+        found[score] = to_plain(calibration)
+    return found
 
 
 def _most_inputs(certificate: object) -> int:

@@ -171,7 +171,7 @@ class _Run:
         results = descent.results
         if results.hidden is None:
             return
-        predictions = predict(results, self.past.calibrations, self.past.shipped, self.past.inputs)
+        predictions = predict(results, self.past)
         descent.results = replace(results, predictions=predictions)
         self.findings.extend(self.past.findings())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_mergegate.calibration.fit import Calibration
+    from pytest_mergegate.past import Past
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.results import Results
 
@@ -43,8 +44,10 @@ class Prediction:
     merges: int = 0
     """Recorded merges that it rests on."""
     enough: bool = False
-    """Whether a verdict may pass on it: by the team's own merges, and by a score on as many inputs
-    as theirs. One on fewer says less than their losses show."""
+    """Whether a verdict may pass on it: by the team's own merges of this base and metric, and by a
+    score on as many inputs as theirs. One on fewer says less than their losses show."""
+    other: bool = False
+    """Whether the merges are of another base or metric: these leave a verdict open at most."""
 
     @property
     def judges(self) -> bool:
@@ -63,29 +66,30 @@ class Prediction:
         """Why nothing passes on it, where its interval would."""
         if self.source == "beds":
             return "which are not this team's models, so that nothing passes on them"
+        if self.other:
+            return "which are of another base or metric, so that nothing is decided by them"
         return "whose scores are on more inputs than were compared here"
 
 
-def predict(
-    results: Results,
-    registry: Mapping[str, Calibration],
-    beds: Mapping[str, Calibration],
-    inputs: int,
-) -> tuple[Prediction, ...]:
-    """Every source's word on every expert under every method, the best source first.
-
-    ``registry`` and ``beds`` are calibrations by score, the registry's of scores on so many
-    ``inputs``.
-    """
-    sources: tuple[tuple[Source, Mapping[str, Calibration]], ...]
-    sources = ("registry", registry), ("beds", beds)
+def predict(results: Results, past: Past) -> tuple[Prediction, ...]:
+    """Every source's word on every expert under every method, the best source first."""
+    base = results.pool.base.fingerprint
+    own = {
+        metric: past.calibrations_of(base, metric)
+        for metric in {expert.metric for expert in results.pool.spec.experts.values()}
+    }
     found: list[Prediction] = []
     for method in _methods(results):
         for expert in results.pool.experts:
             found += _certificate(results, method, expert.name)
             scores = dict(_scores(results, method, expert.name))
-            for source, calibrations in sources:
-                found += _calibrated(expert, method, scores, calibrations, source, inputs)
+            like = own[results.pool.spec.experts[expert.name].metric]
+            told = tuple(_calibrated(expert, method, scores, like, "registry"))
+            found += [replace(p, enough=scores[p.score or ""].inputs >= past.inputs) for p in told]
+            if not told:
+                others = _calibrated(expert, method, scores, past.calibrations, "registry")
+                found += [replace(p, other=True) for p in others]
+            found += _calibrated(expert, method, scores, past.shipped, "beds")
             found += _paper(results, method, expert.name)
     return tuple(found)
 
@@ -145,7 +149,6 @@ def _calibrated(
     scores: Mapping[str, _Score],
     calibrations: Mapping[str, Calibration],
     source: Source,
-    inputs: int,
 ) -> Iterator[Prediction]:
     """By the best score that there is a calibration for; none where there is no such."""
     score = next((name for name in _SCORES if name in scores and name in calibrations), None)
@@ -161,7 +164,6 @@ def _calibrated(
         confidence=calibration.confidence,
         score=score,
         merges=told.merges,
-        enough=source == "registry" and scores[score].inputs >= inputs,
     )
 
 

@@ -46,6 +46,8 @@ class Observation:
     name: str
     examples: str | None = None
     """Fingerprint of the expert's examples."""
+    metric: str = ""
+    """By which its loss was measured."""
     scores: Mapping[str, float]
     """By the names of ``registry.lines.SCORES``, infinite ones too; without what is missing."""
     loss: float
@@ -99,6 +101,7 @@ def _observation(
         expert=expert.fingerprint,
         name=expert.name,
         examples=expert.examples,
+        metric=expert.metric,
         scores={name: value for name in names if (value := expert.score(name)) is not None},
         loss=loss,
     )

@@ -12,6 +12,8 @@ from unit.registry.making import made
 
 from plugin.test_cli import mergegate
 from pytest_mergegate import assess
+from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,17 @@ pytestmark = pytest.mark.slow
 NAME = "mergegate.registry.jsonl"
 
 
+_OF = {"base": "base"}
+"""What recorded merges are of, where a test does not say otherwise: the pool's own base."""
+
+
+@pytest.fixture(autouse=True)
+def _of_the_pools_base(gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, _ = read_pool(load_gate(gates.shared))
+    assert pool is not None
+    monkeypatch.setitem(_OF, "base", pool.base.fingerprint)
+
+
 def write_registry(
     path: Path,
     *,
@@ -33,6 +46,7 @@ def write_registry(
     seed: int,
     inputs: int = 5,
     most: int | None = None,
+    **of: str,
 ) -> Path:
     """Recorded merges whose loss is a function of the disagreement, and nearly exactly so."""
     rng = random.Random(seed)
@@ -45,7 +59,8 @@ def write_registry(
             for n, r in rates.items()
         }
         losses = {n: loss(r) + rng.uniform(-0.01, 0.01) for n, r in rates.items()}
-        lines.append(made("xyz", scores=scores, losses=losses, settings={"seed": k} | asked))
+        settings = {"seed": k} | asked
+        lines.append(made("xyz", scores=scores, losses=losses, settings=settings, **_OF | of))
     path.write_text("".join(line.to_json() + "\n" for line in lines), encoding="utf-8")
     return path
 
@@ -85,6 +100,21 @@ class TestLossWithoutLabels:
         assert all(0 < v.value < 2 for v in report.verdicts if v.value is not None)
         ruinous = write_registry(tmp_path / "b", merges=60, loss=lambda _: -90.0, seed=seed)
         assert assess(gate, registry=ruinous).status == "fail"
+
+    @pytest.mark.parametrize("of", [{"base": "another"}, {"metric": "rouge_l"}])
+    @pytest.mark.parametrize("loss", [-1.0, -90.0])
+    def test_merges_of_another_base_or_metric_decide_nothing(
+        self,
+        unlabelled: Callable[..., Path],
+        tmp_path: Path,
+        seed: int,
+        of: dict[str, str],
+        loss: float,
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: loss, seed=seed, **of)
+        report = assess(unlabelled(20.0), registry=past)
+        assert {v.status for v in report.verdicts} == {"inconclusive"}
+        assert all("of another base or metric" in v.message for v in report.verdicts)
 
     def test_a_merge_that_was_made_is_not_said_to_be_missing(
         self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int

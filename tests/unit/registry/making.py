@@ -19,6 +19,7 @@ def made(
     losses: Mapping[str, float | None] | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     infinite: tuple[str, ...] = (),
+    metric: str = "exact_match",
     created: str = "2026-01-01T00:00:00+00:00",
     **changes: Any,
 ) -> RegistryLine:
@@ -38,7 +39,7 @@ def made(
                 "name": name,
                 "fingerprint": name,
                 "examples": None,
-                "metric": "exact_match",
+                "metric": metric,
                 "scores": dict((scores or {}).get(name, {"disagreement": 0.0})),
                 "infinite": list(infinite),
                 "score_base": 0.0,
