@@ -169,6 +169,8 @@ def _verdict(
         passing, failing = found.passing(spec.judge), found.failing(spec.judge)
         status = compare(limit, passing=passing, failing=failing)
     detail = found.detail
+    if status == "pass" and found.vacuous:
+        status, detail = "inconclusive", "; ".join((detail, found.vacuous))
     if spec.judge == "bound" and not found.exact:
         detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
     automatic = results.automatic.get(budget)

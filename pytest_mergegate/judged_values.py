@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.results import Results
     from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.conflict import ConflictResult
+    from pytest_mergegate.stages.evaluate import ExpertScores
     from pytest_mergegate.stages.merge import MergeResult
 
 _RATIOS = {
@@ -25,6 +26,10 @@ _RATIOS = {
     "max_sign_change_ratio": "sign_change_ratio",
     "max_conflicting_magnitude_ratio": "conflicting_magnitude_ratio",
 }
+
+
+_ROUNDING = 1e-9
+"""Percent: round-off of mean scores must not tell the base from the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class Found:
     """Of a share of inputs: on how many distinct ones it rests."""
     cut: int = 0
     """How many answers were cut before any difference showed: these may differ or not."""
+    vacuous: str = ""
+    """Why a pass would say nothing of the merge; empty where it does."""
     bound: float | None = None
     """The one-sided bound, where there is one beside the interval."""
 
@@ -155,7 +162,7 @@ def _find(budget: str, limit: float, expert: str, method: str | None, results: R
         evaluation = next((e for e in results.evaluations if e.method == method), None)
         if evaluation is not None:
             scored = next(e for e in evaluation.experts if e.name == expert)
-            return _measured(_positive(scored.loss), limit, scored.examples)
+            return _measured(_positive(scored.loss), limit, scored)
     elif budget == "max_loss" and merge is not None:
         return _unlabelled(limit, expert, merge, results)
     return Found(value=Value.missing("not_computed"), basis="none", detail="was not computed")
@@ -199,8 +206,9 @@ def _disagreement(compared: MergedExpert, basis: str, said: str = "") -> Found:
     )
 
 
-def _measured(loss: Value, limit: float, examples: int) -> Found:
+def _measured(loss: Value, limit: float, scored: ExpertScores) -> Found:
     """A measured loss, and how many examples would decide it."""
+    examples = scored.examples
     detail = f"measured on {examples} examples"
     if examples < FEWEST:
         detail += f"; fewer than {FEWEST} pass on the interval's bad end"
@@ -212,7 +220,25 @@ def _measured(loss: Value, limit: float, examples: int) -> Found:
             detail += (
                 f"; the limit is inside the interval; about {needed} in all would likely decide it"
             )
-    return Found(value=loss, basis="measured", detail=detail, inputs=examples)
+    return Found(
+        value=loss,
+        basis="measured",
+        detail=detail,
+        inputs=examples,
+        vacuous=_base_passes(limit, scored),
+    )
+
+
+def _base_passes(limit: float, scored: ExpertScores) -> str:
+    """What to say where the base, with nothing merged, is within a limit on the loss (THEORY 9)."""
+    lost = Value.computed(lambda: -metrics.merging_loss(scored.score_base, scored.score_expert))
+    if lost.number is None or math.isinf(limit) or not lost.number <= limit + _ROUNDING:
+        return ""
+    return (
+        f"the base by itself scores {number_text(scored.score_base)} where the expert scores "
+        f"{number_text(scored.score_expert)}, which is within the limit too, so that a pass would "
+        "say nothing of the merge"
+    )
 
 
 def _unlabelled(limit: float, expert: str, merge: MergeResult, results: Results) -> Found:

@@ -668,7 +668,7 @@ def test_each_gate_has_the_metric_beside_it(pool_copy: Path) -> None:
         write_jsonl(pool_copy.parent / "data" / f"{name}.jsonl", examples(name, "plain", 30, 1))
     other = pool_copy.parent.parent / "other"
     shutil.copytree(pool_copy.parent, other)
-    statuses = []
+    found = []
     for root, score in ((pool_copy.parent, 1.0), (other, 0.0)):
         (root / "statistics.py").write_text(f"def f(o, t): return [{score}] * len(o)")
         gate = root / pool_copy.name
@@ -676,8 +676,8 @@ def test_each_gate_has_the_metric_beside_it(pool_copy: Path) -> None:
         for expert in settings["experts"].values():
             expert["metric"] = "statistics:f"
         write_gate(gate, settings | {"budget": {"max_loss": 100}})
-        statuses.append(assess(gate).status)
-    assert statuses == ["pass", "inconclusive"]
+        found.append(assess(gate).merges[0].experts[0].score_merged)
+    assert found == [1.0, 0.0]
 
 
 def test_a_bug_of_ours_is_an_error_with_a_report(
@@ -763,7 +763,7 @@ def test_two_experts_can_be_gated(pool_copy: Path) -> None:
     report = _pair(pool_copy)
     assert {v.budget for v in report.verdicts} == {"max_disagreement"}
     assert all(v.value is not None for v in report.verdicts)
-    assert report.status in {"pass", "fail"}
+    assert report.status in {"pass", "fail", "inconclusive"}  # six inputs may be too few
 
 
 def test_equidistant_experts_are_no_pass(pool_copy: Path) -> None:

@@ -275,9 +275,13 @@ class TestLoss:
         assert (verdict.basis, verdict.status) == ("measured", "fail")
 
     @staticmethod
-    def measured(gate: Gate, loss: Value, examples: int = 30, limit: float = 10) -> Verdict:
+    def measured(
+        gate: Gate, loss: Value, examples: int = 30, limit: float = 10, base: float = 0.0
+    ) -> Verdict:
         """The verdict on expert a where that loss was measured."""
-        expert = SimpleNamespace(name="a", loss=loss, examples=examples)
+        expert = SimpleNamespace(
+            name="a", loss=loss, examples=examples, score_base=base, score_expert=0.8
+        )
         scored = SimpleNamespace(method="linear", experts=[expert])
         results = Results(
             pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),), evaluations=(scored,)
@@ -316,6 +320,23 @@ class TestLoss:
         assert f"about {needed:.0f} in all would likely decide it" in verdict.message
         assert verdict.status == ("fail" if number < -10 else "pass")
 
+    @pytest.mark.parametrize(
+        ("base", "number", "status"),
+        [
+            pytest.param(0.71, -5.0, "pass", id="the base lost more than is allowed"),
+            pytest.param(0.72, -5.0, "inconclusive", id="the base would pass too"),
+            pytest.param(0.9, 20.0, "inconclusive", id="the base is better"),
+            pytest.param(0.9, -20.0, "fail", id="over all the same"),
+        ],
+    )
+    def test_a_pass_that_the_base_has_too_says_nothing(
+        self, gate: Gate, base: float, number: float, status: str
+    ) -> None:
+        loss = Value(number=number, interval=(number, number))
+        verdict = self.measured(gate, loss, base=base)
+        assert verdict.status == status
+        assert ("a pass would say nothing" in verdict.message) == (status == "inconclusive")
+
     def test_a_loss_at_its_limit(self, gate: Gate) -> None:
         verdict = self.measured(gate, Value(number=-10.0, interval=(-30.0, 5.0)))
         assert verdict.status == "pass"
@@ -342,7 +363,10 @@ class TestLoss:
         loss = Value(number=3.0, interval=(0.0, 5.0))
         scored = SimpleNamespace(
             method="linear",
-            experts=[SimpleNamespace(name=n, loss=loss, examples=30) for n in NAMES],
+            experts=[
+                SimpleNamespace(name=n, loss=loss, examples=30, score_base=0.0, score_expert=0.8)
+                for n in NAMES
+            ],
         )
         results = Results(
             pool=pool(*NAMES), merges=(merged("linear", 0, 0, 0),), evaluations=(scored,)
