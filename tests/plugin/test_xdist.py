@@ -24,10 +24,12 @@ METRIC = """
 import os
 from pathlib import Path
 
-def perfect(outputs, targets):
-    with Path("{folder}", "calls").open("a") as file:
+def learned(outputs, targets):
+    calls = Path("{folder}", "calls")
+    with calls.open("a") as file:
         file.write(str(os.getpid()) + " ")
-    return [1.0] * len(outputs)
+    # the base is scored first, on all tasks, and knows nothing: it must not pass by itself
+    return [0.0 if len(calls.read_text().split()) <= 6 else 1.0] * len(outputs)
 """
 
 
@@ -46,7 +48,7 @@ def test_a_pass_computed_once(pytester: pytest.Pytester, gates: Gates) -> None:
     for name in "abc":  # enough to judge a score by
         write_jsonl(pytester.path / f"{name}.jsonl", examples(name, "plain", 30, 1))
     experts = {
-        name: gates.expert(name, metric="metric:perfect", examples=f"{name}.jsonl")
+        name: gates.expert(name, metric="metric:learned", examples=f"{name}.jsonl")
         for name in "abc"
     }
     gates.write(budget={"max_loss": 1.0}, experts=experts)
