@@ -35,13 +35,10 @@ from .conflicts import (
     sign_change_ratio,
 )
 from .linear import (
-    OwnInputDistortion,
     effective_scale,
     linearity_gap,
     mean_square_norm,
     mix_states,
-    own_input_distortion,
-    own_input_gram,
     relative_size,
 )
 from .losses import (
@@ -53,6 +50,7 @@ from .losses import (
     retention,
 )
 from .minimax import MinimaxWeights, minimax_weights, worst_own_input_distortion
+from .own_inputs import OwnInputDistortion, own_input_distortion, own_input_gram
 from .partition_floor import distortion_floor
 from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
 from .prediction import PredictedLoss, miss_controlled_threshold, paper_loss_model

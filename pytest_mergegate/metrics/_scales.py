@@ -40,6 +40,29 @@ def exponent(values: ArrayLike) -> int:
     return math.frexp(float(np.abs(values).max(initial=0.0)))[1]
 
 
+def row_exponents(rows: FloatArray) -> Exponents:
+    """Return the same for every row, along the last axis, which is kept; far below for zeros."""
+    sizes, exponents = np.frexp(np.abs(rows).max(axis=-1, keepdims=True))
+    return np.where(sizes > 0, exponents.astype(np.int64), _ZERO)
+
+
+def sizes(rows: FloatArray, exponents: Exponents) -> Exponents:
+    """Return the exponents of the largest of rows [..., n, d] that have ``exponents`` [..., n]."""
+    found: Exponents = (row_exponents(rows)[..., 0] + exponents).max(axis=-1)
+    return found
+
+
+def spare(matrix: FloatArray) -> int:
+    """Return the exponent to divide by, lest sums of the elements overflow, or halves vanish.
+
+    Mostly 0. Large elements are divided by no more than it takes: small ones beside them remain.
+    """
+    size = exponent(matrix)
+    if size > 960:
+        return 32
+    return size if size < -900 else 0
+
+
 def shifted(values: ArrayLike, exponents: ArrayLike) -> FloatArray:
     """Return values·2^exponents; what float64 cannot hold is infinite or zero."""
     with np.errstate(over="ignore"):
@@ -91,15 +114,15 @@ def norms(rows: FloatArray) -> tuple[FloatArray, Exponents]:
         found = np.asarray(np.linalg.norm(rows, axis=-1, keepdims=True))
     if trusted_roots(found).all():
         return found, np.zeros(found.shape, dtype=np.int64)
-    _, exponents = np.frexp(np.abs(rows).max(axis=-1, keepdims=True))
-    scaled = np.asarray(np.linalg.norm(np.ldexp(rows, -exponents), axis=-1, keepdims=True))
-    return scaled, np.where(scaled > 0, exponents.astype(np.int64), _ZERO)
+    exponents = row_exponents(rows)
+    scaled = np.ldexp(rows, -exponents)
+    return np.asarray(np.linalg.norm(scaled, axis=-1, keepdims=True)), exponents
 
 
 def distances(first: FloatArray, second: FloatArray) -> tuple[FloatArray, Exponents]:
     """Return the Euclidean distances of the rows [n, d], and their exponents."""
     if np.array_equal(first, second):
-        return np.zeros(len(first)), np.full(len(first), _ZERO)
+        return np.zeros(len(first)), np.full(len(first), _ZERO, dtype=np.int64)
     apart, halved = differences(first, second)
     found, exponents = norms(apart)
     return found[..., 0], exponents[..., 0] + halved
@@ -110,7 +133,16 @@ def mean(values: FloatArray, exponents: ArrayLike = 0) -> tuple[FloatArray, Expo
     sizes, each = np.frexp(values)
     each = np.where(sizes == 0, _ZERO, each + np.asarray(exponents))
     common = each.max(axis=0)
-    return np.asarray(np.mean(np.ldexp(sizes, each - common), axis=0)), common
+    found = np.mean(np.ldexp(sizes, each - common), axis=0)
+    return np.asarray(found), np.asarray(common, dtype=np.int64)
+
+
+def total(values: ArrayLike, exponents: Exponents) -> tuple[float, int]:
+    """Return the sum of numbers, and its exponent."""
+    sizes, each = np.frexp(values)
+    each = np.where(sizes == 0, _ZERO, each + exponents)
+    common = int(each.max())
+    return float(sum(np.ldexp(sizes, each - common).tolist())), common
 
 
 def quotient(name: str, above: float, below: float, exponents: int = 0) -> float:

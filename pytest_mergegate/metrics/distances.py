@@ -129,7 +129,8 @@ def _between_experts(
     # not before it is needed: the first stage does without
     from scipy.spatial.distance import pdist, squareform
 
-    scaled, metric = probe, "sqeuclidean" if squared else "euclidean"
+    scaled = probe
+    metric: Literal["sqeuclidean", "euclidean"] = "sqeuclidean" if squared else "euclidean"
     if over is not None:
         with np.errstate(all="ignore"):  # whatever comes of an extreme norm is doubted below
             scaled = probe / over[0]

@@ -3,12 +3,13 @@
 The curve of models against distortion is the pool's operational rate-distortion curve.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
 from .enclosing_ball import CONVERGED
 from .exact_partitions import Groups, exact_partitions
 from .greedy_partitions import greedy_partitions
@@ -88,10 +89,12 @@ def distortion_curve(squared_distances: ArrayLike) -> list[CurvePoint]:
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
     small = len(matrix) <= LARGEST_EXACT
-    partitions = exact_partitions(matrix) if small else greedy_partitions(matrix)
-    floor = distortion_floor(matrix)
+    unit = _scales.spare(matrix)
+    scaled = np.ldexp(matrix, -unit)
+    partitions = exact_partitions(scaled) if small else greedy_partitions(scaled)
+    floor = distortion_floor(matrix).tolist()
     return [
-        _point(distortion, groups, float(floor[len(groups) - 1]), small)
+        _point(math.ldexp(distortion, unit), groups, floor[len(groups) - 1], small)
         for distortion, groups in partitions
     ]
 
