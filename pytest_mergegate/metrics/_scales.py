@@ -102,10 +102,10 @@ def differences(first: FloatArray, second: FloatArray) -> tuple[FloatArray, Expo
     """Return first - second by rows, and their exponents: 1 where float64 cannot hold a row."""
     with np.errstate(over="ignore"):
         apart = first - second
-    over = ~np.isfinite(apart).all(axis=-1)
+    over = np.asarray(~np.isfinite(apart).all(axis=-1))
     if over.any():
         apart[over] = (first / 2 - second / 2)[over]
-    return apart, over.astype(np.int64)
+    return apart, np.asarray(over, dtype=np.int64)
 
 
 def norms(rows: FloatArray) -> tuple[FloatArray, Exponents]:

@@ -95,7 +95,10 @@ class PairwiseConflicts:
         else:
             above = {"magnitude_change_ratio": DIFFERENCE}.get(ratio, CONFLICTING)
             gradient[above] = _divide(1.0, self._size)
-            gradient[SIZE_A] = gradient[SIZE_B] = -_divide(self.sums[above], self._size**2)
+            # of a size near 1, whose square neither overflows nor vanishes
+            size, exponents = np.frexp(self._size)
+            share = _divide(np.ldexp(self.sums[above], -exponents), size**2)
+            gradient[SIZE_A] = gradient[SIZE_B] = -np.ldexp(share, -exponents)
         return np.nan_to_num(gradient, nan=0.0)
 
     def _among(self, positions: int | None) -> Doubles:
