@@ -17,35 +17,40 @@ SYMMETRY_TOLERANCE = 1e-9
 EUCLIDEAN_TOLERANCE = 1e-6
 
 
-def finite(name: str, value: float) -> float:
-    """Return ``value`` as a float, refusing NaN and infinity."""
+def number(name: str, value: float) -> float:
+    """Return ``value`` as a float, which may be NaN or infinite."""
     if isinstance(value, (str, bytes, bytearray)):
         raise ValueError(f"{name} must be a number, got {value!r}")
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a number, got {value!r}") from None
     except OverflowError:
         raise ValueError(f"{name} is too large for float64") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}")
-    return number
+
+
+def finite(name: str, value: float) -> float:
+    """Return ``value`` as a float, refusing NaN and infinity."""
+    found = number(name, value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be finite, got {found}")
+    return found
 
 
 def at_least_zero(name: str, value: float) -> float:
     """Return a finite ``value`` of at least 0."""
-    number = finite(name, value)
-    if number < 0:
-        raise ValueError(f"{name} must not be negative, got {number}")
-    return number
+    found = finite(name, value)
+    if found < 0:
+        raise ValueError(f"{name} must not be negative, got {found}")
+    return found
 
 
 def fraction(name: str, value: float) -> float:
     """Return ``value`` strictly between 0 and 1."""
-    number = finite(name, value)
-    if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {number}")
-    return number
+    found = finite(name, value)
+    if not 0 < found < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {found}")
+    return found
 
 
 def count(name: str, value: int, *, least: int = 0) -> int:
@@ -53,12 +58,12 @@ def count(name: str, value: int, *, least: int = 0) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be a whole number, got {value}")
     try:
-        number = operator.index(value)
+        found = operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, got {found}")
+    return found
 
 
 def array(name: str, value: ArrayLike, *, ndim: int | None = None) -> FloatArray:

@@ -153,4 +153,4 @@ def quotient(name: str, above: float, below: float, exponents: int = 0) -> float
     """
     top, up = math.frexp(above)
     bottom, down = math.frexp(below)
-    return float(rounded(name, top / bottom, up - down + exponents))
+    return float(restored(name, top / bottom, up - down + exponents))

@@ -145,9 +145,9 @@ def effective_scale(merged: ArrayLike, summed: ArrayLike) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         dot, square = float(np.sum(result * total)), float(np.sum(total * total))
     if _scales.trusted(square) and _scales.trusted(abs(dot)):
-        return dot / square
+        return _scales.quotient("the effective scale", dot, square)
     # No overlap at all, or products that float64 loses.
     own, other = _scales.exponent(result), _scales.exponent(total)
     result, total = np.ldexp(result, -own), np.ldexp(total, -other)
-    scale = float(np.sum(result * total)) / float(np.sum(total * total))
-    return float(_scales.restored("the effective scale", scale, own - other))
+    dot, square = float(np.sum(result * total)), float(np.sum(total * total))
+    return _scales.quotient("the effective scale", dot, square, own - other)

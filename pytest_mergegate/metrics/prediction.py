@@ -53,7 +53,8 @@ def paper_loss_model(mds: float, *, confidence: float = 0.90) -> PredictedLoss:
         ValueError: MDS below 1 or NaN, or float64 cannot hold the upper end.
     """
     confidence = _checks.fraction("confidence", confidence)
-    if isinstance(mds, float) and mds == math.inf:
+    mds = _checks.number("mds", mds)
+    if mds == math.inf:
         raise Undefined("infinite_mds", "the fitted line has no value at an infinite MDS")
     mds = _checks.finite("mds", mds)
     if mds < 1:
