@@ -1,8 +1,9 @@
 """The equations behind the gate: pure functions, numpy in, numpy out.
 
 All follow "An Empirical Study and Theoretical Explanation on Task-Level Model-Merging Collapse"
-(2026) where they name an equation. Bad input raises ``ValueError``; a number that does not
-exist raises ``Undefined``, itself a ``ValueError`` with a ``reason``.
+(2026) where they name an equation. Bad input raises ``ValueError``, and so does a number that
+float64 cannot hold; one that does not exist raises ``Undefined``, itself a ``ValueError`` with a
+``reason``. No result depends on the unit of the input.
 """
 
 from .bounds import (

@@ -81,7 +81,7 @@ def numbers(name: str, value: ArrayLike) -> FloatArray:
     try:
         # As it is first: told to make numbers, numpy would read them from strings.
         raw = np.asarray(value)
-        if raw.dtype.kind in "USc" or (raw.dtype.kind == "O" and _holds_text(raw)):
+        if raw.dtype.kind not in "biufO" or (raw.dtype.kind == "O" and _holds_text(raw)):
             raise TypeError(f"got {raw.dtype.name}")
         with np.errstate(over="ignore"):  # of a wider type; infinity is seen below
             return raw.astype(np.float64, copy=False)

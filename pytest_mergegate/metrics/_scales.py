@@ -6,6 +6,7 @@ value·2^exponent, until they are handed out.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,8 @@ ROOT = 2.0**450
 """The root of ``LARGEST``: the norms that can be squared."""
 # The exponent of a zero: below all others, so that it never decides on a common one.
 _ZERO = -(1 << 14)
+_TOO_LARGE = "{} is too large for float64; scale the input down"
+_TOO_SMALL = "{} is too small for float64; scale the input up"
 
 
 def trusted(squares: ArrayLike) -> NDArray[np.bool_]:
@@ -79,7 +82,7 @@ def restored(name: str, values: ArrayLike, exponents: ArrayLike = 0) -> FloatArr
     """
     found = _finite(name, shifted(values, exponents))
     if not found.any() and np.any(values):
-        raise ValueError(f"{name} is too small for float64; scale the input up")
+        raise ValueError(_TOO_SMALL.format(name))
     return found
 
 
@@ -94,7 +97,7 @@ def rounded(name: str, values: ArrayLike, exponents: ArrayLike = 0) -> FloatArra
 
 def _finite(name: str, values: FloatArray) -> FloatArray:
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} is too large for float64; scale the input down")
+        raise ValueError(_TOO_LARGE.format(name))
     return values
 
 
@@ -137,20 +140,28 @@ def mean(values: FloatArray, exponents: ArrayLike = 0) -> tuple[FloatArray, Expo
     return np.asarray(found), np.asarray(common, dtype=np.int64)
 
 
-def total(values: ArrayLike, exponents: Exponents) -> tuple[float, int]:
-    """Return the sum of numbers, and its exponent."""
-    sizes, each = np.frexp(values)
-    each = np.where(sizes == 0, _ZERO, each + exponents)
-    common = int(each.max())
-    return float(sum(np.ldexp(sizes, each - common).tolist())), common
+def total(values: Iterable[float], exponents: Iterable[int] | None = None) -> tuple[float, int]:
+    """Return the sum of numbers, which may have exponents, and its exponent."""
+    sizes = [math.frexp(value) for value in values]
+    each = [0] * len(sizes) if exponents is None else list(exponents)
+    found = [(size, own + more) for (size, own), more in zip(sizes, each, strict=True)]
+    common = max((exponent for size, exponent in found if size), default=0)
+    return sum(math.ldexp(size, exponent - common) for size, exponent in found if size), common
 
 
-def quotient(name: str, above: float, below: float, exponents: int = 0) -> float:
-    """Return above / below·2^exponents for ``below`` other than zero.
+def quotient(name: str, above: float, below: float, exponent: int = 0) -> float:
+    """Return above / below·2^exponent for ``below`` other than zero.
 
     Raises:
         ValueError: Float64 cannot hold it.
     """
     top, up = math.frexp(above)
     bottom, down = math.frexp(below)
-    return float(restored(name, top / bottom, up - down + exponents))
+    ratio = top / bottom
+    try:
+        found = math.ldexp(ratio, up - down + exponent)
+    except OverflowError:
+        raise ValueError(_TOO_LARGE.format(name)) from None
+    if ratio and not found:
+        raise ValueError(_TOO_SMALL.format(name))
+    return found

@@ -20,8 +20,6 @@ TOTAL_LOSS = -100.0
 
 # Below this share of the scores, expert minus chance is round-off (0.1 + 0.2 against 0.3).
 _CHANCE_TOLERANCE = 1e-12
-# The exponents of two numbers as they are.
-_NONE = np.zeros(2, dtype=np.int64)
 # Resampled scores held in memory at one time.
 _BLOCK = 1 << 21
 
@@ -49,7 +47,7 @@ def merging_loss(merged: float, expert: float) -> float:
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     _require_positive(expert)
-    apart, exponent = _scales.total([merged, -expert], _NONE)
+    apart, exponent = _scales.total([merged, -expert])
     return _scales.quotient("the merging loss", 100 * apart, expert, exponent)
 
 
@@ -107,14 +105,14 @@ def retention(merged: float, expert: float, chance: float) -> float:
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     chance = _checks.finite("chance", chance)
-    above, unit = _scales.total([expert, -chance], _NONE)
+    above, unit = _scales.total([expert, -chance])
     # the larger of the two is ½ to 1 in that unit
     if above <= _CHANCE_TOLERANCE * max(abs(math.ldexp(each, -unit)) for each in (expert, chance)):
         raise Undefined(
             "expert_not_above_chance",
             f"retention needs an expert above chance: it scores {expert}, chance is {chance}",
         )
-    left, exponent = _scales.total([merged, -chance], _NONE)
+    left, exponent = _scales.total([merged, -chance])
     return _scales.quotient("the retention", left, above, exponent - unit)
 
 

@@ -54,7 +54,7 @@ def own_input_distortion(gram: ArrayLike, weights: ArrayLike, expert: int) -> Ow
         np.ldexp(matrix, -unit), math.ldexp(missing, -own_size), np.ldexp(others, -size), own
     )
     exponents = unit + np.array([2 * own_size, 2 * size, own_size + size])
-    total, common = _scales.total(parts, exponents)
+    total, common = _scales.total(parts.tolist(), exponents.tolist())
     dilution, interference, cross = _scales.rounded("the distortion", parts, exponents).tolist()
     return OwnInputDistortion(
         total=max(0.0, float(_scales.rounded("the distortion", total, common))),
