@@ -1,8 +1,9 @@
 """The equations behind the gate: pure functions, numpy in, numpy out.
 
 All follow "An Empirical Study and Theoretical Explanation on Task-Level Model-Merging Collapse"
-(2026) where they name an equation. Bad input raises ``ValueError``; a number that does not
-exist raises ``Undefined``, itself a ``ValueError`` with a ``reason``.
+(2026) where they name an equation. Bad input raises ``ValueError``, and so does a number that
+float64 cannot hold; one that does not exist raises ``Undefined``, itself a ``ValueError`` with a
+``reason``. No result depends on the unit of the input.
 """
 
 from .bounds import (
@@ -35,13 +36,10 @@ from .conflicts import (
     sign_change_ratio,
 )
 from .linear import (
-    OwnInputDistortion,
     effective_scale,
     linearity_gap,
     mean_square_norm,
     mix_states,
-    own_input_distortion,
-    own_input_gram,
     relative_size,
 )
 from .losses import (
@@ -53,6 +51,7 @@ from .losses import (
     retention,
 )
 from .minimax import MinimaxWeights, minimax_weights, worst_own_input_distortion
+from .own_inputs import OwnInputDistortion, own_input_distortion, own_input_gram
 from .partition_floor import distortion_floor
 from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
 from .prediction import PredictedLoss, miss_controlled_threshold, paper_loss_model

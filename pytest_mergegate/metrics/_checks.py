@@ -2,11 +2,14 @@
 
 import math
 import operator
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+Item = TypeVar("Item")
 
 # Relative to the largest entry: what float64 sums over many states may leave behind.
 SYMMETRY_TOLERANCE = 1e-9
@@ -14,28 +17,40 @@ SYMMETRY_TOLERANCE = 1e-9
 EUCLIDEAN_TOLERANCE = 1e-6
 
 
+def number(name: str, value: float) -> float:
+    """Return ``value`` as a float, which may be NaN or infinite."""
+    if isinstance(value, (str, bytes, bytearray)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large for float64") from None
+
+
 def finite(name: str, value: float) -> float:
     """Return ``value`` as a float, refusing NaN and infinity."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}")
-    return number
+    found = number(name, value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be finite, got {found}")
+    return found
 
 
 def at_least_zero(name: str, value: float) -> float:
     """Return a finite ``value`` of at least 0."""
-    number = finite(name, value)
-    if number < 0:
-        raise ValueError(f"{name} must not be negative, got {number}")
-    return number
+    found = finite(name, value)
+    if found < 0:
+        raise ValueError(f"{name} must not be negative, got {found}")
+    return found
 
 
 def fraction(name: str, value: float) -> float:
     """Return ``value`` strictly between 0 and 1."""
-    number = finite(name, value)
-    if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {number}")
-    return number
+    found = finite(name, value)
+    if not 0 < found < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {found}")
+    return found
 
 
 def count(name: str, value: int, *, least: int = 0) -> int:
@@ -43,25 +58,53 @@ def count(name: str, value: int, *, least: int = 0) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be a whole number, got {value}")
     try:
-        number = operator.index(value)
+        found = operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, got {found}")
+    return found
 
 
 def array(name: str, value: ArrayLike, *, ndim: int | None = None) -> FloatArray:
     """Return ``value`` as a finite float64 array, with ``ndim`` dimensions if given."""
-    try:
-        result = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    result = numbers(name, value)
     if ndim is not None and result.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimension(s), got shape {result.shape}")
     if not np.isfinite(result).all():
         raise ValueError(f"{name} must be finite, it holds NaN or infinity")
     return result
+
+
+def numbers(name: str, value: ArrayLike) -> FloatArray:
+    """Return ``value`` as a float64 array; it may hold NaN (which None becomes) and infinity."""
+    try:
+        # As it is first: told to make numbers, numpy would read them from strings.
+        raw = np.asarray(value)
+        if raw.dtype.kind not in "biufO" or (raw.dtype.kind == "O" and _holds_text(raw)):
+            raise TypeError(f"got {raw.dtype.name}")
+        with np.errstate(over="ignore"):  # of a wider type; infinity is seen below
+            return raw.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+
+
+def _holds_text(raw: NDArray[np.object_]) -> bool:
+    return any(isinstance(each, (str, bytes)) for each in raw.flat)
+
+
+def items(name: str, value: Iterable[Item]) -> list[Item]:
+    """Return the elements of a sequence or another iterable, in a list."""
+    try:
+        return list(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a sequence, got {type(value).__name__}") from None
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Refuse a ``value`` of another kind."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {kind.__name__}, got {type(value).__name__}")
 
 
 def sample(name: str, value: ArrayLike) -> FloatArray:
@@ -77,10 +120,12 @@ def symmetric(name: str, value: ArrayLike) -> FloatArray:
     matrix = array(name, value, ndim=2)
     if matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
-    scale = float(np.abs(matrix).max())
-    if float(np.abs(matrix - matrix.T).max()) > SYMMETRY_TOLERANCE * scale:
+    # Halves, whose difference float64 can hold.
+    half = 0.5 * matrix
+    if float(np.abs(half - half.T).max()) > SYMMETRY_TOLERANCE * float(np.abs(half).max()):
         raise ValueError(f"{name} must be symmetric")
-    return 0.5 * matrix + 0.5 * matrix.T
+    # The half of a number that is nearly zero may be zero: equal ones stay as they are.
+    return np.where(matrix == matrix.T, matrix, half + half.T)
 
 
 def distance_matrix(name: str, value: ArrayLike) -> FloatArray:

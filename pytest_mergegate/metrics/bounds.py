@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
 from ._checks import FloatArray
 from .enclosing_ball import CONVERGED, enclosing_ball
-from .linear import OwnInputDistortion, own_input_distortion
+from .own_inputs import OwnInputDistortion, own_input_distortion
 from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
 
 __all__ = [
@@ -100,16 +100,23 @@ def distortions(squared_distances: ArrayLike, weights: ArrayLike) -> FloatArray:
         weights: α, shape [N]; they sum to 1 and may be negative.
 
     Raises:
-        ValueError: As ``minimum_distortion``, or weights of a wrong length or sum.
+        ValueError: As ``minimum_distortion``, weights of a wrong length or sum, or float64 cannot
+            hold a distortion.
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
     alpha = _checks.array("weights", weights, ndim=1)
     if len(alpha) != len(matrix):
         raise ValueError(f"weights must have length {len(matrix)}, got {len(alpha)}")
-    if abs(float(alpha.sum()) - 1) > _SUM_TOLERANCE:
-        raise ValueError(f"weights must sum to 1, got {float(alpha.sum())}")
-    to_experts = matrix @ alpha
-    return np.maximum(to_experts - 0.5 * float(alpha @ to_experts), 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(alpha.sum())
+    if not abs(total - 1) <= _SUM_TOLERANCE:
+        raise ValueError(f"weights must sum to 1, got {total}")
+    unit, size = _scales.spare(matrix), max(0, _scales.exponent(alpha))
+    alpha = np.ldexp(alpha, -size)
+    to_experts = np.ldexp(matrix, -unit) @ alpha
+    # what is linear in the weights beside what is quadratic
+    apart = np.ldexp(to_experts, -size) - 0.5 * float(alpha @ to_experts)
+    return _scales.rounded("a distortion", np.maximum(apart, 0.0), unit + 2 * size)
 
 
 def uniform_distortion(squared_distances: ArrayLike) -> float:
@@ -138,8 +145,9 @@ def radius_bounds(squared_distances: ArrayLike) -> RadiusBounds:
         ValueError: As ``minimum_distortion``.
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
-    squared, experts = float(matrix.max()), len(matrix)
-    return RadiusBounds(lower=squared / 4, upper=squared * (experts - 1) / (2 * experts))
+    (squared, exponent), experts = math.frexp(float(matrix.max())), len(matrix)
+    upper = squared * (experts - 1) / (2 * experts)
+    return RadiusBounds(lower=math.ldexp(squared / 4, exponent), upper=math.ldexp(upper, exponent))
 
 
 def paper_bound(squared_distances: ArrayLike, dimension: int) -> float:
@@ -179,7 +187,10 @@ def feasibility(
     slack = CONVERGED * _squared_diameter(squared_distances)
     if not best.value - slack <= limit:
         return "impossible"
-    if (math.sqrt(best.value + best.gap) + eta) ** 2 - slack <= limit + best.gap:
+    # R + η near 1, where its square neither overflows nor vanishes
+    reach, exponent = math.frexp(math.sqrt(best.value + best.gap) + eta)
+    slack, limit = _scales.shifted([slack, limit + best.gap], -2 * exponent).tolist()
+    if reach**2 - slack <= limit:
         return "possible"
     return "undecided"
 

@@ -10,6 +10,13 @@ from collections.abc import Callable
 from . import _checks
 from .undefined import Undefined
 
+# Up to here float64 counts exactly.
+_MOST_INPUTS = 2**53
+# 1 less a level below has lost too many of its digits.
+_LEAST_CONFIDENCE = 1e-6
+# Below, 1 less the rate of agreement has.
+_RARE = 1e-6
+
 
 def disagreement_bound(disagreements: int, n: int, *, confidence: float = 0.95) -> float:
     """Return the one-sided Clopper-Pearson upper bound of the disagreement rate, in [0, 1].
@@ -24,7 +31,7 @@ def disagreement_bound(disagreements: int, n: int, *, confidence: float = 0.95) 
         ValueError: Counts that are negative or not whole, or more disagreements than inputs.
     """
     disagreements, n = _counts(disagreements, n)
-    return _upper(disagreements, n, 1 - _checks.fraction("confidence", confidence))
+    return _upper(disagreements, n, 1 - _level(confidence))
 
 
 def disagreement_interval(
@@ -35,9 +42,8 @@ def disagreement_interval(
     Args and errors are those of ``disagreement_bound``; ``confidence`` is two-sided.
     """
     disagreements, n = _counts(disagreements, n)
-    tail = (1 - _checks.fraction("confidence", confidence)) / 2
-    # By symmetry: the rate of agreement has the mirrored interval.
-    return 1 - _upper(n - disagreements, n, tail), _upper(disagreements, n, tail)
+    tail = (1 - _level(confidence)) / 2
+    return _lower(disagreements, n, tail), _upper(disagreements, n, tail)
 
 
 def inputs_needed(disagreements: int, n: int, limit: float, *, confidence: float = 0.95) -> int:
@@ -54,10 +60,10 @@ def inputs_needed(disagreements: int, n: int, limit: float, *, confidence: float
 
     Raises:
         Undefined: ``no_examples``, or ``rate_not_below_limit``: no number of inputs would do.
-        ValueError: Bad counts, or a limit or level out of range.
+        ValueError: Bad counts, a limit or level out of range, or more inputs than 2^53.
     """
     disagreements, n = _counts(disagreements, n)
-    limit, tail = _unit("limit", limit), 1 - _checks.fraction("confidence", confidence)
+    limit, tail = _unit("limit", limit), 1 - _level(confidence)
     if limit == 1:
         return 1
     if disagreements >= limit * n:
@@ -85,9 +91,9 @@ def _least_inputs(disagreements: int, limit: float, tail: float) -> int:
 
 def _is_bounded(disagreements: int, n: float, limit: float, tail: float) -> bool:
     """Whether the bound of so many disagreements in ``n`` inputs is within ``limit``."""
-    from scipy.special import betainc
+    from scipy.special import betaincc
 
-    return bool(betainc(n - disagreements, disagreements + 1, 1 - limit) <= tail)
+    return bool(betaincc(disagreements + 1, n - disagreements, limit) <= tail)
 
 
 def _first(holds: Callable[[int], bool], start: int) -> int:
@@ -95,6 +101,8 @@ def _first(holds: Callable[[int], bool], start: int) -> int:
     size = 1
     while not holds(start + size - 1):
         size *= 2
+        if size > _MOST_INPUTS:
+            raise ValueError("limit is too small: float64 cannot count so many inputs")
     candidates = range(start, start + size)
     return candidates[bisect_left(candidates, True, key=holds)]
 
@@ -124,14 +132,33 @@ def _unit(name: str, value: float) -> float:
     return number
 
 
+def _level(confidence: float) -> float:
+    level = _checks.fraction("confidence", confidence)
+    if level < _LEAST_CONFIDENCE:
+        raise ValueError(f"confidence must be at least {_LEAST_CONFIDENCE:g}, got {level}")
+    return level
+
+
 def _counts(disagreements: int, n: int) -> tuple[int, int]:
     disagreements = _checks.count("disagreements", disagreements)
     n = _checks.count("n", n)
+    if n > _MOST_INPUTS:
+        raise ValueError(f"n must be at most 2^53, got {n}")
     if disagreements > n:
         raise ValueError(f"{disagreements} disagreements in {n} inputs")
     if n == 0:
         raise Undefined("no_examples", "a disagreement rate needs at least one input")
     return disagreements, n
+
+
+def _lower(successes: int, n: int, tail: float) -> float:
+    # By symmetry: the rate of failures has the mirrored interval.
+    lower = 1 - _upper(n - successes, n, tail)
+    if successes == 0 or lower > _RARE:
+        return lower
+    from scipy.special import betaincinv
+
+    return float(betaincinv(successes, n - successes + 1, tail))
 
 
 def _upper(successes: int, n: int, tail: float) -> float:

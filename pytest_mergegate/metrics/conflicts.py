@@ -1,85 +1,28 @@
 """Parameter conflicts between two task vectors (THEORY section 2).
 
-Everything follows from sums over positions, so an engine can add them up tile by tile.
+Everything follows from sums over positions (``conflict_sums``).
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
+from .conflict_sums import ConflictSums
 from .undefined import Undefined
 
-
-@dataclass(frozen=True, kw_only=True)
-class ConflictSums:
-    """Sums over positions for task vectors a and b. They add: tiles, then tensors.
-
-    Raises ``ValueError`` for sums that are not finite, or negative where they cannot be.
-    """
-
-    absolute_difference: float = 0.0
-    """Σ|a - b|"""
-    absolute_a: float = 0.0
-    """Σ|a|"""
-    absolute_b: float = 0.0
-    """Σ|b|"""
-    sign_changes: int = 0
-    """Number of positions where sign(a) ≠ sign(b), with sign(0) = 0"""
-    conflicting: float = 0.0
-    """Σ|a - b| over those positions"""
-    positions: int = 0
-    """Number of positions"""
-    dot: float = 0.0
-    """⟨a, b⟩"""
-    squared_a: float = 0.0
-    """‖a‖²"""
-    squared_b: float = 0.0
-    """‖b‖²"""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            check = _checks.finite if field.name == "dot" else _checks.at_least_zero
-            check(field.name, getattr(self, field.name))
-        if self.sign_changes > self.positions:
-            raise ValueError(f"{self.sign_changes} sign changes in {self.positions} positions")
-
-    @classmethod
-    def of(cls, a: ArrayLike, b: ArrayLike) -> "ConflictSums":
-        """Return the sums for two arrays of one shape.
-
-        Raises:
-            ValueError: The shapes differ, or a value is NaN or infinite.
-        """
-        left, right = _checks.array("a", a), _checks.array("b", b)
-        if left.shape != right.shape:
-            raise ValueError(f"a and b must have one shape, got {left.shape} and {right.shape}")
-        difference = np.abs(left - right)
-        changed = np.sign(left) != np.sign(right)
-        return cls(
-            absolute_difference=float(difference.sum()),
-            absolute_a=float(np.abs(left).sum()),
-            absolute_b=float(np.abs(right).sum()),
-            sign_changes=int(np.count_nonzero(changed)),
-            conflicting=float(difference[changed].sum()),
-            positions=left.size,
-            dot=float(np.sum(left * right)),
-            squared_a=float(np.sum(left * left)),
-            squared_b=float(np.sum(right * right)),
-        )
-
-    def __add__(self, other: "ConflictSums") -> "ConflictSums":
-        if not isinstance(other, ConflictSums):
-            return NotImplemented
-        return ConflictSums(
-            **{
-                field.name: getattr(self, field.name) + getattr(other, field.name)
-                for field in fields(self)
-            }
-        )
+__all__ = [
+    "ConflictSums",
+    "ParameterConflicts",
+    "conflicting_magnitude_ratio",
+    "cosine",
+    "magnitude_change_ratio",
+    "mean_cosine",
+    "parameter_conflicts",
+    "sign_change_ratio",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +51,7 @@ def magnitude_change_ratio(sums: ConflictSums) -> float:
     Raises:
         Undefined: ``zero_task_vectors``, both are zero.
     """
-    return min(1.0, sums.absolute_difference / _magnitude(sums))
+    return _share(sums, "absolute_difference")
 
 
 def sign_change_ratio(sums: ConflictSums, *, positions: int | None = None) -> float:
@@ -125,7 +68,9 @@ def sign_change_ratio(sums: ConflictSums, *, positions: int | None = None) -> fl
         Undefined: ``zero_task_vectors``, both are zero.
         ValueError: ``positions`` is less than ``sums.positions``.
     """
-    _magnitude(sums)
+    _require_magnitude(sums)
+    if sums.positions == 0:
+        raise ValueError("sums over no positions have no share of them")
     if positions is None:
         return sums.sign_changes / sums.positions
     return sums.sign_changes / _checks.count("positions", positions, least=sums.positions)
@@ -137,7 +82,7 @@ def conflicting_magnitude_ratio(sums: ConflictSums) -> float:
     Raises:
         Undefined: ``zero_task_vectors``, both are zero.
     """
-    return min(1.0, sums.conflicting / _magnitude(sums))
+    return _share(sums, "conflicting")
 
 
 def cosine(sums: ConflictSums) -> float:
@@ -146,10 +91,14 @@ def cosine(sums: ConflictSums) -> float:
     Raises:
         Undefined: ``zero_task_vectors``, one of them (or both) is zero.
     """
-    norms = math.sqrt(sums.squared_a) * math.sqrt(sums.squared_b)
-    if norms == 0:
+    _checks.instance("sums", sums, ConflictSums)
+    if sums.squared_a == 0 or sums.squared_b == 0:
         raise Undefined("zero_task_vectors", "the cosine needs two task vectors that are not zero")
-    return max(-1.0, min(1.0, sums.dot / norms))
+    size_a, size_b = math.sqrt(sums.squared_a), math.sqrt(sums.squared_b)
+    norms = size_a * size_b
+    # A product of norms that is nearly zero is inexact.
+    ratio = sums.dot / norms if _scales.trusted(norms) else sums.dot / size_a / size_b
+    return max(-1.0, min(1.0, ratio))
 
 
 def mean_cosine(tensors: Iterable[ConflictSums]) -> float:
@@ -160,7 +109,10 @@ def mean_cosine(tensors: Iterable[ConflictSums]) -> float:
     Raises:
         Undefined: ``no_shared_tensors``, no tensor has a cosine.
     """
-    cosines = [cosine(sums) for sums in tensors if sums.squared_a > 0 and sums.squared_b > 0]
+    each = _checks.items("tensors", tensors)
+    for sums in each:
+        _checks.instance("tensors", sums, ConflictSums)
+    cosines = [cosine(sums) for sums in each if sums.squared_a > 0 and sums.squared_b > 0]
     if not cosines:
         raise Undefined("no_shared_tensors", "no tensor is changed by both experts")
     return math.fsum(cosines) / len(cosines)
@@ -177,6 +129,7 @@ def parameter_conflicts(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Param
         Undefined: ``zero_task_vectors``, both are zero.
         ValueError: The tensors do not match, or a value is NaN or infinite.
     """
+    a, b = _checks.items("a", a), _checks.items("b", b)
     if len(a) != len(b):
         raise ValueError(f"a and b must have the same tensors, got {len(a)} and {len(b)}")
     tensors = [ConflictSums.of(left, right) for left, right in zip(a, b, strict=True)]
@@ -194,11 +147,19 @@ def parameter_conflicts(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Param
     )
 
 
-def _magnitude(sums: ConflictSums) -> float:
-    magnitude = sums.absolute_a + sums.absolute_b
-    if magnitude == 0:
+def _share(sums: ConflictSums, part: str) -> float:
+    """Return one of the sums over Σ|a| + Σ|b|."""
+    _require_magnitude(sums)
+    above, magnitude = float(getattr(sums, part)), sums.absolute_a + sums.absolute_b
+    if math.isinf(magnitude):
+        above, magnitude = above / 2, sums.absolute_a / 2 + sums.absolute_b / 2
+    return min(1.0, above / magnitude)
+
+
+def _require_magnitude(sums: ConflictSums) -> None:
+    _checks.instance("sums", sums, ConflictSums)
+    if sums.absolute_a == 0 and sums.absolute_b == 0:
         raise Undefined("zero_task_vectors", "both task vectors are zero: there is no conflict")
-    return magnitude
 
 
 def _or_reason(compute: Callable[[], float]) -> tuple[float | None, str | None]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from . import _checks
+from . import _checks, _scales
 from ._checks import FloatArray
+from ._scales import Exponents
 from .undefined import Undefined
 
 Normalize = Literal["unit", "none", "base"]
@@ -36,17 +37,20 @@ def pairwise_distances(
 
     Raises:
         Undefined: ``zero_hidden_state``, a state to divide by is zero.
-        ValueError: Shapes disagree, a value is NaN or infinite, or base states are missing.
+        ValueError: Shapes disagree, a value is NaN or infinite, base states are missing, or
+            float64 cannot hold a distance.
     """
     if normalize not in ("unit", "none", "base"):
         raise ValueError(f"normalize must be 'unit', 'none' or 'base', got {normalize!r}")
     probes = check_states(states)
     if normalize == "unit":
-        probes = [probe / _norms(probe) for probe in probes]
-    elif normalize == "base":
-        bases = check_base_states(base_states, probes)
-        probes = [probe / _norms(base) for probe, base in zip(probes, bases, strict=True)]
-    return np.stack([_between_experts(probe, "euclidean") for probe in probes])
+        probes = [_unit(probe) for probe in probes]
+    if normalize != "base":
+        return np.stack([_between_experts(probe) for probe in probes])
+    bases = [_norms(base) for base in check_base_states(base_states, probes)]
+    return np.stack(
+        [_between_experts(probe, over=base) for probe, base in zip(probes, bases, strict=True)]
+    )
 
 
 def pairwise_squared_distances(states: Sequence[ArrayLike]) -> FloatArray:
@@ -62,14 +66,15 @@ def pairwise_squared_distances(states: Sequence[ArrayLike]) -> FloatArray:
         Array [probes, N, N], symmetric, zero on the diagonals.
 
     Raises:
-        ValueError: Shapes disagree, or a value is NaN or infinite.
+        ValueError: Shapes disagree, a value is NaN or infinite, or float64 cannot hold a squared
+            distance.
     """
-    return np.stack([_between_experts(probe, "sqeuclidean") for probe in check_states(states)])
+    return np.stack([_between_experts(probe, squared=True) for probe in check_states(states)])
 
 
 def check_states(states: Sequence[ArrayLike]) -> list[FloatArray]:
     """Return the probes' states [N, T, d], refusing unequal N or d and empty axes."""
-    probes = [_checks.array("states", probe, ndim=3) for probe in states]
+    probes = [_checks.array("states", probe, ndim=3) for probe in _checks.items("states", states)]
     if not probes:
         raise ValueError("states must hold at least one probe")
     experts, _, width = probes[0].shape
@@ -90,25 +95,77 @@ def check_base_states(
     """Return the base's states [T, d], refusing those that do not match the experts'."""
     if base_states is None:
         raise ValueError("base_states are needed")
-    bases = [_checks.array("base_states", base, ndim=2) for base in base_states]
+    bases = [
+        _checks.array("base_states", base, ndim=2)
+        for base in _checks.items("base_states", base_states)
+    ]
     if [base.shape for base in bases] != [probe.shape[1:] for probe in probes]:
         raise ValueError("base_states must match the probes, positions and width of states")
     return bases
 
 
-def _norms(states: FloatArray) -> FloatArray:
-    norms: FloatArray = np.linalg.norm(states, axis=-1, keepdims=True)
+def _norms(states: FloatArray) -> tuple[FloatArray, Exponents]:
+    norms, exponents = _scales.norms(states)
     if not norms.all():
         raise Undefined("zero_hidden_state", "a hidden state is zero and cannot be normalised")
-    return norms
+    return norms, exponents
 
 
-def _between_experts(probe: FloatArray, metric: Literal["euclidean", "sqeuclidean"]) -> FloatArray:
+def _unit(probe: FloatArray) -> FloatArray:
+    norms, exponents = _norms(probe)
+    unit: FloatArray = (np.ldexp(probe, -exponents) if exponents.any() else probe) / norms
+    return unit
+
+
+def _between_experts(
+    probe: FloatArray,
+    *,
+    squared: bool = False,
+    over: tuple[FloatArray, Exponents] | None = None,
+) -> FloatArray:
+    """Return the mean distances [N, N] of states [N, T, d], divided by ``over`` [T, 1] if given."""
     if len(probe) == 1:
         return np.zeros((1, 1))
     # not before it is needed: the first stage does without
     from scipy.spatial.distance import pdist, squareform
 
-    positions = [pdist(probe[:, position], metric) for position in range(probe.shape[1])]
-    distances: FloatArray = squareform(np.mean(positions, axis=0), checks=False)
+    scaled = probe
+    metric: Literal["sqeuclidean", "euclidean"] = "sqeuclidean" if squared else "euclidean"
+    if over is not None:
+        with np.errstate(all="ignore"):  # whatever comes of an extreme norm is doubted below
+            scaled = probe / over[0]
+    positions = np.array([pdist(scaled[:, t], metric) for t in range(probe.shape[1])])
+    doubtful = ~(_scales.trusted(positions) if squared else _scales.trusted_roots(positions))
+    if over is not None and over[1].any():
+        doubtful[:] = True
+    if doubtful.any():
+        mean = _mean_apart(probe, positions, doubtful, squared=squared, over=over)
+    else:
+        mean = np.mean(positions, axis=0)
+    distances: FloatArray = squareform(mean, checks=False)
     return distances
+
+
+def _mean_apart(
+    probe: FloatArray,
+    positions: FloatArray,
+    doubtful: NDArray[np.bool_],
+    *,
+    squared: bool,
+    over: tuple[FloatArray, Exponents] | None,
+) -> FloatArray:
+    """Return the mean over ``positions`` [T, pairs], the ``doubtful`` ones among them anew.
+
+    Those are zero, or so small or large that float64 may have lost their squares.
+    """
+    first, second = np.triu_indices(len(probe), 1)
+    sizes, exponents = positions.copy(), np.zeros(positions.shape, dtype=np.int64)
+    for pair in np.flatnonzero(doubtful.any(axis=0)):
+        at = np.flatnonzero(doubtful[:, pair])
+        found, each = _scales.distances(probe[first[pair], at], probe[second[pair], at])
+        if over is not None:
+            found, each = found / over[0][at, 0], each - over[1][at, 0]
+        sizes[at, pair] = found * found if squared else found
+        exponents[at, pair] = 2 * each if squared else each
+    name = "the squared distance of experts" if squared else "the distance of experts"
+    return _scales.restored(name, *_scales.mean(sizes, exponents))

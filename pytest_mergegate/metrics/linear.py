@@ -1,4 +1,4 @@
-"""Linear merges θ_0 + Σ λ_j τ_j on hidden states (THEORY sections 4, 5 and 6).
+"""Linear merges θ_0 + Σ λ_j τ_j on hidden states (THEORY sections 4 and 6).
 
 Exact where hidden states are linear in the weights; how far they are from it is measured, by
 ``linearity_gap``, not assumed.
@@ -6,83 +6,16 @@ Exact where hidden states are linear in the weights; how far they are from it is
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
 from ._checks import FloatArray
+from ._scales import Exponents
 from .distances import check_base_states, check_states
+from .own_inputs import check_weights
 from .undefined import Undefined
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnInputDistortion:
-    """One expert's distortion on its own inputs, and the causes it splits into."""
-
-    total: float
-    """δ_i², the sum of the other three"""
-    dilution: float
-    """(1 - λ_i)² G_ii: the expert's own weight is not 1"""
-    interference: float
-    """λ₋ᵢᵀ G λ₋ᵢ: the shifts of the other experts"""
-    cross: float
-    """What the two add (or, negative, cancel) together"""
-
-
-def own_input_distortion(gram: ArrayLike, weights: ArrayLike, expert: int) -> OwnInputDistortion:
-    """Return δ_i² = (λ - e_i)ᵀ G (λ - e_i) and its parts (end of THEORY section 5).
-
-    Args:
-        gram: G of ``own_input_gram`` on the inputs of expert i, shape [N, N].
-        weights: λ, shape [N], any real numbers.
-        expert: i, in 0..N-1.
-
-    Raises:
-        ValueError: G is not a Gram matrix, lengths disagree, or there is no such expert.
-    """
-    matrix = check_gram(gram)
-    scales = check_weights(weights, len(matrix))
-    own = _checks.count("expert", expert)
-    if own >= len(matrix):
-        raise ValueError(f"expert must be below {len(matrix)}, got {own}")
-    missing = 1 - float(scales[own])
-    others = scales.copy()
-    others[own] = 0.0
-    pull = matrix @ others
-    dilution = missing**2 * float(matrix[own, own])
-    interference = max(0.0, float(others @ pull))
-    cross = -2 * missing * float(pull[own])
-    return OwnInputDistortion(
-        total=max(0.0, dilution + interference + cross),
-        dilution=dilution,
-        interference=interference,
-        cross=cross + 0.0,
-    )
-
-
-def own_input_gram(states: Sequence[ArrayLike], base_states: Sequence[ArrayLike]) -> FloatArray:
-    """Return G_jk = E⟨S_j, S_k⟩ with the shifts S_j = h_j - h_0 (end of THEORY section 5).
-
-    Args:
-        states: One array [N, T, d] per probe of one task.
-        base_states: One array [T, d] per probe.
-
-    Returns:
-        Array [N, N]: the mean over probes of the mean over positions.
-
-    Raises:
-        ValueError: Shapes disagree, or a value is NaN or infinite.
-    """
-    probes = check_states(states)
-    bases = check_base_states(base_states, probes)
-    total = np.zeros((len(probes[0]), len(probes[0])))
-    for probe, base in zip(probes, bases, strict=True):
-        shifts = (probe - base).reshape(len(probe), -1)
-        total += shifts @ shifts.T / len(base)
-    gram: FloatArray = total / len(probes)
-    return gram
 
 
 def mix_states(
@@ -99,15 +32,27 @@ def mix_states(
         One array [T, d] per probe.
 
     Raises:
-        ValueError: Shapes disagree, or a value is NaN or infinite.
+        ValueError: Shapes disagree, a value is NaN or infinite, or float64 cannot hold a forecast.
     """
     probes = check_states(states)
     bases = check_base_states(base_states, probes)
     scales = check_weights(weights, len(probes[0]))
-    return [
-        base + np.tensordot(scales, probe - base, axes=1)
-        for probe, base in zip(probes, bases, strict=True)
-    ]
+    return [_mixed(probe, base, scales) for probe, base in zip(probes, bases, strict=True)]
+
+
+def _mixed(probe: FloatArray, base: FloatArray, scales: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mixed: FloatArray = base + np.tensordot(scales, probe - base, axes=1)
+    held = np.isfinite(mixed)
+    if held.all():
+        return mixed
+    # Sums on the way were too large; what they come to need not be.
+    unit, size = _scales.exponent([*probe, base]) + 1, max(0, _scales.exponent(scales))
+    states, start = np.ldexp(probe, -unit), np.ldexp(base, -unit)
+    moved = np.ldexp(start, -size) + np.tensordot(np.ldexp(scales, -size), states - start, axes=1)
+    sizes = unit + size + 0 * held
+    sizes[held], moved[held] = 0, mixed[held]
+    return _scales.restored("the forecast", moved, sizes)
 
 
 def linearity_gap(merged_states: Sequence[ArrayLike], mixed: Sequence[ArrayLike]) -> float:
@@ -118,24 +63,41 @@ def linearity_gap(merged_states: Sequence[ArrayLike], mixed: Sequence[ArrayLike]
         mixed: The result of ``mix_states`` on the same probes.
 
     Raises:
-        ValueError: Shapes disagree, or a value is NaN or infinite.
+        ValueError: Shapes disagree, a value is NaN or infinite, or float64 cannot hold η.
     """
-    forecast = [_checks.array("mixed", probe, ndim=2) for probe in mixed]
+    forecast = [_checks.array("mixed", probe, ndim=2) for probe in _checks.items("mixed", mixed)]
     pairs = [probe[np.newaxis] for probe in forecast]
     merged = check_base_states(merged_states, check_states(pairs))
-    differences = [real - mix for real, mix in zip(merged, forecast, strict=True)]
-    return math.sqrt(mean_square_norm(differences))
+    square, exponent = _mean_square(list(map(_scales.differences, merged, forecast)))
+    return float(_scales.restored("the linearity gap", math.sqrt(square), exponent))
 
 
 def mean_square_norm(states: Sequence[ArrayLike]) -> float:
     """Return E‖h‖²: the mean over probes of the mean over positions, for states [T, d].
 
     Raises:
-        ValueError: No probes or positions, or a value is NaN or infinite.
+        ValueError: No probes or positions, a value is NaN or infinite, or float64 cannot hold the
+            mean.
     """
-    probes = [_checks.array("states", probe, ndim=2) for probe in states]
+    probes = [_checks.array("states", probe, ndim=2) for probe in _checks.items("states", states)]
     if not probes or any(probe.size == 0 for probe in probes):
         raise ValueError("states must not be empty")
+    square, exponent = _mean_square([(probe, np.zeros(len(probe), int)) for probe in probes])
+    return float(_scales.restored("the mean square norm", square, 2 * exponent))
+
+
+def _mean_square(rows: list[tuple[FloatArray, Exponents]]) -> tuple[float, int]:
+    """Return the mean square norm of rows that have exponents, and half its own exponent."""
+    with np.errstate(over="ignore"):
+        square = _plain_mean_square([states for states, _ in rows])
+    if _scales.trusted(square) and not any(exponents.any() for _, exponents in rows):
+        return square, 0
+    size = max(int(_scales.sizes(*each)) for each in rows)
+    scaled = [np.ldexp(states, (each - size)[:, np.newaxis]) for states, each in rows]
+    return _plain_mean_square(scaled), size
+
+
+def _plain_mean_square(probes: list[FloatArray]) -> float:
     return float(np.mean([np.mean(np.sum(probe * probe, axis=1)) for probe in probes]))
 
 
@@ -147,13 +109,19 @@ def relative_size(mean_square: float, reference_mean_square: float) -> float:
 
     Raises:
         Undefined: ``zero_hidden_states``, the reference is 0.
-        ValueError: An argument is negative, NaN or infinite.
+        ValueError: An argument is negative, NaN or infinite, or float64 cannot hold the ratio.
     """
     square = _checks.at_least_zero("mean_square", mean_square)
     reference = _checks.at_least_zero("reference_mean_square", reference_mean_square)
     if reference == 0:
         raise Undefined("zero_hidden_states", "the states to compare with are all zero")
-    return math.sqrt(square / reference)
+    ratio = square / reference
+    if _scales.trusted(ratio):
+        return math.sqrt(ratio)
+    # √(a·4^k / b) is √(a / b)·2^k: the two are brought near each other
+    (above, up), (below, down) = math.frexp(square), math.frexp(reference)
+    half, odd = divmod(up - down, 2)
+    return float(_scales.restored("the relative size", math.sqrt(above * 2**odd / below), half))
 
 
 def effective_scale(merged: ArrayLike, summed: ArrayLike) -> float:
@@ -165,33 +133,21 @@ def effective_scale(merged: ArrayLike, summed: ArrayLike) -> float:
 
     Raises:
         Undefined: ``zero_task_vectors``, the sum is zero.
-        ValueError: Shapes disagree, or a value is NaN or infinite.
+        ValueError: Shapes disagree, a value is NaN or infinite, or float64 cannot hold λ.
     """
     result, total = _checks.array("merged", merged), _checks.array("summed", summed)
     if result.shape != total.shape:
         raise ValueError(
             f"merged and summed must have one shape, got {result.shape} and {total.shape}"
         )
-    square = float(np.sum(total * total))
-    if square == 0:
+    if not total.any():
         raise Undefined("zero_task_vectors", "the task vectors sum to zero")
-    return float(np.sum(result * total)) / square
-
-
-def check_weights(weights: ArrayLike, experts: int) -> FloatArray:
-    """``weights`` as float64 [N]. Raises ValueError."""
-    scales = _checks.array("weights", weights, ndim=1)
-    if len(scales) != experts:
-        raise ValueError(f"weights must have length {experts}, got {len(scales)}")
-    return scales
-
-
-def check_gram(gram: ArrayLike) -> FloatArray:
-    """``gram`` as float64 [N, N]. Raises ValueError where it is no Gram matrix."""
-    matrix = _checks.symmetric("gram", gram)
-    scale = float(np.abs(matrix).max())
-    if scale > 0:
-        lowest = float(np.linalg.eigvalsh(matrix / scale)[0])
-        if lowest < -_checks.EUCLIDEAN_TOLERANCE * len(matrix):
-            raise ValueError("gram must be a Gram matrix of shifts: it has a negative eigenvalue")
-    return matrix
+    with np.errstate(over="ignore", invalid="ignore"):
+        dot, square = float(np.sum(result * total)), float(np.sum(total * total))
+    if _scales.trusted(square) and _scales.trusted(abs(dot)):
+        return _scales.quotient("the effective scale", dot, square)
+    # No overlap at all, or products that float64 loses.
+    own, other = _scales.exponent(result), _scales.exponent(total)
+    result, total = np.ldexp(result, -own), np.ldexp(total, -other)
+    dot, square = float(np.sum(result * total)), float(np.sum(total * total))
+    return _scales.quotient("the effective scale", dot, square, own - other)

@@ -4,6 +4,7 @@
 Collapse" (2026).
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
 from ._checks import FloatArray
 from .betting import ratio_bounds
 from .certificates import disagreement_bound
@@ -42,11 +43,12 @@ def merging_loss(merged: float, expert: float) -> float:
     Raises:
         Undefined: ``expert_score_zero``, or ``expert_score_negative``, where a ratio of
             scores has no meaning.
-        ValueError: A score is NaN or infinite.
+        ValueError: A score is NaN or infinite, or float64 cannot hold the loss.
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     _require_positive(expert)
-    return 100 * (merged - expert) / expert
+    apart, exponent = _scales.total([merged, -expert])
+    return _scales.quotient("the merging loss", 100 * apart, expert, exponent)
 
 
 def merging_loss_interval(
@@ -104,25 +106,31 @@ def retention(merged: float, expert: float, chance: float) -> float:
 
     Raises:
         Undefined: ``expert_not_above_chance``.
-        ValueError: A score is NaN or infinite.
+        ValueError: A score is NaN or infinite, or float64 cannot hold the retention.
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     chance = _checks.finite("chance", chance)
-    if expert - chance <= _CHANCE_TOLERANCE * max(abs(expert), abs(chance)):
+    above, unit = _scales.total([expert, -chance])
+    # the larger of the two is ½ to 1 in that unit
+    if above <= _CHANCE_TOLERANCE * max(abs(math.ldexp(each, -unit)) for each in (expert, chance)):
         raise Undefined(
             "expert_not_above_chance",
             f"retention needs an expert above chance: it scores {expert}, chance is {chance}",
         )
-    return (merged - chance) / (expert - chance)
+    left, exponent = _scales.total([merged, -chance])
+    return _scales.quotient("the retention", left, above, exponent - unit)
 
 
 def majority_rate(labels: Iterable[Hashable]) -> float:
     """Return the share of the most common label, in (0, 1]: what chance scores.
 
     Raises:
-        ValueError: There are no labels.
+        ValueError: There are no labels, or one has no hash.
     """
-    counts = Counter(labels)
+    try:
+        counts = Counter(_checks.items("labels", labels))
+    except TypeError as error:
+        raise ValueError(f"labels must be hashable: {error}") from None
     if not counts:
         raise ValueError("labels must not be empty")
     return max(counts.values()) / counts.total()
@@ -134,8 +142,9 @@ def pool_losses(losses: Collection[float]) -> PoolLoss:
     Raises:
         ValueError: No losses, or one that is NaN or infinite.
     """
-    values = _checks.sample("losses", list(losses))
-    return PoolLoss(mean=float(values.mean()), worst=float(values.min()))
+    values = _checks.sample("losses", _checks.items("losses", losses))
+    mean = _scales.rounded("the mean loss", *_scales.mean(values))
+    return PoolLoss(mean=float(mean), worst=float(values.min()))
 
 
 def _require_positive(expert: float) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
 from ._checks import FloatArray
-from .linear import check_gram, check_weights
+from .own_inputs import check_gram, check_weights
 from .undefined import Undefined
 
 
@@ -31,11 +31,10 @@ def worst_own_input_distortion(grams: ArrayLike, weights: ArrayLike) -> float:
 
     Raises:
         Undefined: ``zero_task_vectors``, no expert moves its own inputs.
-        ValueError: Shapes disagree, or a G⁽ⁱ⁾ is not a Gram matrix.
+        ValueError: Shapes disagree, a G⁽ⁱ⁾ is not a Gram matrix, or float64 cannot hold the share.
     """
     parts = _relative_grams(grams)
-    scales = check_weights(weights, len(parts[0][1]))
-    return max(_relative_distortion(matrix, scales, own) for own, matrix in parts)
+    return _worst(parts, check_weights(weights, len(parts[0][1])))
 
 
 def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
@@ -49,14 +48,15 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
 
     Raises:
         Undefined: ``zero_task_vectors``, no expert moves its own inputs.
-        ValueError: Shapes disagree, or a G⁽ⁱ⁾ is not a Gram matrix.
+        ValueError: Shapes disagree, a G⁽ⁱ⁾ is not a Gram matrix, or one expert moves another's
+            inputs so much farther than that one does that float64 cannot hold it.
     """
     from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint, minimize
 
     parts = _relative_grams(grams)
     count = len(parts[0][1])
     start: FloatArray = np.append(np.full(count, 1 / count), 0.0)
-    start[-1] = max(_relative_distortion(m, start[:-1], own) for own, m in parts)
+    start[-1] = _worst(parts, start[:-1])
 
     def slack(x: FloatArray) -> FloatArray:
         return np.array([x[-1] - _relative_distortion(m, x[:-1], own) for own, m in parts])
@@ -81,7 +81,7 @@ def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
     found = minimize(worst, start, **how)
     shares = np.clip(found.x[:-1], 0, None)
     shares = shares / shares.sum() if shares.sum() > 0 else start[:-1]
-    best = max(_relative_distortion(m, shares, own) for own, m in parts)
+    best = _worst(parts, shares)
     if not best <= start[-1]:  # the search went astray
         shares, best = start[:-1], start[-1]
     return MinimaxWeights(weights=shares, value=float(best))
@@ -93,13 +93,32 @@ def _relative_grams(grams: ArrayLike) -> list[tuple[int, FloatArray]]:
     if not len(stack) == stack.shape[1] == stack.shape[2]:
         raise ValueError(f"grams must have shape [N, N, N], got {list(stack.shape)}")
     matrices = [check_gram(matrix) for matrix in stack]
-    moved = [(i, m / m[i, i]) for i, m in enumerate(matrices) if m[i, i] > 0]
+    with np.errstate(over="ignore"):
+        moved = [(i, m / m[i, i]) for i, m in enumerate(matrices) if m[i, i] > 0]
     if not moved:
         raise Undefined("zero_task_vectors", "no expert moves its own inputs")
+    for i, matrix in moved:
+        if not float(np.abs(matrix).max()) <= _scales.LARGEST:
+            raise ValueError(f"grams[{i}] is too large for float64 in shares of expert {i}'s own")
     return moved
 
 
+def _worst(parts: list[tuple[int, FloatArray]], weights: FloatArray) -> float:
+    """Return the largest of the relative distortions, at any scale of the weights."""
+    return max(_scaled_distortion(matrix, weights, own) for own, matrix in parts)
+
+
+def _scaled_distortion(matrix: FloatArray, weights: FloatArray, own: int) -> float:
+    off = weights.copy()
+    off[own] -= 1
+    size = _scales.exponent(off)
+    off = np.ldexp(off, -size)
+    share = max(0.0, float(off @ matrix @ off))
+    return float(_scales.rounded("the worst distortion", share, 2 * size))
+
+
 def _relative_distortion(matrix: FloatArray, weights: FloatArray, own: int) -> float:
+    """Return the same of weights in the simplex, for the search: a little faster."""
     off = weights.copy()
     off[own] -= 1
     return max(0.0, float(off @ matrix @ off))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import _checks
 from .undefined import Undefined
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def spearman(scores: npt.ArrayLike, losses: npt.ArrayLike) -> float:
 def _both(
     scores: npt.ArrayLike, losses: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    score, loss = (np.asarray(each, dtype=np.float64) for each in (scores, losses))
+    score, loss = _checks.numbers("scores", scores), _checks.numbers("losses", losses)
     if score.ndim != 1 or score.shape != loss.shape or len(score) < 2:
         raise ValueError("scores and losses must be two vectors of one length, two or more")
     if np.isnan(score).any() or np.isnan(loss).any():

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
 from ._checks import FloatArray
 
 
@@ -24,7 +24,9 @@ def distortion_floor(squared_distances: ArrayLike) -> FloatArray:
         ValueError: As ``minimum_distortion``.
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
-    return np.maximum(_packed(matrix), _crowded(matrix))
+    unit = _scales.spare(matrix)
+    matrix = np.ldexp(matrix, -unit)
+    return _scales.rounded("the floor", np.maximum(_packed(matrix), _crowded(matrix)), unit)
 
 
 def _packed(distances: FloatArray) -> FloatArray:

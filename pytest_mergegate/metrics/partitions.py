@@ -3,12 +3,14 @@
 The curve of models against distortion is the pool's operational rate-distortion curve.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _scales
+from ._checks import FloatArray
 from .enclosing_ball import CONVERGED
 from .exact_partitions import Groups, exact_partitions
 from .greedy_partitions import greedy_partitions
@@ -62,13 +64,14 @@ def fewest_merges(squared_distances: ArrayLike, budget: float) -> Partition:
         ValueError: As ``minimum_distortion``, or a negative budget.
     """
     limit = _checks.at_least_zero("budget", budget)
-    curve = distortion_curve(squared_distances)
-    slack = CONVERGED * float(np.max(np.asarray(squared_distances)))
-    point = next(point for point in curve if point.distortion <= limit + slack)
-    needed = next(point.models for point in curve if point.at_least <= limit + slack)
+    matrix, unit = _scaled(squared_distances)
+    curve = _curve(matrix)
+    limit = float(_scales.shifted(limit, -unit)) + CONVERGED * float(matrix.max())
+    point = next(point for point in curve if point.distortion <= limit)
+    needed = next(point.models for point in curve if point.at_least <= limit)
     return Partition(
         groups=point.groups,
-        worst=point.distortion,
+        worst=math.ldexp(point.distortion, unit),
         exact=needed == point.models,
         at_least=needed,
     )
@@ -86,12 +89,30 @@ def distortion_curve(squared_distances: ArrayLike) -> list[CurvePoint]:
     Raises:
         ValueError: As ``minimum_distortion``.
     """
+    matrix, unit = _scaled(squared_distances)
+    return [
+        replace(
+            point,
+            distortion=math.ldexp(point.distortion, unit),
+            at_least=math.ldexp(point.at_least, unit),
+        )
+        for point in _curve(matrix)
+    ]
+
+
+def _scaled(squared_distances: ArrayLike) -> tuple[FloatArray, int]:
+    """Return the matrix over a power of two where float64 would run out, and its exponent."""
     matrix = _checks.squared_distance_matrix(squared_distances)
+    unit = _scales.spare(matrix)
+    return np.ldexp(matrix, -unit), unit
+
+
+def _curve(matrix: FloatArray) -> list[CurvePoint]:
     small = len(matrix) <= LARGEST_EXACT
     partitions = exact_partitions(matrix) if small else greedy_partitions(matrix)
-    floor = distortion_floor(matrix)
+    floor = distortion_floor(matrix).tolist()
     return [
-        _point(distortion, groups, float(floor[len(groups) - 1]), small)
+        _point(distortion, groups, floor[len(groups) - 1], small)
         for distortion, groups in partitions
     ]
 

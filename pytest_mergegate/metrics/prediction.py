@@ -19,6 +19,10 @@ ROWS = 32
 MEAN_MDS = 2.2825
 SUM_OF_SQUARES_MDS = 63.84
 
+_FAR = 1e100
+# Above, ½ of 1 and the level may round to 1, whose quantile is infinite.
+_SURE = 1 - 1e-6
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedLoss:
@@ -46,22 +50,31 @@ def paper_loss_model(mds: float, *, confidence: float = 0.90) -> PredictedLoss:
 
     Raises:
         Undefined: ``infinite_mds``, the line says nothing there.
-        ValueError: MDS below 1 or NaN.
+        ValueError: MDS below 1 or NaN, or float64 cannot hold the upper end.
     """
     confidence = _checks.fraction("confidence", confidence)
+    mds = _checks.number("mds", mds)
     if mds == math.inf:
         raise Undefined("infinite_mds", "the fitted line has no value at an infinite MDS")
     mds = _checks.finite("mds", mds)
     if mds < 1:
         raise ValueError(f"mds must be at least 1, got {mds}")
+    # Far out all is in shares of the MDS, whose square float64 could not hold.
+    unit = mds if mds > _FAR else 1.0
+    loss = INTERCEPT / unit + SLOPE * (mds / unit)
+    leverage = 1 / ROWS / unit / unit + ((mds - MEAN_MDS) / unit) ** 2 / SUM_OF_SQUARES_MDS
+    half = _quantile(confidence) * RESIDUAL_SD * math.sqrt(1 / unit / unit + leverage)
+    low, point, high = (max(TOTAL_LOSS, unit * end) for end in (loss - half, loss, loss + half))
+    return PredictedLoss(loss=point, low=low, high=_checks.finite("the upper end", high))
+
+
+def _quantile(confidence: float) -> float:
+    """Return how many standard deviations hold so much of Student's t on both sides together."""
     from scipy.special import stdtrit  # not before it is needed: the first stage does without
 
-    loss = INTERCEPT + SLOPE * mds
-    leverage = 1 / ROWS + (mds - MEAN_MDS) ** 2 / SUM_OF_SQUARES_MDS
-    quantile = float(stdtrit(ROWS - 2, (1 + confidence) / 2))
-    half = quantile * RESIDUAL_SD * math.sqrt(1 + leverage)
-    low, point, high = (max(TOTAL_LOSS, value) for value in (loss - half, loss, loss + half))
-    return PredictedLoss(loss=point, low=low, high=high)
+    if confidence > _SURE:
+        return -float(stdtrit(ROWS - 2, (1 - confidence) / 2))
+    return float(stdtrit(ROWS - 2, (1 + confidence) / 2))
 
 
 def miss_controlled_threshold(collapse_scores: ArrayLike, miss_rate: float) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _checks
 from .resampling import RESAMPLES, cluster_interval
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def auroc(
 
     ``weights`` say how often each point counts. NaN where only one kind is there.
     """
-    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    place, bad = _points(scores, collapsed)
     return _auroc(place, bad, np.ones(len(bad)) if weights is None else np.asarray(weights))
 
 
@@ -35,13 +36,25 @@ def auroc_interval(
 
     By several clusterings, each is drawn by itself (``resampling.cluster_interval``).
     """
-    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    place, bad = _points(scores, collapsed)
     return cluster_interval(lambda times: _auroc(place, bad, times), *clusters, resamples=resamples)
+
+
+def _points(
+    scores: npt.ArrayLike, collapsed: npt.ArrayLike
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    if place.shape != bad.shape:
+        raise ValueError(f"scores and collapsed must match, got {place.shape} and {bad.shape}")
+    return place, bad
 
 
 def _places(scores: npt.ArrayLike) -> npt.NDArray[np.intp]:
     """0 for the lowest score and one more for each that differs; equal scores share a place."""
-    return np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)[1]
+    found = _checks.numbers("scores", scores)
+    if found.ndim != 1:
+        raise ValueError(f"scores must be a vector, got shape {found.shape}")
+    return np.unique(found, return_inverse=True)[1]
 
 
 def _auroc(place: npt.NDArray[np.intp], bad: npt.NDArray[np.bool_], weights: Any) -> float:
@@ -59,7 +72,7 @@ def auprc(
     Points of equal score are raised together. Of a score that says nothing it is about the base
     rate, the share of points that collapsed. NaN where nothing collapsed.
     """
-    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    place, bad = _points(scores, collapsed)
     return _auprc(place, bad, np.ones(len(bad)) if weights is None else np.asarray(weights))
 
 
@@ -70,7 +83,7 @@ def auprc_interval(
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """The same for the average precision."""
-    place, bad = _places(scores), np.asarray(collapsed, dtype=bool)
+    place, bad = _points(scores, collapsed)
     return cluster_interval(lambda times: _auprc(place, bad, times), *clusters, resamples=resamples)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _checks
+from . import _checks, _scales
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 RESAMPLES, PERMUTATIONS, SEED = 2000, 9999, 0
 _BLOCK = 1 << 21
 """Numbers of relabelled pairs in memory at one time."""
+_LARGE = 200
+"""Numbers above 2 to this have products that float64 may not hold."""
 
 
 def cluster_interval(
@@ -39,6 +41,7 @@ def cluster_interval(
     """
     confidence = _checks.fraction("confidence", confidence)
     resamples = _checks.count("resamples", resamples, least=1)
+    clusters = tuple(_checks.items("clusters", each) for each in clusters)
     if not clusters or len({len(each) for each in clusters}) != 1 or not clusters[0]:
         raise ValueError("clusters must be one or more sequences of one length, not empty")
     generator = np.random.default_rng(seed)
@@ -86,7 +89,7 @@ def mantel(
         ValueError: Not two square matrices of one size over three or more things, fewer than three
             known pairs, or pairs that are all alike.
     """
-    a, b = (np.asarray(each, dtype=np.float64) for each in (first, second))
+    a, b = _unscaled("first", first), _unscaled("second", second)
     if a.ndim != 2 or a.shape != b.shape or a.shape[0] != a.shape[1] or len(a) < 3:
         raise ValueError(f"two square matrices of one size are needed, got {a.shape}, {b.shape}")
     permutations = _checks.count("permutations", permutations, least=1)
@@ -105,6 +108,15 @@ def mantel(
         beyond += int((_student(np.abs(drawn[known]), counts[known]) >= limit).sum())
         judged += int(known.sum())
     return Mantel(r=float(observed), p=(beyond + 1) / (judged + 1), pairs=int(pairs))
+
+
+def _unscaled(name: str, matrix: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The matrix, over a power of two where round-off could not be told from small numbers."""
+    found = _checks.numbers(name, matrix)
+    if np.isinf(found).any():
+        raise ValueError(f"{name} must not be infinite")
+    size = _scales.exponent(np.nan_to_num(found))
+    return np.ldexp(found, -size) if size < 0 or size > _LARGE else found
 
 
 def _student(r: Any, pairs: Any) -> Any:
