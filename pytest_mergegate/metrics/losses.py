@@ -87,6 +87,8 @@ def merging_loss_interval(
     for name, scores in (("merged_scores", merged), ("expert_scores", expert)):
         if float(scores.min()) < 0 or float(scores.max()) > 1:
             raise ValueError(f"{name} must lie in [0, 1]")
+    if not (binary is None or isinstance(binary, bool)):
+        raise ValueError(f"binary must be True, False or None, got {binary!r}")
     _require_positive(float(expert.sum()))
     whole = bool(np.isin([merged, expert], (0.0, 1.0)).all())
     if binary and not whole:

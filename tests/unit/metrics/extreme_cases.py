@@ -107,7 +107,10 @@ def _added(a, b):
 
 
 def _per_probe(rng):
-    return {"per_probe": np.stack([distances(rng, 4) for _ in range(4)]), "tasks": [0, 0, 1, 1]}
+    return {
+        "per_probe": np.stack([distances(rng, 4) for _ in range(6)]),
+        "tasks": [0] * 3 + [1] * 3,
+    }
 
 
 def _ratio(function, *more):
@@ -288,7 +291,6 @@ CASES: dict[str, tuple[Case, ...]] = {
     "merging_loss_interval": (
         Case(
             make=lambda rng: {"merged_scores": [0.0, 1.0], "expert_scores": [1.0, 1.0]},
-            takes={"resamples": (11,)},
         ),
     ),
     "miss_controlled_threshold": (
