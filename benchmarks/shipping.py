@@ -80,15 +80,18 @@ def _rounded(value: Any) -> Any:
 def pairs_up(scored: Report, fresh: Report) -> list[RegistryLine]:
     """Lines with the scores of one report and the losses of the other."""
     measured = {line.label: line for line in lines_of(fresh)}
+    merges = {merge.method: merge for merge in fresh.merges}
     found = []
     for line in lines_of(scored):
         other = measured.get(line.label)
         if other is None or line.pool != other.pool or line.weights != other.weights:
             raise SystemExit(f"{scored.gate}, {line.label}: the two gates are not of one merge")
         data = line.model_dump(mode="json", by_alias=True)
-        losses = {expert.name: expert.model_dump(mode="json") for expert in other.experts}
+        losses = {e.name: e.model_dump(mode="json") for e in merges[line.label].experts}
         for expert in data["experts"]:
-            expert.update({key: losses[expert["name"]][key] for key in MEASURED})
+            loss = losses[expert["name"]]
+            expert.update(_rounded({key: loss[key] for key in MEASURED}))
+            expert.update(scored=loss["scored"], shared=0)  # all are fresh
         data["gate"] = "mergegate.yaml"
         data["id"] = line_id(data)
         found.append(RegistryLine.model_validate_json(json.dumps(data)))

@@ -217,6 +217,10 @@ class Descent:
         if merging:
             self._merges(outcomes, methods, evaluate=evaluate)
             self._surrogates(outcomes, [m for m in methods if is_sum(m)])
+        if methods and PER_METHOD & set(spec.effective_budget.limits):
+            self._tell("the base's own answers", 0.0)
+            with self.clock.timed("merge" if merging else "hidden"):
+                self.results = replace(self.results, base=outcomes.base)
 
     def _surrogates(self, outcomes: Outcomes, methods: Sequence[Method]) -> None:
         for done, method in enumerate(methods):

@@ -1,19 +1,19 @@
-"""How much more evidence would decide what is undecided."""
+"""What a limit is held against, how the two compare, and how much more evidence would decide."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
+from pytest_mergegate.spec import FEWEST
 
 if TYPE_CHECKING:
     from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.values import Value
 
 Status = Literal["pass", "inconclusive", "fail"]
-FEWEST = 30
-"""A share of fewer distinct inputs passes on its bound alone (THEORY 9)."""
 
 
 def compare(limit: float, *, passing: float | None, failing: float | None) -> Status:
@@ -23,6 +23,59 @@ def compare(limit: float, *, passing: float | None, failing: float | None) -> St
     if failing is not None and not (failing <= limit):  # NaN fails
         return "fail"
     return "pass" if passing is not None and passing <= limit else "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A value, in the budget's own direction (a loss is positive), and where it comes from."""
+
+    value: Value
+    basis: str
+    """``conflict``, ``sampled`` (rows of the weights), ``hidden``, ``predicted``, ``merged``,
+    ``measured``, ``certified``; or what is missing."""
+    detail: str = ""
+    """A word to add to the message."""
+    undecided: bool = False
+    """Whether this is too little to decide by, whatever the value."""
+    inputs: int | None = None
+    """Of a share of inputs: on how many distinct ones it rests."""
+    cut: int = 0
+    """How many answers were cut before any difference showed: these may differ or not."""
+    vacuous: str = ""
+    """Why a pass would say nothing of the merge; empty where it does."""
+    bound: float | None = None
+    """The one-sided bound, where there is one beside the interval."""
+
+    @property
+    def few(self) -> bool:
+        """Whether only a bound can pass: on so few inputs a share says next to nothing."""
+        return self.inputs is not None and self.inputs < FEWEST
+
+    def passing(self, mode: str) -> float | None:
+        """What has to be within the limit for a pass: the bad end of the interval by ``bound``,
+        and on few inputs; else the value, counting cut answers as different."""
+        number = self.value.number
+        if self.exact or number is None:
+            return number
+        bad_end = self.value.interval[1] if self.value.interval else None
+        if mode == "bound":
+            return bad_end
+        if self.few:
+            return bad_end if self.bound is None else self.bound
+        if not self.inputs or not self.cut:
+            return number
+        return (round(number * self.inputs) + self.cut) / self.inputs  # of counts: no round-off
+
+    def failing(self, mode: str) -> float | None:
+        """What has to be over the limit for a fail: never an answer that was merely cut."""
+        if self.exact or mode == "point" or self.cut:
+            return self.value.number
+        return self.passing(mode)
+
+    @property
+    def exact(self) -> bool:
+        """Whether there is no sampling error in it, or it is a bound already."""
+        return self.basis in {"certified", "conflict"}
 
 
 def examples_needed(value: Value, limit: float, examples: int) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.evidence import Status, compare
 from pytest_mergegate.judged_values import find_value, needed_stage
 from pytest_mergegate.spec import INCREASES, STAGES, Stage, deepest
+from pytest_mergegate.unmerged import too_weak
 from pytest_mergegate.wording import verdict_text
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Verdict:
     method: str | None
     status: Status
     basis: str
-    """Where the value comes from: see ``judged_values.Found``."""
+    """Where the value comes from: see ``evidence.Found``."""
     message: str
 
 
@@ -169,13 +170,18 @@ def _verdict(
         passing, failing = found.passing(spec.judge), found.failing(spec.judge)
         status = compare(limit, passing=passing, failing=failing)
     detail = found.detail
-    if status == "pass" and found.vacuous:
-        status, detail = "inconclusive", "; ".join((detail, found.vacuous))
+    lacking = found.vacuous or too_weak(expert, results)
+    if status == "pass" and lacking:
+        status, detail = "inconclusive", "; ".join(filter(None, (detail, lacking)))
     if spec.judge == "bound" and not found.exact:
         detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
     automatic = results.automatic.get(budget)
     if automatic is not None:
-        detail = "; ".join(filter(None, (automatic.text, detail)))
+        looked_at = found.inputs or results.probes_of(expert)
+        if status == "pass" and looked_at < automatic.inputs:
+            status = "inconclusive"
+            detail = f"{detail}; the recorded scores are on more inputs than were looked at here"
+        detail = "; ".join(filter(None, (automatic.text, detail.removeprefix("; "))))
     return Verdict(
         budget=budget,
         limit=limit,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
-from pytest_mergegate.evidence import FEWEST, examples_needed, inputs_text
+from pytest_mergegate.evidence import Found, examples_needed, inputs_text
 from pytest_mergegate.increases import loss_increase, mds_increase
-from pytest_mergegate.spec import BUDGET_STAGE, STAGES, Stage
+from pytest_mergegate.spec import BUDGET_STAGE, FEWEST, STAGES, Stage
+from pytest_mergegate.unmerged import base_disagreement, base_loss, known_score, why_vacuous
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import number_text
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.results import Results
     from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.conflict import ConflictResult
-    from pytest_mergegate.stages.evaluate import ExpertScores
     from pytest_mergegate.stages.merge import MergeResult
 
 _RATIOS = {
@@ -28,66 +28,10 @@ _RATIOS = {
 }
 
 
-_ROUNDING = 1e-9
-"""Percent: round-off of mean scores must not tell the base from the limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A value, in the budget's own direction (a loss is positive), and where it comes from."""
-
-    value: Value
-    basis: str
-    """``conflict``, ``sampled`` (rows of the weights), ``hidden``, ``predicted``, ``merged``,
-    ``measured``, ``certified``; or what is missing."""
-    detail: str = ""
-    """A word to add to the message."""
-    undecided: bool = False
-    """Whether this is too little to decide by, whatever the value."""
-    inputs: int | None = None
-    """Of a share of inputs: on how many distinct ones it rests."""
-    cut: int = 0
-    """How many answers were cut before any difference showed: these may differ or not."""
-    vacuous: str = ""
-    """Why a pass would say nothing of the merge; empty where it does."""
-    bound: float | None = None
-    """The one-sided bound, where there is one beside the interval."""
-
-    @property
-    def few(self) -> bool:
-        """Whether only a bound can pass: on so few inputs a share says next to nothing."""
-        return self.inputs is not None and self.inputs < FEWEST
-
-    def passing(self, mode: str) -> float | None:
-        """What has to be within the limit for a pass: the bad end of the interval by ``bound``,
-        and on few inputs; else the value, counting cut answers as different."""
-        number = self.value.number
-        if self.exact or number is None:
-            return number
-        bad_end = self.value.interval[1] if self.value.interval else None
-        if mode == "bound":
-            return bad_end
-        if self.few:
-            return bad_end if self.bound is None else self.bound
-        if not self.inputs or not self.cut:
-            return number
-        return (round(number * self.inputs) + self.cut) / self.inputs  # of counts: no round-off
-
-    def failing(self, mode: str) -> float | None:
-        """What has to be over the limit for a fail: never an answer that was merely cut."""
-        if self.exact or mode == "point" or self.cut:
-            return self.value.number
-        return self.passing(mode)
-
-    @property
-    def exact(self) -> bool:
-        """Whether there is no sampling error in it, or it is a bound already."""
-        return self.basis in {"certified", "conflict"}
-
-
 def needed_stage(budget: str, pool: Pool, expert: str) -> Stage:
     """The stage that decides ``budget`` for one expert."""
-    if budget in {"max_loss", "max_loss_increase"} and pool.labelled(expert):
+    asks = budget in {"max_loss", "max_loss_increase"}
+    if (asks or pool.spec.experts[expert].min_score is not None) and pool.labelled(expert):
         return "eval"
     return BUDGET_STAGE[budget]
 
@@ -102,11 +46,13 @@ def find_value(
     surrogate = results.surrogate(method)
     if budget == "max_disagreement" and depth == "hidden" and surrogate is not None:
         compared = surrogate.expert(expert)
-        return _disagreement(compared, "predicted", "no merge made")
+        return _disagreement(compared, limit, results, "predicted", "no merge made")
     if budget == "max_loss" and needed == "merge":
         predicted = _predicted(limit, expert, method, results)
         if predicted is not None:
-            return predicted
+            return replace(
+                predicted, vacuous=why_vacuous(base_loss(expert, results), limit, "loss")
+            )
     return Found(
         value=Value.missing(f"needs_stage_{needed}"),
         basis=str(needed),
@@ -130,14 +76,6 @@ def certified_loss(results: Results, merge: MergeResult, expert: str) -> Value:
     return Value.computed(lambda: metrics.certified_loss(upper, known))
 
 
-def known_score(results: Results, expert: str) -> float:
-    """The expert's score to which a certificate is relative: measured, given, or 1."""
-    measured = results.scores.get(expert) if results.scores is not None else None
-    if measured is not None and measured.of_outputs:
-        return float(measured.expert.mean())
-    return results.pool.spec.experts[expert].score or 1.0
-
-
 def lacking_evidence(limit: float, expert: str, merge: MergeResult, results: Results) -> str | None:
     """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
     rate = min(1.0, limit / 100 * known_score(results, expert))
@@ -154,21 +92,23 @@ def _find(budget: str, limit: float, expert: str, method: str | None, results: R
         value, basis, detail = mds_increase(results.earlier, expert, limit)
         return Found(value=value, basis=basis, detail=detail)
     if budget == "max_loss_increase":
-        return _loss_increase(expert, method, results)
+        return _loss_increase(limit, expert, method, results)
     merge = results.merge(method)
     if budget == "max_disagreement" and merge is not None:
-        return _disagreement(merge.expert(expert), "merged")
+        return _disagreement(merge.expert(expert), limit, results, "merged")
     if budget == "max_loss" and results.pool.labelled(expert):
         evaluation = next((e for e in results.evaluations if e.method == method), None)
         if evaluation is not None:
             scored = next(e for e in evaluation.experts if e.name == expert)
-            return _measured(_positive(scored.loss), limit, scored)
+            found = _measured(_positive(scored.loss), limit, scored.examples)
+            return replace(found, vacuous=why_vacuous(base_loss(expert, results), limit, "loss"))
     elif budget == "max_loss" and merge is not None:
-        return _unlabelled(limit, expert, merge, results)
+        found = _unlabelled(limit, expert, merge, results)
+        return replace(found, vacuous=why_vacuous(base_loss(expert, results), limit, "loss"))
     return Found(value=Value.missing("not_computed"), basis="none", detail="was not computed")
 
 
-def _loss_increase(expert: str, method: str | None, results: Results) -> Found:
+def _loss_increase(limit: float, expert: str, method: str | None, results: Results) -> Found:
     """The loss that ``max_loss`` would judge, less the baseline's; no limit is inside an interval
     that is not this one's."""
     loss = _find("max_loss", math.inf, expert, method, results)
@@ -179,16 +119,22 @@ def _loss_increase(expert: str, method: str | None, results: Results) -> Found:
     value, basis, compared = loss_increase(
         results.earlier, expert, method, loss.value, loss.basis, inputs
     )
+    grown, _, _ = loss_increase(
+        results.earlier, expert, method, base_loss(expert, results), loss.basis, inputs
+    )
     known = value.number is not None
     return Found(
         value=value,
         basis=basis,
         detail=f"{compared}; {loss.detail}" if known else compared,
         inputs=loss.inputs,
+        vacuous=why_vacuous(grown, limit, "loss increase"),
     )
 
 
-def _disagreement(compared: MergedExpert, basis: str, said: str = "") -> Found:
+def _disagreement(
+    compared: MergedExpert, limit: float, results: Results, basis: str, said: str = ""
+) -> Found:
     """A share of inputs that are answered differently."""
     told = [f"{basis} on {compared.inputs} inputs" if said else f"on {compared.inputs} inputs"]
     if compared.cut:
@@ -203,12 +149,12 @@ def _disagreement(compared: MergedExpert, basis: str, said: str = "") -> Found:
         inputs=compared.inputs,
         cut=compared.cut,
         bound=compared.disagreement_upper,
+        vacuous=why_vacuous(base_disagreement(compared.name, results), limit, "disagreement"),
     )
 
 
-def _measured(loss: Value, limit: float, scored: ExpertScores) -> Found:
+def _measured(loss: Value, limit: float, examples: int) -> Found:
     """A measured loss, and how many examples would decide it."""
-    examples = scored.examples
     detail = f"measured on {examples} examples"
     if examples < FEWEST:
         detail += f"; fewer than {FEWEST} pass on the interval's bad end"
@@ -220,25 +166,7 @@ def _measured(loss: Value, limit: float, scored: ExpertScores) -> Found:
             detail += (
                 f"; the limit is inside the interval; about {needed} in all would likely decide it"
             )
-    return Found(
-        value=loss,
-        basis="measured",
-        detail=detail,
-        inputs=examples,
-        vacuous=_base_passes(limit, scored),
-    )
-
-
-def _base_passes(limit: float, scored: ExpertScores) -> str:
-    """What to say where the base, with nothing merged, is within a limit on the loss (THEORY 9)."""
-    lost = Value.computed(lambda: -metrics.merging_loss(scored.score_base, scored.score_expert))
-    if lost.number is None or math.isinf(limit) or not lost.number <= limit + _ROUNDING:
-        return ""
-    return (
-        f"the base by itself scores {number_text(scored.score_base)} where the expert scores "
-        f"{number_text(scored.score_expert)}, which is within the limit too, so that a pass would "
-        "say nothing of the merge"
-    )
+    return Found(value=loss, basis="measured", detail=detail, inputs=examples)
 
 
 def _unlabelled(limit: float, expert: str, merge: MergeResult, results: Results) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,16 @@ SCORES = ("disagreement", "surrogate", "states")
 """What losses are predicted from."""
 CONFIDENCE = 0.90
 """Of the intervals of predicted losses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Like:
+    """What recorded merges say of losses of one base, metric and reading."""
+
+    calibrations: Mapping[str, Calibration]
+    """By score."""
+    inputs: int
+    """On how many inputs of each expert their scores are, at most."""
 
 
 class Past:
@@ -54,11 +65,14 @@ class Past:
         """By the registry, for the scores that have been recorded often enough."""
         return self._calibrated(self.observations, None)
 
-    def calibrations_of(self, base: str | None, metric: str) -> Mapping[str, Calibration]:
-        """The same by those of its merges that have this ``base`` and were scored by this
-        ``metric``: others are evidence of something else."""
-        own = [one for one in self.observations if (one.base, one.metric) == (base, metric)]
-        return self._calibrated(own, [base, metric])
+    def like(self, base: str | None, metric: str, reading: str) -> Like:
+        """The same by those of its merges that are evidence of such losses: others are of another
+        base, metric or reading, or their losses are not known to be of other inputs."""
+        own = [one for one in self.observations if one.is_like(base, metric, reading)]
+        return Like(
+            calibrations=self._calibrated(own, [base, metric, reading]),
+            inputs=max((one.compared or sys.maxsize for one in own), default=0),
+        )
 
     def _calibrated(
         self, own: Sequence[Observation], of: list[str | None] | None
@@ -86,12 +100,6 @@ class Past:
         plain = json.loads(file.read_text("utf-8"))
         return {score: from_plain(found) for score, found in plain.items()}
 
-    @cached_property
-    def inputs(self) -> int:
-        """On how many inputs of each expert the registry's scores are, at most."""
-        lines = self.registry.lines if self.registry is not None else ()
-        return max((_most_inputs(line.settings.get("certificate")) for line in lines), default=0)
-
     def findings(self) -> Iterator[Finding]:
         """A warning of lines that were not used as they stand."""
         if self.registry is None or not self.registry.problems:
@@ -118,11 +126,3 @@ def _fitted(observations: Sequence[Observation]) -> dict[str, Any]:
             continue  # too few merges: there is nothing to predict from
         found[score] = to_plain(calibration)
     return found
-
-
-def _most_inputs(certificate: object) -> int:
-    """How many inputs a gate with these settings may have compared; if unknown, very many."""
-    if not isinstance(certificate, dict) or not isinstance(certificate.get("per_task"), int):
-        return sys.maxsize
-    most = certificate.get("max_per_task")
-    return max(int(certificate["per_task"]), most if isinstance(most, int) else 0)

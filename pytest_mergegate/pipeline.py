@@ -32,6 +32,7 @@ from pytest_mergegate.stages.preflight import run_preflight
 if TYPE_CHECKING:
     from pytest_mergegate.diagnosis import Diagnosis
     from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.pool.pool import Pool
 
 
 def assess(
@@ -126,13 +127,15 @@ class _Run:
 
     def to_verdicts(self) -> None:
         """Run the stages that the budgets need, and judge."""
-        automatic = self._find_limits()
-        gate = self.gate
+        budget = self.gate.spec.effective_budget.capped(self.options.caps)
+        self.gate = self.gate.with_budget(budget)
         with self.clock.timed("preflight"):
-            preflight = run_preflight(gate)
+            preflight = run_preflight(self.gate)
         self.findings.extend(preflight.findings)
         if not preflight.ok or preflight.pool is None:
             return
+        automatic = self._find_limits(preflight.pool)
+        gate = self.gate
         results = Results(pool=preflight.pool, automatic=automatic)
         self.descent = Descent(gate, self.options, results, self.cache, self.clock)
         depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
@@ -157,11 +160,11 @@ class _Run:
             drop = next((cure.drop for cure in cures if cure.drop), ())
             self.hint = hint(self.gate, results, judgement, drop)
 
-    def _find_limits(self) -> dict[str, AutomaticLimit]:
+    def _find_limits(self, pool: Pool) -> dict[str, AutomaticLimit]:
         """Have the gate's limits as numbers: those that the registry sets, then the caps."""
-        automatic: dict[str, AutomaticLimit] = {}
-        if self.gate.spec.effective_budget.automatic:
-            self.gate, automatic = resolve(self.gate, self.past.observations)
+        if not self.gate.spec.effective_budget.automatic:
+            return {}
+        self.gate, automatic = resolve(self.gate, pool, self.past.observations)
         budget = self.gate.spec.effective_budget.capped(self.options.caps)
         self.gate = self.gate.with_budget(budget)
         return automatic

@@ -44,10 +44,11 @@ class Prediction:
     merges: int = 0
     """Recorded merges that it rests on."""
     enough: bool = False
-    """Whether a verdict may pass on it: by the team's own merges of this base and metric, and by a
-    score on as many inputs as theirs. One on fewer says less than their losses show."""
+    """Whether a verdict may pass on it: by the team's own merges of this base, metric and reading,
+    and by a score on as many inputs as theirs. One on fewer says less than their losses show."""
     other: bool = False
-    """Whether the merges are of another base or metric: these leave a verdict open at most."""
+    """Whether the merges are of another base, metric or reading, or their losses may be of the
+    inputs that were compared: these leave a verdict open at most."""
 
     @property
     def judges(self) -> bool:
@@ -67,25 +68,29 @@ class Prediction:
         if self.source == "beds":
             return "which are not this team's models, so that nothing passes on them"
         if self.other:
-            return "which are of another base or metric, so that nothing is decided by them"
+            return (
+                "which are of another base, metric or reading, or not known to have been scored on "
+                "inputs of their own, so that nothing is decided by them"
+            )
         return "whose scores are on more inputs than were compared here"
 
 
 def predict(results: Results, past: Past) -> tuple[Prediction, ...]:
     """Every source's word on every expert under every method, the best source first."""
     base = results.pool.base.fingerprint
+    spec = results.pool.spec
     own = {
-        metric: past.calibrations_of(base, metric)
-        for metric in {expert.metric for expert in results.pool.spec.experts.values()}
+        name: past.like(base, expert.metric, spec.reading_of(name))
+        for name, expert in spec.experts.items()
     }
     found: list[Prediction] = []
     for method in _methods(results):
         for expert in results.pool.experts:
             found += _certificate(results, method, expert.name)
             scores = dict(_scores(results, method, expert.name))
-            like = own[results.pool.spec.experts[expert.name].metric]
-            told = tuple(_calibrated(expert, method, scores, like, "registry"))
-            found += [replace(p, enough=scores[p.score or ""].inputs >= past.inputs) for p in told]
+            like = own[expert.name]
+            told = tuple(_calibrated(expert, method, scores, like.calibrations, "registry"))
+            found += [replace(p, enough=scores[p.score or ""].inputs >= like.inputs) for p in told]
             if not told:
                 others = _calibrated(expert, method, scores, past.calibrations, "registry")
                 found += [replace(p, other=True) for p in others]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.increases import Earlier
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.predictions import Prediction
+    from pytest_mergegate.stages.comparison import BaseAnswers
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
     from pytest_mergegate.stages.hidden import HiddenResult
@@ -31,6 +32,8 @@ class Results:
     evaluations: tuple[EvaluateResult, ...] = ()
     scores: Mapping[str, ReferenceScores] | None = None
     """Scores of the experts by themselves; None where the last stage did not run."""
+    base: Mapping[str, BaseAnswers] | None = None
+    """The base by itself on every expert's inputs; None where no budget is about merges."""
     predictions: tuple[Prediction, ...] = ()
     """Losses that were not measured; of one expert under one method, the best source first."""
     earlier: Earlier | None = None
@@ -41,6 +44,10 @@ class Results:
     def merge(self, method: str | None) -> MergeResult | None:
         """The merge by ``method``; None where it was not made."""
         return next((m for m in self.merges if m.method.label == method), None)
+
+    def probes_of(self, expert: str) -> int:
+        """On how many of its inputs states were compared."""
+        return len(self.hidden.states.own(expert)) if self.hidden is not None else 0
 
     def surrogate(self, method: str | None) -> Surrogate | None:
         """The forecast of ``method`` by a factored sum; None where it was not run."""

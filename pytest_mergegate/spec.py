@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,6 +35,8 @@ HARNESS = "lm_eval:"
 """What a metric starts with that is a task of lm-evaluation-harness."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 DEFAULT_MAX_DISAGREEMENT = 0.3
+FEWEST = 30
+"""A share of fewer distinct inputs passes on its bound alone (THEORY 9)."""
 POOL = "pool"
 """How pytest calls the verdict on the pool as a whole, beside one per expert."""
 
@@ -60,6 +63,12 @@ def _expert_name(name: str) -> str:
 ExpertName = Annotated[str, AfterValidator(_expert_name)]
 
 
+def reading_text(how: Mapping[str, Any], max_answer_tokens: int) -> str:
+    """One line for ``ExpertSpec.how_read``, with or without the metric."""
+    stop = json.dumps(list(how["stop"]))
+    return f"{how['length_normalization']} stop={stop} max_answer_tokens={max_answer_tokens}"
+
+
 class Section(BaseModel):
     """A part of a gate file: typed strictly, frozen, and without room for unknown keys."""
 
@@ -82,6 +91,8 @@ class ExpertSpec(Section):
     """JSONL of ``{"input", "target"?, "choices"?}``, relative to the gate file."""
     score: Annotated[float, Field(gt=0, le=1)] | None = None
     """The expert's known score, used where its examples have no targets."""
+    min_score: Annotated[float, Field(gt=0, le=1)] | None = None
+    """What the expert must itself reach: below it, nothing about the expert passes."""
     metric: str = "exact_match"
     """``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>`` or
     ``package.module:function``."""
@@ -442,6 +453,11 @@ class GateSpec(Section):
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise _inconsistent(f"merge.methods lists {', '.join(twice)} twice", "merge", "methods")
         return self
+
+    def reading_of(self, name: str) -> str:
+        """How expert ``name``'s answers are read, in one line: where it differs, so do scores."""
+        expert = self.experts[name]
+        return reading_text(expert.how_read, self.probes.max_answer_tokens)
 
     def examples_of(self, name: str) -> str | None:
         """The path of expert ``name``'s examples as the gate file gives it."""

@@ -48,10 +48,27 @@ class Observation:
     """Fingerprint of the expert's examples."""
     metric: str = ""
     """By which its loss was measured."""
+    reading: str | None = None
+    """How its answers were read; None where that is not known, like the following."""
+    compared: int | None = None
+    """On how many inputs its answers were compared."""
+    probes: int | None = None
+    """On how many inputs of every task states were compared."""
+    shared: int | None = None
+    """How many of them its loss was measured on as well."""
     scores: Mapping[str, float]
     """By the names of ``registry.lines.SCORES``, infinite ones too; without what is missing."""
     loss: float
     """Percent, negative where the merge is worse."""
+
+    def is_like(self, base: str | None, metric: str, reading: str) -> bool:
+        """Whether it is evidence of what that base, metric and reading lose: not one whose loss
+        and disagreement were found on the same inputs (THEORY 9)."""
+        return self.shared == 0 and (self.base, self.metric, self.reading) == (
+            base,
+            metric,
+            reading,
+        )
 
     @property
     def collapsed(self) -> bool:
@@ -102,6 +119,10 @@ def _observation(
         name=expert.name,
         examples=expert.examples,
         metric=expert.metric,
+        reading=expert.reading,
+        compared=expert.compared,
+        probes=line.settings.get("probes", {}).get("drawn_per_task"),
+        shared=expert.shared,
         scores={name: value for name in names if (value := expert.score(name)) is not None},
         loss=loss,
     )

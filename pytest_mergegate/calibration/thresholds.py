@@ -25,6 +25,8 @@ class Threshold:
     """In the score's own units; infinite where only an infinite MDS is blocked."""
     collapses: int
     """How many recorded collapses had the score."""
+    pools: int
+    """Of how many pools these are: each counts once, by its least risky collapse."""
     rank: int
     """The threshold is the score of the so-manieth least risky of them."""
 
@@ -37,15 +39,17 @@ class Threshold:
 
 
 def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: float) -> Threshold:
-    """The threshold that a new collapse falls short of with at most a chance of ``miss_rate``.
+    """The threshold that a collapse of a new pool falls short of with at most a chance of
+    ``miss_rate``.
 
     Raises:
         Undefined: ``needs_more_collapses``, with the number in the message.
         ValueError: A rate that is not in (0, 1).
     """
-    collapsed = (one.risk(score) for one in observations if one.collapsed)
-    risks = [risk for risk in collapsed if risk is not None]
-    found = miss_controlled_threshold(risks, miss_rate)
+    collapsed = [(one.risk(score), one.pool) for one in observations if one.collapsed]
+    risks = [risk for risk, _ in collapsed if risk is not None]
+    pools = [pool for risk, pool in collapsed if risk is not None]
+    found = miss_controlled_threshold(risks, miss_rate, pools=pools)
     value = as_risk(score, found)
     assert value is not None
     return Threshold(
@@ -53,5 +57,6 @@ def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: 
         miss_rate=miss_rate,
         value=value,
         collapses=len(risks),
-        rank=miss_controlled_rank(len(risks), miss_rate),
+        pools=len(set(pools)),
+        rank=miss_controlled_rank(len(set(pools)), miss_rate),
     )

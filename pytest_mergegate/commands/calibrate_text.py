@@ -156,9 +156,10 @@ def _thresholds(page: _Page, found: Summary) -> None:
         if isinstance(threshold, Missing):
             lacking.setdefault(threshold.message, []).append(name)
         else:
-            rows.append((name, _blocks(name, threshold), str(threshold.collapses)))
+            counts = f"{threshold.collapses} of {threshold.pools}"
+            rows.append((name, _blocks(name, threshold), counts))
     if rows:
-        page.table(("score", "block from", "by collapses"), rows, 40)
+        page.table(("score", "block from", "by collapses of pools"), rows, 40)
     for message, names in lacking.items():
         page.say(f"{', '.join(names)}: {message}")
 

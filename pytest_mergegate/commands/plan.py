@@ -133,7 +133,6 @@ def _planned(
     cache: Path | None,
     tell: Callable[[str, float], None],
 ) -> tuple[Opened, Plan, PlanRecord]:
-    from pytest_mergegate.automatic import with_known_limits
     from pytest_mergegate.engine.cache import Cache
     from pytest_mergegate.errors import GateError
     from pytest_mergegate.past import Past
@@ -152,10 +151,15 @@ def _planned(
         except GateError as error:
             raise pytest.UsageError(str(error)) from None
     past = Past(_registry(chosen), Cache(folder=cache))
-    wider = with_known_limits(wider, lambda: past.observations)
-    opened = open_gate(wider, device=device, cache=Cache(folder=cache), tell=tell)
+    opened = open_gate(
+        wider,
+        device=device,
+        cache=Cache(folder=cache),
+        tell=tell,
+        past=lambda: past.observations,
+    )
     bench = Bench(
-        opened.workspace, wider, opened.hidden, opened.conflict, lambda what: tell(what, 0.5)
+        opened.workspace, opened.gate, opened.hidden, opened.conflict, lambda what: tell(what, 0.5)
     )
     plan = make_plan(bench, names, chosen.most_trials or MOST_TRIALS)
     found = find_replacements(bench, plan.whole, candidates) if candidates else ()

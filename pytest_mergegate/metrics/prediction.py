@@ -1,12 +1,14 @@
 """Predicted loss, and thresholds that control misses (THEORY section 7)."""
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
+from ._checks import FloatArray
 from .losses import TOTAL_LOSS
 from .undefined import Undefined
 
@@ -77,35 +79,55 @@ def _quantile(confidence: float) -> float:
     return float(stdtrit(ROWS - 2, (1 + confidence) / 2))
 
 
-def miss_controlled_threshold(collapse_scores: ArrayLike, miss_rate: float) -> float:
+def miss_controlled_threshold(
+    collapse_scores: ArrayLike, miss_rate: float, *, pools: Sequence[Hashable] | None = None
+) -> float:
     """Return the score at or above which to block, missing at most a share of collapses.
 
     The m-th smallest of the k recorded collapses' scores, m = ⌊a(k + 1)⌋: a new collapse,
     exchangeable with those, scores below it with probability at most a. Exact ties with the
-    threshold are blocked.
+    threshold are blocked. Collapses of one pool come together and are not exchangeable: with
+    ``pools`` each pool counts once, by its lowest score (THEORY section 9), and k is how many
+    pools there are.
 
     Args:
-        collapse_scores: Scores of recorded collapses, higher meaning riskier, shape [k]; an
+        collapse_scores: Scores of recorded collapses, higher meaning riskier, shape [n]; an
             infinite score (an MDS) is allowed, and so may be the threshold.
         miss_rate: The share a, in (0, 1).
+        pools: What each collapse is of, length n; None where every collapse is of its own.
 
     Raises:
         Undefined: ``needs_more_collapses``, with the number needed in the message.
-        ValueError: A score is NaN or minus infinity, or a bad miss rate.
+        ValueError: A score is NaN or minus infinity, as many pools as scores are not given, or a
+            bad miss rate.
     """
     miss_rate = _checks.fraction("miss_rate", miss_rate)
     scores = np.sort(np.asarray(collapse_scores, dtype=np.float64))
     if scores.ndim != 1 or np.isnan(scores).any() or (scores == -np.inf).any():
         raise ValueError("collapse_scores must be a vector without NaN or minus infinity")
+    if pools is not None:
+        scores = _lowest(collapse_scores, pools)
     rank = miss_controlled_rank(scores.size, miss_rate)
     if rank == 0:
         needed = -_floor(-1 / miss_rate) - 1
         raise Undefined(
             "needs_more_collapses",
             f"cannot certify: needs k ≥ {needed} collapses for a miss rate of {miss_rate:g}, "
-            f"{scores.size} recorded",
+            f"{scores.size} recorded" + (" in different pools" if pools is not None else ""),
         )
     return float(scores[rank - 1])
+
+
+def _lowest(scores: ArrayLike, pools: Sequence[Hashable]) -> FloatArray:
+    """The lowest score of every pool, in order."""
+    values = np.asarray(scores, dtype=np.float64).tolist()
+    names = _checks.items("pools", pools)
+    if len(values) != len(names):
+        raise ValueError(f"pools must have one entry per score, got {len(names)}")
+    lowest: dict[Hashable, float] = {}
+    for value, pool in zip(values, names, strict=True):
+        lowest[pool] = min(value, lowest.get(pool, math.inf))
+    return np.sort(np.array(list(lowest.values())))
 
 
 def miss_controlled_rank(collapses: int, miss_rate: float) -> int:

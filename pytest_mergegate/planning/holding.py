@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.evidence import FEWEST, Status, compare
+from pytest_mergegate.evidence import Status, compare
 from pytest_mergegate.planning.outlook import RANK, ExpertOutlook
+from pytest_mergegate.spec import FEWEST
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import distinct
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.automatic import with_known_limits
 from pytest_mergegate.clock import Clock
 from pytest_mergegate.descent import Descent
 from pytest_mergegate.errors import GateError
@@ -16,8 +17,9 @@ from pytest_mergegate.results import Results
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pytest_mergegate.calibration.observations import Observation
     from pytest_mergegate.engine.cache import Cache
     from pytest_mergegate.engine.workspace import Workspace
     from pytest_mergegate.findings import Finding
@@ -39,6 +41,8 @@ class UnsoundPool(GateError):
 class Opened:
     """A pool with its hidden states."""
 
+    gate: Gate
+    """With all its limits as numbers."""
     pool: Pool
     workspace: Workspace
     hidden: HiddenResult
@@ -47,9 +51,17 @@ class Opened:
 
 
 def open_gate(
-    gate: Gate, *, device: str, cache: Cache, tell: Callable[[str, float], None]
+    gate: Gate,
+    *,
+    device: str,
+    cache: Cache,
+    tell: Callable[[str, float], None],
+    past: Callable[[], Sequence[Observation]] = tuple,
 ) -> Opened:
-    """Read the pool and its states. Raises GateError, UnsoundPool for what preflight finds."""
+    """Read the pool and its states; ``past`` gives recorded merges, where a limit is ``auto@RATE``.
+
+    Raises GateError, UnsoundPool for what preflight finds.
+    """
     refuse_increases(gate.spec)
     if gate.mergekit is not None and gate.mergekit.why_official is not None:
         raise GateError(
@@ -62,6 +74,7 @@ def open_gate(
     if not preflight.ok or preflight.pool is None:
         raise UnsoundPool(preflight.findings)
     pool = preflight.pool
+    gate = with_known_limits(gate, pool, past)
     plan_methods(gate, pool.names)  # a typo fails at once
     limits = set(gate.spec.effective_budget.limits)
     options = Options(device=device, progress=tell)
@@ -77,6 +90,7 @@ def open_gate(
     pool.wait_for_hashes(base=True)
     assert descent.results.hidden is not None
     return Opened(
+        gate=gate,
         pool=pool,
         workspace=workspace,
         hidden=descent.results.hidden,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import Field
 
 from pytest_mergegate.report.types import Number, Record
+from pytest_mergegate.spec import reading_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,6 +53,14 @@ class ScoredExpert(Record):
     examples: str | None
     """Fingerprint of its examples; None where the report does not say."""
     metric: str
+    reading: str | None = None
+    """How answers are read (``GateSpec.reading_of``); None in lines that do not say."""
+    compared: int | None = None
+    """On how many inputs answers were compared; None in lines that do not say."""
+    scored: int | None = None
+    """On how many examples the loss was measured."""
+    shared: int | None = None
+    """How many of these were compared too; None where that is not known."""
     scores: dict[str, Number | None]
     """By the names in ``SCORES``; null, or left out, where there was none."""
     infinite: tuple[str, ...] = ()
@@ -141,18 +150,26 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _expert(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict[str, Any]:
     record = next(expert for expert in report.experts if expert.name == one.name)
     scores = {name: _round(value) for name, value in _scores(report, merge, one).items()}
+    # a loss on inputs that were compared too is no evidence of what a disagreement costs
+    measured = one.apart or one
+    how = report.settings.get("reading", {}).get(one.name)
+    most = report.settings.get("probes", {}).get("max_answer_tokens")
     return {
         "name": one.name,
         "fingerprint": record.fingerprint,
         "examples": report.settings.get("examples", {}).get(one.name),
         "metric": report.settings.get("metric", {}).get(one.name, "exact_match"),
+        "reading": reading_text(how, most) if how and most else None,
+        "compared": one.inputs,
+        "scored": one.apart.examples if one.apart else one.scored,
+        "shared": 0 if one.apart else one.shared,
         "scores": {name: value for name, value in scores.items() if value is not None},
         "infinite": ["mds"] if record.mds_infinite else [],
-        "score_base": _round(one.score_base),
-        "score_expert": _round(one.score_expert),
-        "score_merged": _round(one.score_merged),
-        "loss": _round(one.loss),
-        "loss_interval": one.loss_interval and [_round(end) for end in one.loss_interval],
+        "score_base": _round(measured.score_base),
+        "score_expert": _round(measured.score_expert),
+        "score_merged": _round(measured.score_merged),
+        "loss": _round(measured.loss),
+        "loss_interval": measured.loss_interval and [_round(end) for end in measured.loss_interval],
     }
 
 

@@ -10,6 +10,7 @@ from pytest_mergegate.findings import Finding
 from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.types import (
+    ApartRecord,
     BaseRecord,
     BoundsRecord,
     DiagnosisRecord,
@@ -24,6 +25,7 @@ from pytest_mergegate.report.types import (
     PredictionRecord,
     VerdictRecord,
 )
+from pytest_mergegate.unmerged import base_disagreement
 from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.predictions import Prediction
     from pytest_mergegate.results import Results
     from pytest_mergegate.stages.comparison import MergedExpert
-    from pytest_mergegate.stages.evaluate import EvaluateResult
+    from pytest_mergegate.stages.evaluate import Apart, EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
 
 _NOT_RUN = "stage_not_run"
@@ -158,6 +160,7 @@ def _expert(expert: Expert, results: Results) -> ExpertRecord:
     states = results.hidden.experts[expert.name] if results.hidden else None
     norm = Value(number=results.conflict.norms[expert.name]) if results.conflict else None
     mds = states.mds if states else None
+    base = base_disagreement(expert.name, results) if results.base is not None else None
     return ExpertRecord(
         name=expert.name,
         ref=expert.reference,
@@ -169,6 +172,7 @@ def _expert(expert: Expert, results: Results) -> ExpertRecord:
         **fields("mean_similarity", states.mean_similarity if states else None),
         **fields("shift", states.shift if states else None),
         **fields("norm", norm),
+        **fields("base_disagreement", base),
     )
 
 
@@ -313,6 +317,20 @@ def _merged_expert(
         **fields("loss", loss),
         loss_interval=interval(loss),
         **fields("retention", scored.retention if scored else absent),
+        scored=scored.examples if scored else None,
+        shared=scored.shared if scored else None,
+        apart=_apart(scored.apart) if scored and scored.apart else None,
+    )
+
+
+def _apart(found: Apart) -> ApartRecord:
+    return ApartRecord(
+        examples=found.examples,
+        score_base=found.score_base,
+        score_expert=found.score_expert,
+        score_merged=found.score_merged,
+        **fields("loss", found.loss),
+        loss_interval=interval(found.loss),
     )
 
 

@@ -66,6 +66,9 @@ class ExpertRecord(Record):
     shift_reason: str | None = None
     norm: Number | None = None
     norm_reason: str | None = None
+    base_disagreement: Number | None = None
+    """Share of its own inputs that the base, with nothing merged, answers differently."""
+    base_disagreement_reason: str | None = None
 
 
 class PairRecord(Record):
@@ -165,6 +168,18 @@ class ForecastRecord(Record):
     kl_reason: str | None = None
 
 
+class ApartRecord(Record):
+    """An expert's scores on the examples on which it was not compared with the merge."""
+
+    examples: int
+    score_base: Number
+    score_expert: Number
+    score_merged: Number
+    loss: Number | None
+    loss_reason: str | None = None
+    loss_interval: Interval | None
+
+
 class MergedExpertRecord(Record):
     """One expert under one merge."""
 
@@ -192,6 +207,12 @@ class MergedExpertRecord(Record):
     loss_interval: Interval | None = None
     retention: Number | None = None
     retention_reason: str | None = None
+    scored: int | None = None
+    """Distinct examples with targets that were scored; null where there are none."""
+    shared: int | None = None
+    """How many of them were compared too; null where that cannot be told."""
+    apart: ApartRecord | None = None
+    """The scores on the others, where they are 30 and more: what the registry keeps."""
 
 
 class MergeRecord(Record):

@@ -53,6 +53,27 @@ class MergedExpert:
     degenerate: Degeneracy | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BaseAnswers:
+    """How the base, with nothing merged, answers one expert's own inputs."""
+
+    inputs: int
+    differing: int
+    """Answered otherwise than by the expert; those that were cut before any difference are not."""
+
+    @property
+    def disagreement(self) -> float:
+        """Share of inputs answered differently."""
+        return self.differing / self.inputs
+
+
+def compare_base(workspace: Workspace, references: References, name: str) -> BaseAnswers:
+    """The base against expert ``name``; nothing must be loaded over it."""
+    inputs = workspace.draws[name].order[: workspace.spec.certificate.per_task]
+    differs = answers_differ(workspace.engine, name, references.of(name, inputs))
+    return BaseAnswers(inputs=len(differs), differing=sum(differs))
+
+
 def compare_loaded(
     workspace: Workspace, references: References, spec: GateSpec
 ) -> tuple[MergedExpert, ...]:

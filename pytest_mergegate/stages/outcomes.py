@@ -13,8 +13,14 @@ from pytest_mergegate.engine.entries import pack_json, unpack_json
 from pytest_mergegate.engine.workspace import own_processor
 from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.spec import BUILTIN_METRICS
-from pytest_mergegate.stages.comparison import MergedExpert, compare_loaded
+from pytest_mergegate.stages.comparison import (
+    BaseAnswers,
+    MergedExpert,
+    compare_base,
+    compare_loaded,
+)
 from pytest_mergegate.stages.evaluate import (
+    Apart,
     EvaluateResult,
     ExpertScores,
     ReferenceScores,
@@ -97,6 +103,27 @@ class Outcomes:
         )
         return {name: _scores(found) for name, found in plain.items()}
 
+    @cached_property
+    def base(self) -> dict[str, BaseAnswers]:
+        """What the base by itself does on every expert's inputs: whether a merge that passes did
+        anything (THEORY 9)."""
+        return {name: self._base(name) for name in self._workspace.pool.names}
+
+    def _base(self, name: str) -> BaseAnswers:
+        workspace, spec = self._workspace, self._gate.spec
+        key = workspace.key(
+            "base's answers",
+            expert=workspace.models[name],
+            examples=workspace.pool.examples_fingerprint.get(name),
+            read=spec.experts[name].how_read,
+            inputs=workspace.draws[name].order[: spec.certificate.per_task],
+            probes=spec.probes.model_dump(mode="json"),
+        )
+        found = workspace.cache.json(
+            key, lambda: asdict(compare_base(workspace, self._references, name))
+        )
+        return BaseAnswers(**found)
+
     def of(self, method: Method) -> Outcome:
         """The outcome of ``method``. Raises GateError."""
         if not self._kept:
@@ -176,7 +203,10 @@ class Outcomes:
             if scores is None:
                 return Outcome(merge=result, evaluation=None)
             with self._timed("eval"):
-                evaluation = run_evaluate(engine, method.label, scores, self._gate, self._scorer)
+                counts = {expert.name: expert.inputs for expert in compared}
+                evaluation = run_evaluate(
+                    engine, method.label, scores, self._gate, self._scorer, counts
+                )
         return Outcome(merge=result, evaluation=evaluation)
 
     def _compared(self, method: Method) -> tuple[MergedExpert, ...]:
@@ -234,7 +264,7 @@ def _outcome(method: Method, plain: Mapping[str, Any]) -> Outcome:
     scored = plain["scored"]
     evaluation = None
     if scored is not None:
-        experts = tuple(ExpertScores(**_with_values(e, "loss", "retention")) for e in scored)
+        experts = tuple(map(_expert_scores, scored))
         evaluation = EvaluateResult(method=method.label, experts=experts)
     merge = MergeResult(
         method=method,
@@ -244,6 +274,11 @@ def _outcome(method: Method, plain: Mapping[str, Any]) -> Outcome:
         experts=tuple(map(_merged_expert, plain["experts"])),
     )
     return Outcome(merge=merge, evaluation=evaluation)
+
+
+def _expert_scores(plain: Mapping[str, Any]) -> ExpertScores:
+    apart = plain["apart"] and Apart(**_with_values(plain["apart"], "loss"))
+    return ExpertScores(**{**_with_values(plain, "loss", "retention"), "apart": apart})
 
 
 def _merged_expert(plain: Mapping[str, Any]) -> MergedExpert:

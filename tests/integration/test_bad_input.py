@@ -795,6 +795,25 @@ def test_tiny_task_vectors_are_faithful(pool_copy: Path) -> None:
     assert [expert.disagreement for expert in report.merges[0].experts] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("stage", ["hidden", "merge"])
+def test_experts_that_answer_like_their_base_pass_nothing(pool_copy: Path, stage: Any) -> None:
+    """A merge that forgets such an expert is one with it: no difference on 40 inputs."""
+    for name in "abc":
+        edit_tensors(
+            pool_copy.parent / "adapters" / name / WEIGHTS,
+            lambda t: t.update({k: v * 4e-4 for k, v in t.items() if "lora_B" in k}),
+        )
+        write_jsonl(pool_copy.parent / "data" / f"{name}.jsonl", examples(name, "choices", 40, 1))
+    settings = read_gate(pool_copy)
+    for expert in settings["experts"].values():
+        expert["metric"] = "accuracy"  # ranks choices: no answer is ever cut
+    write_gate(pool_copy, settings | {"budget": {"max_disagreement": 0.3}})
+    report = assess(pool_copy, stage=stage)
+    assert all((expert.base_disagreement or 0) <= 0.05 for expert in report.experts)
+    assert {v.status for v in report.verdicts} == {"inconclusive"}
+    assert all("a pass would say nothing of the merge" in v.message for v in report.verdicts)
+
+
 def test_adapter_of_another_size_of_base(pool_copy: Path, seed: int) -> None:
     wide = write_base(pool_copy.parent / "wide", seed, hidden_size=48)
     shutil.rmtree(pool_copy.parent / "adapters" / "b")

@@ -14,6 +14,9 @@ from plugin.test_cli import mergegate
 from pytest_mergegate import assess
 from pytest_mergegate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
+from pytest_mergegate.registry.lines import RegistryLine, line_id
+from pytest_mergegate.stages.comparison import BaseAnswers
+from pytest_mergegate.stages.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.slow
 NAME = "mergegate.registry.jsonl"
 
 
-_OF = {"base": "base"}
+_OF: dict[str, Any] = {"base": "base", "reading": None, "shared": 0}
 """What recorded merges are of, where a test does not say otherwise: the pool's own base."""
 
 
@@ -36,6 +39,14 @@ def _of_the_pools_base(gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
     pool, _ = read_pool(load_gate(gates.shared))
     assert pool is not None
     monkeypatch.setitem(_OF, "base", pool.base.fingerprint)
+    monkeypatch.setitem(_OF, "reading", pool.spec.reading_of("a"))
+
+
+@pytest.fixture(autouse=True)
+def _a_base_that_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random base may answer five inputs like an expert, and would then pass by itself."""
+    nothing = dict.fromkeys("abc", BaseAnswers(inputs=5, differing=5))
+    monkeypatch.setattr(Outcomes, "base", nothing)
 
 
 def write_registry(
@@ -46,11 +57,12 @@ def write_registry(
     seed: int,
     inputs: int = 5,
     most: int | None = None,
-    **of: str,
+    pools: bool = False,
+    **of: Any,
 ) -> Path:
     """Recorded merges whose loss is a function of the disagreement, and nearly exactly so."""
     rng = random.Random(seed)
-    asked = {"certificate": {"per_task": inputs, "max_per_task": most}}
+    known = {**_OF, "compared": max(inputs, most or 0), **of}
     lines = []
     for k in range(merges):
         rates = {name: min(rng.randrange(80), 64) / 64 for name in "xyz"}  # often the riskiest
@@ -59,10 +71,20 @@ def write_registry(
             for n, r in rates.items()
         }
         losses = {n: loss(r) + rng.uniform(-0.01, 0.01) for n, r in rates.items()}
-        settings = {"seed": k} | asked
-        lines.append(made("xyz", scores=scores, losses=losses, settings=settings, **_OF | of))
+        settings = {"seed": k, "probes": {"drawn_per_task": 1}}
+        line = made("xyz", scores=scores, losses=losses, settings=settings, **known)
+        lines.append(_of_another_pool(line, k) if pools else line)
     path.write_text("".join(line.to_json() + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def _of_another_pool(line: RegistryLine, k: int) -> RegistryLine:
+    """The same of experts that no other line has."""
+    data = json.loads(line.to_json())
+    for expert in data["experts"]:
+        expert["fingerprint"] += str(k)
+    data["id"] = line_id(data)
+    return RegistryLine.model_validate_json(json.dumps(data))
 
 
 @pytest.fixture
@@ -101,20 +123,29 @@ class TestLossWithoutLabels:
         ruinous = write_registry(tmp_path / "b", merges=60, loss=lambda _: -90.0, seed=seed)
         assert assess(gate, registry=ruinous).status == "fail"
 
-    @pytest.mark.parametrize("of", [{"base": "another"}, {"metric": "rouge_l"}])
+    @pytest.mark.parametrize(
+        "of",
+        [
+            {"base": "another"},
+            {"metric": "rouge_l"},
+            {"reading": 'none stop=["."] max_answer_tokens=64'},
+            pytest.param({"shared": 64}, id="scored on what was compared"),
+            pytest.param({"shared": None}, id="a line that does not say"),
+        ],
+    )
     @pytest.mark.parametrize("loss", [-1.0, -90.0])
-    def test_merges_of_another_base_or_metric_decide_nothing(
+    def test_merges_that_are_no_evidence_decide_nothing(
         self,
         unlabelled: Callable[..., Path],
         tmp_path: Path,
         seed: int,
-        of: dict[str, str],
+        of: dict[str, Any],
         loss: float,
     ) -> None:
         past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: loss, seed=seed, **of)
         report = assess(unlabelled(20.0), registry=past)
         assert {v.status for v in report.verdicts} == {"inconclusive"}
-        assert all("of another base or metric" in v.message for v in report.verdicts)
+        assert all("of another base, metric or reading" in v.message for v in report.verdicts)
 
     def test_a_merge_that_was_made_is_not_said_to_be_missing(
         self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
@@ -203,25 +234,67 @@ class TestLossWithoutLabels:
 
 
 class TestLimitsFromTheRegistry:
-    def test_is_the_threshold_of_the_recorded_collapses(
+    def test_is_the_threshold_of_the_lowest_collapse_of_every_pool(
         self, gates: Gates, tmp_path: Path, seed: int
     ) -> None:
-        past = write_registry(tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed)
-        collapsed = sorted(
-            expert["scores"]["mds"]
-            for line in map(json.loads, past.read_text().splitlines())
-            for expert in line["experts"]
-            if expert["loss"] < -30
+        past = write_registry(
+            tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed, pools=True
         )
-        expected = collapsed[int(0.1 * (len(collapsed) + 1)) - 1]
+        collapsed = [
+            [e["scores"]["mds"] for e in line["experts"] if e["loss"] < -30]
+            for line in map(json.loads, past.read_text().splitlines())
+        ]
+        lowest = sorted(min(scores) for scores in collapsed if scores)
+        expected = lowest[int(0.1 * (len(lowest) + 1)) - 1]
         report = assess(gates.write(budget={"max_mds": "auto@0.1"}), registry=past)
         assert len(report.verdicts) == 3
+        said = f"by {sum(map(len, collapsed))} recorded collapses of {len(lowest)} pools"
         for verdict in report.verdicts:
             assert verdict.limit == pytest.approx(expected, rel=2e-5)
             assert verdict.limit < expected
             over = verdict.value_infinite or verdict.value >= expected
             assert verdict.status == ("fail" if over else "pass")
-            assert f"auto@0.1: misses at most 10%, by {len(collapsed)} recorded" in verdict.message
+            assert f"auto@0.1: misses at most 10%, {said}" in verdict.message
+
+    def test_collapses_of_one_pool_count_once(
+        self, gates: Gates, tmp_path: Path, seed: int
+    ) -> None:
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed)
+        report = assess(gates.write(budget={"max_mds": "auto@0.1"}), registry=past)
+        assert {v.status for v in report.verdicts} == {"inconclusive"}
+        assert "1 recorded in different pools" in report.verdicts[0].message
+
+    @pytest.mark.parametrize("of", [{"base": "other"}, {"shared": None}, {"metric": "accuracy"}])
+    def test_merges_that_are_no_evidence_set_no_limit(
+        self, gates: Gates, tmp_path: Path, seed: int, of: dict[str, Any]
+    ) -> None:
+        past = write_registry(
+            tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed, pools=True, **of
+        )
+        report = assess(gates.write(budget={"max_mds": "auto@0.1"}), registry=past)
+        assert {v.status for v in report.verdicts} == {"inconclusive"}
+        assert "0 recorded in different pools" in report.verdicts[0].message
+
+    def test_asks_for_as_many_inputs_as_were_recorded(
+        self, gates: Gates, tmp_path: Path, seed: int
+    ) -> None:
+        limit = {"max_disagreement": "auto@0.1"}
+        for inputs, passes in ((6, True), (64, False)):
+            past = write_registry(
+                tmp_path / NAME,
+                merges=60,
+                loss=lambda r: -100 * r,
+                seed=seed,
+                pools=True,
+                inputs=inputs,
+            )
+            report = assess(gates.write(budget=limit), registry=past)
+            more = [v for v in report.verdicts if "on more inputs than were looked at" in v.message]
+            assert all(v.status == "inconclusive" for v in more)
+            if passes:
+                assert not more
+            else:
+                assert all(v.status != "pass" for v in report.verdicts)
 
     @pytest.mark.parametrize("registry", [None, NAME])
     def test_too_few_collapses_are_said_to_be_too_few(
@@ -236,7 +309,7 @@ class TestLimitsFromTheRegistry:
             assert (verdict.status, verdict.limit) == ("inconclusive", None)
             assert verdict.limit_reason == "needs_more_collapses"
             assert (
-                f"needs k ≥ 9 collapses for a miss rate of 0.1, {6 if registry else 0} recorded"
+                f"needs k ≥ 9 collapses for a miss rate of 0.1, {1 if registry else 0} recorded"
                 in (verdict.message)
             )
 
@@ -255,7 +328,9 @@ class TestLimitsFromTheRegistry:
             assert (
                 mergegate("report", pytester.path / "mergegate-report.json", f"--{kind}=out") == 0
             )
-        write_registry(pytester.path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed)
+        write_registry(
+            pytester.path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed, pools=True
+        )
         result = pytester.runpytest("--mergegate", "-v")
         result.stdout.fnmatch_lines(["*auto@0.1: misses at most 10%*"])
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from pytest_mergegate import judge as judging
@@ -15,6 +16,7 @@ from pytest_mergegate.judge import Judgement, Verdict, plan_depth, worst
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.results import Results
 from pytest_mergegate.spec import Budget
+from pytest_mergegate.stages.comparison import BaseAnswers
 from pytest_mergegate.values import Value
 from pytest_mergegate.wording import distinct, number_text
 
@@ -41,13 +43,21 @@ def budgeted(gate: Gate, *, select: str = "any", mode: str = "point", **limits: 
 
 
 def pool(*labelled: str) -> Any:
-    """A pool of which only the names and the labels are asked for."""
-    return SimpleNamespace(names=NAMES, labelled=lambda name: name in labelled)
+    """A pool of which only the names, the labels and the scores asked for are."""
+    asked = SimpleNamespace(experts=dict.fromkeys(NAMES, SimpleNamespace(min_score=None)))
+    return SimpleNamespace(names=NAMES, labelled=lambda name: name in labelled, spec=asked)
+
+
+def alone(rate: float = 1.0) -> Any:
+    """What the base answers by itself: this share of every expert's inputs differently."""
+    return {n: BaseAnswers(inputs=100, differing=round(100 * rate)) for n in NAMES}
 
 
 def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     """The verdicts on a pool that came of ``gate``."""
     results.pool.spec = gate.spec  # type: ignore[misc]
+    if results.base is None:
+        results = replace(results, base=alone())
     return judging.judge(gate, results, depth)
 
 
@@ -63,9 +73,16 @@ def merged(
             if rate is None
             else Value(number=rate, interval=(max(0.0, rate - 0.1), min(1.0, rate + 0.1)))
         )
-        return SimpleNamespace(disagreement=value, disagreement_upper=upper, inputs=inputs, cut=cut)
+        return SimpleNamespace(
+            name=name, disagreement=value, disagreement_upper=upper, inputs=inputs, cut=cut
+        )
 
     return SimpleNamespace(method=SimpleNamespace(label=label), expert=expert)
+
+
+def scores(base: float, expert: float = 0.8) -> Any:
+    """Mean scores of an expert by itself, and of the base on the same examples."""
+    return SimpleNamespace(base=np.array([base]), expert=np.array([expert]), of_outputs=True)
 
 
 def hidden(*scores: Value) -> Any:
@@ -124,13 +141,75 @@ def test_cut_answers_neither_agree_nor_differ(
 ) -> None:
     end = min(100, round(100 * rate) + cut) / 100
     value = Value(number=rate, interval=(max(0.0, rate - 0.1), end))
-    expert = SimpleNamespace(disagreement=value, disagreement_upper=end, inputs=100, cut=cut)
+    expert = SimpleNamespace(
+        name="a", disagreement=value, disagreement_upper=end, inputs=100, cut=cut
+    )
     merge = SimpleNamespace(method=SimpleNamespace(label="linear"), expert=lambda _: expert)
     results = Results(pool=pool(), merges=(merge,))  # type: ignore[arg-type]
     gate = budgeted(gate, mode=mode, max_disagreement=0.3)
     judgement = judge(gate, results, "merge")
     assert judgement.status == status
     assert f"{cut} answers were cut" in judgement.verdicts[0].message
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "base", "status"),
+    [
+        pytest.param("max_disagreement", 0.3, 0.31, "pass", id="another answer than the base's"),
+        pytest.param("max_disagreement", 0.3, 0.3, "inconclusive", id="the base's own answers"),
+        pytest.param("max_disagreement", 1.0, 1.0, "inconclusive", id="a limit for everybody"),
+        pytest.param("max_loss", 10, 0.11, "pass", id="certified"),
+        pytest.param("max_loss", 10, 0.1, "inconclusive", id="certified for the base"),
+    ],
+)
+def test_a_pass_that_the_base_would_have_too(
+    gate: Gate, budget: str, limit: float, base: float, status: str
+) -> None:
+    kept = merged("linear", 0.0, 0.0, 0.0, upper=0.05)
+    results = Results(pool=pool(), merges=(kept,), base=alone(base))
+    judgement = judge(budgeted(gate, **{budget: limit}), results, "merge")
+    assert {v.status for v in judgement.verdicts} == {status}
+    says = "a pass would say nothing of the merge" in judgement.verdicts[0].message
+    assert says == (status == "inconclusive")
+
+
+def test_a_base_that_was_not_looked_at_passes_nothing(gate: Gate) -> None:
+    results = Results(pool=pool(), merges=(merged("linear", 0.0, 0.0, 0.0),))
+    results.pool.spec = gate.spec  # type: ignore[misc]
+    verdicts = judging.judge(gate, results, "merge").verdicts
+    assert {v.status for v in verdicts} == {"inconclusive"}
+    assert "base not compared" in verdicts[0].message
+
+
+@pytest.mark.parametrize(
+    ("measured", "given", "status"),
+    [
+        (0.8, None, "pass"),
+        (0.79, 0.9, "inconclusive"),
+        (None, 0.8, "pass"),
+        (None, 0.79, "inconclusive"),
+        (None, None, "inconclusive"),
+    ],
+)
+def test_an_expert_that_must_itself_reach_a_score(
+    gate: Gate, measured: float | None, given: float | None, status: str
+) -> None:
+    asked = gate.spec.experts["a"].model_copy(update={"min_score": 0.8, "score": given})
+    spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
+    known = None if measured is None else {"a": scores(0.0, measured)}
+    results = Results(pool=pool(), merges=(merged("linear", 0, 0, 0),), scores=known)
+    verdict = judge(replace(gate, spec=spec), results, "eval").verdicts[0]
+    assert verdict.status == status
+    assert ("min_score asks for 0.8" in verdict.message) == (status != "pass")
+
+
+def test_a_score_to_reach_takes_the_stage_that_scores(gate: Gate) -> None:
+    asked = gate.spec.experts["a"].model_copy(update={"min_score": 0.8})
+    labelled, unlabelled = pool("a"), pool()
+    for each in (labelled, unlabelled):
+        each.spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
+    assert plan_depth(gate.spec, labelled, None) == "eval"
+    assert plan_depth(gate.spec, unlabelled, None) == "merge"
 
 
 @pytest.mark.parametrize(("select", "methods"), [("any", 1), ("any", 3), ("any", 10), ("all", 10)])
@@ -279,12 +358,13 @@ class TestLoss:
         gate: Gate, loss: Value, examples: int = 30, limit: float = 10, base: float = 0.0
     ) -> Verdict:
         """The verdict on expert a where that loss was measured."""
-        expert = SimpleNamespace(
-            name="a", loss=loss, examples=examples, score_base=base, score_expert=0.8
-        )
+        expert = SimpleNamespace(name="a", loss=loss, examples=examples)
         scored = SimpleNamespace(method="linear", experts=[expert])
         results = Results(
-            pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),), evaluations=(scored,)
+            pool=pool("a"),
+            merges=(merged("linear", 0, 0, 0, upper=0),),
+            evaluations=(scored,),
+            scores={"a": scores(base)},
         )  # type: ignore[arg-type]
         return judge(budgeted(gate, max_loss=limit), results, "eval").verdicts[0]
 
@@ -363,10 +443,7 @@ class TestLoss:
         loss = Value(number=3.0, interval=(0.0, 5.0))
         scored = SimpleNamespace(
             method="linear",
-            experts=[
-                SimpleNamespace(name=n, loss=loss, examples=30, score_base=0.0, score_expert=0.8)
-                for n in NAMES
-            ],
+            experts=[SimpleNamespace(name=n, loss=loss, examples=30) for n in NAMES],
         )
         results = Results(
             pool=pool(*NAMES), merges=(merged("linear", 0, 0, 0),), evaluations=(scored,)

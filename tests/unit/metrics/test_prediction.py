@@ -118,3 +118,28 @@ def test_enough_collapses_are_enough(rate):
             assert miss_controlled_threshold(np.zeros(needed), rate) == 0
             with pytest.raises(Undefined):
                 miss_controlled_threshold(np.zeros(needed - 1), rate)
+
+
+def test_a_pool_counts_once_by_its_lowest_collapse():
+    scores, pools = [0.9, 0.2, 0.5, 0.4, 0.8], ["a", "a", "b", "c", "c"]
+    assert miss_controlled_threshold(scores, 0.5, pools=pools) == 0.4  # of 0.2, 0.4 and 0.5
+    assert miss_controlled_threshold(scores, 0.25, pools=pools) == 0.2
+    with pytest.raises(Undefined, match="3 recorded in different pools"):
+        miss_controlled_threshold(scores, 0.1, pools=pools)
+    with pytest.raises(ValueError, match="one entry per score"):
+        miss_controlled_threshold(scores, 0.5, pools=pools[1:])
+
+
+@pytest.mark.parametrize("members", [1, 3, 9])
+def test_collapses_that_come_together_are_missed_no_more_often(members):
+    """A pool's collapses share most of what their scores are. Taken one by one, nine of 29 pools
+    each had 31 % of them missed at a promise of 10 %."""
+    rng = np.random.default_rng(members)
+    missed = 0.0
+    for _ in range(1500):
+        shared = rng.normal(size=(30, 1))
+        scores = shared + 0.3 * rng.normal(size=(30, members))
+        pools = np.repeat(np.arange(29), members).tolist()
+        threshold = miss_controlled_threshold(scores[:29].ravel(), 0.1, pools=pools)
+        missed += float((scores[29] < threshold).mean())
+    assert missed / 1500 <= 0.1 + 3 * (0.1 * 0.9 / 1500) ** 0.5
