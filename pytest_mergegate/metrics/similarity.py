@@ -6,6 +6,7 @@ some pair 1, and every score changes when an expert is added. With N = 3 the sim
 always {0, t, 1}.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
@@ -108,11 +109,14 @@ def merging_difficulty_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> FloatArray:
-    """Return the bootstrap percentile interval of every expert's MDS (THEORY section 3).
+    """Return a bootstrap interval of every expert's MDS (THEORY section 3).
 
-    Probes are resampled within their task. A resample without a defined MDS (all experts
-    equidistant) counts as infinite. From fewer than three probes of a task there is no interval:
-    one resampled probe has no width, and two cover far less than they say.
+    Probes are resampled within their task, and the percentiles of the mean similarity, 1 / MDS, are
+    read. A resample without a defined MDS (all experts equidistant) counts as similarity 0. From a
+    few probes the percentiles cover too little, .78 to .98 of what is asked. So each end is moved
+    away from the estimate, as Student's quantile and the variance of k - 1 degrees of freedom
+    ask (k: the fewest probes of a task), and further by the bootstrap's own bias where that
+    points inwards. From fewer than three probes of a task there is no interval.
 
     Args:
         per_probe: Distances for each probe, shape [n, N, N].
@@ -136,7 +140,7 @@ def merging_difficulty_interval(
         raise ValueError(f"per_probe has {len(probes)} probes, tasks has {len(tasks)}")
     for probe in probes:
         _checks.distance_matrix("per_probe", probe)
-    hidden_similarity(probes.mean(axis=0))
+    estimate = mean_similarity(hidden_similarity(probes.mean(axis=0)))
     fewest = min(Counter(tasks).values())
     if fewest < FEWEST_PROBES:
         raise Undefined(
@@ -145,8 +149,13 @@ def merging_difficulty_interval(
         )
     weights = _stratified_weights(tasks, resamples, np.random.default_rng(seed))
     upper = np.triu_indices(probes.shape[1], 1)
-    difficulty = _difficulty_of_pairs(weights @ probes[:, *upper], upper, probes.shape[1])
-    return np.stack(_checks.order_statistics(difficulty, confidence), axis=1)
+    drawn = _similarity_of_pairs(weights @ probes[:, *upper], upper, probes.shape[1])
+    low, high = _checks.order_statistics(drawn, confidence)
+    bias = drawn.mean(axis=0) - estimate
+    widened = _widening(fewest, confidence)
+    low = estimate - widened * np.maximum(estimate - low, 0) - np.maximum(bias, 0)
+    high = estimate + widened * np.maximum(high - estimate, 0) + np.maximum(-bias, 0)
+    return _inverse(np.stack([np.minimum(high, 1.0), np.maximum(low, 0.0)], axis=1))
 
 
 def _require_three(experts: int) -> None:
@@ -176,10 +185,19 @@ def _stratified_weights(
     return weights / len(tasks)
 
 
-def _difficulty_of_pairs(
+def _widening(probes: int, confidence: float) -> float:
+    """Return how many times as far from the estimate as a percentile an end of the interval is."""
+    from scipy.special import ndtri, stdtrit  # not before it is needed
+
+    tail = (1 + confidence) / 2
+    student = float(stdtrit(probes - 1, tail) / ndtri(tail))
+    return student * math.sqrt(probes / (probes - 1))
+
+
+def _similarity_of_pairs(
     distances: FloatArray, pairs: tuple[NDArray[np.intp], ...], experts: int
 ) -> FloatArray:
-    """Return MDS from distances [resamples, pairs], shape [resamples, experts]."""
+    """Return mean similarities from distances [resamples, pairs], shape [resamples, experts]."""
     largest = distances.max(axis=1, keepdims=True)
     spread = largest - distances.min(axis=1, keepdims=True)
     touches = np.zeros((distances.shape[1], experts))
@@ -188,4 +206,5 @@ def _difficulty_of_pairs(
     defined = spread > EQUIDISTANT * largest
     similarity = np.zeros_like(distances)
     np.divide(largest - distances, spread, out=similarity, where=defined)
-    return _inverse(similarity @ touches / (experts - 1))
+    mean: FloatArray = similarity @ touches / (experts - 1)
+    return mean

@@ -154,6 +154,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def wait_for(happens: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_runs_that_are_killed(
     gate: Path,
@@ -166,13 +172,19 @@ def test_runs_that_are_killed(
     folder, log = tmp_path / "cache", tmp_path / "log"
     running = [start(k) for k in range(PROCESSES)]
     for number in range(KILLS):
-        time.sleep(rng.uniform(0.0, 0.3))
-        victim = rng.randrange(PROCESSES)
-        kill(running[victim])
+        if number % 5:
+            time.sleep(rng.uniform(0.0, 0.3))
+            victims = [rng.randrange(PROCESSES)]
+        else:  # while one of them writes
+            wait_for(lambda: list(folder.rglob("*.part")))
+            victims = [*range(PROCESSES)]
+        for victim in victims:
+            kill(running[victim])
         later = plain(gate, cache=folder)
         same(later, reference)
         assert told(later) == []
-        running[victim] = start(PROCESSES + number)
+        for victim in victims:
+            running[victim] = start(PROCESSES * (1 + number) + victim)
     for pid in running:
         kill(pid)
     assert not log.exists(), log.read_text("utf-8")
