@@ -1,4 +1,4 @@
-"""What `docs/choosing-a-budget.md` takes from the card, between two comments."""
+"""What `docs/choosing-a-budget.md` takes from the card and the bounds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from card.alarms import DEFAULT, UPPER, default_alarms
 from card.beds import count_text
 from card.exact import exact_text
+from card.inputs import inputs_text
+from card.made import with_parts
 from card.merges import short_lines
 from card.ranks import rank
 from pytest_mergegate.calibration.observations import COLLAPSE
@@ -16,8 +18,6 @@ from pytest_mergegate.study.tables import Table, markdown
 if TYPE_CHECKING:
     from card.beds import Evidence
 
-START = "<!-- made by benchmarks/validation.py -->"
-END = "<!-- end of what is made -->"
 BUDGETS = {
     "disagreement": "`max_disagreement`",
     "surrogate": "`max_disagreement` at stage `hidden`",
@@ -29,10 +29,8 @@ BUDGETS = {
 
 
 def with_evidence(page: str, found: Evidence) -> str:
-    """The page with what stands between the comments made anew."""
-    before, rest = page.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{evidence_text(found)}\n{END}{after}"
+    """The page with its two parts made anew."""
+    return with_parts(page, evidence_text(found), inputs_text())
 
 
 def evidence_text(found: Evidence) -> str:

@@ -1,4 +1,4 @@
-"""What `docs/registry.md` says of the intervals' worth, between two comments."""
+"""What `docs/registry.md` says of the intervals' worth."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from card.beds import experts_of, pools_of
-from card.guide import END, START
 from card.losses import CONFIDENCE, experts_out, pools_out
+from card.made import with_parts
 from pytest_mergegate.calibration.fit import calibrate
 from pytest_mergegate.study.tables import Table, markdown
 
@@ -41,10 +41,8 @@ class Worth:
 
 
 def with_worth(page: str, found: Evidence) -> str:
-    """The page with what stands between the comments made anew."""
-    before, rest = page.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{worth_text(found)}\n{END}{after}"
+    """The page with its part made anew."""
+    return with_parts(page, worth_text(found))
 
 
 def worth_text(found: Evidence) -> str:
