@@ -64,3 +64,12 @@ def pool_copy(tiny_pool: Path, tmp_path: Path) -> Path:
     """The gate file of a copy of ``tiny_pool`` to spoil."""
     shutil.copytree(tiny_pool.parent, tmp_path / "pool")
     return tmp_path / "pool" / tiny_pool.name
+
+
+@pytest.fixture
+def any_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts that do not ask whether the base would pass too, in this process.
+
+    The base of a random pool nearly always would, by the limits that let random merges pass.
+    """
+    monkeypatch.setattr("pytest_mergegate.judged_values.why_vacuous", lambda *_: "")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.report.types import FindingRecord, Report
 
+pytestmark = pytest.mark.usefixtures("any_base")
+
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODEL = "model.safetensors"
 Tensors = dict[str, torch.Tensor]

@@ -129,6 +129,7 @@ class Case:
     report: Report
     naive: Naive
     expected: dict[str, float]
+    base: dict[str, float]
 
 
 POOLS = [("t5", None), ("bart", None), ("llama_classifier", None), ("bert_classifier", None),
@@ -146,9 +147,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: Any, seed: int) -> Ca
         try:
             merged = naive.merged()
             expected = {name: naive.disagreement(merged, name) for name in NAMES}
+            alone = {name: naive.disagreement(naive.base(), name) for name in NAMES}
         except Tie:
             continue
-        return Case(gate=gate, report=assess(gate), naive=naive, expected=expected)
+        report = assess(gate)
+        return Case(gate=gate, report=report, naive=naive, expected=expected, base=alone)
     pytest.fail("ten pools in a row with a tie: answers are decided by round-off")
 
 
@@ -157,8 +160,12 @@ def test_disagreement_is_that_of_peft(case: Case) -> None:
     found = {expert.name: expert.disagreement for expert in report.merges[0].experts}
     assert found == pytest.approx(case.expected)
     uppers = {expert.name: expert.disagreement_upper for expert in report.merges[0].experts}
+    base = {expert.name: expert.base_disagreement for expert in report.experts}
+    assert base == pytest.approx(case.base)
     assert {v.expert: v.status for v in report.verdicts} == {
-        name: "fail" if value > 0.5 else "pass" if uppers[name] <= 0.5 else "inconclusive"
+        name: "fail"
+        if value > 0.5
+        else ("pass" if uppers[name] <= 0.5 < base[name] else "inconclusive")
         for name, value in case.expected.items()
     }
     reading = "labels" if case.naive.family == "classifier" else "greedy"

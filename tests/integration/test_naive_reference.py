@@ -126,8 +126,9 @@ def _case(gate: Path) -> Case:
     }
     models = {label: naive.merged(scales[label]) for label in (LINEAR, ARITHMETIC)} | {TIES: ties}
     sums = {**models, TIES: naive.merged(scales[TIES])}
-    for label in EXACT:  # whether there is a tie anywhere
-        for name in naive.names:
+    for name in naive.names:  # whether there is a tie anywhere
+        naive.differing(naive.base, name)
+        for label in EXACT:
             naive.differing(models[label], name)
             naive.differing(sums[label], name)
             naive.forecast(name, scales[label])
@@ -181,6 +182,12 @@ def test_shift_and_norm(case: Case) -> None:
         norm = math.sqrt(sum(float((value**2).sum()) for value in tau.values()))
         assert expert.shift == pytest.approx(case.naive.shift(expert.name), rel=1e-4)
         assert expert.norm == pytest.approx(norm, rel=1e-4)
+
+
+def test_the_base_by_itself(case: Case) -> None:
+    for expert in case.report.experts:
+        differing = case.naive.differing(case.naive.base, expert.name)
+        assert expert.base_disagreement == pytest.approx(differing / INPUTS)
 
 
 def test_bounds(case: Case) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.report.types import Report
 
+pytestmark = pytest.mark.usefixtures("any_base")
+
 _CODE = """
 open({marker!r}, "a").write({who!r})
 from transformers import LlamaForCausalLM, LlamaConfig

@@ -64,6 +64,7 @@ def test_others_are_forecast_on_request(tiny_pool: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "status"), [(1.0, "pass"), (0.0, "fail")])
+@pytest.mark.usefixtures("any_base")
 def test_gate_that_stops_there_is_judged_on_it(tiny_pool: Path, limit: float, status: str) -> None:
     report = assess(_gate(tiny_pool, limit, TIES), stage="hidden")
     assert report.status == status
@@ -94,6 +95,7 @@ def test_budget_on_the_states_alone_runs_no_forecast(tiny_pool: Path) -> None:
 
 
 @pytest.mark.parametrize(("select", "status"), [("any", "pass"), ("all", "inconclusive")])
+@pytest.mark.usefixtures("any_base")
 def test_what_no_sum_stands_for_is_undecided(tiny_pool: Path, select: str, status: str) -> None:
     """An average that scales the whole base is not predicted by a sum on an unscaled one."""
     scaling = {"method": "linear", "normalize": False, "weight": 0.6}

@@ -313,6 +313,7 @@ class TestBudgets:
             (None, None, 0, False),
         ],
     )
+    @pytest.mark.usefixtures("any_base")
     def test_caps_tighten_and_never_loosen(
         self,
         pytester: pytest.Pytester,

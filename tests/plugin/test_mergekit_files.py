@@ -118,6 +118,7 @@ def of(report: Report) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("any_base")
 def test_what_mergekit_runs_itself_is_judged_alike(
     configs: Configs, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,7 @@ class TestRandomly:
     def _on(self, beside: Callable[[str], None]) -> None:
         beside("randomly")
 
+    @pytest.mark.usefixtures("any_base")
     def test_neither_order_nor_seed_changes_a_number(
         self, pytester: pytest.Pytester, gates: Gates
     ) -> None:

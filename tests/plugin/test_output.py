@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from plugin.gates import Gates
 
+pytestmark = pytest.mark.usefixtures("any_base")
+
 LOOSE = {"max_disagreement": 1.0}
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from plugin.gates import Gates
 
+pytestmark = pytest.mark.usefixtures("any_base")
+
 Capture = pytest.CaptureFixture[str]
 LOOSE: dict[str, Any] = {"max_disagreement": 1.0}
 TIGHT: dict[str, Any] = {"max_disagreement": 0.0}
