@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EXPERTS = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
-BEDS = [drawn_bed("one", letters="abcdefg", seed=1), drawn_bed("two", letters="abcdef", seed=2)]
+BEDS = [drawn_bed("one", letters="abcdefghi", seed=1), drawn_bed("two", letters="abcdefgh", seed=2)]
 
 
 @pytest.fixture(scope="module")
