@@ -85,20 +85,25 @@ def as_risk(score: str, value: float | None) -> float | None:
     return -value if value is not None and score in LOWER_IS_RISKIER else value
 
 
-def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observation, ...]:
-    """What ``lines`` say of experts whose loss was measured.
+def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
+    """Every merge once, as it was found last, by a key for what was merged and how.
 
-    A merge that was measured several times counts once, as it was found last: counted more often,
-    it would pass for evidence of its own.
+    A merge that was measured several times, with other examples or versions, is one piece of
+    evidence. Lines of two branches may stand in any order: what counts is when they were made.
     """
-    last: dict[str, RegistryLine] = {}
+    found: dict[str, RegistryLine] = {}
     for line in lines:
         key = _merge(line)
-        if key not in last or line.created >= last[key].created:
-            last[key] = line
+        if key not in found or line.created >= found[key].created:
+            found[key] = line
+    return found
+
+
+def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observation, ...]:
+    """What ``lines`` say of experts whose loss was measured, each merge as it was found last."""
     return tuple(
         _observation(line, expert, loss, merge=key, bed=bed)
-        for key, line in last.items()
+        for key, line in latest(lines).items()
         for expert in line.experts
         if (loss := expert.loss) is not None
     )

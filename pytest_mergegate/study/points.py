@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_mergegate.calibration.observations import is_collapse
+from pytest_mergegate.calibration.observations import is_collapse, latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,12 +67,9 @@ def pool_of(line: RegistryLine, bed: str) -> str:
 
 
 def points_of(bed: str, lines: Iterable[RegistryLine]) -> tuple[Point, ...]:
-    """Every expert of every merge, but for those whose loss is not known.
-
-    A merge that was measured several times counts once, as it was found last.
-    """
-    last = {(line.pool, line.label, str(sorted(line.weights.items()))): line for line in lines}
-    names = _names(last.values())
+    """Every expert of every merge, as it was found last, but for those whose loss is not known."""
+    merges = latest(lines).values()
+    names = _names(merges)
     return tuple(
         Point(
             bed=bed,
@@ -82,7 +79,7 @@ def points_of(bed: str, lines: Iterable[RegistryLine]) -> tuple[Point, ...]:
             partners=tuple(names[one.name, one.fingerprint] for one in line.experts),
             loss=expert.loss,
         )
-        for line in last.values()
+        for line in merges
         for expert in line.experts
         if expert.loss is not None
     )

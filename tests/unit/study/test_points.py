@@ -7,6 +7,7 @@ import math
 import numpy as np
 from unit.registry.making import made
 
+from pytest_mergegate.calibration.observations import observations
 from pytest_mergegate.study.points import by_base, largest_pool, methods_of, points_of
 from pytest_mergegate.study.scores import SCORES, collapses_of, losses_of
 
@@ -29,6 +30,10 @@ def test_points_are_the_experts_whose_loss_is_known() -> None:
 def test_a_merge_that_was_measured_again_counts_once_as_it_was_found_last() -> None:
     lines = [made("ab", losses={"a": -1.0}), made("ab", losses={"a": -2.0})]
     assert [p.loss for p in points_of("bed", lines) if p.name == "a"] == [-2]
+    at = {"2026-01-02T00:00:00+00:00": -3.0, "2026-01-01T00:00:00+00:00": -4.0}
+    merged_files = [made("ab", losses={"a": loss}, created=when) for when, loss in at.items()]
+    assert [p.loss for p in points_of("bed", merged_files) if p.name == "a"] == [-3]
+    assert [one.loss for one in observations(merged_files) if one.name == "a"] == [-3]
     others = [made("ab"), made("ab", weights={"a": 0.9, "b": 0.1}), made("ab", "ties density=0.5")]
     assert len(points_of("bed", others)) == 6
 
