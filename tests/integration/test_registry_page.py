@@ -15,7 +15,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from card import registry  # noqa: E402
 from card.beds import Evidence, evidence  # noqa: E402
-from card.guide import END, START  # noqa: E402
+from card.made import END, START  # noqa: E402
 
 from pytest_mergegate.calibration.fit import calibrate  # noqa: E402
 
