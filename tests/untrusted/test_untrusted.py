@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import re
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,82 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from pytest_mergegate import assess
 from pytest_mergegate.errors import GateFileError
+from untrusted.suite import CONFIG, SECONDS, WEIGHTS, checked, configure, expert, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pytest_mergegate.report.types import FindingRecord, Report
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SECONDS = 30  # of a machine busy with other tests; alone, each takes less than two
-
-
-@pytest.fixture(autouse=True)
-def in_time() -> Iterator[None]:
-    """Whatever hangs is a failure, not a test run without an end."""
-
-    def stop(*_: object) -> None:
-        pytest.fail(f"still running after {SECONDS} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file that only a stranger's code would make; the working directory is its folder."""
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "marker"
-    yield path
-    assert not path.exists(), "a stranger's code was run"
-
-
-@pytest.fixture
-def gate(pool_copy: Path, marker: Path) -> Path:
-    """The gate file of a repository, and a secret outside of it."""
-    assert marker.parent == pool_copy.parent.parent
-    (pool_copy.parent / ".git").mkdir()
-    secret = marker.parent / "secret"
-    secret.mkdir()
-    (secret / "secret.txt").write_text("TOP-SECRET")
-    return pool_copy
-
-
-def expert(gate: Path) -> Path:
-    """The folder of the expert that a stranger wrote."""
-    return gate.parent / "adapters" / "b"
-
-
-def checked(gate: Path, **settings: Any) -> Report:
-    """The report, which no bug of ours may be in."""
-    report = assess(gate, **settings)
-    for finding in report.findings:
-        assert finding.code != "MG900", finding.message
-        assert "\n" not in finding.message
-        assert "Traceback" not in finding.message
-        assert "TOP-SECRET" not in finding.message + finding.fix
-        assert len(finding.message) < 1000
-    return report
-
-
-def refused(gate: Path, code: str, name: str | None = "b") -> FindingRecord:
-    """The one error of a gate that cannot be computed."""
-    report = checked(gate)
-    assert report.status == "error"
-    assert not report.verdicts
-    errors = [finding for finding in report.findings if finding.severity == "error"]
-    assert [(e.code, e.expert) for e in errors] == [(code, name)], errors
-    assert errors[0].fix
-    return errors[0]
-
-
-def configure(folder: Path, **changes: Any) -> None:
-    """Replace settings of an adapter's configuration."""
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | changes))
+    from collections.abc import Callable
 
 
 # Pickles
