@@ -22,10 +22,10 @@ from pytest_mergegate.calibration.observations import is_collapse, observations
 from pytest_mergegate.calibration.stored import for_strangers, to_plain
 from pytest_mergegate.metrics import certified_loss
 from pytest_mergegate.metrics.ranking import auroc
-from pytest_mergegate.past import CONFIDENCE
 from pytest_mergegate.past import SCORES as FORETOLD
 from pytest_mergegate.registry.lines import RegistryLine, line_id, lines_of
 from pytest_mergegate.report.types import Report
+from pytest_mergegate.spec import PREDICTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ def calibrations(beds: Iterable[Bed]) -> dict[str, Any]:
     """What gates foretell losses by where a team has recorded none: nothing of single experts."""
     every = [one for bed in beds for one in observations(bed.lines, bed.name)]
     return {
-        score: to_plain(for_strangers(calibrate(every, score, CONFIDENCE))) for score in FORETOLD
+        score: to_plain(for_strangers(calibrate(every, score, PREDICTION))) for score in FORETOLD
     }
 
 

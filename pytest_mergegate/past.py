@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.findings import Finding
 from pytest_mergegate.metrics import Undefined
+from pytest_mergegate.spec import PREDICTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 SCORES = ("disagreement", "surrogate", "states")
 """What losses are predicted from."""
-CONFIDENCE = 0.90
-"""Of the intervals of predicted losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +62,20 @@ class Past:
     @cached_property
     def calibrations(self) -> Mapping[str, Calibration]:
         """By the registry, for the scores that have been recorded often enough."""
-        return self._calibrated(self.observations, None)
+        return self._calibrated(self.observations, None, PREDICTION)
 
-    def like(self, base: str | None, metric: str, reading: str) -> Like:
-        """The same by those of its merges that are evidence of such losses: others are of another
-        base, metric or reading, or their losses are not known to be of other inputs."""
+    def like(self, base: str | None, metric: str, reading: str, confidence: float) -> Like:
+        """The same, at that confidence, by those of its merges that are evidence of such losses:
+        others are of another base, metric or reading, or their losses are not known to be of other
+        inputs."""
         own = [one for one in self.observations if one.is_like(base, metric, reading)]
         return Like(
-            calibrations=self._calibrated(own, [base, metric, reading]),
+            calibrations=self._calibrated(own, [base, metric, reading], confidence),
             inputs=max((one.compared or sys.maxsize for one in own), default=0),
         )
 
     def _calibrated(
-        self, own: Sequence[Observation], of: list[str | None] | None
+        self, own: Sequence[Observation], of: list[str | None] | None, confidence: float
     ) -> Mapping[str, Calibration]:
         if self.registry is None or not own:
             return {}
@@ -84,11 +84,11 @@ class Past:
         key = {
             "kind": "calibrations",
             "code": own_code(),
-            "confidence": CONFIDENCE,
+            "confidence": confidence,
             "lines": sorted(line.id for line in self.registry.lines),
             "of": of,
         }
-        plain = self._cache.json(key, lambda: _fitted(own), counted=False)
+        plain = self._cache.json(key, lambda: _fitted(own, confidence), counted=False)
         return {score: from_plain(found) for score, found in plain.items()}
 
     @cached_property
@@ -114,14 +114,14 @@ class Past:
         )
 
 
-def _fitted(observations: Sequence[Observation]) -> dict[str, Any]:
+def _fitted(observations: Sequence[Observation], confidence: float) -> dict[str, Any]:
     from pytest_mergegate.calibration.fit import calibrate
     from pytest_mergegate.calibration.stored import to_plain
 
     found = {}
     for score in SCORES:
         try:
-            calibration = calibrate(observations, score, CONFIDENCE)
+            calibration = calibrate(observations, score, confidence)
         except Undefined:
             continue  # too few merges: there is nothing to predict from
         found[score] = to_plain(calibration)

@@ -47,8 +47,9 @@ class Prediction:
     """Whether a verdict may pass on it: by the team's own merges of this base, metric and reading,
     and by a score on as many inputs as theirs. One on fewer says less than their losses show."""
     other: bool = False
-    """Whether the merges are of another base, metric or reading, or their losses may be of the
-    inputs that were compared: these leave a verdict open at most."""
+    """Whether the merges are of another base, metric or reading, their losses may be of the inputs
+    that were compared, or they are too few for as many methods as may be chosen: these leave a
+    verdict open at most."""
 
     @property
     def judges(self) -> bool:
@@ -69,8 +70,8 @@ class Prediction:
             return "which are not this team's models, so that nothing passes on them"
         if self.other:
             return (
-                "which are of another base, metric or reading, or not known to have been scored on "
-                "inputs of their own, so that nothing is decided by them"
+                "which are of another base, metric or reading, not known to have been scored on "
+                "inputs of their own, or too few for so many methods, so that they decide nothing"
             )
         return "whose scores are on more inputs than were compared here"
 
@@ -80,7 +81,7 @@ def predict(results: Results, past: Past) -> tuple[Prediction, ...]:
     base = results.pool.base.fingerprint
     spec = results.pool.spec
     own = {
-        name: past.like(base, expert.metric, spec.reading_of(name))
+        name: past.like(base, expert.metric, spec.reading_of(name), spec.prediction_level)
         for name, expert in spec.experts.items()
     }
     found: list[Prediction] = []

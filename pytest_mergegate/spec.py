@@ -37,6 +37,8 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 DEFAULT_MAX_DISAGREEMENT = 0.3
 FEWEST = 30
 """A share of fewer distinct inputs passes on its bound alone (THEORY 9)."""
+PREDICTION = 0.90
+"""The confidence of a predicted loss, where one method may be chosen."""
 POOL = "pool"
 """How pytest calls the verdict on the pool as a whole, beside one per expert."""
 
@@ -469,8 +471,17 @@ class GateSpec(Section):
         """The confidence of one expert's measured loss under one method. Under ``select: any`` the
         chance to be wrong is shared among the methods that may be chosen (THEORY 9): a gate that
         passes by any of them is then wrong no more often than one that lists a single method."""
-        chosen = len(self.merge.methods) if self.merge.select == "any" else 1
-        return 1 - (1 - self.certificate.confidence) / chosen
+        return 1 - (1 - self.certificate.confidence) / self._chosen
+
+    @property
+    def _chosen(self) -> int:
+        """Of how many methods any may be the one that is shipped."""
+        return len(self.merge.methods) if self.merge.select == "any" else 1
+
+    @property
+    def prediction_level(self) -> float:
+        """The same of a predicted loss by which a gate may pass."""
+        return 1 - (1 - PREDICTION) / self._chosen
 
     @property
     def level(self) -> float:

@@ -147,6 +147,26 @@ class TestLossWithoutLabels:
         assert {v.status for v in report.verdicts} == {"inconclusive"}
         assert all("of another base, metric or reading" in v.message for v in report.verdicts)
 
+    @pytest.mark.parametrize(
+        ("methods", "merges", "status"), [(1, 9, "pass"), (2, 18, "inconclusive"), (2, 19, "pass")]
+    )
+    def test_methods_that_may_be_chosen_share_the_chance_to_be_wrong(
+        self,
+        unlabelled: Callable[..., Path],
+        tmp_path: Path,
+        seed: int,
+        methods: int,
+        merges: int,
+        status: str,
+    ) -> None:
+        listed = ["linear", {"method": "task_arithmetic", "weight": 1 / 3}][:methods]
+        gate = unlabelled(20.0, merge={"methods": listed})
+        path = write_registry(tmp_path / "r", merges=merges, loss=lambda _: -1.0, seed=seed)
+        report = assess(gate, registry=path)
+        assert report.status == status
+        if status == "inconclusive":
+            assert any("too few for so many methods" in v.message for v in report.verdicts)
+
     def test_a_merge_that_was_made_is_not_said_to_be_missing(
         self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
     ) -> None:
