@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from promised.gates import HAIR, Judged, gate_of
 from promised.rows import Row, Scenario, Statement, counted
-
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.spec import FEWEST
 
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
-    from promised.gates import Look
 
+    from promised.gates import Look
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement
 
 CERTIFICATE = Statement(
     name="certificate",
-    text="A gate with `max_loss` and no labels passes though every differing answer is lost and the "
-    "loss of one expert, under every method, is a hair over the limit.",
+    text="A gate with `max_loss` and no labels passes though every differing answer is lost and "
+    "the loss of one expert, under every method, is a hair over the limit.",
 )
 FEW = Statement(
     name="few-inputs",

@@ -6,6 +6,7 @@ The stand-ins are a pool that knows its names, and answers that are drawn in pla
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ class Comparisons:
         reached = [certificate.per_task]
         while reached[-1] < certificate.most:
             reached.append(min(2 * reached[-1], certificate.most))
-        return [reached[0], *(b - a for a, b in zip(reached, reached[1:], strict=False))]
+        return [reached[0], *(b - a for a, b in pairwise(reached))]
 
     def of(self, name: str, looks: Sequence[Look]) -> MergedExpert:
         """Expert ``name`` where the inputs of each look would be answered so."""
