@@ -285,7 +285,7 @@ def _bounds() -> Iterator[Setting]:
 
 
 def _scenario(statement: Statement, nominal: float | None, setting: Setting) -> Scenario:
-    cheap = setting.shape in BINARY and setting.methods == setting.experts == 1
+    cheap = setting.shape is RIGHT and setting.methods == setting.experts == 1
     return Scenario(
         statement=statement,
         label=str(setting),
