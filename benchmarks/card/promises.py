@@ -81,7 +81,7 @@ def _detail(table: Simulated, statement: Statement, above: list[Row]) -> str:
     if not any(row.broken for row in own):
         return f"`{statement.name}`: never broken, in {len(own)} settings."
     shown = sorted(own, key=_near, reverse=True)[:SHOWN]
-    rows = [[_marked(row, above), *_cells(row), row.gates] for row in shown]
+    rows: list[list[Any]] = [[_marked(row, above), *_cells(row), row.gates] for row in shown]
     found = Table(key=statement.name, title="", columns=dict.fromkeys(heads), rows=rows)
     return f"`{statement.name}`\n\n{markdown(found)}"
 

@@ -1,18 +1,13 @@
-"""Statements that rest on recorded merges: predicted losses, and limits that the registry sets."""
+"""Statements that rest on recorded merges: predicted losses, and gates that pass by them."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from functools import partial
+from typing import TYPE_CHECKING
 
 from promised.gates import (
-    BASE,
     HAIR,
     Comparisons,
     base_of,
@@ -22,21 +17,18 @@ from promised.gates import (
     pool_of,
     with_limit,
 )
+from promised.records import COMPARED, Fate, Kind, past_of
 from promised.rows import Row, Scenario, Statement, counted
-from pytest_mergegate import automatic
 from pytest_mergegate import judge as judging
-from pytest_mergegate.calibration.observations import COLLAPSE, Observation, observations
-from pytest_mergegate.engine.cache import Cache
 from pytest_mergegate.past import CONFIDENCE, Past
 from pytest_mergegate.predictions import predict
-from pytest_mergegate.registry.lines import SCHEMA, RegistryLine, line_id
-from pytest_mergegate.registry.reading import Registry
 from pytest_mergegate.results import Results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pytest_mergegate.calibration.fit import Calibration
+    import numpy as np
+
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement
     from pytest_mergegate.predictions import Prediction
@@ -58,109 +50,14 @@ UNLIKE = Statement(
     text="A gate passes by past merges of another base, metric or reading, by losses measured on "
     "the inputs that were compared, or with a score on fewer inputs than theirs.",
 )
-AUTOMATIC = Statement(
-    name="auto",
-    text="A gate with `max_disagreement: auto@RATE` passes a merge of a new pool in which an "
-    "expert collapsed.",
-)
-STATEMENTS = (PREDICTED, PASSED, UNLIKE, AUTOMATIC)
-COMPARED = 64
-SCORED = 100
+STATEMENTS = (PREDICTED, PASSED, UNLIKE)
 LIMIT = 10.0
 """Percent."""
-WRONG = 1 - CONFIDENCE
+WRONG = round(1 - CONFIDENCE, 9)
 TRIED = labels_of(gate_of({}, methods=10))
 """Methods, of which each pool was merged by some."""
-EXPERTS = 8
-"""How many a team has whose losses it measured."""
 ASKED = 40
 """How often one registry of another kind is asked."""
-_METRIC = "exact_match"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fate:
-    """What one merge does to one expert."""
-
-    rate: float
-    """Its true disagreement."""
-    loss: float
-    """Its true loss, a share."""
-
-    @classmethod
-    def drawn(cls, rng: Rng, hard: float, *, loss: float | None = None) -> Fate:
-        """A merge of a pool that is so ``hard``; between a half and all of the answers that differ
-        are lost. With a ``loss`` given, the disagreement that goes with it."""
-        costs = rng.uniform(0.5, 1.0)
-        if loss is not None:
-            return cls(rate=min(1.0, loss / costs), loss=loss)
-        rate = min(1.0, hard * rng.uniform(0.3, 1.7))
-        return cls(rate=rate, loss=costs * rate)
-
-    def compared(self, rng: Rng, inputs: int = COMPARED) -> int:
-        """How many inputs are answered differently."""
-        return int(rng.binomial(inputs, self.rate))
-
-    def measured(self, rng: Rng) -> float:
-        """The loss in percent, negative when worse, on examples of its own."""
-        return -100 * float(rng.binomial(SCORED, self.loss)) / SCORED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """Of what sort records are."""
-
-    base: str = BASE
-    metric: str = _METRIC
-    max_answer_tokens: int | None = None
-    """None for the gate's own."""
-    shared: int = 0
-    compared: int = COMPARED
-
-    def line(
-        self, gate: Gate, pool: int, method: str, fates: Sequence[Fate], rng: Rng
-    ) -> RegistryLine:
-        """A line of the registry, as a gate on such a pool would have written it."""
-        reading = gate.spec.reading_of("e0")
-        if self.max_answer_tokens is not None:
-            reading = reading.rsplit("=", 1)[0] + f"={self.max_answer_tokens}"
-        # few experts, each merged with ever other partners, whose loss nobody measured
-        own = f"{pool % EXPERTS}"
-        experts = [self._expert(f"{own}-{k}", reading, fate, rng) for k, fate in enumerate(fates)]
-        experts.append({**experts[0], "name": "partner", "fingerprint": f"{pool}", "loss": None})
-        data = {
-            "schema": SCHEMA,
-            "base": self.base,
-            "method": method.split(" ")[0],
-            "label": method,
-            "parameters": {},
-            "weights": {one["name"]: 1 / len(experts) for one in experts},
-            "settings": {"seed": 0, "probes": {"drawn_per_task": 5}},
-            "versions": {},
-            "distances": [],
-            "experts": experts,
-        }
-        identified = {**data, "id": line_id(data), "created": "", "gate": ""}
-        return RegistryLine.model_validate_json(json.dumps(identified))
-
-    def _expert(self, name: str, reading: str, fate: Fate, rng: Rng) -> dict[str, Any]:
-        loss = fate.measured(rng)
-        return {
-            "name": name,
-            "fingerprint": name,
-            "examples": None,
-            "metric": self.metric,
-            "reading": reading,
-            "compared": self.compared,
-            "scored": SCORED,
-            "shared": self.shared,
-            "scores": {"disagreement": fate.compared(rng, self.compared) / self.compared},
-            "score_base": 0.0,
-            "score_expert": 1.0,
-            "score_merged": 1 + loss / 100,
-            "loss": loss,
-            "loss_interval": None,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,20 +87,6 @@ class Team:
 def hardness(rng: Rng) -> float:
     """How much merging a pool changes, of answers."""
     return float(rng.beta(1, 4))
-
-
-def past_of(lines: Sequence[RegistryLine]) -> Past:
-    """What a registry of these lines says; what is fitted to them is kept, as in a gate's cache."""
-    past = Past(None, Cache(folder=None))
-    registry = Registry(path=Path("lines"), lines=tuple(lines), problems=(), exists=True)
-    past.__dict__ |= {"registry": registry, "like": cache(past.like), "shipped": shipped()}
-    return past
-
-
-@cache
-def shipped() -> Mapping[str, Calibration]:
-    """What came with the package, read once."""
-    return Past(None, Cache(folder=None)).shipped
 
 
 def gated(
@@ -273,7 +156,7 @@ def passes_by(judgement: Judgement) -> bool:
 
 def unlike(name: str, kind: Kind, rng: Rng, gates: int) -> list[Row]:
     """How often a gate passes by records that say nothing of it, though by others like them, but of
-    its own kind, nearly every one would: each registry is asked some dozens of times."""
+    its own kind, many would: each registry is asked some dozens of times."""
     gate, passed = gate_of({"max_loss": 30.0}, experts=2), []
     for _ in range(math.ceil(gates / ASKED)):
         past = Team(pools=30).past(gate, rng, kind)
@@ -281,52 +164,6 @@ def unlike(name: str, kind: Kind, rng: Rng, gates: int) -> list[Row]:
         asked = rng.integers(13, 15, ASKED).tolist()
         passed += [passes_by(gated(gate, past, [count])[0]) for count in asked]
     return counted(UNLIKE, name, None if kind == Kind() else 0.0, passed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collapses:
-    """A registry of collapses, and a new pool in which an expert collapsed."""
-
-    rate: float
-    pools: int
-    clustered: bool
-
-    def __str__(self) -> str:
-        each = "1 to 9 collapses of each, alike" if self.clustered else "1 collapse of each"
-        return f"auto@{self.rate:g}, {self.pools} pools recorded, {each}"
-
-    def fates(self, rng: Rng) -> list[Fate]:
-        """The collapses of one pool: alike, for it is the pool that they come of."""
-        level = float(rng.uniform(-COLLAPSE / 100, 1))
-        near = rng.normal(0, 0.02, int(rng.integers(1, 10)) if self.clustered else 1)
-        rates = np.clip(level + near, 0, 1).tolist()
-        return [Fate(rate=rate, loss=1.0) for rate in rates]
-
-
-def missed(setting: Collapses, rng: Rng, gates: int) -> list[Row]:
-    """How often the least of a new pool's collapses passes."""
-    gate = gate_of({"max_disagreement": f"auto@{setting.rate:g}"}, experts=2)
-    pool, comparisons, passed = pool_of(gate), Comparisons(gate), []
-    for _ in range(gates):
-        limited, found = automatic.resolve(gate, pool, _recorded(setting, gate, rng))
-        least = min(fate.compared(rng) for fate in setting.fates(rng))
-        experts = [comparisons.of("e0", [(least, 0)]), comparisons.of("e1", [(0, 0)])]
-        results = Results(
-            pool=pool_of(limited),
-            merges=(merge_of(labels_of(gate)[0], experts),),
-            base=base_of(limited),
-            automatic=found,
-        )
-        passed.append(judging.judge(limited, results, "merge").status == "pass")
-    return counted(AUTOMATIC, str(setting), setting.rate, passed)
-
-
-def _recorded(setting: Collapses, gate: Gate, rng: Rng) -> tuple[Observation, ...]:
-    lines = []
-    for pool in range(setting.pools):
-        fates = setting.fates(rng)
-        lines.append(Kind().line(gate, pool, "linear", fates, rng))
-    return observations(lines)
 
 
 def scenarios() -> Iterator[Scenario]:
@@ -343,12 +180,3 @@ def scenarios() -> Iterator[Scenario]:
     }
     for name, kind in kinds.items():
         yield Scenario(statement=UNLIKE, label=name, run=partial(unlike, name, kind))
-    for rate, pools in ((0.1, 9), (0.1, 20), (0.2, 9), (0.25, 7), (0.05, 19)):
-        for clustered in (False, True):
-            setting = Collapses(rate=rate, pools=pools, clustered=clustered)
-            yield Scenario(
-                statement=AUTOMATIC,
-                label=str(setting),
-                run=partial(missed, setting),
-                quick=clustered and pools == 9,
-            )

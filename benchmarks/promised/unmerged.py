@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from promised.gates import Comparisons, base_of, gate_of, labels_of, merge_of, pool_of
-from promised.losses import BINARY, Measured, Setting
+from promised.losses import Measured, Setting
 from promised.rows import Row, Scenario, Statement, counted
+from promised.shapes import RIGHT
 from pytest_mergegate import judge as judging
 from pytest_mergegate.results import Results
 
@@ -58,7 +59,7 @@ def _passes(gate: Gate, differing: int, base: int) -> bool:
 
 def labelled(judge: str, rng: Rng, gates: int) -> list[Row]:
     """The same of measured losses."""
-    setting = Setting(shape=BINARY[0], loss=30, examples=INPUTS, judge=judge)
+    setting = Setting(shape=RIGHT, loss=30, examples=INPUTS, judge=judge)
     passed = []
     for base_lost, lost in rng.uniform(0, 0.3, (gates, 2)).tolist():
         own = setting.shape.own(rng, INPUTS)
