@@ -68,16 +68,16 @@ def simulated(chosen: Iterable[Scenario], *, seed: int, gates: int) -> Table:
     """The table of these scenarios; each row is printed as it is found."""
     print(f"seed {seed}, at least {gates} gates of every setting")
     found: list[Row] = []
-    statements = {}
     for scenario in chosen:
-        statements[scenario.statement.name] = scenario.statement
         start = time.perf_counter()
         rows = scenario.rows(seed, gates)
         spent = time.perf_counter() - start
         for row in rows:
             print(f"{_line(row)}  ({spent:.1f} s)", flush=True)
         found += rows
-    return Table(seed=seed, gates=gates, statements=tuple(statements.values()), rows=tuple(found))
+    told = {row.statement for row in found}
+    statements = tuple(s for part in PARTS for s in part.STATEMENTS if s.name in told)
+    return Table(seed=seed, gates=gates, statements=statements, rows=tuple(found))
 
 
 def _line(row: Row) -> str:

@@ -48,8 +48,8 @@ CUT = Statement(
 )
 CUT_COUNTED = Statement(
     name="cut-counted",
-    text="A gate passes where differing and cut answers together are over the limit, or fails "
-    "for them where the differing ones alone are within it.",
+    text="One expert passes where its differing and cut answers together are over the limit, or "
+    "fails for them where the differing ones alone are within it.",
 )
 STATEMENTS = (CERTIFICATE, FEW, BOUND, POINT, CUT, CUT_COUNTED)
 
@@ -148,9 +148,10 @@ def miscounted(setting: Setting, rng: np.random.Generator, gates: int) -> list[R
 
     def wrong(judgement: Judgement, looks: list[list[Look]]) -> bool:
         ((differing, cut),) = looks[0]
-        if judgement.status == "pass":
+        status = judgement.verdicts[0].status
+        if status == "pass":
             return differing + cut > limit * setting.inputs
-        return bool(cut) and judgement.status == "fail" and differing <= limit * setting.inputs
+        return bool(cut) and status == "fail" and differing <= limit * setting.inputs
 
     found = drawn(setting, Judged(gate), limit * rng.uniform(0.5, 2.0), rng, gates)
     return counted(CUT_COUNTED, str(setting), 0.0, (wrong(*each) for each in found))

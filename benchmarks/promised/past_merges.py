@@ -42,13 +42,13 @@ PREDICTED = Statement(
 )
 PASSED = Statement(
     name="predicted-pass",
-    text="A gate with `max_loss` and no labels passes by past merges though one expert's true "
-    "loss, under every method, is a hair over the limit.",
+    text="With `max_loss` and no labels, one expert passes by past merges though its true loss, "
+    "under every method, is a hair over the limit.",
 )
 UNLIKE = Statement(
     name="unlike-records",
-    text="A gate passes by past merges of another base, metric or reading, by losses measured on "
-    "the inputs that were compared, or with a score on fewer inputs than theirs.",
+    text="One expert passes by past merges of another base, metric or reading, by losses measured "
+    "on the inputs that were compared, or with a score on fewer inputs than theirs.",
 )
 STATEMENTS = (PREDICTED, PASSED, UNLIKE)
 LIMIT = 10.0
@@ -150,8 +150,9 @@ def _passes(gate: Gate, past: Past, rng: Rng) -> bool:
 
 
 def passes_by(judgement: Judgement) -> bool:
-    """Whether a gate passes that would not without its past."""
-    return judgement.status == "pass" and any(v.basis == "predicted" for v in judgement.verdicts)
+    """Whether the first expert passes by its past."""
+    first = judgement.verdicts[0]
+    return first.status == "pass" and first.basis == "predicted"
 
 
 def unlike(name: str, kind: Kind, rng: Rng, gates: int) -> list[Row]:
