@@ -187,7 +187,7 @@ def scenarios() -> Iterator[Scenario]:
                 few = Setting(shape=shape, loss=loss, examples=examples, judge="point")
                 yield _scenario(FEW, 0.025, few)
     for shape in (RIGHT, OVERLAP):
-        few = Setting(shape=shape, loss=30, examples=20, judge="point", methods=6)
+        few = Setting(shape=shape, loss=30, examples=20, judge="point", methods=3)
         yield _scenario(FEW, 0.025, few)
         for examples in SIZES:
             point = Setting(shape=shape, loss=5, examples=examples, judge="point")
@@ -213,8 +213,7 @@ def _bounds() -> Iterator[Setting]:
         for loss in (5, 30, _least(100, methods)):
             yield Setting(shape=RIGHT, loss=loss, examples=100, methods=methods)
             yield Setting(shape=GAINS, loss=loss, examples=100, methods=methods)
-        if methods < max(METHODS):
-            yield Setting(shape=OVERLAP, loss=12, examples=64, methods=methods)
+    yield Setting(shape=OVERLAP, loss=12, examples=64, methods=3)
     for experts in (2, 4, 8, 16):
         yield Setting(shape=RIGHT, loss=12, examples=64, experts=experts)
 

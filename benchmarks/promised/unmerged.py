@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.judge import Judgement
     from pytest_mergegate.stages.evaluate import ReferenceScores
 
     Scores = npt.NDArray[np.float64]
@@ -60,25 +61,28 @@ def _passes(gate: Gate, differing: int, base: int) -> bool:
 def labelled(judge: str, rng: Rng, gates: int) -> list[Row]:
     """The same of measured losses."""
     setting = Setting(shape=RIGHT, loss=30, examples=INPUTS, judge=judge)
-    passed = []
+    measured, passed = WithBase(setting), []
     for base_lost, lost in rng.uniform(0, 0.3, (gates, 2)).tolist():
         own = setting.shape.own(rng, INPUTS)
         base = own * (np.arange(INPUTS) >= int(base_lost * INPUTS))
-        measured = WithBase(setting, base)
-        judgement, _ = measured.of_first(own, [setting.shape.merged(rng, own, lost)])
-        passed.append(judgement.status == "pass")
+        merged = setting.shape.merged(rng, own, lost)
+        passed.append(measured.against(base, own, merged).status == "pass")
     return counted(VACUOUS, f"max_loss with labels, judge: {judge}", 0.0, passed)
 
 
 class WithBase(Measured):
-    """Scores beside those of a base."""
+    """Scores of the first expert beside those of a base."""
 
-    def __init__(self, setting: Setting, base: Scores) -> None:
-        super().__init__(setting)
-        self._base = base
+    base: Scores = np.zeros(0)
+
+    def against(self, base: Scores, own: Scores, merged: Scores) -> Judgement:
+        """The judgement where the base scores so; nothing is kept, for others differ in that."""
+        self.base = base
+        return self._judged(own, [merged])[0]
 
     def _reference(self, own: Scores) -> ReferenceScores:
-        return replace(super()._reference(own), base=self._base)
+        known = super()._reference(own)
+        return replace(known, base=self.base) if own.size == self.base.size else known
 
 
 def weak(rng: Rng, gates: int) -> list[Row]:
