@@ -1,6 +1,6 @@
 """Every statement that a gate makes with a confidence, and how often it breaks it.
 
-    python benchmarks/promises.py                 simulate all of it: some ten minutes on one core
+    python benchmarks/promises.py                 simulate all of it: a quarter of an hour
     python benchmarks/promises.py --quick         a few settings, 200 gates each
     python benchmarks/promises.py --only NAME     the statements of that name
     python benchmarks/promises.py --write         record the table that docs/validation.md shows

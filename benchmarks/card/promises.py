@@ -79,7 +79,7 @@ def _detail(table: Simulated, statement: Statement, above: list[Row]) -> str:
     heads = ["setting", "nominal", "actual", "gates"]
     own = table.of(statement.name)
     if not any(row.broken for row in own):
-        return f"`{statement.name}`: never broken, in {len(own)} settings."
+        return f"`{statement.name}`: never broken (settings: {len(own)})."
     shown = sorted(own, key=_near, reverse=True)[:SHOWN]
     rows: list[list[Any]] = [[_marked(row, above), *_cells(row), row.gates] for row in shown]
     found = Table(key=statement.name, title="", columns=dict.fromkeys(heads), rows=rows)
@@ -87,8 +87,8 @@ def _detail(table: Simulated, statement: Statement, above: list[Row]) -> str:
 
 
 def _near(row: Row) -> float:
-    """How near a row is to its nominal, or how far over it."""
-    return row.actual - (row.nominal or 0.0)
+    """How near a row is to its nominal, or how far over it; those without one come last."""
+    return row.actual - (2.0 if row.nominal is None else row.nominal)
 
 
 def _marked(row: Row, above: list[Row]) -> str:

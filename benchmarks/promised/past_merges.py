@@ -71,6 +71,12 @@ class Team:
     """Of each pool, whose loss was measured."""
 
     def __str__(self) -> str:
+        each = f"merges of each: {self.per_pool}, losses of a merge: {self.experts}"
+        return f"{self.pools} pools recorded, {each}"
+
+    @property
+    def label(self) -> str:
+        """By which registries are drawn, however the setting is worded."""
         return f"{self.pools} pools recorded, {self.per_pool} x {self.experts} losses of each"
 
     def past(self, gate: Gate, rng: Rng, kind: Kind) -> Past:
@@ -170,7 +176,7 @@ def unlike(name: str, kind: Kind, rng: Rng, gates: int) -> list[Row]:
 def scenarios() -> Iterator[Scenario]:
     """All of them."""
     for team in (Team(pools=100), Team(pools=4, per_pool=3, experts=2)):
-        yield Scenario(statement=PREDICTED, label=str(team), run=partial(predicted, team))
+        yield Scenario(statement=PREDICTED, label=team.label, run=partial(predicted, team))
     kinds = {
         "its own kind, for comparison": Kind(),
         "another base": Kind(base="other"),

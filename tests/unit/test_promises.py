@@ -125,7 +125,7 @@ def test_the_card_hides_no_broken_promise(table: Table, tmp_path: Path) -> None:
     page = promises_part(tmp_path / "table.json")
     assert "| It fails. | 2 | **1** | 5.0% | 40.00% (36.95% to 43.11%) | here |" in page
     assert "- here: nominal 5.0%, actual 40.00% (36.95% to 43.11%) (`one`)" in page
-    assert "`two`: never broken, in 1 settings." in page
+    assert "`two`: never broken (settings: 1)." in page
     kept = replace(table, rows=table.rows[1:])
     kept.write(tmp_path / "table.json")
     assert "No setting is above its nominal." in promises_part(tmp_path / "table.json")
