@@ -16,6 +16,7 @@ from card.beds import beds_part, collapses_part, count_text
 from card.exact import exact_part, exact_text
 from card.losses import Predictions, losses_part, summary
 from card.merges import merges_part, short_lines
+from card.promises import promises_part
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
 from card.targets import targets_part
@@ -51,6 +52,7 @@ def page(command: str, protocol: Path, found: Evidence) -> str:
         losses_part(predictions),
         deciding_part(predictions),
         certificate_part(found),
+        promises_part(),
         replication_part(replication),
         _made(found),
         _protocol(protocol),

@@ -166,6 +166,7 @@ def naive_interval(per_probe, tasks, resamples, seed):
         scores.append(naive_difficulty(np.mean([per_probe[i] for i in index], axis=0).tolist()))
     probes = min(tasks.count(task) for task in tasks)
     wider = stats.t(probes - 1).ppf(0.975) / stats.norm.ppf(0.975) * (probes / (probes - 1)) ** 0.5
+    wider *= 1.15
     intervals = []
     for score, drawn in zip(
         naive_difficulty(np.mean(per_probe, axis=0).tolist()), np.transpose(scores), strict=True
@@ -192,7 +193,7 @@ def test_interval_agrees_with_loops_over_other_draws():
     interval = 1 / merging_difficulty_interval(per_probe, tasks, resamples=4000)
     expected = 1 / naive_interval(per_probe, tasks, 1500, seed=1)
     width = expected[:, 0] - expected[:, 1]
-    assert (np.abs(interval - expected) <= 0.15 * width[:, np.newaxis]).all()
+    assert (np.abs(interval - expected) <= 0.05 * width[:, np.newaxis]).all()
     assert ((interval >= 0) & (interval <= 1)).all()
 
 
@@ -215,6 +216,22 @@ def test_interval_covers_what_more_probes_would_say(experts, probes, noise, seed
         truth = merging_difficulty(hidden_similarity(mean))
         covered += ((interval[:, 0] <= truth) & (truth <= interval[:, 1])).tolist()
     assert np.mean(covered) >= 0.9
+
+
+def test_ends_are_rarely_wrong_where_chance_decides_which_pair_is_the_farthest():
+    """Each may be wrong 2.5 % of the time; without the margin they are more often."""
+    rng, gates, wrong = np.random.default_rng(11), 1000, []
+    tasks = np.repeat(np.arange(3), 10).tolist()
+    for _ in range(gates):
+        mean = np.triu(1 + rng.uniform(-0.07, 0.07, (3, 3)), 1)
+        shape = (len(tasks), 3, 3)
+        drawn = mean * rng.gamma(4, 1 / 4, shape) * rng.gamma(4, 1 / 4, (len(tasks), 1, 1))
+        interval = merging_difficulty_interval(
+            drawn + drawn.transpose(0, 2, 1), tasks, resamples=200
+        )[0]
+        truth = merging_difficulty(hidden_similarity(mean + mean.T))[0]
+        wrong.append([truth < interval[0], truth > interval[1]])
+    assert (np.mean(wrong, axis=0) <= 0.03).all()
 
 
 def test_interval_is_stratified_by_task():

@@ -1,0 +1,1 @@
+"""What a gate promises, held against how often it breaks it: see `promises.py`."""
