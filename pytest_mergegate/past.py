@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_mergegate.calibration.fit import Calibration
+    from pytest_mergegate.calibration.fit import Calibration, Residuals
     from pytest_mergegate.calibration.observations import Observation
     from pytest_mergegate.engine.cache import Cache
     from pytest_mergegate.registry.reading import Registry
@@ -42,6 +42,7 @@ class Past:
     def __init__(self, registry: Path | None, cache: Cache) -> None:
         self._path = registry
         self._cache = cache
+        self._residuals: dict[str, list[Residuals]] = {}
 
     @cached_property
     def registry(self) -> Registry | None:
@@ -88,8 +89,18 @@ class Past:
             "lines": sorted(line.id for line in self.registry.lines),
             "of": of,
         }
-        plain = self._cache.json(key, lambda: _fitted(own, confidence), counted=False)
+        plain = self._cache.json(
+            key, lambda: _fitted(self._residuals_of(own, of), confidence), counted=False
+        )
         return {score: from_plain(found) for score, found in plain.items()}
+
+    def _residuals_of(
+        self, own: Sequence[Observation], of: list[str | None] | None
+    ) -> Sequence[Residuals]:
+        """By score; the same for every confidence."""
+        from pytest_mergegate.calibration.fit import Residuals
+
+        return self._residuals.setdefault(str(of), [Residuals(own, score) for score in SCORES])
 
     @cached_property
     def shipped(self) -> Mapping[str, Calibration]:
@@ -114,15 +125,13 @@ class Past:
         )
 
 
-def _fitted(observations: Sequence[Observation], confidence: float) -> dict[str, Any]:
-    from pytest_mergegate.calibration.fit import calibrate
+def _fitted(residuals: Sequence[Residuals], confidence: float) -> dict[str, Any]:
     from pytest_mergegate.calibration.stored import to_plain
 
     found = {}
-    for score in SCORES:
+    for each in residuals:
         try:
-            calibration = calibrate(observations, score, confidence)
+            found[each.score] = to_plain(each.calibration(confidence))
         except Undefined:
             continue  # too few merges: there is nothing to predict from
-        found[score] = to_plain(calibration)
     return found

@@ -20,7 +20,6 @@ from promised.gates import (
 from promised.records import COMPARED, Fate, Kind, past_of
 from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate import judge as judging
-from pytest_mergegate.past import Past
 from pytest_mergegate.predictions import predict
 from pytest_mergegate.results import Results
 from pytest_mergegate.spec import PREDICTION
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.past import Past
     from pytest_mergegate.predictions import Prediction
 
     Rng = np.random.Generator

@@ -145,24 +145,42 @@ def calibrate(
         Undefined: ``needs_more_merges``, with the number in the message.
         ValueError: A level that is not in (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
-    used = with_score(observations, score, confidence)
-    groups = grouping(used)
-    risks, riskier, safer = reaches(finite_risks(used, score), [one.merge for one in used])
-    return Calibration(
-        score=score,
-        confidence=confidence,
-        model=_fit(used, score),
-        quantile=_quantile(used, _left_out(used, score, groups), confidence),
-        merges=len({one.merge for one in used}),
-        observations=len(used),
-        groups=groups,
-        source="registry" if any(not one.bed for one in used) else "beds",
-        risks=risks,
-        riskier=riskier,
-        safer=safer,
-    )
+    return Residuals(observations, score).calibration(confidence)
+
+
+class Residuals:
+    """What intervals at every confidence are made of; fitted when it is first asked for."""
+
+    def __init__(self, observations: Sequence[Observation], score: str) -> None:
+        self.score = score
+        self._of = observations
+
+    def calibration(self, confidence: float) -> Calibration:
+        """The fit with intervals at that confidence; raises as ``calibrate`` does."""
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+        used = with_score(self._of, self.score, confidence)
+        risks, riskier, safer = reaches(finite_risks(used, self.score), [one.merge for one in used])
+        groups, model, distances = self._fit
+        return Calibration(
+            score=self.score,
+            confidence=confidence,
+            model=model,
+            quantile=_quantile(used, distances, confidence),
+            merges=len({one.merge for one in used}),
+            observations=len(used),
+            groups=groups,
+            source="registry" if any(not one.bed for one in used) else "beds",
+            risks=risks,
+            riskier=riskier,
+            safer=safer,
+        )
+
+    @cached_property
+    def _fit(self) -> tuple[Groups, Model, Floats]:
+        used = [one for one in self._of if one.risk(self.score) is not None]
+        groups = grouping(used)
+        return groups, _fit(used, self.score), _left_out(used, self.score, groups)
 
 
 def with_score(
