@@ -90,9 +90,13 @@ def run(
     job = work / "job.json"
     text = json.dumps({"config": config, "out": str(out), "options": options})
     job.write_text(text, encoding="utf-8")
+    away = work / "away"
+    away.mkdir()
     done = subprocess.run(
         [sys.executable, "-P", run_mergekit.__file__, str(job)],
-        env={**os.environ, "PYTHONHASHSEED": "0"},  # mergekit picks its donor from a set
+        # mergekit picks its donor from a set
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"},
+        cwd=away,  # no module, and no library's settings, from where the gate was started
         capture_output=True,
         check=False,
         text=True,
