@@ -31,7 +31,7 @@ def working_in(folder: Path) -> Iterator[None]:
     Unlike ``contextlib.chdir``, this works where the working directory was removed.
     """
     try:
-        before: str | None = os.getcwd()
+        before: Path | None = Path.cwd()
     except FileNotFoundError:
         before = None
     os.chdir(folder)

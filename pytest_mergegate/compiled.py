@@ -22,7 +22,7 @@ R = TypeVar("R")
 # modules, which it imports; a stranger may have written it. Settings come from the environment
 # alone, also where somebody else has imported numba before.
 numba_settings._config_fname = os.devnull
-numba_settings.reload_config()
+numba_settings.reload_config()  # type: ignore[no-untyped-call]
 
 # sums may be reordered, which vector units need; NaN and infinity keep their meaning
 _REORDERED = {"reassoc", "nsz", "contract"}
