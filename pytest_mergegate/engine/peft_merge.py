@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.experts import Expert
 
 _MERGE_TOLERANCE = 1e-3
+
+
 def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     """Parameters after PEFT merged the adapter, checked against PEFT's forward without a merge.
 

@@ -68,8 +68,7 @@ def connected(address: str | None) -> Iterator[Any]:
                 ray.init(address=target, log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
             raise GateError(
-                f"there is no Ray cluster at {target!r}, or none that answers: "
-                f"{first_line(error)}",
+                f"there is no Ray cluster at {target!r}, or none that answers: {first_line(error)}",
                 fix="ray status shows whether it runs; --mergegate-executor ray starts one of its "
                 "own",
             ) from None
