@@ -62,8 +62,8 @@ def locate(
     strangers may have written: no symlink in a local one, or on the way to it, may lead out of the
     repository. A reference that is not the user's ``own``, but an adapter's, may not name a place
     out there either, nor a repository that is not among those ``allowed``, letter for letter: any
-    other revision may be anybody's proposal. ``with_code`` fetches a model's own Python files, too. Raises PoolError, under
-    MG003 for what leads out.
+    other revision may be anybody's proposal. ``with_code`` fetches a model's own Python files, too.
+    Raises PoolError, under MG003 for what leads out.
     """
     if folder := _local(reference, root=root, expert=expert, where=where):
         if contained or not own:
