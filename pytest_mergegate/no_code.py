@@ -23,10 +23,8 @@ def _code_of(gate: Gate) -> Iterator[GateError]:
     spec = gate.spec
     for name, expert in spec.experts.items():
         if expert.metric not in BUILTIN_METRICS and not expert.metric.startswith(HARNESS):
-            known = ", ".join(BUILTIN_METRICS)
-            yield _refused(
-                gate, f"metric {expert.metric}", f"use {known}", "experts", name, "metric"
-            )
+            fix = f"use {', '.join(BUILTIN_METRICS)}"
+            yield _refused(gate, f"metric {expert.metric}", fix, "experts", name, "metric")
     for index, method in enumerate(spec.merge.methods):
         if ":" in method.method:
             fix = "use a method of mergekit's"
@@ -41,7 +39,7 @@ def _code_of(gate: Gate) -> Iterator[GateError]:
 
 def _refused(gate: Gate, what: str, fix: str, *at: str | int) -> GateError:
     return GateError(
-        f"{what} is code of the repository, and --no-code allows none",
+        f"{what} is code of the repository, and this run allows none",
         where=gate.where(*at),
-        fix=f"{fix}, or run without --no-code",
+        fix=f"{fix}, or leave out the option no-code (ini mergegate_no_code)",
     )

@@ -103,9 +103,7 @@ def _task(engine: Engine, name: str, own: Path | None) -> Any:
 
 def _find_task(name: str, own: Path | None) -> Any:
     """The one task of that name, in the folder ``own`` where it is the team's."""
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager() if own is None else _own_tasks(own)
+    manager = _harness_tasks() if own is None else _own_tasks(own)
     if name not in manager.all_tasks:
         raise LookupError(
             f"no task of that name in the harness or in the folder lm_eval_tasks ({name})"
@@ -154,7 +152,14 @@ def _harness_has(name: str) -> bool:
     folder, written = Path(tasks.__file__).parent, name.encode()
     if not any(written in file.read_bytes() for file in folder.rglob("*.y*ml")):
         return False  # to parse all of them takes many seconds
-    return name in tasks.TaskManager().all_tasks
+    return name in _harness_tasks().all_tasks
+
+
+@functools.cache
+def _harness_tasks() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _samples(task: Any, name: str, module: Any, tokenizer: Any) -> list[dict[str, Any]]:
