@@ -175,6 +175,8 @@ def _own_files(gate: Gate) -> Iterator[Path]:
         yield _place(gate, expert.path)
         if (examples := gate.spec.examples_of(name)) is not None:
             yield _place(gate, examples)
+    if gate.spec.lm_eval_tasks is not None:
+        yield _place(gate, gate.spec.lm_eval_tasks)
     if gate.experts_pattern is not None:  # a folder that is gone is in no list of experts
         yield _place(gate, _fixed_part(gate.experts_pattern))
     if gate.mergekit is not None:  # where examples are found that no file names

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import numba
+from pytest_mergegate.apart import apart
+
+with apart():
+    import numba
+    from numba.core import config as numba_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# numba reads .numba_config.yaml from the working directory when it is imported, and again before
+# whatever it compiles. That file names a folder of machine code, which numba unpickles, and
+# modules, which it imports; a stranger may have written it. Settings come from the environment
+# alone, also where somebody else has imported numba before.
+numba_settings._config_fname = os.devnull
+numba_settings.reload_config()  # type: ignore[no-untyped-call]
 
 # sums may be reordered, which vector units need; NaN and infinity keep their meaning
 _REORDERED = {"reassoc", "nsz", "contract"}

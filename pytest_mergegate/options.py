@@ -43,6 +43,8 @@ class Options:
     scorer: Scorer | None = None
     """Asked first for scores by a metric that is not built in."""
     progress: Progress | None = None
+    no_code: bool = False
+    """Whether everything in a gate that is code of its repository is refused."""
 
     @property
     def settings(self) -> dict[str, Any]:

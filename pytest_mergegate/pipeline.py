@@ -18,6 +18,7 @@ from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.gatefile import Gate, gate_from
 from pytest_mergegate.judge import Judgement, judge, plan_depth
+from pytest_mergegate.no_code import refuse_code
 from pytest_mergegate.options import Options
 from pytest_mergegate.past import Past
 from pytest_mergegate.pool.fingerprints import cache_folder
@@ -127,6 +128,8 @@ class _Run:
 
     def to_verdicts(self) -> None:
         """Run the stages that the budgets need, and judge."""
+        if self.options.no_code:
+            refuse_code(self.gate)
         budget = self.gate.spec.effective_budget.capped(self.options.caps)
         self.gate = self.gate.with_budget(budget)
         with self.clock.timed("preflight"):

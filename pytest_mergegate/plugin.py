@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SIGNATURE = "mergeable(pool=None, /, **budget)"
 _POOL_KEYS = frozenset(
     {"base", "experts", "examples", "probes", "conflict", "certificate", "merge", "judge", "ignore"}
-    | {"dtype", "trust_remote_code"}
+    | {"dtype", "trust_remote_code", "allowed_bases", "lm_eval_tasks"}
 )
 _BUDGET_KEYS = frozenset(
     {

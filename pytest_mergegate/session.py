@@ -72,6 +72,7 @@ class GateSession:
             baseline=self._baseline,
             registry=settings.registry,
             scorer=self._scorer,
+            no_code=settings.no_code,
         )
 
     @property

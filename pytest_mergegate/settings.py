@@ -26,6 +26,8 @@ CAPS = {
 }
 REGISTRY = "mergegate.registry.jsonl"
 """The registry's name where none is given."""
+NO_CODE = "refuse every metric, task and method that is code of the repository, and its base's"
+"""Help of ``--no-code``."""
 FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
 """Formats of reports, and the endings of their files."""
 _NEEDS = {"html": ("jinja2", "plotly")}
@@ -65,6 +67,8 @@ class Settings:
     """Whether it is written anew at the end."""
     registry: Path | None
     """Where measured losses are kept; None for nowhere."""
+    no_code: bool
+    """Whether everything in a gate that is code of the repository is refused."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -154,6 +158,8 @@ def add_options(parser: pytest.Parser) -> None:
         help="keep no results, and use none",
     )
     parser.addini("mergegate_no_cache", "keep no results", type="bool", default=False)
+    group.addoption("--mergegate-no-code", action="store_true", default=None, help=NO_CODE)
+    parser.addini("mergegate_no_code", NO_CODE, type="bool", default=False)
     parser.addini("mergegate_cache_size", "most that is kept, such as 500MB", default="5GB")
     parser.addini(
         "mergegate_on_inconclusive", "what an undecided gate does: fail or warn", default="fail"
@@ -200,6 +206,7 @@ def read_settings(config: pytest.Config) -> Settings:
         cache_size=parse_size(str(config.getini("mergegate_cache_size"))),
         files=tuple(config.rootpath / entry for entry in config.getini("mergegate_files")),
         registry=_registry(config),
+        no_code=bool(config.getoption("mergegate_no_code") or config.getini("mergegate_no_code")),
         **_baseline(config),
     )
 

@@ -377,11 +377,20 @@ class GateSpec(Section):
     """A whole gate: the pool, what to compute on it, and the limits."""
 
     base: Annotated[str, Field(min_length=1)] | None = None
-    """Directory or ``org/name@revision``; None for the one that every adapter names."""
+    """Directory or ``org/name@revision``; None for the one that every adapter names, which is no
+    choice in CI."""
+    allowed_bases: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)
+    ] = ()
+    """Repositories of the hub, as adapters write them, that may be the base where ``base`` is
+    absent; any folder in the repository of the gate file may."""
     experts: dict[ExpertName, ExpertSpec]
     """What is to be merged: by name, or a glob of folders."""
     examples: Annotated[str, Field(min_length=1)] | None = None
     """Where each expert's examples lie when it names none: a path with ``{name}`` in it."""
+    lm_eval_tasks: Annotated[str, Field(min_length=1)] | None = None
+    """The folder of your own tasks for ``lm_eval:<task>``; they are code. It holds neither experts
+    nor examples. None for the tasks that the harness brings alone."""
     probes: ProbesSpec = ProbesSpec()
     """The inputs on which hidden states are compared."""
     conflict: ConflictSpec = ConflictSpec()

@@ -72,6 +72,7 @@ def add_to(commands: Commands) -> None:
         help=f"append measured losses to this file (default: {settings.REGISTRY})",
     )
     check.add_argument("--no-registry", action="store_true", help="keep no measured losses")
+    check.add_argument("--no-code", action="store_true", help=settings.NO_CODE)
     check.add_argument(
         "--output",
         type=Path,
@@ -105,6 +106,7 @@ def run(chosen: argparse.Namespace) -> int:
         cache=settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache),
         baseline=read_baseline(path, Path.cwd()) if (path := _baseline(chosen)) else None,
         registry=registry,
+        no_code=chosen.no_code,
     )
     if chosen.output is not None and chosen.changed_since is not None:
         raise pytest.UsageError("--output writes a merge; --changed-since may leave its gate out")

@@ -71,6 +71,7 @@ def add_to(commands: Commands) -> None:
         metavar="PATH",
         help=f"recorded merges, for limits that are auto@RATE (default: {settings.REGISTRY})",
     )
+    plan.add_argument("--no-code", action="store_true", help=settings.NO_CODE)
     plan.add_argument("-v", "--verbose", action="store_true", help="show every merge forecast")
     plan.set_defaults(run=run)
 
@@ -78,11 +79,14 @@ def add_to(commands: Commands) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Make the plan; returns the exit code. Raises pytest.UsageError, GateError."""
     from pytest_mergegate.gatefile import load_gate
+    from pytest_mergegate.no_code import refuse_code
     from pytest_mergegate.options import Options
     from pytest_mergegate.report.progress import progress_bar
 
     _check_options(chosen)
     gate = load_gate(chosen.gate)
+    if chosen.no_code:
+        refuse_code(gate)
     cache = settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache)
     device = settings.parse_device(chosen.device)
     with progress_bar() as tell:

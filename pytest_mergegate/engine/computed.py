@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from pytest_mergegate.engine.families import pick_family
 from pytest_mergegate.engine.loading import load_config, load_module
-from pytest_mergegate.engine.peft_merge import merged_by_peft, refused
+from pytest_mergegate.engine.peft_merge import merged_by_peft
+from pytest_mergegate.engine.plain_adapters import refused
 from pytest_mergegate.errors import PoolError, first_line
 from pytest_mergegate.pool.statistics import NEGLIGIBLE
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from pytest_mergegate.engine.plain_models import take_hooks_out
 from pytest_mergegate.errors import PoolError, first_line
 
 if TYPE_CHECKING:
@@ -66,11 +67,13 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
     """The base's configuration. Raises PoolError."""
     try:
         with quiet():
-            return AutoConfig.from_pretrained(
+            config = AutoConfig.from_pretrained(
                 path, local_files_only=True, trust_remote_code=trust_remote_code
             )
+            take_hooks_out(config)
     except Exception as error:  # a config can break transformers in any way
         raise does_not_load(path, "its configuration is not understood", error) from None
+    return config
 
 
 def load_module(
@@ -88,10 +91,13 @@ def load_module(
 
     Weights that are stored in ``dtype`` stay in their files, mapped into memory.
 
+    The implementation of attention is the one that transformers picks, whatever is stored.
     ``auto_class`` is the class of transformers that loads a ``kind``; ``config`` stands in for
     the configuration beside the weights; ``spread`` is for all GPUs together; ``expert`` is whose
     checkpoint it is, None for the base. Raises PoolError.
     """
+    if config is None:
+        config = load_config(path, trust_remote_code=trust_remote_code)
     try:
         with quiet():
             module, info = auto_class.from_pretrained(

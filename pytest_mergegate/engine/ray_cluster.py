@@ -10,6 +10,7 @@ import socket
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.apart import apart, empty_folder, working_in
 from pytest_mergegate.errors import GateError, first_line
 
 if TYPE_CHECKING:
@@ -20,14 +21,21 @@ _OBJECT_STORE = 256 << 20
 _HOST_PORT = re.compile(r"(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d{1,5})")
 _PATIENCE = 10.0
 """Seconds."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # or, under `uv run`, every worker would install what the working directory asks for
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
 """For what is started: nothing is reported to anyone, and no tips on standard error."""
 
 
 def import_ray() -> Any:
     """The package. Raises GateError where it is not installed."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), apart():
             warnings.simplefilter("ignore")
             import ray
     except ImportError as error:
@@ -49,25 +57,25 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
     own: dict[str, Any] = {}
     if target == "local":
         own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    try:
-        _reach(target)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(address=target, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-    except (OSError, ValueError, OverflowError, RuntimeError) as error:
-        raise GateError(
-            f"there is no Ray cluster at {target!r}, or none that answers: {first_line(error)}",
-            fix="ray status shows whether it runs; --mergegate-executor ray starts one of its own",
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with empty_folder() as folder:  # workers start in it, and look for modules there first
+        try:
+            _reach(target)
+            with warnings.catch_warnings(), working_in(folder):
+                warnings.simplefilter("ignore")
+                ray.init(address=target, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
+            raise GateError(
+                f"there is no Ray cluster at {target!r}, or none that answers: {first_line(error)}",
+                fix="ray status shows whether it runs; --mergegate-executor ray starts one of its "
+                "own",
+            ) from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _reach(target: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.engine.chats import render
 from pytest_mergegate.engine.headed import HeadedModel
 from pytest_mergegate.errors import PoolError
 
@@ -67,7 +68,8 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
     _check_labels(examples, name, model)
     expert = spec.experts[name]
     _check_reads_text(expert, name, model)
-    prompts = tuple(_prompt(example, k, name, model) for k, example in enumerate(examples))
+    chats = render(examples, name, model.tokenizer)
+    prompts = tuple(_prompt(e, chats.get(k), k, name, model) for k, e in enumerate(examples))
     choices = None
     if expert.metric == "accuracy" and isinstance(model, HeadedModel):
         choices = tuple(
@@ -143,22 +145,11 @@ def _check_labels(examples: Sequence[Example], name: str, model: Model) -> None:
             )
 
 
-def _prompt(example: Example, index: int, name: str, model: Model) -> Tokens:
-    if isinstance(example.input, str):
+def _prompt(example: Example, chat: str | None, index: int, name: str, model: Model) -> Tokens:
+    if chat is None:
         ids = model.tokenizer(example.input)["input_ids"]
-    elif model.tokenizer.chat_template is None:
-        raise PoolError(
-            f"example {index + 1} is a chat, and the base's tokenizer has no chat template",
-            code="MG203",
-            expert=name,
-            fix="write the inputs as plain strings, or save the template with the tokenizer",
-        )
-    else:
-        ids = model.tokenizer.apply_chat_template(
-            [message.model_dump() for message in example.input],
-            add_generation_prompt=True,
-            return_dict=True,
-        )["input_ids"]
+    else:  # the template has written the tokens that begin a text, too
+        ids = model.tokenizer(chat, add_special_tokens=False)["input_ids"]
     if not ids:
         raise PoolError(
             f"example {index + 1} has no tokens", code="MG203", expert=name, fix="remove it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -10,6 +11,7 @@ import random
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -17,12 +19,12 @@ import numpy as np
 import torch
 
 from pytest_mergegate import metrics
+from pytest_mergegate.apart import apart, working_in
 from pytest_mergegate.errors import GateError, PoolError
 from pytest_mergegate.evaluation.lending import lent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -45,11 +47,12 @@ class HarnessScores:
     """The share of the most common right answer where a task is multiple choice, else 0."""
 
 
-def harness_scores(engine: Engine, name: str, *, expert: str, root: Path) -> HarnessScores:
+def harness_scores(engine: Engine, name: str, *, expert: str, tasks: Path | None) -> HarnessScores:
     """Score the loaded model on every sample of the task ``name``, by its first metric.
 
-    Tasks are looked up beside the gate file, in ``root``, and among the harness's own. Raises
-    GateError without the package, PoolError for a task that gives no scores in [0, 1].
+    Tasks are looked up among the harness's own, and in the folder ``tasks`` of the team's. Raises
+    GateError without the package, PoolError for a task that gives no scores in [0, 1] and for a
+    name that stands in both places.
     """
     if engine.model.reading != "greedy":
         raise PoolError(
@@ -61,8 +64,8 @@ def harness_scores(engine: Engine, name: str, *, expert: str, root: Path) -> Har
     _require_package()
     with lent(engine.model, f"lm_eval:{name}", expert=expert) as (module, tokenizer):
         try:
-            with _undisturbed(root, module.device):
-                task = _task(engine, name, root)
+            with _undisturbed(module.device), _place_of(name, tasks, expert) as own:
+                task = _task(engine, name, own)
                 samples = _samples(task, name, module, tokenizer)
         except (KeyboardInterrupt, GateError):
             raise
@@ -81,7 +84,9 @@ def _first_line(error: BaseException) -> str:
 
 def _require_package() -> None:
     try:
-        import lm_eval  # noqa: F401
+        with apart():
+            import lm_eval.evaluator
+            import lm_eval.tasks  # noqa: F401
     except ImportError:
         raise GateError(
             "metric lm_eval: needs the lm-eval package",
@@ -89,28 +94,72 @@ def _require_package() -> None:
         ) from None
 
 
-def _task(engine: Engine, name: str, root: Path) -> Any:
+def _task(engine: Engine, name: str, own: Path | None) -> Any:
     kept = _tasks.setdefault(engine, {})
     if name not in kept:
-        kept[name] = _find_task(name, root)
+        kept[name] = _find_task(name, own)
     return kept[name]
 
 
-def _find_task(name: str, root: Path) -> Any:
-    """The one task of that name; what lies beside the gate file comes first."""
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(root), include_defaults=False)
-    if name not in manager.all_tasks:  # indexing the harness's own takes many seconds
-        manager = TaskManager(include_path=str(root))
+def _find_task(name: str, own: Path | None) -> Any:
+    """The one task of that name, in the folder ``own`` where it is the team's."""
+    manager = _harness_tasks() if own is None else _own_tasks(own)
     if name not in manager.all_tasks:
-        raise LookupError(f"no task of that name beside the gate file or in the harness ({name})")
+        raise LookupError(
+            f"no task of that name in the harness or in the folder lm_eval_tasks ({name})"
+        )
     if name not in manager.all_subtasks:
         raise LookupError(f"{name} is a group of tasks; name one of them")
     found = manager.load_task_or_group(name)[name]
     if found.get_config("num_fewshot") is None:
         found.set_config(key="num_fewshot", value=0)
     return found
+
+
+def _own_tasks(folder: Path) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@contextlib.contextmanager
+def _place_of(name: str, tasks: Path | None, expert: str) -> Iterator[Path | None]:
+    """Work where relative paths of the task may start: in the folder ``tasks``, which is returned,
+    where it is the team's own, else in an empty one.
+
+    datasets and evaluate take a folder there for a data set or a metric of the hub, code and all.
+    """
+    if tasks is None or name not in _own_tasks(tasks).all_tasks:
+        with apart():
+            yield None
+        return
+    if _harness_has(name):
+        raise PoolError(
+            f"lm_eval:{name} is a task in {tasks.name}/, and one that the harness brings",
+            code="MG301",
+            expert=expert,
+            fix="give the task in your folder another name",
+        )
+    with working_in(tasks):
+        yield tasks
+
+
+@functools.cache
+def _harness_has(name: str) -> bool:
+    """Whether the harness itself brings a task or a group of that name."""
+    from lm_eval import tasks
+
+    folder, written = Path(tasks.__file__).parent, name.encode()
+    if not any(written in file.read_bytes() for file in folder.rglob("*.y*ml")):
+        return False  # to parse all of them takes many seconds
+    return name in _harness_tasks().all_tasks
+
+
+@functools.cache
+def _harness_tasks() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _samples(task: Any, name: str, module: Any, tokenizer: Any) -> list[dict[str, Any]]:
@@ -174,15 +223,13 @@ def _chance(task: Any, samples: Sequence[Mapping[str, Any]]) -> float:
 
 
 @contextlib.contextmanager
-def _undisturbed(root: Path, device: torch.device) -> Iterator[None]:
-    """Neither log nor progress bars, random numbers of its own, and relative paths of data files
-    from the gate file on."""
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Neither log nor progress bars, and random numbers of its own."""
     log, devices = logging.getLogger("lm_eval"), [device] if device.type == "cuda" else []
     level, drawn, numpy_drawn = log.level, random.getstate(), np.random.get_state()
     log.setLevel(logging.CRITICAL)
     try:
         with (
-            contextlib.chdir(root),
             contextlib.redirect_stderr(io.StringIO()),
             contextlib.redirect_stdout(io.StringIO()),
             warnings.catch_warnings(),

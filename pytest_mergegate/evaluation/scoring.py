@@ -50,14 +50,15 @@ def score_loaded(
 
     ``metric`` is ``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>``, or
     ``package.module:function`` of (outputs, targets) or (model, tokenizer, examples) that returns
-    one number in [0, 1] per example; modules and tasks are also found beside the gate file, in
-    ``root``. ``scorer`` is asked before such a function is looked for. Raises PoolError naming the
-    example that could not be scored.
+    one number in [0, 1] per example; modules are also found beside the gate file, in ``root``, and
+    tasks in the pool's folder of them. ``scorer`` is asked before such a function is looked for.
+    Raises PoolError naming the example that could not be scored.
     """
     if metric.startswith(HARNESS):
         from pytest_mergegate.evaluation.harness import harness_scores  # which needs torch
 
-        found = harness_scores(engine, metric.removeprefix(HARNESS), expert=task.name, root=root)
+        name, tasks = metric.removeprefix(HARNESS), engine.pool.tasks
+        found = harness_scores(engine, name, expert=task.name, tasks=tasks)
         return Scored(scores=found.scores, chance=found.chance, of_outputs=False)
     targets = [example.target or "" for example in task.examples]
     chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_mergegate.merging.mergekit_process import LinkedModels
+    from pytest_mergegate.merging.linked_models import LinkedModels
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.pool.pool import Pool
 

@@ -1,4 +1,4 @@
-"""mergekit's ``run_merge`` from outside: models under harmless names, one process per merge."""
+"""mergekit's ``run_merge`` from outside: one process per merge, in an empty folder."""
 
 from __future__ import annotations
 
@@ -8,59 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging import run_mergekit
-from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
-
-BASE = "base"
-_READ = {".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".vocab"}
-"""Nothing that is unpickled, and no code unless the gate trusts it."""
-
-
-class LinkedModels:
-    """The pool's models in ``folder``, by links whose paths mergekit can read.
-
-    It takes '+' and '@' in a path for its own syntax, and looks relative ones up on the hub. The
-    names are new every time, as its caches go by the path.
-    """
-
-    def __init__(self, pool: Pool, folder: Path) -> None:
-        self._pool, self._folder = pool, folder
-        self._unique = uuid.uuid4().hex
-        self.called: dict[str, str] = {}
-        """What messages call each linked folder."""
-        self.base = self._link(BASE, pool.base.path, adapter=False)
-        self.called[self.base] = "the base"
-        self.experts = {
-            expert.name: self._reference(f"expert{index}", expert)
-            for index, expert in enumerate(pool.experts)
-        }
-        """mergekit's references, by expert."""
-
-    def _reference(self, name: str, expert: Expert) -> str:
-        linked = self._link(name, expert.path, adapter=expert.is_adapter)
-        self.called[linked] = expert.name
-        return f"{self.base}+{linked}" if expert.is_adapter else linked
-
-    def _link(self, name: str, path: Path, *, adapter: bool) -> str:
-        folder = self._folder / f"{name}-{self._unique}"
-        folder.mkdir(parents=True)
-        suffixes = _READ | ({".py"} if self._pool.spec.trust_remote_code else set())
-        for file in path.iterdir():
-            wanted = file.name in {CONFIG, WEIGHTS} if adapter else file.suffix in suffixes
-            if wanted and file.is_file():
-                (folder / file.name).symlink_to(file.resolve())
-        return str(folder)
 
 
 def run(
@@ -90,15 +45,20 @@ def run(
     job = work / "job.json"
     text = json.dumps({"config": config, "out": str(out), "options": options})
     job.write_text(text, encoding="utf-8")
+    away = work / "away"
+    away.mkdir()
     done = subprocess.run(
         [sys.executable, "-P", run_mergekit.__file__, str(job)],
-        env={**os.environ, "PYTHONHASHSEED": "0"},  # mergekit picks its donor from a set
+        # mergekit picks its donor from a set
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"},
+        cwd=away,  # no module, and no library's settings, from where the gate was started
         capture_output=True,
         check=False,
         text=True,
         errors="replace",
     )
-    shutil.rmtree(work / "lora", ignore_errors=True)
+    for folder in (work / "lora", away):
+        shutil.rmtree(folder, ignore_errors=True)
     if done.returncode != 0:
         raise _failed(config, done, called)
     return out

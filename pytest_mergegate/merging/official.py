@@ -18,9 +18,9 @@ from pytest_mergegate.engine.loading import load_module
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging import mergekit_process
 from pytest_mergegate.merging.in_place import merge_parameter
+from pytest_mergegate.merging.linked_models import LinkedModels
 from pytest_mergegate.merging.merge import Merged
 from pytest_mergegate.merging.mergekit_config import check_layers, check_tokenizer, configuration
-from pytest_mergegate.merging.mergekit_process import LinkedModels
 from pytest_mergegate.merging.method import linear_scales
 from pytest_mergegate.pool.base import parameters_of
 from pytest_mergegate.pool.checkpoints import named_as

@@ -96,11 +96,11 @@ def _check_metrics(gate: Gate, folder: Path) -> None:
         return
     for name, expert in gate.spec.experts.items():
         metric = expert.metric
-        if metric in BUILTIN_METRICS:
+        if metric in BUILTIN_METRICS or metric.startswith(HARNESS):
             continue
         module = metric.partition(":")[0].partition(".")[0]
         beside = (gate.root / f"{module}.py").exists() or (gate.root / module).is_dir()
-        if metric.startswith(HARNESS) or beside:
+        if beside:
             raise GateError(
                 f"--write: {shown(name)} is scored by {shown(metric)}, which is looked for beside "
                 "the gate file",
@@ -116,7 +116,7 @@ def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:
         | _read(gate, name, folder)
         for name in spec.experts
     }
-    data |= _settings(gate)
+    data |= _settings(gate, folder)
     merge = spec.merge.model_dump(mode="json", exclude_unset=True)
     merge["methods"] = [
         {"method": m.method, **m.parameters} if m.parameters else m.method
@@ -126,10 +126,12 @@ def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:
     return data
 
 
-def _settings(gate: Gate) -> dict[str, Any]:
+def _settings(gate: Gate, folder: Path) -> dict[str, Any]:
     """What the gate file says beside its pool and its merges."""
     said = gate.spec.model_dump(mode="json", exclude_unset=True)
     found = {key: said[key] for key in (*_SHARED, *_PLAIN) if said.get(key) not in (None, {})}
+    if gate.spec.lm_eval_tasks is not None:
+        found["lm_eval_tasks"] = _relative(gate.root / gate.spec.lm_eval_tasks, folder)
     # as of now, whatever the default will be
     found["budget"] = gate.spec.effective_budget.model_dump(exclude_none=True)
     return found
@@ -185,7 +187,7 @@ def _mergekit_data(gate: Gate, pool: Pool, method: Method, folder: Path) -> dict
         config["base_model"] = inputs[0]["model"]
     config |= {"parameters": shared} if shared else {}
     config["dtype"] = gate.spec.dtype
-    section = {k: v for k, v in _settings(gate).items() if k != "dtype"}
+    section = {k: v for k, v in _settings(gate, folder).items() if k != "dtype"}
     if not method.takes_base and not any(_is_adapter(pool, name) for name in names):
         section["base"] = base
     section["merge"] = {"seed": gate.spec.merge.seed}

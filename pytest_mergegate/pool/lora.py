@@ -31,6 +31,7 @@ _PARTS = {
     "base_layer.weight": "base",
     "base_layer.bias": "base_bias",
 }
+_FACTORS = ("A", "B", "embedding_A", "embedding_B")
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, sorted(_PARTS, reverse=True))) + ")"
 )
@@ -66,6 +67,12 @@ def lora_changes(
     for _, module in sorted(modules.items()):
         changes += _module_changes(module, config, tensors, base, expert)
     return without_doubles(changes, tensors, base, expert)
+
+
+def adapted_modules(tensors: StoredTensors) -> list[str]:
+    """The modules that have a factor among ``tensors``."""
+    matches = (_KEY.fullmatch(key.removeprefix(PREFIX)) for key in tensors)
+    return sorted({m["module"] for m in matches if m and _PARTS[m["part"]] in _FACTORS})
 
 
 def _module_changes(

@@ -10,6 +10,7 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
+from pytest_mergegate.pool.chosen_base import refuse_in_ci
 from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
@@ -17,6 +18,7 @@ from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, locate
 from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
+from pytest_mergegate.pool.task_folder import task_folder
 from pytest_mergegate.pool.threads import Background, workers
 from pytest_mergegate.spec import HARNESS
 
@@ -43,6 +45,8 @@ class Pool:
     """What the gate asks of the pool."""
     mergekit: MergekitFile | None = None
     """The mergekit configuration that the gate was made of."""
+    tasks: Path | None = None
+    """The folder of the team's own tasks of lm-evaluation-harness."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,6 +79,7 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
     experts = reading.experts(located, base)
     for name in gate.spec.experts:
         reading.examples_of(name)
+    tasks = reading.tasks()
     if reading.errors or base is None:
         return None, tuple(reading.errors)
     pool = Pool(
@@ -85,6 +90,7 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
         statistics=reading.statistics,
         spec=gate.spec,
         mergekit=gate.mergekit,
+        tasks=tasks,
     )
     return pool, ()
 
@@ -99,6 +105,13 @@ class _Reading:
     fingerprints: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, WeightStatistics] = field(default_factory=dict)
 
+    def tasks(self) -> Path | None:
+        try:
+            return task_folder(self.gate)
+        except PoolError as error:
+            self.errors.append(error)
+            return None
+
     def locate_expert(self, name: str) -> Located | None:
         spec, where = self.gate.spec.experts[name], self.gate.where("experts", name, "path")
         try:
@@ -110,7 +123,7 @@ class _Reading:
     def base(self, experts: Mapping[str, Located]) -> Base | None:
         named = self.gate.spec.base
         try:
-            reference = named or self._agreed_base(experts)
+            reference = named or self._adapters_choice(experts)
             where = self.gate.where("base") if named else CONFIG
             # a name that comes from an adapter must not lead out of the repository
             located = locate(
@@ -119,12 +132,19 @@ class _Reading:
                 expert=None,
                 where=where,
                 own=named is not None,
+                allowed=self.gate.spec.allowed_bases,
                 with_code=self.gate.spec.trust_remote_code,
             )
             return read_base(located, reference, where)
         except PoolError as error:
             self.errors.append(error)
             return None
+
+    def _adapters_choice(self, experts: Mapping[str, Located]) -> str:
+        """The base that the adapters agree on, where they may choose one."""
+        reference = self._agreed_base(experts)
+        refuse_in_ci(reference, self.gate)
+        return reference
 
     def _agreed_base(self, experts: Mapping[str, Located]) -> str:
         """The base that every adapter says it was trained on."""
@@ -206,5 +226,6 @@ def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     paths = [gate.root / Path(name).expanduser() for name in named]
     files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
     files |= set(gate.root.glob("*.py"))
+    files |= set((gate.root / spec.lm_eval_tasks).rglob("*")) if spec.lm_eval_tasks else set()
     states = [(file, file.stat()) for file in sorted(files) if file.is_file()]
     return [(str(f), s.st_size, max(s.st_mtime_ns, s.st_ctime_ns), s.st_ino) for f, s in states]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError, first_line
+from pytest_mergegate.pool.chosen_base import refuse_repository
 from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.regular_files import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
@@ -47,6 +52,7 @@ def locate(
     where: str,
     contained: bool = False,
     own: bool = True,
+    allowed: Collection[str] = (),
     with_code: bool = False,
 ) -> Located:
     """The local directory behind ``reference``; relative paths start at ``root``.
@@ -55,8 +61,9 @@ def locate(
     misspelled path must not become a stranger's repository. ``contained`` is for folders that
     strangers may have written: no symlink in a local one, or on the way to it, may lead out of the
     repository. A reference that is not the user's ``own``, but an adapter's, may not name a place
-    out there either. ``with_code`` fetches a model's own Python files, too. Raises PoolError, under
-    MG003 for what leads out.
+    out there either, nor a repository that is not among those ``allowed``, letter for letter: any
+    other revision may be anybody's proposal. ``with_code`` fetches a model's own Python files, too.
+    Raises PoolError, under MG003 for what leads out.
     """
     if folder := _local(reference, root=root, expert=expert, where=where):
         if contained or not own:
@@ -78,6 +85,8 @@ def locate(
             where=where,
             fix="write org/name@revision, best with the commit's 40 digits",
         )
+    if not own and reference not in allowed:
+        raise refuse_repository(reference, where)
     return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
 
 

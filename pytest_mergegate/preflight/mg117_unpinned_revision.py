@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.pool.chosen_base import in_ci
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def unpinned_revision(pool: Pool) -> Iterable[Finding]:
     """A gate that passed must pass again on the same commit of the gate file."""
-    if os.environ.get("CI", "").lower() in {"", "0", "false"}:
+    if not in_ci():
         return
     located: list[tuple[str | None, Located]] = [(None, pool.base.located)]
     located += [(expert.name, expert.located) for expert in pool.experts]

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import MergedExpertRecord
 
 SAMPLES = 40
-DOCUMENTS = "dataset_path: json\ndataset_kwargs:\n  data_files: {test: data/%s}\ntest_split: test\n"
+DOCUMENTS = (
+    "dataset_path: json\ndataset_kwargs:\n  data_files: {test: ../data/%s}\ntest_split: test\n"
+)
 RANKED = (
     "task: tiny_ranked\noutput_type: multiple_choice\n"
     + DOCUMENTS % "ranked.jsonl"
@@ -93,6 +95,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     settings = read_gate(path)
     settings["experts"]["a"]["metric"] = "lm_eval:tiny_ranked"
     settings["experts"]["b"]["metric"] = "lm_eval:tiny_written"
+    settings["lm_eval_tasks"] = "tasks"
     return write_gate(path, settings)
 
 
@@ -166,14 +169,14 @@ def test_nothing_is_left_behind(gate: Path, capfd: pytest.CaptureFixture[str]) -
     before = Path.cwd(), dict(os.environ), random.getstate(), logging.getLogger("lm_eval").level
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]
     capfd.readouterr()
-    first = harness_scores(engine, "tiny_ranked", expert="a", root=gate.parent)
+    first = harness_scores(engine, "tiny_ranked", expert="a", tasks=gate.parent / "tasks")
     assert capfd.readouterr() == ("", "")
     level = logging.getLogger("lm_eval").level
     assert (Path.cwd(), dict(os.environ), random.getstate(), level) == before
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)
     assert engine.model.tokenizer.padding_side == "right"
-    again = harness_scores(engine, "tiny_ranked", expert="a", root=gate.parent)
+    again = harness_scores(engine, "tiny_ranked", expert="a", tasks=gate.parent / "tasks")
     assert np.array_equal(first.scores, again.scores)
     assert first.chance == again.chance == majority(gate)
 
@@ -218,7 +221,7 @@ def test_a_group_is_no_task(gate: Path, tmp_path: Path) -> None:
 def test_no_such_task(gate: Path, tmp_path: Path) -> None:
     report = assess(edited(gate, tmp_path, metric="lm_eval:no_such_task_here"))
     assert report.findings[-1].code == "MG301"
-    assert "no task of that name beside the gate file" in report.findings[-1].message
+    assert "no task of that name in the harness" in report.findings[-1].message
 
 
 def test_package_missing(gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +244,7 @@ def test_other_families(gate: Path, tmp_path: Path, seed: int, architecture: str
     placement = Placement(device=torch.device("cpu"))
     model: Any = load_model(read_base(folder, "base", "the test"), placement)
     rows = read_jsonl(gate.parent / "data" / "ranked.jsonl")
-    found = harness_scores(Lender(model), "tiny_ranked", expert="a", root=gate.parent)  # type: ignore[arg-type]
+    found = harness_scores(Lender(model), "tiny_ranked", expert="a", tasks=gate.parent / "tasks")  # type: ignore[arg-type]
     right = []
     for row in rows:
         prompt = tuple(model.tokenizer(row["question"])["input_ids"])

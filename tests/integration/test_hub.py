@@ -116,6 +116,7 @@ def test_what_the_cache_has_not_is_an_error(hub: Path, pool_copy: Path) -> None:
 def test_adapters_name_their_base(hub: Path, pool_copy: Path) -> None:
     gate = read_gate(pool_copy)
     del gate["base"]
+    gate["allowed_bases"] = ["team/base"]
     write_gate(pool_copy, gate)
     report = in_process_of_its_own(pool_copy, hub, "preflight")
     assert not [f for f in report["findings"] if f["severity"] == "error"]
