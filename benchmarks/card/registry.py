@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 15, 24
 """How many merges a small registry has."""
-DRAWS = 100
+DRAWS = 40
 """Small registries of each bed; with so many the means stand still to a point or two."""
 SEED = 7
 ROUNDED = 1e-3

@@ -35,7 +35,7 @@ EQUIDISTANT = 1e-9
 FEWEST_PROBES = 3
 # Where experts are nearly as far from each other, chance decides which pair is the farthest: an end
 # without this margin misses up to 1.4 times as often as it may (benchmarks/promises.py).
-_MARGIN = 1.15
+_MARGIN = 1.3
 # A mean similarity below this is what round-off leaves of "every similarity is 0".
 _ZERO_SIMILARITY = 1e-12
 

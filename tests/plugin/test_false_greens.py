@@ -25,6 +25,8 @@ from pytest_mergegate.pool.pool import read_pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.usefixtures("shared_pool")  # all that a gate needs is imported
+
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 BROKEN = {"rotate_upper": 0.14, "first_last": 0.86}
 SOUND = {"rotate_upper": 0.5, "first_last": 0.5}

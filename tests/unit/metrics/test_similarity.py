@@ -166,7 +166,7 @@ def naive_interval(per_probe, tasks, resamples, seed):
         scores.append(naive_difficulty(np.mean([per_probe[i] for i in index], axis=0).tolist()))
     probes = min(tasks.count(task) for task in tasks)
     wider = stats.t(probes - 1).ppf(0.975) / stats.norm.ppf(0.975) * (probes / (probes - 1)) ** 0.5
-    wider *= 1.15
+    wider *= 1.3
     intervals = []
     for score, drawn in zip(
         naive_difficulty(np.mean(per_probe, axis=0).tolist()), np.transpose(scores), strict=True
