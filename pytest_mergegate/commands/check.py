@@ -11,6 +11,7 @@ import pytest
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.selecting import concerned, find_gates, too_few
+from pytest_mergegate.plain_text import complain, say
 
 if TYPE_CHECKING:
     import argparse
@@ -110,7 +111,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise pytest.UsageError("--output writes a merge; --changed-since may leave its gate out")
     found = find_gates(chosen)
     if len(found) < max(1, chosen.require_gates):
-        sys.stderr.write(f"mergegate: {too_few(found, chosen.require_gates)}\n")
+        complain([too_few(found, chosen.require_gates)])
         return Exit.NOTHING_GATED
     files = concerned(found, chosen, options.baseline)
     if not files:  # every gate was looked at, and would come out as it did before
@@ -153,10 +154,10 @@ def _update_baseline(
     try:
         told = update_baseline(options.baseline, reports)
     except (GateError, OSError) as error:
-        sys.stderr.write(f"mergegate: the baseline was not written ({error})\n")
+        complain([f"the baseline was not written ({error})"])
         return False
     if chosen.quiet == 0:
-        sys.stdout.write("".join(f"{line}\n" for line in told))
+        say(told)
     return True
 
 
@@ -165,8 +166,7 @@ def _append_to_registry(registry: Path | None, reports: Sequence[Report]) -> Non
     from pytest_mergegate.registry.appending import keep_losses
 
     if registry is not None:
-        for line in keep_losses(registry, reports):
-            sys.stderr.write(f"mergegate: {line}\n")
+        complain(keep_losses(registry, reports))
 
 
 def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:
@@ -200,10 +200,10 @@ def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
             target=folder.absolute(),
         )
     except GateError as error:
-        sys.stderr.write(f"mergegate: {error}\n")
+        complain(str(error).splitlines())
         return Exit.UNREADABLE
     if chosen.quiet == 0:
-        sys.stdout.write(f"the merge{f' {method}' if method else ''} was written to {folder}\n")
+        say([f"the merge{f' {method}' if method else ''} was written to {folder}"])
     return Exit.PASSED
 
 
@@ -227,7 +227,7 @@ def _write(reports: Collected, target: settings.ReportTarget) -> bool:
     try:
         write_report(reports, target)
     except OSError as error:
-        sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
+        complain([f"{target.path} could not be written ({error.strerror})"])
         return False
     return True
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_mergegate.plain_text import say
 
 if TYPE_CHECKING:
     import argparse
@@ -50,20 +51,19 @@ def concerned(
     moved = baseline is not None and changes.touch(baseline.path)
     kept = [file for file in found if moved or changes.concern(file)]
     if chosen.quiet == 0:
-        sys.stdout.write(_told(found, kept, chosen.changed_since))
+        say(_told(found, kept, chosen.changed_since))
     return kept
 
 
-def _told(found: Sequence[Path], kept: Sequence[Path], since: str) -> str:
+def _told(found: Sequence[Path], kept: Sequence[Path], since: str) -> list[str]:
     looked_at = f"({len(found)} gate{'s' * (len(found) != 1)} looked at)"
     left_out = [file.as_posix() for file in found if file not in kept]
     if not kept:
-        return f"no gate is concerned by the changes since {since} {looked_at}: " + (
-            f"left out {', '.join(left_out)}\n"
-        )
+        told = f"no gate is concerned by the changes since {since} {looked_at}"
+        return [f"{told}: left out {', '.join(left_out)}"]
     if not left_out:
-        return ""
-    return f"not concerned by the changes since {since}, and left out: {', '.join(left_out)}\n"
+        return []
+    return [f"not concerned by the changes since {since}, and left out: {', '.join(left_out)}"]
 
 
 def _repository() -> Path:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
 from pytest_mergegate.pool.adapters import read_config
-from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
 from pytest_mergegate.spec import POOL
+from pytest_mergegate.strangers.containment import check_contained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

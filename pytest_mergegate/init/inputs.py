@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.init.bases import relative
-from pytest_mergegate.pool.containment import check_contained, repository_of
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.examples import read_examples
-from pytest_mergegate.pool.regular_files import open_regular, shown
+from pytest_mergegate.strangers.containment import check_contained, repository_of
+from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import yaml
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.gatefile import load_gate
 from pytest_mergegate.mergekit_gate import gate_of_mergekit
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.planning.proposal import proposed_gate
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:

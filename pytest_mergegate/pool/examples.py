@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.json_files import unique
-from pytest_mergegate.pool.regular_files import open_regular
+from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

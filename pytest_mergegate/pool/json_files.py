@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.regular_files import label, open_regular, shown
+from pytest_mergegate.plain_text import shown
+from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

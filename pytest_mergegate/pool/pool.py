@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
-from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, locate
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.threads import Background, workers
 from pytest_mergegate.spec import HARNESS
+from pytest_mergegate.strangers.containment import check_contained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

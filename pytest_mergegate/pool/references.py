@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_mergegate.errors import PoolError, first_line
-from pytest_mergegate.pool.containment import check_contained
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
+from pytest_mergegate.strangers.containment import check_contained
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.json_files import parse_json
-from pytest_mergegate.pool.regular_files import label, open_regular, shown
+from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
