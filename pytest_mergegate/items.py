@@ -11,6 +11,7 @@ from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.fixtures import SESSION, SKIP_REASON
 from pytest_mergegate.gatefile import Gate, load_gate
 from pytest_mergegate.spec import POOL
+from pytest_mergegate.yaml_files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,8 @@ _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
 def looks_like_gate(path: Path) -> bool:
     """Whether a YAML file named on the command line is a gate, or a mergekit config."""
     try:
-        return _TOP_LEVEL.search(path.read_text(encoding="utf-8")) is not None
-    except (OSError, UnicodeDecodeError):
+        return _TOP_LEVEL.search(read_text(path)) is not None
+    except GateFileError:
         return False
 
 

@@ -16,6 +16,7 @@ from pytest_mergegate.pool.references import Located
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part
 from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.strangers.places import as_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ def find_base(
 
 def relative(path: Path, root: Path) -> str:
     """A path as a gate file in ``root`` writes it."""
-    return Path(os.path.relpath(path.absolute(), root.resolve())).as_posix()
+    return as_found(os.path.relpath(path.absolute(), root.resolve()))
 
 
 def _named(experts: Sequence[FoundExpert]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_mergegate.errors import PoolError, first_line
 from pytest_mergegate.plain_text import shown
 from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.strangers.places import placed
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
@@ -58,7 +59,7 @@ def locate(
     out there either. ``with_code`` fetches a model's own Python files, too. Raises PoolError, under
     MG003 for what leads out.
     """
-    if folder := _local(reference, root=root, expert=expert, where=where):
+    if folder := _local(reference, root=root, expert=expert, where=where, own=own):
         if contained or not own:
             check_contained(folder, root=root, expert=expert, where=where, own=own)
         return Located(path=folder.resolve())
@@ -81,10 +82,10 @@ def locate(
     return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
 
 
-def _local(reference: str, *, root: Path, expert: str | None, where: str) -> Path | None:
+def _local(reference: str, *, root: Path, expert: str | None, where: str, own: bool) -> Path | None:
     """The local folder; None where there is nothing of that name."""
     try:
-        local = root / Path(reference).expanduser()
+        local = placed(root, reference) if own else root / reference
         if local.is_dir():
             return local
         is_other = local.exists()
