@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.commands.parser import Commands
+    from pytest_mergegate.errors import GateFileError
     from pytest_mergegate.options import Options
     from pytest_mergegate.report.collected import Collected
     from pytest_mergegate.report.types import Report
@@ -120,7 +121,7 @@ def run(chosen: argparse.Namespace) -> int:
         return Exit.PASSED if all(written) else Exit.NOT_PASSED
     if chosen.output is not None:
         _check_output(chosen.output, files, options)
-    reports = [_assess(file, options) for file in files]
+    reports = [_assess(file, found[file], options) for file in files]
     # who asks here for preflight alone has asked for no verdict on the budgets
     sound = [r for r in reports if options.stage == "preflight" and r.status == "inconclusive"]
     judged = [report for report in reports if report not in sound]
@@ -238,7 +239,7 @@ def _fingerprints(report: Report) -> dict[str | None, str | None]:
     return {None: own, **{expert.name: expert.fingerprint for expert in report.experts}}
 
 
-def _assess(file: Path, options: Options) -> Report:
+def _assess(file: Path, refused: GateFileError | None, options: Options) -> Report:
     from dataclasses import replace
 
     from pytest_mergegate.errors import GateFileError
@@ -247,6 +248,8 @@ def _assess(file: Path, options: Options) -> Report:
     from pytest_mergegate.report.progress import progress_bar
 
     try:
+        if refused is not None:
+            raise refused
         gate = load_gate(file)
     except GateFileError as error:
         return error_report(str(file), error, options)

@@ -69,6 +69,9 @@ def find_inputs(expert: FoundExpert, *, folder: Path, root: Path) -> Inputs:
     file = relative(path, root)
     try:
         check_contained(path, root=root, expert=None, where=file)
+    except PoolError as error:
+        return Inputs(file=file, problem=str(error), also=also)
+    try:
         examples = read_examples(path, expert=expert.name, where=file)
     except PoolError as error:
         return Inputs(file=file, problem=_other_keys(path, file) or f"{file}: {error}", also=also)

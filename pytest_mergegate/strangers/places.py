@@ -1,4 +1,4 @@
-"""Paths as gate files write them, and paths as they are found."""
+"""Paths as gate files write them, and as they are found."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def as_found(path: Path | str) -> str:
     """How a gate names a path that was found, not written: a folder called ``~`` is no home."""
     text = Path(path).as_posix()
     return f"./{text}" if text.startswith("~") else text
+
+
+def is_gate_name(name: str) -> bool:
+    """Whether a file of this name is a gate file by convention."""
+    return name == "mergegate.yaml" or name.endswith(".mergegate.yaml")
 
 
 def under(folder: Path, place: Path) -> bool:
