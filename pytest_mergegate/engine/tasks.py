@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.engine.headed import HeadedModel
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.errors import PoolError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.engine.model import Model
     from pytest_mergegate.engine.readings import Reading, Tokens
-    from pytest_mergegate.pool.examples import Example
+    from pytest_mergegate.pool.examples import Example, Message
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.spec import ExpertSpec, GateSpec
 
@@ -154,11 +154,7 @@ def _prompt(example: Example, index: int, name: str, model: Model) -> Tokens:
             fix="write the inputs as plain strings, or save the template with the tokenizer",
         )
     else:
-        ids = model.tokenizer.apply_chat_template(
-            [message.model_dump() for message in example.input],
-            add_generation_prompt=True,
-            return_dict=True,
-        )["input_ids"]
+        ids = _templated(example.input, index, name, model)
     if not ids:
         raise PoolError(
             f"example {index + 1} has no tokens", code="MG203", expert=name, fix="remove it"
@@ -166,6 +162,27 @@ def _prompt(example: Example, index: int, name: str, model: Model) -> Tokens:
     if not model.fits(len(ids), 1):
         raise _too_long(index, len(ids), name, model)
     return tuple(ids)
+
+
+def _templated(messages: Sequence[Message], index: int, name: str, model: Model) -> Sequence[int]:
+    """A chat as the template has it; many raise for what they do not know, such as a role."""
+    try:
+        ids: Sequence[int] = model.tokenizer.apply_chat_template(
+            [message.model_dump() for message in messages],
+            add_generation_prompt=True,
+            return_dict=True,
+        )["input_ids"]
+    except PoolError:
+        raise
+    except Exception as error:  # whatever the template's own code comes to
+        raise PoolError(
+            f"the base's chat template takes no example {index + 1} "
+            f"({type(error).__name__}: {first_line(error)})",
+            code="MG203",
+            expert=name,
+            fix="write roles and turns as the template expects them, or correct the template",
+        ) from None
+    return ids
 
 
 def _too_long(index: int, tokens: int, name: str, model: Model) -> PoolError:

@@ -38,7 +38,7 @@ def missing_tensors(pool: Pool) -> Iterable[Finding]:
 
 
 def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]:
-    chosen = selection(expert.config)
+    chosen = selection(expert.config, expert=expert.name)
     if chosen is None:
         if expert.config.get("target_modules") is not None:
             said = "target_modules or layers_to_transform name no modules and no layers"
