@@ -49,12 +49,12 @@ LISTS: dict[str, dict[str, Any]] = {
         "layers_pattern": [f"(x|y)+{k}" for k in range(30_000)],
     },
     "layers_pattern, a long one": {"layers_to_transform": [0], "layers_pattern": "x" * 300_000},
-    "modules_to_save": {"modules_to_save": [f"x{k}" for k in range(100_000)]},
+    "modules_to_save": {"modules_to_save": [f"x{k}" for k in range(300_000)]},
     "modules_to_save, the same": {"modules_to_save": ["x"] * 500_000},
     "rank_pattern": {"rank_pattern": {f"x{k}": 4 for k in range(100_000)}},
     "alpha_pattern": {"alpha_pattern": {f"x{k}": 4 for k in range(100_000)}},
     "trainable_token_indices": {
-        "trainable_token_indices": {f"x{k}": [0] for k in range(100_000)}
+        "trainable_token_indices": {f"x{k}": 0 for k in range(270_000)}
     },
 }  # fmt: skip
 
@@ -111,7 +111,6 @@ def _other_method(gate: Path, kind: str, **settings: Any) -> None:
         ("AdaLoraConfig", {"init_r": 4, "total_step": 10}, {"init_r": 16_000}),
         ("HRAConfig", {"r": 2}, {"r": 16_000}),
         ("VeraConfig", {"r": 8}, {"r": 16_000}),
-        ("MissConfig", {"r": 8}, {"r": 16_000}),
     ],
     ids=str,
 )
@@ -123,7 +122,7 @@ def test_ranks_beyond_what_is_stored(
     configure(expert(gate), **claimed)
     before = _peak()
     found = refused(gate, "MG002")
-    assert "PEFT does not merge this" in found.message
+    assert "its configuration says" in found.message, "before anything of that size is made"
     assert size < 100_000
     assert _peak() - before < 200
 
