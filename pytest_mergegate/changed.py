@@ -6,16 +6,19 @@ must be one that would come out as it did before.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,6 +71,8 @@ class Changes:
         try:
             found = load_gate(gate)
         except GateFileError:
+            return True
+        if not _is_contained(found):
             return True
         own = [gate, *_own_files(found)]
         return (
@@ -174,7 +179,7 @@ def _own_files(gate: Gate) -> Iterator[Path]:
     for name, expert in gate.spec.experts.items():
         yield _place(gate, expert.path)
         if (examples := gate.spec.examples_of(name)) is not None:
-            yield _place(gate, examples)
+            yield gate.root / examples
     if gate.spec.lm_eval_tasks is not None:
         yield _place(gate, gate.spec.lm_eval_tasks)
     if gate.experts_pattern is not None:  # a folder that is gone is in no list of experts
@@ -186,25 +191,43 @@ def _own_files(gate: Gate) -> Iterator[Path]:
             yield _place(gate, f"{expert.path}/examples.jsonl")
 
 
+def _is_contained(gate: Gate) -> bool:
+    """Whether nothing that strangers wrote leads out of the repository: then it may be walked."""
+    try:
+        for name, expert in gate.spec.experts.items():
+            check_contained(_place(gate, expert.path), root=gate.root, expert=name, where=gate.name)
+            if (examples := gate.spec.examples_of(name)) is not None:
+                check_contained(gate.root / examples, root=gate.root, expert=name, where=gate.name)
+        for base in _named_bases(gate):
+            check_contained(base, root=gate.root, expert=None, where=gate.name, own=False)
+    except PoolError:
+        return False
+    return True
+
+
 def _bases(gate: Gate) -> Iterator[Path]:
     """The base, or what the adapters name as theirs."""
     if gate.spec.base is not None:
         yield _place(gate, gate.spec.base)
-        return
-    for expert in gate.spec.experts.values():
+    else:
+        yield from _named_bases(gate)
+
+
+def _named_bases(gate: Gate) -> Iterator[Path]:
+    """Where the adapters' bases lie, where the gate names none; theirs to name, so never a home."""
+    for name, expert in gate.spec.experts.items() if gate.spec.base is None else ():
         try:
-            config = json.loads(
-                (_place(gate, expert.path) / "adapter_config.json").read_text(encoding="utf-8")
-            )
-            yield _place(gate, str(config["base_model_name_or_path"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            config = read_json_object(_place(gate, expert.path) / ADAPTER_CONFIG, expert=name)
+        except PoolError:
             continue  # the gate will say what is wrong, once it is gated
+        if isinstance(base := config.get("base_model_name_or_path"), str) and "\0" not in base:
+            yield gate.root / base
 
 
 def _place(gate: Gate, reference: str) -> Path:
     """Where a reference would lie if it is a path; one to the hub lies nowhere."""
     try:
-        return gate.root / Path(reference).expanduser()
+        return placed(gate.root, reference)
     except RuntimeError:  # no home folder
         return gate.root / reference
 

@@ -23,6 +23,7 @@ from pytest_mergegate.commands import (
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.parser import Parser
 from pytest_mergegate.errors import GateError
+from pytest_mergegate.plain_text import complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return code
     except GateError as error:  # a file that an option names
-        sys.stderr.write(f"mergegate: {error}\n")
+        complain(str(error).splitlines())
         return Exit.UNREADABLE
     except pytest.UsageError as error:
         parser.error(str(error))
@@ -57,7 +58,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.UNREADABLE
     except KeyboardInterrupt:
-        sys.stderr.write("mergegate: interrupted\n")
+        complain(["interrupted"])
         return Exit.UNREADABLE
 
 

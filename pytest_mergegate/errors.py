@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.plain_text import cut
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_MOST = 50
+"""Problems of one file that are told."""
+_LONGEST_PLACE = 300
 
 
 class GateError(Exception):
@@ -16,9 +23,10 @@ class GateError(Exception):
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
+        # file names, keys and other libraries' words end up in here: cleaned once, for every exit
+        self.what = cut(what)
+        self.where = where and _end(where)
+        self.fix = fix and cut(fix)
 
     @property
     def line(self) -> int | None:
@@ -35,8 +43,13 @@ class GateFileError(GateError):
     """A gate file, or the arguments of ``@mergeable``, that cannot be understood."""
 
     def __init__(self, problems: Sequence[GateError]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        more = len(problems) - _MOST
+        rest = [GateError(f"there are {more} more problems", fix="correct these first")]
+        self.problems = (*problems[:_MOST], *(rest if more > 0 else []))
+        super().__init__("; ".join(str(problem) for problem in self.problems))
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
 
 
 class PoolError(GateError):
@@ -57,6 +70,11 @@ class PoolError(GateError):
         super().__init__(what, where=where, fix=fix)
         self.code = code
         self.expert = expert
+
+
+def _end(where: str) -> str:
+    """A place, in one line; of a long one the end, where the file's name and the line are."""
+    return cut(where if len(where) <= _LONGEST_PLACE else f"…{where[-_LONGEST_PLACE:]}")
 
 
 def first_line(error: Exception) -> str:

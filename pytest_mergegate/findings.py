@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pytest_mergegate.plain_text import cut
+
 if TYPE_CHECKING:
     from pytest_mergegate.errors import GateError, PoolError
 
@@ -27,6 +29,11 @@ class Finding:
     """Of the gate file, where the problem is one of its own."""
     final: bool = False
     """Whether nothing right could be computed, so that no ``ignore:`` may soften it."""
+
+    def __post_init__(self) -> None:
+        """Keep the texts fit for every format: one line each, of bounded length."""
+        object.__setattr__(self, "message", cut(self.message))
+        object.__setattr__(self, "fix", cut(self.fix))
 
     def __str__(self) -> str:
         about = f"{self.expert}: " if self.expert else ""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
-from yaml.constructor import ConstructorError
 
-from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.mergekit_gate import gate_of_mergekit
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.spec import (
     Budget,
     CertificateSpec,
@@ -23,6 +23,9 @@ from pytest_mergegate.spec import (
     MergeSpec,
     ProbesSpec,
 )
+from pytest_mergegate.strangers.containment import glob_inside
+from pytest_mergegate.strangers.places import as_found
+from pytest_mergegate.yaml_files import Location, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +34,10 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.mergekit_file import MergekitFile
 
-Location = tuple[str | int, ...]
 # what pydantic adds to a location beside the file's own keys
 _PYDANTIC_PARTS = ("[key]", "literal[", "dict[", "<")
+_SHOWN = 5
+"""Folders that a message names."""
 _SECTIONS: dict[str, type[BaseModel]] = {
     "probes": ProbesSpec,
     "conflict": ConflictSpec,
@@ -78,7 +82,7 @@ def load_gate(path: Path) -> Gate:
 
     Raises GateFileError with every problem of the file at once, each with ``file:line``.
     """
-    data, lines = _read_yaml(path)
+    data, lines = read_yaml(path)
     return _validate(data, name=path.name, root=path.parent.resolve(), path=path, lines=lines)
 
 
@@ -163,25 +167,29 @@ def _expand_glob(
 
     try:
         hidden = Path(pattern).name.startswith(".")
-        found = [p for p in root.glob(pattern) if hidden or not p.name.startswith(".")]
+        matches = glob_inside(root, pattern, where=where)
+        found = [p for p in matches if hidden or not p.name.startswith(".")]
         folders = sorted(path for path in found if path.is_dir())
-    except (ValueError, NotImplementedError) as error:  # absolute patterns, `a**`
+    except (ValueError, NotImplementedError, OSError) as error:  # absolute patterns, `a**`
         raise refused(f"is no usable glob ({error})") from None
+    except PoolError as error:
+        raise GateFileError([error]) from None
     if lost := sorted(path.name for path in found if path.is_symlink() and not path.exists()):
         raise refused(
-            f"matches a link that leads nowhere, {lost[0]}",
+            f"matches a link that leads nowhere, {shown(lost[0])}",
             "fetch what it stands for (a submodule, a mount), or remove it",
         )
     if not folders:
         raise refused(
             f"matches no folder under {root.name}/", "correct the glob, or list the experts by name"
         )
-    names = [folder.name for folder in folders]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
+    if twice := sorted(n for n, count in Counter(f.name for f in folders).items() if count > 1):
         raise refused(
-            f"matches several folders named {', '.join(twice)}", "list the experts by name"
+            f"matches several folders named {', '.join(map(shown, twice[:_SHOWN]))}",
+            "list the experts by name",
         )
-    return {**data, "experts": {f.name: {"path": str(f.relative_to(root))} for f in folders}}
+    entries = {f.name: {"path": as_found(f.relative_to(root))} for f in folders}
+    return {**data, "experts": entries}
 
 
 def _line(lines: Mapping[Location, int], location: Location) -> int:
@@ -230,78 +238,3 @@ def _did_you_mean(key: str, parent: Location) -> str:
     known = list(model.model_fields)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML whose every error says on which line."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:  # such as the 45th of a month
-            raise ConstructorError(None, None, str(error), node.start_mark) from None
-
-
-def _read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        problem = GateError(
-            f"the gate file cannot be read ({error.strerror})",
-            where=str(path),
-            fix="check the path",
-        )
-        raise GateFileError([problem]) from None
-    except UnicodeDecodeError:
-        raise GateFileError([GateError("the gate file is not UTF-8", where=path.name)]) from None
-    try:
-        loader = _Loader(text)
-    except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        raise GateFileError([GateError(f"not valid YAML: {reason}", where=path.name)]) from None
-    try:
-        node = loader.get_single_node()
-        lines: dict[Location, int] = {(): 1}
-        problems: list[GateError] = []
-        if node is not None:
-            _note_lines(node, (), lines, problems, path.name)
-        if problems:
-            raise GateFileError(problems)
-        return (loader.construct_document(node) if node is not None else None), lines
-    except (yaml.MarkedYAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path.name}:{mark.line + 1}" if mark else path.name
-        what = getattr(error, "problem", None) or "nested too deeply"
-        kind = "not allowed here" if isinstance(error, ConstructorError) else "not valid YAML"
-        raise GateFileError([GateError(f"{kind}: {what}", where=where)]) from None
-    finally:
-        loader.dispose()
-
-
-def _note_lines(
-    node: yaml.Node,
-    location: Location,
-    lines: dict[Location, int],
-    problems: list[GateError],
-    name: str,
-) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            label = str(key.value)
-            if label in seen:
-                problems.append(
-                    GateError(
-                        f"{label!r} is given twice (first on line {seen[label]})",
-                        where=f"{name}:{line}",
-                        fix="keep one of the two",
-                    )
-                )
-            seen[label] = line
-            lines[(*location, label)] = line
-            _note_lines(value, (*location, label), lines, problems, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*location, index)] = value.start_mark.line + 1
-            _note_lines(value, (*location, index), lines, problems, name)

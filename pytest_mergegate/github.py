@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pytest_mergegate.plain_text import clean, cut
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -53,10 +55,11 @@ class Annotation:
         properties = {
             "file": self.file,
             "line": None if self.file is None else self.line,
-            "title": self.title,
+            "title": cut(self.title),
         }
         said = ",".join(f"{k}={_property(str(v))}" for k, v in properties.items() if v is not None)
-        return f"::{self.level} {said}::{_data(_cut_line(self.message))}"
+        message = "\n".join(map(clean, _cut_line(self.message).split("\n")))
+        return f"::{self.level} {said}::{_data(message)}"
 
 
 def outcome(found: Collected | None, *, exit_code: int, required: int, since: str = "") -> Outcome:

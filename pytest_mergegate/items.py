@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_mergegate.discovery import gates_below, refusals
 from pytest_mergegate.errors import GateError, GateFileError
 from pytest_mergegate.fixtures import SESSION, SKIP_REASON
 from pytest_mergegate.gatefile import Gate, load_gate
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.spec import POOL
+from pytest_mergegate.yaml_files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +28,12 @@ _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
 def looks_like_gate(path: Path) -> bool:
     """Whether a YAML file named on the command line is a gate, or a mergekit config."""
     try:
-        return _TOP_LEVEL.search(path.read_text(encoding="utf-8")) is not None
-    except (OSError, UnicodeDecodeError):
+        return _TOP_LEVEL.search(read_text(path)) is not None
+    except GateFileError:
         return False
+
+
+_REFUSED: pytest.StashKey[dict[Path, GateFileError | None]] = pytest.StashKey()
 
 
 class GateNotPassed(Exception):
@@ -37,10 +43,25 @@ class GateNotPassed(Exception):
 class GateFile(pytest.File):
     """A gate file."""
 
+    named = True
+    """Whether it was named on the command line, rather than found in a folder."""
+
+    @classmethod
+    def found_by(cls, parent: pytest.Collector, path: Path, *, named: bool) -> GateFile:
+        """The gate file at ``path``, under a node id that can be shown."""
+        called: dict[str, Any] = {}
+        if not str(path).isprintable():
+            nodeid = clean(f"{parent.nodeid}/{path.name}").lstrip("/")
+            called = {"nodeid": nodeid, "name": nodeid}
+        found: GateFile = cls.from_parent(parent, path=path, **called)
+        found.named = named
+        return found
+
     def collect(self) -> Iterator[pytest.Item]:
         """One item per expert, and one for the pool as a whole."""
         session = self.config.stash.get(SESSION, None)
         try:
+            self._check_place()
             gate = load_gate(self.path)
         except GateFileError as error:
             if session is not None:
@@ -49,6 +70,19 @@ class GateFile(pytest.File):
         for name in gate.spec.experts:
             yield GateItem.from_parent(self, name=name, gate=gate, expert=name)
         yield GateItem.from_parent(self, name=POOL, gate=gate, expert=None)
+
+    def _check_place(self) -> None:
+        """Raise GateFileError for one that was found among the data of strangers."""
+        if self.named:
+            return
+        here = self.config.invocation_params.dir
+        start = here if self.path.is_relative_to(here) else self.config.rootpath
+        known = self.config.stash.setdefault(_REFUSED, {})
+        if self.path not in known:  # the look around is for all of them at once
+            files = {*gates_below(start), self.path}
+            known |= dict.fromkeys(files) | refusals(files, start=start)
+        if (refused := known[self.path]) is not None:
+            raise refused
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """One clean line per problem instead of a traceback."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import GateError
+from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 Location = tuple[str | int, ...]
 
@@ -128,7 +129,7 @@ def same_model(one: str, other: str, root: Path) -> bool:
     """Whether two paths or repositories are the same."""
     if one == other:
         return True
-    a, b = root / Path(one).expanduser(), root / Path(other).expanduser()
+    a, b = placed(root, one), placed(root, other)
     return a.exists() and b.exists() and a.resolve() == b.resolve()
 
 
@@ -198,6 +199,6 @@ def _split(text: str, root: Path) -> tuple[str | None, str]:
 def is_folder(root: Path, text: str) -> bool:
     """Whether ``text`` is a folder on this machine."""
     try:
-        return (root / Path(text).expanduser()).is_dir()
+        return placed(root, text).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False

@@ -20,6 +20,7 @@ from pytest_mergegate.mergekit_file import (
 )
 from pytest_mergegate.mergekit_plain import plain
 from pytest_mergegate.spec import POOL, ExpertSpec, GateSpec
+from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -271,4 +272,4 @@ def _folder_names(reference: Reference, root: Path) -> tuple[str, str]:
 def conventional_examples(name: str, expert: str, root: Path) -> str | None:
     """Where an expert's examples lie when nobody says where."""
     places = [f"data/{name}.jsonl", f"examples/{name}.jsonl", f"{expert}/examples.jsonl"]
-    return next((place for place in places if (root / Path(place).expanduser()).is_file()), None)
+    return next((place for place in places if placed(root, place).is_file()), None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate import fixtures, hooks, settings
+from pytest_mergegate.strangers.places import is_gate_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +67,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     from pytest_mergegate.items import GateFile, looks_like_gate
 
     if is_gate_name(file_path.name) or looks_like_gate(file_path):
-        return GateFile.from_parent(parent, path=file_path)
+        return GateFile.found_by(parent, file_path, named=named)
     return None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A link to a folder around the project, as an expert's may be one to ``/``: nobody's tests
+    are there that are not found without it."""
+    if not settings.enabled(config) or not collection_path.is_symlink():
+        return None
+    root = config.rootpath.resolve()
+    return True if root.is_relative_to(collection_path.resolve()) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -85,11 +95,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.stash[fixtures.PROBLEM] = problem
         if off:
             item.add_marker(pytest.mark.skip(reason=fixtures.SKIP_REASON))
-
-
-def is_gate_name(name: str) -> bool:
-    """Whether a file of this name is a gate file by convention."""
-    return name == "mergegate.yaml" or name.endswith(".mergegate.yaml")
 
 
 def _marker_problem(markers: list[pytest.Mark]) -> str | None:

@@ -17,6 +17,7 @@ from pytest_mergegate.items import GateItem, GateNotPassed
 from pytest_mergegate.marked import gate_of
 from pytest_mergegate.options import Options
 from pytest_mergegate.pipeline import error_report, run_gate
+from pytest_mergegate.plain_text import printable
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.registry.appending import keep_losses
 from pytest_mergegate.report.collected import Collected
@@ -242,9 +243,9 @@ class GateSession:
             terminalreporter.section("merge gates", sep="=")
             terminalreporter.write(text)
         for note in self._notes:
-            terminalreporter.write_line(note)
+            terminalreporter.write_line(printable(note))
         if self._problem:
-            terminalreporter.write_line(f"mergegate: {self._problem}", red=True)
+            terminalreporter.write_line(printable(f"mergegate: {self._problem}"), red=True)
 
     @property
     def reports(self) -> tuple[Report, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import complain, say
 
 if TYPE_CHECKING:
     import argparse
@@ -31,16 +31,14 @@ def run(chosen: argparse.Namespace) -> int:
 
     folder = settings.parse_cache(chosen.cache, Path.cwd(), none=False)
     if folder is None:
-        sys.stderr.write("mergegate: there is no home folder; name one with --cache DIR\n")
+        complain(["there is no home folder; name one with --cache DIR"])
         return Exit.BAD_OPTIONS
     cache = Cache(folder=folder)
     try:
         usage = cache.clear() if chosen.clear else cache.usage()
     except OSError as error:
-        sys.stderr.write(f"mergegate: the cache {folder} cannot be used ({error.strerror})\n")
+        complain([f"the cache {folder} cannot be used ({error.strerror})"])
         return Exit.UNREADABLE
     removed = "removed " if chosen.clear else ""
-    sys.stdout.write(
-        f"{usage.folder}: {removed}{usage.entries} entries, {usage.size / (1 << 20):.1f} MB\n"
-    )
+    say([f"{usage.folder}: {removed}{usage.entries} entries, {usage.size / (1 << 20):.1f} MB"])
     return Exit.PASSED

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import complain
 
 if TYPE_CHECKING:
     import argparse
@@ -78,7 +79,7 @@ def run(chosen: argparse.Namespace) -> int:
         with_performance=chosen.report,
     )
     if not found.observations:
-        sys.stderr.write("mergegate: there is no measured loss to calibrate on\n")
+        complain(["there is no measured loss to calibrate on"])
         return Exit.NOTHING_GATED
     sys.stdout.write(text_of(found, chosen.score, chosen.confidence, chosen.miss_rate))
     written = chosen.json is None or _write(found, chosen.json)
@@ -104,7 +105,6 @@ def _read(named: Sequence[Path]) -> list[RegistryLine]:
     """The lines of all registries, each once; what cannot be used is told."""
     from pytest_mergegate.errors import GateError
     from pytest_mergegate.registry.reading import read_registry, told
-    from pytest_mergegate.report.reading import clean
 
     lines: dict[str, RegistryLine] = {}
     for path in named or (Path(settings.REGISTRY),):
@@ -116,7 +116,7 @@ def _read(named: Sequence[Path]) -> list[RegistryLine]:
                 fix="gates that measure a loss write it; or name another",
             )
         for said in told(registry):
-            sys.stderr.write(f"mergegate: {clean(said)}\n")
+            complain([said])
         lines |= {line.id: line for line in registry.lines}
     return list(lines.values())
 
@@ -128,6 +128,6 @@ def _write(found: Summary, path: Path) -> bool:
         text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(path, f"{text}\n")
     except OSError as error:
-        sys.stderr.write(f"mergegate: {path} could not be written ({error.strerror})\n")
+        complain([f"{path} could not be written ({error.strerror})"])
         return False
     return True

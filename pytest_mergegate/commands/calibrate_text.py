@@ -15,7 +15,8 @@ from rich.text import Text
 from pytest_mergegate.calibration.observations import COLLAPSE, LOWER_IS_RISKIER
 from pytest_mergegate.calibration.performance import DEFAULT_LIMIT
 from pytest_mergegate.calibration.summary import Missing
-from pytest_mergegate.report.reading import clean, plural
+from pytest_mergegate.plain_text import clean, printable
+from pytest_mergegate.report.reading import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,7 +71,7 @@ class _Page:
 
     def say(self, *lines: str, bold: bool = False) -> None:
         for line in lines:
-            self._console.print(Text(line, style="bold" if bold else ""))
+            self._console.print(Text(printable(line), style="bold" if bold else ""))
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]], label: int) -> None:
         """The first column holds names, which are cut to ``label`` columns; numbers never are."""

@@ -11,12 +11,14 @@ import pytest
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
 from pytest_mergegate.commands.selecting import concerned, find_gates, too_few
+from pytest_mergegate.plain_text import complain, say
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from pytest_mergegate.commands.parser import Commands
+    from pytest_mergegate.errors import GateFileError
     from pytest_mergegate.options import Options
     from pytest_mergegate.report.collected import Collected
     from pytest_mergegate.report.types import Report
@@ -112,7 +114,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise pytest.UsageError("--output writes a merge; --changed-since may leave its gate out")
     found = find_gates(chosen)
     if len(found) < max(1, chosen.require_gates):
-        sys.stderr.write(f"mergegate: {too_few(found, chosen.require_gates)}\n")
+        complain([too_few(found, chosen.require_gates)])
         return Exit.NOTHING_GATED
     files = concerned(found, chosen, options.baseline)
     if not files:  # every gate was looked at, and would come out as it did before
@@ -121,7 +123,7 @@ def run(chosen: argparse.Namespace) -> int:
         return Exit.PASSED if all(written) else Exit.NOT_PASSED
     if chosen.output is not None:
         _check_output(chosen.output, files, options)
-    reports = [_assess(file, options) for file in files]
+    reports = [_assess(file, found[file], options) for file in files]
     # who asks here for preflight alone has asked for no verdict on the budgets
     sound = [r for r in reports if options.stage == "preflight" and r.status == "inconclusive"]
     judged = [report for report in reports if report not in sound]
@@ -155,10 +157,10 @@ def _update_baseline(
     try:
         told = update_baseline(options.baseline, reports)
     except (GateError, OSError) as error:
-        sys.stderr.write(f"mergegate: the baseline was not written ({error})\n")
+        complain([f"the baseline was not written ({error})"])
         return False
     if chosen.quiet == 0:
-        sys.stdout.write("".join(f"{line}\n" for line in told))
+        say(told)
     return True
 
 
@@ -167,8 +169,7 @@ def _append_to_registry(registry: Path | None, reports: Sequence[Report]) -> Non
     from pytest_mergegate.registry.appending import keep_losses
 
     if registry is not None:
-        for line in keep_losses(registry, reports):
-            sys.stderr.write(f"mergegate: {line}\n")
+        complain(keep_losses(registry, reports))
 
 
 def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None:
@@ -202,10 +203,10 @@ def _output(file: Path, report: Report, chosen: argparse.Namespace) -> int:
             target=folder.absolute(),
         )
     except GateError as error:
-        sys.stderr.write(f"mergegate: {error}\n")
+        complain(str(error).splitlines())
         return Exit.UNREADABLE
     if chosen.quiet == 0:
-        sys.stdout.write(f"the merge{f' {method}' if method else ''} was written to {folder}\n")
+        say([f"the merge{f' {method}' if method else ''} was written to {folder}"])
     return Exit.PASSED
 
 
@@ -229,7 +230,7 @@ def _write(reports: Collected, target: settings.ReportTarget) -> bool:
     try:
         write_report(reports, target)
     except OSError as error:
-        sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
+        complain([f"{target.path} could not be written ({error.strerror})"])
         return False
     return True
 
@@ -240,7 +241,7 @@ def _fingerprints(report: Report) -> dict[str | None, str | None]:
     return {None: own, **{expert.name: expert.fingerprint for expert in report.experts}}
 
 
-def _assess(file: Path, options: Options) -> Report:
+def _assess(file: Path, refused: GateFileError | None, options: Options) -> Report:
     from dataclasses import replace
 
     from pytest_mergegate.errors import GateFileError
@@ -249,6 +250,8 @@ def _assess(file: Path, options: Options) -> Report:
     from pytest_mergegate.report.progress import progress_bar
 
     try:
+        if refused is not None:
+            raise refused
         gate = load_gate(file)
     except GateFileError as error:
         return error_report(str(file), error, options)

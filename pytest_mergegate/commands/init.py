@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import say
 
 if TYPE_CHECKING:
     import argparse
@@ -94,7 +95,7 @@ def _report(proposal: Proposal, path: Path, *, check: bool) -> int:
 
 
 def _written(proposal: Proposal, path: Path) -> Iterator[str]:
-    from pytest_mergegate.pool.regular_files import shown
+    from pytest_mergegate.plain_text import shown
 
     entries = proposal.entries
     yield f"wrote {_from_here(path)}: {len(entries)} experts"
@@ -110,7 +111,7 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
 
 def _left_out(left_out: Iterable[LeftOut], root: Path) -> Iterator[str]:
     from pytest_mergegate.init.bases import relative
-    from pytest_mergegate.pool.regular_files import shown
+    from pytest_mergegate.plain_text import shown
 
     lines = [f"left out: {shown(relative(o.path, root))}: {o.reason}" for o in left_out]
     yield from _cut(lines)
@@ -153,8 +154,8 @@ def _from_here(path: Path) -> str:
 
 
 def _out(lines: Iterable[str]) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    say(lines)
 
 
 def _err(lines: Iterable[str]) -> None:
-    sys.stderr.writelines(f"{line}\n" for line in lines)
+    say(lines, sys.stderr)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import cut
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and leave."""
         self.print_usage(sys.stderr)
-        self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {message}\n")
+        self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {cut(message)}\n")
 
 
 if TYPE_CHECKING:

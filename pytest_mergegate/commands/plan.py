@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import complain, say
 
 if TYPE_CHECKING:
     import argparse
@@ -181,7 +181,7 @@ def _write(gate: Gate, opened: Opened, plan: Plan, chosen: argparse.Namespace) -
     written = plan_files(gate, opened.pool, passing, chosen.write)
     write_files(written, force=chosen.force)
     _out(f"wrote {path}" for path in written.texts)
-    sys.stderr.writelines(f"mergegate: not written: {why}\n" for why in written.missing)
+    complain(f"not written: {why}" for why in written.missing)
 
 
 def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[Verified]) -> None:
@@ -204,4 +204,4 @@ def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[V
 
 
 def _out(lines: Iterable[str]) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    say(lines)

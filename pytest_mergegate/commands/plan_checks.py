@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.pipeline import run_gate
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.planning.proposal import proposed_gate
-from pytest_mergegate.report.reading import clean
 from pytest_mergegate.wording import number_text
 
 if TYPE_CHECKING:

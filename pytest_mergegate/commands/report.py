@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import pytest
 
 from pytest_mergegate import settings
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import complain, say
 
 if TYPE_CHECKING:
     import argparse
@@ -59,9 +59,9 @@ def run(chosen: argparse.Namespace) -> int:
         try:
             write_report(reports, target)
         except OSError as error:
-            sys.stderr.write(f"mergegate: {target.path} could not be written ({error.strerror})\n")
+            complain([f"{target.path} could not be written ({error.strerror})"])
             return Exit.NOT_PASSED
-        sys.stdout.write(f"wrote {target.path}\n")
+        say([f"wrote {target.path}"])
     return Exit.PASSED
 
 
@@ -89,5 +89,5 @@ def _why(error: Exception) -> str:
 
 
 def _unreadable(message: str) -> int:
-    sys.stderr.write(f"mergegate: {message}\n")
+    complain([message])
     return Exit.UNREADABLE

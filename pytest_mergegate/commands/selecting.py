@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_mergegate.discovery import gates_below, refusals
+from pytest_mergegate.plain_text import say
+
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping
 
     from pytest_mergegate.baseline.reading import Baseline
+    from pytest_mergegate.errors import GateFileError
 
 
-def find_gates(chosen: argparse.Namespace) -> list[Path]:
-    """Every gate file that was named, or lies in a folder that was. Raises pytest.UsageError."""
+def find_gates(chosen: argparse.Namespace) -> dict[Path, GateFileError | None]:
+    """Every gate file that was named, or lies in a folder that was; with why it must not run, where
+    it lies among the data of strangers. Raises pytest.UsageError."""
     paths = chosen.paths
     if not paths:
         if chosen.changed_since is None:
             raise pytest.UsageError("name a gate file, or a folder of them")
         paths = [_repository()]
-    return list(dict.fromkeys(file for path in paths for file in _gate_files(path)))
+    found: dict[Path, GateFileError | None] = {}
+    for path in paths:
+        if path.is_dir():
+            files = gates_below(path)
+            here = path.absolute().is_relative_to(Path.cwd())
+            found |= dict.fromkeys(files) | refusals(files, start=Path.cwd() if here else path)
+        elif not path.exists():
+            raise pytest.UsageError(f"there is no file or folder {path}")
+    return found | dict.fromkeys(path for path in paths if not path.is_dir())
 
 
-def too_few(found: Sequence[Path], required: int) -> str:
+def too_few(found: Collection[Path], required: int) -> str:
     """What to say where fewer gates were found than there must be."""
     names = "they are called mergegate.yaml or *.mergegate.yaml"
     if not found:
@@ -35,7 +47,9 @@ def too_few(found: Sequence[Path], required: int) -> str:
 
 
 def concerned(
-    found: Sequence[Path], chosen: argparse.Namespace, baseline: Baseline | None
+    found: Mapping[Path, GateFileError | None],
+    chosen: argparse.Namespace,
+    baseline: Baseline | None,
 ) -> list[Path]:
     """Those that changes since ``--changed-since`` concern, all of them without it; says which
     are left out. Raises pytest.UsageError."""
@@ -44,26 +58,25 @@ def concerned(
     from pytest_mergegate.changed import GitError, changes_since
 
     try:
-        changes = changes_since(chosen.changed_since, found[0].absolute().parent)
+        changes = changes_since(chosen.changed_since, next(iter(found)).absolute().parent)
     except GitError as error:
         raise pytest.UsageError(str(error)) from None
     moved = baseline is not None and changes.touch(baseline.path)
-    kept = [file for file in found if moved or changes.concern(file)]
+    kept = [file for file, refused in found.items() if moved or refused or changes.concern(file)]
     if chosen.quiet == 0:
-        sys.stdout.write(_told(found, kept, chosen.changed_since))
+        say(_told(found, kept, chosen.changed_since))
     return kept
 
 
-def _told(found: Sequence[Path], kept: Sequence[Path], since: str) -> str:
+def _told(found: Collection[Path], kept: Collection[Path], since: str) -> list[str]:
     looked_at = f"({len(found)} gate{'s' * (len(found) != 1)} looked at)"
     left_out = [file.as_posix() for file in found if file not in kept]
     if not kept:
-        return f"no gate is concerned by the changes since {since} {looked_at}: " + (
-            f"left out {', '.join(left_out)}\n"
-        )
+        told = f"no gate is concerned by the changes since {since} {looked_at}"
+        return [f"{told}: left out {', '.join(left_out)}"]
     if not left_out:
-        return ""
-    return f"not concerned by the changes since {since}, and left out: {', '.join(left_out)}\n"
+        return []
+    return [f"not concerned by the changes since {since}, and left out: {', '.join(left_out)}"]
 
 
 def _repository() -> Path:
@@ -75,22 +88,3 @@ def _repository() -> Path:
     except GitError as error:
         raise pytest.UsageError(str(error)) from None
     return Path() if top == Path.cwd() else top
-
-
-def _gate_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = {*path.rglob("mergegate.yaml"), *path.rglob("*.mergegate.yaml")}
-        return sorted(file for file in found if not _is_apart(file.relative_to(path), path))
-    if not path.exists():
-        raise pytest.UsageError(f"there is no file or folder {path}")
-    return [path]
-
-
-def _is_apart(file: Path, root: Path) -> bool:
-    """Whether a file lies in a folder that pytest does not look into either."""
-    return any(
-        folder.name.startswith(".")
-        or folder.name in {"build", "dist", "node_modules", "venv"}
-        or (root / folder / "pyvenv.cfg").exists()
-        for folder in list(file.parents)[:-1]
-    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.commands.exits import Exit
+from pytest_mergegate.plain_text import complain, say
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +55,7 @@ def run(chosen: argparse.Namespace) -> int:
         return _write(chosen.json, {"paper": {t.key: t.to_dict() for t in tables}})
     beds = _read(chosen.registries)
     if not beds:
-        sys.stderr.write("mergegate: no merge with a measured loss is recorded there\n")
+        complain(["no merge with a measured loss is recorded there"])
         return Exit.NOTHING_GATED
     from pytest_mergegate.study import report
 
@@ -87,7 +88,7 @@ def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
             if not path.exists():
                 raise GateError("there is no such registry", where=str(path))
             registry = read_registry(path)
-            sys.stderr.write("".join(f"mergegate: {line}\n" for line in told(registry)))
+            complain(told(registry))
             found |= by_base(path.as_posix(), registry.lines)
     return {bed: points for bed, points in found.items() if points}
 
@@ -120,7 +121,7 @@ def _save(path: Path, text: str) -> int:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
-        sys.stderr.write(f"mergegate: {path} could not be written ({error.strerror})\n")
+        complain([f"{path} could not be written ({error.strerror})"])
         return Exit.NOT_PASSED
-    sys.stdout.write(f"wrote {path}\n")
+    say([f"wrote {path}"])
     return Exit.PASSED

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.apart import empty_folder
 from pytest_mergegate.engine import render_chats
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,11 +14,15 @@ from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.adapter_names import WEIGHTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from pytest_mergegate.pool.experts import Expert
 
 _MERGE_TOLERANCE = 1e-3
+# these look at the base's numbers while they are made, and are bounded by its sizes
+_NO_SKELETON = frozenset(("BOFT", "SHIRA"))
 
 
 def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
@@ -28,20 +32,13 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     for, or lacks, and where merged and unmerged model differ; PEFT's own errors pass through.
     """
     stored = _stored(expert)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT's own, between it and transformers
-        model = get_peft_model(module, plain_configuration(expert), autocast_adapter_dtype=False)
+    with torch.device("meta"):
+        _check_shapes(type(module)(module.config), stored, expert)
+    model = _adapted(module, expert)
     set_peft_model_state_dict(model, stored)
     held = get_peft_model_state_dict(model, save_embedding_layers=False)
     if odd := sorted(set(held) ^ set(stored)):
-        verb = "is missing" if odd[0] in held else "matches nothing in the base"
-        raise PoolError(
-            f"tensor {odd[0]!r} {verb}",
-            code="MG103" if odd[0] in held else "MG102",
-            expert=expert.name,
-            where=WEIGHTS,
-            fix="save the adapter again with PEFT's save_pretrained",
-        )
+        raise _odd(expert, odd[0], missing=odd[0] in held)
     for key, value in stored.items():
         if not torch.equal(held[key], value.to(held[key].dtype)):
             raise refused(expert, f"loaded, {key!r} is not what is stored")
@@ -54,6 +51,39 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     if not error <= _MERGE_TOLERANCE:
         raise refused(expert, f"merged, it answers differently from unmerged (by {error:.1%})")
     return {name: p.detach() for name, p in merged.named_parameters()}
+
+
+def _adapted(module: Any, expert: Expert) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT's own, between it and transformers
+        return get_peft_model(module, plain_configuration(expert), autocast_adapter_dtype=False)
+
+
+def _check_shapes(skeleton: Any, stored: Mapping[str, Tensor], expert: Expert) -> None:
+    """Raise PoolError where the configuration makes other tensors than are stored.
+
+    ``skeleton`` is the base without its numbers, and so is what PEFT makes here: a configuration
+    of a few letters can ask for gigabytes.
+    """
+    if expert.config["peft_type"] in _NO_SKELETON:
+        return
+    made = get_peft_model_state_dict(_adapted(skeleton, expert), save_embedding_layers=False)
+    for key in sorted(made.keys() & stored.keys()):
+        asked, held = list(made[key].shape), list(stored[key].shape)
+        if asked != held:
+            raise refused(expert, f"{key!r} is stored as {held}, its configuration says {asked}")
+    if lacking := sorted(made.keys() - stored.keys()):
+        raise _odd(expert, lacking[0], missing=True)
+
+
+def _odd(expert: Expert, key: str, *, missing: bool) -> PoolError:
+    return PoolError(
+        f"tensor {key!r} {'is missing' if missing else 'matches nothing in the base'}",
+        code="MG103" if missing else "MG102",
+        expert=expert.name,
+        where=WEIGHTS,
+        fix="save the adapter again with PEFT's save_pretrained",
+    )
 
 
 def _stored(expert: Expert) -> dict[str, Tensor]:

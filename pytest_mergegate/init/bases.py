@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import GateError, PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.base import read_base
-from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.references import Located
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part
+from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.strangers.places import as_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ def find_base(
 
 def relative(path: Path, root: Path) -> str:
     """A path as a gate file in ``root`` writes it."""
-    return Path(os.path.relpath(path.absolute(), root.resolve())).as_posix()
+    return as_found(os.path.relpath(path.absolute(), root.resolve()))
 
 
 def _named(experts: Sequence[FoundExpert]) -> dict[str, list[str]]:
@@ -193,11 +194,10 @@ def _disagreement(named: Mapping[str, list[str]]) -> GateError:
     said = []
     for reference, names in named.items():
         more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-        said.append(f"\n  {shown(reference)}: {', '.join(names[:_MOST])}{more}")
+        said.append(f"{shown(reference)}: {', '.join(names[:_MOST])}{more}")
     return GateError(
-        "the experts do not name one base, and experts of different bases cannot be merged:"
-        + "".join(said)
-        + "\n ",
+        "the experts do not name one base, and experts of different bases cannot be merged: "
+        + "; ".join(said),
         fix="give each base's experts a folder of their own, or, where all these names stand for "
         "the same weights, name it: --base PATH",
     )

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
 from pytest_mergegate.pool.adapters import read_config
-from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
 from pytest_mergegate.spec import POOL
+from pytest_mergegate.strangers.containment import check_contained, check_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ def find_experts(folder: Path, *, root: Path) -> Found:
     """
     candidates: list[Path] = []
     left_out: list[LeftOut] = []
-    for path, reason in _walk(folder, DEPTH):
+    for path, reason in _walk(folder, DEPTH, root):
         if reason is not None:
             left_out.append(LeftOut(path=path, reason=reason, broken=True))
         elif _TRAINING.fullmatch(path.name):
@@ -99,7 +100,7 @@ def looks_like_expert(folder: Path) -> bool:
     return "config.json" in names and any(name.endswith(_ENDINGS) for name in names)
 
 
-def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, str | None]]:
+def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | None]]:
     """Folders that look like experts, in the order of their names; with what is in the way."""
     try:
         with os.scandir(folder) as entries:
@@ -113,16 +114,20 @@ def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, str | None]]:
             yield path, "its name is not printable text; rename it"
             continue
         try:
+            check_way(path, root=root, where=entry.name)  # before anything in there is looked at
             if not path.exists():
                 yield path, "a link that leads nowhere"
                 continue
             if looks_like_expert(path):
                 yield path, None
+        except PoolError as error:
+            yield path, _reason(error)
+            continue
         except OSError as error:
             yield path, f"the folder cannot be read ({error.strerror})"
             continue
         if depth > 1 and not entry.is_symlink():
-            yield from _walk(path, depth - 1)
+            yield from _walk(path, depth - 1, root)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -136,11 +141,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:
     """A name each: the folder's, or, where several are called so, all of the way to it."""
-    short = [path.name for path in paths]
+    count = Counter(path.name for path in paths)
     taken = {POOL}
     names = []
     for path in paths:
-        twice = short.count(path.name) > 1
+        twice = count[path.name] > 1
         name = "-".join(path.relative_to(folder).parts) if twice else path.name
         name = name.replace("::", "--").strip() or "expert"
         while name in taken:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.init.bases import relative
-from pytest_mergegate.pool.containment import check_contained, repository_of
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.examples import read_examples
-from pytest_mergegate.pool.regular_files import open_regular, shown
+from pytest_mergegate.strangers.containment import check_contained, repository_of
+from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,9 @@ def find_inputs(expert: FoundExpert, *, folder: Path, root: Path) -> Inputs:
     file = relative(path, root)
     try:
         check_contained(path, root=root, expert=None, where=file)
+    except PoolError as error:
+        return Inputs(file=file, problem=str(error), also=also)
+    try:
         examples = read_examples(path, expert=expert.name, where=file)
     except PoolError as error:
         return Inputs(file=file, problem=_other_keys(path, file) or f"{file}: {error}", also=also)

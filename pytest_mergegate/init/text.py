@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pytest_mergegate.init.bases import relative
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ from pytest_mergegate.errors import GateError
 from pytest_mergegate.mergekit_gate import conventional_examples
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.spec import POOL, ExpertSpec
+from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +73,7 @@ def _named(entry: str, own: set[Path]) -> list[tuple[str, str]]:
 
 
 def _resolved(root: Path, path: str) -> Path:
-    return (root / Path(path).expanduser()).resolve()
+    return placed(root, path).resolve()
 
 
 def _expert(gate: Gate, name: str, path: str) -> ExpertSpec:

@@ -12,9 +12,10 @@ import yaml
 from pytest_mergegate.errors import GateError
 from pytest_mergegate.gatefile import load_gate
 from pytest_mergegate.mergekit_gate import gate_of_mergekit
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.planning.proposal import proposed_gate
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.strangers.places import as_found
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,7 +163,7 @@ def _relative(path: Path, folder: Path) -> str:
         found = os.path.relpath(Path(os.path.normpath(path.absolute())), folder.resolve())
     except ValueError:  # another drive
         return path.absolute().as_posix()
-    return Path(found).as_posix()
+    return as_found(found)
 
 
 def _mergekit_data(gate: Gate, pool: Pool, method: Method, folder: Path) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Computed
 from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.lora import lora_changes
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.shards import refuse_pickles
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ _PLAIN: dict[str, tuple[object, ...]] = {
 }
 _WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")
 _CONFIG_BYTES = 4 << 20
+_MOST_PAIRS = 5_000_000
+_LOOKED_UP = ("target_modules", "exclude_modules")
+"""Lists in which each module is looked up, however long they are."""
 # any other `use_...` is a variant of a PEFT to come
 _KNOWN_USES: dict[str, tuple[object, ...]] = {
     "use_rslora": (True, False, None),
@@ -158,6 +161,7 @@ def read_changes(
             where=WEIGHTS,
             fix="save the adapter again",
         )
+    _check_lists(config, max(len(tensors), len(base.tensors) if base else 0), name)
     computed = is_computed(config)
     if odd := [
         key
@@ -175,6 +179,21 @@ def read_changes(
     if computed:
         return _computed(config, tensors, base)
     return lora_changes(config, tensors, base, name)
+
+
+def _check_lists(config: Mapping[str, Any], tensors: int, name: str) -> None:
+    """Raise PoolError where every name in a list, held against every tensor, takes too long."""
+    for setting, value in config.items():
+        if setting in _LOOKED_UP or not isinstance(value, (list, dict)):
+            continue
+        names = sum(isinstance(entry, str) for entry in value)
+        if names * tensors > _MOST_PAIRS:
+            raise PoolError(
+                f"{shown(setting, 60)} holds {names} names, for {tensors} tensors",
+                expert=name,
+                where=CONFIG,
+                fix="write a name for each module that is not as the others, and no more",
+            )
 
 
 def is_computed(config: Mapping[str, Any]) -> bool:

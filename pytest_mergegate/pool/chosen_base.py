@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 
 if TYPE_CHECKING:
     from pytest_mergegate.gatefile import Gate

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.json_files import unique
-from pytest_mergegate.pool.regular_files import open_regular
+from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from pathlib import Path
 
 _SHAPE = 'an example is {"input": ..., "target": ..., "choices": [...]}'
+_BYTES, _ROWS, _LINE = 128 << 20, 100_000, 1 << 20
 Choice = Annotated[str, Field(min_length=1)]
 
 
@@ -64,12 +65,13 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     """
     try:
         with open_regular(path, expert=expert) as file:
-            text = file.read().decode("utf-8-sig")
+            text = file.read(_BYTES + 1).decode("utf-8-sig")
     except PoolError as error:
         fix = "correct the path; it is relative to the gate file"
         raise _malformed(f"the examples: {error.what}", expert, where, fix) from None
     except UnicodeDecodeError:
         raise _malformed("not UTF-8 text", expert, path.name, "save the file as UTF-8") from None
+    _check_size(text, expert, path.name)
     # not splitlines(): JSON strings may hold U+2028 and its like
     numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     examples = [_parse(line, f"{path.name}:{n}", expert) for n, line in numbered]
@@ -84,7 +86,19 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     return tuple(examples)
 
 
+def _check_size(text: str, expert: str, where: str) -> None:
+    """Raise PoolError for more than a gate will ever ask; each row costs far more than its text."""
+    fix = "a gate asks hundreds of examples, not millions; shorten the file"
+    if len(text) > _BYTES // 4 and len(text.encode()) > _BYTES:
+        raise _malformed(f"the examples are over {_BYTES >> 20} MiB", expert, where, fix)
+    if text.count("\n") > _ROWS:
+        raise _malformed(f"the examples are over {_ROWS} lines", expert, where, fix)
+
+
 def _parse(line: str, where: str, expert: str) -> Example:
+    if len(line) > _LINE:
+        what = f"the line has {len(line)} characters, {_LINE} are the limit"
+        raise _malformed(what, expert, where, "shorten the example, or leave it out")
     try:
         example = Example.model_validate(json.loads(line, object_pairs_hook=unique))
         example.model_dump_json()  # refuses half a surrogate pair, which no tokenizer reads

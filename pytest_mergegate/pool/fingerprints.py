@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.regular_files import open_regular
+from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

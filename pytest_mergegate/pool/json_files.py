@@ -7,13 +7,16 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.regular_files import label, open_regular, shown
+from pytest_mergegate.plain_text import shown
+from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT = 64 << 20
 """Bytes of a file, unless the caller says otherwise."""
+_CONTAINERS, _ENTRIES = 2_000_000, 8_000_000
+"""Objects and lists, and what is in them: each takes memory many times its text's."""
 DEPTH = 100
 """Levels of nesting; whatever walks or prints the object must not run out of stack."""
 
@@ -34,6 +37,8 @@ def read_json_object(
     name = shown(path.name)
     if len(data) > limit:
         raise _refused(f"{name} is larger than {limit >> 20} MiB", expert, where)
+    if sum(data.count(mark) for mark in (b"{", b"[")) > _CONTAINERS or data.count(b",") > _ENTRIES:
+        raise _refused(f"{name} has too many entries", expert, where)
     try:
         parsed = parse_json(data)
     except json.JSONDecodeError as error:

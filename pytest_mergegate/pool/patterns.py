@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
-from pytest_mergegate.pool.regular_files import shown
 
 SECONDS = 0.2
 """Of CPU time for all the matching of one expression, beyond what any match takes."""

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.chosen_base import refuse_in_ci
-from pytest_mergegate.pool.containment import check_contained
 from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, locate
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.task_folder import task_folder
 from pytest_mergegate.pool.threads import Background, workers
 from pytest_mergegate.spec import HARNESS
+from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pytest_mergegate.gatefile import Gate
     from pytest_mergegate.mergekit_file import MergekitFile
@@ -205,8 +206,7 @@ class _Reading:
             return
         path, where = self.gate.root / file, self.gate.where("experts", name, "examples")
         try:
-            if path.exists():
-                check_contained(path, root=self.gate.root, expert=name, where=where)
+            check_contained(path, root=self.gate.root, expert=name, where=where)
             self.examples[name] = read_examples(path, expert=name, where=where)
             self.fingerprints[name] = fingerprint([path])
         except PoolError as error:
@@ -220,12 +220,22 @@ def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     beside the gate file count, since they may hold its metrics.
     """
     spec = gate.spec
-    named = [expert.path for expert in spec.experts.values()]
-    named += [spec.base] if spec.base else []
-    named += [file for name in spec.experts if (file := spec.examples_of(name))]
-    paths = [gate.root / Path(name).expanduser() for name in named]
+    paths = [placed(gate.root, spec.base)] if spec.base else []
+    for name, expert in spec.experts.items():
+        strangers = [placed(gate.root, expert.path)]
+        strangers += [gate.root / file] if (file := spec.examples_of(name)) else []
+        paths += [path for path in strangers if _stays_inside(path, gate.root)]
     files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
     files |= set(gate.root.glob("*.py"))
     files |= set((gate.root / spec.lm_eval_tasks).rglob("*")) if spec.lm_eval_tasks else set()
     states = [(file, file.stat()) for file in sorted(files) if file.is_file()]
     return [(str(f), s.st_size, max(s.st_mtime_ns, s.st_ctime_ns), s.st_ino) for f, s in states]
+
+
+def _stays_inside(path: Path, root: Path) -> bool:
+    """Whether nothing of a stranger's leads out; what does is refused by the gate, not walked."""
+    try:
+        check_contained(path, root=root, expert=None, where="")
+    except PoolError:
+        return False
+    return True

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError, first_line
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.chosen_base import refuse_repository
-from pytest_mergegate.pool.containment import check_contained
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -65,7 +66,7 @@ def locate(
     other revision may be anybody's proposal. ``with_code`` fetches a model's own Python files, too.
     Raises PoolError, under MG003 for what leads out.
     """
-    if folder := _local(reference, root=root, expert=expert, where=where):
+    if folder := _local(reference, root=root, expert=expert, where=where, own=own):
         if contained or not own:
             check_contained(folder, root=root, expert=expert, where=where, own=own)
         return Located(path=folder.resolve())
@@ -90,10 +91,10 @@ def locate(
     return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
 
 
-def _local(reference: str, *, root: Path, expert: str | None, where: str) -> Path | None:
+def _local(reference: str, *, root: Path, expert: str | None, where: str, own: bool) -> Path | None:
     """The local folder; None where there is nothing of that name."""
     try:
-        local = root / Path(reference).expanduser()
+        local = placed(root, reference) if own else root / reference
         if local.is_dir():
             return local
         is_other = local.exists()

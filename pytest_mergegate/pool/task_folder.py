@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.containment import check_contained
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
+from pytest_mergegate.strangers.containment import check_contained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

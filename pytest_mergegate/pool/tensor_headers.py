@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.json_files import parse_json
-from pytest_mergegate.pool.regular_files import label, open_regular, shown
+from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ MOST_TENSORS = 200_000
 _HEADER_LIMIT = 32 << 20
 _DIMENSIONS = 16
 _NAME_LENGTH = 500
+_SPAN = 1 << 44
+"""Elements, those of empty dimensions left out of the product."""
 _LFS = b"version https://git-lfs"
 # of a tensor's entry: one brace, two brackets, four commas and those of its shape
 _MARKS = MOST_TENSORS * 12
@@ -150,7 +153,8 @@ def _header(name: str, entry: object, data_start: int) -> TensorHeader:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise _Unsound(f"{called} has the unknown element type '{shown(str(dtype), 40)}'")
-    if not _are_sizes(shape) or len(shape) > _DIMENSIONS:
+    # no numpy has room for a tensor without elements whose other dimensions are beyond all bounds
+    if not _are_sizes(shape) or len(shape) > _DIMENSIONS or math.prod(filter(None, shape)) > _SPAN:
         raise _Unsound(f"{called} has the impossible shape {shown(str(shape), 80)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _Unsound(f"{called} has the impossible data_offsets {shown(str(offsets), 80)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.fingerprints import content_hash
 from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.pool.regular_files import label, open_regular
+from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ SETTINGS = "tokenizer_config.json"
 _ADDED = "added_tokens.json"
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor")
-_WORDS_LIMIT = 64 << 20
+_WORDS_LIMIT, _MOST_WORDS = 64 << 20, 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,15 @@ def _digest(value: object) -> str:
 
 def _words(path: Path, expert: str | None) -> Iterator[tuple[str, int]]:
     with open_regular(path, expert=expert) as file:
-        text = file.read(_WORDS_LIMIT).decode("utf-8", errors="replace")
+        data = file.read(_WORDS_LIMIT + 1)
+    if len(data) > _WORDS_LIMIT or data.count(b"\n") > _MOST_WORDS:
+        raise PoolError(
+            f"{label(path)} has over {_MOST_WORDS} words, or {_WORDS_LIMIT >> 20} MiB",
+            expert=expert,
+            where=label(path),
+            fix="save the tokenizer again, or remove the file",
+        )
+    text = data.decode("utf-8", errors="replace")
     for number, word in enumerate(text.splitlines()):
         yield word, number
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Replacement, Rows
 from pytest_mergegate.pool.json_files import strings
@@ -91,11 +92,14 @@ def rows_of(
     if isinstance(wanted, dict):
         wanted = next((v for k, v in wanted.items() if f".{module}".endswith(f".{k}")), None)
     shape = tensors[key].shape
-    rows = tuple(wanted) if isinstance(wanted, list) else ()
+    # as many as are stored, and any: then the file is as large as the list is long
+    listed = wanted if tensors[key].size and isinstance(wanted, list) else []
+    rows = tuple(listed) if len(listed) == shape[0] else ()
     whole = all(type(row) is int and row >= 0 for row in rows) and len(set(rows)) == len(rows)
     if not whole or len(shape) != 2 or len(rows) != shape[0]:
         raise PoolError(
-            f"{key!r} is {list(shape)}, trainable_token_indices of {module!r} is {wanted!r}",
+            f"{key!r} is {list(shape)}, trainable_token_indices of {module!r} is "
+            f"{shown(str(wanted))}",
             code="MG104",
             expert=expert,
             where=CONFIG,

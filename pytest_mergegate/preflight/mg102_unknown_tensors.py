@@ -6,8 +6,8 @@ import difflib
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.changes import Offset
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.preflight.heads import head_of
 
 if TYPE_CHECKING:

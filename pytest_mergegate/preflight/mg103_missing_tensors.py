@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Computed, Factors
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.pool.trained import is_saved, is_within, saved_modules
 from pytest_mergegate.preflight.targets import Targets, selection
 
@@ -38,7 +38,7 @@ def missing_tensors(pool: Pool) -> Iterable[Finding]:
 
 
 def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]:
-    chosen = selection(expert.config)
+    chosen = selection(expert.config, expert=expert.name)
     if chosen is None:
         if expert.config.get("target_modules") is not None:
             said = "target_modules or layers_to_transform name no modules and no layers"

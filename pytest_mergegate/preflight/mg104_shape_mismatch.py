@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.changes import Computed, Factors, Rows
-from pytest_mergegate.pool.regular_files import shown
 from pytest_mergegate.preflight.resized import is_resized
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
-from pytest_mergegate.pool.regular_files import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.findings import Finding
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
 

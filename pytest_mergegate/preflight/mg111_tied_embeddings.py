@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.findings import Finding
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Rows
-from pytest_mergegate.pool.regular_files import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

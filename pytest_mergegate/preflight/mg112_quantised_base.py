@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part

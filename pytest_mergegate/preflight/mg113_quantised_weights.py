@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.findings import Finding
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.fingerprints import content_hash
 from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.pool.regular_files import open_regular, shown
 from pytest_mergegate.pool.tokenizer_files import SETTINGS
 from pytest_mergegate.preflight.grouping import grouped
+from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -27,7 +27,7 @@ def mergekit_paths(pool: Pool) -> Iterable[Finding]:
             message=f"{path}: mergekit takes '+' and '@' in a path for its own syntax",
             fix="rename the folder, or name a link to it",
         )
-    relative = [path for path in local if not Path(path).expanduser().is_absolute()]
+    relative = [path for path in local if not path.startswith("~") and not Path(path).is_absolute()]
     if relative:
         yield Finding(
             code="MG121",

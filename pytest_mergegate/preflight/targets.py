@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.errors import PoolError
+from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.base import OUTPUT_LAYERS
 from pytest_mergegate.pool.json_files import strings
 from pytest_mergegate.pool.patterns import matches_fully
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 ALL_LINEAR = "all-linear"
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_MOST_PATTERNS, _LONGEST = 16, 200
 _NOT_LINEAR = ("embed", "norm", "wte", "wpe", "shared", "relative_attention_bias")
 _CLASSIFIERS = ("score", "classifier")
 
@@ -38,19 +41,31 @@ class Selection:
     classifies: bool
 
 
-def selection(config: Mapping[str, Any]) -> Selection | None:
-    """What a configuration chooses; None where it is not for us to say what that is."""
+def selection(config: Mapping[str, Any], *, expert: str) -> Selection | None:
+    """What a configuration chooses; None where it is not for us to say what that is.
+
+    Raises PoolError for more than any model has lists of layers.
+    """
     names, excluded = _names(config.get("target_modules")), _names(config.get("exclude_modules"))
     layers = config.get("layers_to_transform")
     listed = layers if isinstance(layers, list) else [] if layers is None else [layers]
     if names is None or any(type(layer) is not int for layer in listed):
         return None
     patterns = config.get("layers_pattern")
+    named = strings([patterns] if isinstance(patterns, str) else patterns)
+    if len(named) > _MOST_PATTERNS or any(len(pattern) > _LONGEST for pattern in named):
+        raise PoolError(
+            f"layers_pattern holds more than {_MOST_PATTERNS} names of lists of layers, or longer "
+            f"ones than {_LONGEST} characters",
+            expert=expert,
+            where=CONFIG,
+            fix="name the one list of layers of this model, such as layers",
+        )
     return Selection(
         names=names,
         excluded=excluded or frozenset(),
         layers=frozenset(listed),
-        layers_patterns=tuple(strings([patterns] if isinstance(patterns, str) else patterns)),
+        layers_patterns=tuple(named),
         saved=frozenset(saved_modules(config)),
         classifies=config.get("task_type") == "SEQ_CLS",
     )

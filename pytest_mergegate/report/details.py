@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.report.planned import instead
-from pytest_mergegate.report.reading import change_text, clean, merge_of, some, worst_of
+from pytest_mergegate.report.reading import change_text, merge_of, some, worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

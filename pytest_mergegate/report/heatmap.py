@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
-from pytest_mergegate.report.reading import clean
+from pytest_mergegate.plain_text import clean
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report

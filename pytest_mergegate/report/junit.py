@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.report.reading import clean, status_of
+from pytest_mergegate.plain_text import clean
+from pytest_mergegate.report.reading import status_of
 from pytest_mergegate.wording import distinct, number_text
 
 if TYPE_CHECKING:

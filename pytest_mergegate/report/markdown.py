@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.report.columns import columns
 from pytest_mergegate.report.heatmap import heatmap
 from pytest_mergegate.report.links import finding_page
@@ -13,7 +14,6 @@ from pytest_mergegate.report.markdown_text import block, code, code_plain, detai
 from pytest_mergegate.report.planned import instead
 from pytest_mergegate.report.reading import (
     change_text,
-    clean,
     headline,
     merge_of,
     open_verdicts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pytest_mergegate.report.reading import clean
+from pytest_mergegate.plain_text import clean
 
 _MARKUP = re.compile(r"[\\`*_\[\]<|~$&]")
 _LEADING = re.compile(r"^(\d*)([-+=:#>]|[.)](?=\s|$))")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.report.reading import clean, some
+from pytest_mergegate.plain_text import clean
+from pytest_mergegate.report.reading import some
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import PlannedGroupRecord, Report

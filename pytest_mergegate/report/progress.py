@@ -7,6 +7,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.plain_text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -23,11 +25,15 @@ def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("mergegate: {task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("mergegate: {task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading the pool", total=1.0)
 
         def tell(what: str, fraction: float) -> None:
-            progress.update(task, description=what, completed=fraction)
+            progress.update(task, description=clean(what), completed=fraction)
 
         yield tell

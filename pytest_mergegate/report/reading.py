@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
+
+from pytest_mergegate.plain_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,18 +22,6 @@ DIAGNOSIS = "MG401"
 _NAMED = 8
 """Experts that a headline names; of more it tells how many."""
 _RANKED = ("fail", "inconclusive", "pass")
-
-
-def clean(text: str) -> str:
-    """``text`` on one line, without what steers a terminal or turns the direction of writing."""
-    shown = " ".join(text.split())
-    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(mark) else mark for mark in shown)
-
-
-def _steers(mark: str) -> bool:
-    return (
-        unicodedata.category(mark) in {"Cc", "Cf", "Cs", "Co", "Cn"} and mark not in "\u200c\u200d"
-    )
 
 
 def plural(count: int, what: str) -> str:

@@ -9,8 +9,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.report.links import BUDGETS, DOCS, finding_page
-from pytest_mergegate.report.reading import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.report.heatmap import shorten
-from pytest_mergegate.report.reading import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

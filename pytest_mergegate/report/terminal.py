@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from pytest_mergegate.plain_text import clean, printable
 from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.columns import columns
 from pytest_mergegate.report.details import baseline_lines, detail_lines, other_methods
 from pytest_mergegate.report.heatmap import heatmap
 from pytest_mergegate.report.reading import (
-    clean,
     finding_text,
     headline,
     merge_of,
@@ -139,7 +139,7 @@ class _Page:
     def headline(self, status: str, told: str) -> None:
         """The word for the outcome, and the outcome in one line."""
         line = Text(f"{status.upper()} ", style=COLORS.get(status, "green"))
-        self._console.print(line.append(told, style="default"), soft_wrap=True)
+        self._console.print(line.append(printable(told), style="default"), soft_wrap=True)
 
     def gap(self, *, before: bool = True) -> None:
         """An empty line, where something long stands before it."""
@@ -149,11 +149,11 @@ class _Page:
     def unwrapped(self, lines: Iterable[str]) -> None:
         """Lines that hold paths, which are there to be copied."""
         for line in lines:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(Text(printable(line)), soft_wrap=True)
 
     def prose(self, lines: Iterable[str]) -> None:
         """Lines that go on, deeper, where they are too long."""
-        for line in lines:
+        for line in map(printable, lines):  # before it is wrapped: no word may become a command
             indent = line[: len(line) - len(line.lstrip())]
             wrapped = textwrap.wrap(
                 line,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.report.heatmap import shorten
-from pytest_mergegate.report.reading import clean
 from pytest_mergegate.study.conflicts import pair_matrices
 from pytest_mergegate.study.points import methods_of
 

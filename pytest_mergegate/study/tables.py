@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_mergegate.report.reading import clean
+from pytest_mergegate.plain_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -197,7 +197,8 @@ def test_not_text(file: Path, content: bytes) -> None:
 
 
 def test_deep_nesting_is_refused(file: Path) -> None:
-    assert "nested too deeply" in problems(file, "a: &a [*a]\n")[0]
+    assert "without its aliases" in problems(file, "a: &a [*a]\n")[0]
+    assert "nested too deeply" in problems(file, "a: " + "[" * 2000 + "]" * 2000 + "\n")[0]
 
 
 def test_missing_file(file: Path) -> None:

@@ -10,6 +10,7 @@ from github_runner import commands_in, read_outputs
 
 from pytest_mergegate import github
 from pytest_mergegate.cli import main
+from pytest_mergegate.plain_text import clean
 from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.types import (
     DiagnosisRecord,
@@ -166,9 +167,10 @@ class TestAnnotations:
         said = github.annotate(collected(report(gate=gate, verdicts=[verdict(name)])), tmp_path)
         (read,) = commands_in("".join(f"{a}\n" for a in said).splitlines())
         assert read.name == "error"
-        assert read.properties["title"] == f"{name}: over budget"
+        assert read.properties["title"] == clean(f"{name}: over budget")
         assert read.properties["file"] == "a,b:%0A\n::warning::.yaml"
-        assert read.data == f"{name}: loss fail"
+        assert read.data == "\n".join(map(clean, f"{name}: loss fail".split("\n")))
+        assert read.data.replace("\n", "").isprintable()
 
 
 class TestWorstExpert:

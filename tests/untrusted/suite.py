@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import assess
+from pytest_mergegate.cli import main
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from pytest_mergegate.report.types import FindingRecord, Report
 
@@ -48,3 +53,36 @@ def configure(folder: Path, **changes: Any) -> None:
     """Replace settings of an adapter's configuration."""
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | changes))
+
+
+_seen: list[tuple[str, str]] | None = None
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if _seen is None or event not in {"open", "os.listdir", "os.scandir"}:
+        return
+    if isinstance(path := arguments[0], (str, Path)):  # not a descriptor
+        _seen.append((str(path), os.path.realpath(path)))
+
+
+sys.addaudithook(_note)  # it cannot be taken away again
+
+
+@contextmanager
+def reads() -> Iterator[list[tuple[str, str]]]:
+    """Every file that is opened and every folder that is listed meanwhile, by whomever; as it was
+    named, and what that was then."""
+    global _seen
+    _seen = []
+    try:
+        yield _seen
+    finally:
+        _seen = None
+
+
+def mergegate(*arguments: object) -> int:
+    """The exit code of the command, in this process."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as exit:
+        return int(exit.code or 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from pytest_mergegate.plain_text import printable
 from pytest_mergegate.report.html_parts import damage, figures, layers, moves, similarity, tables
 from pytest_mergegate.wording import number_text
 
@@ -21,6 +23,7 @@ def environment() -> Environment:
     found = Environment(
         loader=PackageLoader("pytest_mergegate.report.html_parts"),
         autoescape=True,
+        finalize=_finalized,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -46,6 +49,13 @@ def environment() -> Environment:
         "limit_note": damage.limit_note,
     }
     return found
+
+
+def _finalized(value: object) -> object:
+    """A stranger's text may neither turn the direction of writing nor hold control characters."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _chart_data(chart: Chart) -> list[dict[str, object]]:

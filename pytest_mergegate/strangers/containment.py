@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
-from pytest_mergegate.pool.regular_files import shown
+from pytest_mergegate.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ def check_contained(
     may not. A snapshot in a cache of huggingface_hub may link to the blobs of its own repository.
     Raises PoolError under MG003, and under MG001 for FIFOs, sockets and devices.
     """
-    try:
+    with _followed(path, expert, where):
         repository = repository_of(root)
         _check_way(path, repository, expert, where)
         real = path.resolve()
@@ -35,6 +36,19 @@ def check_contained(
             raise _outside(path, expert, where)
         if real.is_dir():
             _check_content(real, repository if inside else real, expert, where)
+
+
+def check_way(path: Path, *, root: Path, where: str) -> None:
+    """Check that no symlink on the way to ``path``, itself included, leaves the repository; what
+    is there is not looked at. Raises PoolError as ``check_contained``."""
+    with _followed(path, None, where):
+        _check_way(path, repository_of(root), None, where)
+
+
+@contextmanager
+def _followed(path: Path, expert: str | None, where: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:  # such as links in a circle
         reason = getattr(error, "strerror", None) or str(error)
         raise PoolError(
@@ -43,6 +57,23 @@ def check_contained(
             where=where,
             fix="put the files themselves there",
         ) from None
+
+
+def glob_inside(root: Path, pattern: str, *, where: str) -> list[Path]:
+    """What ``pattern`` matches under ``root``, found without following a link out.
+
+    Such a link may be a match itself, and is refused as an expert then; looking through it is
+    refused here. Raises PoolError under MG003, and as ``Path.glob``.
+    """
+    *folders, last = Path(pattern).parts or ("",)
+    found = {root: None}
+    for part in folders:
+        inside = {path for folder in found for path in folder.glob(part) if path.is_dir()}
+        # releases of Python differ in whether ** matches links; none looks through them
+        found = {p: None for p in sorted(inside) if part != "**" or not p.is_symlink()}
+        for path in found:
+            check_way(path, root=root, where=where)
+    return list({path: None for folder in found for path in folder.glob(last)})
 
 
 def repository_of(root: Path) -> Path:

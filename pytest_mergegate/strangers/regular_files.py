@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -18,34 +19,30 @@ def label(path: Path) -> str:
     return shown(f"{path.parent.name}/{path.name}")
 
 
-def shown(text: str, length: int = 120) -> str:
-    """A stranger's text, fit for one line of a message."""
-    plain = text if text.isprintable() else repr(text)[1:-1]
-    return plain if len(plain) <= length else plain[: length - 3] + "..."
-
-
-def open_regular(path: Path, *, expert: str | None, where: str | None = None) -> BufferedReader:
-    """Open a regular file for reading.
+def open_regular(
+    path: Path, *, expert: str | None, where: str | None = None, called: str | None = None
+) -> BufferedReader:
+    """Open a regular file for reading; messages call it ``called``, else by its name.
 
     Raises PoolError for what is missing or may not be read, and for anything else than a regular
     file, which is not opened: a FIFO would wait for a writer forever.
     """
-    where = where or label(path)
+    where, called = where or label(path), called or shown(path.name)
     try:
-        _check_regular(path.stat(), path, expert, where)
+        _check_regular(path.stat(), called, expert, where)
         # another kind of file may have taken its place since
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise PoolError(
-            f"{shown(path.name)} cannot be read ({reason})",
+            f"{called} cannot be read ({reason})",
             expert=expert,
             where=where,
             fix="check that the file exists and may be read",
         ) from None
     file = os.fdopen(number, "rb")
     try:
-        _check_regular(os.fstat(number), path, expert, where)
+        _check_regular(os.fstat(number), called, expert, where)
     except PoolError:
         file.close()
         raise
@@ -55,12 +52,12 @@ def open_regular(path: Path, *, expert: str | None, where: str | None = None) ->
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def _check_regular(status: os.stat_result, path: Path, expert: str | None, where: str) -> None:
+def _check_regular(status: os.stat_result, called: str, expert: str | None, where: str) -> None:
     if stat.S_ISREG(status.st_mode):
         return
     kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, a socket or a device"
     raise PoolError(
-        f"{shown(path.name)} is {kind}, not a regular file",
+        f"{called} is {kind}, not a regular file",
         expert=expert,
         where=where,
         fix="put the file itself there",

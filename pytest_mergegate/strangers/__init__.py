@@ -1,0 +1,1 @@
+"""What strangers may have written: opened, followed and found within limits."""

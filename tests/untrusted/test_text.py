@@ -1,0 +1,242 @@
+"""Whatever strangers call things: no output steers a terminal or is a command to a CI."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import pytest
+from pools import read_gate, write_gate
+
+from pytest_mergegate.errors import GateError
+from pytest_mergegate.findings import Finding
+from pytest_mergegate.plain_text import clean, cut, printable, say, shown
+from untrusted.suite import CONFIG, configure, expert, mergegate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOSTILE = {
+    "escape": "x\x1b[31mred\x1b]0;title\x07",
+    "command": "x\n::error file=a::forged",
+    "command after a space": "x ::set-output name=a::b",
+    "old command": "x ##[error]forged",
+    "azure": "x ##vso[task.setvariable variable=a]b",
+    "team city": "##teamcity[testFinished name='x']",
+    "direction": "\u202egnorw\u202c \u2066x",
+    "bell and backspace": "x\x07\x08\x08y",
+    "carriage return": "passed\rfailed",
+    "other line ends": "x\u2028::error::y\u2029z\x85w",
+    "C1": "x\x9b31m",
+    "tag": "x\U000e0041y",
+}
+_COMMAND = re.compile(r"^\s*::\S|##[a-z]*\[", re.MULTILINE | re.IGNORECASE)
+
+
+def assert_plain(text: str) -> None:
+    """Nothing but printable text in lines, none of them a command."""
+    assert not _COMMAND.search(text), text
+    odd = [
+        mark for mark in text if mark != "\n" and unicodedata.category(mark) in ("Cc", "Cf", "Cs")
+    ]
+    assert not odd, text
+    assert not set("\u2028\u2029\x85") & set(text)
+
+
+@pytest.mark.parametrize("text", [*HOSTILE.values(), "\0", "\ud800", "a" * 100_000], ids=ascii)
+def test_the_exit_itself(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say([text, f"  indented  {text}"])
+    told = [capsys.readouterr().out, clean(text), printable(text), shown(text)]
+    error = GateError(text, where=f"{text}:3", fix=text)
+    finding = Finding(code="MG001", severity="error", message=text, fix=text)
+    told += [str(error), cut(text), finding.message, finding.fix]
+    for said in told:
+        assert_plain(said)
+    assert error.line == 3
+    assert max(map(len, told[4:])) < 3000
+
+
+@pytest.mark.parametrize(
+    "text", ["mergegate.yaml::b", "a: b", "# x [y]", "日本語", "naïve", "👩‍🔬"]
+)
+def test_what_is_plain_stays(text: str) -> None:
+    assert printable(text) == clean(text) == text
+
+
+def _folder(gate: Path, text: str) -> None:
+    expert(gate).rename(expert(gate).with_name(text))
+    (gate.parent / "data" / "b.jsonl").rename(gate.parent / "data" / f"{text}.jsonl")
+    globbed = {"experts": "adapters/*", "examples": "data/{name}.jsonl"}
+    write_gate(gate, read_gate(gate) | globbed)
+
+
+def _nested(gate: Path, text: str) -> None:
+    (expert(gate) / text).mkdir()
+    (expert(gate) / CONFIG).rename(expert(gate) / text / CONFIG)
+
+
+def _link(gate: Path, text: str) -> None:
+    (expert(gate) / text).symlink_to("/etc")
+
+
+def _linked_to(gate: Path, text: str) -> None:
+    (expert(gate) / "x").symlink_to(f"/{text}")
+
+
+def _dangling(gate: Path, text: str) -> None:
+    (gate.parent / "adapters" / text).symlink_to("nowhere")
+    write_gate(gate, read_gate(gate) | {"experts": "adapters/*", "examples": "data/{name}.jsonl"})
+
+
+def _twice(gate: Path, text: str) -> None:
+    for place in "ab":
+        (gate.parent / "adapters" / place / text).mkdir()
+    write_gate(gate, read_gate(gate) | {"experts": "adapters/*/*", "examples": "data/{name}.jsonl"})
+
+
+def _found_gate(gate: Path, text: str) -> None:
+    write_gate(expert(gate) / f"{text}.mergegate.yaml", read_gate(gate))
+
+
+def _found_in(gate: Path, text: str) -> None:
+    (gate.parent / text).mkdir()
+    write_gate(gate.parent / text / "mergegate.yaml", read_gate(gate))
+
+
+def _key_of_examples(gate: Path, text: str) -> None:
+    rows = [json.dumps({text: "x", "input": "x"}), json.dumps({"input": "x", "target": "y"})]
+    (gate.parent / "data" / "b.jsonl").write_text("\n".join(rows))
+
+
+def _value_of_examples(gate: Path, text: str) -> None:
+    row = {"input": "x", "target": text, "choices": ["y", "z"]}
+    (gate.parent / "data" / "b.jsonl").write_text(json.dumps(row))
+
+
+def _two_keys(gate: Path, text: str) -> None:
+    key = json.dumps(text)
+    (gate.parent / "data" / "b.jsonl").write_text(f'{{{key}: 1, {key}: 2, "input": "x"}}')
+
+
+def _base(gate: Path, text: str) -> None:
+    configure(expert(gate), base_model_name_or_path=text)
+
+
+def _method(gate: Path, text: str) -> None:
+    configure(expert(gate), peft_type=text)
+
+
+def _modules(gate: Path, text: str) -> None:
+    configure(expert(gate), target_modules=f"({text}")
+
+
+def _setting(gate: Path, text: str) -> None:
+    configure(expert(gate), **{f"use_{text}": True})
+
+
+def _shard(gate: Path, text: str) -> None:
+    for file in expert(gate).iterdir():
+        file.unlink()
+    (expert(gate) / "config.json").write_text((gate.parent / "base" / "config.json").read_text())
+    index = {"weight_map": {text: f"{text}.safetensors"}}
+    (expert(gate) / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _pickle(gate: Path, text: str) -> None:
+    (expert(gate) / "adapter_model.safetensors").rename(expert(gate) / f"{text}.bin")
+
+
+def _generation(gate: Path, text: str) -> None:
+    (expert(gate) / "generation_config.json").write_text(json.dumps({text: 1}))
+
+
+def _token(gate: Path, text: str) -> None:
+    path = gate.parent / "base" / "tokenizer.json"
+    parsed = json.loads(path.read_text())
+    parsed["model"]["vocab"][text] = 5000
+    (expert(gate) / "tokenizer.json").write_text(json.dumps(parsed))
+
+
+PLACES: dict[str, Callable[[Path, str], None]] = {
+    "name of an expert's folder": _folder,
+    "folder in an expert": _nested,
+    "link in an expert": _link,
+    "target of a link": _linked_to,
+    "dangling link": _dangling,
+    "folder twice": _twice,
+    "gate file": _found_gate,
+    "folder of a gate file": _found_in,
+    "key of examples": _key_of_examples,
+    "value of examples": _value_of_examples,
+    "key twice": _two_keys,
+    "base of an adapter": _base,
+    "method of an adapter": _method,
+    "expression of an adapter": _modules,
+    "setting of an adapter": _setting,
+    "name of a shard": _shard,
+    "name of a pickle": _pickle,
+    "key of generation": _generation,
+    "token": _token,
+}
+
+
+@pytest.mark.parametrize("spoil", PLACES.values(), ids=PLACES)
+def test_every_command(
+    gate: Path, spoil: Callable[[Path, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All at once: a name with something of each kind."""
+    spoil(gate, "x\n::error::y\x1b[31m##[error]z\u202e\r::warning::w"[:80].replace("/", ""))
+    report = gate.parent.parent / "reports"
+    formats = ("json", "markdown", "sarif", "html")
+    written = [f"--report={name}:{report / name}" for name in formats]
+    mergegate("check", gate, gate.parent, "--stage", "preflight", *written, "-v")
+    mergegate("plan", gate)
+    mergegate("init", gate.parent / "adapters", "--output", gate, "--force")
+    out, err = capsys.readouterr()
+    assert_plain(out)
+    assert_plain(err)
+    assert "Traceback" not in out + err
+    assert "MG900" not in out
+    for name in formats:
+        text = (report / name).read_text()
+        # the style of HTML has pseudo-elements; JSON is read by machines, and escaped
+        if name not in ("html", "json"):
+            assert_plain(text)
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+
+
+@pytest.mark.parametrize("spoil", PLACES.values(), ids=PLACES)
+def test_pytest(
+    gate: Path,
+    spoil: Callable[[Path, str], None],
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoil(gate, "x\n::error::y\x1b[31m##[error]z\u202e")
+    monkeypatch.chdir(gate.parent)
+    options = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--junitxml=junit.xml")
+    result = pytester.runpytest_inprocess(
+        "--mergegate", ".", "--rootdir", gate.parent, "--mergegate-stage=preflight", *options
+    )
+    assert result.ret != 0
+    assert_plain(result.stdout.str())
+    assert_plain(result.stderr.str())
+    assert "INTERNALERROR" not in result.stdout.str()
+    for part in ET.parse(gate.parent / "junit.xml").iter():
+        assert_plain("".join([*part.attrib.values(), part.text or ""]).replace("\r", "\x0b"))
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_names_of_folders(gate: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _folder(gate, text)
+    mergegate("check", gate, "--stage", "preflight", "-v")
+    mergegate("plan", gate)
+    out, err = capsys.readouterr()
+    assert_plain(out)
+    assert_plain(err)
+    assert out
