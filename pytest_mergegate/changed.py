@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.errors import GateError, GateFileError, shown
 from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.git import run_git, top_of
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def changes_since(reference: str, folder: Path) -> Changes:
     found: set[str] = set()
     for base in bases:
         found |= _paths(
-            *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-relative"),
-            *("--ignore-submodules=none", base, "--"),
+            *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv"),
+            *("--no-relative", "--ignore-submodules=none", base, "--"),
             folder=top,
         )
     # what is not in the index, as when it was removed from it and lies there still
@@ -124,7 +124,13 @@ def changes_since(reference: str, folder: Path) -> Changes:
 
 def repository(folder: Path) -> Path:
     """The top of the repository around ``folder``. Raises GitError."""
-    return Path(os.path.realpath(_git("rev-parse", "--show-toplevel", folder=folder).rstrip("\n")))
+    top = top_of(folder)
+    if top is None:
+        raise GitError(
+            f"--changed-since: {shown(str(folder), 300)} is not a git repository, nor in one",
+            fix="run it in a git repository",
+        )
+    return top
 
 
 def _merge_bases(reference: str, top: Path) -> list[str]:
@@ -155,7 +161,7 @@ def _paths(*arguments: str, folder: Path) -> set[str]:
 def _git(*arguments: str, folder: Path) -> str:
     """What git says. Raises GitError."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False)
+        done = run_git(folder, *arguments)
     except OSError as error:
         raise GitError(
             f"--changed-since: git cannot be run ({error.strerror})", fix="install git"
@@ -163,7 +169,7 @@ def _git(*arguments: str, folder: Path) -> str:
     if done.returncode != 0:
         lines = os.fsdecode(done.stderr).strip().splitlines() or ["it says nothing"]
         raise GitError(
-            f"--changed-since: git {arguments[0]} failed in {folder}: {lines[0]}",
+            f"--changed-since: git {arguments[0]} failed in {folder}: {shown(lines[0])}",
             fix="run it in a git repository that git trusts",
         )
     return os.fsdecode(done.stdout)

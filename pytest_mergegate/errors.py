@@ -59,6 +59,12 @@ class PoolError(GateError):
         self.expert = expert
 
 
+def shown(text: str, length: int = 120) -> str:
+    """A stranger's text, fit for one line of a message."""
+    plain = text if text.isprintable() else repr(text)[1:-1]
+    return plain if len(plain) <= length else plain[: length - 3] + "..."
+
+
 def first_line(error: Exception) -> str:
     """What another library's exception says, in one line."""
     lines = str(error).strip().splitlines()

@@ -122,6 +122,9 @@ def _check_options(chosen: argparse.Namespace) -> None:
         raise pytest.UsageError("--force is for --write")
     if chosen.write is not None and chosen.write.exists() and not chosen.write.is_dir():
         raise pytest.UsageError(f"--write: {chosen.write} is no folder")
+    for option in ("write", "json"):
+        if (place := getattr(chosen, option)) is not None:
+            settings.check_place(place, f"--{option}")
     if chosen.json is not None and not chosen.json.absolute().parent.is_dir():
         raise pytest.UsageError(f"--json: there is no folder {chosen.json.parent}")
 
@@ -181,8 +184,8 @@ def _write(gate: Gate, opened: Opened, plan: Plan, chosen: argparse.Namespace) -
 
 
 def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[Verified]) -> None:
-    from pytest_mergegate.errors import GateError
     from pytest_mergegate.report.provenance import now, versions
+    from pytest_mergegate.writing import write_file
 
     data: dict[str, Any] = {
         "schema": SCHEMA,
@@ -192,11 +195,7 @@ def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[V
         "plan": record.model_dump(mode="json"),
         "verified": [found.plain for found in verified],
     }
-    try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise GateError(f"--json: {path} could not be written ({error.strerror})") from None
+    write_file(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _out(lines: Iterable[str]) -> None:

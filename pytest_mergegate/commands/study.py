@@ -117,10 +117,12 @@ def _write(path: Path | None, data: Mapping[str, Any]) -> int:
 
 
 def _save(path: Path, text: str) -> int:
+    from pytest_mergegate.writing import Unwritten, write_file
+
     try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        sys.stderr.write(f"mergegate: {path} could not be written ({error.strerror})\n")
+        write_file(path, text)
+    except Unwritten as error:
+        sys.stderr.write(f"mergegate: {error}\n")
         return Exit.NOT_PASSED
     sys.stdout.write(f"wrote {path}\n")
     return Exit.PASSED

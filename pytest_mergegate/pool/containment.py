@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_mergegate import git
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool.regular_files import shown
 
@@ -47,8 +48,7 @@ def check_contained(
 
 def repository_of(root: Path) -> Path:
     """The nearest folder from ``root`` upwards with a ``.git``, else ``root`` itself."""
-    real = root.resolve()
-    return next((p for p in (real, *real.parents) if (p / ".git").exists()), real)
+    return git.top_of(root) or root.resolve()
 
 
 def _check_way(path: Path, repository: Path, expert: str | None, where: str) -> None:

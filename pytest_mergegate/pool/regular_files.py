@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.errors import shown as shown
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 def label(path: Path) -> str:
     """How messages call a file: its folder and its name, in one line."""
     return shown(f"{path.parent.name}/{path.name}")
-
-
-def shown(text: str, length: int = 120) -> str:
-    """A stranger's text, fit for one line of a message."""
-    plain = text if text.isprintable() else repr(text)[1:-1]
-    return plain if len(plain) <= length else plain[: length - 3] + "..."
 
 
 def open_regular(path: Path, *, expert: str | None, where: str | None = None) -> BufferedReader:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "github"
 ACTION = "pytest-mergegate/pytest-mergegate"
+REPOSITORY = "team/merges"
 pytestmark = pytest.mark.slow
 
 
@@ -34,13 +35,24 @@ class GitHub:
     caches: list[tuple[str, Path]] = field(default_factory=list)
     runs: int = 0
     environment: dict[str, str] = field(default_factory=dict)
+    event: dict[str, Any] = field(default_factory=dict)
+    """In place of a push or a pull request."""
+    restored: list[str] = field(default_factory=list)
+    """The keys that were asked for."""
 
-    def workflow(self, *, pull_request: int | None = None, **inputs: str) -> Ran:
-        """The example's workflow, as far as its use of the action; ``inputs`` beside its own."""
+    def workflow(
+        self, *, pull_request: int | None = None, head: str | None = REPOSITORY, **inputs: str
+    ) -> Ran:
+        """The example's workflow, as far as its use of the action; ``inputs`` beside its own.
+
+        ``head`` is the repository that a pull request comes from, None where it is gone.
+        """
         self.runs += 1
         temp = self.folder / f"temp{self.runs}"
         temp.mkdir()
-        event = {} if pull_request is None else {"pull_request": {"number": pull_request}}
+        origin = {"repo": None if head is None else {"full_name": head}}
+        pull = {"number": pull_request, "head": origin}
+        event = {} if pull_request is None else {"pull_request": pull}
         ran: list[Ran] = []
 
         def gate(given: Mapping[str, str]) -> dict[str, str]:
@@ -50,7 +62,12 @@ class GitHub:
         runner = Runner(
             workspace=self.workspace,
             temp=temp,
-            github={"event": event, "run_id": str(self.runs), "run_attempt": "1"},
+            github={
+                "event": self.event or event,
+                "repository": REPOSITORY,
+                "run_id": str(self.runs),
+                "run_attempt": "1",
+            },
             uses={
                 "actions/checkout": lambda _: {},
                 "actions/cache/restore": self._restore,
@@ -76,6 +93,7 @@ class GitHub:
         subprocess.run(["git", "checkout", "-q", branch], cwd=self.workspace, check=True)
 
     def _restore(self, given: dict[str, str]) -> dict[str, str]:
+        self.restored.append(given["key"])
         for wanted in (given["key"], *given["restore-keys"].split()):
             for key, kept in reversed(self.caches):
                 if key.startswith(wanted):
