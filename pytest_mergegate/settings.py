@@ -297,6 +297,8 @@ def parse_baseline(path: Path | None, *, update: bool, option: str) -> Path | No
         )
     if path is not None and path.is_dir():
         raise pytest.UsageError(f"{option}: {path} is a folder; name a file in it")
+    if path is not None:
+        check_place(path, option)
     return path
 
 
@@ -327,6 +329,7 @@ def parse_registry(entry: str | None, directory: Path, *, none: bool) -> Path | 
     path = directory / Path(entry or REGISTRY).expanduser()
     if path.is_dir():
         raise pytest.UsageError(f"the registry {path} is a folder; name a file in it")
+    check_place(path, "the registry")
     return path
 
 

@@ -116,15 +116,15 @@ def run(chosen: argparse.Namespace) -> int:
 def _check_options(chosen: argparse.Namespace) -> None:
     if not chosen.gate.is_file():
         raise pytest.UsageError(f"plan: there is no gate file {chosen.gate}")
+    for option in ("write", "json"):
+        if (place := getattr(chosen, option)) is not None:
+            settings.check_place(place, f"--{option}")
     if chosen.most_trials is not None and chosen.most_trials < 1:
         raise pytest.UsageError(f"--most-trials must be at least 1, not {chosen.most_trials}")
     if chosen.force and chosen.write is None:
         raise pytest.UsageError("--force is for --write")
     if chosen.write is not None and chosen.write.exists() and not chosen.write.is_dir():
         raise pytest.UsageError(f"--write: {chosen.write} is no folder")
-    for option in ("write", "json"):
-        if (place := getattr(chosen, option)) is not None:
-            settings.check_place(place, f"--{option}")
     if chosen.json is not None and not chosen.json.absolute().parent.is_dir():
         raise pytest.UsageError(f"--json: there is no folder {chosen.json.parent}")
 

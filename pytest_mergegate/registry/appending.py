@@ -80,7 +80,7 @@ def _lock(path: Path) -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"pytest-mergegate-locks-{user}"
     make_private_folder(folder)
-    return folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.lock"
+    return folder / f"{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]}.lock"
 
 
 def _append(path: Path, text: str) -> None:
