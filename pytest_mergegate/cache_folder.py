@@ -18,25 +18,28 @@ from pytest_mergegate.writing import check_way
 def cache_folder() -> Path | None:
     """The user's own cache folder for this package; None where there is no home."""
     try:
-        if own := os.environ.get("MERGEGATE_CACHE"):
-            return Path(own).expanduser().absolute()
-        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # by the XDG specification, a relative path is to be ignored
-        return (shared if shared.is_absolute() else Path.home() / ".cache") / "pytest-mergegate"
+        named = os.environ.get("MERGEGATE_CACHE")
+        return Path(named).expanduser().absolute() if named else _usual_folder()
     except (RuntimeError, OSError):
         return None
+
+
+def _usual_folder() -> Path:
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # by the XDG specification, a relative path is to be ignored
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "pytest-mergegate"
 
 
 def check_cache(folder: Path) -> None:
     """Raise GateError for a cache that a pull request could have written.
 
-    In a repository it must hold no file that git tracks; in that of the working directory git must
-    ignore it, too. Where git cannot be asked, it is refused.
+    In a repository it must hold no file that git tracks, and git must ignore it. Where git cannot
+    be asked, it is refused.
     """
     try:
         check_way(folder)
         why = _why_not(Path(os.path.realpath(folder)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
     if why is not None:
         raise GateError(
@@ -58,8 +61,8 @@ def _why_not(folder: Path) -> str | None:
     for name in os.fsdecode(listed.stdout).split("\0"):
         if name and _meet(_parts(PurePath(name)), _parts(place)):
             return f"git tracks {shown(name)}"
-    if top != top_of(Path.cwd()):
-        return None  # such as a home folder under version control
+    if folder == Path(os.path.realpath(_usual_folder())):
+        return None  # of a home folder under version control, which ignores little
     # asked of a file in it, as a pattern for folders matches no folder that is not there yet
     ignored = run_git(top, "check-ignore", "-q", "--", f"./{place / 'x'}").returncode == 0
     return None if ignored else "it lies in the repository, and git does not ignore it"
