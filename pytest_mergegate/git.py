@@ -24,6 +24,11 @@ _OVERRIDDEN: Final = {
     "protocol.allow": "never",
     "submodule.recurse": "false",
 }
+_LFS: Final = {
+    "filter.lfs.clean": "git-lfs clean -- %f",
+    "filter.lfs.process": "git-lfs filter-process",
+}
+"""Without it whatever it keeps would count as changed once it is touched."""
 _SET: Final = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
@@ -46,26 +51,20 @@ def top_of(folder: Path) -> Path | None:
 def run_git(top: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """What git says in ``top``, the root of a repository.
 
-    No hook, file system monitor, filter, pager or credential helper is started, and nothing is
-    fetched. Raises OSError where git cannot be run.
+    No hook, file system monitor, pager or credential helper is started, no filter but git-lfs as
+    its own installer sets it, and nothing is fetched. Raises OSError where git cannot be run.
     """
     # the names of filters are free, so those that are set have to be asked for
     listed = _run(top, ("config", "--name-only", "--null", "--get-regexp", r"^filter\."), {})
-    names = {name.rpartition(".")[0] for name in os.fsdecode(listed.stdout).split("\0") if name}
-    filters = {
-        f"{name}.{key}": value
-        for name in names
-        for key, value in (("clean", ""), ("smudge", ""), ("process", ""), ("required", "false"))
-    }
-    return _run(top, arguments, filters)
+    keys = [key for key in os.fsdecode(listed.stdout).split("\0") if key]
+    required = {f"{key.rpartition('.')[0]}.required": "false" for key in keys}
+    return _run(top, arguments, {key: _LFS.get(key, "") for key in keys} | required)
 
 
 def _run(
     top: Path, arguments: tuple[str, ...], settings: dict[str, str]
 ) -> subprocess.CompletedProcess[bytes]:
-    # a relative entry of PATH would be looked up in the repository
-    path = os.pathsep.join(entry for entry in os.get_exec_path() if Path(entry).is_absolute())
-    program = shutil.which("git", path=path)
+    program = shutil.which("git", path=_path())
     if program is None:
         raise FileNotFoundError(2, "No such file or directory", "git")
     return subprocess.run(
@@ -76,6 +75,11 @@ def _run(
         capture_output=True,
         check=False,
     )
+
+
+def _path() -> str:
+    """PATH without its relative entries, which would be looked up in the repository."""
+    return os.pathsep.join(entry for entry in os.get_exec_path() if Path(entry).is_absolute())
 
 
 def _environment(top: Path, settings: dict[str, str]) -> dict[str, str]:
@@ -90,4 +94,5 @@ def _environment(top: Path, settings: dict[str, str]) -> dict[str, str]:
     for number, (key, value) in enumerate(pairs):
         own |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     above = str(top.resolve().parent)
-    return {**own, **_SET, "GIT_CONFIG_COUNT": str(len(pairs)), "GIT_CEILING_DIRECTORIES": above}
+    own |= {"GIT_CONFIG_COUNT": str(len(pairs)), "GIT_CEILING_DIRECTORIES": above}
+    return {**own, **_SET, "PATH": _path()}

@@ -248,6 +248,42 @@ def test_no_setting_starts_a_program(
     asked(repository)
 
 
+@pytest.mark.parametrize("key", ["clean", "process"])
+def test_git_lfs_is_the_one_that_is_installed(
+    repository: Path,
+    payload: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    """Whatever a setting says; files that it keeps count as changed by their content."""
+    (tmp_path / "bin").mkdir()
+    installed = tmp_path / "bin" / "git-lfs"
+    installed.write_text('#!/bin/sh\n[ "$1" = clean ] && sha256sum\n')
+    (repository / "git-lfs").write_bytes(Path(payload).read_bytes())
+    for program in (installed, repository / "git-lfs"):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f".{os.pathsep}{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (repository / ".gitattributes").write_text("data/* filter=lfs\n")
+    filtering = ("-c", f"filter.lfs.clean={installed} clean")
+    git(repository, *filtering, "add", "--all", "--renormalize")
+    git(repository, "commit", "--quiet", "-m", "kept by git-lfs")
+    assert len(git(repository, "show", "HEAD:data/a.jsonl").split()) == 2
+    git(repository, "config", f"filter.lfs.{key}", payload)
+    git(repository, "config", "filter.lfs.required", "true")
+    for name in ("a", "c"):
+        os.utime(repository / "data" / f"{name}.jsonl", (2, 2))
+    (repository / "data" / "b.jsonl").write_text("changed again\n")
+    if key == "process":  # it is started, and has nothing to say
+        with pytest.raises(GitError, match="the remote end hung up"):
+            changes_since("HEAD", repository)
+        return
+    changes = changes_since("HEAD", repository)
+    assert changes.touch(repository / "data" / "b.jsonl")
+    assert not changes.touch(repository / "data" / "a.jsonl")
+    assert not changes.touch(repository / "data" / "c.jsonl")
+
+
 def test_nothing_is_fetched(repository: Path, payload: str, tmp_path: Path) -> None:
     """A partial clone fetches what it lacks, by a program that its settings name."""
     git(repository, "config", "uploadpack.allowFilter", "true")
