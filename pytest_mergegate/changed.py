@@ -7,13 +7,14 @@ must be one that would come out as it did before.
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.git import run_git, top_of
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
 from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
@@ -110,8 +111,8 @@ def changes_since(reference: str, folder: Path) -> Changes:
     found: set[str] = set()
     for base in bases:
         found |= _paths(
-            *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-relative"),
-            *("--ignore-submodules=none", base, "--"),
+            *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv"),
+            *("--no-relative", "--ignore-submodules=none", base, "--"),
             folder=top,
         )
     # what is not in the index, as when it was removed from it and lies there still
@@ -129,7 +130,13 @@ def changes_since(reference: str, folder: Path) -> Changes:
 
 def repository(folder: Path) -> Path:
     """The top of the repository around ``folder``. Raises GitError."""
-    return Path(os.path.realpath(_git("rev-parse", "--show-toplevel", folder=folder).rstrip("\n")))
+    top = top_of(folder)
+    if top is None:
+        raise GitError(
+            f"--changed-since: {shown(str(folder), 300)} is not a git repository, nor in one",
+            fix="run it in a git repository",
+        )
+    return top
 
 
 def _merge_bases(reference: str, top: Path) -> list[str]:
@@ -160,7 +167,7 @@ def _paths(*arguments: str, folder: Path) -> set[str]:
 def _git(*arguments: str, folder: Path) -> str:
     """What git says. Raises GitError."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False)
+        done = run_git(folder, *arguments)
     except OSError as error:
         raise GitError(
             f"--changed-since: git cannot be run ({error.strerror})", fix="install git"
@@ -168,7 +175,7 @@ def _git(*arguments: str, folder: Path) -> str:
     if done.returncode != 0:
         lines = os.fsdecode(done.stderr).strip().splitlines() or ["it says nothing"]
         raise GitError(
-            f"--changed-since: git {arguments[0]} failed in {folder}: {lines[0]}",
+            f"--changed-since: git {arguments[0]} failed in {folder}: {shown(lines[0])}",
             fix="run it in a git repository that git trusts",
         )
     return os.fsdecode(done.stdout)

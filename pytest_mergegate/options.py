@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.cache_folder import cache_folder
 from pytest_mergegate.engine.cache import DEFAULT_LIMIT
-from pytest_mergegate.pool.fingerprints import cache_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

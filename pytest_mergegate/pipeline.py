@@ -11,6 +11,7 @@ from pytest_mergegate.automatic import AutomaticLimit, resolve
 from pytest_mergegate.baseline.changes import baseline_findings, baseline_record
 from pytest_mergegate.baseline.comparable import earlier_of
 from pytest_mergegate.baseline.reading import read_baseline
+from pytest_mergegate.cache_folder import cache_folder, check_cache
 from pytest_mergegate.clock import Clock
 from pytest_mergegate.descent import Descent
 from pytest_mergegate.engine.cache import Cache
@@ -21,7 +22,6 @@ from pytest_mergegate.judge import Judgement, judge, plan_depth
 from pytest_mergegate.no_code import refuse_code
 from pytest_mergegate.options import Options
 from pytest_mergegate.past import Past
-from pytest_mergegate.pool.fingerprints import cache_folder
 from pytest_mergegate.predictions import predict
 from pytest_mergegate.report import build
 from pytest_mergegate.report.provenance import gate_settings, now, versions
@@ -55,7 +55,8 @@ def assess(
     predict losses from, which is not written to; ``budget`` overrides single limits
     (``max_mds=3.0``); relative paths start at ``root`` (default: the working directory). An expert
     that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that
-    cannot be understood, GateError for a baseline that is none, ValueError for an unknown stage.
+    cannot be understood, GateError for a baseline that is none and a cache
+    that a pull request could have written, ValueError for an unknown stage.
     """
     if stage is not None and stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
@@ -63,6 +64,8 @@ def assess(
     gate = gate_from(source, root=root, budget=budget)
     compared = read_baseline(root / baseline, root) if baseline is not None else None
     folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
+    if folder is not None:
+        check_cache(folder)
     options = Options(
         stage=stage,
         device=device,

@@ -27,6 +27,7 @@ from pytest_mergegate.report.progress import progress_bar
 from pytest_mergegate.report.terminal import Look, encoding_of, failure_text, summary
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.workers import clean_up, shared
+from pytest_mergegate.writing import Unwritten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -314,8 +315,8 @@ class GateSession:
         for target in self.settings.reports:
             try:
                 write_report(reports, target)
-            except OSError as error:
-                self._problem = f"the report {target.path} could not be written ({error.strerror})"
+            except Unwritten as error:
+                self._problem = f"the report {error}"
                 if session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -325,7 +326,7 @@ class GateSession:
             return
         try:
             self._notes = update_baseline(self._baseline, self.reports)
-        except (GateError, OSError) as error:
+        except GateError as error:
             self._problem = f"the baseline was not written ({error})"
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED

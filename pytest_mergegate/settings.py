@@ -250,7 +250,18 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
     target = directory / (path or f"mergegate-report.{FORMATS[kind]}")
     if target.is_dir():
         raise pytest.UsageError(f"--mergegate-report: {target} is a folder; name a file in it")
+    check_place(target, "--mergegate-report")
     return ReportTarget(format=kind, path=target)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise pytest.UsageError for a place that would not be written to in the end."""
+    from pytest_mergegate.writing import check_way
+
+    try:
+        check_way(path)
+    except OSError as error:
+        raise pytest.UsageError(f"{option}: {error.strerror}; name the place itself") from None
 
 
 def parse_size(text: str) -> int:
@@ -268,13 +279,19 @@ def parse_cache(entry: str | None, directory: Path, *, none: bool) -> Path | Non
 
     Raises pytest.UsageError.
     """
-    from pytest_mergegate.pool.fingerprints import cache_folder
+    from pytest_mergegate.cache_folder import cache_folder, check_cache
+    from pytest_mergegate.errors import GateError
 
     if none:
         return None
     folder = directory / Path(entry).expanduser() if entry else cache_folder()
     if folder is not None and folder.exists() and not folder.is_dir():
         raise pytest.UsageError(f"the cache {folder} is a file; name a folder")
+    try:
+        if folder is not None:
+            check_cache(folder)
+    except GateError as error:
+        raise pytest.UsageError(str(error)) from None
     return folder
 
 
@@ -287,6 +304,8 @@ def parse_baseline(path: Path | None, *, update: bool, option: str) -> Path | No
         )
     if path is not None and path.is_dir():
         raise pytest.UsageError(f"{option}: {path} is a folder; name a file in it")
+    if path is not None:
+        check_place(path, option)
     return path
 
 
@@ -317,6 +336,7 @@ def parse_registry(entry: str | None, directory: Path, *, none: bool) -> Path | 
     path = directory / Path(entry or REGISTRY).expanduser()
     if path.is_dir():
         raise pytest.UsageError(f"the registry {path} is a folder; name a file in it")
+    check_place(path, "the registry")
     return path
 
 

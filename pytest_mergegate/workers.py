@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from pytest_mergegate.report.types import Report
+from pytest_mergegate.writing import make_private_folder, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,15 +24,13 @@ def shared(config: pytest.Config, key: str, compute: Callable[[], Report]) -> Re
     directory = _directory(config)
     if directory is None:
         return compute()
-    directory.mkdir(mode=0o700, exist_ok=True)
+    make_private_folder(directory)
     file = directory / f"{key}.json"
     with FileLock(f"{file}.lock"):
         if file.is_file():
             return Report.from_json(file.read_text(encoding="utf-8"))
         report = compute()
-        partial = file.with_suffix(".part")
-        partial.write_text(report.to_json(None), encoding="utf-8")
-        partial.replace(file)
+        write_file(file, report.to_json(None), mode=0o600)
         return report
 
 

@@ -131,6 +131,7 @@ class Runner:
                 **self.environment,
                 **environment,
                 "GITHUB_ACTIONS": "true",
+                "GITHUB_REPOSITORY": self.github["repository"],
                 "GITHUB_WORKSPACE": str(self.workspace),
                 "GITHUB_OUTPUT": str(files["output"]),
                 "GITHUB_STEP_SUMMARY": str(files["summary"]),

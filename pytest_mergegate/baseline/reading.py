@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.errors import GateError, first_line
 from pytest_mergegate.report.collected import read_reports
+from pytest_mergegate.writing import check_way
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
@@ -58,6 +59,7 @@ def read_baseline(path: Path, root: Path) -> Baseline:
     """
     baseline = Baseline(path=path, root=root, reports=None)
     try:
+        check_way(path)
         text = path.read_text(encoding="utf-8")
         reports = read_reports(text).reports
     except FileNotFoundError:

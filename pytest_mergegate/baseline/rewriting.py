@@ -12,8 +12,8 @@ from pytest_mergegate.baseline.comparable import BY_EXPERT, COMPARED, WHOLE
 from pytest_mergegate.baseline.reading import Baseline, depth, read_baseline
 from pytest_mergegate.increases import moved
 from pytest_mergegate.report.collected import SCHEMA, Collected
-from pytest_mergegate.report.files import replace_file
 from pytest_mergegate.report.types import CacheUse, Report
+from pytest_mergegate.writing import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ _PASSING = frozenset({"created", "versions", "device", "status"})
 def update_baseline(baseline: Baseline, reports: Iterable[Report]) -> tuple[str, ...]:
     """Rewrite the file with what ``reports`` have found; returns what to tell of it, in lines.
 
-    Raises GateError for a file that has become unreadable meanwhile, OSError.
+    Raises GateError for a file that has become unreadable meanwhile, or cannot be written.
     """
     # read again: another run may have written to it while this one computed
     found = read_baseline(baseline.path, baseline.root)
@@ -48,7 +48,7 @@ def update_baseline(baseline: Baseline, reports: Iterable[Report]) -> tuple[str,
         if not same:
             entries[key] = new
     if counts["added"] or counts["rewritten"]:
-        replace_file(baseline.path.resolve(), _text(entries.values()))
+        write_file(baseline.path, _text(entries.values()))
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return (*([f"baseline {baseline.shown}: {told}"] if told else []), *kept)
 

@@ -122,12 +122,12 @@ def _read(named: Sequence[Path]) -> list[RegistryLine]:
 
 
 def _write(found: Summary, path: Path) -> bool:
-    from pytest_mergegate.report.files import replace_file
+    from pytest_mergegate.writing import Unwritten, write_file
 
+    text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
     try:
-        text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
-        replace_file(path, f"{text}\n")
-    except OSError as error:
-        complain([f"{path} could not be written ({error.strerror})"])
+        write_file(path, f"{text}\n")
+    except Unwritten as error:
+        complain([str(error)])
         return False
     return True

@@ -156,7 +156,7 @@ def _update_baseline(
         return True
     try:
         told = update_baseline(options.baseline, reports)
-    except (GateError, OSError) as error:
+    except GateError as error:
         complain([f"the baseline was not written ({error})"])
         return False
     if chosen.quiet == 0:
@@ -178,6 +178,7 @@ def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None
         raise pytest.UsageError(f"--output takes exactly one gate, there are {len(files)}")
     if options.stage in {"preflight", "conflict", "hidden"}:
         raise pytest.UsageError(f"--output writes a merge; --stage {options.stage} makes none")
+    settings.check_place(folder, "--output")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise pytest.UsageError(f"--output: {folder} is there already, and is no folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -226,11 +227,12 @@ def _print(sound: Sequence[Report], judged: Sequence[Report], *, verbosity: int)
 
 def _write(reports: Collected, target: settings.ReportTarget) -> bool:
     from pytest_mergegate.report.files import write_report
+    from pytest_mergegate.writing import Unwritten
 
     try:
         write_report(reports, target)
-    except OSError as error:
-        complain([f"{target.path} could not be written ({error.strerror})"])
+    except Unwritten as error:
+        complain([str(error)])
         return False
     return True
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_mergegate.writing import Unwritten, open_to_append, write_file
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +35,7 @@ def add_to(commands: Commands) -> None:
     github.add_argument("--exit-code", type=int, required=True, metavar="N", help="the check's")
     github.add_argument("--require-gates", type=int, default=1, metavar="N")
     github.add_argument("--changed-since", default="", metavar="REF", help="as given to the check")
-    github.add_argument("--html", type=Path, metavar="PATH", help="where the HTML report is")
+    github.add_argument("--html", type=Path, metavar="PATH", help="where the HTML report is put")
     github.add_argument("--pull-request", default="", metavar="N", help="its number, if any")
     github.set_defaults(run=run)
 
@@ -53,13 +56,16 @@ def run(chosen: argparse.Namespace) -> int:
         required=chosen.require_gates,
         since=chosen.changed_since,
     )
+    html, unput = _put_html(chosen)
+    if unput is not None and came_to.exit_code == 0:
+        came_to = replace(came_to, status="error", exit_code=1)
     told = [*github.annotate(found, workspace)] if found else []
-    if problem := "; ".join(filter(None, (came_to.problem, unreadable))):
+    if problem := "; ".join(filter(None, (came_to.problem, unreadable, unput))):
         told.insert(0, github.Annotation(level="error", title="merge gates", message=problem))
     sys.stdout.write("".join(f"{annotation}\n" for annotation in told))
     said = problem or came_to.note or ""
     _append(summary, _text(found, came_to.status, said, github.SUMMARY_LIMIT))
-    values = _outputs(chosen, found, came_to)
+    values = _outputs(chosen, found, came_to, html)
     if chosen.pull_request:
         text = _text(found, came_to.status, said, github.COMMENT_LIMIT)
         values["comment-path"] = str(_comment(chosen, text))
@@ -87,8 +93,20 @@ def _read(path: Path, workspace: Path) -> tuple[Collected | None, str | None]:
         return None, f"the report {path.name} cannot be read: {first}"
 
 
+def _put_html(chosen: argparse.Namespace) -> tuple[str, str | None]:
+    """Put the HTML report where it is wanted: the path, and what keeps it from there."""
+    written = chosen.reports / "mergegate-report.html"
+    if chosen.html is None or not written.is_file():
+        return "", None
+    try:
+        write_file(chosen.html, written.read_bytes())
+    except (Unwritten, OSError) as error:
+        return "", f"the report {error}"
+    return str(chosen.html), None
+
+
 def _outputs(
-    chosen: argparse.Namespace, found: Collected | None, came_to: Outcome
+    chosen: argparse.Namespace, found: Collected | None, came_to: Outcome, html: str
 ) -> dict[str, str]:
     from pytest_mergegate.github import worst_expert
 
@@ -99,7 +117,7 @@ def _outputs(
         "status": came_to.status,
         "exit-code": str(came_to.exit_code),
         "worst-expert": (worst_expert(found) if found else None) or "",
-        "report-path": str(chosen.html) if chosen.html and chosen.html.is_file() else "",
+        "report-path": html,
         "sarif-path": str(sarif) if sarif.is_file() else "",
         "cache-changed": "true" if new else "false",
     }
@@ -117,12 +135,11 @@ def _text(found: Collected | None, status: str, said: str, limit: int) -> str:
 
 def _comment(chosen: argparse.Namespace, text: str) -> Path:
     folder: Path = chosen.reports / "comment"
-    folder.mkdir(exist_ok=True)
-    (folder / "comment.md").write_text(text, encoding="utf-8")
-    (folder / "pull-request.txt").write_text(f"{chosen.pull_request}\n", encoding="utf-8")
+    write_file(folder / "comment.md", text)
+    write_file(folder / "pull-request.txt", f"{chosen.pull_request}\n")
     return folder
 
 
 def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with open_to_append(path) as file:
+        file.write(text.encode())

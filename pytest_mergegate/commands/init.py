@@ -50,9 +50,10 @@ def run(chosen: argparse.Namespace) -> int:
     """Write the gate file; returns the exit code. Raises pytest.UsageError."""
     from pytest_mergegate.errors import GateError
     from pytest_mergegate.init.experts import find_experts
+    from pytest_mergegate.init.place import gate_path
     from pytest_mergegate.init.proposal import propose_for
     from pytest_mergegate.init.text import gate_text
-    from pytest_mergegate.init.write import gate_path, write_gate
+    from pytest_mergegate.writing import Unwritten, write_file
 
     if not chosen.folder.is_dir():
         raise pytest.UsageError(f"there is no folder {chosen.folder}")
@@ -70,9 +71,9 @@ def run(chosen: argparse.Namespace) -> int:
         _err([f"mergegate: {error}"])
         return Exit.UNREADABLE if found.experts else Exit.NOTHING_GATED
     try:
-        write_gate(path, gate_text(proposal), force=chosen.force)
-    except OSError as error:
-        raise pytest.UsageError(f"{path} could not be written ({error.strerror})") from None
+        write_file(path, gate_text(proposal), new=not chosen.force)
+    except Unwritten as error:
+        raise pytest.UsageError(str(error)) from None
     return _report(proposal, path, check=not chosen.no_check)
 
 

@@ -120,6 +120,9 @@ def run(chosen: argparse.Namespace) -> int:
 def _check_options(chosen: argparse.Namespace) -> None:
     if not chosen.gate.is_file():
         raise pytest.UsageError(f"plan: there is no gate file {chosen.gate}")
+    for option in ("write", "json"):
+        if (place := getattr(chosen, option)) is not None:
+            settings.check_place(place, f"--{option}")
     if chosen.most_trials is not None and chosen.most_trials < 1:
         raise pytest.UsageError(f"--most-trials must be at least 1, not {chosen.most_trials}")
     if chosen.force and chosen.write is None:
@@ -185,8 +188,8 @@ def _write(gate: Gate, opened: Opened, plan: Plan, chosen: argparse.Namespace) -
 
 
 def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[Verified]) -> None:
-    from pytest_mergegate.errors import GateError
     from pytest_mergegate.report.provenance import now, versions
+    from pytest_mergegate.writing import write_file
 
     data: dict[str, Any] = {
         "schema": SCHEMA,
@@ -196,11 +199,7 @@ def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[V
         "plan": record.model_dump(mode="json"),
         "verified": [found.plain for found in verified],
     }
-    try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise GateError(f"--json: {path} could not be written ({error.strerror})") from None
+    write_file(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _out(lines: Iterable[str]) -> None:

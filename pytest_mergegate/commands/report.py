@@ -37,6 +37,7 @@ def add_to(commands: Commands) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Write the files; returns the exit code. Raises pytest.UsageError."""
     from pytest_mergegate.report.files import write_report
+    from pytest_mergegate.writing import Unwritten
 
     targets = [
         settings.parse_report(f"{name}:{path}", Path.cwd())
@@ -58,8 +59,8 @@ def run(chosen: argparse.Namespace) -> int:
     for target in targets:
         try:
             write_report(reports, target)
-        except OSError as error:
-            complain([f"{target.path} could not be written ({error.strerror})"])
+        except Unwritten as error:
+            complain([str(error)])
             return Exit.NOT_PASSED
         say([f"wrote {target.path}"])
     return Exit.PASSED

@@ -118,10 +118,12 @@ def _write(path: Path | None, data: Mapping[str, Any]) -> int:
 
 
 def _save(path: Path, text: str) -> int:
+    from pytest_mergegate.writing import Unwritten, write_file
+
     try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        complain([f"{path} could not be written ({error.strerror})"])
+        write_file(path, text)
+    except Unwritten as error:
+        complain([str(error)])
         return Exit.NOT_PASSED
     say([f"wrote {path}"])
     return Exit.PASSED

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.engine.entries import Corrupt, digest, pack, pack_json, unpack, unpack_json
+from pytest_mergegate.writing import PARTIAL, Unwritten, make_folder, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -107,8 +107,8 @@ class Cache:
             return
         try:
             _write(path, file)
-        except OSError as error:
-            self._tell(f"the cache cannot be written to ({error.strerror}): {path.parent}")
+        except Unwritten as error:
+            self._tell(f"the cache cannot be written to ({error.why}): {path.parent}")
             return
         self._make_room(len(file))
 
@@ -199,7 +199,7 @@ class Cache:
 
     def _sweep(self, *, abandoned: float) -> None:
         """Remove what killed processes left half written."""
-        for path in self._files(".part"):
+        for path in self._files(PARTIAL):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime >= abandoned:
                     path.unlink()
@@ -211,15 +211,8 @@ class Cache:
 
 
 def _write(path: Path, file: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(number, "wb") as opened:
-            opened.write(file)
-        Path(temporary).replace(path)
-    except BaseException:
-        _remove(Path(temporary))
-        raise
+    make_folder(path.parent, mode=0o700)
+    write_file(path, file, mode=0o600)
 
 
 def _remove(path: Path) -> None:

@@ -15,6 +15,7 @@ from pytest_mergegate.errors import GateError
 from pytest_mergegate.merging.build import check_judged, merge_again, read_engine
 from pytest_mergegate.pool.base import read_base
 from pytest_mergegate.pool.references import Located
+from pytest_mergegate.writing import PARTIAL, check_way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,8 +67,10 @@ def write_merged(
 
 def _put(engine: Engine, target: Path) -> None:
     """Write the loaded merge beside ``target``, check it there, and move it in place."""
-    staging = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
+    staging = target.parent / f".{uuid.uuid4().hex}{PARTIAL}"
     try:
+        check_way(target)
+        staging.mkdir()
         _save(engine, staging)
         _check(engine, staging)
         if target.exists():

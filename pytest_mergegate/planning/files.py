@@ -16,6 +16,7 @@ from pytest_mergegate.plain_text import shown
 from pytest_mergegate.planning.proposal import proposed_gate
 from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.strangers.places import as_found
+from pytest_mergegate.writing import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,13 +76,7 @@ def write_files(written: Written, *, force: bool) -> None:
             fix="--force overwrites it, another folder keeps it",
         )
     for path, text in written.texts.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.part")
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            partial.replace(path)
-        except OSError as error:
-            raise GateError(f"--write: {path} could not be written ({error.strerror})") from None
+        write_file(path, text, new=not force)
     for path in written.texts:
         load_gate(path)
 

@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.cache_folder import cache_folder, check_cache
+from pytest_mergegate.errors import GateError, PoolError
 from pytest_mergegate.strangers.regular_files import open_regular
+from pytest_mergegate.writing import Unwritten, make_folder, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,18 +80,6 @@ def content_hash(path: Path) -> str:
     return found
 
 
-def cache_folder() -> Path | None:
-    """The user's own cache folder for this package; None where there is no home."""
-    try:
-        if own := os.environ.get("MERGEGATE_CACHE"):
-            return Path(own).expanduser().absolute()
-        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # by the XDG specification, a relative path is to be ignored
-        return (shared if shared.is_absolute() else Path.home() / ".cache") / "pytest-mergegate"
-    except (RuntimeError, OSError):
-        return None
-
-
 def _name_of_blob(path: Path) -> str | None:
     """The SHA-256 that a blob in the cache of huggingface_hub is named by."""
     real = Path(os.path.realpath(path))
@@ -98,8 +88,8 @@ def _name_of_blob(path: Path) -> str | None:
     from huggingface_hub import constants
 
     # a folder of the same shape in somebody's repository proves nothing
-    cache = Path(os.path.realpath(constants.HF_HUB_CACHE))
-    return real.name if real.parent.parent.parent == cache and real.is_file() else None
+    hub = Path(os.path.realpath(constants.HF_HUB_CACHE))
+    return real.name if real.parent.parent.parent == hub and real.is_file() else None
 
 
 def _key(path: Path, status: os.stat_result) -> str:
@@ -108,9 +98,21 @@ def _key(path: Path, status: os.stat_result) -> str:
 
 
 def _recall(key: str) -> str | None:
-    if key not in _in_process and (folder := cache_folder()) is not None:
+    if key not in _in_process and (folder := _memo_folder(cache_folder())) is not None:
         _in_process.update(_read_memo(folder / MEMO))
     return _in_process.get(key)
+
+
+@cache
+def _memo_folder(folder: Path | None) -> Path | None:
+    """The cache folder, where no stranger could have written hashes of his choice."""
+    if folder is None:
+        return None
+    try:
+        check_cache(folder)
+    except GateError:
+        return None
+    return folder
 
 
 def _read_memo(memo: Path) -> dict[str, str]:
@@ -130,26 +132,13 @@ def _note(key: str, found: str) -> None:
     """Add an entry to the memo; without a place to write, the file is hashed again next time."""
     from filelock import FileLock, Timeout
 
-    folder = cache_folder()
+    folder = _memo_folder(cache_folder())
     if folder is None:
         return
-    with contextlib.suppress(OSError, Timeout, NotImplementedError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, Unwritten, Timeout, NotImplementedError):
+        make_folder(folder, mode=0o700)
         with FileLock(folder / f"{MEMO}.lock", timeout=_WAIT):
             entries = _read_memo(folder / MEMO)
             entries.pop(key, None)
             kept = list(entries.items())[-(MOST_ENTRIES - 1) :]
-            _replace(folder / MEMO, json.dumps(dict([*kept, (key, found)])))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that no reader ever sees half of it."""
-    number, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+            write_file(folder / MEMO, json.dumps(dict([*kept, (key, found)])), mode=0o600)

@@ -6,7 +6,6 @@ import fnmatch
 import hashlib
 import os
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 from filelock import FileLock, Timeout
 
 from pytest_mergegate.errors import GateError, first_line
+from pytest_mergegate.git import run_git, top_of
 from pytest_mergegate.registry.lines import lines_of
 from pytest_mergegate.registry.reading import read_registry
+from pytest_mergegate.writing import Unwritten, check_way, make_private_folder, open_to_append
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,26 +64,27 @@ def append_lines(path: Path, lines: Iterable[RegistryLine]) -> int:
                     _merge_by_union(path)
     except Timeout:
         raise _unwritten(path, f"another process has held it for {PATIENCE:.0f} s") from None
+    except Unwritten as error:
+        raise _unwritten(path, error.why, error.fix) from None
     except OSError as error:
         raise _unwritten(path, str(error.strerror or error)) from None
     return len(new)
 
 
-def _unwritten(path: Path, why: str) -> GateError:
-    return GateError(f"the registry was not written ({why})", where=path.as_posix())
+def _unwritten(path: Path, why: str, fix: str | None = None) -> GateError:
+    return GateError(f"the registry was not written ({why})", where=path.as_posix(), fix=fix)
 
 
 def _lock(path: Path) -> Path:
     """Not beside the file, where it would lie about in a work tree."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"pytest-mergegate-locks-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.lock"
+    make_private_folder(folder)
+    return folder / f"{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]}.lock"
 
 
 def _append(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with open_to_append(path) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             # a line that was cut short stays so, and takes no other along
@@ -96,15 +98,17 @@ def _merge_by_union(path: Path) -> None:
         return
     attributes = path.parent / ".gitattributes"
     try:
+        check_way(attributes)
         had = attributes.read_text("utf-8", "replace") if attributes.exists() else ""
         if any(_says_how_to_merge(line, path.name) for line in had.splitlines()):
             return
         start = "" if not had or had.endswith("\n") else "\n"
-        with attributes.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(f"{start}{_pattern(path.name)} merge=union\n")
-    except OSError as error:
+        with open_to_append(attributes) as file:
+            file.write(f"{start}{_pattern(path.name)} merge=union\n".encode())
+    except (OSError, Unwritten) as error:
+        why = error.why if isinstance(error, Unwritten) else error.strerror
         raise GateError(
-            f"the registry was written, but this was not ({error.strerror})",
+            f"the registry was written, but this was not ({why})",
             where=attributes.as_posix(),
             fix=f"add the line '{path.name} merge=union', or branches will conflict",
         ) from None
@@ -128,9 +132,11 @@ def _says_how_to_merge(line: str, name: str) -> bool:
 
 def _is_for_git(path: Path) -> bool:
     """Whether it lies in a work tree and is not ignored there."""
-    command = ["git", "check-ignore", "-q", "--", path.name]
+    top = top_of(path.parent)
+    if top is None:
+        return False
+    place = path.parent.resolve().relative_to(top) / path.name
     try:
-        done = subprocess.run(command, cwd=path.parent, capture_output=True, check=False)
+        return run_git(top, "check-ignore", "-q", "--", f"./{place}").returncode == 1
     except OSError:  # there is no git
         return False
-    return done.returncode == 1

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pytest_mergegate.errors import GateError, first_line
 from pytest_mergegate.registry.lines import SCHEMA, RegistryLine, line_id
+from pytest_mergegate.writing import check_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -73,6 +74,7 @@ def read_registry(path: Path) -> Registry:
     GateError for a file that cannot be read at all.
     """
     try:
+        check_way(path)
         content = path.read_bytes()
     except FileNotFoundError:
         return Registry(path=path, lines=(), problems=(), exists=False)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_mergegate import git
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.plain_text import shown
 
@@ -78,8 +79,7 @@ def glob_inside(root: Path, pattern: str, *, where: str) -> list[Path]:
 
 def repository_of(root: Path) -> Path:
     """The nearest folder from ``root`` upwards with a ``.git``, else ``root`` itself."""
-    real = root.resolve()
-    return next((p for p in (real, *real.parents) if (p / ".git").exists()), real)
+    return git.top_of(root) or root.resolve()
 
 
 def _check_way(path: Path, repository: Path, expert: str | None, where: str) -> None:

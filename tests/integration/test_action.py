@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "github"
 ACTION = "pytest-mergegate/pytest-mergegate"
+REPOSITORY = "team/merges"
 pytestmark = pytest.mark.slow
 
 
@@ -36,13 +37,24 @@ class GitHub:
     caches: list[tuple[str, Path]] = field(default_factory=list)
     runs: int = 0
     environment: dict[str, str] = field(default_factory=dict)
+    event: dict[str, Any] = field(default_factory=dict)
+    """In place of a push or a pull request."""
+    restored: list[str] = field(default_factory=list)
+    """The keys that were asked for."""
 
-    def workflow(self, *, pull_request: int | None = None, **inputs: str) -> Ran:
-        """The example's workflow, as far as its use of the action; ``inputs`` beside its own."""
+    def workflow(
+        self, *, pull_request: int | None = None, head: str | None = REPOSITORY, **inputs: str
+    ) -> Ran:
+        """The example's workflow, as far as its use of the action; ``inputs`` beside its own.
+
+        ``head`` is the repository that a pull request comes from, None where it is gone.
+        """
         self.runs += 1
         temp = self.folder / f"temp{self.runs}"
         temp.mkdir()
-        event = {} if pull_request is None else {"pull_request": {"number": pull_request}}
+        origin = {"repo": None if head is None else {"full_name": head}}
+        pull = {"number": pull_request, "head": origin}
+        event = {} if pull_request is None else {"pull_request": pull}
         ran: list[Ran] = []
 
         def gate(given: Mapping[str, str]) -> dict[str, str]:
@@ -52,7 +64,12 @@ class GitHub:
         runner = Runner(
             workspace=self.workspace,
             temp=temp,
-            github={"event": event, "run_id": str(self.runs), "run_attempt": "1"},
+            github={
+                "event": self.event or event,
+                "repository": REPOSITORY,
+                "run_id": str(self.runs),
+                "run_attempt": "1",
+            },
             uses={
                 "actions/checkout": lambda _: {},
                 "actions/cache/restore": self._restore,
@@ -78,6 +95,7 @@ class GitHub:
         subprocess.run(["git", "checkout", "-q", branch], cwd=self.workspace, check=True)
 
     def _restore(self, given: dict[str, str]) -> dict[str, str]:
+        self.restored.append(given["key"])
         for wanted in (given["key"], *given["restore-keys"].split()):
             for key, kept in reversed(self.caches):
                 if key.startswith(wanted):
@@ -321,3 +339,81 @@ def test_a_pull_request_that_concerns_no_gate(github: GitHub, on_main: Ran) -> N
     assert (ran.failed, ran.outputs["worst-expert"]) == (False, "")
     ran = github.workflow(pull_request=8, **{"changed-since": "nowhere"})
     assert (ran.failed, ran.outputs["status"]) == (True, "error")
+
+
+# Pull requests from forks
+
+
+FORKS: dict[str, dict[str, Any]] = {
+    "a fork": {"pull_request": {"number": 9, "head": {"repo": {"full_name": "mallory/merges"}}}},
+    "a fork that is gone": {"pull_request": {"number": 9, "head": {"repo": None}}},
+    "a fork of a like name": {
+        "pull_request": {"number": 9, "head": {"repo": {"full_name": f"{REPOSITORY}2"}}}
+    },
+    "a fork's run": {"workflow_run": {"id": 5, "head_repository": {"full_name": "mallory/merges"}}},
+    "a gone fork's run": {"workflow_run": {"id": 5, "head_repository": None}},
+}
+OWN: dict[str, dict[str, Any]] = {
+    "a branch": {"pull_request": {"number": 9, "head": {"repo": {"full_name": REPOSITORY}}}},
+    "a branch's run": {"workflow_run": {"id": 5, "head_repository": {"full_name": REPOSITORY}}},
+    "a push": {"ref": "refs/heads/main"},
+}
+
+
+@pytest.mark.parametrize("event", FORKS.values(), ids=FORKS)
+def test_a_fork_is_given_no_cache(github: GitHub, on_main: Ran, event: dict[str, Any]) -> None:
+    """Nor does it leave one: what it has saved for its pull request may be forged."""
+    github.checkout("main")
+    forged = github.folder / "forged"
+    shutil.copytree(github.caches[0][1], forged, dirs_exist_ok=True)
+    kept, asked = [*github.caches], [*github.restored]
+    github.caches.append(("mergegate-Linux-mergegate-0-1", forged))
+    github.event = event
+    try:
+        ran = github.workflow(stage="conflict")
+    finally:
+        github.event = {}
+        github.caches.remove(("mergegate-Linux-mergegate-0-1", forged))
+    assert github.restored == asked
+    assert github.caches == kept
+    assert github.report()["cache"]["hits"] == 0
+    assert github.report()["conflicts"] is not None, ran.log
+    assert not (Path(ran.steps["room"]["outputs"]["reports"]).parent / "mergegate-cache").exists()
+
+
+@pytest.mark.parametrize("event", OWN.values(), ids=OWN)
+def test_the_repository_s_own_branches_have_one(
+    github: GitHub, on_main: Ran, event: dict[str, Any]
+) -> None:
+    github.checkout("main")
+    github.event = event
+    try:
+        github.workflow(stage="conflict")
+    finally:
+        github.event = {}
+    assert github.restored[-1] == f"mergegate-Linux-mergegate-{github.runs}-1"
+    assert github.report()["cache"]["hits"] > 0
+
+
+@pytest.mark.parametrize("how", ["the file", "its folder", "a file of the team's"])
+def test_the_report_is_written_through_no_link(fresh: GitHub, how: str) -> None:
+    """Which a pull request commits where the report is to be; nothing is removed, either."""
+    secret = fresh.folder / "secret"
+    secret.mkdir()
+    (secret / "report.html").write_text("TOP-SECRET")
+    (fresh.workspace / "conftest.py").write_text("# the team's\n")
+    if how == "its folder":
+        (fresh.workspace / "out").symlink_to("../secret")
+    else:
+        (fresh.workspace / "out").mkdir()
+        target = "../../secret/report.html" if how == "the file" else "../conftest.py"
+        (fresh.workspace / "out" / "report.html").symlink_to(target)
+    ran = fresh.workflow(pull_request=7, report="out/report.html")
+    assert ran.failed
+    assert ran.outputs["report-path"] == ""
+    assert any("is a symlink to" in command.data for command in ran.annotations("error"))
+    assert "TOP-SECRET" not in ran.summary + ran.log
+    assert (secret / "report.html").read_text() == "TOP-SECRET"
+    assert (fresh.workspace / "conftest.py").read_text() == "# the team's\n"
+    html = (fresh.artifacts["mergegate-report"] / "mergegate-report.html").read_text("utf-8")
+    assert "mergegate.yaml" in html

@@ -237,7 +237,7 @@ class TestCommand:
     def test_a_pass(self, told: Callable[..., dict[str, str]], tmp_path: Path) -> None:
         passed = report("pass", verdicts=[verdict("a", "pass")])
         (tmp_path / "mergegate-report.json").write_text(passed.to_json())
-        (tmp_path / "report.html").touch()
+        (tmp_path / "mergegate-report.html").touch()
         outputs = told(f"--html={tmp_path / 'report.html'}", "--pull-request=")
         assert outputs == {
             "status": "pass",

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import constants
 
+from pytest_mergegate.cache_folder import cache_folder
 from pytest_mergegate.errors import PoolError
 from pytest_mergegate.pool import fingerprints
-from pytest_mergegate.pool.fingerprints import MEMO, cache_folder, content_hash, fingerprint
+from pytest_mergegate.pool.fingerprints import MEMO, content_hash, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -108,13 +108,15 @@ def test_what_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "registry.jsonl"
-    path.symlink_to("/dev/full")
-    monkeypatch.setattr(appending, "read_registry", lambda path: read_registry(tmp_path / "none"))
-    with pytest.raises(GateError, match=r"not written .*No space left"):
-        append_lines(path, [ONE])
+def test_a_full_disk(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(GateError, match=r"not written .*File too large"):
+            append_lines(tmp_path / "registry.jsonl", [ONE])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_who_holds_it_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Where the gate file goes, and writing it without harm to one that is there."""
+"""Where the gate file goes."""
 
 from __future__ import annotations
 
@@ -40,20 +40,6 @@ def gate_path(folder: Path, output: Path | None, *, force: bool) -> Path:
     if not path.absolute().parent.is_dir():
         raise GateError(f"there is no folder {path.parent}", fix="create it first")
     return path
-
-
-def write_gate(path: Path, text: str, *, force: bool) -> None:
-    """Write it, not over one that came up meanwhile. Raises OSError."""
-    if not force:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        return
-    partial = path.with_name(f".{path.name}.part")  # or a full disk would leave half a file
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _is_part(folder: Path) -> bool:
