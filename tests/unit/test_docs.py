@@ -299,3 +299,9 @@ def test_every_rule_is_registered_and_has_one_code() -> None:
         assert source.startswith(f'"""{code}: ')
         reported = set(re.findall(r'"(MG\d{3})"', source))
         assert reported == {code}
+
+
+def test_security_names_the_tests_that_hold_its_promises() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    held = set(re.findall(r"`(test_\w+\.py)`", text))
+    assert held == {path.name for path in (ROOT / "tests" / "untrusted").glob("test_*.py")}
