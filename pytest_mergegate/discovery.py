@@ -4,8 +4,8 @@ A gate file may run code, so one in a folder of strangers' is refused: in, or be
 
 * a folder that holds an adapter or a checkpoint, but for the root of the repository and the folder
   where one started: a repository may well be that of a single model;
-* an expert's folder, or the folder of its examples, that another gate file of the repository names
-  (a folder that holds the naming gate file itself is the team's).
+* an expert's folder, the folder around it, or the folder of its examples, as another gate file of
+  the repository names them (a folder that holds the naming gate file itself is the team's).
 
 Who names a gate file on the command line has decided to run it.
 """
@@ -24,7 +24,7 @@ from pytest_mergegate.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.mergekit_file import sources
 from pytest_mergegate.plain_text import shown
 from pytest_mergegate.strangers.containment import check_way, repository_of
-from pytest_mergegate.strangers.places import is_gate_name, placed, under
+from pytest_mergegate.strangers.places import is_gate_name, placed
 from pytest_mergegate.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -54,11 +54,12 @@ class _Claim:
         )
 
 
-def gates_below(folder: Path) -> list[Path]:
-    """Every gate file in ``folder`` and below, where pytest would look too; no link is followed."""
+def gates_below(folder: Path, *, hidden: bool = False) -> list[Path]:
+    """Every gate file in ``folder`` and below, where pytest would look too, or in all but what is
+    installed or git's; no link is followed."""
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not _is_apart(Path(place, f))]
+        folders[:] = [f for f in folders if not _is_apart(Path(place, f), hidden=hidden)]
         found += [Path(place, file) for file in files if is_gate_name(file)]
     return sorted(found)
 
@@ -68,16 +69,15 @@ def refusals(files: Iterable[Path], *, start: Path) -> dict[Path, GateFileError]
     the command, or pytest, was started."""
     start = start.absolute()
     asked = {file: Path(os.path.normpath(start / file)) for file in files}
-    problems: dict[Path, str] = {}
-    nearby = {*asked.values(), *gates_below(start), *_gates_above(start)}
-    claims: list[_Claim] = []
-    # a folder's gate files speak before those below it, and one that is refused has no say
-    for path in sorted(nearby, key=lambda path: (len(path.parts), path)):
-        what = _by_content(path, start) or _by_claims(path, claims)
-        if what is not None:
-            problems[path] = what
-        else:
-            claims += _claims(path)
+    # all are heard before any is judged: which comes first by name or depth is chance
+    nearby = {*asked.values(), *gates_below(repository_of(start), hidden=True)}
+    odd = {path: _by_content(path, start) for path in nearby}
+    claims = [claim for path, why in odd.items() if why is None for claim in _claims(path)]
+    problems = {
+        path: why
+        for path in asked.values()
+        if (why := odd[path] or _by_claims(path, claims)) is not None
+    }
     return {
         file: GateFileError([GateError(problems[path], where=str(file), fix=_FIX)])
         for file, path in asked.items()
@@ -85,18 +85,10 @@ def refusals(files: Iterable[Path], *, start: Path) -> dict[Path, GateFileError]
     }
 
 
-def _is_apart(folder: Path) -> bool:
-    hidden = folder.name.startswith(".") or folder.name in _APART
-    return hidden or (folder / "pyvenv.cfg").exists()
-
-
-def _gates_above(start: Path) -> Iterator[Path]:
-    """Gate files in the folders around ``start``, as far as the repository reaches."""
-    top = repository_of(start)
-    for folder in start.parents:
-        if not under(top, folder):
-            return
-        yield from (path for path in folder.glob("*.yaml") if is_gate_name(path.name))
+def _is_apart(folder: Path, *, hidden: bool) -> bool:
+    apart = folder.name in _APART or (folder.name.startswith(".") and not hidden)
+    # not Path's exists, which raises for a path that is too long
+    return apart or folder.name == ".git" or os.path.exists(folder / "pyvenv.cfg")  # noqa: PTH110
 
 
 def _by_content(path: Path, start: Path) -> str | None:
@@ -166,12 +158,15 @@ def _named(gate: Path) -> Iterator[tuple[str, str]]:
     root, experts = gate.parent, data.get("experts")
     if isinstance(experts, str):
         yield f"{escape(str(root))}/{experts}", "experts lie"
+        yield f"{escape(str(root))}/{os.path.dirname(experts)}", "experts lie"  # noqa: PTH120
         if isinstance(examples := data.get("examples"), str):
             held = Path(examples).parent.as_posix().replace("{name}", "*")
             yield f"{escape(str(root))}/{held}", "examples lie"
     for name, path, examples in _experts(data):
         if isinstance(path, str) and (folder := _placed(root, path)) is not None:
-            yield escape(os.path.realpath(folder)), f"the expert {shown(name, 60)} lies"
+            place = os.path.realpath(folder)
+            yield escape(place), f"the expert {shown(name, 60)} lies"
+            yield escape(os.path.dirname(place)), f"the expert {shown(name, 60)} lies"  # noqa: PTH120
         examples = examples or data.get("examples")
         if isinstance(examples, str):
             file = root / examples.replace("{name}", name)

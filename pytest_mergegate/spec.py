@@ -54,11 +54,13 @@ def _inconsistent(message: str, *at: str) -> PydanticCustomError:
 
 
 def _expert_name(name: str) -> str:
-    """A name that can be part of a pytest node id."""
+    """A name that can be part of a pytest node id, and is no command to a CI service."""
     if name == POOL:
         raise ValueError(f"{POOL!r} stands for the pool as a whole; give the expert another name")
-    if not name.strip() or not name.isprintable() or "::" in name:
-        raise ValueError(f"{name!r} is no name for an expert; use printable text without '::'")
+    if not name.strip() or not name.isprintable() or "::" in name or "##" in name:
+        raise ValueError(
+            f"{name!r} is no name for an expert; use printable text without '::' and '##'"
+        )
     return name
 
 

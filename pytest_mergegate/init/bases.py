@@ -117,14 +117,14 @@ def _from_hub(
         raise _disagreement(named)
     reference = references[0]
     first = root / reference.split("/")[0]
-    if not _REPOSITORY.fullmatch(reference) or "@" in reference or first.exists():
+    if not _REPOSITORY.fullmatch(reference) or "@" in reference or os.path.lexists(first):
         here = f"; {', '.join(others[:_MOST])} is here and called otherwise" if others else ""
         what = "is not here" if not _is_folder(reference) else "lies outside of the repository"
         raise GateError(
             f"the base that the experts name, '{shown(reference)}', {what}{here}", fix=_FIX
         )
-    revisions = {e.config.get("revision") for e in experts if e.is_adapter}
-    revision = revisions.pop() if len(revisions) == 1 else None
+    named_at = [e.config.get("revision") for e in experts if e.is_adapter]
+    revision = named_at[0] if named_at and all(r == named_at[0] for r in named_at) else None
     if isinstance(revision, str) and re.fullmatch(r"[\w./-]+", revision, re.ASCII):
         reference = f"{reference}@{revision}"
     why = "a repository on the hub: what the experts name, and no folder here is called so"

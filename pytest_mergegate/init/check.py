@@ -29,10 +29,13 @@ def is_at_hand(proposal: Proposal) -> bool:
 
     repository, _, revision = proposal.base.reference.partition("@")
     names = ("config.json", "model.safetensors", "model.safetensors.index.json")
-    kept = [
-        isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str)
-        for name in names
-    ]
+    try:
+        kept = [
+            isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str)
+            for name in names
+        ]
+    except ValueError:  # no repository can be called so
+        return False
     return kept[0] and any(kept[1:])
 
 

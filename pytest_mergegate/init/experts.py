@@ -147,7 +147,7 @@ def _names(paths: Sequence[Path], folder: Path) -> list[str]:
     for path in paths:
         twice = count[path.name] > 1
         name = "-".join(path.relative_to(folder).parts) if twice else path.name
-        name = name.replace("::", "--").strip() or "expert"
+        name = name.replace("::", "--").replace("##", "--").strip() or "expert"
         while name in taken:
             name += "_"
         taken.add(name)

@@ -70,7 +70,7 @@ _PLAIN: dict[str, tuple[object, ...]] = {
 }
 _WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")
 _CONFIG_BYTES = 4 << 20
-_MOST_PAIRS = 5_000_000
+_MOST_PAIRS, _LONG = 5_000_000, 100
 _LOOKED_UP = ("target_modules", "exclude_modules")
 """Lists in which each module is looked up, however long they are."""
 # any other `use_...` is a variant of a PEFT to come
@@ -186,10 +186,11 @@ def _check_lists(config: Mapping[str, Any], tensors: int, name: str) -> None:
     for setting, value in config.items():
         if setting in _LOOKED_UP or not isinstance(value, (list, dict)):
             continue
-        names = sum(isinstance(entry, str) for entry in value)
+        # a long name takes as long as many
+        names = sum(1 + len(entry) // _LONG for entry in value if isinstance(entry, str))
         if names * tensors > _MOST_PAIRS:
             raise PoolError(
-                f"{shown(setting, 60)} holds {names} names, for {tensors} tensors",
+                f"{shown(setting, 60)} holds {len(value)} names, for {tensors} tensors",
                 expert=name,
                 where=CONFIG,
                 fix="write a name for each module that is not as the others, and no more",

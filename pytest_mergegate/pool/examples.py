@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pytest_mergegate.errors import PoolError
+from pytest_mergegate.plain_text import shown
 from pytest_mergegate.pool.json_files import unique
 from pytest_mergegate.strangers.regular_files import open_regular
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHAPE = 'an example is {"input": ..., "target": ..., "choices": [...]}'
-_BYTES, _ROWS, _LINE = 128 << 20, 100_000, 1 << 20
+_BYTES, _ROWS, _LINE, _ENTRIES = 128 << 20, 100_000, 1 << 20, 10_000
 Choice = Annotated[str, Field(min_length=1)]
 
 
@@ -65,7 +67,9 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     """
     try:
         with open_regular(path, expert=expert) as file:
-            text = file.read(_BYTES + 1).decode("utf-8-sig")
+            # no more than there is: a limit alone would be set aside in memory
+            size = min(os.fstat(file.fileno()).st_size, _BYTES)
+            text = file.read(size + 1).decode("utf-8-sig")
     except PoolError as error:
         fix = "correct the path; it is relative to the gate file"
         raise _malformed(f"the examples: {error.what}", expert, where, fix) from None
@@ -100,7 +104,9 @@ def _parse(line: str, where: str, expert: str) -> Example:
         what = f"the line has {len(line)} characters, {_LINE} are the limit"
         raise _malformed(what, expert, where, "shorten the example, or leave it out")
     try:
-        example = Example.model_validate(json.loads(line, object_pairs_hook=unique))
+        data = json.loads(line, object_pairs_hook=unique)
+        _check_lists(data, expert, where)
+        example = Example.model_validate(data)
         example.model_dump_json()  # refuses half a surrogate pair, which no tokenizer reads
         return example
     except json.JSONDecodeError as error:
@@ -117,6 +123,14 @@ def _parse(line: str, where: str, expert: str) -> Example:
     except ValueError as error:  # also a number with more digits than Python reads
         fix = "keep to plain JSON in UTF-8, each key once"
         raise _malformed(str(error), expert, where, fix) from None
+
+
+def _check_lists(data: object, expert: str, where: str) -> None:
+    """Raise PoolError for lists whose every entry would have an error of its own."""
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if isinstance(value, list) and len(value) > _ENTRIES:
+            what = f"{shown(key, 60)} has {len(value)} entries, {_ENTRIES} are the limit"
+            raise _malformed(what, expert, where, "shorten the example, or leave it out")
 
 
 def _malformed(what: str, expert: str, where: str, fix: str) -> PoolError:

@@ -272,3 +272,19 @@ def test_shapes_without_elements(gate: Path, shape: list[int], key: str | None) 
     found = refused(gate, "MG001")
     assert f"the impossible shape {shape}" in found.message
     assert key in found.message
+
+
+@pytest.mark.parametrize("entry", ["1", "{}", '""'])
+@pytest.mark.parametrize("key", ["input", "choices", "target"])
+def test_lists_in_an_example(gate: Path, key: str, entry: str) -> None:
+    text = "[" + ",".join([entry] * 200_000) + "]"
+    row = f'"{key}": {text}' if key == "input" else f'"input": "x", "{key}": {text}'
+    (gate.parent / "data" / "b.jsonl").write_text(f"{{{row}}}\n")
+    assert f"{key} has 200000 entries" in refused(gate, "MG201").message
+
+
+def test_a_name_as_long_as_many(gate: Path) -> None:
+    configure(expert(gate), modules_to_save=["x" * 3_000_000])
+    tensors = {f"base_model.model.m{k}.lora_A.weight": torch.zeros(1, 1) for k in range(2_000)}
+    save_file(tensors, expert(gate) / WEIGHTS)
+    assert "holds 1 names, for 2000 tensors" in refused(gate, "MG001").message

@@ -22,6 +22,8 @@ PLACES = (
     "adapters/b/deep/er/mergegate.yaml",
     "data/mergegate.yaml",
     "data/more/x.mergegate.yaml",
+    "adapters/x.mergegate.yaml",
+    "adapters/new/mergegate.yaml",
 )
 
 
@@ -196,6 +198,41 @@ def test_what_is_no_file(gate: Path, kind: str, capsys: pytest.CaptureFixture[st
     assert time.monotonic() - started < 5
     said = {"fifo": "not a regular file", "device": "not a regular file", "large": "512 KiB"}
     assert said.get(kind, "") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", [".", "data"])
+@pytest.mark.parametrize("gates", ["conf", "gates", "zgates", ".gates", "team/gates"])
+def test_beside_the_folder_of_the_teams_gates(
+    gate: Path,
+    marker: Path,
+    gates: str,
+    start: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever comes first by name, and whether the team's is found as well or not."""
+    hostile(gate, "data/x.mergegate.yaml", marker)
+    (gate.parent / gates).mkdir(parents=True)
+    _moved(gate, f"{gates}/p.mergegate.yaml")
+    monkeypatch.chdir(gate.parent / start)
+    assert mergegate("check", ".", "--stage", "preflight") == 2
+    assert said_why(capsys.readouterr().out)
+
+
+def test_a_path_that_is_too_long(
+    gate: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git checks out what no absolute path leads to."""
+    monkeypatch.chdir(gate.parent)
+    folder = os.open("adapters/b", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 200, dir_fd=folder)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    mergegate("check", ".", "--stage", "preflight")
+    assert "Traceback" not in capsys.readouterr().err
 
 
 # What stays as it was

@@ -32,7 +32,7 @@ def test_a_template_that_raises(gate: Path, template: str) -> None:
     rows = [json.dumps({"input": chat}) for _ in range(3)]
     (gate.parent / "data" / "b.jsonl").write_text("\n".join(rows))
     found = refused(write_gate(gate, read_gate(gate) | {"budget": {"max_mds": 9}}), "MG203")
-    assert "the base's chat template takes no example 1" in found.message
+    assert "the chat template of the base's tokenizer makes no prompt of" in found.message
     assert "::error" not in found.message
     assert found.message.isprintable()
     assert "correct the template" in found.fix

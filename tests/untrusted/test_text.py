@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import unicodedata
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
@@ -240,3 +241,37 @@ def test_names_of_folders(gate: Path, text: str, capsys: pytest.CaptureFixture[s
     assert_plain(out)
     assert_plain(err)
     assert out
+
+
+@pytest.mark.parametrize("name", ["##[error]x", "##vso[task.x]y", "##teamcity[x]"])
+@pytest.mark.parametrize("option", ["--collect-only", "--mergegate-stage=preflight"])
+def test_names_of_items(gate: Path, pytester: pytest.Pytester, name: str, option: str) -> None:
+    (gate.parent / "adapters" / "b").rename(gate.parent / "adapters" / name)
+    (gate.parent / "data" / "b.jsonl").rename(gate.parent / "data" / f"{name}.jsonl")
+    write_gate(gate, {"base": "base", "experts": "adapters/*", "examples": "data/{name}.jsonl"})
+    result = pytester.runpytest("--mergegate", option, "-v", gate)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert not _COMMAND.search(result.stdout.str() + result.stderr.str())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_model_name_or_path": "org/name", "revision": []},
+        {"base_model_name_or_path": "a" * 300 + "/b"},
+        {"base_model_name_or_path": "o/a--b"},
+        {"base_model_name_or_path": "o/n.git"},
+        {"base_model_name_or_path": "o/" + "a" * 100},
+    ],
+    ids=["a list as revision", "a long name", "dashes", "git", "a long repository"],
+)
+def test_bases_that_no_repository_can_be(
+    gate: Path, changes: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(gate.parent / "base")
+    for name in "abc":
+        configure(gate.parent / "adapters" / name, **changes)
+    gate.unlink()
+    assert mergegate("init", gate.parent / "adapters", "--no-check") in {0, 2}
+    mergegate("init", gate.parent / "adapters", "--force")
+    assert_plain(capsys.readouterr().err)
