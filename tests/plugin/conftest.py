@@ -19,10 +19,15 @@ def shared_pool(tiny_pool: Path) -> Path:
     pytester forgets what was first imported inside one of its runs, and torch cannot be imported
     twice: so import all that a gate needs, by running one.
     """
+    import numba
+
     import pytest_mergegate.merging.build
     import pytest_mergegate.session  # noqa: F401
     from pytest_mergegate import assess
 
+    # numba imports much of itself when it first compiles; what this run needs of it may be there
+    # already, compiled, or in another worker's cache
+    numba.njit(lambda number: number + 1)(1)
     assess(tiny_pool, max_loss=100.0, max_mds=100.0)
     return tiny_pool
 
