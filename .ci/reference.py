@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from schema_tables import attribute_docstrings, json_default, json_type, one_line, table
 
-from pytest_mergegate import cli, settings
-from pytest_mergegate.commands.exits import Exit
-from pytest_mergegate.commands.parser import Parser
-from pytest_mergegate.commands.schema import schema
+from pytest_mergegate.cli import main as cli
+from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli.schema import schema
+from pytest_mergegate.gate import settings
 from pytest_mergegate.report import types
 from pytest_mergegate.report.types import Report
 

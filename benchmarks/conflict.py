@@ -43,9 +43,9 @@ from pools import (
 )
 from safetensors.torch import load_file
 
-from pytest_mergegate.engine.delta_rows import delta_rows
-from pytest_mergegate.engine.grams import factor_dots
-from pytest_mergegate.engine.kernels import add_pairs
+from pytest_mergegate.engine.weights.delta_rows import delta_rows
+from pytest_mergegate.engine.weights.grams import factor_dots
+from pytest_mergegate.engine.weights.kernels import add_pairs
 from pytest_mergegate.stages.conflict import run_conflict
 
 if TYPE_CHECKING:

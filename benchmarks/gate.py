@@ -17,10 +17,10 @@ from hidden import QUIET, write_adapter, write_base
 from measuring import CORES, Process, alternate, outcome, process, ratio, seconds
 from pools import Shape
 
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.gatefile import gate_from, load_gate
-from pytest_mergegate.options import Options
-from pytest_mergegate.pipeline import run_gate
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.gate.gatefile import gate_from, load_gate
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.report.gating import run_gate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,8 +134,8 @@ def _run(root: Path, cache: Path, *methods: Any) -> Any:
 
 
 def _least(root: Path) -> float:
-    from pytest_mergegate.engine.task_vectors import TaskVectors
-    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.merging.in_place import merge_parameter
     from pytest_mergegate.merging.methods import plan_methods
     from pytest_mergegate.pool.pool import read_pool

@@ -21,13 +21,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
-from pytest_mergegate.engine.batches import batches, pad
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.engine.executors import LocalExecutor
-from pytest_mergegate.engine.hidden_states import collect_states
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.engine.workspace import Workspace
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.engine.models.batches import batches, pad
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.engine.running.executors import LocalExecutor
+from pytest_mergegate.engine.running.hidden_states import collect_states
+from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

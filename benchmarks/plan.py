@@ -23,11 +23,11 @@ import numpy as np
 from scipy.stats import beta
 
 from pytest_mergegate import metrics
-from pytest_mergegate.commands.plan_checks import verify
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.gatefile import Gate, gate_from
-from pytest_mergegate.options import Options
-from pytest_mergegate.planning.bench import Bench
+from pytest_mergegate.cli.plan_checks import verify
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.planning.forecaster import Bench
 from pytest_mergegate.planning.leaving_out import fewest_left_out
 from pytest_mergegate.planning.opening import open_gate
 from pytest_mergegate.planning.plan import make_plan

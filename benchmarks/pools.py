@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

@@ -16,23 +16,23 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.beds import load_beds
-from pytest_mergegate.calibration.fit import calibrate
-from pytest_mergegate.calibration.observations import is_collapse, observations
-from pytest_mergegate.calibration.stored import for_strangers, to_plain
+from pytest_mergegate.gate.spec import PREDICTION
+from pytest_mergegate.history.beds import load_beds
+from pytest_mergegate.history.calibration.fit import calibrate
+from pytest_mergegate.history.calibration.observations import is_collapse, observations
+from pytest_mergegate.history.calibration.stored import for_strangers, to_plain
+from pytest_mergegate.history.past import SCORES as FORETOLD
+from pytest_mergegate.history.registry.lines import RegistryLine, line_id, lines_of
 from pytest_mergegate.metrics import certified_loss
 from pytest_mergegate.metrics.ranking import auroc
-from pytest_mergegate.past import SCORES as FORETOLD
-from pytest_mergegate.registry.lines import RegistryLine, line_id, lines_of
 from pytest_mergegate.report.types import Report
-from pytest_mergegate.spec import PREDICTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_mergegate.beds import Bed
+    from pytest_mergegate.history.beds import Bed
 
-SHIPPED = Path(__file__).resolve().parents[1] / "pytest_mergegate" / "beds"
+SHIPPED = Path(__file__).resolve().parents[1] / "pytest_mergegate" / "history" / "beds"
 ROUNDING = 1e-9
 """Percent: what is lost to round-off."""
 MEASURED = ("score_base", "score_expert", "score_merged", "loss", "loss_interval")

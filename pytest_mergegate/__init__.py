@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_mergegate.pipeline import assess
+    from pytest_mergegate.report.gating import assess
     from pytest_mergegate.report.types import Report
 
     __version__ = version("pytest-mergegate")
@@ -35,7 +35,7 @@ def mergeable(pool: Any = None, /, **settings: Any) -> pytest.MarkDecorator:
 def __getattr__(name: str) -> Any:
     """Load what is heavy, or read from the disk, only when it is asked for (PEP 562)."""
     if name == "assess":
-        from pytest_mergegate.pipeline import assess
+        from pytest_mergegate.report.gating import assess
 
         return assess
     if name == "Report":

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate import fixtures, hooks, settings
-from pytest_mergegate.strangers.places import is_gate_name
+from pytest_mergegate.common.files.places import is_gate_name
+from pytest_mergegate.gate import settings
+from pytest_mergegate.testing import fixtures, hooks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.pluginmanager.register(fixtures, "mergegate-fixtures")
     if settings.enabled(config):
-        from pytest_mergegate.session import GateSession
+        from pytest_mergegate.testing.session import GateSession
 
         session = GateSession(config, settings.read_settings(config))
         config.stash[fixtures.SESSION] = session
@@ -64,7 +65,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     named = parent.session.isinitpath(file_path)
     if not named and not (is_gate_name(file_path.name) and settings.enabled(parent.config)):
         return None
-    from pytest_mergegate.items import GateFile, looks_like_gate
+    from pytest_mergegate.testing.items import GateFile, looks_like_gate
 
     if is_gate_name(file_path.name) or looks_like_gate(file_path):
         return GateFile.found_by(parent, file_path, named=named)

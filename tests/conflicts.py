@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pytest_mergegate.engine.task_vectors import TaskVectors
+    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 
 
 def dense_of(vectors: TaskVectors) -> Callable[[str, str], Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

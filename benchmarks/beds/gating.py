@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_mergegate import assess
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:

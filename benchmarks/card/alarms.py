@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from card.losses import FROM, SPLITS
-from pytest_mergegate.calibration.observations import COLLAPSE
-from pytest_mergegate.calibration.thresholds import miss_controlled
-from pytest_mergegate.metrics import (
-    Undefined,
-    certified_loss,
-    disagreement_interval,
-)
-from pytest_mergegate.study.scores import SCORES, Score, collapses_of
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.calibration.observations import COLLAPSE
+from pytest_mergegate.history.calibration.thresholds import miss_controlled
+from pytest_mergegate.history.study.scores import SCORES, Score, collapses_of
+from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.metrics import Undefined, certified_loss, disagreement_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
-    from pytest_mergegate.study.points import Point
+    from pytest_mergegate.history.study.points import Point
 
 DEFAULT = 0.3
 """The disagreement that a gate without a budget allows."""

@@ -12,16 +12,16 @@ import numpy as np
 from card.alarms import DEFAULT, DISAGREEMENT
 from card.beds import EVERY
 from card.losses import SPLITS, summary
-from pytest_mergegate.calibration.observations import COLLAPSE
-from pytest_mergegate.study.scores import losses_of
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.calibration.observations import COLLAPSE
+from pytest_mergegate.history.study.scores import losses_of
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
     from card.losses import Foretold, Predictions
-    from pytest_mergegate.study.points import Point
+    from pytest_mergegate.history.study.points import Point
 
 LIMIT = -COLLAPSE
 EDGES = (-inf, 0.0, 5.0, 10.0, 20.0, 25.0, LIMIT, 35.0, 50.0, inf)

@@ -6,18 +6,18 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.beds import load_beds
-from pytest_mergegate.calibration.observations import observations
-from pytest_mergegate.study.points import methods_of, points_of
-from pytest_mergegate.study.scores import collapses_of
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.beds import load_beds
+from pytest_mergegate.history.calibration.observations import observations
+from pytest_mergegate.history.study.points import methods_of, points_of
+from pytest_mergegate.history.study.scores import collapses_of
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.beds import Bed
-    from pytest_mergegate.calibration.observations import Observation
-    from pytest_mergegate.study.points import Point
+    from pytest_mergegate.history.beds import Bed
+    from pytest_mergegate.history.calibration.observations import Observation
+    from pytest_mergegate.history.study.points import Point
 
 EVERY = "all"
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from card.alarms import DISAGREEMENT
 from card.beds import experts_of
-from pytest_mergegate.study.scores import losses_of
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.study.scores import losses_of
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
-    from pytest_mergegate.study.points import Point
+    from pytest_mergegate.history.study.points import Point
 
 NEARLY = 0.99
 """The score from which on an expert is nearly always right."""

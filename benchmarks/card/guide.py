@@ -11,9 +11,9 @@ from card.inputs import inputs_text
 from card.made import with_parts
 from card.merges import short_lines
 from card.ranks import rank
-from pytest_mergegate.calibration.observations import COLLAPSE
-from pytest_mergegate.study.scores import SCORES
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.calibration.observations import COLLAPSE
+from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from card.beds import Evidence

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.calibration.fit import calibrate, folds
+from pytest_mergegate.history.calibration.fit import calibrate, folds
+from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined
-from pytest_mergegate.study.scores import SCORES
-from pytest_mergegate.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from card.beds import Evidence
-    from pytest_mergegate.calibration.observations import Observation
+    from pytest_mergegate.history.calibration.observations import Observation
 
     Split = Iterator[tuple[Sequence[Observation], Sequence[Observation]]]
 CONFIDENCE = 0.90

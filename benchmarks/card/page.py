@@ -20,10 +20,10 @@ from card.promises import promises_part
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
 from card.targets import targets_part
-from pytest_mergegate.calibration.observations import COLLAPSE
+from pytest_mergegate.history.calibration.observations import COLLAPSE
+from pytest_mergegate.history.registry.lines import SCORES as NEEDS
+from pytest_mergegate.history.study.scores import SCORES
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED
-from pytest_mergegate.registry.lines import SCORES as NEEDS
-from pytest_mergegate.study.scores import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from promised.rows import Table as Simulated
 from promised.rows import rows_above
 
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from promised.rows import Row, Statement

@@ -8,21 +8,21 @@ import numpy as np
 
 from card.baselines import baselines
 from card.beds import experts_of, pools_of
+from pytest_mergegate.history.study.points import methods_of
+from pytest_mergegate.history.study.scores import SCORES, collapses_of, losses_of
+from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.orders import spearman, worst_hit
 from pytest_mergegate.metrics.ranking import auprc, auprc_interval, auroc, auroc_interval
-from pytest_mergegate.study.points import methods_of
-from pytest_mergegate.study.scores import SCORES, collapses_of, losses_of
-from pytest_mergegate.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from card.baselines import Past
     from card.beds import Evidence
+    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.scores import Score
     from pytest_mergegate.metrics.orders import WorstHit
-    from pytest_mergegate.study.points import Point
-    from pytest_mergegate.study.scores import Score
 
     Ranks = Score | Past
 

@@ -10,15 +10,15 @@ import numpy as np
 from card.beds import experts_of, pools_of
 from card.losses import CONFIDENCE, experts_out, pools_out
 from card.made import with_parts
-from pytest_mergegate.calibration.fit import calibrate
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.calibration.fit import calibrate
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from card.beds import Evidence
     from card.losses import Split
-    from pytest_mergegate.calibration.observations import Observation
+    from pytest_mergegate.history.calibration.observations import Observation
 
 FEWEST, MOST = 15, 24
 """How many merges a small registry has."""

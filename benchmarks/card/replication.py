@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.study import conflicts, difficulty, losses, paper
-from pytest_mergegate.study.points import largest_pool
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.study import conflicts, difficulty, losses, paper
+from pytest_mergegate.history.study.points import largest_pool
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from card.beds import Evidence
-    from pytest_mergegate.study.conflicts import Correlation
+    from pytest_mergegate.history.study.conflicts import Correlation
 
     Correlated = Mapping[str, Mapping[tuple[str, str], Correlation]]
 LEVEL = 0.05

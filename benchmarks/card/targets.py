@@ -10,15 +10,15 @@ from card.alarms import DEFAULT, default_alarms
 from card.beds import experts_of
 from card.losses import SPLITS, summary
 from card.ranks import rank
-from pytest_mergegate.study.scores import SCORES
-from pytest_mergegate.study.tables import Table, markdown
+from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from card.beds import Evidence
     from card.losses import Predictions
-    from pytest_mergegate.study.points import Point
+    from pytest_mergegate.history.study.points import Point
 
 LOWEST, HIGHEST = 0.85, 0.95
 """Coverage of intervals at 90 %."""

@@ -11,15 +11,15 @@ import numpy as np
 from promised.gates import Comparisons, base_of, gate_of, labels_of, merge_of, pool_of
 from promised.records import Fate, Kind
 from promised.rows import Row, Scenario, Statement, counted
-from pytest_mergegate import automatic
-from pytest_mergegate import judge as judging
-from pytest_mergegate.calibration.observations import COLLAPSE, Observation, observations
-from pytest_mergegate.results import Results
+from pytest_mergegate.history.calibration.observations import COLLAPSE, Observation, observations
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict import automatic
+from pytest_mergegate.verdict import judge as judging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
 
     Rng = np.random.Generator
 

@@ -12,22 +12,22 @@ import numpy as np
 
 from promised.gates import HAIR, gate_of, pool_of, with_limit
 from promised.rows import Row, Scenario, Statement, counted
-from pytest_mergegate import judge as judging
 from pytest_mergegate import metrics
-from pytest_mergegate.clock import Clock
-from pytest_mergegate.descent import Descent
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.engine.workspace import Workspace
-from pytest_mergegate.results import Results
+from pytest_mergegate.common.clock import Clock
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
+from pytest_mergegate.stages.descent import Descent
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict import judge as judging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.values import Interval
+    from pytest_mergegate.common.values import Interval
+    from pytest_mergegate.gate.gatefile import Gate
 
     Floats = npt.NDArray[np.float64]
     Rng = np.random.Generator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from promised.gates import HAIR, Judged, gate_of
 from promised.rows import Row, Scenario, Statement, counted
+from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.metrics import disagreement_bound
-from pytest_mergegate.spec import FEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from promised.gates import Look
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.verdict.judge import Judgement
 
 CERTIFICATE = Statement(
     name="certificate",

@@ -12,20 +12,20 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from pytest_mergegate import judge as judging
-from pytest_mergegate.gatefile import Gate, gate_from
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.merging.method import Method
-from pytest_mergegate.results import Results
-from pytest_mergegate.stages import comparison
-from pytest_mergegate.stages.comparison import BaseAnswers, MergedExpert
+from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.stages.merge import MergeResult
-from pytest_mergegate.values import Value
+from pytest_mergegate.stages.merge_versus_experts import BaseAnswers, MergedExpert
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict import judge as judging
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.judge import Judgement
-    from pytest_mergegate.spec import Stage
+    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.verdict.judge import Judgement
 
 HAIR = 1e-6
 """By what share of it a truth is over its limit."""

@@ -12,20 +12,20 @@ import numpy as np
 from promised.gates import HAIR, Comparisons, base_of, gate_of, labels_of, merge_of, pool_of
 from promised.rows import Row, Scenario, Statement, counted
 from promised.shapes import BINARY, GAINS, GRADED, OVERLAP, RIGHT, TWO_POINTS, Shape
-from pytest_mergegate import judge as judging
+from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.metrics import disagreement_bound
-from pytest_mergegate.results import Results
-from pytest_mergegate.spec import FEWEST
 from pytest_mergegate.stages import evaluate
 from pytest_mergegate.stages.evaluate import EvaluateResult, ExpertScores, ReferenceScores
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict import judge as judging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.verdict.judge import Judgement
 
     Scores = npt.NDArray[np.float64]
     Rng = np.random.Generator

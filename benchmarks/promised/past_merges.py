@@ -19,20 +19,20 @@ from promised.gates import (
 )
 from promised.records import COMPARED, Fate, Kind, past_of
 from promised.rows import Row, Scenario, Statement, counted
-from pytest_mergegate import judge as judging
-from pytest_mergegate.predictions import predict
-from pytest_mergegate.results import Results
-from pytest_mergegate.spec import PREDICTION
+from pytest_mergegate.gate.spec import PREDICTION
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement
-    from pytest_mergegate.past import Past
-    from pytest_mergegate.predictions import Prediction
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.history.past import Past
+    from pytest_mergegate.verdict.judge import Judgement
+    from pytest_mergegate.verdict.predictions import Prediction
 
     Rng = np.random.Generator
 

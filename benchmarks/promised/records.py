@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promised.gates import BASE
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.past import Past
-from pytest_mergegate.registry.lines import SCHEMA, RegistryLine, line_id
-from pytest_mergegate.registry.reading import Registry
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.history.past import Past
+from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
+from pytest_mergegate.history.registry.reading import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
 
-    from pytest_mergegate.calibration.fit import Calibration
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.history.calibration.fit import Calibration
 
     Rng = np.random.Generator
 

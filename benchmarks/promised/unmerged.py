@@ -12,17 +12,17 @@ from promised.gates import Comparisons, base_of, gate_of, labels_of, merge_of, p
 from promised.losses import Measured, Setting
 from promised.rows import Row, Scenario, Statement, counted
 from promised.shapes import RIGHT
-from pytest_mergegate import judge as judging
-from pytest_mergegate.results import Results
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict import judge as judging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.evaluate import ReferenceScores
+    from pytest_mergegate.verdict.judge import Judgement
 
     Scores = npt.NDArray[np.float64]
     Rng = np.random.Generator

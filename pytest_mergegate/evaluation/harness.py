@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from pytest_mergegate import metrics
-from pytest_mergegate.apart import apart, working_in
-from pytest_mergegate.errors import GateError, PoolError
+from pytest_mergegate.common.errors import GateError, PoolError
+from pytest_mergegate.common.working_folder import apart, working_in
 from pytest_mergegate.evaluation.lending import lent
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
 
 _SEED = 1234
 """The harness's own default, for few-shot examples and what a task draws at random."""

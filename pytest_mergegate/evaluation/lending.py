@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.engine.model import Model
+    from pytest_mergegate.engine.models.model import Model
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.evaluation.questions import Questions, checked_scores
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.engine.model import Model
-    from pytest_mergegate.options import Scorer
+    from pytest_mergegate.engine.models.model import Model
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.gate.options import Scorer
     from pytest_mergegate.pool.examples import Example
 
 _RETURNS = "returns one number in [0, 1] per example"

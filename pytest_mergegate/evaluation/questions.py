@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

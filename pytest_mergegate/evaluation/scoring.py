@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.evaluation.own_metric import (
     apply_metric,
     apply_to_model,
@@ -17,15 +17,15 @@ from pytest_mergegate.evaluation.own_metric import (
     load_metric,
     takes_model,
 )
-from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.engine.tasks import Task
-    from pytest_mergegate.options import Scorer
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.gate.options import Scorer
 
 Scores = NDArray[np.float64]
 

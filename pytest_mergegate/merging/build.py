@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.merging.merge import merge
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.report.types import MergeRecord
 

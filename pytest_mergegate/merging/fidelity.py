@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.merging.in_place import by_mergekit, experts_rows, merge_stack
 from pytest_mergegate.merging.method import is_sum, linear_scales
 from pytest_mergegate.merging.ties import is_ties
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
 
 _TOLERANCE = 1e-3

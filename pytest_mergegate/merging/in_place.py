@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
-from pytest_mergegate.engine.mixing import LazyWeights, PlacedWeights, Rows
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.weights.mixing import LazyWeights, PlacedWeights, Rows
 from pytest_mergegate.merging.method import is_sum, linear_scales
 from pytest_mergegate.merging.ties import is_ties, put_ties, ties
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
 
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.engine.lanes import in_lanes
-from pytest_mergegate.engine.spilled import SpilledWeights
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.models.lanes import in_lanes
+from pytest_mergegate.engine.weights.spilled import SpilledWeights
 from pytest_mergegate.merging.fidelity import check_fidelity
 from pytest_mergegate.merging.in_place import is_ours, lazy_weights, merge_parameter
 from pytest_mergegate.merging.method import linear_scales
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
 
 _SCALE_SAMPLE = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.merging import run_mergekit
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from mergekit import merge_methods
 from mergekit.merge_methods.base import BasePolicy, MergeMethodSpec, ParameterScope
 
-from pytest_mergegate.errors import GateError, GateFileError
+from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.merging.method import Method
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.mergekit_file import MergekitFile
-    from pytest_mergegate.spec import MethodSpec
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.mergekit.file import MergekitFile
+    from pytest_mergegate.gate.spec import MethodSpec
 
 MERGEKIT_UNUSABLE = ("passthrough", "arcee_fusion", "nearswap")
 """Methods that take no pool of experts."""

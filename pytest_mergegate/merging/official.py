@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.engine.families import pick_family
-from pytest_mergegate.engine.loading import load_module
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.models.families import pick_family
+from pytest_mergegate.engine.models.loading import load_module
 from pytest_mergegate.merging import mergekit_process
 from pytest_mergegate.merging.in_place import merge_parameter
 from pytest_mergegate.merging.linked_models import LinkedModels
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
 
 _SAMPLE = 16

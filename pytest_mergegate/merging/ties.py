@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pytest_mergegate.compiled import compiled
-from pytest_mergegate.engine.mixing import Rows
+from pytest_mergegate.common.compiled import compiled
+from pytest_mergegate.engine.weights.mixing import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.engine.families import load_model
-from pytest_mergegate.engine.loading import quiet
-from pytest_mergegate.engine.placement import Placement
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.writing import PARTIAL, check_way
+from pytest_mergegate.engine.models.families import load_model
+from pytest_mergegate.engine.models.loading import quiet
+from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.merging.build import check_judged, merge_again, read_engine
 from pytest_mergegate.pool.base import read_base
 from pytest_mergegate.pool.references import Located
-from pytest_mergegate.writing import PARTIAL, check_way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.engine.model import Model
-    from pytest_mergegate.engine.readings import Row
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.engine.models.model import Model
+    from pytest_mergegate.engine.models.readings import Row
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.spec import Positions
     from pytest_mergegate.report.types import MergeRecord
-    from pytest_mergegate.spec import Positions
 
 _GENERATION = "generation_config.json"
 _WRITTEN = ("config.json", _GENERATION, "adapter_config.json")

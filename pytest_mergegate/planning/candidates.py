@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.mergekit_gate import conventional_examples
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.gate.mergekit.gate import conventional_examples
+from pytest_mergegate.gate.spec import POOL, ExpertSpec
 from pytest_mergegate.pool.adapter_names import CONFIG
-from pytest_mergegate.spec import POOL, ExpertSpec
-from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
 
 _MODEL = "config.json"
 

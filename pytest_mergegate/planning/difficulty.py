@@ -11,7 +11,7 @@ from pytest_mergegate import metrics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.stages.hidden import HiddenResult
 
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.mergekit_gate import gate_of_mergekit
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.places import as_found
+from pytest_mergegate.common.files.writing import write_file
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
+from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.planning.proposal import proposed_gate
-from pytest_mergegate.spec import BUILTIN_METRICS, HARNESS
-from pytest_mergegate.strangers.places import as_found
-from pytest_mergegate.writing import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.outlook import GroupOutlook
     from pytest_mergegate.pool.pool import Pool

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.evidence import Status, compare
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.wording import distinct
+from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.planning.outlook import RANK, ExpertOutlook
-from pytest_mergegate.spec import FEWEST
-from pytest_mergegate.values import Value
-from pytest_mergegate.wording import distinct
+from pytest_mergegate.verdict.evidence import Status, compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.gate.spec import GateSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.automatic import with_known_limits
-from pytest_mergegate.clock import Clock
-from pytest_mergegate.descent import Descent
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.judge import PER_METHOD
+from pytest_mergegate.common.clock import Clock
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.gate.options import Options
 from pytest_mergegate.merging.methods import plan_methods
-from pytest_mergegate.options import Options
 from pytest_mergegate.planning.standing import RATIOS, refuse_increases
-from pytest_mergegate.results import Results
+from pytest_mergegate.stages.descent import Descent
 from pytest_mergegate.stages.preflight import run_preflight
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict.automatic import with_known_limits
+from pytest_mergegate.verdict.judge import PER_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_mergegate.calibration.observations import Observation
-    from pytest_mergegate.engine.cache import Cache
-    from pytest_mergegate.engine.workspace import Workspace
-    from pytest_mergegate.findings import Finding
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.common.findings import Finding
+    from pytest_mergegate.engine.running.cache import Cache
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.history.calibration.observations import Observation
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.hidden import HiddenResult

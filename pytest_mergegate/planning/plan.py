@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.metrics import CurvePoint
-    from pytest_mergegate.planning.bench import Bench
+    from pytest_mergegate.planning.forecaster import Bench
     from pytest_mergegate.planning.outlook import GroupOutlook
     from pytest_mergegate.planning.trials import Group
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.planning.shares import group_gate
 
 if TYPE_CHECKING:
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.outlook import GroupOutlook, MergeOutlook
 
 

@@ -12,7 +12,7 @@ from pytest_mergegate.planning.outlook import RANK
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.planning.bench import Bench
+    from pytest_mergegate.planning.forecaster import Bench
     from pytest_mergegate.planning.outlook import GroupOutlook
 
 

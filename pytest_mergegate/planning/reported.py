@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.judge import PER_METHOD
+from pytest_mergegate.gate.spec import INCREASES
 from pytest_mergegate.planning.leaving_out import fewest_left_out
 from pytest_mergegate.planning.risk import OwnInputRisk
 from pytest_mergegate.planning.search import fewest_groups
 from pytest_mergegate.planning.standing import Standing
 from pytest_mergegate.planning.trials import Trials
-from pytest_mergegate.spec import INCREASES
+from pytest_mergegate.verdict.judge import PER_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.trials import Group
-    from pytest_mergegate.results import Results
     from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.judge import Judgement
 
 _MOST_TRIALS = 40
 """Groups whose states are mixed: a fraction of a second."""

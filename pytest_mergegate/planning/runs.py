@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.engine.workspace import own_processor
+from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
+from pytest_mergegate.gate.spec import BUILTIN_METRICS
 from pytest_mergegate.planning.holding import Differences
-from pytest_mergegate.spec import BUILTIN_METRICS
-from pytest_mergegate.stages.comparison import answers_differ
+from pytest_mergegate.stages.merge_versus_experts import answers_differ
 from pytest_mergegate.stages.references import References
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.holding import Holding
     from pytest_mergegate.stages.references import Reference

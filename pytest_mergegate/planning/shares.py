@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.workspace import own_code
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.merging.method import Method, has_surrogate, linear_scales, with_shares
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.engine.workspace import Workspace
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.hidden import HiddenResult
 
 FloatArray = NDArray[np.float64]

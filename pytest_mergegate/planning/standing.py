@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.gate.spec import INCREASES
 from pytest_mergegate.planning.difficulty import Difficulty
-from pytest_mergegate.spec import INCREASES
-from pytest_mergegate.wording import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.common.values import Value
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.values import Value
 
 RATIOS = {
     "max_magnitude_change_ratio": "magnitude_change_ratio",

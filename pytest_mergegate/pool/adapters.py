@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Computed
-from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.lora import lora_changes
 from pytest_mergegate.pool.shards import refuse_pickles
 

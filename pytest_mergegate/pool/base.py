@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
-from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
 from pytest_mergegate.pool.threads import Background

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.compiled import compiled
+from pytest_mergegate.common.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

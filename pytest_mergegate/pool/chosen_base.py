@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
 
 _CODE = "MG101"
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
-from pytest_mergegate.pool.json_files import unique
-from pytest_mergegate.strangers.regular_files import open_regular
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import unique
+from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

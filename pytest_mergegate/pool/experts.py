@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
 from pytest_mergegate.pool.adapter_names import WEIGHTS
 from pytest_mergegate.pool.adapters import adapter_kind, read_changes, read_config
 from pytest_mergegate.pool.base import parameters_of
 from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as
 from pytest_mergegate.pool.fingerprints import fingerprint
-from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
 from pytest_mergegate.pool.stored import StoredTensors
 

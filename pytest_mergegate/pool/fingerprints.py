@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.cache_folder import cache_folder, check_cache
-from pytest_mergegate.errors import GateError, PoolError
-from pytest_mergegate.strangers.regular_files import open_regular
-from pytest_mergegate.writing import Unwritten, make_folder, write_file
+from pytest_mergegate.common.errors import GateError, PoolError
+from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
+from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.files.writing import Unwritten, make_folder, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement
 from pytest_mergegate.pool.patterns import pattern_value

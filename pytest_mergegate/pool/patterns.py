@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
 
 SECONDS = 0.2

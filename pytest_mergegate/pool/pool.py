@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.spec import HARNESS
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
@@ -18,17 +21,14 @@ from pytest_mergegate.pool.references import Located, locate
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.task_folder import task_folder
 from pytest_mergegate.pool.threads import Background, workers
-from pytest_mergegate.spec import HARNESS
-from pytest_mergegate.strangers.containment import check_contained
-from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.mergekit_file import MergekitFile
-    from pytest_mergegate.spec import GateSpec
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.mergekit.file import MergekitFile
+    from pytest_mergegate.gate.spec import GateSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError, first_line
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError, first_line
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.chosen_base import refuse_repository
-from pytest_mergegate.strangers.containment import check_contained
-from pytest_mergegate.strangers.places import placed
 
 if TYPE_CHECKING:
     from collections.abc import Collection

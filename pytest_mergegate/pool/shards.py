@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
-from pytest_mergegate.pool.json_files import read_json_object
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.regular_files import label
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.tensor_headers import read_headers
-from pytest_mergegate.strangers.regular_files import label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,14 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
-from pytest_mergegate.strangers.containment import check_contained
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
 
 _CODE = "MG301"
 

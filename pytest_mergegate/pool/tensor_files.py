@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.tensor_headers import read_headers
-from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

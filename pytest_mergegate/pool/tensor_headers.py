@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
-from pytest_mergegate.pool.json_files import parse_json
-from pytest_mergegate.strangers.regular_files import label, open_regular
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import parse_json
+from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

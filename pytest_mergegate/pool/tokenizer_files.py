@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.regular_files import label, open_regular
 from pytest_mergegate.pool.fingerprints import content_hash
-from pytest_mergegate.pool.json_files import read_json_object
-from pytest_mergegate.strangers.regular_files import label, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import strings
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
 from pytest_mergegate.pool.changes import Change, Replacement, Rows
-from pytest_mergegate.pool.json_files import strings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -32,7 +32,7 @@ from pytest_mergegate.preflight.mg206_shared_inputs import shared_inputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 RULES: tuple[Callable[[Pool], Iterable[Finding]], ...] = (

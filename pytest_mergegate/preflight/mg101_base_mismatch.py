@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.preflight.heads import architecture_of, task_of
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part

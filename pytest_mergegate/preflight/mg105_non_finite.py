@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.changes import Computed, Factors, Offset
 
 if TYPE_CHECKING:

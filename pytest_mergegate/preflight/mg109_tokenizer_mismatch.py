@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
 

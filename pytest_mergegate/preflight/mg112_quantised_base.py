@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part
@@ -12,7 +12,7 @@ from pytest_mergegate.preflight.reference_names import base_names, last_part
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.preflight.grouping import grouped, listed
 
 if TYPE_CHECKING:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.plain_text import shown
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.fingerprints import content_hash
-from pytest_mergegate.pool.json_files import read_json_object
 from pytest_mergegate.pool.tokenizer_files import SETTINGS
 from pytest_mergegate.preflight.grouping import grouped
-from pytest_mergegate.strangers.regular_files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 _TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.mergekit_file import sources
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.gate.mergekit.file import sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pytest_mergegate.gate.spec import GateSpec, MethodSpec
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.spec import GateSpec, MethodSpec
 
 _DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
 _TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}

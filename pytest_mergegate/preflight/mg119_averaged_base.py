@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.mergekit_file import AVERAGING_METHODS, sources
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.gate.mergekit.file import AVERAGING_METHODS, sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_mergegate.mergekit_file import MergekitFile
+    from pytest_mergegate.gate.mergekit.file import MergekitFile
     from pytest_mergegate.pool.pool import Pool
 
 _BASE = {"expert": None}

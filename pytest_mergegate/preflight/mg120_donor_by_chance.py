@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

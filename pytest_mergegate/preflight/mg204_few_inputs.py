@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.preflight.grouping import listed
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_mergegate.findings import Severity
+    from pytest_mergegate.common.findings import Severity
     from pytest_mergegate.pool.examples import Example
     from pytest_mergegate.pool.pool import Pool
 

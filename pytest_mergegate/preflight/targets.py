@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.json_files import strings
 from pytest_mergegate.pool.adapter_names import CONFIG
 from pytest_mergegate.pool.base import OUTPUT_LAYERS
-from pytest_mergegate.pool.json_files import strings
 from pytest_mergegate.pool.patterns import matches_fully
 from pytest_mergegate.pool.trained import is_within, saved_modules
 

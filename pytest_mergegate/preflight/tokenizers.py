@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.pool.tokenizer_files import Differences, TokenizerFiles, differences
 
 if TYPE_CHECKING:

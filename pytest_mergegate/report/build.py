@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.types import (
@@ -25,22 +26,21 @@ from pytest_mergegate.report.types import (
     PredictionRecord,
     VerdictRecord,
 )
-from pytest_mergegate.unmerged import base_disagreement
-from pytest_mergegate.values import Value
+from pytest_mergegate.verdict.unmerged import base_disagreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_mergegate.diagnosis import Diagnosis
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.judge import Judgement, Verdict
+    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.predictions import Prediction
-    from pytest_mergegate.results import Results
-    from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.evaluate import Apart, EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.diagnosis import Diagnosis
+    from pytest_mergegate.verdict.judge import Judgement, Verdict
+    from pytest_mergegate.verdict.predictions import Prediction
 
 _NOT_RUN = "stage_not_run"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.writing import write_file
+from pytest_mergegate.common.files.writing import write_file
 
 if TYPE_CHECKING:
+    from pytest_mergegate.gate.settings import ReportTarget
     from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.settings import ReportTarget
 
 
 def write_report(reports: Collected, target: ReportTarget) -> None:

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.spec import ExpertSpec, Positions
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.spec import ExpertSpec, Positions
 
 
 def now() -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.metrics.pairwise import (
     QUANTITIES,
     RATIOS,
@@ -18,15 +19,14 @@ from pytest_mergegate.metrics.pairwise import (
     PairwiseConflicts,
     propagated_error,
 )
-from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.conflicts import TensorConflicts
-    from pytest_mergegate.engine.tensor_sums import Dense
+    from pytest_mergegate.engine.weights.conflicts import TensorConflicts
+    from pytest_mergegate.engine.weights.tensor_sums import Dense
     from pytest_mergegate.pool.pool import Pool
 
     Doubles = NDArray[np.float64]
@@ -89,7 +89,7 @@ def run_conflict(
     ``auto``, ``cpu`` or ``cuda[:i]``. Raises PoolError for what cannot be read, and for a τ that
     is not finite, GateError for a device that is not there.
     """
-    from pytest_mergegate.engine.conflicts import tensor_conflicts  # imports numba
+    from pytest_mergegate.engine.weights.conflicts import tensor_conflicts  # imports numba
 
     found: list[TensorConflicts] = []
     uncertainty = _Uncertainty(len(pool.experts))

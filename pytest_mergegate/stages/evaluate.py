@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
-from pytest_mergegate.spec import FEWEST, HARNESS
-from pytest_mergegate.values import Value
+from pytest_mergegate.gate.spec import FEWEST, HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.engine.tasks import Task
-    from pytest_mergegate.gatefile import Gate
-    from pytest_mergegate.options import Scorer
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.options import Scorer
 
 _BINARY = frozenset({"exact_match", "accuracy"})
 """Metrics that know no scores but 0 and 1."""

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.forecast import WhatIf
-from pytest_mergegate.engine.hidden_states import HiddenStates, collect_states
+from pytest_mergegate.common.values import Interval, Value
+from pytest_mergegate.engine.running.forecast import WhatIf
+from pytest_mergegate.engine.running.hidden_states import HiddenStates, collect_states
 from pytest_mergegate.merging.method import linear_scales
-from pytest_mergegate.values import Interval, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_mergegate.engine.executors import Executor
-    from pytest_mergegate.engine.workspace import Workspace
+    from pytest_mergegate.engine.running.executors import Executor
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.spec import GateSpec
 
 FloatArray = NDArray[np.float64]
 

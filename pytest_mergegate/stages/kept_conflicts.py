@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.engine.entries import JSON, pack_json, unpack_json
-from pytest_mergegate.engine.workspace import own_code
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.entries import JSON, pack_json, unpack_json
+from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.stages.conflict import (
     ConflictResult,
     PairConflict,
     PartConflicts,
     run_conflict,
 )
-from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.cache import Cache
-    from pytest_mergegate.engine.entries import Arrays
-    from pytest_mergegate.engine.tensor_sums import Dense
+    from pytest_mergegate.engine.running.cache import Cache
+    from pytest_mergegate.engine.running.entries import Arrays
+    from pytest_mergegate.engine.weights.tensor_sums import Dense
     from pytest_mergegate.pool.pool import Pool
 
 _PACKAGES = ("pytest-mergegate", "numpy", "torch", "transformers", "peft")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate import metrics
-from pytest_mergegate.engine.hidden_states import read_probes
-from pytest_mergegate.values import Value
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.hidden_states import read_probes
 
 if TYPE_CHECKING:
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.stages.comparison import MergedExpert
     from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.engine.entries import pack_json, unpack_json
-from pytest_mergegate.engine.workspace import own_processor
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.entries import pack_json, unpack_json
+from pytest_mergegate.engine.running.workspace import own_processor
+from pytest_mergegate.gate.spec import BUILTIN_METRICS
 from pytest_mergegate.merging.method import is_sum
-from pytest_mergegate.spec import BUILTIN_METRICS
-from pytest_mergegate.stages.comparison import (
-    BaseAnswers,
-    MergedExpert,
-    compare_base,
-    compare_loaded,
-)
 from pytest_mergegate.stages.evaluate import (
     Apart,
     EvaluateResult,
@@ -28,17 +23,22 @@ from pytest_mergegate.stages.evaluate import (
     run_evaluate,
 )
 from pytest_mergegate.stages.merge import MergeResult, run_merge
+from pytest_mergegate.stages.merge_versus_experts import (
+    BaseAnswers,
+    MergedExpert,
+    compare_base,
+    compare_loaded,
+)
 from pytest_mergegate.stages.references import References
-from pytest_mergegate.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from pytest_mergegate.engine.workspace import Workspace
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.options import Scorer
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.options import Scorer
     from pytest_mergegate.stages.hidden import HiddenResult
 
     Timed = Callable[[str], AbstractContextManager[None]]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.findings import Finding
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pytest_mergegate.gatefile import Gate
+    from pytest_mergegate.gate.gatefile import Gate
 
 
 @dataclass(frozen=True, kw_only=True)

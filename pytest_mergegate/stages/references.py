@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.engine.blocks import blocks_of
-from pytest_mergegate.engine.executors import Job, LocalExecutor, look_up
-from pytest_mergegate.engine.hidden_states import answer
+from pytest_mergegate.engine.running.blocks import blocks_of
+from pytest_mergegate.engine.running.executors import Job, LocalExecutor, look_up
+from pytest_mergegate.engine.running.hidden_states import answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pytest_mergegate.engine.engine import Engine
-    from pytest_mergegate.engine.tasks import Task
-    from pytest_mergegate.engine.workspace import Workspace
-    from pytest_mergegate.spec import Positions
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.spec import Positions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from github_runner import Ran, Runner
 
-from pytest_mergegate.plain_text import clean
+from pytest_mergegate.common.plain_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

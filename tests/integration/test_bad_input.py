@@ -25,7 +25,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from pytest_mergegate import assess
 from pytest_mergegate.metrics import disagreement_bound
-from pytest_mergegate.report.terminal import Look, summary
+from pytest_mergegate.report.formats.terminal import Look, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -686,7 +686,7 @@ def test_a_bug_of_ours_is_an_error_with_a_report(
     def broken(*_: object) -> None:
         raise IndexError("oh")
 
-    monkeypatch.setattr("pytest_mergegate.pipeline.judge", broken)
+    monkeypatch.setattr("pytest_mergegate.report.gating.judge", broken)
     found = error(pool_copy, stage="conflict")
     assert found.code == "MG900"
     assert "IndexError: oh" in found.message

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from variants import load, write_variant
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def test_an_adapter_that_peft_does_not_load(
 ) -> None:
     gate = write_pool(tmp_path, "llama", seed, "ia3", "lora")
     monkeypatch.setattr(
-        "pytest_mergegate.engine.peft_merge.set_peft_model_state_dict", lambda *_: None
+        "pytest_mergegate.engine.weights.peft_merge.set_peft_model_state_dict", lambda *_: None
     )
     found = refusal(tmp_path, gate)
     assert (found.code, found.expert) == ("MG002", "a")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pools import read_gate, write_gate
 
-from pytest_mergegate.changed import GitError, changes_since
+from pytest_mergegate.cli.changed_since import GitError, changes_since
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from variants import AUTO, load, write_variant
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.gatefile import Gate, gate_from
+from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.stages.conflict import run_conflict
 

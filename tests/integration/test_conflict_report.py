@@ -11,9 +11,9 @@ from conflicts import dense_of
 from pools import Adapter, write_pool
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.metrics import parameter_conflicts
 from pytest_mergegate.pool import experts
 from pytest_mergegate.pool.pool import read_pool

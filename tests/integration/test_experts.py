@@ -11,9 +11,9 @@ from conflicts import dense_of, naive_conflicts
 from peft import PeftModel
 from variants import CASES, VARIANTS, load, write_variant
 
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.gatefile import Gate, gate_from
+from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.stages.conflict import run_conflict
 

@@ -18,7 +18,7 @@ from pools import apart, write_pool
 from reports import same
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine.cache import Cache
+from pytest_mergegate.engine.running.cache import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,8 +19,8 @@ from naive import Naive
 from pools import Adapter, read_gate, read_jsonl, words, write_gate, write_jsonl, write_pool
 
 from pytest_mergegate import assess, metrics
-from pytest_mergegate.engine.families import load_model
-from pytest_mergegate.engine.placement import Placement
+from pytest_mergegate.engine.models.families import load_model
+from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.evaluation.harness import harness_scores
 from pytest_mergegate.pool.base import read_base
 

@@ -11,11 +11,11 @@ from browser import chromium, opened
 from crowds import HOSTILE, crowd, stopped
 
 from pytest_mergegate import assess
+from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.html import render
-from pytest_mergegate.report.html_parts.similarity import clustered
+from pytest_mergegate.report.formats.html import render
+from pytest_mergegate.report.formats.html_parts.similarity import clustered
 from pytest_mergegate.report.types import FindingRecord, Report
-from pytest_mergegate.wording import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pools import edit_adapter_config, read_gate, write_gate
 
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:

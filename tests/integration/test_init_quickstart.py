@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mergegate import assess
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
 
 pytestmark = pytest.mark.slow
 

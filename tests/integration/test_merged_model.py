@@ -9,8 +9,8 @@ import torch
 from pools import read_gate, write_gate
 
 from pytest_mergegate import assess
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.merging.build import build_merged_model
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from variants import load, write_variant
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.merging.merge import merge
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool

@@ -12,7 +12,7 @@ from naive import Naive
 from pools import read_gate, read_jsonl, write_gate, write_pool
 
 from pytest_mergegate import assess
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.evaluation.own_metric import apply_to_model, takes_model
 
 if TYPE_CHECKING:

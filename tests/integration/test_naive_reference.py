@@ -16,10 +16,10 @@ from scipy.stats import beta
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess, metrics
-from pytest_mergegate.engine import generation
-from pytest_mergegate.engine import model as engine_model
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.engine.models import generation
+from pytest_mergegate.engine.models import model as engine_model
+from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.merging.merge import merge
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool

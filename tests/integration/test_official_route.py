@@ -20,9 +20,9 @@ from pools import Adapter, read_gate, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine.mixing import Rows
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.weights.mixing import Rows
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.merging import in_place, mergekit_process, run_mergekit
 from pytest_mergegate.merging.merge import merge
 from pytest_mergegate.merging.methods import plan_methods
@@ -31,7 +31,7 @@ from pytest_mergegate.merging.official import OfficialWeights, merge_officially,
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
 
 NAMES = ("a", "b", "c")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.options import Options
-from pytest_mergegate.pipeline import run_gate
-from pytest_mergegate.report.terminal import failure_text
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.report.formats.terminal import failure_text
+from pytest_mergegate.report.gating import run_gate
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report

@@ -18,17 +18,17 @@ import pytest
 from pools import write_adapter
 from reports import same
 
-from pytest_mergegate.engine import ray_cluster, ray_executor
-from pytest_mergegate.engine.ray_worker import Entry, Task, Worker
-from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.options import Options
-from pytest_mergegate.pipeline import run_gate
+from pytest_mergegate.engine.running import ray_cluster, ray_executor
+from pytest_mergegate.engine.running.ray_worker import Entry, Task, Worker
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.report.gating import run_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_mergegate.errors import GateError
+    from pytest_mergegate.common.errors import GateError
     from pytest_mergegate.report.types import Report
 
 ray = pytest.importorskip("ray")

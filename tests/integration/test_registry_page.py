@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from unit.study.making import METHODS, drawn_bed
+from unit.history.study.making import METHODS, drawn_bed
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -17,7 +17,7 @@ from card import registry  # noqa: E402
 from card.beds import Evidence, evidence  # noqa: E402
 from card.made import END, START  # noqa: E402
 
-from pytest_mergegate.calibration.fit import calibrate  # noqa: E402
+from pytest_mergegate.history.calibration.fit import calibrate  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from pools import read_gate, write_gate
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate import assess
-from pytest_mergegate.errors import GateFileError
+from pytest_mergegate.common.errors import GateFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate import settings
 from pytest_mergegate.cli import main
+from pytest_mergegate.gate import settings
 from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def test_a_missing_extra_stops_pytest_before_anything_is_computed(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makeconftest(
-        "import pytest_mergegate.settings as s\n"
+        "import pytest_mergegate.gate.settings as s\n"
         "s.find_spec = lambda name: None if name == 'plotly' else name\n"
     )
     result = pytester.runpytest_subprocess("--mergegate", "--mergegate-report=html:out.html")

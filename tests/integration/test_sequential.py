@@ -8,7 +8,7 @@ import pytest
 from pools import read_gate, write_gate
 
 from pytest_mergegate import assess
-from pytest_mergegate.gatefile import GateFileError, load_gate
+from pytest_mergegate.gate.gatefile import GateFileError, load_gate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.registry.making import made
-from unit.study.making import drawn_bed
+from unit.history.registry.making import made
+from unit.history.study.making import drawn_bed
 
 from pytest_mergegate.cli import main
 
@@ -37,7 +37,7 @@ def test_a_registry(registry: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_beds_that_ship(capsys: pytest.CaptureFixture[str]) -> None:
-    from pytest_mergegate.beds import bed_names
+    from pytest_mergegate.history.beds import bed_names
 
     assert main(["study"]) == 0
     said = capsys.readouterr().out

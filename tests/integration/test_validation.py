@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from unit.study.making import drawn_bed
+from unit.history.study.making import drawn_bed
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -29,9 +29,9 @@ from card.page import page  # noqa: E402
 from card.replication import Replication  # noqa: E402
 from card.targets import targets  # noqa: E402
 
-from pytest_mergegate.beds import bed_names, load_bed, load_beds  # noqa: E402
-from pytest_mergegate.calibration.stored import from_plain  # noqa: E402
-from pytest_mergegate.registry.lines import RegistryLine, line_id  # noqa: E402
+from pytest_mergegate.history.beds import bed_names, load_bed, load_beds  # noqa: E402
+from pytest_mergegate.history.calibration.stored import from_plain  # noqa: E402
+from pytest_mergegate.history.registry.lines import RegistryLine, line_id  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,18 +235,20 @@ def test_what_ships_is_a_registry(name: str) -> None:
     assert len(bed.lines) == bed.about["merges"]
     assert len({line.id for line in bed.lines}) == len(bed.lines)
     assert {one.name for line in bed.lines for one in line.experts} <= set(bed.about["experts"])
-    file = ROOT / "pytest_mergegate" / "beds" / f"{name}.registry.jsonl.gz"
+    file = ROOT / "pytest_mergegate" / "history" / "beds" / f"{name}.registry.jsonl.gz"
     assert len(_lines(file.read_bytes())) == len(bed.lines)
 
 
 def test_what_ships_is_small() -> None:
-    files = (ROOT / "pytest_mergegate" / "beds").glob("*.gz")
+    files = (ROOT / "pytest_mergegate" / "history" / "beds").glob("*.gz")
     assert 0 < sum(file.stat().st_size for file in files) < 1_500_000
 
 
 @pytest.mark.slow
 def test_what_gates_foretell_by_is_of_the_beds_that_ship() -> None:
-    kept = json.loads((ROOT / "pytest_mergegate" / "beds" / "calibrations.json").read_text())
+    kept = json.loads(
+        (ROOT / "pytest_mergegate" / "history" / "beds" / "calibrations.json").read_text()
+    )
     made = shipping.calibrations(load_beds())
     assert list(kept) == list(made)
     for score, calibration in made.items():

@@ -14,7 +14,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from variants import load, write_variant
 
 from pytest_mergegate.cli import main
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.merging.build import build_merged_model
 from pytest_mergegate.merging.merge import merge
 from pytest_mergegate.merging.methods import plan_methods

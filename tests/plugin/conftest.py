@@ -22,7 +22,7 @@ def shared_pool(tiny_pool: Path) -> Path:
     import numba
 
     import pytest_mergegate.merging.build
-    import pytest_mergegate.session  # noqa: F401
+    import pytest_mergegate.testing.session  # noqa: F401
     from pytest_mergegate import assess
 
     # numba imports much of itself when it first compiles; what this run needs of it may be there

@@ -13,7 +13,7 @@ from safetensors.numpy import load, load_file, save_file
 
 from plugin.gates import Gates
 from pytest_mergegate.cli import main
-from pytest_mergegate.engine.cache import FORMAT
+from pytest_mergegate.engine.running.cache import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

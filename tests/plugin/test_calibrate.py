@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from unit.registry.making import made
+from unit.history.registry.making import made
 
 from plugin.test_cli import mergegate
-from pytest_mergegate.registry.appending import append_lines
+from pytest_mergegate.history.registry.appending import append_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.registry.lines import RegistryLine
+    from pytest_mergegate.history.registry.lines import RegistryLine
 
 
 @pytest.fixture

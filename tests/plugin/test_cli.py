@@ -12,7 +12,7 @@ import pytest
 
 from plugin.gates import CHEAP
 from pytest_mergegate import Report, assess
-from pytest_mergegate.errors import GateFileError
+from pytest_mergegate.common.errors import GateFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,7 +199,7 @@ class TestAssess:
             assess(gates.malformed())
 
     def test_the_package_gives_the_function_whatever_was_imported_before(self) -> None:
-        import pytest_mergegate.session  # noqa: F401  # imports the pipeline
+        import pytest_mergegate.testing.session  # noqa: F401  # imports the pipeline
         from pytest_mergegate import assess as again
 
         assert again is assess

@@ -16,10 +16,10 @@ from pools import read_jsonl, write_gate, write_jsonl
 from safetensors.torch import load_file, save_file
 from scipy.stats import beta
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from unit.registry.making import made
+from unit.history.registry.making import made
 
 from plugin.test_cli import mergegate
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from plugin.gates import CHEAP
-from pytest_mergegate import assess, session
-from pytest_mergegate.pipeline import run_gate
+from pytest_mergegate import assess
+from pytest_mergegate.report.gating import run_gate
+from pytest_mergegate.testing import session
 
 if TYPE_CHECKING:
     from plugin.gates import Gates

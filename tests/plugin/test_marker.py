@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from plugin.gates import CHEAP
 from pytest_mergegate import plugin
-from pytest_mergegate.spec import BUDGET_STAGE, Budget, GateSpec
+from pytest_mergegate.gate.spec import BUDGET_STAGE, Budget, GateSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 from plugin.conftest import NEIGHBOURS
 from plugin.gates import CHEAP
-from pytest_mergegate import session
+from pytest_mergegate.testing import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

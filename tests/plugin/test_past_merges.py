@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pools import read_jsonl, write_jsonl
-from unit.registry.making import made
+from unit.history.registry.making import made
 
 from plugin.test_cli import mergegate
 from pytest_mergegate import assess
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.history.registry.lines import RegistryLine, line_id
 from pytest_mergegate.pool.pool import read_pool
-from pytest_mergegate.registry.lines import RegistryLine, line_id
-from pytest_mergegate.stages.comparison import BaseAnswers
+from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.stages.outcomes import Outcomes
 
 if TYPE_CHECKING:

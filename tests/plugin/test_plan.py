@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from plugin.gates import CHEAP
 from plugin.test_cli import mergegate
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
 
 if TYPE_CHECKING:
     from pathlib import Path

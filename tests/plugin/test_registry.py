@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from plugin.test_cli import mergegate
-from pytest_mergegate.registry.reading import read_registry
+from pytest_mergegate.history.registry.reading import read_registry
 
 if TYPE_CHECKING:
     from pathlib import Path

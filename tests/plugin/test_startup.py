@@ -45,4 +45,4 @@ def test_collecting_with_the_gates_off_is_light(pytester: pytest.Pytester) -> No
 
 
 def test_the_check_above_can_see_an_import() -> None:
-    assert "yaml" in imported_by("import pytest_mergegate.gatefile")
+    assert "yaml" in imported_by("import pytest_mergegate.gate.gatefile")

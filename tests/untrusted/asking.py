@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.registry.making import made
+from unit.history.registry.making import made
 
-from pytest_mergegate.cache_folder import check_cache
-from pytest_mergegate.changed import changes_since
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.registry.appending import append_lines
+from pytest_mergegate.cli.changed_since import changes_since
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.cache_folder import check_cache
+from pytest_mergegate.history.registry.appending import append_lines
 from untrusted.checkouts import git
 
 

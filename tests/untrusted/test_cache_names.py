@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate import assess
-from pytest_mergegate.cache_folder import check_cache
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.cache_folder import check_cache
 from pytest_mergegate.pool import fingerprints
 from untrusted.checkouts import commit, forged, git, mergegate
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.cache_folder import check_cache
-from pytest_mergegate.errors import GateError
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.cache_folder import check_cache
 from untrusted.checkouts import commit, forged, git
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pools import read_gate, write_gate, write_jsonl
 
 from pytest_mergegate import assess
 from pytest_mergegate.cli import main
-from pytest_mergegate.engine import chats, loading
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models import chats, loading
 from pytest_mergegate.pool.examples import Example
 from untrusted.suite import SECONDS, checked, configure, refused
 

@@ -13,7 +13,7 @@ from pools import read_gate, write_gate
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate import assess
-from pytest_mergegate.errors import GateFileError
+from pytest_mergegate.common.errors import GateFileError
 from untrusted.suite import CONFIG, WEIGHTS, checked, configure, expert, mergegate, refused
 
 if TYPE_CHECKING:

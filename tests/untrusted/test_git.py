@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from unit.registry.making import made
+from unit.history.registry.making import made
 
 import pytest_mergegate
-from pytest_mergegate.changed import GitError, changes_since
-from pytest_mergegate.git import run_git, top_of
-from pytest_mergegate.registry.appending import append_lines
+from pytest_mergegate.cli.changed_since import GitError, changes_since
+from pytest_mergegate.common.files.git import run_git, top_of
+from pytest_mergegate.history.registry.appending import append_lines
 from untrusted.asking import asked, embedded
 from untrusted.checkouts import git, mergegate
 
@@ -93,5 +93,9 @@ def test_one_module_asks_git() -> None:
     root = Path(pytest_mergegate.__file__).parent
     texts = {f.relative_to(root).as_posix(): f.read_text("utf-8") for f in root.rglob("*.py")}
     using = {name for name, text in texts.items() if "subprocess" in text or "os.system" in text}
-    assert using == {"git.py", "engine/chats.py", "merging/mergekit_process.py"}
-    assert not any('"git' in texts[name] for name in using - {"git.py"})
+    assert using == {
+        "common/files/git.py",
+        "engine/models/chats.py",
+        "merging/mergekit_process.py",
+    }
+    assert not any('"git' in texts[name] for name in using - {"common/files/git.py"})

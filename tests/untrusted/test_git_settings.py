@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.cache_folder import check_cache
-from pytest_mergegate.changed import GitError, changes_since
+from pytest_mergegate.cli.changed_since import GitError, changes_since
+from pytest_mergegate.common.files.cache_folder import check_cache
 from untrusted.asking import asked, embedded
 from untrusted.checkouts import git
 

@@ -14,7 +14,7 @@ import pytest
 from pools import read_gate, write_gate
 
 from pytest_mergegate import assess
-from pytest_mergegate.engine import ray_cluster
+from pytest_mergegate.engine.running import ray_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def f(x):
 _COMPILE = """
 import sys
 {first}
-from pytest_mergegate.compiled import compiled
+from pytest_mergegate.common.compiled import compiled
 import numba
 sys.path.insert(0, {folder!r})
 from kernel import f

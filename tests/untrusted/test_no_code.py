@@ -8,9 +8,9 @@ import pytest
 from pools import read_gate, write_gate
 
 from pytest_mergegate.cli import main
-from pytest_mergegate.gatefile import load_gate
-from pytest_mergegate.options import Options
-from pytest_mergegate.pipeline import run_gate
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.report.gating import run_gate
 
 if TYPE_CHECKING:
     from pathlib import Path

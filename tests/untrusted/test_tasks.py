@@ -10,12 +10,12 @@ import pytest
 from pools import read_gate, write_gate
 
 from pytest_mergegate.evaluation import harness
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
 from untrusted.suite import checked, expert
 
 if TYPE_CHECKING:
-    from pytest_mergegate.errors import PoolError
+    from pytest_mergegate.common.errors import PoolError
 
 TASK = """
 task: {name}

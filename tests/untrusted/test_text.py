@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from pools import read_gate, write_gate
 
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.findings import Finding
-from pytest_mergegate.plain_text import clean, cut, printable, say, shown
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.plain_text import clean, cut, printable, say, shown
 from untrusted.suite import CONFIG, configure, expert, mergegate
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pools import Adapter, read_gate, write_adapter, write_gate
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate import assess
-from pytest_mergegate.errors import GateFileError
+from pytest_mergegate.common.errors import GateFileError
 from untrusted.suite import CONFIG, SECONDS, WEIGHTS, checked, configure, expert, refused
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.registry.making import made
+from unit.history.registry.making import made
 
 import pytest_mergegate
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.registry.appending import append_lines
-from pytest_mergegate.registry.reading import read_registry
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.history.registry.appending import append_lines
+from pytest_mergegate.history.registry.reading import read_registry
 from untrusted.checkouts import contents, mergegate
 from untrusted.suite import checked
 
@@ -100,7 +100,7 @@ def test_the_registry_is_on_by_default(
 def test_the_attributes_of_the_registry(
     repository: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    monkeypatch.setattr("pytest_mergegate.registry.appending._is_for_git", lambda _: True)
+    monkeypatch.setattr("pytest_mergegate.history.registry.appending._is_for_git", lambda _: True)
     (repository / ".gitattributes").symlink_to(target)
     with pytest.raises(GateError, match=r"this was not \(.gitattributes is a symlink") as caught:
         append_lines(repository / "mergegate.registry.jsonl", [made("ab")])

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.registry.making import made
+from unit.history.registry.making import made
 
-from pytest_mergegate import workers, writing
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.registry.appending import append_lines
-from pytest_mergegate.writing import Unwritten, make_private_folder, open_to_append, write_file
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files import writing
+from pytest_mergegate.common.files.writing import (
+    Unwritten,
+    make_private_folder,
+    open_to_append,
+    write_file,
+)
+from pytest_mergegate.history.registry.appending import append_lines
+from pytest_mergegate.testing import workers
 from untrusted.checkouts import mergegate
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
 
-from pytest_mergegate.engine import generation, lanes
-from pytest_mergegate.engine import model as engine_model
-from pytest_mergegate.engine.families import load_model
-from pytest_mergegate.engine.headed import HeadedModel
-from pytest_mergegate.engine.placement import Placement
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models import generation, lanes
+from pytest_mergegate.engine.models import model as engine_model
+from pytest_mergegate.engine.models.families import load_model
+from pytest_mergegate.engine.models.headed import HeadedModel
+from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.pool.base import read_base
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.model import Model
-    from pytest_mergegate.engine.readings import Row
+    from pytest_mergegate.engine.models.model import Model
+    from pytest_mergegate.engine.models.readings import Row
 
 ROWS: list[Row] = [
     ((5, 9, 3, 12, 7), (4, 6)),

@@ -18,9 +18,9 @@ import filelock
 import numpy as np
 import pytest
 
-from pytest_mergegate.engine import cache as cache_module
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.engine.entries import pack, pack_json
+from pytest_mergegate.engine.running import cache as cache_module
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.engine.running.entries import pack, pack_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -535,7 +535,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import safetensors.numpy
-from pytest_mergegate.engine.cache import Cache
+from pytest_mergegate.engine.running.cache import Cache
 
 if os.getuid() == 0 and {drop}:  # nothing is forbidden to root
     os.setgid({nobody})

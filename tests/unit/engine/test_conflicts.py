@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pytest_mergegate.engine import conflicts, delta_rows, grams, tensor_sums
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.weights import conflicts, delta_rows, grams, tensor_sums
 from pytest_mergegate.stages.conflict import ConflictResult, run_conflict
 
 from .weights import DTYPES, RATIOS, Files, Naive, naive_conflicts

@@ -9,13 +9,13 @@ import pytest
 import torch
 from pools import write_pool
 
-from pytest_mergegate.engine import device_sums
-from pytest_mergegate.engine.delta_rows import FactorRows
-from pytest_mergegate.engine.device_sums import DeviceSums, pair_sums
-from pytest_mergegate.engine.kernels import add_pairs
-from pytest_mergegate.engine.tensor_sums import TensorSums
-from pytest_mergegate.errors import GateError
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.weights import device_sums
+from pytest_mergegate.engine.weights.delta_rows import FactorRows
+from pytest_mergegate.engine.weights.device_sums import DeviceSums, pair_sums
+from pytest_mergegate.engine.weights.kernels import add_pairs
+from pytest_mergegate.engine.weights.tensor_sums import TensorSums
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.stages.conflict import run_conflict
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from pytest_mergegate.engine.entries import (
+from pytest_mergegate.engine.running.entries import (
     Corrupt,
     digest,
     key_text,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mergegate.engine import grams
-from pytest_mergegate.engine.delta_rows import FactorRows
-from pytest_mergegate.engine.grams import factor_dots
-from pytest_mergegate.engine.kernels import (
+from pytest_mergegate.engine.weights import grams
+from pytest_mergegate.engine.weights.delta_rows import FactorRows
+from pytest_mergegate.engine.weights.grams import factor_dots
+from pytest_mergegate.engine.weights.kernels import (
     CONFLICTING,
     DIFFERENCE,
     DOT,

@@ -13,18 +13,18 @@ from peft import IA3Config, get_peft_model
 from pools import Adapter, write_pool
 from transformers import AutoModelForCausalLM
 
-from pytest_mergegate.engine import lanes as engine_lanes
-from pytest_mergegate.engine import mixing
-from pytest_mergegate.engine.computed import ComputedDeltas
-from pytest_mergegate.engine.lanes import in_lanes
-from pytest_mergegate.engine.mapped_pages import room_for
-from pytest_mergegate.engine.mixing import LazyWeights, Rows
+from pytest_mergegate.engine.models import lanes as engine_lanes
+from pytest_mergegate.engine.models.lanes import in_lanes
+from pytest_mergegate.engine.models.mapped_pages import room_for
+from pytest_mergegate.engine.weights import mixing
+from pytest_mergegate.engine.weights.computed import ComputedDeltas
+from pytest_mergegate.engine.weights.mixing import LazyWeights, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_mergegate.engine.engine import Engine
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.pool.experts import Expert
 
 ADAPTERS = {
@@ -65,7 +65,7 @@ def test_states_are_those_of_one_lane(
     engine: Engine, tokens: int, positions: Any, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = random_rows(seed + tokens)
-    monkeypatch.setattr("pytest_mergegate.engine.model.batch_tokens", lambda _: tokens)
+    monkeypatch.setattr("pytest_mergegate.engine.models.model.batch_tokens", lambda _: tokens)
     for name in ADAPTERS:
         with engine.expert(name):
             alone = engine.model.states(rows, positions)
@@ -103,7 +103,7 @@ def test_a_model_without_a_twin_is_read_in_one_lane(
     tmp_path: Path, what: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_lanes, "_WORTH", 0)
-    monkeypatch.setattr("pytest_mergegate.engine.model.batch_tokens", lambda _: 200)
+    monkeypatch.setattr("pytest_mergegate.engine.models.model.batch_tokens", lambda _: 200)
     model = engine_of(write_pool(tmp_path, seed, count=2)).model
     rows, threads = random_rows(seed), set()
     expected = model.states(rows, "answer")

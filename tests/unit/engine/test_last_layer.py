@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.engine.causal import CausalModel
+    from pytest_mergegate.engine.models.causal import CausalModel
 
 
 @pytest.mark.parametrize("positions", ["answer", "last"])

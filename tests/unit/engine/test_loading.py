@@ -14,9 +14,9 @@ from architectures import ARCHITECTURES
 from pools import write_tokenizer
 from safetensors.torch import load_file, save_file
 
-from pytest_mergegate.engine.families import load_model, pick_family
-from pytest_mergegate.engine.placement import Placement
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models.families import load_model, pick_family
+from pytest_mergegate.engine.models.placement import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pytest_mergegate.engine import memory
-from pytest_mergegate.engine.batches import batch_tokens
+from pytest_mergegate.engine.models import memory
+from pytest_mergegate.engine.models.batches import batch_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path

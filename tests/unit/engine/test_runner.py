@@ -13,16 +13,16 @@ from peft import PeftModel
 from pools import Adapter, read_gate, write_adapter, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
-from pytest_mergegate.engine import model as engine_model
-from pytest_mergegate.engine import placement
-from pytest_mergegate.engine.engine import Engine
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.engine.models import model as engine_model
+from pytest_mergegate.engine.models import placement
+from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pytest_mergegate.engine.readings import Row
+    from pytest_mergegate.engine.models.readings import Row
 
 ADAPTERS = {
     "every_layer": Adapter(),

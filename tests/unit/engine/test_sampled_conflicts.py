@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pytest_mergegate.engine.conflicts import _draw
+from pytest_mergegate.engine.weights.conflicts import _draw
 from pytest_mergegate.stages.conflict import ConflictResult, run_conflict
 
 from .weights import RATIOS, Files
 
 if TYPE_CHECKING:
+    from pytest_mergegate.common.values import Value
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.values import Value
 
 Q, V, NORM = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.norm.weight"
 ROWS = {Q: 400, V: 310}

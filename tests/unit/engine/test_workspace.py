@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.engine import workspace as workspaces
-from pytest_mergegate.engine.cache import Cache
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.engine.workspace import Workspace
-from pytest_mergegate.errors import PoolError
-from pytest_mergegate.gatefile import load_gate
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.running import workspace as workspaces
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.pool import Pool, read_pool
 
 if TYPE_CHECKING:

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from pytest_mergegate.metrics import (
-    Undefined,
-    pairwise_distances,
-    pairwise_squared_distances,
-)
+from pytest_mergegate.metrics import Undefined, pairwise_distances, pairwise_squared_distances
 
 from .strategies import generators, quick
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pytest_mergegate import metrics
+from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.planning.holding import Differences, Holding
 from pytest_mergegate.planning.risk import OwnInputRisk
-from pytest_mergegate.spec import GateSpec
 
 if TYPE_CHECKING:
     from pytest_mergegate.planning.outlook import ExpertOutlook

@@ -10,7 +10,7 @@ import pytest
 from architectures import ARCHITECTURES
 from safetensors.numpy import load_file, save_file
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.pool import fingerprints
 from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.references import Located

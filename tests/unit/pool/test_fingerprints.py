@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import constants
 
-from pytest_mergegate.cache_folder import cache_folder
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.cache_folder import cache_folder
 from pytest_mergegate.pool import fingerprints
 from pytest_mergegate.pool.fingerprints import MEMO, content_hash, fingerprint
 

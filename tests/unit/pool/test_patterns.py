@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value
 
 PARTS = ["model", "layers", "0", "1", "12", "self_attn", "q_proj", "proj", "mlp", "q"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.pool.references import Located, locate
 
 if TYPE_CHECKING:

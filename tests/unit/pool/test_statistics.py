@@ -11,8 +11,8 @@ from architectures import ARCHITECTURES
 from safetensors.numpy import load_file, save_file
 from variants import write_variant
 
-from pytest_mergegate.engine.task_vectors import TaskVectors
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.pool import Pool, read_pool
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pytest_mergegate.errors import PoolError
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.pool.shards import checkpoint_files
 from pytest_mergegate.pool.tensor_files import TensorFile
 from pytest_mergegate.pool.tensor_headers import read_headers

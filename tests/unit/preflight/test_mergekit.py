@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
-    from pytest_mergegate.findings import Finding
+    from pytest_mergegate.common.findings import Finding
 
     from .files import Files
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCRIPT = """
 import sys
 from pathlib import Path
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.stages.preflight import run_preflight
 gate = gate_from({"base": "base", "experts": "[abc]"}, root=Path(sys.argv[1]))
 assert run_preflight(gate).findings == ()

@@ -11,7 +11,7 @@ import torch
 import transformers
 from architectures import ARCHITECTURES
 
-from pytest_mergegate.gatefile import gate_from
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:

@@ -1,0 +1,53 @@
+"""The command ``mergegate``: the gates outside a test suite, with pytest's exit codes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = ("check", "init", "plan", "calibrate", "study", "report", "github", "cache", "schema")
+"""One module each, in the order in which ``--help`` lists them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code. Without ``arguments`` it is the process's."""
+    code = _run(arguments)
+    if arguments is None:
+        gc.freeze()  # or the interpreter looks for garbage in all of torch, a second long, to end
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    import pytest
+
+    from pytest_mergegate.cli.exits import Exit
+    from pytest_mergegate.cli.parser import Parser
+    from pytest_mergegate.common.errors import GateError
+    from pytest_mergegate.common.plain_text import complain
+
+    parser = Parser(prog="mergegate", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for command in _COMMANDS:
+        import_module(f"pytest_mergegate.cli.{command}").add_to(commands)
+    chosen = parser.parse_args(arguments)
+    try:
+        code = int(chosen.run(chosen))
+        sys.stdout.flush()
+        return code
+    except GateError as error:  # a file that an option names
+        complain(str(error).splitlines())
+        return Exit.UNREADABLE
+    except pytest.UsageError as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # whoever read along has heard enough; what is left to say is lost
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.UNREADABLE
+    except KeyboardInterrupt:
+        complain(["interrupted"])
+        return Exit.UNREADABLE

@@ -1,0 +1,44 @@
+"""``mergegate cache``: show or clear kept results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.plain_text import complain, say
+from pytest_mergegate.gate import settings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_mergegate.cli.parser import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Declare the command."""
+    cache = commands.add_parser(
+        "cache", help="show or clear kept results", description="Show or clear kept results."
+    )
+    cache.add_argument("--cache", metavar="DIR", help="the folder (default: the user's own)")
+    cache.add_argument("--clear", action="store_true", help="remove them all")
+    cache.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Show or clear; returns the exit code. Raises pytest.UsageError."""
+    from pytest_mergegate.engine.running.cache import Cache
+
+    folder = settings.parse_cache(chosen.cache, Path.cwd(), none=False)
+    if folder is None:
+        complain(["there is no home folder; name one with --cache DIR"])
+        return Exit.BAD_OPTIONS
+    cache = Cache(folder=folder)
+    try:
+        usage = cache.clear() if chosen.clear else cache.usage()
+    except OSError as error:
+        complain([f"the cache {folder} cannot be used ({error.strerror})"])
+        return Exit.UNREADABLE
+    removed = "removed " if chosen.clear else ""
+    say([f"{usage.folder}: {removed}{usage.entries} entries, {usage.size / (1 << 20):.1f} MB"])
+    return Exit.PASSED

@@ -1,0 +1,133 @@
+"""``mergegate calibrate``: what the merges in a registry say of those to come."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.plain_text import complain
+from pytest_mergegate.gate import settings
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from pytest_mergegate.cli.parser import Commands
+    from pytest_mergegate.history.calibration.summary import Summary
+    from pytest_mergegate.history.registry.lines import RegistryLine
+
+
+def add_to(commands: Commands) -> None:
+    """Declare the command."""
+    text = "say what recorded merges foretell"
+    calibrate = commands.add_parser(
+        "calibrate",
+        help=text,
+        description="Say what the merges in registries foretell: losses with intervals, and "
+        "thresholds that control misses.",
+    )
+    calibrate.add_argument(
+        "registries",
+        nargs="*",
+        type=Path,
+        metavar="REGISTRY",
+        help=f"what gates have appended to (default: {settings.REGISTRY})",
+    )
+    calibrate.add_argument(
+        "--report",
+        action="store_true",
+        help="say how well each score would have done on these merges",
+    )
+    calibrate.add_argument(
+        "--score", default="disagreement", metavar="NAME", help="what losses are foretold from"
+    )
+    calibrate.add_argument(
+        "--confidence", type=float, default=0.9, metavar="F", help="level of the intervals"
+    )
+    calibrate.add_argument(
+        "--miss-rate",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="the share of collapses that a threshold may miss",
+    )
+    calibrate.add_argument("--json", type=Path, metavar="PATH", help="write all of it there")
+    calibrate.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Say it; returns the exit code. Raises pytest.UsageError, GateError."""
+    from pytest_mergegate.cli.calibrate_text import text_of
+    from pytest_mergegate.history.calibration.observations import observations
+    from pytest_mergegate.history.calibration.summary import summarise
+    from pytest_mergegate.history.registry.lines import SCORES
+
+    _check(chosen, tuple(SCORES))
+    lines = _read(chosen.registries)
+    found = summarise(
+        observations(lines),
+        tuple(SCORES),
+        score=chosen.score,
+        confidence=chosen.confidence,
+        miss_rate=chosen.miss_rate,
+        with_performance=chosen.report,
+    )
+    if not found.observations:
+        complain(["there is no measured loss to calibrate on"])
+        return Exit.NOTHING_GATED
+    sys.stdout.write(text_of(found, chosen.score, chosen.confidence, chosen.miss_rate))
+    written = chosen.json is None or _write(found, chosen.json)
+    if not written:
+        return Exit.NOT_PASSED
+    return Exit.NOTHING_GATED if found.says_nothing else Exit.PASSED
+
+
+def _check(chosen: argparse.Namespace, scores: Sequence[str]) -> None:
+    for option in ("confidence", "miss_rate"):
+        value = getattr(chosen, option)
+        if not 0 < value < 1 or math.isnan(value):
+            raise pytest.UsageError(
+                f"--{option.replace('_', '-')} must lie between 0 and 1, not {value!r}"
+            )
+    if chosen.score not in scores:
+        raise pytest.UsageError(f"--score must be one of {', '.join(scores)}, not {chosen.score!r}")
+    if chosen.json is not None and chosen.json.is_dir():
+        raise pytest.UsageError(f"--json: {chosen.json} is a folder; name a file in it")
+
+
+def _read(named: Sequence[Path]) -> list[RegistryLine]:
+    """The lines of all registries, each once; what cannot be used is told."""
+    from pytest_mergegate.common.errors import GateError
+    from pytest_mergegate.history.registry.reading import read_registry, told
+
+    lines: dict[str, RegistryLine] = {}
+    for path in named or (Path(settings.REGISTRY),):
+        registry = read_registry(path)
+        if not registry.exists and named:
+            raise GateError(
+                "there is no such registry",
+                where=path.as_posix(),
+                fix="gates that measure a loss write it; or name another",
+            )
+        for said in told(registry):
+            complain([said])
+        lines |= {line.id: line for line in registry.lines}
+    return list(lines.values())
+
+
+def _write(found: Summary, path: Path) -> bool:
+    from pytest_mergegate.common.files.writing import Unwritten, write_file
+
+    text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        write_file(path, f"{text}\n")
+    except Unwritten as error:
+        complain([str(error)])
+        return False
+    return True

@@ -1,0 +1,275 @@
+"""Which gates the changes since a commit concern, as git tells it.
+
+Where git cannot tell whether something changed, it counts as changed: a gate that is left out
+must be one that would come out as it did before.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.git import run_git, top_of
+from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_mergegate.gate.gatefile import Gate
+
+_MOST_HOPS = 40
+"""As many links as an operating system follows."""
+_CLUTTER = frozenset({"__pycache__", ".DS_Store", ".ipynb_checkpoints"})
+"""Ignored by git, and read by no gate."""
+
+
+class GitError(GateError):
+    """git cannot say what changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Files, and folders that stand for all that is in them."""
+
+    paths: frozenset[Path]
+    around: frozenset[Path]
+    """They and the folders that hold them."""
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> Places:
+        """With the folders around them, so that a look-up takes no search."""
+        found = frozenset(paths)
+        return cls(paths=found, around=found.union(*(path.parents for path in found)))
+
+    def meet(self, place: Path) -> bool:
+        """Whether any of them is at ``place``, in it, or around it."""
+        return place in self.around or not self.paths.isdisjoint(place.parents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What differs between a commit's merge base with HEAD and the working tree."""
+
+    top: Path
+    """The repository."""
+    changed: Places
+    """Of a submodule the folder."""
+    unseen: Places
+    """What git ignores, so that nobody can say whether it changed."""
+
+    def concern(self, gate: Path) -> bool:
+        """Whether the verdict on a gate file may have changed; one that cannot be read must be
+        gated to say so."""
+        try:
+            found = load_gate(gate)
+        except GateFileError:
+            return True
+        if not _is_contained(found):
+            return True
+        own = [gate, *_own_files(found)]
+        return (
+            any(self.touch(path) for path in (*own, *_bases(found)))
+            or any(self._unseen(path) for path in own)
+            or self._metric_touched(found)
+        )
+
+    def touch(self, path: Path) -> bool:
+        """Whether a file, or anything in a folder, differs."""
+        return any(map(self.changed.meet, _trail(path)))
+
+    def _unseen(self, path: Path) -> bool:
+        """Whether git knows nothing of a place: ignored, or in no folder of the repository."""
+        real = Path(os.path.realpath(path))
+        outside = real.exists() and not real.is_relative_to(self.top)
+        return outside or any(map(self.unseen.meet, _trail(path)))
+
+    def _metric_touched(self, gate: Gate) -> bool:
+        """A metric of the user's own may import any module, a task of the harness read any file."""
+        metrics = [expert.metric for expert in gate.spec.experts.values()]
+        if any(metric.startswith(HARNESS) for metric in metrics):
+            return self.touch(gate.root)
+        own = any(metric not in BUILTIN_METRICS for metric in metrics)
+        return own and any(path.suffix == ".py" for path in self.changed.paths)
+
+
+def changes_since(reference: str, folder: Path) -> Changes:
+    """What changed in the repository around ``folder`` since it parted from ``reference``.
+
+    Committed or not; renamed and deleted files count under their old names too. Raises GitError.
+    """
+    top = repository(folder)
+    bases = _merge_bases(reference, top)
+    found: set[str] = set()
+    for base in bases:
+        found |= _paths(
+            *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv"),
+            *("--no-relative", "--ignore-submodules=none", base, "--"),
+            folder=top,
+        )
+    # what is not in the index, as when it was removed from it and lies there still
+    found |= _paths("ls-files", "-z", "--others", "--exclude-standard", folder=top)
+    ignored = _paths(
+        *("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"),
+        folder=top,
+    )
+    return Changes(
+        top=top,
+        changed=Places.of(top / path for path in found),
+        unseen=Places.of(top / path for path in ignored if not _CLUTTER & set(Path(path).parts)),
+    )
+
+
+def repository(folder: Path) -> Path:
+    """The top of the repository around ``folder``. Raises GitError."""
+    top = top_of(folder)
+    if top is None:
+        raise GitError(
+            f"--changed-since: {shown(str(folder), 300)} is not a git repository, nor in one",
+            fix="run it in a git repository",
+        )
+    return top
+
+
+def _merge_bases(reference: str, top: Path) -> list[str]:
+    shallow = _git("rev-parse", "--is-shallow-repository", folder=top).strip() == "true"
+    fetch = "fetch the whole history (actions/checkout: fetch-depth: 0)"
+    try:
+        wanted = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
+        commit = _git(*wanted, folder=top).strip()
+    except GitError:
+        raise GitError(
+            f"--changed-since: there is no commit {reference!r} in {top.name}/",
+            fix=fetch if shallow else "name a branch, a tag or a commit that was fetched",
+        ) from None
+    try:
+        return _git("merge-base", "--all", commit, "HEAD", folder=top).split()
+    except GitError:
+        why = "this clone is shallow" if shallow else "they share no history"
+        raise GitError(
+            f"--changed-since: {reference} and HEAD have no merge base here: {why}",
+            fix=fetch if shallow else "name a commit from which HEAD descends",
+        ) from None
+
+
+def _paths(*arguments: str, folder: Path) -> set[str]:
+    return {path.rstrip("/") for path in _git(*arguments, folder=folder).split("\0") if path}
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    """What git says. Raises GitError."""
+    try:
+        done = run_git(folder, *arguments)
+    except OSError as error:
+        raise GitError(
+            f"--changed-since: git cannot be run ({error.strerror})", fix="install git"
+        ) from None
+    if done.returncode != 0:
+        lines = os.fsdecode(done.stderr).strip().splitlines() or ["it says nothing"]
+        raise GitError(
+            f"--changed-since: git {arguments[0]} failed in {folder}: {shown(lines[0])}",
+            fix="run it in a git repository that git trusts",
+        )
+    return os.fsdecode(done.stdout)
+
+
+def _own_files(gate: Gate) -> Iterator[Path]:
+    """What must lie in the repository, or come from the hub: experts and their examples."""
+    for name, expert in gate.spec.experts.items():
+        yield _place(gate, expert.path)
+        if (examples := gate.spec.examples_of(name)) is not None:
+            yield gate.root / examples
+    if gate.spec.lm_eval_tasks is not None:
+        yield _place(gate, gate.spec.lm_eval_tasks)
+    if gate.experts_pattern is not None:  # a folder that is gone is in no list of experts
+        yield _place(gate, _fixed_part(gate.experts_pattern))
+    if gate.mergekit is not None:  # where examples are found that no file names
+        for name, expert in gate.spec.experts.items():
+            for place in (f"data/{name}.jsonl", f"examples/{name}.jsonl"):
+                yield _place(gate, place)
+            yield _place(gate, f"{expert.path}/examples.jsonl")
+
+
+def _is_contained(gate: Gate) -> bool:
+    """Whether nothing that strangers wrote leads out of the repository: then it may be walked."""
+    try:
+        for name, expert in gate.spec.experts.items():
+            check_contained(_place(gate, expert.path), root=gate.root, expert=name, where=gate.name)
+            if (examples := gate.spec.examples_of(name)) is not None:
+                check_contained(gate.root / examples, root=gate.root, expert=name, where=gate.name)
+        for base in _named_bases(gate):
+            check_contained(base, root=gate.root, expert=None, where=gate.name, own=False)
+    except PoolError:
+        return False
+    return True
+
+
+def _bases(gate: Gate) -> Iterator[Path]:
+    """The base, or what the adapters name as theirs."""
+    if gate.spec.base is not None:
+        yield _place(gate, gate.spec.base)
+    else:
+        yield from _named_bases(gate)
+
+
+def _named_bases(gate: Gate) -> Iterator[Path]:
+    """Where the adapters' bases lie, where the gate names none; theirs to name, so never a home."""
+    for name, expert in gate.spec.experts.items() if gate.spec.base is None else ():
+        try:
+            config = read_json_object(_place(gate, expert.path) / ADAPTER_CONFIG, expert=name)
+        except PoolError:
+            continue  # the gate will say what is wrong, once it is gated
+        if isinstance(base := config.get("base_model_name_or_path"), str) and "\0" not in base:
+            yield gate.root / base
+
+
+def _place(gate: Gate, reference: str) -> Path:
+    """Where a reference would lie if it is a path; one to the hub lies nowhere."""
+    try:
+        return placed(gate.root, reference)
+    except RuntimeError:  # no home folder
+        return gate.root / reference
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a glob before its first wildcard."""
+    parts = Path(pattern).parts
+    wild = next((k for k, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    return str(Path(*parts[:wild]))
+
+
+def _trail(path: Path) -> Iterator[Path]:
+    """All places that decide what is at ``path``: itself, links on the way and what they lead to,
+    and, of a folder, links within it."""
+    seen: set[Path] = set()
+    waiting = [(path.absolute(), 0)]
+    while waiting:
+        place, hops = waiting.pop()
+        if place in seen or hops > _MOST_HOPS:
+            continue
+        seen.add(place)
+        for part in (place, *place.parents):
+            if os.path.islink(part):  # noqa: PTH114 - no error for a name that is too long
+                link = Path(os.path.realpath(part.parent)) / part.name
+                seen.add(link)
+                target = link.parent / link.readlink() / place.relative_to(part)
+                waiting.append((Path(os.path.normpath(target)), hops + 1))
+        real = Path(os.path.realpath(place))
+        waiting.append((real, hops + 1))
+        if place == real and os.path.isdir(place):  # noqa: PTH112 - likewise
+            waiting += [(link, hops + 1) for link in _links_within(place)]
+    yield from seen
+
+
+def _links_within(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        inside = (Path(root, name) for name in (*folders, *files))
+        yield from (path for path in inside if path.is_symlink())

@@ -1,0 +1,203 @@
+"""Which base the experts were fine-tuned from, and where it is."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.common.errors import GateError, PoolError
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.places import as_found
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.base import read_base
+from pytest_mergegate.pool.references import Located
+from pytest_mergegate.preflight.quantised_names import unquantised
+from pytest_mergegate.preflight.reference_names import base_names, last_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pytest_mergegate.cli.first_gate.experts import FoundExpert
+    from pytest_mergegate.pool.base import Base
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(@\S+)?", re.ASCII)
+_FIX = "name it: mergegate init DIR --base PATH"
+_MOST = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBase:
+    """The base that the gate names."""
+
+    reference: str
+    """As the gate file says it."""
+    path: Path | None
+    """None for one on the hub."""
+    why: str
+    """How it was found."""
+    config: Mapping[str, Any]
+    """Its ``config.json``; empty for one on the hub."""
+
+
+def find_base(
+    experts: Sequence[FoundExpert], *, folder: Path, root: Path, given: str | None
+) -> FoundBase:
+    """The one that all experts name, here or on the hub, or ``given``.
+
+    Raises GateError where they do not agree, or the base is not to be found.
+    """
+    if given is not None:
+        return _given(given, root)
+    named = _named(experts)
+    references = list(named)
+    if len({last_part(reference) for reference in references}) > 1:
+        raise _disagreement(named)
+    if not references:
+        return _by_its_folder(experts, folder=folder, root=root)
+    wanted = last_part(references[0])
+    others: list[str] = []
+    for path in _candidates(references, experts, folder=folder, root=root):
+        base = _readable(path)
+        if base is not None and {wanted, unquantised(wanted)} & base_names(base):
+            return _local(path, root, f"what the experts name ({shown(references[0], 60)})", base)
+        others.append(relative(path, root))
+    return _from_hub(references, named, experts, others, root)
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path as a gate file in ``root`` writes it."""
+    return as_found(os.path.relpath(path.absolute(), root.resolve()))
+
+
+def _named(experts: Sequence[FoundExpert]) -> dict[str, list[str]]:
+    """The experts by what each says its base is; adapters know best, if there are any."""
+    said = [e for e in experts if e.is_adapter] or list(experts)
+    found: dict[str, list[str]] = {}
+    for expert in said:
+        if (reference := expert.base_reference) is not None:
+            # a checkpoint that was saved again names itself
+            if not expert.is_adapter and last_part(reference) == expert.path.name.lower():
+                continue
+            found.setdefault(reference, []).append(expert.name)
+    return found
+
+
+def _given(given: str, root: Path) -> FoundBase:
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        if not _REPOSITORY.fullmatch(given):
+            raise GateError(
+                f"--base: there is no folder {shown(given)}",
+                fix="give a folder that save_pretrained wrote, or org/name on the hub",
+            )
+        return FoundBase(reference=given, path=None, why="given by --base", config={})
+    return _local(path, root, "given by --base", _read(path))
+
+
+def _by_its_folder(experts: Sequence[FoundExpert], *, folder: Path, root: Path) -> FoundBase:
+    """Nobody names a base: the folder that is called so."""
+    for path in _candidates([], experts, folder=folder, root=root):
+        if path.name.lower() == "base" and (base := _readable(path)) is not None:
+            return _local(path, root, "the folder of that name; no expert names one", base)
+    raise GateError("none of the experts names its base, and there is no folder base/", fix=_FIX)
+
+
+def _from_hub(
+    references: Sequence[str],
+    named: Mapping[str, list[str]],
+    experts: Sequence[FoundExpert],
+    others: Sequence[str],
+    root: Path,
+) -> FoundBase:
+    if len(references) > 1:
+        raise _disagreement(named)
+    reference = references[0]
+    first = root / reference.split("/")[0]
+    if not _REPOSITORY.fullmatch(reference) or "@" in reference or os.path.lexists(first):
+        here = f"; {', '.join(others[:_MOST])} is here and called otherwise" if others else ""
+        what = "is not here" if not _is_folder(reference) else "lies outside of the repository"
+        raise GateError(
+            f"the base that the experts name, '{shown(reference)}', {what}{here}", fix=_FIX
+        )
+    named_at = [e.config.get("revision") for e in experts if e.is_adapter]
+    revision = named_at[0] if named_at and all(r == named_at[0] for r in named_at) else None
+    if isinstance(revision, str) and re.fullmatch(r"[\w./-]+", revision, re.ASCII):
+        reference = f"{reference}@{revision}"
+    why = "a repository on the hub: what the experts name, and no folder here is called so"
+    return FoundBase(reference=reference, path=None, why=why, config={})
+
+
+def _candidates(
+    references: Sequence[str], experts: Sequence[FoundExpert], *, folder: Path, root: Path
+) -> Iterator[Path]:
+    """Folders of checkpoints that may be the base, the likeliest first, each once.
+
+    What an adapter names must not lead out of the repository: such a base has to be given.
+    """
+    places = [root, folder, folder.parent, Path.cwd()]
+    paths = [place / reference for reference in references for place in places]
+    for name in [*dict.fromkeys(last_part(reference) for reference in references), "base"]:
+        paths += [place / name for place in (root, folder, folder.parent)]
+    paths += [expert.path for expert in experts if not expert.is_adapter]
+    around = folder if (folder / ".git").exists() else folder.parent
+    seen: set[Path] = set()
+    for path in paths:
+        try:
+            real = path.resolve()
+            if real in seen or not (real / "config.json").is_file() or (real / CONFIG).exists():
+                continue
+        except (OSError, RuntimeError, ValueError):
+            continue
+        seen.add(real)
+        if any(_is_contained(path, place) for place in (root, around)):
+            yield real
+
+
+def _is_contained(path: Path, place: Path) -> bool:
+    try:
+        check_contained(path, root=place, expert=None, where="base", own=False)
+    except PoolError:
+        return False
+    return True
+
+
+def _local(path: Path, root: Path, why: str, base: Base) -> FoundBase:
+    return FoundBase(
+        reference=relative(path, root), path=path.resolve(), why=why, config=base.config
+    )
+
+
+def _read(path: Path) -> Base:
+    where = shown(path.name)
+    return read_base(Located(path=path.resolve()), where, where)
+
+
+def _readable(path: Path) -> Base | None:
+    try:
+        return _read(path)
+    except (OSError, PoolError):
+        return None
+
+
+def _is_folder(reference: str) -> bool:
+    try:
+        return Path(reference).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _disagreement(named: Mapping[str, list[str]]) -> GateError:
+    said = []
+    for reference, names in named.items():
+        more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+        said.append(f"{shown(reference)}: {', '.join(names[:_MOST])}{more}")
+    return GateError(
+        "the experts do not name one base, and experts of different bases cannot be merged: "
+        + "; ".join(said),
+        fix="give each base's experts a folder of their own, or, where all these names stand for "
+        "the same weights, name it: --base PATH",
+    )

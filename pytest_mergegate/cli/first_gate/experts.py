@@ -1,0 +1,173 @@
+"""Which folders below a folder are experts, and why the others that look like one are not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.containment import check_contained, check_way
+from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.spec import POOL
+from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
+from pytest_mergegate.pool.adapters import read_config
+from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
+from pytest_mergegate.pool.stored import StoredTensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+DEPTH = 4
+"""Levels of folders that are looked into."""
+_TRAINING = re.compile(r"checkpoint-\d+")
+_APART = frozenset(("node_modules", "__pycache__", "build", "dist", "venv", "site-packages"))
+_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundExpert:
+    """A folder that can be an expert of the gate."""
+
+    name: str
+    path: Path
+    is_adapter: bool
+    config: Mapping[str, Any]
+    """``adapter_config.json``, or ``config.json`` of a full checkpoint; from a stranger."""
+
+    @property
+    def base_reference(self) -> str | None:
+        """The base that it says it was trained on."""
+        key = "base_model_name_or_path" if self.is_adapter else "_name_or_path"
+        named = self.config.get(key)
+        return named if isinstance(named, str) and named else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A folder that looks like an expert and is none of the gate's."""
+
+    path: Path
+    reason: str
+    broken: bool
+    """Whether it was meant to be an expert, as far as one can tell, and cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a folder holds."""
+
+    experts: tuple[FoundExpert, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def find_experts(folder: Path, *, root: Path) -> Found:
+    """Every expert below ``folder``; ``root`` is where the gate file goes.
+
+    Nothing that looks like an expert is dropped without a reason.
+    """
+    candidates: list[Path] = []
+    left_out: list[LeftOut] = []
+    for path, reason in _walk(folder, DEPTH, root):
+        if reason is not None:
+            left_out.append(LeftOut(path=path, reason=reason, broken=True))
+        elif _TRAINING.fullmatch(path.name):
+            what = f"a training checkpoint of {shown(path.parent.name)}"
+            left_out.append(LeftOut(path=path, reason=what, broken=False))
+        else:
+            candidates.append(path)
+    experts: list[FoundExpert] = []
+    for name, path in zip(_names(candidates, folder), candidates, strict=True):
+        try:
+            experts.append(_read(path, name, root))
+        except PoolError as error:
+            left_out.append(LeftOut(path=path, reason=_reason(error), broken=True))
+        except OSError as error:
+            what = f"it cannot be read ({error.strerror})"
+            left_out.append(LeftOut(path=path, reason=what, broken=True))
+    return Found(experts=tuple(experts), left_out=tuple(left_out))
+
+
+def looks_like_expert(folder: Path) -> bool:
+    """Whether a folder holds what an adapter or a checkpoint is made of. Raises OSError."""
+    names = set(os.listdir(folder))  # noqa: PTH208 - one call, where exists() would take several
+    if CONFIG in names or any(name.startswith("adapter_model.") for name in names):
+        return True
+    return "config.json" in names and any(name.endswith(_ENDINGS) for name in names)
+
+
+def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Folders that look like experts, in the order of their names; with what is in the way."""
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted((e for e in entries if _is_folder(e)), key=lambda e: e.name)
+    except OSError as error:
+        yield folder, f"the folder cannot be read ({error.strerror})"
+        return
+    for entry in inside:
+        path = Path(entry.path)
+        if not entry.name.isprintable():  # also what is not UTF-8, and no YAML file can name
+            yield path, "its name is not printable text; rename it"
+            continue
+        try:
+            check_way(path, root=root, where=entry.name)  # before anything in there is looked at
+            if not path.exists():
+                yield path, "a link that leads nowhere"
+                continue
+            if looks_like_expert(path):
+                yield path, None
+        except PoolError as error:
+            yield path, _reason(error)
+            continue
+        except OSError as error:
+            yield path, f"the folder cannot be read ({error.strerror})"
+            continue
+        if depth > 1 and not entry.is_symlink():
+            yield from _walk(path, depth - 1, root)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether to look into it: pytest's own taste, and links that lead nowhere."""
+    if entry.name.startswith(".") or entry.name in _APART:
+        return False
+    if entry.is_symlink() and not Path(entry.path).exists():
+        return not Path(entry.name).suffix
+    return entry.is_dir() and not (Path(entry.path) / "pyvenv.cfg").exists()
+
+
+def _names(paths: Sequence[Path], folder: Path) -> list[str]:
+    """A name each: the folder's, or, where several are called so, all of the way to it."""
+    count = Counter(path.name for path in paths)
+    taken = {POOL}
+    names = []
+    for path in paths:
+        twice = count[path.name] > 1
+        name = "-".join(path.relative_to(folder).parts) if twice else path.name
+        name = name.replace("::", "--").replace("##", "--").strip() or "expert"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _read(path: Path, name: str, root: Path) -> FoundExpert:
+    """Configuration and headers. Raises PoolError and OSError."""
+    where = shown(path.name)
+    check_contained(path, root=root, expert=None, where=where)
+    if (path / CONFIG).exists() or not (path / "config.json").exists():
+        config = read_config(path, name, where)
+        StoredTensors([path / WEIGHTS], expert=name)
+        return FoundExpert(name=name, path=path, is_adapter=True, config=config)
+    config = read_json_object(path / "config.json", expert=name, where=f"{where}/config.json")
+    refuse_two_saves(path, expert=name)
+    StoredTensors(checkpoint_files(path, expert=name), expert=name)
+    return FoundExpert(name=name, path=path, is_adapter=False, config=config)
+
+
+def _reason(error: PoolError) -> str:
+    return f"{error.what} (fix: {error.fix})" if error.fix else error.what

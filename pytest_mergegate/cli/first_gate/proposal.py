@@ -1,0 +1,157 @@
+"""What to put into the gate file: metrics, budgets and methods, each with why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.cli.first_gate.bases import find_base
+from pytest_mergegate.cli.first_gate.experts import looks_like_expert
+from pytest_mergegate.cli.first_gate.inputs import find_inputs
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.preflight.heads import task_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_mergegate.cli.first_gate.bases import FoundBase
+    from pytest_mergegate.cli.first_gate.experts import Found, FoundExpert, LeftOut
+    from pytest_mergegate.cli.first_gate.inputs import Inputs
+
+ENOUGH = 30
+"""Examples below which a measured loss is inconclusive."""
+_SHORT = 40
+_HEADLESS = "FEATURE_EXTRACTION"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One expert of the gate."""
+
+    expert: FoundExpert
+    inputs: Inputs
+    metric: str | None
+    """None where there is nothing to score."""
+    why: str
+    """Why that metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """All that a gate file is written from."""
+
+    root: Path
+    base: FoundBase
+    entries: tuple[Entry, ...]
+    left_out: tuple[LeftOut, ...]
+    budget: tuple[tuple[str, str], ...]
+    """Lines and their comments; a line that starts with ``#`` is one to uncomment."""
+    max_answer_tokens: int | None
+    """None for a base that decodes nothing."""
+
+    @property
+    def open_tasks(self) -> tuple[str, ...]:
+        """What has to be done before the gate runs as it stands."""
+        problems = [e.inputs.problem for e in self.entries if e.inputs.problem is not None]
+        return tuple(problems)
+
+
+def propose_for(found: Found, *, folder: Path, root: Path, base: str | None) -> Proposal:
+    """What to write for the experts of ``folder``; ``base`` where the user names it.
+
+    Raises GateError for fewer than two experts, and without a base.
+    """
+    if not found.experts and looks_like_expert(folder):
+        raise GateError(
+            f"{folder.name}/ is itself an expert",
+            fix="give the folder that holds it and the others",
+        )
+    if not found.experts:
+        raise GateError(
+            f"there is no expert in {folder.name}/",
+            fix="give the folder whose folders hold an adapter_config.json, or a config.json and "
+            "safetensors",
+        )
+    chosen = find_base(found.experts, folder=folder, root=root, given=base)
+    experts = [e for e in found.experts if e.path.resolve() != chosen.path]
+    if len(experts) < 2:
+        names = "".join(f", it is {expert.name}" for expert in experts)
+        raise GateError(f"a merge takes two experts, there are {len(experts)}{names}")
+    inputs = [find_inputs(expert, folder=folder, root=root) for expert in experts]
+    return propose(chosen, experts, inputs, found.left_out, root)
+
+
+def propose(
+    base: FoundBase,
+    experts: Sequence[FoundExpert],
+    inputs: Sequence[Inputs],
+    left_out: Sequence[LeftOut],
+    root: Path,
+) -> Proposal:
+    """Sensible settings for what was found; nothing that needs what is not there."""
+    headless = _task(base, experts) == _HEADLESS
+    entries = []
+    for expert, found in zip(experts, inputs, strict=True):
+        metric, why = (None, "") if headless else _metric(found)
+        entries.append(Entry(expert=expert, inputs=found, metric=metric, why=why))
+    return Proposal(
+        root=root,
+        base=base,
+        entries=tuple(entries),
+        left_out=tuple(left_out),
+        budget=_headless_budget(len(entries)) if headless else _budget(entries),
+        max_answer_tokens=None if headless else _answer_tokens(inputs),
+    )
+
+
+def _task(base: FoundBase, experts: Sequence[FoundExpert]) -> object:
+    """What the base is made for; of one that is not here, what the adapters say."""
+    if base.config:
+        return task_of(base.config)
+    said = {str(expert.config.get("task_type")) for expert in experts}
+    return said.pop() if len(said) == 1 else None
+
+
+def _metric(inputs: Inputs) -> tuple[str | None, str]:
+    if not inputs.labelled:
+        return None, ""
+    if inputs.choices:
+        return "accuracy", "every example has choices; the likeliest is the answer"
+    size = f"{inputs.median} characters on the median"
+    if inputs.median <= _SHORT:
+        return "exact_match", f"short targets, {size}: right or wrong"
+    return "rouge_l", f"long targets, {size}: how much is there"
+
+
+def _budget(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
+    lines = [("max_disagreement: 0.3", "at most 30 % of an expert's inputs answered differently")]
+    short = [e.expert.name for e in entries if not e.inputs.labelled or e.inputs.count < ENOUGH]
+    loss = "max_loss: 10"
+    if not short:
+        lines.append((loss, "and no expert may lose more than 10 % of its score"))
+    else:
+        some = ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
+        why = f"percent of the score; first give {some} {ENOUGH} examples with targets or more"
+        lines.append((f"# {loss}", why))
+    return tuple(lines)
+
+
+def _headless_budget(experts: int) -> tuple[tuple[str, str], ...]:
+    """A backbone answers nothing, so what is left are weak scores, and the comment says so."""
+    if experts > 2:
+        return (("max_mds: 3.0", "a guess: MDS is relative to the pool; calibrate it on yours"),)
+    return (
+        (
+            "max_conflicting_magnitude_ratio: 0.5",
+            "a guess: two experts have no MDS, and a backbone has no answers to compare",
+        ),
+    )
+
+
+def _answer_tokens(inputs: Sequence[Inputs]) -> int:
+    """The next power of two above the longest target: a token is seldom less than a character."""
+    longest = max((found.longest for found in inputs), default=0)
+    if longest == 0:
+        return 64
+    return min(512, max(16, 1 << longest.bit_length()))

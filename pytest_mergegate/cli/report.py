@@ -1,0 +1,94 @@
+"""``mergegate report``: a JSON report in other formats, without computing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.plain_text import complain, say
+from pytest_mergegate.gate import settings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_mergegate.cli.parser import Commands
+    from pytest_mergegate.report.collected import Collected
+
+_FORMATS = tuple(name for name in settings.FORMATS if name != "json")
+
+
+def add_to(commands: Commands) -> None:
+    """Declare the command."""
+    text = "write a JSON report in other formats"
+    report = commands.add_parser(
+        "report", help=text, description=f"W{text[1:]}; exits 0 whatever the verdict."
+    )
+    report.add_argument(
+        "report", type=Path, metavar="REPORT.json", help="what --report json:REPORT.json wrote"
+    )
+    for name in _FORMATS:
+        report.add_argument(f"--{name}", metavar="OUT", help=f"write {name} there")
+    report.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Write the files; returns the exit code. Raises pytest.UsageError."""
+    from pytest_mergegate.common.files.writing import Unwritten
+    from pytest_mergegate.report.files import write_report
+
+    targets = [
+        settings.parse_report(f"{name}:{path}", Path.cwd())
+        for name in _FORMATS
+        if (path := getattr(chosen, name)) is not None
+    ]
+    if not targets:
+        asked = ", ".join(f"--{name}" for name in _FORMATS)
+        raise pytest.UsageError(f"report: name a file to write, with one or more of {asked}")
+    try:
+        reports = _read(chosen.report)
+    except OSError as error:
+        return _unreadable(f"{chosen.report} cannot be read ({error.strerror})")
+    except (ValueError, TypeError, RecursionError) as error:
+        return _unreadable(
+            f"{chosen.report} is no report of pytest-mergegate ({_why(error)}); "
+            "write one with mergegate check --report json:FILE"
+        )
+    for target in targets:
+        try:
+            write_report(reports, target)
+        except Unwritten as error:
+            complain([str(error)])
+            return Exit.NOT_PASSED
+        say([f"wrote {target.path}"])
+    return Exit.PASSED
+
+
+def _read(path: Path) -> Collected:
+    from pytest_mergegate.report.collected import read_reports
+
+    return read_reports(path.read_text("utf-8"), root=Path.cwd())
+
+
+def _why(error: Exception) -> str:
+    """The first thing that is wrong, in one line."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = f"{where}: {first['msg']}" if where else first["msg"]
+    elif isinstance(error, RecursionError):
+        said = "nested too deeply"
+    elif isinstance(error, UnicodeDecodeError):
+        said = "not UTF-8"
+    else:
+        said = str(error)
+    return " ".join(said.split())[:200]
+
+
+def _unreadable(message: str) -> int:
+    complain([message])
+    return Exit.UNREADABLE

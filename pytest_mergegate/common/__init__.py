@@ -1,0 +1,1 @@
+"""What every room may use: errors, findings, values, words, and the files of strangers."""

@@ -1,0 +1,46 @@
+"""Compiling loops over numbers with numba, and remembering the machine code between processes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pytest_mergegate.common.working_folder import apart
+
+with apart():
+    import numba
+    from numba.core import config as numba_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# numba reads .numba_config.yaml from the working directory when it is imported, and again before
+# whatever it compiles. That file names a folder of machine code, which numba unpickles, and
+# modules, which it imports; a stranger may have written it. Settings come from the environment
+# alone, also where somebody else has imported numba before.
+numba_settings._config_fname = os.devnull
+numba_settings.reload_config()  # type: ignore[no-untyped-call]
+
+# sums may be reordered, which vector units need; NaN and infinity keep their meaning
+_REORDERED = {"reassoc", "nsz", "contract"}
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile ``function`` when it is first called; it runs without the interpreter's lock.
+
+    The machine code is kept beside this package, or in the user's cache folder, where one of
+    them can be written to, and compiled again in every process where neither can.
+    """
+    try:
+        return _compile(function, cache=True)
+    except RuntimeError:  # numba found no folder to write to
+        return _compile(function, cache=False)
+
+
+def _compile(function: Callable[P, R], *, cache: bool) -> Callable[P, R]:
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _REORDERED}
+    made: Callable[P, R] = numba.njit(cache=cache, **options)(function)
+    return made

@@ -1,0 +1,83 @@
+"""Errors that say what is wrong, where, and how to fix it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.common.plain_text import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_MOST = 50
+"""Problems of one file that are told."""
+_LONGEST_PLACE = 300
+
+
+class GateError(Exception):
+    """A gate that cannot be computed: one clear line instead of a traceback.
+
+    ``what`` is the problem, ``where`` a ``file:line`` or a tensor, ``fix`` the way out.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        # file names, keys and other libraries' words end up in here: cleaned once, for every exit
+        self.what = cut(what)
+        self.where = where and _end(where)
+        self.fix = fix and cut(fix)
+
+    @property
+    def line(self) -> int | None:
+        """The line that ``where`` names, if it names one."""
+        _, _, line = (self.where or "").rpartition(":")
+        return int(line) if line.isdecimal() else None
+
+    def __str__(self) -> str:
+        located = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{located} (fix: {self.fix})" if self.fix else located
+
+
+class GateFileError(GateError):
+    """A gate file, or the arguments of ``@mergeable``, that cannot be understood."""
+
+    def __init__(self, problems: Sequence[GateError]) -> None:
+        more = len(problems) - _MOST
+        rest = [GateError(f"there are {more} more problems", fix="correct these first")]
+        self.problems = (*problems[:_MOST], *(rest if more > 0 else []))
+        super().__init__("; ".join(str(problem) for problem in self.problems))
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class PoolError(GateError):
+    """A base, an expert or a file of examples that cannot be read or does not fit the rest.
+
+    ``code`` is the finding under which the report files it, ``expert`` the expert concerned.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        code: str = "MG001",
+        expert: str | None = None,
+        where: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.code = code
+        self.expert = expert
+
+
+def _end(where: str) -> str:
+    """A place, in one line; of a long one the end, where the file's name and the line are."""
+    return cut(where if len(where) <= _LONGEST_PLACE else f"…{where[-_LONGEST_PLACE:]}")
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

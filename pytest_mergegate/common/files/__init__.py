@@ -1,0 +1,1 @@
+"""Files read and written safely, whoever made them or put links in their way."""

@@ -1,0 +1,140 @@
+"""YAML files of gates: safe, small, and every error and every key with its line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.plain_text import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Location = tuple[str | int, ...]
+LIMIT = 512 << 10
+"""Bytes of a file: thousands of experts fit in."""
+_MARKS, _ENTRIES = (b"\n", b",", b":", b"[", b"{", b"- ", b"? "), 40_000
+"""Each entry has a mark of its own, and takes a tenth of a millisecond to read."""
+_WRITTEN_OUT = 4 << 20
+"""Characters of a file without its aliases, those of each node's place counted in."""
+_NODE = 20
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose every error says on which line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # such as the 45th of a month
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a gate file. Raises GateFileError for anything but a small, regular file."""
+    try:
+        with open_regular(path, expert=None, called="the gate file") as file:
+            data = file.read(LIMIT + 1)
+        if len(data) <= LIMIT and sum(map(data.count, _MARKS)) <= _ENTRIES:
+            return data.decode("utf-8").replace("\r\n", "\n")
+        problem = GateError(
+            f"the gate file is larger than {LIMIT >> 10} KiB, or has over {_ENTRIES} entries",
+            where=path.name,
+            fix="gate fewer experts at once",
+        )
+    except PoolError as error:
+        problem = GateError(error.what, where=str(path), fix="check the path")
+    except UnicodeDecodeError:
+        problem = GateError("the gate file is not UTF-8", where=path.name)
+    raise GateFileError([problem])
+
+
+def read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
+    """What a gate file says, and the 1-based line of each of its keys.
+
+    Raises GateFileError for what is no YAML, or more of it than a gate takes.
+    """
+    text = read_text(path)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise GateFileError([GateError(f"not valid YAML: {reason}", where=path.name)]) from None
+    try:
+        node = loader.get_single_node()
+        lines: dict[Location, int] = {(): 1}
+        problems: list[GateError] = []
+        if node is not None:
+            _check_aliases(node, path.name)
+            _note_lines(node, (), lines, problems, path.name)
+        if problems:
+            raise GateFileError(problems)
+        return (loader.construct_document(node) if node is not None else None), lines
+    except (yaml.MarkedYAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path.name}:{mark.line + 1}" if mark else path.name
+        what = getattr(error, "problem", None) or "nested too deeply"
+        kind = "not allowed here" if isinstance(error, ConstructorError) else "not valid YAML"
+        raise GateFileError([GateError(f"{kind}: {what}", where=where)]) from None
+    finally:
+        loader.dispose()
+
+
+def _check_aliases(node: yaml.Node, name: str) -> None:
+    """Raise GateFileError where aliases stand for more than a gate file can say: 800 bytes may
+    stand for gigabytes."""
+    sizes: dict[int, float] = {}
+
+    def size(part: yaml.Node) -> float:
+        if id(part) not in sizes:
+            sizes[id(part)] = float("inf")  # met again below itself, it has no end
+            if isinstance(part, yaml.ScalarNode):
+                own = float(len(part.value))
+            elif isinstance(part, yaml.MappingNode):
+                own = sum(size(key) + size(value) for key, value in part.value)
+            else:
+                own = sum(map(size, part.value))
+            sizes[id(part)] = own + _NODE
+        return sizes[id(part)]
+
+    if size(node) > _WRITTEN_OUT:
+        what = f"written out, without its aliases (*name), the file is over {_WRITTEN_OUT >> 20} MB"
+        fix = "write what is meant without aliases"
+        raise GateFileError([GateError(what, where=f"{name}:1", fix=fix)])
+
+
+def _note_lines(
+    node: yaml.Node,
+    location: Location,
+    lines: dict[Location, int],
+    problems: list[GateError],
+    name: str,
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                what = "a key must be plain text"
+                problems.append(GateError(what, where=f"{name}:{line}", fix="write a name"))
+                continue
+            label = str(key.value)
+            if label in seen:
+                problems.append(
+                    GateError(
+                        f"{shown(label)!r} is given twice (first on line {seen[label]})",
+                        where=f"{name}:{line}",
+                        fix="keep one of the two",
+                    )
+                )
+            seen[label] = line
+            lines[(*location, label)] = line
+            _note_lines(value, (*location, label), lines, problems, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*location, index)] = value.start_mark.line + 1
+            _note_lines(value, (*location, index), lines, problems, name)

@@ -1,0 +1,1 @@
+"""Models: their families, how they are loaded, and how they answer."""

@@ -1,0 +1,156 @@
+"""What the language models share: greedy answers in tokens, and logits over the vocabulary."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models.batches import batches
+from pytest_mergegate.engine.models.headed import HeadedModel
+from pytest_mergegate.engine.models.loading import quiet
+from pytest_mergegate.engine.models.stopping import AtStop, first_stop, until_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.models.placement import Placement
+    from pytest_mergegate.engine.models.readings import Reading, Tokens
+    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.pool.base import Base
+
+_KEY_VALUE_BYTES = 1 << 28
+"""Memory for the keys and values of one batch that is decoded together."""
+
+
+class GenerativeModel(HeadedModel):
+    """A language model: its answers are tokens, decoded greedily."""
+
+    reading: ClassVar[Reading] = "greedy"
+    known_positions: tuple[Positions, ...] = ("answer", "last", "mean")
+    answer_positions: ClassVar[Positions] = "answer"
+
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
+        if self.projection is None:
+            raise PoolError(
+                f"{type(self.module).__name__} has no output layer",
+                code="MG002",
+                fix="this architecture is not supported yet",
+            )
+        # the last of many states is no contiguous tensor, which makes torch copy the weights for
+        # every row of the batch
+        self.projection.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+        self._adopt_end_of_text()
+        self._check_head(self._ways())
+
+    @property
+    def projection(self) -> Any:
+        """The projection to the vocabulary."""
+        return self.module.get_output_embeddings()
+
+    @torch.inference_mode()
+    def decode(
+        self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[list[int]]:
+        """Greedy answers in tokens, the end-of-text token included where it was reached.
+
+        An answer has at most ``max_tokens``, no more than the model has positions for, and ends
+        with the token that completes one of ``stop``.
+        """
+        answers: list[list[int]] = [[] for _ in prompts]
+        rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
+        for room in sorted(set(rooms)):
+            chosen = [index for index, own in enumerate(rooms) if own == room]
+            lengths = [len(prompts[index]) + room for index in chosen]
+            for batch in batches(lengths, self._decoding_tokens):
+                rows = [chosen[k] for k in batch]
+                with quiet():
+                    found = self._generate([prompts[index] for index in rows], room, stop)
+                for index, answer in zip(rows, found.tolist(), strict=True):
+                    # what is behind the end depends on the batch
+                    answers[index] = until_stop(self.read, self._until_end(answer), stop)
+        return answers
+
+    def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:
+        """Whether an answer reached its end, rather than the limit on its length."""
+        if answer and answer[-1] in self._ends:
+            return True
+        return bool(stop) and first_stop(self.read(answer), stop) is not None
+
+    def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """An answer's tokens as stripped text, up to the first of ``stop``."""
+        text = self.read(answer)
+        return text[: first_stop(text, stop)].strip()
+
+    def read(self, answer: Sequence[int]) -> str:
+        """Tokens as text."""
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+
+    @abstractmethod
+    def _room(self, prompt: Tokens) -> int:
+        """How many tokens of an answer there are positions for."""
+
+    @abstractmethod
+    def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
+        """New tokens [rows, at most ``max_tokens``] of one batch, padded behind the end."""
+
+    def _stopping(self, stop: Sequence[str], prompt: int) -> dict[str, Any]:
+        """What ends ``generate`` early, where ``prompt`` tokens stand before the answer."""
+        if not stop:
+            return {}
+        return {"stopping_criteria": StoppingCriteriaList([AtStop(self.read, stop, prompt)])}
+
+    def _until_end(self, answer: list[int]) -> list[int]:
+        ends = self._ends
+        stop = next((k + 1 for k, token in enumerate(answer) if token in ends), len(answer))
+        return answer[:stop]
+
+    @property
+    def _decoding_tokens(self) -> int:
+        """Decoding takes a pass per token however many rows there are: as many as fit."""
+        per_token = 8 * int(self.config.num_hidden_layers) * int(self.config.hidden_size)
+        return max(self._batch_tokens, _KEY_VALUE_BYTES // per_token)
+
+    @property
+    def _ends(self) -> set[int]:
+        ends = self.module.generation_config.eos_token_id
+        return set(ends) if isinstance(ends, (list, tuple)) else {ends} - {None}
+
+    def _adopt_end_of_text(self) -> None:
+        """Keep only the end-of-text tokens of the generation settings: a repetition penalty, a
+        length penalty or a forced token would make decoding differ from the argmax of the forward
+        pass."""
+        ends = self.module.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            pad = ends[0] if isinstance(ends, (list, tuple)) else ends
+        self._pad_id = 0 if pad is None else int(pad)
+        self.module.generation_config = GenerationConfig(
+            eos_token_id=ends, pad_token_id=self._pad_id, **self._generation_settings()
+        )
+
+    def _generation_settings(self) -> dict[str, Any]:
+        return {}
+
+    def _ways(self) -> list[Callable[[Tensor], Tensor]]:
+        """The ways known to make logits of projected states; first what the settings speak of,
+        since on small logits a cap would pass for none."""
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        divide = getattr(self.config, "logits_scaling", None)
+        multiply = getattr(self.config, "logit_scale", None)
+        ways: list[Callable[[Tensor], Tensor]] = []
+        if cap:
+            ways.append(lambda x: torch.tanh(x / cap) * cap)
+        if divide:
+            ways.append(lambda x: x / divide)
+        if multiply:
+            ways.append(lambda x: x * multiply)
+        return [*ways, lambda x: x]

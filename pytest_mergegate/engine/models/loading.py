@@ -1,0 +1,189 @@
+"""Models and the base's tokenizer from disk, refused where anything would be made up."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from pytest_mergegate.common.errors import PoolError, first_line
+from pytest_mergegate.engine.models.plain_models import take_hooks_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+_OLD_BUFFERS = (".masked_bias",)
+"""Constants that old releases of transformers stored and that new ones no longer know."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer saved beside the base. Raises PoolError."""
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise PoolError(
+            f"the base's tokenizer does not load ({first_line(error)})",
+            where=path.name,
+            fix="save it beside the weights: tokenizer.save_pretrained(path)",
+        ) from None
+    # without its files transformers makes one up, to which all words are unknown
+    files = {*(getattr(tokenizer, "vocab_files_names", None) or {}).values()}
+    if files and not any((path / name).exists() for name in files | {"tokenizer.json"}):
+        raise PoolError(
+            "the base has no tokenizer: its folder holds none of "
+            f"{', '.join(sorted(files | {'tokenizer.json'}))}",
+            where=path.name,
+            fix="save it beside the weights: tokenizer.save_pretrained(path)",
+        )
+    return tokenizer
+
+
+def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
+    """The base's configuration. Raises PoolError."""
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                path, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+            take_hooks_out(config)
+    except Exception as error:  # a config can break transformers in any way
+        raise does_not_load(path, "its configuration is not understood", error) from None
+    return config
+
+
+def load_module(
+    path: Path,
+    auto_class: Any,
+    kind: str,
+    *,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
+    config: Any = None,
+    spread: bool = False,
+    expert: str | None = None,
+) -> Any:
+    """A model in ``dtype``, for inference, with every weight from its files and finite.
+
+    Weights that are stored in ``dtype`` stay in their files, mapped into memory.
+
+    The implementation of attention is the one that transformers picks, whatever is stored.
+    ``auto_class`` is the class of transformers that loads a ``kind``; ``config`` stands in for
+    the configuration beside the weights; ``spread`` is for all GPUs together; ``expert`` is whose
+    checkpoint it is, None for the base. Raises PoolError.
+    """
+    if config is None:
+        config = load_config(path, trust_remote_code=trust_remote_code)
+    try:
+        with quiet():
+            module, info = auto_class.from_pretrained(
+                path,
+                config=config,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                dtype=dtype,
+                device_map="auto" if spread else None,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a config can break transformers in any way
+        raise does_not_load(path, f"as a {kind}", error, expert) from None
+    _check_complete(path, module, info, expert)
+    for name, parameter in module.named_parameters():
+        check_finite(path, name, parameter.data, expert)
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def parameter_names(module: torch.nn.Module) -> dict[str, str]:
+    """Every name of every parameter, and the first by which the same one goes (tied weights)."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every}
+
+
+def _called(expert: str | None) -> str:
+    return "the base" if expert is None else "the checkpoint"
+
+
+def check_finite(path: Path, name: str, tensor: Tensor, expert: str | None = None) -> None:
+    """Raise PoolError for a tensor of the base's, or of an expert's checkpoint, that is not."""
+    # the extremes, NaN among them: no copy of the tensor is made for them
+    if tensor.numel() and not all(bool(torch.isfinite(end)) for end in tensor.aminmax()):
+        raise PoolError(
+            f"{_called(expert)}'s tensor {name!r} holds NaN or infinity",
+            code="MG105",
+            expert=expert,
+            where=path.name,
+            fix=f"download or save {_called(expert)} again",
+        )
+
+
+def _check_complete(path: Path, module: Any, info: dict[str, Any], expert: str | None) -> None:
+    """Raise PoolError where weights would be made up, or would be dropped."""
+    called = _called(expert)
+    missing = sorted(map(str, info.get("missing_keys") or ()))
+    backbone = f"{module.base_model_prefix}."
+    if missing and "Classification" in type(module).__name__:
+        head = [name for name in missing if not name.startswith(backbone)]
+        if len(head) == len(missing):
+            raise PoolError(
+                f"{called}'s files hold no classification head ({head[0]}): it would be random",
+                expert=expert,
+                where=path.name,
+                fix="give one that was trained and saved with its head",
+            )
+    problems = {
+        "are missing and would be random": missing,
+        "have another shape and would be random": info.get("mismatched_keys"),
+        "are in the file but not in the model": [
+            name for name in info.get("unexpected_keys") or () if not name.endswith(_OLD_BUFFERS)
+        ],
+    }
+    for says, keys in problems.items():
+        if keys:
+            raise PoolError(
+                f"{len(keys)} tensors of {called} {says}, first {sorted(map(str, keys))[0]}",
+                expert=expert,
+                where=path.name,
+                fix=f"save {called} again with save_pretrained",
+            )
+
+
+def does_not_load(path: Path, how: str, error: Exception, expert: str | None = None) -> PoolError:
+    """The error for a model that transformers does not make."""
+    advice = "check config.json against the weights"
+    if "trust_remote_code" in str(error):
+        advice = "trust_remote_code: true runs the base's own code; read it first"
+    return PoolError(
+        f"{_called(expert)} does not load {how} ({first_line(error)})",
+        expert=expert,
+        where=path.name,
+        fix=advice,
+    )

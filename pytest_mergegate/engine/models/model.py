@@ -1,0 +1,271 @@
+"""The base in memory: weights swapped in and out, hidden states read, one family a subclass."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models.batches import batch_tokens, pad
+from pytest_mergegate.engine.models.lanes import Lanes
+from pytest_mergegate.engine.models.limits import positions_read
+from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, parameter_names
+from pytest_mergegate.engine.models.mapped_pages import MappedPages, give_back_freed, room_for
+from pytest_mergegate.engine.models.readings import expert_loaded
+from pytest_mergegate.engine.models.streaming import load_streamed
+from pytest_mergegate.engine.weights.mixing import LazyWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.models.placement import Placement
+    from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
+    from pytest_mergegate.engine.models.streaming import StreamedWeights
+    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.pool.base import Base
+
+
+class Model(ABC):
+    """A model whose parameters are swapped in place.
+
+    ``loaded`` names the weights that are in: ``base``, an expert, or a merge.
+    """
+
+    kind: ClassVar[str]
+    """What the family is called in messages."""
+    auto_class: ClassVar[Any]
+    """The class of transformers that loads the family."""
+    reading: ClassVar[Reading]
+    """How its answers are read where nothing else is asked for."""
+    known_positions: tuple[Positions, ...]
+    """Where its states can be read; the first is the default."""
+    forced_positions: ClassVar[frozenset[Positions]] = frozenset()
+    """Those that can be read only once the answer is known."""
+    answer_positions: ClassVar[Positions | None]
+    """Those whose states give the answers; None where there are no answers."""
+    labels: tuple[str, ...] | None = None
+    """The only answers that it can give; None where answers are text."""
+
+    def __init__(self, base: Base, placement: Placement) -> None:
+        self.device = placement.device
+        self.tokenizer = load_tokenizer(base.path, trust_remote_code=placement.trust_remote_code)
+        self.module, self._streamed = self._load(base, placement)
+        self.names = parameter_names(self.module)
+        """Every name of a parameter, and the one by which it goes here."""
+        self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
+        self.positions = positions_read(self.module)
+        self._pages = MappedPages(base.path.glob("*.safetensors"))
+        self.loaded = "base"
+        self.changes = 0
+        """How many times weights were put in place, or taken out again."""
+        self._originals: Mapping[str, Tensor] = {}
+        self._lanes = Lanes(self)
+        pad = self.tokenizer.pad_token_id
+        self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
+
+    def _load(self, base: Base, placement: Placement) -> tuple[Any, StreamedWeights | None]:
+        if placement.residence == "streamed":
+            return load_streamed(base, self.auto_class, self.kind, placement)
+        spread = placement.residence == "spread"
+        module = load_module(
+            base.path,
+            self.auto_class,
+            self.kind,
+            trust_remote_code=placement.trust_remote_code,
+            dtype=placement.dtype,
+            spread=spread,
+        )
+        return module if spread else module.to(placement.device), None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether weights are in memory only while their module runs."""
+        return self._streamed is not None
+
+    @property
+    def config(self) -> Any:
+        """The settings of the part that reads text."""
+        return self.module.config.get_text_config()
+
+    @property
+    def backbone(self) -> Any:
+        """The model without its head."""
+        return self.module.base_model
+
+    def check_parameters(self, names: Sequence[str]) -> None:
+        """Raise PoolError where the loaded model lacks one of ``names``."""
+        missing = [name for name in names if name not in self.parameters]
+        if not missing:
+            return
+        name = missing[0]
+        if name in self.names:
+            raise PoolError(
+                f"{name!r} is tied to another parameter of the base, and cannot change alone",
+                code="MG002",
+                fix="adapt the layer it is tied to, or leave this expert out of the pool",
+            )
+        raise PoolError(
+            f"the loaded model has no parameter {name!r}",
+            code="MG102",
+            fix="this architecture renames its tensors on loading; it is not supported yet",
+        )
+
+    def resolve_positions(self, asked: Positions | None) -> Positions:
+        """Where states are read: as ``asked``, else the family's default. Raises PoolError."""
+        if asked is None:
+            return self.known_positions[0]
+        if asked not in self.known_positions:
+            raise PoolError(
+                f"probes.positions {asked!r} does not exist in a {self.kind}"
+                + (": it needs a classification head" if asked == "head" else ""),
+                code="MG203",
+                fix=f"use {' or '.join(self.known_positions)}",
+            )
+        return asked
+
+    @contextlib.contextmanager
+    def swapped(self, name: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Have ``weights`` in place of the base's inside the block; ``loaded`` is ``name``.
+
+        The base's own tensors are put back afterwards, so nothing drifts.
+        """
+        saved = {key: self.parameters[key].data for key in weights}
+        before = self.loaded, self._originals
+        self._originals = {**saved, **self._originals}
+        try:
+            with self._in_place(weights):
+                self.loaded = name
+                self.changes += 1
+                yield
+        finally:
+            self.changes += 1
+            for key, value in saved.items():
+                self.parameters[key].data = value
+            self.loaded, self._originals = before
+            give_back_freed()
+
+    @contextlib.contextmanager
+    def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        if self._streamed is None:
+            if self.device.type == "cpu" and isinstance(weights, LazyWeights):
+                self._fill(weights)
+            else:
+                for key, value in weights.items():
+                    held = self.parameters[key]
+                    held.data = value.to(held.device, held.dtype)
+            give_back_freed()
+            yield
+            return
+        self._streamed.swapped.append(weights)
+        try:
+            yield
+        finally:
+            self._streamed.swapped.pop()
+
+    def _fill(self, weights: LazyWeights) -> None:
+        """Have ``weights`` put together where they are to stand, in one piece of memory."""
+        places = room_for({key: self.parameters[key] for key in weights})
+
+        def done(key: str) -> None:
+            held = self.parameters[key]
+            before, held.data = held.data, places[key]
+            self._pages.give_back(before)
+
+        weights.fill(places, done)
+
+    @property
+    def swapped_names(self) -> frozenset[str]:
+        """The parameters in whose place other weights than the base's are."""
+        return frozenset(self._originals)
+
+    def base_weight(self, parameter: str) -> Tensor:
+        """The base's own parameter, whatever is loaded now, on the CPU in float32."""
+        return self.own_weight(parameter).to("cpu")
+
+    def own_weight(self, parameter: str) -> Tensor:
+        """The base's own parameter, whatever is loaded now, on its device in float32."""
+        return self.held_weight(parameter).to(torch.float32)
+
+    def held_weight(self, parameter: str) -> Tensor:
+        """The base's own parameter, whatever is loaded now, on its device as it is held."""
+        if self._streamed is not None:
+            return self._streamed.original(parameter)
+        return self._originals.get(parameter, self.parameters[parameter].data)
+
+    def loaded_weight(self, parameter: str) -> Tensor:
+        """The parameter that is in place now, as it is held."""
+        if self._streamed is not None:
+            return self._streamed.loaded(parameter)
+        return self.parameters[parameter].data
+
+    def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        """Last hidden states (after the final norm) at ``positions``.
+
+        One [T, d] float32 tensor on the CPU per row, in the given order; T is 1 but for the
+        positions of an answer. Raises PoolError where they are not finite: no comparison with
+        NaN means anything.
+        """
+        cut = self._lanes.cut([len(p) + len(f) for p, f in rows], self._batch_tokens)
+        read = self._lanes.read([[rows[index] for index in batch] for batch in cut], positions)
+        found = dict(zip((i for b in cut for i in b), (s for b in read for s in b), strict=True))
+        states = [found[index] for index in range(len(rows))]
+        if not all(bool(torch.isfinite(state).all()) for state in states):
+            raise PoolError(
+                f"the hidden states of {self.loaded} hold NaN or infinity",
+                code="MG105",
+                expert=expert_loaded(self.loaded),
+                fix="the weights are finite but too large; check scales and merge weights",
+            )
+        return states
+
+    @torch.inference_mode()
+    def batch_states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        """``states`` of one batch, whatever they are."""
+        states = self._read(rows, positions)
+        if positions == "mean":
+            states = [state.to(torch.float64).mean(dim=0, keepdim=True) for state in states]
+        # copies: views would keep the whole batch alive
+        return [state.to("cpu", torch.float32).clone() for state in states]
+
+    @abstractmethod
+    def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        """The states of one batch at ``positions``, not yet pooled: [T, d] per row."""
+
+    @abstractmethod
+    def fits(self, prompt: int, answer: int) -> bool:
+        """Whether the model reads a prompt and an answer of so many tokens."""
+
+    def twin(self) -> Self:
+        """The same model on the same weights, with modules of its own."""
+        shared = [*self.module.parameters(), self.tokenizer, self._pages, self._lanes]
+        return copy.deepcopy(self, {id(part): part for part in [*shared, self._originals]})
+
+    @property
+    def _batch_tokens(self) -> int:
+        return batch_tokens(self.device)
+
+    def _pad(self, rows: Sequence[Tokens], *, side: str = "right") -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, [rows, width] each."""
+        ids, mask = pad(rows, self._pad_id, side=side)
+        return ids.to(self.device), mask.to(self.device)
+
+    def _read_prompts(self, prompts: Sequence[Tokens], positions: Positions) -> list[Tensor]:
+        """States of the backbone at the ``last`` token, or at all of them for their ``mean``."""
+        ids, mask = self._pad(prompts)
+        hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
+        first = -1 if positions == "last" else 0
+        return [hidden[k, : len(row)][first:] for k, row in enumerate(prompts)]
+
+
+def run(part: Any, **inputs: Any) -> Any:
+    """One forward pass of a model or a part of it, without keys and values for a next one."""
+    if "use_cache" in inspect.signature(part.forward).parameters:
+        inputs["use_cache"] = False
+    return part(**inputs)

@@ -1,0 +1,1 @@
+"""Models run on inputs: states, executors, Ray, and the cache of what they gave."""

@@ -1,0 +1,232 @@
+"""One base in memory, experts swapped in, nothing decoded twice."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models.families import load_model
+from pytest_mergegate.engine.models.headed import Head, HeadedModel
+from pytest_mergegate.engine.models.placement import place
+from pytest_mergegate.engine.models.readings import loaded_as
+from pytest_mergegate.engine.running.devices import pick_device
+from pytest_mergegate.engine.running.tasks import Task, build_tasks
+from pytest_mergegate.engine.weights.mixing import MixedWeights
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.pool.changes import Factors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.models.readings import Row, Tokens
+    from pytest_mergegate.gate.spec import GateSpec, Positions
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
+
+
+class Engine:
+    """What the stages compute with: the model, the task vectors, the tasks, and what was read.
+
+    Raises GateError on construction where there is no such device, PoolError where the base does
+    not load.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        spec: GateSpec,
+        device: str,
+        vectors: TaskVectors | None = None,
+        *,
+        answers: dict[tuple[str, str, int], list[int]] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.vectors = vectors or TaskVectors(pool)
+        self.model = load_model(pool.base, place(pool, self.vectors, pick_device(device)))
+        self.vectors.rename(self.model.parameters)
+        self.model.check_parameters(self.vectors.parameters())
+        for expert in pool.experts:
+            _check_orientation(expert, self.model.module)
+        self.positions = self.model.resolve_positions(spec.probes.positions)
+        self._spec = spec
+        self._max_tokens = spec.probes.max_answer_tokens
+        self._answers = {} if answers is None else answers
+        self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
+        self._states: dict[tuple[str, int, Positions], Tensor] = {}
+        """Of the weights that were in place after ``_seen`` changes of them."""
+        self._seen = 0
+        self.kept: dict[str, Any] = {}
+        """What one stage made at great cost and another will ask for again."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a workspace remembers of the base."""
+        positions = self.positions
+        return {
+            "positions": positions,
+            "forced": positions in self.model.forced_positions,
+            "answering": positions == self.model.answer_positions,
+            "has_head": isinstance(self.model, HeadedModel),
+        }
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Each expert's own inputs. Raises PoolError where one cannot be tokenised."""
+        return build_tasks(self.pool, self._spec, self.model)
+
+    @contextlib.contextmanager
+    def expert(self, name: str) -> Iterator[None]:
+        """Have expert ``name`` loaded, as θ_0 + τ."""
+        if self.model.loaded == loaded_as(name):
+            yield
+            return
+        with self.mixed(loaded_as(name), {name: 1.0}):
+            yield
+
+    @contextlib.contextmanager
+    def mixed(self, label: str, scales: Mapping[str, float]) -> Iterator[None]:
+        """Have θ_0 + Σ λ_j τ_j loaded, as ``label``, whatever is in place now."""
+        weights = self.mixed_weights(scales)
+        # what is in place and is changed by no expert here has to make way for the base's own
+        names = sorted({*weights, *self.model.swapped_names})
+        with self.model.swapped(label, self._mixed(names, scales)):
+            yield
+
+    def expert_weights(self, name: str) -> MixedWeights:
+        """The parameters that expert ``name`` changes, with its task vector added."""
+        return self.mixed_weights({name: 1.0})
+
+    def mixed_weights(self, scales: Mapping[str, float]) -> MixedWeights:
+        """θ_0 + Σ λ_j τ_j: the parameters that any expert in ``scales`` (its λ_j) changes.
+
+        Each is put together when it is asked for, and not kept.
+        """
+        return self._mixed(self.vectors.parameters(*scales), scales)
+
+    def _mixed(self, names: Sequence[str], scales: Mapping[str, float]) -> MixedWeights:
+        return MixedWeights(names, self.model, self.vectors, scales)
+
+    def mixed_head(self, scales: Mapping[str, float]) -> Head | None:
+        """The head of θ_0 + Σ λ_j τ_j; None where the loaded one is the same."""
+        names = self.require_head().head_parameters
+        touched = set(self.vectors.parameters(*scales)).intersection(names.values())
+        if not touched and not self.model.swapped_names.intersection(names.values()):
+            return None
+        mixed = self._mixed([*names.values()], scales)
+        parts = {part: mixed[name] for part, name in names.items()}
+        return Head(weight=parts["weight"], bias=parts.get("bias"))
+
+    def require_head(self) -> HeadedModel:
+        """The model, which must have a head to answer through. Raises PoolError."""
+        if not isinstance(self.model, HeadedModel):
+            raise PoolError(
+                f"the base is a {self.model.kind} and gives no answers, which max_disagreement and "
+                "max_loss compare",
+                code="MG203",
+                fix="gate it on max_mds or the conflict ratios, or give a base with a head",
+            )
+        return self.model
+
+    def row(self, task: Task, index: int, positions: Positions) -> Row:
+        """What to run to read input ``index`` at ``positions``, its own answer forced if need be.
+
+        That answer must have been decoded before.
+        """
+        if positions not in self.model.forced_positions:
+            return task.prompts[index], ()
+        answer = self._answers[loaded_as(task.name), task.name, index]
+        return task.prompts[index], tuple(answer[:-1])
+
+    def states(
+        self, asked: Sequence[tuple[Task, Sequence[int]]], positions: Positions
+    ) -> list[list[Tensor]]:
+        """States [T, d] of the loaded model on inputs of several tasks, each with its own answer
+        forced if need be; read together, and once as long as the same weights are in place."""
+        if self._seen != self.model.changes:
+            self._states.clear()
+            self._seen = self.model.changes
+        rows = {
+            (task.name, index, positions): self.row(task, index, positions)
+            for task, indices in asked
+            for index in indices
+            if (task.name, index, positions) not in self._states
+        }
+        found = self.model.states([*rows.values()], positions)
+        self._states.update(zip(rows, found, strict=True))
+        return [[self._states[task.name, k, positions] for k in indices] for task, indices in asked]
+
+    def answers(self, task: Task, indices: Sequence[int]) -> list[list[int]]:
+        """Greedy answers, in tokens, of the loaded model; each decoded once."""
+        self.answer([(task, indices)])
+        return [self._answers[self.model.loaded, task.name, index] for index in indices]
+
+    def answer(self, asked: Sequence[tuple[Task, Sequence[int]]]) -> None:
+        """Have the loaded model answer inputs of several tasks, as many together as can be: a token
+        takes a pass over all weights, however many rows there are."""
+        missing: dict[tuple[str, ...], dict[tuple[str, str, int], Tokens]] = {}
+        for task, indices in asked:
+            for index in indices:
+                key = (self.model.loaded, task.name, index)
+                if key not in self._answers:
+                    missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
+        for stop, prompts in missing.items():
+            found = self.require_head().decode(list(prompts.values()), self._max_tokens, stop)
+            self._answers.update(zip(prompts, found, strict=True))
+
+    def note_answer(self, task: Task, index: int, answer: list[int]) -> None:
+        """Record that the loaded model gives ``answer``, known without decoding it again."""
+        self._answers.setdefault((self.model.loaded, task.name, index), answer)
+
+    def choice_scores(self, task: Task, indices: Sequence[int]) -> list[Tensor]:
+        """Log-likelihood of every choice under the loaded model, divided by its length where the
+        gate asks for that; one [choices] each."""
+        assert task.choices is not None
+        keys = [(self.model.loaded, task.name, index) for index in indices]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._choice_scores]
+        pairs = [(key, choice) for key in missing for choice in task.choices[key[2]]]
+        rows = [(task.prompts[key[2]], choice[:-1]) for key, choice in pairs]
+        # choices that differ in their last token alone share a row
+        distinct = list(dict.fromkeys(rows))
+        model = self.require_head()
+        states = model.states(distinct, model.answer_positions)
+        by_row = dict(zip(distinct, states, strict=True))
+        found: dict[tuple[str, str, int], list[float]] = {key: [] for key in missing}
+        for (key, choice), row in zip(pairs, rows, strict=True):
+            logs = torch.log_softmax(model.logits(by_row[row]).to(torch.float64), dim=-1)
+            found[key].append(float(logs[torch.arange(len(choice)), torch.tensor(choice)].sum()))
+        for key, scores in found.items():
+            lengths = torch.tensor(task.choice_lengths[key[2]], dtype=torch.float64)
+            self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64) / lengths
+        return [self._choice_scores[key] for key in keys]
+
+    def outputs(self, task: Task, indices: Sequence[int]) -> list[str]:
+        """What the loaded model answers, as the task's metric reads it."""
+        if task.reading != "choices":
+            text = self.require_head().text
+            return [text(answer, task.stop) for answer in self.answers(task, indices)]
+        scores = self.choice_scores(task, indices)
+        return [
+            (task.examples[index].choices or ())[int(s.argmax())]
+            for index, s in zip(indices, scores, strict=True)
+        ]
+
+
+def _check_orientation(expert: Expert, module: Any) -> None:
+    """Raise PoolError where a square weight was taken to be stored the other way round."""
+    for parameter, change in expert.changes.items():
+        if not isinstance(change, Factors) or change.shape_b[0] != change.shape_a[1]:
+            continue
+        layer = module.get_submodule(parameter.rpartition(".")[0])
+        if isinstance(layer, (Conv1D, torch.nn.Embedding)) != change.transposed:
+            raise PoolError(
+                f"how the base stores {parameter!r} could not be told from its files",
+                code="MG002",
+                expert=expert.name,
+                fix="merge the adapter into the base and list the checkpoint",
+            )

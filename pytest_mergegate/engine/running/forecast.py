@@ -1,0 +1,183 @@
+"""What some weighting of the pool would answer: forecast from stored states, or tried out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_mergegate.engine.running.agreement import Agreement
+from pytest_mergegate.metrics import mix_states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.models.headed import Head, HeadedModel
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.hidden_states import HiddenStates
+    from pytest_mergegate.engine.running.workspace import Workspace
+
+
+class WhatIf:
+    """Answers of θ_0 + Σ λ_j τ_j for any λ, on each expert's own probes; each worked out once."""
+
+    def __init__(self, workspace: Workspace, states: HiddenStates) -> None:
+        self._workspace = workspace
+        self._states = states
+
+    def forecast(self, expert: str, scales: Mapping[str, float]) -> tuple[str, Agreement | None]:
+        """How answers are read, and expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0), from
+        stored states (THEORY 6).
+
+        ``scales`` are the λ_j; an expert that is absent is left out of the merge. None where the
+        choices of an input share their first token, which this reading cannot tell apart.
+        """
+        key = self._workspace.key(
+            "forecast", of=self._described(expert), scales=self._identified(scales)
+        )
+        found = self._workspace.cache.json(
+            key,
+            lambda: {
+                "reading": self._answers.reading(expert),
+                "agreement": _plain(self._answers.forecast(expert, scales)),
+            },
+        )
+        return str(found["reading"]), _agreement(found["agreement"])
+
+    def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
+        """Every expert in ``scales`` against the model with those weights, put together and run.
+
+        For a linear merge this is the merge itself, on few inputs.
+        """
+        described = [self._described(name) for name in scales]
+        key = self._workspace.key("trial", of=described, scales=self._identified(scales))
+        found = self._workspace.cache.json(
+            key, lambda: [_plain(a) for a in self._answers.trial(scales).values()]
+        )
+        return {name: _agreement(a) for name, a in zip(scales, found, strict=True)}
+
+    def remembered(self, what: str, described: Any, compute: Callable[[], Any]) -> Any:
+        """Plain data that follow from the states and ``described``, worked out once."""
+        own = [(name, self._described(name)) for name in self._states.names]
+        key = self._workspace.key(what, of=own, described=described)
+        return self._workspace.cache.json(key, compute)
+
+    @cached_property
+    def _answers(self) -> _Answers:
+        return _Answers(self._workspace.engine, self._states)
+
+    def _identified(self, scales: Mapping[str, float]) -> list[tuple[str, float]]:
+        return [(self._workspace.models[name], float(scale)) for name, scale in scales.items()]
+
+    def _described(self, name: str) -> Mapping[str, Any]:
+        """All that the reading of expert ``name``'s answers depends on, beside the base."""
+        workspace = self._workspace
+        own = [block for block in self._states.blocks if block.task == name]
+        examples = workspace.pool.examples[name]
+        return {
+            "model": workspace.models[name],
+            "read": workspace.spec.experts[name].how_read,
+            "examples": [
+                examples[index].model_dump(mode="json", include={"input", "choices"})
+                for block in own
+                for index in block.inputs
+            ],
+            "answers": [block.answers for block in own],
+        }
+
+
+class _Answers:
+    """The same, with the model at hand."""
+
+    def __init__(self, engine: Engine, states: HiddenStates) -> None:
+        self._engine = engine
+        self._model: HeadedModel = engine.require_head()
+        self._states = states
+        self._options = {n: _first_tokens(engine, states, n) for n in states.names}
+        self._known: dict[str, list[Tensor]] = {}
+
+    def reading(self, expert: str) -> str:
+        """How ``expert``'s answers are compared: as its task says, or the choices' first token."""
+        if self._options[expert] is None or self._model.labels is not None:
+            return self._engine.tasks[expert].reading
+        return "first_token"
+
+    def forecast(self, expert: str, scales: Mapping[str, float]) -> Agreement | None:
+        import torch
+
+        from pytest_mergegate.engine.running.comparison import compare
+
+        if self._options[expert] == ():
+            return None
+        own = self._states.own(expert)
+        weights = np.array([scales.get(name, 0.0) for name in self._states.names])
+        mixed = mix_states(
+            [self._states.experts[k] for k in own], [self._states.base[k] for k in own], weights
+        )
+        merged = [torch.from_numpy(state.astype(np.float32)) for state in mixed]
+        head = self._engine.mixed_head(scales)
+        return compare(self._own(expert), self._scores(expert, merged, head))
+
+    def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
+        from pytest_mergegate.engine.running.comparison import compare
+
+        pairs = [(name, k) for name in scales for k in self._states.own(name)]
+        tasks, positions = self._engine.tasks, self._model.answer_positions
+        inputs = self._states.inputs
+        rows = [self._engine.row(tasks[name], inputs[k], positions) for name, k in pairs]
+        known = {name: self._own(name) for name in scales if self._options[name] != ()}
+        with self._engine.mixed("trial", scales):
+            states = self._model.states(rows, positions)
+            found: dict[str, Agreement | None] = dict.fromkeys(scales)
+            for name, own in known.items():
+                mixed = [s for (owner, _), s in zip(pairs, states, strict=True) if owner == name]
+                found[name] = compare(own, self._scores(name, mixed, None))
+        return found
+
+    def _own(self, name: str) -> list[Tensor]:
+        """What expert ``name`` itself answers."""
+        import torch
+
+        if name not in self._known:
+            row = self._states.names.index(name)
+            states = [
+                torch.from_numpy(self._states.experts[k][row]) for k in self._states.own(name)
+            ]
+            self._known[name] = self._scores(name, states, self._engine.mixed_head({name: 1.0}))
+        return self._known[name]
+
+    def _scores(self, expert: str, states: Sequence[Tensor], head: Head | None) -> list[Tensor]:
+        options, logits = self._options[expert], self._model.each_logits
+        if options is None:
+            return list(logits(states, head))
+        first = logits([state[:1] for state in states], head)
+        return [own[:, list(tokens)] for own, tokens in zip(first, options, strict=False)]
+
+
+def _first_tokens(
+    engine: Engine, states: HiddenStates, expert: str
+) -> tuple[tuple[int, ...], ...] | None:
+    """Per own probe the first token of each choice; empty where two choices share one."""
+    task = engine.tasks[expert]
+    if task.choices is None:
+        return None
+    firsts = []
+    inputs = states.inputs
+    for k in states.own(expert):
+        tokens = tuple(choice[0] for choice in task.choices[inputs[k]])
+        if len(set(tokens)) != len(tokens):
+            return ()
+        firsts.append(tokens)
+    return tuple(firsts)
+
+
+def _plain(agreement: Agreement | None) -> dict[str, Any] | None:
+    return None if agreement is None else asdict(agreement)
+
+
+def _agreement(plain: Mapping[str, Any] | None) -> Agreement | None:
+    return None if plain is None else Agreement(**{k: tuple(v) for k, v in plain.items()})

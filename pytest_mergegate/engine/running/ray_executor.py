@@ -1,0 +1,234 @@
+"""The executor ``ray``: models run in workers of a Ray cluster, one task per model and block."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_mergegate.common.errors import GateError, PoolError, first_line
+from pytest_mergegate.engine.running.blocks import to_rows
+from pytest_mergegate.engine.running.entries import Corrupt, key_text, unpack
+from pytest_mergegate.engine.running.executors import look_up, without
+from pytest_mergegate.engine.running.ray_cluster import connected
+from pytest_mergegate.engine.running.ray_worker import Entry, Task, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_mergegate.engine.running.blocks import Rows
+    from pytest_mergegate.engine.running.executors import Job, Results
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.gatefile import Gate
+
+_LOSSES = 2
+"""Of one task, or of workers that start: one is bad luck."""
+_PATIENCE = 10.0
+"""Seconds between looks at whether there is a node left to wait for."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _Member:
+    """A worker and the task it has."""
+
+    actor: Any
+    task: Task | None = None
+    model: str | None = ""
+    """Whose weights it has in place; no expert's name is empty."""
+
+
+class RayExecutor:
+    """Runs what the cache misses on the cluster at ``address`` (None: see ``connected``).
+
+    A context manager: workers keep the base in memory until the end of the block.
+    """
+
+    def __init__(self, gate: Gate, address: str | None = None) -> None:
+        self._gate = gate
+        self._address = address
+        self._open = ExitStack()
+        self._members: dict[Any, _Member] = {}
+        """By the reference of what they are doing: to start, or a task."""
+        self._idle: list[_Member] = []
+        self._failed_starts = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "_ray" in self.__dict__:
+            for member in [*self._members.values(), *self._idle]:
+                self._ray.kill(member.actor)
+        self._members, self._idle = {}, []
+        self._open.close()
+
+    @cached_property
+    def _ray(self) -> Any:
+        return self._open.enter_context(connected(self._address))
+
+    def run(
+        self, workspace: Workspace, jobs: Sequence[Job], progress: Callable[[float], None]
+    ) -> Results:
+        """The results of all ``jobs``. Raises GateError."""
+        results: Results = {}
+        tasks: list[Task] = []
+        for job in jobs:
+            found = look_up(workspace, job)
+            results |= found
+            if missing := without(job, found):
+                tasks += [
+                    Task(kind=job.kind, model=job.model, block=block) for block in missing.blocks
+                ]
+        total = len(results) + len(tasks)
+        for task, entry in self._computed(tasks, workspace.device):
+            results[task.model, task.block] = _kept(workspace, task, entry)
+            progress(len(results) / total)
+        return results
+
+    def _computed(self, tasks: Sequence[Task], device: str) -> Iterator[tuple[Task, Entry]]:
+        """Each task with its result, in the order in which they come in."""
+        left, losses = list(tasks), Counter[Task]()
+        if left:
+            self._fill(device, len({task.model for task in left}))
+        while left or any(member.task for member in self._members.values()):
+            while left and self._idle:
+                self._assign(self._idle.pop(), left)
+            done, _ = self._ray.wait(list(self._members), timeout=_PATIENCE)
+            if not done:
+                self._check_nodes(device)
+            for reference in done:
+                member = self._members.pop(reference)
+                task, member.task = member.task, None
+                answer = self._answer(reference, task)
+                if isinstance(answer, GateError):
+                    raise answer
+                if isinstance(answer, Exception):
+                    self._replace(member, device, answer, starting=task is None)
+                    if task is not None:
+                        losses[task] += 1
+                        if losses[task] >= _LOSSES:
+                            raise _lost(task.model, answer)
+                        left.insert(0, task)
+                    continue
+                self._idle.append(member)
+                if task is not None:
+                    yield task, answer
+                else:
+                    self._failed_starts = 0
+
+    def _answer(self, reference: Any, task: Task | None) -> Any:
+        """What a worker has returned, or the error that says that it was lost."""
+        exceptions = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except exceptions.RayTaskError as error:  # a bug, as it would be in this process
+            cause = getattr(error, "cause", None)
+            raise cause if isinstance(cause, Exception) else error from error
+        except (
+            exceptions.RayActorError,
+            exceptions.WorkerCrashedError,
+            exceptions.NodeDiedError,
+            exceptions.OutOfMemoryError,
+            exceptions.ObjectLostError,
+        ) as error:
+            return error
+        except exceptions.RayError as error:
+            what = "a worker" if task is None else _named(task.model)
+            raise GateError(
+                f"Ray failed to run {what}: {first_line(error)}", fix="see ray status"
+            ) from None
+
+    def _fill(self, device: str, models: int) -> None:
+        """Have a worker for each model, as far as the cluster goes."""
+        resource, count = self._slots(device)
+        if count < 1:
+            raise _no_node(resource)
+        for _ in range(min(count, models) - len(self._members) - len(self._idle)):
+            self._start(device)
+
+    def _slots(self, device: str) -> tuple[str, int]:
+        resource = "CPU" if device == "cpu" else "GPU"
+        return resource, int(self._ray.cluster_resources().get(resource, 0))
+
+    def _start(self, device: str) -> None:
+        needs = {"num_cpus": 1} if device == "cpu" else {"num_cpus": 0, "num_gpus": 1}
+        actor = (
+            self._ray.remote(Worker)
+            .options(**needs, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD")
+            .remote(self._gate, device.partition(":")[0])  # Ray shows each worker only its GPU
+        )
+        self._members[actor.ready.remote()] = _Member(actor=actor)
+
+    def _assign(self, member: _Member, left: list[Task]) -> None:
+        """Give ``member`` a task of the model it has, else of one that no other works on."""
+        taken = {other.model for other in self._members.values()}
+        task = next(
+            (task for task in left if task.model == member.model),
+            next((task for task in left if task.model not in taken), left[-1]),
+        )
+        left.remove(task)
+        member.task, member.model = task, task.model
+        self._members[member.actor.run.remote(task)] = member
+
+    def _replace(self, member: _Member, device: str, error: Exception, *, starting: bool) -> None:
+        """Start another worker in the place of a lost one; it waits for a node to run on."""
+        self._ray.kill(member.actor)  # it may have been cut off only
+        self._failed_starts += starting
+        if self._failed_starts >= _LOSSES:
+            raise GateError(
+                f"no Ray worker starts: {first_line(error)}",
+                fix="install the same version of pytest-mergegate on every node",
+            )
+        self._start(device)
+
+    def _check_nodes(self, device: str) -> None:
+        """Raises GateError where all wait for a node, and none is left."""
+        resource, count = self._slots(device)
+        if count < 1:
+            raise _no_node(resource)
+
+
+def _kept(workspace: Workspace, task: Task, entry: Entry) -> Rows:
+    """The rows of a result that was computed from the files that are seen here."""
+    key = task.block.key(workspace, task.kind, task.model)
+    if key_text(entry.key) != key_text(key):
+        other = ", ".join(name for name in key if entry.key.get(name) != key[name])
+        raise PoolError(
+            f"the Ray worker on {entry.node} sees other files or versions than this machine "
+            f"({_named(task.model)} differs in {other})",
+            expert=task.model,
+            fix="give every node the same files and the same installed packages",
+        )
+    try:
+        arrays = unpack(key, entry.file)
+    except Corrupt as problem:
+        raise PoolError(
+            f"the result of {_named(task.model)} from the Ray worker on {entry.node} cannot be "
+            f"used, {problem}",
+            expert=task.model,
+            fix="run again; if it happens again, look at the node's memory and versions",
+        ) from None
+    workspace.cache.keep_packed(key, entry.file)
+    return to_rows(task.kind, arrays)
+
+
+def _named(model: str | None) -> str:
+    return "base" if model is None else f"expert {model!r}"
+
+
+def _lost(model: str | None, error: Exception) -> GateError:
+    return GateError(
+        f"{_named(model)} has lost {_LOSSES} Ray workers, the last one to: {first_line(error)}",
+        fix="the usual cause is memory: give the nodes more, or run with "
+        "--mergegate-executor local; ray logs has the details",
+    )
+
+
+def _no_node(resource: str) -> GateError:
+    return GateError(
+        f"the Ray cluster has no node with a {resource}",
+        fix="start a worker node"
+        + (", or use --mergegate-device cpu" if resource == "GPU" else " with ray start"),
+    )

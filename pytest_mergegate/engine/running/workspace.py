@@ -1,0 +1,196 @@
+"""What the stages compute with: results kept by earlier runs, and a model once one is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pytest_mergegate.common.imports import nothing_collected
+from pytest_mergegate.pool.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_mergegate.engine.models.readings import Reading
+    from pytest_mergegate.engine.running.blocks import Block, Kind, Rows
+    from pytest_mergegate.engine.running.cache import Cache
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+    from pytest_mergegate.gate.spec import GateSpec, Positions
+    from pytest_mergegate.pool.pool import Pool
+
+_PACKAGES = ("pytest-mergegate", "torch", "transformers", "tokenizers", "peft", "mergekit")
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of the loaded base: none of it takes a model to ask again."""
+
+    positions: Positions
+    """Where states are read."""
+    forced: bool
+    """Whether that takes the expert's own answers."""
+    answering: bool
+    """Whether the states read give the answers."""
+    has_head: bool
+    """Whether the base answers at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One expert's own inputs in the order in which they are drawn, distinct to the tokenizer."""
+
+    reading: Reading
+    order: tuple[int, ...]
+
+
+class Workspace:
+    """A pool, what the cache holds of it, and the engine, loaded when something is missing there.
+
+    ``loading`` wraps the construction of the engine, to time it.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        spec: GateSpec,
+        *,
+        device: str,
+        cache: Cache,
+        vectors: Callable[[], TaskVectors],
+        loading: Callable[[Callable[[], Engine]], Engine] = lambda load: load(),
+    ) -> None:
+        self.pool = pool
+        self.spec = spec
+        self.cache = cache
+        self.answers: dict[tuple[str, str, int], list[int]] = {}
+        """Tokens by model, task and input, as the engine knows them."""
+        self.ahead: dict[tuple[Kind, str | None, Block], Rows] = {}
+        """What a model was asked on the way, as it was in place, and a later stage will need."""
+        self.per_task = spec.probes.per_task
+        """Probes of each task by now."""
+        self._device = device
+        self._vectors = vectors
+        self._loading = loading
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model and all around it. Raises GateError."""
+        return self._loading(self._load)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything took a model so far."""
+        return "engine" in self.__dict__
+
+    def _load(self) -> Engine:
+        with nothing_collected():
+            from pytest_mergegate.engine.running.engine import Engine
+
+            vectors = self._vectors()
+            engine = Engine(self.pool, self.spec, self._device, vectors, answers=self.answers)
+        # what is kept under the base's fingerprint must come from the files that had it
+        self.pool.base.tensors.check_unchanged()
+        return engine
+
+    @cached_property
+    def device(self) -> str:
+        """``cpu`` or ``cuda[:i]``; torch is asked only where there is a driver.
+
+        Raises GateError.
+        """
+        if self._device == "auto" and not any(map(_exists, _GPU_DRIVERS)):
+            return "cpu"
+        if self._device == "cpu":
+            return "cpu"
+        from pytest_mergegate.engine.running.devices import pick_device
+
+        return str(pick_device(self._device))
+
+    @cached_property
+    def ground(self) -> dict[str, Any]:
+        """What every number of the engine depends on: the root of all keys."""
+        base = self.pool.base
+        trusted = self.spec.trust_remote_code
+        return {
+            "engine": own_code(),
+            "versions": {name: version(name) for name in _PACKAGES},
+            "base": base.fingerprint,
+            "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
+            "device": self.device.partition(":")[0],
+            "dtype": self.spec.dtype,
+        }
+
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The experts' fingerprints, by name."""
+        return {expert.name: expert.fingerprint for expert in self.pool.experts}
+
+    def key(self, kind: str, **more: Any) -> dict[str, Any]:
+        """The key of one entry."""
+        return {"kind": kind, **self.ground, **more}
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the base is. Raises PoolError."""
+        key = self.key("facts", positions=self.spec.probes.positions)
+        return Facts(**self.cache.json(key, lambda: self.engine.facts()))
+
+    @cached_property
+    def draws(self) -> dict[str, Draw]:
+        """Each expert's inputs as they are drawn. Raises PoolError where one has none, or cannot be
+        read."""
+        return {name: self._draw(name) for name in self.pool.names}
+
+    def _draw(self, name: str) -> Draw:
+        key = self.key(
+            "draw",
+            name=name,
+            examples=self.pool.examples_fingerprint.get(name),
+            read=self.spec.experts[name].how_read,
+            seed=self.spec.probes.seed,
+        )
+        found = self.cache.json(key, lambda: self._drawn(name))
+        return Draw(reading=cast("Reading", found["reading"]), order=tuple(found["order"]))
+
+    def _drawn(self, name: str) -> Mapping[str, Any]:
+        task = self.engine.tasks[name]
+        return {"reading": task.reading, "order": task.order}
+
+    def probes(self, name: str) -> tuple[int, ...]:
+        """The inputs of expert ``name`` on which states are compared."""
+        return self.draws[name].order[: self.per_task]
+
+    def draw_more(self) -> bool:
+        """Twice as many probes as so far, within the gate's cap; False where there are no more."""
+        before = sum(len(self.probes(name)) for name in self.draws)
+        most = self.spec.probes.max_per_task or self.spec.probes.per_task
+        self.per_task = min(2 * self.per_task, most)
+        return sum(len(self.probes(name)) for name in self.draws) > before
+
+
+@cache
+def own_code() -> str:
+    """Over this package's modules: another release, or a change at work, has results of its own."""
+    return fingerprint(Path(__file__).parents[2].rglob("*.py"))
+
+
+@cache
+def own_processor() -> str:
+    """The kind of processor, on which the last bits of a sum hang."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    described = {line for line in text.splitlines() if line.startswith(("model name", "flags"))}
+    return hashlib.sha256("\n".join(sorted(described)).encode()).hexdigest()
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()

@@ -1,0 +1,1 @@
+"""Weights: task vectors, how they conflict, and how they are mixed."""

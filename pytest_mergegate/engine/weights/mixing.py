@@ -1,0 +1,163 @@
+"""Weights that are put together when they are asked for, or where they are to stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytest_mergegate.engine.models.lanes import in_lanes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.models.model import Model
+    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+
+_TILE = 1 << 18
+"""Numbers that stay in a core's cache while all that belongs to them is added up."""
+_WORTH = 1 << 22
+"""Numbers of all parameters from which on several cores share them."""
+
+
+class LazyWeights(Mapping[str, "Tensor"]):
+    """Parameters by name, each made when it is asked for."""
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def fill(self, places: Mapping[str, Tensor], done: Callable[[str], object]) -> None:
+        """Write every parameter to its place, rounded to the place's dtype; ``done`` hears of it,
+        in whatever thread that was."""
+        for name, place in places.items():
+            place.copy_(self[name])
+            done(name)
+
+
+class PlacedWeights(LazyWeights):
+    """Parameters that are put together where they are to stand, several at a time.
+
+    ``put`` writes one, on the CPU, into a place of the dtype in which ``model`` holds it.
+    """
+
+    def __init__(
+        self, names: Sequence[str], model: Model, put: Callable[[str, Tensor], None]
+    ) -> None:
+        super().__init__(names, self._made)
+        self._model, self._put = model, put
+
+    def _made(self, name: str) -> Tensor:
+        place = torch.empty_like(self._model.held_weight(name), device="cpu")
+        self._put(name, place)
+        return place
+
+    def fill(self, places: Mapping[str, Tensor], done: Callable[[str], object]) -> None:
+        """Parameter by parameter on as many cores as torch has."""
+
+        def put(name: str) -> None:
+            self._put(name, places[name])
+            done(name)
+
+        numbers = sum(place.numel() for place in places.values())
+        in_lanes(put, [*places], alone=numbers < _WORTH)
+
+
+class MixedWeights(PlacedWeights):
+    """θ_0 + Σ λ_j τ_j: float32 on the model's device, or rounded once, in its place."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        model: Model,
+        vectors: TaskVectors,
+        scales: Mapping[str, float],
+    ) -> None:
+        super().__init__(names, model, self.put)
+        self._vectors, self._scales = vectors, scales
+
+    def _made(self, parameter: str) -> Tensor:
+        total = self._model.own_weight(parameter)
+        for name, scale in self._scales.items():
+            factors = self._vectors.factors(name, parameter)
+            if factors is not None:
+                left, right = (factor.to(total.device) for factor in factors)
+                total = torch.addmm(total, left, right, alpha=scale)
+            elif (delta := self._vectors.delta(name, parameter)) is not None:
+                total = total + scale * delta.to(total.device)
+        return total
+
+    def put(self, parameter: str, place: Tensor) -> None:
+        """Write one to ``place``, on the CPU."""
+        self.rows(parameter).put(place)
+
+    def rows(self, parameter: str) -> Rows:
+        """One of them, to be made some rows at a time."""
+        own = self._model.held_weight(parameter).cpu()
+        terms = []
+        for name in self._vectors.changing(parameter, self._scales):
+            factors, scale = self._vectors.factors(name, parameter), self._scales[name]
+            if factors is not None:
+                terms.append((*factors, scale))
+            elif (delta := self._vectors.delta(name, parameter)) is not None:
+                own = own + scale * delta  # in float32, as delta is
+        return Rows(own, terms)
+
+
+class Rows:
+    """A tensor, and what is added to it in factors, made some rows at a time: so many as stay in a
+    core's cache until all is added up, and used."""
+
+    def __init__(self, own: Tensor, terms: Sequence[tuple[Tensor, Tensor, float]] = ()) -> None:
+        """``terms`` are (L [rows, rank], R [rank, columns], λ), of a matrix ``own``."""
+        self.own = _matrix(own)
+        self._terms = terms
+
+    def into(self, tile: Tensor, first: int) -> Tensor:
+        """The rows from ``first`` on, as many as ``tile`` [rows, columns] has; float32."""
+        part = slice(first, first + len(tile))
+        tile.copy_(self.own[part])
+        for left, right, scale in self._terms:
+            tile.addmm_(left[part], right, alpha=scale)
+        return tile
+
+    def at(self, places: Tensor) -> Tensor:
+        """The numbers at ``places`` of the flattened tensor, to float32's precision."""
+        columns = self.own.shape[1]
+        rows, places = places // columns, places % columns
+        total = self.own[rows, places].to(torch.float32)
+        for left, right, scale in self._terms:
+            total += scale * (left[rows] * right.T.contiguous()[places]).sum(dim=1)
+        return total
+
+    def put(self, place: Tensor) -> Tensor:
+        """Write the whole to ``place``, of the same shape, rounded to its dtype."""
+        whole = _matrix(place)
+        rows = max(1, _TILE // max(whole.shape[1], 1))
+        tile = torch.empty(min(rows, len(whole)), whole.shape[1])
+        for first in range(0, len(whole), rows):
+            part = whole[first : first + rows]
+            if part.dtype == tile.dtype:
+                self.into(part, first)
+            else:
+                part.copy_(self.into(tile[: len(part)], first))
+        return place
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    shape = tensor.shape if tensor.ndim > 1 else (1, *tensor.shape)
+    return tensor.reshape(shape[0], math.prod(shape[1:]))

@@ -1,0 +1,197 @@
+"""Gate files that were found, not named: which of them are the team's, and which lie in data.
+
+A gate file may run code, so one in a folder of strangers' is refused: in, or below,
+
+* a folder that holds an adapter or a checkpoint, but for the root of the repository and the folder
+  where one started: a repository may well be that of a single model;
+* an expert's folder, the folder around it, or the folder of its examples, as another gate file of
+  the repository names them (a folder that holds the naming gate file itself is the team's).
+
+Who names a gate file on the command line has decided to run it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.files.containment import check_way, repository_of
+from pytest_mergegate.common.files.places import is_gate_name, placed
+from pytest_mergegate.common.files.yaml_files import read_yaml
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.mergekit.file import sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_APART = frozenset({"build", "dist", "node_modules", "venv"})
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_FIX = (
+    "move the gate file out of that folder, or remove it (one that is named on the command line is "
+    "run wherever it lies)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """What a gate file says of folders: that they hold what strangers write."""
+
+    gate: Path
+    parts: tuple[str, ...]
+    """Of the folders' path, each a pattern."""
+    what: str
+
+    def covers(self, place: Path) -> bool:
+        """Whether ``place`` is such a folder, or lies in one."""
+        return len(place.parts) >= len(self.parts) and all(
+            map(fnmatchcase, place.parts, self.parts)
+        )
+
+
+def gates_below(folder: Path, *, hidden: bool = False) -> list[Path]:
+    """Every gate file in ``folder`` and below, where pytest would look too, or in all but what is
+    installed or git's; no link is followed."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not _is_apart(Path(place, f), hidden=hidden)]
+        found += [Path(place, file) for file in files if is_gate_name(file)]
+    return sorted(found)
+
+
+def refusals(files: Iterable[Path], *, start: Path) -> dict[Path, GateFileError]:
+    """The gate files that lie where strangers write, each with why; ``start`` is the folder where
+    the command, or pytest, was started."""
+    start = start.absolute()
+    asked = {file: Path(os.path.normpath(start / file)) for file in files}
+    # all are heard before any is judged: which comes first by name or depth is chance
+    nearby = {*asked.values(), *gates_below(repository_of(start), hidden=True)}
+    odd = {path: _by_content(path, start) for path in nearby}
+    claims = [claim for path, why in odd.items() if why is None for claim in _claims(path)]
+    problems = {
+        path: why
+        for path in asked.values()
+        if (why := odd[path] or _by_claims(path, claims)) is not None
+    }
+    return {
+        file: GateFileError([GateError(problems[path], where=str(file), fix=_FIX)])
+        for file, path in asked.items()
+        if path in problems
+    }
+
+
+def _is_apart(folder: Path, *, hidden: bool) -> bool:
+    apart = folder.name in _APART or (folder.name.startswith(".") and not hidden)
+    # not Path's exists, which raises for a path that is too long
+    return apart or folder.name == ".git" or os.path.exists(folder / "pyvenv.cfg")  # noqa: PTH110
+
+
+def _by_content(path: Path, start: Path) -> str | None:
+    """Why a gate file is no team's, by where it lies."""
+    if not str(path).isprintable():
+        return "the path of the gate file is not printable text"
+    has_git = (repository_of(path.parent) / ".git").exists()
+    try:
+        check_way(path, root=path.parent if has_git else start, where=path.name)
+    except PoolError as error:
+        return error.what
+    for folder in path.parents:
+        # a pull request can bring a file .git (a submodule), but no folder of that name
+        if folder == start or start not in folder.parents or (folder / ".git").is_dir():
+            return None
+        if (held := _model_in(folder)) is not None:
+            name = shown(folder.relative_to(start).as_posix())
+            return f"the gate file lies in {name}/, which is read as data: it holds {shown(held)}"
+    return None
+
+
+def _model_in(folder: Path) -> str | None:
+    """The file that makes a folder an adapter or a checkpoint."""
+    try:
+        names = set(os.listdir(folder))  # noqa: PTH208 - one call, where exists() takes several
+    except OSError:
+        return None
+    adapters = {name for name in names if name.startswith(("adapter_config.", "adapter_model."))}
+    if not adapters and "config.json" in names:
+        adapters = {name for name in names if name.endswith(_WEIGHTS)}
+    return min(adapters, default=None)
+
+
+def _by_claims(path: Path, claims: Iterable[_Claim]) -> str | None:
+    """Why a gate file is no team's, by what other gate files say of its folder."""
+    place, real = path.parent, Path(os.path.realpath(path.parent))
+    claim = next((c for c in claims if c.covers(place) or c.covers(real)), None)
+    if claim is None:
+        return None
+    return (
+        f"the gate file lies in {shown(place.name)}/, where {claim.what} "
+        f"({shown(claim.gate.name)}), and is read as data"
+    )
+
+
+def _claims(gate: Path) -> Iterator[_Claim]:
+    """The folders of strangers that a gate file names, whatever else is wrong with it; without
+    those that hold the gate file itself."""
+    own = {gate.parent, Path(os.path.realpath(gate.parent))}
+    for folder, what in _named(gate):
+        parts = Path(os.path.normpath(folder)).parts
+        claim = _Claim(gate=gate, parts=parts, what=what)
+        if "**" in parts:
+            claim = replace(claim, parts=parts[: parts.index("**")])
+        if not any(map(claim.covers, own)):
+            yield claim
+
+
+def _named(gate: Path) -> Iterator[tuple[str, str]]:
+    """Folders, as patterns of whole paths, and what lies there."""
+    try:
+        data, _ = read_yaml(gate)
+    except GateFileError:
+        return
+    if not isinstance(data, Mapping):
+        return
+    root, experts = gate.parent, data.get("experts")
+    if isinstance(experts, str):
+        yield f"{escape(str(root))}/{experts}", "experts lie"
+        yield f"{escape(str(root))}/{os.path.dirname(experts)}", "experts lie"  # noqa: PTH120
+        if isinstance(examples := data.get("examples"), str):
+            held = Path(examples).parent.as_posix().replace("{name}", "*")
+            yield f"{escape(str(root))}/{held}", "examples lie"
+    for name, path, examples in _experts(data):
+        if isinstance(path, str) and (folder := _placed(root, path)) is not None:
+            place = os.path.realpath(folder)
+            yield escape(place), f"the expert {shown(name, 60)} lies"
+            yield escape(os.path.dirname(place)), f"the expert {shown(name, 60)} lies"  # noqa: PTH120
+        examples = examples or data.get("examples")
+        if isinstance(examples, str):
+            file = root / examples.replace("{name}", name)
+            yield escape(os.path.realpath(file.parent)), f"examples of {shown(name, 60)} lie"
+
+
+def _experts(data: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
+    """Name, path and examples of each expert, of whatever type they are."""
+    experts = data.get("experts")
+    for name, entry in experts.items() if isinstance(experts, Mapping) else ():
+        said = entry if isinstance(entry, Mapping) else {"path": entry}
+        yield str(name), said.get("path"), said.get("examples")
+    if "merge_method" not in data:
+        return
+    try:
+        models = [str(source.get("model")) for source in sources(data)]
+    except (AttributeError, KeyError, TypeError):
+        return
+    for model in models:
+        path = model.rpartition("+")[2]
+        yield Path(path).name, path, None
+
+
+def _placed(root: Path, written: str) -> Path | None:
+    try:
+        return placed(root, written)
+    except (RuntimeError, ValueError):
+        return None

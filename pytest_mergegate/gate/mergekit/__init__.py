@@ -1,0 +1,1 @@
+"""mergekit's configurations, read as gates."""

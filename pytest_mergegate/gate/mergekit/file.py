@@ -1,0 +1,204 @@
+"""What a mergekit configuration says, as far as gates care: its models, by place and by role."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.places import placed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+Location = tuple[str | int, ...]
+
+ENDPOINT_METHODS = ("slerp", "nearswap", "arcee_fusion")
+"""Methods whose ``base_model`` is one of the models that are merged."""
+AVERAGING_METHODS = ("linear", "karcher")
+"""Methods to which ``base_model`` is a model like the others."""
+_KEYS = (
+    *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
+    *("tokenizer_source", "tokenizer", "chat_template", "mergegate"),
+)
+_MODEL_KEYS = ("model", "parameters")
+_SLICE_KEYS = ("sources", "base_model", "parameters", "residual_weight")
+_SOURCE_KEYS = ("model", "layer_range", "parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergekitFile:
+    """A mergekit configuration beside the gate that was made of it."""
+
+    config: Mapping[str, Any]
+    """As it stands, each model written as ``{"expert": NAME}``, NAME None for the base."""
+    written: Mapping[str, str]
+    """Each expert's model as the file has it, such as ``base+adapter``."""
+    why_official: str | None
+    """Why mergekit must run it itself; None where it is a gate's own method and weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A model as the file names it, and where."""
+
+    text: str
+    at: Location
+    base: str | None
+    """What stands before the ``+`` of an adapter."""
+    path: str
+    """The adapter, or the whole model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """A file whose shape is sound."""
+
+    data: Mapping[str, Any]
+    method: str
+    base: Reference | None
+    models: tuple[Reference, ...]
+    """In the order of the file, each once."""
+
+
+@dataclass
+class Problems:
+    """All that is wrong with a file, each with its line."""
+
+    name: str
+    lines: Mapping[Location, int]
+    found: list[GateError] = field(default_factory=list)
+
+    def add(self, what: str, at: Location, fix: str | None = None) -> None:
+        """Note a problem of the key ``at``."""
+        known = (self.lines.get(at[:length]) for length in range(len(at), -1, -1))
+        line = next((line for line in known if line), None)
+        where = f"{self.name}:{line}" if line else self.name
+        self.found.append(GateError(what, where=where, fix=fix))
+
+    def check_keys(self, part: Mapping[Any, Any], known: tuple[str, ...], at: Location) -> None:
+        """Note the keys of ``part`` that mergekit would pass over in silence."""
+        for key in part:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+                fix = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+                label = ".".join(map(str, (*at, key)))
+                self.add(f"unknown key {label!r}", (*at, str(key)), fix)
+
+
+def parse(data: Mapping[str, Any], root: Path, problems: Problems) -> Parsed | None:
+    """Read the models out of a configuration; None where its shape is not sound."""
+    if "modules" in data:
+        fix = "gate the merge of the language model alone, with models:"
+        problems.add("modules: is not supported", ("modules",), fix)
+        return None
+    problems.check_keys(data, _KEYS, ())
+    method = data.get("merge_method")
+    if not isinstance(method, str) or not method:
+        fix = "write the method's name, such as linear or ties"
+        problems.add(f"merge_method must be a name, not {method!r}", ("merge_method",), fix)
+    if ("models" in data) == ("slices" in data):
+        fix = "list what is merged under models:"
+        problems.add("exactly one of models and slices must be there", ("merge_method",), fix)
+    named = list(_named(data, problems))
+    base = _reference(data.get("base_model"), ("base_model",), root, problems)
+    if problems.found:
+        return None
+    references = [_reference(value, at, root, problems) for value, at in named]
+    distinct = {r.text: r for r in reversed(references) if r is not None}
+    ordered = sorted(distinct.values(), key=lambda r: [x for x in r.at if isinstance(x, int)])
+    texts = [r.text for r in references if r is not None]
+    if "models" in data and (twice := sorted({t for t in texts if texts.count(t) > 1})):
+        problems.add(f"models lists {twice[0]} twice", ("models",), "keep one of the two")
+    if problems.found:
+        return None
+    return Parsed(data=data, method=str(method), base=base, models=tuple(ordered))
+
+
+def sources(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Every entry of a configuration that names a model to merge."""
+    listed = [*(config.get("models") or ())]
+    for part in config.get("slices") or ():
+        listed += part["sources"]
+    return listed
+
+
+def same_model(one: str, other: str, root: Path) -> bool:
+    """Whether two paths or repositories are the same."""
+    if one == other:
+        return True
+    a, b = placed(root, one), placed(root, other)
+    return a.exists() and b.exists() and a.resolve() == b.resolve()
+
+
+def _named(data: Mapping[str, Any], problems: Problems) -> Iterator[tuple[Any, Location]]:
+    """Every ``model:`` and its place."""
+    for index, entry in _entries(data, "models", (), _MODEL_KEYS, problems):
+        yield entry.get("model"), ("models", index, "model")
+    for index, entry in _entries(data, "slices", (), _SLICE_KEYS, problems):
+        at: Location = ("slices", index)
+        if entry.get("base_model") is not None and entry["base_model"] != data.get("base_model"):
+            fix = "give all slices the base_model of the whole file"
+            problems.add("a slice has a base_model of its own", (*at, "base_model"), fix)
+        for number, source in _entries(entry, "sources", at, _SOURCE_KEYS, problems):
+            place = (*at, "sources", number)
+            yield source.get("model"), (*place, "model")
+            if not _is_range(source.get("layer_range")):
+                said = source.get("layer_range")
+                fix = "write layer_range: [0, 16] for the first 16 layers"
+                problems.add(f"layer_range must be [first, end], not {said!r}", place, fix)
+
+
+def _is_range(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(isinstance(x, int) and not isinstance(x, bool) for x in value)
+
+
+def _entries(
+    part: Mapping[str, Any], key: str, at: Location, known: tuple[str, ...], problems: Problems
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    listed = part.get(key, [])
+    if not isinstance(listed, list) or (key in part and not listed):
+        fix = f"write one {known[0]}: after another, each after a dash"
+        problems.add(f"{key} must be a list, not {listed!r}", (*at, key), fix)
+        return
+    for index, entry in enumerate(listed):
+        if isinstance(entry, dict):
+            problems.check_keys(entry, known, (*at, key, index))
+            yield index, entry
+        else:
+            what = f"{key}: {entry!r} is no mapping with {known[0]}:"
+            problems.add(what, (*at, key, index), f"write {known[0]}: in front")
+
+
+def _reference(value: Any, at: Location, root: Path, problems: Problems) -> Reference | None:
+    if value is None and at == ("base_model",):
+        return None
+    if not isinstance(value, str) or not value.strip():
+        fix = "write base+adapter, or the folder or repository of a whole model"
+        problems.add(f"a model must be a path or org/name, not {value!r}", at, fix)
+        return None
+    base, path = _split(value, root)
+    return Reference(text=value, at=at, base=base, path=path)
+
+
+def _split(text: str, root: Path) -> tuple[str | None, str]:
+    """Base and adapter of ``base+adapter``; a folder whose own name holds a '+' stays whole."""
+    if "+" not in text or is_folder(root, text):
+        return None, text
+    places = [k for k, letter in enumerate(text) if letter == "+"]
+    # where several splits are possible, the one of which both halves are there
+    best = [k for k in places if is_folder(root, text[:k]) and is_folder(root, text[k + 1 :])]
+    at = (best or places)[0]
+    return text[:at], text[at + 1 :]
+
+
+def is_folder(root: Path, text: str) -> bool:
+    """Whether ``text`` is a folder on this machine."""
+    try:
+        return placed(root, text).is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False

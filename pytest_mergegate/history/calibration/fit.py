@@ -1,0 +1,269 @@
+"""Losses foretold from a score: loss ~ method + expert + score, with intervals that hold.
+
+Effects are in scales of the residuals at a score, so that where the score leaves nothing open they
+leave nothing open either. Intervals are conformal over whole merges: how far a merge's losses lie
+from what others foretell for them, each merge with the same weight, one more with all its losses
+at infinity (a hierarchical conformal quantile).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from pytest_mergegate.history.calibration.effects import Fitted, fit_effects
+from pytest_mergegate.history.calibration.link import Curve, fit_link, fit_scale
+from pytest_mergegate.history.calibration.observations import as_risk
+from pytest_mergegate.history.calibration.support import around, reaches
+from pytest_mergegate.metrics.losses import TOTAL_LOSS
+from pytest_mergegate.metrics.undefined import Undefined
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from pytest_mergegate.history.calibration.observations import Observation
+
+    Floats = npt.NDArray[np.float64]
+
+FOLDS: Final = 20
+"""How often the fit is made again, without a share of the merges, for the residuals."""
+LEAST_POOLS: Final = 10
+"""From so many on whole pools are left out together, not only merges."""
+Groups = Literal["merges", "pools", "beds"]
+Source = Literal["registry", "beds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A loss that was not measured, in percent, with its interval."""
+
+    loss: float
+    low: float
+    """At least -100."""
+    high: float
+    merges: int
+    """How many recorded merges it rests on."""
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The fit without its intervals."""
+
+    link: Curve
+    scale: Curve
+    effects: Fitted
+
+    def expected(self, method: str, expert: str, risks: npt.ArrayLike) -> Floats:
+        """The losses at some scores; the riskier, the less."""
+        shift = self.effects.methods.of(method).mean + self.effects.experts.of(expert).mean
+        at, link, scale = self._knots
+        # where the scale falls, an effect fades, and must not turn the curve
+        values = np.minimum.accumulate(link + shift * scale)
+        found: Floats = np.interp(np.asarray(risks, dtype=np.float64), at, values)
+        return np.maximum(found, TOTAL_LOSS)
+
+    @cached_property
+    def _knots(self) -> tuple[Floats, Floats, Floats]:
+        """Where either curve bends, and both there."""
+        at: Floats = np.unique(np.concatenate([self.link.at, self.scale.at]))
+        return at, self.link(at), self.scale(at)
+
+    def spread(self, method: str, expert: str, risks: npt.ArrayLike) -> Floats:
+        """How far losses may lie from it: more for a method or an expert that was never seen."""
+        effects = self.effects
+        left = effects.methods.of(method).variance + effects.experts.of(expert).variance
+        return self.scale(risks) * math.sqrt(left + effects.noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A fit with its intervals."""
+
+    score: str
+    confidence: float
+    model: Model
+    quantile: float
+    """Spreads on either side."""
+    merges: int
+    observations: int
+    groups: Groups
+    """What was left out together."""
+    source: Source
+    risks: tuple[float, ...]
+    """Every score that was recorded, turned where less is riskier."""
+    riskier: tuple[float | None, ...]
+    """Up to which score there are enough merges from there; None where there are not."""
+    safer: tuple[float | None, ...]
+    """Down to which, likewise."""
+
+    def predict(self, method: str, expert: str, score: float) -> Prediction:
+        """The loss of an expert under a method.
+
+        Args:
+            method: With its parameters, as reports name it.
+            expert: Its fingerprint.
+            score: Its ``self.score``; may be infinite.
+
+        Raises:
+            ValueError: The score is NaN.
+        """
+        risk = as_risk(self.score, score)
+        if risk is None or math.isnan(risk):
+            raise ValueError(f"{self.score} must be a number, got {score}")
+        low, high = self._interval(method, expert, risk)
+        point = float(self.model.expected(method, expert, risk))
+        return Prediction(loss=point, low=low, high=high, merges=self.merges, source=self.source)
+
+    def _interval(self, method: str, expert: str, risk: float) -> tuple[float, float]:
+        """As wide as it takes for enough merges to speak of it, on either side."""
+        up, down = around(risk, self.risks, self.riskier, self.safer)
+        worst = TOTAL_LOSS if up is None else self._end(method, expert, up, -1)
+        best = 0.0 if down is None else self._end(method, expert, down, 1)
+        low = min(worst, self._end(method, expert, risk, -1))
+        return max(TOTAL_LOSS, low), max(TOTAL_LOSS, best, self._end(method, expert, risk, 1))
+
+    def _end(self, method: str, expert: str, risk: float, side: int) -> float:
+        half = self.quantile * float(self.model.spread(method, expert, risk))
+        return float(self.model.expected(method, expert, risk)) + side * half
+
+
+def calibrate(
+    observations: Sequence[Observation], score: str = "disagreement", confidence: float = 0.90
+) -> Calibration:
+    """Fit the losses that ``observations`` had at a score.
+
+    Raises:
+        Undefined: ``needs_more_merges``, with the number in the message.
+        ValueError: A level that is not in (0, 1).
+    """
+    return Residuals(observations, score).calibration(confidence)
+
+
+class Residuals:
+    """What intervals at every confidence are made of; fitted when it is first asked for."""
+
+    def __init__(self, observations: Sequence[Observation], score: str) -> None:
+        self.score = score
+        self._of = observations
+
+    def calibration(self, confidence: float) -> Calibration:
+        """The fit with intervals at that confidence; raises as ``calibrate`` does."""
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+        used = with_score(self._of, self.score, confidence)
+        risks, riskier, safer = reaches(finite_risks(used, self.score), [one.merge for one in used])
+        groups, model, distances = self._fit
+        return Calibration(
+            score=self.score,
+            confidence=confidence,
+            model=model,
+            quantile=_quantile(used, distances, confidence),
+            merges=len({one.merge for one in used}),
+            observations=len(used),
+            groups=groups,
+            source="registry" if any(not one.bed for one in used) else "beds",
+            risks=risks,
+            riskier=riskier,
+            safer=safer,
+        )
+
+    @cached_property
+    def _fit(self) -> tuple[Groups, Model, Floats]:
+        used = [one for one in self._of if one.risk(self.score) is not None]
+        groups = grouping(used)
+        return groups, _fit(used, self.score), _left_out(used, self.score, groups)
+
+
+def with_score(
+    observations: Sequence[Observation], score: str, confidence: float
+) -> list[Observation]:
+    """Those that have the score. Raises Undefined where they are of too few merges."""
+    used = [one for one in observations if one.risk(score) is not None]
+    merges, needed = len({one.merge for one in used}), merges_needed(confidence)
+    if merges < needed:
+        raise Undefined(
+            "needs_more_merges",
+            f"an interval at {100 * confidence:.3g}% needs {needed} recorded merges with {score}, "
+            f"there are {merges}",
+        )
+    return used
+
+
+def merges_needed(confidence: float) -> int:
+    """The fewest merges that give an interval at a level: c (M + 1) ≤ M, and one to leave out."""
+    return max(2, math.ceil(round(confidence / (1 - confidence), 9)))
+
+
+def grouping(observations: Sequence[Observation]) -> Groups:
+    """What to leave out together: what a new merge will not share with those of the past."""
+    if len({one.bed for one in observations}) > 1:
+        return "beds"
+    return "pools" if len({one.pool for one in observations}) >= LEAST_POOLS else "merges"
+
+
+def _fit(observations: Sequence[Observation], score: str) -> Model:
+    risks = finite_risks(observations, score)
+    losses = np.array([one.loss for one in observations])
+    weights = _weights(observations)
+    link = fit_link(risks, losses, weights)
+    residuals = losses - link(risks)
+    scale = fit_scale(risks, residuals, weights)
+    effects = fit_effects(
+        residuals / scale(risks),
+        [one.label for one in observations],
+        [one.expert for one in observations],
+    )
+    return Model(link=link, scale=scale, effects=effects)
+
+
+def finite_risks(observations: Sequence[Observation], score: str) -> Floats:
+    """The scores to fit on; infinite ones lie a little beyond the largest."""
+    risks = np.array([one.risk(score) for one in observations], dtype=np.float64)
+    finite = risks[np.isfinite(risks)]
+    beyond = finite.max() + max(0.1 * np.ptp(finite), 1e-3) if finite.size else 0.0
+    return np.where(np.isfinite(risks), risks, beyond)
+
+
+def _weights(observations: Sequence[Observation]) -> Floats:
+    """The same for every merge, shared between its experts."""
+    counts = Counter(one.merge for one in observations)
+    return np.array([1 / counts[one.merge] for one in observations])
+
+
+def _left_out(observations: Sequence[Observation], score: str, groups: Groups) -> Floats:
+    """How many spreads each loss lies from what the other groups foretell."""
+    found, risks = np.zeros(len(observations)), finite_risks(observations, score)
+    for fold in folds(observations, groups):
+        model = _fit([one for one, out in zip(observations, fold, strict=True) if not out], score)
+        for k in np.flatnonzero(fold).tolist():
+            one = observations[k]
+            at = (one.label, one.expert, risks[k])
+            found[k] = abs(one.loss - model.expected(*at)) / model.spread(*at)
+    return found
+
+
+def folds(observations: Sequence[Observation], groups: Groups) -> list[npt.NDArray[np.bool_]]:
+    """Which observations are left out each time; no group is ever torn."""
+    keys = [getattr(one, groups.removesuffix("s")) for one in observations]
+    order = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    place = {key: k % FOLDS for k, key in enumerate(order)}
+    of = np.array([place[key] for key in keys])
+    return [of == k for k in range(min(FOLDS, len(order)))]
+
+
+def _quantile(observations: Sequence[Observation], distances: Floats, confidence: float) -> float:
+    """The distance that so large a share of the merges' weight does not exceed, one more at ∞."""
+    weights = _weights(observations)
+    order = np.argsort(distances)
+    share = np.cumsum(weights[order]) / (weights.sum() + 1)
+    place = int(np.searchsorted(share, confidence - 1e-9))
+    return float(distances[order][place])

@@ -1,0 +1,141 @@
+"""What calibrations learn from: one expert under one recorded merge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_mergegate.history.registry.lines import RegistryLine, ScoredExpert
+
+COLLAPSE: Final = -30.0
+"""Percent: an expert whose loss is worse has collapsed."""
+LOWER_IS_RISKIER: Final = frozenset({"cosine"})
+SAME: Final = 1e-5
+"""Scores are recorded with six digits: what is closer than this share of its size is the same."""
+_ROUNDING: Final = 1e-9
+"""Percent: what is lost to round-off."""
+
+
+def is_collapse(loss: float) -> bool:
+    """Whether a loss, negative percent, is a collapse, by more than round-off."""
+    return loss < COLLAPSE - _ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One expert under one merge whose loss was measured."""
+
+    merge: str
+    """What was merged and how: measured again, it is the same."""
+    pool: str
+    """Base and experts, whatever the method."""
+    base: str
+    bed: str = ""
+    """Where it comes from; empty for the team's own."""
+    method: str
+    """mergekit's name."""
+    label: str
+    """The method and its parameters."""
+    expert: str
+    """Fingerprint."""
+    name: str
+    examples: str | None = None
+    """Fingerprint of the expert's examples."""
+    metric: str = ""
+    """By which its loss was measured."""
+    reading: str | None = None
+    """How its answers were read; None where that is not known, like the following."""
+    compared: int | None = None
+    """On how many inputs its answers were compared."""
+    probes: int | None = None
+    """On how many inputs of every task states were compared."""
+    shared: int | None = None
+    """How many of them its loss was measured on as well."""
+    scores: Mapping[str, float]
+    """By the names of ``registry.lines.SCORES``, infinite ones too; without what is missing."""
+    loss: float
+    """Percent, negative where the merge is worse."""
+
+    def is_like(self, base: str | None, metric: str, reading: str) -> bool:
+        """Whether it is evidence of what that base, metric and reading lose: not one whose loss
+        and disagreement were found on the same inputs (THEORY 9)."""
+        return self.shared == 0 and (self.base, self.metric, self.reading) == (
+            base,
+            metric,
+            reading,
+        )
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the expert did."""
+        return is_collapse(self.loss)
+
+    def risk(self, score: str) -> float | None:
+        """A score, turned where it has to be, so that more is riskier; None where there is none."""
+        return as_risk(score, self.scores.get(score))
+
+
+def as_risk(score: str, value: float | None) -> float | None:
+    """A value of a score, turned where it has to be, so that more is riskier."""
+    return -value if value is not None and score in LOWER_IS_RISKIER else value
+
+
+def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
+    """Every merge once, as it was found last, by a key for what was merged and how.
+
+    A merge that was measured several times, with other examples or versions, is one piece of
+    evidence. Lines of two branches may stand in any order: what counts is when they were made.
+    """
+    found: dict[str, RegistryLine] = {}
+    for line in lines:
+        key = _merge(line)
+        if key not in found or line.created >= found[key].created:
+            found[key] = line
+    return found
+
+
+def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observation, ...]:
+    """What ``lines`` say of experts whose loss was measured, each merge as it was found last."""
+    return tuple(
+        _observation(line, expert, loss, merge=key, bed=bed)
+        for key, line in latest(lines).items()
+        for expert in line.experts
+        if (loss := expert.loss) is not None
+    )
+
+
+def _observation(
+    line: RegistryLine, expert: ScoredExpert, loss: float, *, merge: str, bed: str
+) -> Observation:
+    names = {*expert.scores, *expert.infinite}
+    return Observation(
+        merge=merge,
+        pool=line.pool,
+        base=line.base,
+        bed=bed,
+        method=line.method,
+        label=line.label,
+        expert=expert.fingerprint,
+        name=expert.name,
+        examples=expert.examples,
+        metric=expert.metric,
+        reading=expert.reading,
+        compared=expert.compared,
+        probes=line.settings.get("probes", {}).get("drawn_per_task"),
+        shared=expert.shared,
+        scores={name: value for name in names if (value := expert.score(name)) is not None},
+        loss=loss,
+    )
+
+
+def _merge(line: RegistryLine) -> str:
+    """The same for a merge of the same weights in the same way, whatever it was measured with."""
+    shares = {e.fingerprint: line.weights.get(e.name) for e in line.experts}
+    said = [line.base, line.label, line.parameters, line.settings.get("seed"), shares]
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,151 @@
+"""How well each score would have done on the past: thresholds never see the pool they judge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pytest_mergegate.history.calibration.thresholds import miss_controlled
+from pytest_mergegate.metrics.certificates import disagreement_interval
+from pytest_mergegate.metrics.ranking import auprc, auroc
+from pytest_mergegate.metrics.resampling import cluster_interval
+from pytest_mergegate.metrics.undefined import Undefined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from pytest_mergegate.history.calibration.observations import Observation
+
+    Floats = npt.NDArray[np.float64]
+
+DEFAULT_LIMIT: Final = 0.3
+"""A gate's own limit where it names none: a disagreement over it fails."""
+SHARES: Final = frozenset({"disagreement", "disagreement_upper", "surrogate", "states"})
+"""Scores that are shares of inputs answered differently, and have that limit."""
+RESAMPLES: Final = 500
+LEAST_POOLS: Final = 5
+"""A bootstrap over fewer says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A share with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """None where there are too few pools to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarms:
+    """What blocking at a threshold would have meant."""
+
+    recall: Estimate
+    """Of the collapses, how many it would have blocked."""
+    false_alarms: Estimate
+    """Of what did not collapse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Performance:
+    """One score on recorded merges."""
+
+    score: str
+    observations: int
+    pools: int
+    collapses: int
+    auroc: Estimate
+    auprc: Estimate
+    """To be held against ``base_rate``."""
+    controlled: Alarms | None
+    """At thresholds that control misses, each chosen without the pool that it judges; None where
+    there are too few collapses for that."""
+    controlled_reason: str | None
+    limit: Alarms | None
+    """Over the default limit; None for scores that have none."""
+
+    @property
+    def base_rate(self) -> float:
+        """The share of what collapsed."""
+        return self.collapses / self.observations
+
+
+def performance(
+    observations: Sequence[Observation], score: str, miss_rate: float = 0.1
+) -> Performance:
+    """How well a score would have done on ``observations``.
+
+    Raises:
+        Undefined: ``no_scores``, or ``one_kind``: everything collapsed, or nothing did.
+    """
+    used = [one for one in observations if one.risk(score) is not None]
+    collapsed = np.array([one.collapsed for one in used], dtype=bool)
+    if not used:
+        raise Undefined("no_scores", f"no recorded merge has {score}")
+    if len(set(collapsed.tolist())) < 2:
+        kind = "all" if collapsed[0] else "none"
+        raise Undefined("one_kind", f"{kind} of the {len(used)} recorded losses are collapses")
+    risks = np.array([one.risk(score) for one in used], dtype=np.float64)
+    pools = [one.pool for one in used]
+    controlled, why = _controlled(used, score, miss_rate)
+    return Performance(
+        score=score,
+        observations=len(used),
+        pools=len(set(pools)),
+        collapses=int(collapsed.sum()),
+        auroc=_estimate(lambda times: auroc(risks, collapsed, times), pools),
+        auprc=_estimate(lambda times: auprc(risks, collapsed, times), pools),
+        controlled=controlled,
+        controlled_reason=why,
+        limit=_alarms(used, risks > DEFAULT_LIMIT) if score in SHARES else None,
+    )
+
+
+def _controlled(
+    observations: Sequence[Observation], score: str, miss_rate: float
+) -> tuple[Alarms | None, str | None]:
+    alarms = np.zeros(len(observations), dtype=bool)
+    for pool in sorted({one.pool for one in observations}):
+        try:
+            found = miss_controlled([o for o in observations if o.pool != pool], score, miss_rate)
+        except Undefined as error:
+            return None, f"{error}, when one pool is left out"
+        for k, one in enumerate(observations):
+            if one.pool == pool:
+                alarms[k] = found.blocks(one.scores[score])
+    return _alarms(observations, alarms), None
+
+
+def _alarms(observations: Sequence[Observation], alarms: npt.NDArray[np.bool_]) -> Alarms:
+    collapsed = np.array([one.collapsed for one in observations], dtype=bool)
+    pools = np.array([one.pool for one in observations])
+    return Alarms(
+        recall=_share(alarms[collapsed], pools[collapsed].tolist()),
+        false_alarms=_share(alarms[~collapsed], pools[~collapsed].tolist()),
+    )
+
+
+def _share(which: npt.NDArray[np.bool_], pools: Sequence[str]) -> Estimate:
+    """With the wider ends of Clopper-Pearson's interval, which takes points for independent, and of
+    the bootstrap over pools, which is a point where all or none are in."""
+    exact = disagreement_interval(int(which.sum()), len(which))
+    drawn = _estimate(lambda times: _mean(which, times), pools).interval
+    interval = drawn and (min(exact[0], drawn[0]), max(exact[1], drawn[1]))
+    return Estimate(value=float(which.mean()), interval=interval)
+
+
+def _mean(which: npt.NDArray[np.bool_], times: Floats) -> float:
+    total = float(times.sum())
+    return float(times[which].sum()) / total if total else math.nan
+
+
+def _estimate(statistic: Callable[[Floats], float], pools: Sequence[str]) -> Estimate:
+    interval = None
+    if len(set(pools)) >= LEAST_POOLS:
+        interval = cluster_interval(statistic, pools, resamples=RESAMPLES)
+    return Estimate(value=statistic(np.ones(len(pools))), interval=interval)

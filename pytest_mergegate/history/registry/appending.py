@@ -1,0 +1,147 @@
+"""New lines at the end of a registry: under a lock, each once, and merged by git line by line."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from filelock import FileLock, Timeout
+
+from pytest_mergegate.common.errors import GateError, first_line
+from pytest_mergegate.common.files.git import run_git, top_of
+from pytest_mergegate.common.files.writing import (
+    Unwritten,
+    check_way,
+    make_private_folder,
+    open_to_append,
+)
+from pytest_mergegate.history.registry.lines import lines_of
+from pytest_mergegate.history.registry.reading import read_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.history.registry.lines import RegistryLine
+    from pytest_mergegate.report.types import Report
+
+PATIENCE: Final = 60.0
+"""Seconds to wait for who else is writing; it takes them less than one."""
+
+
+def keep_losses(path: Path, reports: Iterable[Report]) -> tuple[str, ...]:
+    """Append the losses that gates have measured; what to say where that was not possible.
+
+    A gate in error has measured nothing that holds.
+    """
+    sound = (report for report in reports if report.status != "error")
+    try:
+        append_lines(path, [line for report in sound for line in lines_of(report)])
+    except GateError as error:
+        return (str(error),)
+    except ValueError as error:  # names that are no text
+        return (str(_unwritten(path, first_line(error))),)
+    return ()
+
+
+def append_lines(path: Path, lines: Iterable[RegistryLine]) -> int:
+    """Write at the end what is not there yet; how many lines that were.
+
+    What is there stays as it is to the byte. A file that is made in a git work tree is given the
+    attribute ``merge=union``. Raises GateError where it cannot be written.
+    """
+    new = {line.id: line for line in lines}
+    if not new:
+        return 0
+    path = path.absolute()
+    try:
+        with FileLock(_lock(path), timeout=PATIENCE):
+            found = read_registry(path)
+            for line in found.lines:
+                new.pop(line.id, None)
+            if new:
+                _append(path, "".join(f"{line.to_json()}\n" for line in new.values()))
+                if not found.exists:
+                    _merge_by_union(path)
+    except Timeout:
+        raise _unwritten(path, f"another process has held it for {PATIENCE:.0f} s") from None
+    except Unwritten as error:
+        raise _unwritten(path, error.why, error.fix) from None
+    except OSError as error:
+        raise _unwritten(path, str(error.strerror or error)) from None
+    return len(new)
+
+
+def _unwritten(path: Path, why: str, fix: str | None = None) -> GateError:
+    return GateError(f"the registry was not written ({why})", where=path.as_posix(), fix=fix)
+
+
+def _lock(path: Path) -> Path:
+    """Not beside the file, where it would lie about in a work tree."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"pytest-mergegate-locks-{user}"
+    make_private_folder(folder)
+    return folder / f"{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]}.lock"
+
+
+def _append(path: Path, text: str) -> None:
+    with open_to_append(path) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            # a line that was cut short stays so, and takes no other along
+            text = text if file.read(1) == b"\n" else f"\n{text}"
+        file.write(text.encode())
+
+
+def _merge_by_union(path: Path) -> None:
+    """Have git keep the new lines of both sides, where it looks after the file."""
+    if not _is_for_git(path):
+        return
+    attributes = path.parent / ".gitattributes"
+    try:
+        check_way(attributes)
+        had = attributes.read_text("utf-8", "replace") if attributes.exists() else ""
+        if any(_says_how_to_merge(line, path.name) for line in had.splitlines()):
+            return
+        start = "" if not had or had.endswith("\n") else "\n"
+        with open_to_append(attributes) as file:
+            file.write(f"{start}{_pattern(path.name)} merge=union\n".encode())
+    except (OSError, Unwritten) as error:
+        why = error.why if isinstance(error, Unwritten) else error.strerror
+        raise GateError(
+            f"the registry was written, but this was not ({why})",
+            where=attributes.as_posix(),
+            fix=f"add the line '{path.name} merge=union', or branches will conflict",
+        ) from None
+
+
+def _pattern(name: str) -> str:
+    """What stands for the file alone in .gitattributes."""
+    literal = re.sub(r"([\\*?\[])", r"\\\1", name)
+    quoted = literal.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"' if re.search(r'[\s"]', name) or name.startswith(("#", "!")) else literal
+
+
+def _says_how_to_merge(line: str, name: str) -> bool:
+    """Whether a line of attributes is about the file, and about merging."""
+    found = re.match(r'\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>\S+))(?P<rest>.*)', line)
+    if found is None or not re.search(r"\s-?merge(=|\s|$)", found["rest"]):
+        return False
+    pattern = (found["quoted"] or found["bare"] or "").removeprefix("/")
+    return pattern == _pattern(name).strip('"') or fnmatch.fnmatchcase(name, pattern)
+
+
+def _is_for_git(path: Path) -> bool:
+    """Whether it lies in a work tree and is not ignored there."""
+    top = top_of(path.parent)
+    if top is None:
+        return False
+    place = path.parent.resolve().relative_to(top) / path.name
+    try:
+        return run_git(top, "check-ignore", "-q", "--", f"./{place}").returncode == 1
+    except OSError:  # there is no git
+        return False

@@ -1,0 +1,229 @@
+"""A registry file: the lines that count, and a word about every one that does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+
+from pydantic import ValidationError
+
+from pytest_mergegate.common.errors import GateError, first_line
+from pytest_mergegate.common.files.writing import check_way
+from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+Kind = Literal[
+    "truncated",
+    "not_utf8",
+    "not_json",
+    "not_a_number",
+    "other_schema",
+    "not_a_line",
+    "edited",
+    "duplicate",
+    "conflict_marker",
+    "other_versions",
+]
+_VERSIONS: Final = ("pytest-mergegate", "mergekit")
+"""What decides on scores beside the models; the other libraries move their last digits."""
+_MARKERS: Final = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
+_REMOVE: Final = "remove the line; the next run of that gate writes it again"
+
+
+_SHOWN: Final = 5
+"""Numbers of lines of which the same is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong, or worth knowing, about one line."""
+
+    line: int
+    """1-based; the first where there are several."""
+    kind: Kind
+    message: str
+    fix: str
+    counts: bool = False
+    """Whether the line, or its twin, counts all the same."""
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}" + (f" (fix: {self.fix})" if self.fix else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """What a file holds."""
+
+    path: Path
+    lines: tuple[RegistryLine, ...]
+    problems: tuple[Problem, ...]
+    exists: bool
+    """A file that is not there has nothing in it."""
+
+
+def read_registry(path: Path) -> Registry:
+    """Read a registry; a file that is not there has nothing in it.
+
+    A line that cannot be used is left out, with a word about it. Lines of other versions of this
+    package or of mergekit count, with a word: what a score means is the schema's affair. Raises
+    GateError for a file that cannot be read at all.
+    """
+    try:
+        check_way(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Registry(path=path, lines=(), problems=(), exists=False)
+    except OSError as error:
+        raise GateError(
+            f"the registry cannot be read ({error.strerror})",
+            where=path.as_posix(),
+            fix="name a file of lines as a gate writes them",
+        ) from None
+    lines: dict[str, RegistryLine] = {}
+    problems: list[Problem] = []
+    numbers: dict[str, int] = {}
+    for number, found in _parsed(content):
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif found.id in lines:
+            problems.append(_duplicate(number))
+        else:
+            lines[found.id], numbers[found.id] = found, number
+    problems += _other_versions(lines.values(), numbers)
+    kept = tuple(sorted(problems, key=lambda problem: problem.line))
+    return Registry(path=path, lines=tuple(lines.values()), problems=kept, exists=True)
+
+
+def _parsed(content: bytes) -> Iterator[tuple[int, RegistryLine | Problem]]:
+    """Every line that has something in it, by its number."""
+    texts = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, raw in enumerate(texts, 1):
+        if text := raw.strip():
+            yield number, _parse(text, number, last=number == len(texts))
+
+
+def _parse(raw: bytes, number: int, *, last: bool) -> RegistryLine | Problem:
+    def problem(kind: Kind, message: str, fix: str = _REMOVE) -> Problem:
+        return Problem(line=number, kind=kind, message=message, fix=fix)
+
+    if raw.startswith(_MARKERS):
+        return problem(
+            "conflict_marker",
+            "a mark of a merge conflict; the lines of both sides count",
+            "remove the mark and keep both sides; the attribute merge=union spares you the next",
+        )
+    try:
+        text = raw.decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            return problem("other_schema", f"left out: {_schema(data)} where {SCHEMA!r} is read")
+        line = RegistryLine.model_validate_json(text)
+        if line.id != line_id(data):
+            return problem("edited", "left out: its id does not match what it says: it was edited")
+        return line
+    except UnicodeDecodeError as error:
+        if raw.startswith(b"{") and error.reason == "unexpected end of data":
+            return problem("truncated", "left out: it was cut short")
+        return problem("not_utf8", "left out: not UTF-8")
+    except ValidationError as error:
+        return problem("not_a_line", f"left out: {_first(error)}")
+    except _NotANumberError as error:
+        return problem("not_a_number", f"left out: {error} is no number")
+    except (ValueError, RecursionError) as error:  # of json, and what cannot be encoded
+        if raw.startswith(b"{") and (last or not raw.endswith(b"}")):
+            return problem("truncated", "left out: it was cut short")
+        why = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+        return problem("not_json", f"left out: no JSON ({why})")
+
+
+class _NotANumberError(ValueError):
+    """NaN or an infinity, which JSON does not know."""
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise _NotANumberError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text[:20])
+
+
+def _schema(data: Any) -> str:
+    if not isinstance(data, dict):
+        return "no JSON object"
+    return f"schema {str(data['schema'])[:60]!r}" if "schema" in data else "no schema"
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong with a line, in one line."""
+    told = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in told["loc"])
+    return " ".join(f"{where}: {told['msg']}".split())[:200]
+
+
+def _duplicate(number: int) -> Problem:
+    return Problem(
+        line=number,
+        kind="duplicate",
+        message="the same as an earlier line; counted once",
+        fix="none is needed; one may be removed",
+        counts=True,
+    )
+
+
+def _other_versions(lines: Iterable[RegistryLine], numbers: dict[str, int]) -> list[Problem]:
+    """One problem for every combination of versions that is not this installation's."""
+    from importlib.metadata import version
+
+    ours = tuple(version(name) for name in _VERSIONS)
+    found: dict[tuple[str, ...], list[int]] = {}
+    for line in lines:
+        theirs = tuple(line.versions.get(name, "unknown") for name in _VERSIONS)
+        if theirs != ours:
+            found.setdefault(theirs, []).append(numbers[line.id])
+    return [
+        Problem(
+            line=where[0],
+            kind="other_versions",
+            message=f"{_many(len(where))} of {_named(theirs)}, not {_named(ours)}; counted",
+            fix="gate those pools again if scores have changed since",
+            counts=True,
+        )
+        for theirs, where in found.items()
+    ]
+
+
+def _named(versions: Sequence[str]) -> str:
+    return " and ".join(f"{n} {v}" for n, v in zip(_VERSIONS, versions, strict=True))
+
+
+def _many(count: int) -> str:
+    return "1 line" if count == 1 else f"{count} lines"
+
+
+def told(registry: Registry, *, most: int | None = None) -> tuple[str, ...]:
+    """What to tell of the problems, a line for all that are alike; no more lines than ``most``."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for problem in registry.problems:
+        alike.setdefault((problem.message, problem.fix), []).append(problem.line)
+    where = registry.path.as_posix()
+    said = [
+        f"{where}: {_lines(numbers)}: {message} (fix: {fix})"
+        for (message, fix), numbers in alike.items()
+    ]
+    if most is not None and len(said) > most:
+        said[most:] = [f"{where}: and {len(said) - most} more things to say of its lines"]
+    return tuple(said)
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"line {numbers[0]}"
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"lines {', '.join(map(str, numbers[:_SHOWN]))}{more}"

@@ -1,0 +1,70 @@
+"""Verdicts as properties of a test case: plain strings, which JUnit and xdist take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.report.formats.reading import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.report.types import Report, VerdictRecord
+
+_RANK = ("pass", "inconclusive", "fail")
+
+
+def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
+    """What a consumer of JUnit finds of one expert, or, for None, of the pool.
+
+    Of the pool, every budget has the values of the expert that is worst off.
+    """
+    named = {verdict.expert for verdict in report.verdicts}
+    own = status_of(report, expert) if expert in named and expert else report.status
+    yield "mergegate.status", report.status if report.status == "error" else own
+    yield "mergegate.gate_status", report.status
+    if expert is not None:
+        yield "mergegate.expert", clean(expert)
+    concerned = [v for v in report.verdicts if expert in (None, v.expert)]
+    for budget in dict.fromkeys(verdict.budget for verdict in concerned):
+        worst = max((v for v in concerned if v.budget == budget), key=_badness)
+        yield from _verdict(worst, of_pool=expert is None)
+    diagnoses = [found for found in report.diagnoses if expert in (None, found.expert)]
+    for found in diagnoses:
+        about = "" if expert else f"{clean(found.expert)}: "
+        if found.cause:
+            yield "mergegate.cause", about + clean(found.cause)
+        for cure in found.cures:
+            yield "mergegate.cure", about + clean(cure)
+    for finding in report.findings:
+        if finding.severity == "error" and not diagnoses and expert in (None, finding.expert):
+            yield "mergegate.finding", f"{finding.code} {clean(finding.message)}"
+
+
+def _verdict(verdict: VerdictRecord, *, of_pool: bool) -> Iterator[tuple[str, str]]:
+    name = f"mergegate.{verdict.budget}"
+    yield f"{name}.status", verdict.status
+    yield f"{name}.value", _value(verdict)
+    yield f"{name}.limit", "undefined" if verdict.limit is None else f"{verdict.limit:g}"
+    if verdict.method:
+        yield f"{name}.method", clean(verdict.method)
+    if of_pool and verdict.expert:
+        yield f"{name}.expert", clean(verdict.expert)
+
+
+def _value(verdict: VerdictRecord) -> str:
+    """The number, with the digits it takes to stand on its own side of the limit."""
+    if verdict.value_infinite:
+        return "infinite"
+    if verdict.value is None:
+        return f"undefined: {verdict.value_reason or 'no reason was given'}"
+    if verdict.limit is None:
+        return number_text(verdict.value)
+    return distinct(verdict.value, verdict.limit)[0]
+
+
+def _badness(verdict: VerdictRecord) -> tuple[int, float]:
+    value = float("inf") if verdict.value_infinite else verdict.value
+    return _RANK.index(verdict.status), float("-inf") if value is None else value

@@ -1,0 +1,174 @@
+"""Reports as SARIF 2.1.0, for code scanning: what is wrong, at its line of the gate file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.report.formats.links import BUDGETS, DOCS, finding_page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.report.collected import Collected
+    from pytest_mergegate.report.types import FindingRecord, Report, VerdictRecord
+
+SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+FINGERPRINT = "mergegate/v1"
+_LEVELS = {"fail": "error", "inconclusive": "warning"}
+_ABSOLUTE = re.compile(r"(?<![\w.:/~%])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"(),]+[\\/])+")
+
+
+def render(reports: Collected) -> str:
+    """One run of one tool, with a result per finding and per verdict that is no pass."""
+    results = [result for report in reports.reports for result in _results(reports, report)]
+    seen: Counter[str] = Counter()
+    for result in results:
+        identity = result["partialFingerprints"][FINGERPRINT]
+        seen[identity] += 1
+        if seen[identity] > 1:  # two of a kind: told apart by their order alone
+            result["partialFingerprints"][FINGERPRINT] = f"{identity}:{seen[identity]}"
+    rules = list(dict.fromkeys(result["ruleId"] for result in results))
+    for result in results:
+        result["ruleIndex"] = rules.index(result["ruleId"])
+    run = {
+        "tool": {"driver": _driver(reports, rules)},
+        "automationDetails": {"id": "mergegate/"},
+        "columnKind": "utf16CodeUnits",
+        "invocations": [_invocation(reports)],
+        "results": results,
+    }
+    log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(log, indent=2, allow_nan=False) + "\n"
+
+
+def _driver(reports: Collected, rules: list[str]) -> dict[str, Any]:
+    versions = (report.versions.get("pytest-mergegate") for report in reports.reports)
+    version = next(filter(None, versions), None)
+    driver = {"name": "pytest-mergegate", "informationUri": f"{DOCS}/"}
+    known = {"version": version} if version else {}
+    return driver | known | {"rules": [_rule(rule) for rule in rules]}
+
+
+def _rule(rule: str) -> dict[str, Any]:
+    kind, _, budget = rule.partition("/")
+    if not budget:
+        text = f"Finding {rule} of the merge gate"
+        return {"id": rule, "shortDescription": {"text": text}, "helpUri": finding_page(rule)}
+    what = budget.removeprefix("max_").replace("_", " ")
+    text = f"The merge keeps every expert within the {kind} for {what}"
+    return {
+        "id": rule,
+        "name": budget,
+        "shortDescription": {"text": text},
+        "helpUri": BUDGETS,
+    }
+
+
+def _results(reports: Collected, report: Report) -> Iterator[dict[str, Any]]:
+    place = _Place(reports, report)
+    for finding in report.findings:
+        yield _of_finding(finding, place)
+    for verdict in report.verdicts:
+        if verdict.status != "pass":
+            yield _of_verdict(verdict, place)
+
+
+def _of_finding(finding: FindingRecord, place: _Place) -> dict[str, Any]:
+    about = f"{clean(finding.expert)}: " if finding.expert else ""
+    fix = f" (fix: {finding.fix})" if finding.fix else ""
+    return {
+        "ruleId": finding.code,
+        "level": finding.severity,
+        "message": {"text": about + place.portable(finding.message + fix)},
+        "locations": [place.location(finding.line)],
+        "partialFingerprints": place.fingerprint(finding.code, finding.expert, None),
+    }
+
+
+def _of_verdict(verdict: VerdictRecord, place: _Place) -> dict[str, Any]:
+    rule = f"budget/{verdict.budget}"
+    known = {
+        "expert": verdict.expert,
+        "method": verdict.method,
+        "value": "infinite" if verdict.value_infinite else verdict.value,
+        "limit": verdict.limit,
+        "basis": verdict.basis,
+    }
+    return {
+        "ruleId": rule,
+        "level": _LEVELS[verdict.status],
+        "message": {"text": place.portable(verdict.message)},
+        "locations": [place.location(verdict.line)],
+        "partialFingerprints": place.fingerprint(rule, verdict.expert, verdict.method),
+        "properties": {name: value for name, value in known.items() if value is not None},
+    }
+
+
+def _invocation(reports: Collected) -> dict[str, Any]:
+    told = [
+        {
+            "level": "error",
+            "message": {"text": _Place(reports, report).portable(finding.message)},
+            "descriptor": {"id": finding.code},
+            "locations": [_Place(reports, report).location(finding.line)],
+        }
+        for report in reports.reports
+        if report.status == "error"
+        for finding in report.findings
+        if finding.severity == "error"
+    ]
+    missing = "Not every gate that was asked for has reported."
+    if not reports.reports:
+        missing = "No gate ran."
+    if not reports.complete or not reports.reports:
+        told.append({"level": "error", "message": {"text": missing}})
+    errors = any(report.status == "error" for report in reports.reports)
+    return {
+        "executionSuccessful": not (told or errors),
+        "toolExecutionNotifications": told,
+    }
+
+
+class _Place:
+    """The gate file of one report, as another machine can find it."""
+
+    def __init__(self, reports: Collected, report: Report) -> None:
+        self._root = reports.root
+        self._name = reports.name(report).partition("::")[0]
+
+    @property
+    def _within(self) -> bool:
+        return not re.match(r"[A-Za-z]:|/|~|(.*/)?\.\.(/|$)", self._name)
+
+    @property
+    def _path(self) -> str:
+        name = self._name.replace("\\", "/")
+        return name.removeprefix("./") if self._within else name.rpartition("/")[2]
+
+    def location(self, line: int | None) -> dict[str, Any]:
+        """The line of the gate file; its name alone where it lies outside of the root."""
+        file = {"uri": quote(self._path, safe="/"), "uriBaseId": "%SRCROOT%"}
+        if not self._within:
+            del file["uriBaseId"]
+        region = {"region": {"startLine": line}} if line else {}
+        return {"physicalLocation": {"artifactLocation": file, **region}}
+
+    def portable(self, message: str) -> str:
+        """``message`` without the folders of this machine."""
+        shown = clean(message)
+        if self._root is not None:
+            shown = shown.replace(f"{self._root}/", "").replace(str(self._root), ".")
+        return _ABSOLUTE.sub("…/", shown)
+
+    def fingerprint(self, rule: str, expert: str | None, method: str | None) -> dict[str, str]:
+        """Of what the problem is, not of its numbers, words or line: it lasts from run to run."""
+        identity = json.dumps([self._path, rule, expert, method])
+        return {FINGERPRINT: hashlib.sha256(identity.encode()).hexdigest()}

@@ -1,0 +1,249 @@
+"""Reports for people at a terminal: failure text, and the summary of a run."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from pytest_mergegate.common.plain_text import clean, printable
+from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.formats.columns import columns
+from pytest_mergegate.report.formats.details import baseline_lines, detail_lines, other_methods
+from pytest_mergegate.report.formats.heatmap import heatmap
+from pytest_mergegate.report.formats.reading import (
+    finding_text,
+    headline,
+    merge_of,
+    open_verdicts,
+    plural,
+    some,
+    told_findings,
+    worst_of,
+)
+from pytest_mergegate.report.formats.tables import COLORS, expert_tables, layer_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_mergegate.report.types import MergeRecord, Report
+
+_WIDEST = 120
+_ASCII = str.maketrans(
+    {"█": "#", "▓": "%", "▒": "+", "░": "-", "·": ".", "…": "~", "≤": "<=", "→": "->", "∞": "inf"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How much a summary says, and what the place can show that it is written to."""
+
+    verbosity: int = 0
+    color: bool = False
+    root: Path | None = None
+    """Where the paths that are shown start."""
+    reasons: bool = False
+    """Whether to say why experts are over budget, where no failure text has said it."""
+    encoding: str = "utf-8"
+    width: int | None = None
+    """In columns; None for that of the terminal."""
+
+
+def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> str:
+    """What to say of a gate that did not pass; of one expert, or, for None, of the pool.
+
+    Brief is for the pool where every expert has a text of its own.
+    """
+    if report.status == "error":
+        problems = [f for f in report.findings if f.severity == "error"]
+        concerned = [f for f in problems if expert in (None, f.expert)] or problems
+        return "\n".join(finding_text(finding) for finding in concerned)
+    still_open = open_verdicts(report)
+    if expert is not None:
+        lines = [clean(v.message) for v in still_open if v.expert == expert]
+        said = [line for d in report.diagnoses if d.expert == expert for line in d.lines]
+        return "\n".join([*lines, *(f"  {clean(line)}" for line in said)])
+    if not still_open:
+        return "no budget was judged, and a gate without a verdict does not pass"
+    return "\n".join(_pool_lines(report, brief=brief))
+
+
+def summary(reports: Sequence[Report], look: Look) -> str:
+    """What a run says in the end; docs/reports.md tells what at which verbosity."""
+    if look.verbosity < 0:
+        reports = [report for report in reports if report.status != "pass"]
+    collected = Collected(reports=tuple(reports), root=look.root)
+    page = _Page(look)
+    for place, report in enumerate(reports):
+        if place and look.verbosity >= 0:
+            page.gap(before=reports[place - 1].status != "pass" or look.verbosity > 0)
+        page.headline(report.status, _line(report, collected.name(report), look))
+        if look.verbosity >= 0:
+            _explain(page, report, look)
+    return page.text
+
+
+def preflight_summary(reports: Sequence[Report], look: Look) -> str:
+    """What preflight alone found: a line per gate, and every warning; budgets stay unjudged."""
+    if look.verbosity < 0:
+        return ""
+    collected = Collected(reports=tuple(reports), root=look.root)
+    page = _Page(look)
+    for report in reports:
+        budgets = ", ".join(dict.fromkeys(verdict.budget for verdict in report.verdicts))
+        told = (
+            f"{clean(collected.name(report))}: {plural(len(report.experts), 'expert')}, "
+            f"nothing wrong; not judged: {budgets} ({sum(report.seconds.values()):.1f} s)"
+        )
+        page.headline("preflight", told)
+        page.unwrapped(f"  {finding_text(found)}" for found in report.findings)
+    return page.text
+
+
+def encoding_of(stream: object) -> str:
+    """What ``stream`` can show."""
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+class _Page:
+    """Lines as they accumulate, in what the place can show."""
+
+    def __init__(self, look: Look) -> None:
+        width = shutil.get_terminal_size().columns if look.width is None else look.width
+        self.width = min(max(width, 40), _WIDEST)
+        self._encoding = look.encoding
+        self._console = Console(
+            file=StringIO(),
+            width=self.width,
+            force_terminal=look.color,
+            no_color=not look.color,
+            color_system="standard" if look.color else None,
+            highlight=False,
+            emoji=False,
+            markup=False,
+        )
+
+    @property
+    def text(self) -> str:
+        """Everything, without blanks at the ends of lines."""
+        assert isinstance(self._console.file, StringIO)
+        lines = (line.rstrip() for line in self._console.file.getvalue().splitlines())
+        return self._shown("".join(f"{line}\n" for line in lines))
+
+    def headline(self, status: str, told: str) -> None:
+        """The word for the outcome, and the outcome in one line."""
+        line = Text(f"{status.upper()} ", style=COLORS.get(status, "green"))
+        self._console.print(line.append(printable(told), style="default"), soft_wrap=True)
+
+    def gap(self, *, before: bool = True) -> None:
+        """An empty line, where something long stands before it."""
+        if before:
+            self._console.print()
+
+    def unwrapped(self, lines: Iterable[str]) -> None:
+        """Lines that hold paths, which are there to be copied."""
+        for line in lines:
+            self._console.print(Text(printable(line)), soft_wrap=True)
+
+    def prose(self, lines: Iterable[str]) -> None:
+        """Lines that go on, deeper, where they are too long."""
+        for line in map(printable, lines):  # before it is wrapped: no word may become a command
+            indent = line[: len(line) - len(line.lstrip())]
+            wrapped = textwrap.wrap(
+                line,
+                self.width,
+                subsequent_indent=indent + "    ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            self.unwrapped(wrapped)
+
+    def experts(self, report: Report, merge: MergeRecord | None, *, detailed: bool) -> None:
+        """The table of one merge, or of what was computed without one."""
+        title = f"under {merge.method}" if merge else report.judged_method
+        shown = columns(report, merge, detailed=detailed)
+        for part in expert_tables(report.expert_names, shown, self.width, title):
+            self._console.print(part)
+
+    def layers(self, report: Report) -> None:
+        """The conflict in every layer."""
+        for table in layer_table(report, self.width):
+            self._console.print(Text("conflict by layer, means over all pairs"))
+            self._console.print(table)
+
+    def _shown(self, text: str) -> str:
+        try:
+            text.encode(self._encoding)
+        except (UnicodeEncodeError, LookupError):
+            ours = text.translate(_ASCII)
+            return ours.encode("ascii", "backslashreplace").decode("ascii")
+        return text
+
+
+def _line(report: Report, name: str, look: Look) -> str:
+    seconds = f" ({sum(report.seconds.values()):.1f} s)" if report.seconds else ""
+    count = sum(finding.severity == "warning" for finding in report.findings)
+    told = look.verbosity <= 0 and report.status != "error" and count
+    warned = f"; {plural(count, 'warning')}, shown with -v" if told else ""
+    return f"{clean(name)}: {headline(report)}{seconds}{warned}"
+
+
+def _explain(page: _Page, report: Report, look: Look) -> None:
+    """Why a gate did not pass; for ``-v`` everything, of all gates."""
+    detailed = look.verbosity > 0
+    if report.status == "error" or not report.experts:
+        page.unwrapped(f"  {finding_text(finding)}" for finding in report.findings)
+        return
+    if report.baseline is not None and not detailed:
+        page.prose(f"  {line}" for line in baseline_lines(report.baseline, brief=True))
+    if report.status == "pass" and not detailed:
+        return
+    judged = merge_of(report)
+    page.experts(report, judged, detailed=detailed)
+    if detailed:
+        for merge in report.merges:
+            if merge is not judged:
+                page.experts(report, merge, detailed=True)
+    elif look.reasons:
+        page.prose(other_methods(report))
+    picture = heatmap(report, page.width)
+    if picture is not None:
+        page.gap()
+        page.prose([picture.caption])
+        page.unwrapped(picture.lines)
+    if look.reasons and report.status != "pass":
+        page.gap()
+        page.prose(_reasons(report))
+    if detailed:
+        page.gap()
+        if look.verbosity > 1:
+            page.layers(report)
+        page.prose(detail_lines(report))
+        page.prose(f"  {finding_text(finding)}" for finding in told_findings(report))
+
+
+def _reasons(report: Report) -> Iterator[str]:
+    """The failure text of every expert that has one."""
+    concerned = {verdict.expert for verdict in open_verdicts(report)}
+    for name in report.expert_names:
+        if name in concerned:
+            yield from failure_text(report, name).splitlines()
+
+
+def _pool_lines(report: Report, *, brief: bool) -> Iterator[str]:
+    still_open = open_verdicts(report)
+    names = list(dict.fromkeys(verdict.expert or "" for verdict in still_open))
+    told = f"{len(names)} of {plural(len(report.experts), 'expert')} not within budget:"
+    yield f"{told} {some(names)}" if brief else told
+    if not brief:
+        yield from (f"  {clean(verdict.message)}" for verdict in still_open)
+    for merge in report.merges:
+        yield f"  method {clean(merge.method)}: {worst_of(merge)}"
+    for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
+        yield f"  try: {clean(cure)}"

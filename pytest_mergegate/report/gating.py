@@ -1,0 +1,242 @@
+"""The pipeline, readable top to bottom: a gate goes down the stages until it is decided."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.common.clock import Clock
+from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
+from pytest_mergegate.common.findings import Finding, cache_finding, file_finding, internal_finding
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.gate.no_code import refuse_code
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.gate.spec import STAGES, Stage
+from pytest_mergegate.history.past import Past
+from pytest_mergegate.report import build
+from pytest_mergegate.report.baseline.changes import baseline_findings, baseline_record
+from pytest_mergegate.report.baseline.comparable import earlier_of
+from pytest_mergegate.report.baseline.reading import read_baseline
+from pytest_mergegate.report.provenance import gate_settings, now, versions
+from pytest_mergegate.report.types import CacheUse, Report
+from pytest_mergegate.stages.descent import Descent
+from pytest_mergegate.stages.preflight import run_preflight
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
+from pytest_mergegate.verdict.judge import Judgement, judge, plan_depth
+from pytest_mergegate.verdict.predictions import predict
+
+if TYPE_CHECKING:
+    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.verdict.diagnosis import Diagnosis
+
+
+def assess(
+    source: object,
+    *,
+    stage: Stage | None = None,
+    device: str = "auto",
+    cache: Path | str | bool = True,
+    root: Path | None = None,
+    baseline: Path | str | None = None,
+    registry: Path | str | None = None,
+    **budget: float | str,
+) -> Report:
+    """Run a gate and return its report; no pytest needed.
+
+    ``source`` is the path of a gate file or a mapping like one; ``stage`` the deepest stage that
+    may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
+    ``baseline`` is a committed report to compare with; ``registry`` a file of recorded merges to
+    predict losses from, which is not written to; ``budget`` overrides single limits
+    (``max_mds=3.0``); relative paths start at ``root`` (default: the working directory). An expert
+    that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that
+    cannot be understood, GateError for a baseline that is none and a cache
+    that a pull request could have written, ValueError for an unknown stage.
+    """
+    if stage is not None and stage not in STAGES:
+        raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
+    root = root or Path.cwd()
+    gate = gate_from(source, root=root, budget=budget)
+    compared = read_baseline(root / baseline, root) if baseline is not None else None
+    folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
+    if folder is not None:
+        check_cache(folder)
+    options = Options(
+        stage=stage,
+        device=device,
+        cache=folder,
+        baseline=compared,
+        registry=root / registry if registry is not None else None,
+    )
+    return run_gate(gate, options)
+
+
+def run_gate(gate: Gate, options: Options) -> Report:
+    """Take one gate down the stages; what cannot be computed makes the status ``error``."""
+    run = _Run(gate, options)
+    try:
+        run.to_verdicts()
+    except GateFileError as error:
+        run.findings += [file_finding(problem) for problem in error.problems]
+    except PoolError as error:
+        run.findings.append(Finding.of(error))
+    except GateError as error:
+        run.findings.append(file_finding(error))
+    except Exception as error:  # a bug of ours must fail this gate, and leave its report behind
+        logging.getLogger(__name__).exception("internal error in gate %s", gate.name)
+        run.findings.append(internal_finding(error))
+        run.judgement = None
+    return run.report()
+
+
+def error_report(name: str, error: GateError, options: Options) -> Report:
+    """The report of a gate that could not even be read."""
+    problems = error.problems if isinstance(error, GateFileError) else (error,)
+    return Report(
+        status="error",
+        gate=name,
+        created=now(),
+        versions=versions(),
+        device=options.device,
+        seconds={},
+        settings=options.settings,
+        findings=tuple(build.finding(file_finding(problem), None) for problem in problems),
+    )
+
+
+class _Run:
+    """One gate on its way down: results, findings and seconds as they accumulate."""
+
+    def __init__(self, gate: Gate, options: Options) -> None:
+        self.gate = gate
+        self.options = options
+        self.findings: list[Finding] = []
+        self.descent: Descent | None = None
+        self.judgement: Judgement | None = None
+        self.diagnoses: tuple[Diagnosis, ...] = ()
+        self.hint: Hint | None = None
+        self.clock = Clock()
+        self.cache = Cache(folder=options.cache, limit=options.cache_size)
+        self.past = Past(options.registry, self.cache)
+
+    @property
+    def results(self) -> Results | None:
+        """What was found so far; None before there is a pool."""
+        return self.descent.results if self.descent is not None else None
+
+    def to_verdicts(self) -> None:
+        """Run the stages that the budgets need, and judge."""
+        if self.options.no_code:
+            refuse_code(self.gate)
+        budget = self.gate.spec.effective_budget.capped(self.options.caps)
+        self.gate = self.gate.with_budget(budget)
+        with self.clock.timed("preflight"):
+            preflight = run_preflight(self.gate)
+        self.findings.extend(preflight.findings)
+        if not preflight.ok or preflight.pool is None:
+            return
+        automatic = self._find_limits(preflight.pool)
+        gate = self.gate
+        results = Results(pool=preflight.pool, automatic=automatic)
+        self.descent = Descent(gate, self.options, results, self.cache, self.clock)
+        depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
+        self.descent.compute(depth)
+        self._predict(self.descent)
+        if depth != "preflight":
+            self._look_back(self.descent)
+        self.judgement = judge(gate, self.descent.results, depth)
+        if depth != "preflight":
+            self._explain(self.descent.results, self.judgement)
+
+    def _explain(self, results: Results, judgement: Judgement) -> None:
+        """Why verdicts are as they are, how firm, and what to merge instead."""
+        from pytest_mergegate.planning.reported import hint
+        from pytest_mergegate.verdict.diagnosis import diagnose
+        from pytest_mergegate.verdict.warnings import find_caveats
+
+        self.findings.extend(find_caveats(self.gate, results, judgement))
+        self.diagnoses = diagnose(self.gate, results, judgement)
+        with self.clock.timed("hidden"):
+            cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
+            drop = next((cure.drop for cure in cures if cure.drop), ())
+            self.hint = hint(self.gate, results, judgement, drop)
+
+    def _find_limits(self, pool: Pool) -> dict[str, AutomaticLimit]:
+        """Have the gate's limits as numbers: those that the registry sets, then the caps."""
+        if not self.gate.spec.effective_budget.automatic:
+            return {}
+        self.gate, automatic = resolve(self.gate, pool, self.past.observations)
+        budget = self.gate.spec.effective_budget.capped(self.options.caps)
+        self.gate = self.gate.with_budget(budget)
+        return automatic
+
+    def _predict(self, descent: Descent) -> None:
+        """What the losses are that nobody measured."""
+        results = descent.results
+        if results.hidden is None:
+            return
+        predictions = predict(results, self.past)
+        descent.results = replace(results, predictions=predictions)
+        self.findings.extend(self.past.findings())
+
+    def _look_back(self, descent: Descent) -> None:
+        """What the baseline says of the gate, where there is something to compare with it."""
+        if (baseline := self.options.baseline) is None:
+            return
+        earlier = earlier_of(baseline, self.gate.path, descent.results, self._settings)
+        descent.results = replace(descent.results, earlier=earlier)
+        self.findings.extend(baseline_findings(earlier, self.gate, descent.results))
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        if self.descent is None:
+            return gate_settings(self.gate, None, self.gate.spec.probes.per_task, None)
+        descent = self.descent
+        return gate_settings(self.gate, descent.positions, descent.probes, descent.results.pool)
+
+    def report(self) -> Report:
+        """What was reached."""
+        self._wait_for_hashes()
+        failed = any(finding.severity == "error" for finding in self.findings)
+        if self.judgement is not None:
+            status: Any = self.judgement.status
+        else:
+            status = "error" if failed else "inconclusive"
+        diagnoses = tuple(build.diagnosis(found) for found in self.diagnoses)
+        findings = [*self.findings, *map(build.diagnosis_finding, diagnoses)]
+        findings += [cache_finding(problem) for problem in self.cache.problems]
+        report = Report(
+            status=status,
+            gate=str(self.gate.path) if self.gate.path else self.gate.name,
+            created=now(),
+            versions=versions(),
+            device=self.descent.device if self.descent is not None else self.options.device,
+            seconds={name: round(spent, 3) for name, spent in self.clock.seconds.items()},
+            cache=CacheUse(hits=self.cache.hits, misses=self.cache.misses),
+            settings={**self.options.settings, **self._settings},
+            findings=tuple(build.finding(finding, self.gate) for finding in findings),
+            diagnoses=diagnoses,
+            **build.sections(self.results, self.judgement, self.diagnoses, self.gate, self.hint),
+        )
+        if (baseline := self.options.baseline) is None:
+            return report
+        earlier = self.results.earlier if self.results is not None else None
+        record = baseline_record(baseline, self.gate.path, earlier, report)
+        return report.model_copy(update={"baseline": record})
+
+    def _wait_for_hashes(self) -> None:
+        """What cannot be identified is not reported, let alone passed."""
+        if self.results is None:
+            return
+        try:
+            started = self.results.conflict is not None or self.results.hidden is not None
+            self.results.pool.wait_for_hashes(base=started)
+        except PoolError as error:
+            self.findings.append(Finding.of(error))
+            self.descent = self.judgement = self.hint = None
+            self.diagnoses = ()

@@ -1,0 +1,54 @@
+"""What the stages have found of a gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.conflict import ConflictResult
+    from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
+    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
+    from pytest_mergegate.stages.outcomes import Surrogate
+    from pytest_mergegate.verdict.automatic import AutomaticLimit
+    from pytest_mergegate.verdict.increases import Earlier
+    from pytest_mergegate.verdict.predictions import Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What the stages have found so far; None for a stage that did not run."""
+
+    pool: Pool
+    conflict: ConflictResult | None = None
+    hidden: HiddenResult | None = None
+    surrogates: tuple[Surrogate, ...] = ()
+    merges: tuple[MergeResult, ...] = ()
+    evaluations: tuple[EvaluateResult, ...] = ()
+    scores: Mapping[str, ReferenceScores] | None = None
+    """Scores of the experts by themselves; None where the last stage did not run."""
+    base: Mapping[str, BaseAnswers] | None = None
+    """The base by itself on every expert's inputs; None where no budget is about merges."""
+    predictions: tuple[Prediction, ...] = ()
+    """Losses that were not measured; of one expert under one method, the best source first."""
+    earlier: Earlier | None = None
+    """What the baseline says of the gate; None where no baseline was given."""
+    automatic: Mapping[str, AutomaticLimit] = field(default_factory=dict)
+    """What the registry made of the limits that are ``auto@RATE``, by budget."""
+
+    def merge(self, method: str | None) -> MergeResult | None:
+        """The merge by ``method``; None where it was not made."""
+        return next((m for m in self.merges if m.method.label == method), None)
+
+    def probes_of(self, expert: str) -> int:
+        """On how many of its inputs states were compared."""
+        return len(self.hidden.states.own(expert)) if self.hidden is not None else 0
+
+    def surrogate(self, method: str | None) -> Surrogate | None:
+        """The forecast of ``method`` by a factored sum; None where it was not run."""
+        return next((s for s in self.surrogates if s.method == method), None)

@@ -1,1 +1,0 @@
-"""What strangers may have written: opened, followed and found within limits."""

@@ -1,0 +1,1 @@
+"""The side of pytest: session, items, fixtures, markers, workers."""

@@ -1,0 +1,129 @@
+"""Gate files as pytest items: one test per expert and one for the pool."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mergegate.common.errors import GateError, GateFileError
+from pytest_mergegate.common.files.yaml_files import read_text
+from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.gate.discovery import gates_below, refusals
+from pytest_mergegate.gate.gatefile import Gate, load_gate
+from pytest_mergegate.gate.spec import POOL
+from pytest_mergegate.testing.fixtures import SESSION, SKIP_REASON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+    from pathlib import Path
+
+    from pytest_mergegate.testing.session import GateSession
+
+_TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
+
+
+def looks_like_gate(path: Path) -> bool:
+    """Whether a YAML file named on the command line is a gate, or a mergekit config."""
+    try:
+        return _TOP_LEVEL.search(read_text(path)) is not None
+    except GateFileError:
+        return False
+
+
+_REFUSED: pytest.StashKey[dict[Path, GateFileError | None]] = pytest.StashKey()
+
+
+class GateNotPassed(Exception):
+    """A gate that failed or was inconclusive; its text says why."""
+
+
+class GateFile(pytest.File):
+    """A gate file."""
+
+    named = True
+    """Whether it was named on the command line, rather than found in a folder."""
+
+    @classmethod
+    def found_by(cls, parent: pytest.Collector, path: Path, *, named: bool) -> GateFile:
+        """The gate file at ``path``, under a node id that can be shown."""
+        called: dict[str, Any] = {}
+        if not str(path).isprintable():
+            nodeid = clean(f"{parent.nodeid}/{path.name}").lstrip("/")
+            called = {"nodeid": nodeid, "name": nodeid}
+        found: GateFile = cls.from_parent(parent, path=path, **called)
+        found.named = named
+        return found
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """One item per expert, and one for the pool as a whole."""
+        session = self.config.stash.get(SESSION, None)
+        try:
+            self._check_place()
+            gate = load_gate(self.path)
+        except GateFileError as error:
+            if session is not None:
+                session.note_unreadable(self.nodeid, error)
+            raise
+        for name in gate.spec.experts:
+            yield GateItem.from_parent(self, name=name, gate=gate, expert=name)
+        yield GateItem.from_parent(self, name=POOL, gate=gate, expert=None)
+
+    def _check_place(self) -> None:
+        """Raise GateFileError for one that was found among the data of strangers."""
+        if self.named:
+            return
+        here = self.config.invocation_params.dir
+        start = here if self.path.is_relative_to(here) else self.config.rootpath
+        known = self.config.stash.setdefault(_REFUSED, {})
+        if self.path not in known:  # the look around is for all of them at once
+            files = {*gates_below(start), self.path}
+            known |= dict.fromkeys(files) | refusals(files, start=start)
+        if (refused := known[self.path]) is not None:
+            raise refused
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """One clean line per problem instead of a traceback."""
+        if isinstance(excinfo.value, GateError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+
+class GateItem(pytest.Item):
+    """The verdicts on one expert, or, without an expert, on the pool as a whole."""
+
+    def __init__(self, *, gate: Gate, expert: str | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gate = gate
+        self.expert = expert
+        if SESSION not in self.config.stash:
+            self.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+        if self.config.pluginmanager.hasplugin("rerunfailures"):
+            # a gate is computed once, so a rerun could only say the same again
+            self.add_marker(pytest.mark.flaky(reruns=0))
+
+    def setup(self) -> None:
+        """Assess the pool, once for all of its items; an unreadable pool is an error."""
+        self._session.require_computed(self, self.gate)
+
+    def runtest(self) -> None:
+        """Hold the verdicts."""
+        self._session.require_passed(self, self.gate, self.expert)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The text of the verdict; no traceback for what is no bug."""
+        if isinstance(excinfo.value, (GateNotPassed, GateError)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[PathLike[str] | str, int | None, str]:
+        """The expert's line in the gate file, where annotations should point."""
+        location = ("experts", self.expert) if self.expert else ()
+        line = self.gate.lines.get(location, self.gate.lines.get(("experts",), 1))
+        return self.path, line - 1, f"mergegate: {self.name}"
+
+    @property
+    def _session(self) -> GateSession:
+        return self.config.stash[SESSION]

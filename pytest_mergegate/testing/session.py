@@ -1,0 +1,384 @@
+"""The gates of one pytest session: assessed once, judged per item, reported at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from pytest_mergegate.common.errors import GateError, GateFileError
+from pytest_mergegate.common.files.writing import Unwritten
+from pytest_mergegate.common.plain_text import printable
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.history.registry.appending import keep_losses
+from pytest_mergegate.pool.pool import pool_state
+from pytest_mergegate.report.baseline.reading import read_baseline
+from pytest_mergegate.report.baseline.rewriting import update_baseline
+from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.files import write_report
+from pytest_mergegate.report.formats.junit import properties
+from pytest_mergegate.report.formats.progress import progress_bar
+from pytest_mergegate.report.formats.terminal import Look, encoding_of, failure_text, summary
+from pytest_mergegate.report.gating import error_report, run_gate
+from pytest_mergegate.report.types import Report
+from pytest_mergegate.testing.items import GateItem, GateNotPassed
+from pytest_mergegate.testing.marked import gate_of
+from pytest_mergegate.testing.workers import clean_up, shared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.options import Scorer
+    from pytest_mergegate.gate.settings import Settings
+    from pytest_mergegate.report.baseline.reading import Baseline
+
+PROPERTY = "mergegate"
+_ASSESSED: pytest.StashKey[tuple[Gate, Report]] = pytest.StashKey()
+
+
+class GateSession:
+    """Registered as a plugin while the gates are on, in the controller and in every worker."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self._assessed: dict[str, Report] = {}
+        self._unreadable: dict[str, Report] = {}
+        self._received: dict[str, Report] = {}
+        self._expected: set[str] = set()
+        self._ran: set[str] = set()
+        self._skipped: set[str] = set()
+        self._files: set[str] = set()
+        self._problem: str | None = None
+        self._notes: tuple[str, ...] = ()
+        self._baseline = self._read_baseline()
+
+    # -- assessing -----------------------------------------------------------------------------
+
+    @property
+    def options(self) -> Options:
+        """How gates run in this session."""
+        settings = self.settings
+        return Options(
+            stage=settings.stage,
+            caps=settings.caps,
+            device=settings.device,
+            executor=settings.executor,
+            cache=settings.cache,
+            cache_size=settings.cache_size,
+            baseline=self._baseline,
+            registry=settings.registry,
+            scorer=self._scorer,
+            no_code=settings.no_code,
+        )
+
+    @property
+    def _scorer(self) -> Scorer | None:
+        """The hook, where anybody implements it: a model has to be lent to it."""
+        hook = self.config.hook.pytest_mergegate_evaluate
+        return hook if hook.get_hookimpls() else None
+
+    def _read_baseline(self) -> Baseline | None:
+        if self.settings.baseline is None:
+            return None
+        try:
+            return read_baseline(self.settings.baseline, self.config.rootpath)
+        except GateError as error:
+            pytest.exit(f"mergegate: {error}", returncode=int(pytest.ExitCode.INTERRUPTED))
+
+    def report(self, gate: Gate) -> Report:
+        """The report on a gate, computed once per session and shared between workers."""
+        key = _key(gate, self.options)
+        if key not in self._assessed:
+            self._assessed[key] = shared(self.config, key, lambda: self._compute(gate))
+        return self._assessed[key]
+
+    def note_unreadable(self, nodeid: str, error: GateFileError) -> None:
+        """Keep a report of a gate file that could not be collected."""
+        self._unreadable[nodeid] = error_report(nodeid, error, self.options)
+
+    def assess_for(self, request: pytest.FixtureRequest) -> Report:
+        """The report on the pool of ``request``'s test."""
+        try:
+            gate = gate_of(request)
+        except GateFileError as error:
+            self.note_unreadable(request.node.nodeid, error)
+            _attach(request.node, self._unreadable[request.node.nodeid], None)
+            _fail(str(error))
+        report = self.report(gate)
+        request.node.stash[_ASSESSED] = (gate, report)
+        if report.status == "error":
+            _attach(request.node, report, None)
+            _fail(failure_text(report, None))
+        return report
+
+    def merged_model(self, request: pytest.FixtureRequest) -> Any:
+        """The merged model of the test's pool."""
+        from pytest_mergegate.merging.build import build_merged_model
+
+        report = self.assess_for(request)
+        gate, _ = request.node.stash[_ASSESSED]
+        merges = {merge.method: merge for merge in report.merges}
+        judged = merges.get(report.judged_method or "")
+        try:
+            return build_merged_model(gate, judged, self.settings.device)
+        except GateError as error:
+            _fail(str(error))
+
+    def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
+        """One expert of the test's pool, as a model of its own."""
+        from pytest_mergegate.merging.build import build_expert_model
+
+        self.assess_for(request)
+        gate, _ = request.node.stash[_ASSESSED]
+        try:
+            return build_expert_model(gate, name, self.settings.device)
+        except GateError as error:
+            _fail(str(error))
+
+    # -- judging -------------------------------------------------------------------------------
+
+    def require_computed(self, item: GateItem, gate: Gate) -> None:
+        """Fail, without a traceback, where the pool could not be read or computed."""
+        report = self.report(gate)
+        if report.status == "error":
+            _attach(item, report, item.expert)
+            _fail(failure_text(report, item.expert))
+
+    def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
+        """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
+        report = self.report(gate)
+        _attach(item, report, expert)
+        statuses = {v.status for v in report.verdicts if expert in (None, v.expert)}
+        if not statuses:
+            statuses = {"inconclusive"}  # no verdict is no pass
+        if statuses == {"pass"} and (expert is not None or report.status == "pass"):
+            return
+        text = failure_text(report, expert, brief=_has_items_of_its_experts(item, gate))
+        if "fail" not in statuses and self.settings.on_inconclusive == "warn":
+            item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
+            return
+        raise GateNotPassed(text)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Hold the budgets of a marked test before its body."""
+        if item.get_closest_marker("mergeable"):
+            gate, _ = item.stash.get(_ASSESSED, (None, None))
+            if gate is None:
+                # an item without fixtures (a doctest, say) has not been assessed
+                _fail("mergeable only marks test functions and methods")
+            try:
+                self.require_passed(item, gate, None)
+            except GateNotPassed as error:
+                _fail(str(error))
+        return (yield)
+
+    # -- bookkeeping: every collected gate must report, here and under xdist ---------------------
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which items are gates."""
+        self._expected |= {
+            item.nodeid
+            for item in session.items
+            if isinstance(item, GateItem) or item.get_closest_marker("mergeable")
+        }
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which gates have reported; one that the user skips has, with a reason."""
+        said = next((value for name, value in report.user_properties if name == PROPERTY), None)
+        if said is not None:
+            self._ran.add(report.nodeid)
+            data = json.loads(str(said))
+            if data["expert"] is not None:
+                self._files.add(data["gate"])
+        elif report.skipped and not hasattr(report, "wasxfail"):
+            self._skipped.add(report.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what an xdist worker found; a crashed one has sent nothing."""
+        sent = getattr(node, "workeroutput", {}).get(PROPERTY)
+        if sent is None:
+            return
+        data = json.loads(sent)
+        self._expected |= set(data["expected"])
+        for key, text in data["assessed"].items():
+            self._received[key] = Report.from_json(text)
+        for nodeid, text in data["unreadable"].items():
+            self._unreadable[nodeid] = Report.from_json(text)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Set the exit code, write the reports, and never let an unreported gate pass."""
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            output[PROPERTY] = self._worker_output()
+            return
+        if not self._only_looks:
+            session.exitstatus = self._exit_status(int(exitstatus))
+            self._hand_over(session)
+            self._write_reports(session)
+            self._update_baseline(session)
+            self._append_to_registry()
+        clean_up(self.config)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table on failure or -v, else one line per gate."""
+        if self._only_looks:
+            return
+        look = Look(
+            verbosity=self.config.get_verbosity("mergegate"),
+            color=terminalreporter.hasmarkup,
+            root=self.config.rootpath,
+            encoding=encoding_of(sys.__stdout__),
+        )
+        text = summary(self.reports, look)
+        if text:
+            terminalreporter.ensure_newline()
+            terminalreporter.section("merge gates", sep="=")
+            terminalreporter.write(text)
+        for note in self._notes:
+            terminalreporter.write_line(printable(note))
+        if self._problem:
+            terminalreporter.write_line(printable(f"mergegate: {self._problem}"), red=True)
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        """One report per gate, in a stable order."""
+        assessed = {**self._received, **self._assessed}.values()
+        found = [*assessed, *self._unreadable.values()]
+        return tuple(sorted(found, key=lambda report: report.gate))
+
+    @property
+    def _only_looks(self) -> bool:
+        """Whether pytest was asked to list something, and to run nothing."""
+        options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+        return any(self.config.getoption(option, None) for option in options)
+
+    @property
+    def _lost(self) -> list[str]:
+        """Gates that were collected and never reported: the run stopped, or a worker died."""
+        return sorted(self._expected - self._ran - self._skipped)
+
+    def _exit_status(self, status: int) -> int:
+        code = pytest.ExitCode
+        soft = (code.OK, code.TESTS_FAILED, code.NO_TESTS_COLLECTED)
+        if any(report.status == "error" for report in self.reports) and status in soft:
+            return int(pytest.ExitCode.INTERRUPTED)
+        if status != pytest.ExitCode.OK:
+            return status
+        if not self._ran:
+            self._problem = "asked to gate, but no gate ran"
+            return int(pytest.ExitCode.NO_TESTS_COLLECTED)
+        if lost := self._lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            self._problem = f"collected, but never reported: {lost[0]}{more}"
+            return int(pytest.ExitCode.TESTS_FAILED)
+        if hidden := self._deselected_failures:
+            self._problem = f"not passed, though the items selected of it did: {', '.join(hidden)}"
+            return int(pytest.ExitCode.TESTS_FAILED)
+        return status
+
+    @property
+    def _deselected_failures(self) -> list[str]:
+        """Gate files that did not pass and of which only passing items were selected."""
+        tolerated = {"pass"}
+        if self.settings.on_inconclusive == "warn":
+            tolerated.add("inconclusive")
+        reports = (report for report in self.reports if report.gate in self._files)
+        shown = Collected(reports=self.reports, root=self.config.rootpath)
+        return [shown.name(report) for report in reports if report.status not in tolerated]
+
+    def _hand_over(self, session: pytest.Session) -> None:
+        """Give every report to whoever implements the hook."""
+        for report in self.reports:
+            try:
+                self.config.hook.pytest_mergegate_report(report=report, config=self.config)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit must not set the exit code, nor lose reports
+                said = f"{type(error).__name__}: {error}"
+                self._problem = f"pytest_mergegate_report raised {said} ({report.gate})"
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write_reports(self, session: pytest.Session) -> None:
+        reports = Collected(
+            reports=self.reports, complete=not self._lost, root=self.config.rootpath
+        )
+        for target in self.settings.reports:
+            try:
+                write_report(reports, target)
+            except Unwritten as error:
+                self._problem = f"the report {error}"
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _update_baseline(self, session: pytest.Session) -> None:
+        """Keep what this run found; no verdict hangs on it."""
+        if self._baseline is None or not self.settings.update_baseline:
+            return
+        try:
+            self._notes = update_baseline(self._baseline, self.reports)
+        except GateError as error:
+            self._problem = f"the baseline was not written ({error})"
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _append_to_registry(self) -> None:
+        """Keep the losses of this run, once, whatever its workers; no verdict hangs on it."""
+        if self.settings.registry is not None:
+            said = keep_losses(self.settings.registry, self.reports)
+            self._notes = (*self._notes, *said)
+
+    def _worker_output(self) -> str:
+        return json.dumps(
+            {
+                "expected": sorted(self._expected),
+                "assessed": {k: r.to_json(None) for k, r in self._assessed.items()},
+                "unreadable": {n: r.to_json(None) for n, r in self._unreadable.items()},
+            }
+        )
+
+    def _compute(self, gate: Gate) -> Report:
+        """Run the gate, with a progress bar where the terminal is ours to write to."""
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if capture is None or not getattr(terminal, "isatty", False):
+            return run_gate(gate, self.options)
+        with capture.global_and_fixture_disabled(), progress_bar() as tell:
+            return run_gate(gate, replace(self.options, progress=tell))
+
+
+def _fail(text: str) -> NoReturn:
+    """Fail with that text alone: after the exception that it comes from, it would stand twice."""
+    raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def _key(gate: Gate, options: Options) -> str:
+    said: list[object] = [str(gate.path), str(gate.root), gate.spec.model_dump_json()]
+    said.append(gate.mergekit and dict(gate.mergekit.config))
+    said += [options.stage, sorted(options.caps.items()), options.device, pool_state(gate)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _has_items_of_its_experts(item: pytest.Item, gate: Gate) -> bool:
+    """Whether every expert of the gate has an item in this run, whose text says what failed."""
+    items = (other for other in item.session.items if isinstance(other, GateItem))
+    named = {other.expert for other in items if other.gate is gate}
+    return isinstance(item, GateItem) and named >= set(gate.spec.experts)
+
+
+def _attach(item: pytest.Item, report: Report, expert: str | None) -> None:
+    """Hang the verdicts on the item: as one JSON string for the controller, and for people."""
+    verdicts = [v.model_dump() for v in report.verdicts if expert in (None, v.expert)]
+    data = {"gate": report.gate, "expert": expert, "status": report.status, "verdicts": verdicts}
+    if all(name != PROPERTY for name, _ in item.user_properties):
+        item.user_properties.append((PROPERTY, json.dumps(data, allow_nan=False)))
+        item.user_properties.extend(properties(report, expert))

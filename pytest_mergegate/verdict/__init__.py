@@ -1,0 +1,1 @@
+"""What results mean: budgets, the judge, why an expert fails, and what would help."""

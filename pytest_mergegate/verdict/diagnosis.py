@@ -1,0 +1,175 @@
+"""Why an expert is over budget, and what would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate import metrics
+from pytest_mergegate.gate.spec import DEFAULT_MAX_DISAGREEMENT
+from pytest_mergegate.verdict.judged_values import lacking_evidence
+from pytest_mergegate.verdict.remedies import Cure, find_cures, pulls
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.judge import Judgement, Verdict
+
+_INTERFERERS = 3
+"""So many of the strongest other task vectors are tried one by one."""
+_DOUBLED = 1.4
+"""Times as far as its own task vector from which an expert is said to be doubled."""
+_DEGENERATE = {
+    "constant": "it gives one constant answer",
+    "empty": "most of its answers are empty",
+    "loop": "most of its answers repeat themselves in a loop",
+    "invalid_choice": "most of its answers are none of the task's choices",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """One expert over budget: the likely cause, its neighbours, and ways out."""
+
+    expert: str
+    cause: str | None
+    nearest: str | None
+    farthest: str | None
+    cures: tuple[Cure, ...]
+
+
+def diagnose(gate: Gate, results: Results, judgement: Judgement) -> tuple[Diagnosis, ...]:
+    """Diagnose every expert with a failed verdict; empty where the states were not read.
+
+    Where a merge was judged, causes and cures are tried out on the probes, a few of them.
+    """
+    failed = [v for v in judgement.verdicts if v.status == "fail"]
+    hidden = results.hidden
+    if not failed or hidden is None:
+        return ()
+    experts = list(dict.fromkeys(verdict.expert for verdict in failed))
+    cures = find_cures(gate, hidden, judgement, experts)
+    return tuple(
+        Diagnosis(
+            expert=expert,
+            cause=_cause(results, hidden, judgement, next(v for v in failed if v.expert == expert)),
+            nearest=_partner(hidden, expert, nearest=True),
+            farthest=_partner(hidden, expert, nearest=False),
+            cures=cures,
+        )
+        for expert in experts
+    )
+
+
+def _partner(hidden: HiddenResult, expert: str, *, nearest: bool) -> str:
+    names = hidden.states.names
+    i = names.index(expert)
+    others = [j for j in range(len(names)) if j != i]
+    pick = min if nearest else max
+    return names[pick(others, key=lambda j: float(hidden.distances[i, j]))]
+
+
+def _cause(
+    results: Results, hidden: HiddenResult, judgement: Judgement, verdict: Verdict
+) -> str | None:
+    label = verdict.method or judgement.method or next(iter(hidden.scales))
+    scales = hidden.scales[label]
+    merge = next((m for m in results.merges if m.method.label == label), None)
+    degenerate = merge.expert(verdict.expert).degenerate if merge else None
+    cause = None
+    if merge and verdict.basis == "certified":
+        lacking = lacking_evidence(verdict.limit, verdict.expert, merge, results)
+        cause = f"not enough evidence: {lacking}" if lacking else None
+    if cause is None and verdict.method is not None:
+        cause = _tried_cause(hidden, scales, verdict)
+    cause = cause or _predicted_cause(hidden, scales, verdict.expert)
+    named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
+    return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None
+
+
+def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict) -> str | None:
+    """Take the others away: if the expert still fails at its own weight, that is too small, or
+    over 1 too large."""
+    expert, weight = verdict.expert, scales[verdict.expert]
+    alone = _disagreement(hidden, expert, {expert: weight})
+    if alone is None:
+        return None
+    if alone > DEFAULT_MAX_DISAGREEMENT:
+        at_one = _disagreement(hidden, expert, {**scales, expert: 1.0}) or 0.0
+        kind, moved = ("dilution", "raised") if weight < 1 else ("overshoot", "lowered")
+        return (
+            f"{kind}: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
+            f"answers; with its weight {moved} to 1, the merge changes {at_one:.0%}"
+        )
+    pull = pulls(hidden, scales, expert)
+    strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
+    with_one = {
+        name: _disagreement(hidden, expert, {expert: weight, name: scales[name]}) or 0.0
+        for name in strongest
+    }
+    worst = max(with_one, key=lambda name: with_one[name])
+    rest = {name: scale for name, scale in scales.items() if name != worst}
+    without = _disagreement(hidden, expert, rest) or 0.0
+    left_out = f"with {worst} left out, the merge changes {without:.0%}"
+    times = _times_as_far(hidden, scales, expert)
+    if times > _DOUBLED:
+        return (
+            f"doubling: {worst} and others push the same way, so that its inputs go {times:.2g} "
+            f"times as far as its own task vector takes them; {left_out}"
+        )
+    if with_one[worst] > DEFAULT_MAX_DISAGREEMENT:
+        return (
+            f"interference with {worst}: alone at its weight of {weight:.2g} it changes "
+            f"{alone:.0%} of its answers, with {worst} {with_one[worst]:.0%}; {left_out}"
+        )
+    return (
+        f"interference of several experts: alone at its weight of {weight:.2g} it changes only "
+        f"{alone:.0%} of its answers; {left_out}"
+    )
+
+
+def _times_as_far(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> float:
+    """(G λ)_i / G_ii, where that is what moves the inputs most: how far the merge takes them the
+    way of the expert's own task vector; else 0."""
+    names, gram = hidden.states.names, hidden.grams[expert]
+    own, weights = names.index(expert), np.array([scales[name] for name in names])
+    if gram[own, own] <= 0:
+        return 0.0
+    times = float(gram[own] @ weights / gram[own, own])
+    total = metrics.own_input_distortion(gram, weights, own).total
+    overshoot = (times - 1) ** 2 * float(gram[own, own])
+    return times if overshoot > total / 2 else 0.0
+
+
+def _disagreement(hidden: HiddenResult, expert: str, scales: Mapping[str, float]) -> float | None:
+    if hidden.what_if is None:
+        return None
+    agreement = hidden.what_if.trial(scales)[expert]
+    return None if agreement is None else agreement.rate
+
+
+def _predicted_cause(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> str | None:
+    """The larger part of the distortion predicted from the shifts of the states (THEORY 5)."""
+    names = hidden.states.names
+    weights = np.array([scales[name] for name in names])
+    parts = metrics.own_input_distortion(hidden.grams[expert], weights, names.index(expert))
+    total = parts.dilution + parts.interference
+    if total <= 0:
+        return None
+    share = parts.dilution / total
+    if parts.dilution >= parts.interference:
+        return (
+            f"dilution: it keeps {scales[expert]:.2g} of its own task vector "
+            f"({share:.0%} of the predicted distortion)"
+        )
+    pull = pulls(hidden, scales, expert)
+    most = max(pull, key=lambda name: pull[name])
+    return (
+        f"interference: the other task vectors move its inputs, {most} the most "
+        f"({1 - share:.0%} of the predicted distortion)"
+    )

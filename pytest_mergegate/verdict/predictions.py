@@ -1,0 +1,191 @@
+"""Losses that were not measured, by source: the certificate, past merges, the paper's rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from pytest_mergegate import metrics
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.verdict.judged_values import certified_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_mergegate.history.calibration.fit import Calibration
+    from pytest_mergegate.history.past import Past
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.stages.results import Results
+
+Source = Literal["certificate", "registry", "beds", "paper"]
+_SCORES = ("disagreement", "surrogate", "states")
+"""What a calibration reads, best first: of the merge, of its factored sum, of mixed states."""
+_READ = {
+    "disagreement": "the disagreement of the merge",
+    "surrogate": "the disagreement of the factored sum",
+    "states": "the disagreement of mixed states",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The loss of one expert under one method."""
+
+    expert: str
+    method: str | None
+    loss: Value
+    """Percent, negative where the merge is worse; of a certificate the bound, whose interval is
+    open above."""
+    source: Source
+    confidence: float
+    """Of the interval; one-sided for a certificate."""
+    score: str | None = None
+    """What it was read from."""
+    merges: int = 0
+    """Recorded merges that it rests on."""
+    enough: bool = False
+    """Whether a verdict may pass on it: by the team's own merges of this base, metric and reading,
+    and by a score on as many inputs as theirs. One on fewer says less than their losses show."""
+    other: bool = False
+    """Whether the merges are of another base, metric or reading, their losses may be of the inputs
+    that were compared, or they are too few for as many methods as may be chosen: these leave a
+    verdict open at most."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether a verdict may rest on it: the certificate is a bound, and has a rule of its own;
+        the paper's rows are too few and too far away."""
+        return self.source in {"registry", "beds"}
+
+    @property
+    def detail(self) -> str:
+        """Where it comes from, in words."""
+        whose = "recorded merges" if self.source == "registry" else "merges of the shipped beds"
+        return f"predicted from {_READ[self.score or 'disagreement']} by {self.merges} {whose}"
+
+    @property
+    def short(self) -> str:
+        """Why nothing passes on it, where its interval would."""
+        if self.source == "beds":
+            return "which are not this team's models, so that nothing passes on them"
+        if self.other:
+            return (
+                "which are of another base, metric or reading, not known to have been scored on "
+                "inputs of their own, or too few for so many methods, so that they decide nothing"
+            )
+        return "whose scores are on more inputs than were compared here"
+
+
+def predict(results: Results, past: Past) -> tuple[Prediction, ...]:
+    """Every source's word on every expert under every method, the best source first."""
+    base = results.pool.base.fingerprint
+    spec = results.pool.spec
+    own = {
+        name: past.like(base, expert.metric, spec.reading_of(name), spec.prediction_level)
+        for name, expert in spec.experts.items()
+    }
+    found: list[Prediction] = []
+    for method in _methods(results):
+        for expert in results.pool.experts:
+            found += _certificate(results, method, expert.name)
+            scores = dict(_scores(results, method, expert.name))
+            like = own[expert.name]
+            told = tuple(_calibrated(expert, method, scores, like.calibrations, "registry"))
+            found += [replace(p, enough=scores[p.score or ""].inputs >= like.inputs) for p in told]
+            if not told:
+                others = _calibrated(expert, method, scores, past.calibrations, "registry")
+                found += [replace(p, other=True) for p in others]
+            found += _calibrated(expert, method, scores, past.shipped, "beds")
+            found += _paper(results, method, expert.name)
+    return tuple(found)
+
+
+def _methods(results: Results) -> tuple[str, ...]:
+    merged = [merge.method.label for merge in results.merges]
+    summed = [surrogate.method for surrogate in results.surrogates]
+    mixed = list(results.hidden.scales) if results.hidden is not None else []
+    return tuple(dict.fromkeys([*merged, *summed, *mixed]))
+
+
+def _certificate(results: Results, method: str, expert: str) -> Iterator[Prediction]:
+    merge = results.merge(method)
+    if merge is None:
+        return
+    bound = certified_loss(results, merge, expert)
+    if bound.number is not None:
+        bound = Value(number=bound.number, interval=(bound.number, float("inf")))
+    yield Prediction(
+        expert=expert,
+        method=method,
+        loss=bound,
+        source="certificate",
+        confidence=results.pool.spec.level,
+        score="disagreement",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Score:
+    """A share of an expert's own inputs that is answered otherwise, and of how many."""
+
+    value: float
+    inputs: int
+
+
+def _scores(results: Results, method: str, expert: str) -> Iterator[tuple[str, _Score]]:
+    merge, surrogate = results.merge(method), results.surrogate(method)
+    compared = {
+        "disagreement": merge.expert(expert) if merge else None,
+        "surrogate": surrogate.expert(expert) if surrogate else None,
+    }
+    for score, found in compared.items():
+        if found is not None and found.disagreement.number is not None:
+            # an answer that was cut may still go on to differ, as the certificate has it
+            rate = min(1.0, found.disagreement.number + found.cut / found.inputs)
+            yield score, _Score(value=rate, inputs=found.inputs)
+    for forecast in results.hidden.forecasts if results.hidden is not None else ():
+        mixed = (forecast.method, forecast.expert, forecast.kind) == (method, expert, "states")
+        if mixed and forecast.disagreement.number is not None:
+            yield "states", _Score(value=forecast.disagreement.number, inputs=forecast.inputs)
+
+
+def _calibrated(
+    expert: Expert,
+    method: str,
+    scores: Mapping[str, _Score],
+    calibrations: Mapping[str, Calibration],
+    source: Source,
+) -> Iterator[Prediction]:
+    """By the best score that there is a calibration for; none where there is no such."""
+    score = next((name for name in _SCORES if name in scores and name in calibrations), None)
+    if score is None:
+        return
+    calibration = calibrations[score]
+    told = calibration.predict(method, expert.fingerprint, scores[score].value)
+    yield Prediction(
+        expert=expert.name,
+        method=method,
+        loss=Value(number=told.loss, interval=(told.low, told.high)),
+        source=source,
+        confidence=calibration.confidence,
+        score=score,
+        merges=told.merges,
+    )
+
+
+def _paper(results: Results, method: str, expert: str) -> Iterator[Prediction]:
+    """What the paper's 32 rows say of an MDS: a reference, and no more."""
+    if results.hidden is None:
+        return
+    mds = results.hidden.experts[expert].mds.number
+    if mds is None:
+        return
+    try:
+        told = metrics.paper_loss_model(mds)
+    except metrics.Undefined as undefined:
+        loss = Value.missing(undefined.reason)
+    else:
+        loss = Value(number=told.loss, interval=(told.low, told.high))
+    yield Prediction(
+        expert=expert, method=method, loss=loss, source="paper", confidence=0.90, score="mds"
+    )

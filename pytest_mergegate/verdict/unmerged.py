@@ -1,0 +1,70 @@
+"""What base and experts do by themselves: the scores that losses are relative to, and passes that
+say nothing of a merge (THEORY 9)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate import metrics
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.wording import number_text
+
+if TYPE_CHECKING:
+    from pytest_mergegate.stages.results import Results
+
+_ROUNDING = 1e-9
+"""Round-off must not tell the base from the limit."""
+
+
+def known_score(results: Results, expert: str) -> float:
+    """The expert's score to which a certificate is relative: measured, given, or 1."""
+    measured = results.scores.get(expert) if results.scores is not None else None
+    if measured is not None and measured.of_outputs:
+        return float(measured.expert.mean())
+    return results.pool.spec.experts[expert].score or 1.0
+
+
+def too_weak(expert: str, results: Results) -> str:
+    """What to say of an expert that is not known to reach its own ``min_score``."""
+    spec = results.pool.spec.experts[expert]
+    if spec.min_score is None:
+        return ""
+    measured = results.scores.get(expert) if results.scores is not None else None
+    score = spec.score if measured is None else float(measured.expert.mean())
+    if score is not None and score >= spec.min_score:
+        return ""
+    own = "is not known" if score is None else f"is {number_text(score)}"
+    return f"its own score {own}, and min_score asks for {number_text(spec.min_score)}"
+
+
+def base_loss(expert: str, results: Results) -> Value:
+    """The loss in percent, positive when worse, of the base with nothing merged: measured, or
+    every answer that differs counted as lost."""
+    measured = results.scores.get(expert) if results.scores is not None else None
+    if measured is not None:
+        base, own = float(measured.base.sum()), float(measured.expert.sum())
+        return Value.computed(lambda: -metrics.merging_loss(base, own))
+    if results.base is None:
+        return Value.missing("base_not_compared")
+    share = results.base[expert].disagreement / known_score(results, expert)
+    return Value(number=100 * min(1.0, share))
+
+
+def why_vacuous(base: Value, limit: float, what: str) -> str:
+    """What to say where the base, with nothing merged, would pass too (THEORY 9)."""
+    if base.number is None:
+        why = (base.reason or "unknown").replace("_", " ")
+        return f"whether the base by itself would pass is not known ({why})"
+    if not base.number <= limit + _ROUNDING:
+        return ""
+    return (
+        f"the base by itself has a {what} of {number_text(base.number)}, within the limit too: "
+        "a pass would say nothing of the merge"
+    )
+
+
+def base_disagreement(expert: str, results: Results) -> Value:
+    """Share of its own inputs that the base answers differently from the expert."""
+    if results.base is None:
+        return Value.missing("base_not_compared")
+    return Value(number=results.base[expert].disagreement)

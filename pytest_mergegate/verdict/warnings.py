@@ -1,0 +1,128 @@
+"""Warnings about verdicts that stand on weak ground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.verdict.evidence import inputs_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.judge import Judgement
+
+_ROUNDING = 0.01
+"""What storing in bfloat16 makes of equal task vectors."""
+
+
+def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator[Finding]:
+    """What a reader of the judged verdicts should know; one finding per expert and kind."""
+    yield from _copies(results)
+    yield from _sampled(results, judgement)
+    yield from _predicted(results, judgement)
+    judged = {v.method for v in judgement.verdicts if v.method is not None}
+    seen: set[tuple[str, str]] = set()
+    compared = [(merge.method.label, merge.experts) for merge in results.merges]
+    compared = compared or [(s.method, s.experts) for s in results.surrogates]
+    for label, experts in compared:
+        if label not in judged:
+            continue
+        for expert in experts:
+            for finding in (_cut(gate, expert), _few(gate, expert)):
+                if finding is not None and (finding.code, expert.name) not in seen:
+                    seen.add((finding.code, expert.name))
+                    yield finding
+
+
+def _copies(results: Results) -> Iterator[Finding]:
+    """What MG106 tells of files, told of numbers: other factors or another precision hide it."""
+    for pair in results.conflict.pairs if results.conflict else ():
+        found = pair.magnitude_change_ratio
+        ratio = found.interval[1] if found.interval else found.number
+        if ratio is not None and ratio <= _ROUNDING:
+            yield Finding(
+                code="MG106",
+                severity="warning",
+                expert=pair.b,
+                message=f"changes the base as expert {pair.a!r} does, but for rounding (their "
+                f"magnitude change ratio is {number_text(ratio)}); a merge counts it twice",
+                fix="remove one of the two, or correct the path that was copied",
+            )
+
+
+def _sampled(results: Results, judgement: Judgement) -> Iterator[Finding]:
+    for verdict in judgement.verdicts:
+        if verdict.basis != "sampled" or verdict.status != "pass" or results.conflict is None:
+            continue
+        ratio = verdict.budget.removeprefix("max_")
+        pairs = (p for p in results.conflict.pairs if verdict.expert in (p.a, p.b))
+        intervals = [getattr(pair, ratio).interval for pair in pairs]
+        highest = max(interval[1] for interval in intervals if interval is not None)
+        if not highest <= verdict.limit:
+            yield Finding(
+                code="MG304",
+                severity="warning",
+                expert=verdict.expert,
+                message=f"{verdict.message}: on a sample of the rows; the exact ratio may be "
+                f"{number_text(highest)}",
+                fix="write conflict: exact, or hold the bound to the limit with judge: bound",
+            )
+
+
+def _predicted(results: Results, judgement: Judgement) -> Iterator[Finding]:
+    """A pass under a method that was not merged, one finding for the gate."""
+    passed = {
+        v.method
+        for v in judgement.verdicts
+        if v.basis == "predicted" and v.status == "pass" and results.merge(v.method) is None
+    }
+    if not passed:
+        return
+    sums = (results.surrogate(method) for method in passed)
+    exact = all(found is not None and found.exact for found in sums)
+    yield Finding(
+        code="MG305",
+        severity="note" if exact else "warning",
+        message="what passed was predicted, not measured: no merge was made; "
+        + (
+            "the factored sum that was run is this method's merge"
+            if exact
+            else "the factored sum that was run is only near to this method's merge"
+        ),
+        fix="" if exact else "let the gate go to stage merge before the merge ships",
+    )
+
+
+def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:
+    if not expert.cut:
+        return None
+    return Finding(
+        code="MG302",
+        severity="warning",
+        expert=expert.name,
+        message=f"{expert.cut} of {expert.inputs} answers were cut at "
+        f"{gate.spec.probes.max_answer_tokens} tokens; beyond that nothing was compared",
+        fix="raise probes.max_answer_tokens",
+    )
+
+
+def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
+    limit = gate.spec.effective_budget.limits.get("max_disagreement")
+    point = expert.disagreement.number
+    if limit is None or point is None or not point <= limit < expert.disagreement_upper:
+        return None
+    lacking = inputs_text(expert, limit, gate.spec.level)
+    return Finding(
+        code="MG303",
+        severity="warning",
+        expert=expert.name,
+        message=f"the disagreement of {number_text(point)} is within {number_text(limit)}, but on "
+        f"{expert.inputs} inputs it may be {number_text(expert.disagreement_upper)}"
+        + (f"; to bound it by the limit, {lacking}" if lacking else ""),
+        fix="add examples, or hold the bound to the limit with judge: bound",
+    )

@@ -1,0 +1,78 @@
+"""Figure 1."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from unit.history.registry.making import made
+
+from pytest_mergegate.history.study.figure import figure_html, figure_text, grids_of
+from pytest_mergegate.history.study.points import points_of
+
+from .making import drawn_bed
+
+
+def test_similarity_is_1_for_the_pair_most_alike() -> None:
+    bed = drawn_bed("drawn")
+    grids = grids_of("drawn", points_of(bed.name, bed.lines))
+    assert [grid.title for grid in grids[:2]] == ["drawn: hidden similarity", "drawn: loss, linear"]
+    assert len(grids) == 5
+    similar = grids[0].values[np.triu_indices(8, 1)]
+    assert (similar.min(), similar.max()) == (0, 1)
+    assert grids[1].values[np.triu_indices(8, 1)].min() >= -100
+
+
+def test_sixty_experts_are_drawn_as_far_as_there_is_room() -> None:
+    names = [chr(0x4E00 + k) for k in range(60)]
+    lines = []
+    for a, b in combinations(range(60), 2):
+        scores = {names[k]: {"mean_distance": (a + b) / 120} for k in (a, b)}
+        lines.append(made(names[a] + names[b], scores=scores))
+    grids = grids_of("bed", points_of("bed", lines))
+    shown = figure_text(grids, 70).splitlines()
+    assert "10 experts found no room" in shown[2]
+    assert max(map(len, shown)) <= 70
+    assert len(figure_text(grids, 200).splitlines()) == 2 + 2 * 61
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_characters(width: int) -> None:
+    bed = drawn_bed("drawn", letters="abcdefghijkl")
+    shown = figure_text(grids_of("drawn", points_of(bed.name, bed.lines)), width)
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "█" in shown
+    assert len(lines) == (2 + 12 if width >= 76 else 2 + 2 * 13)
+
+
+def test_too_few_pairs_have_a_word() -> None:
+    assert "takes three experts" in figure_text(grids_of("bed", points_of("bed", [made("ab")])), 80)
+    assert "No pairs" in figure_html({"bed": []})
+
+
+def test_pairs_that_were_not_merged_are_unknown() -> None:
+    scores = {name: {"mean_distance": k / 9} for k, name in enumerate("abcd")}
+    lines = [made(pair, scores=scores) for pair in ("ab", "bc", "cd")]
+    grids = grids_of("bed", points_of("bed", lines))
+    assert "??" in figure_text(grids, 80)
+    assert "nan" not in figure_html({"bed": grids})
+
+
+def test_hostile_names_stay_names() -> None:
+    names = ("<script>alert(1)</script>", "a|b\n%", "c&d")
+    lines = []
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        line = made("xy", scores={n: {"mean_distance": (a + b) / 3} for n in "xy"})
+        experts = [
+            expert.model_copy(update={"name": names[k], "fingerprint": str(k)})
+            for expert, k in zip(line.experts, (a, b), strict=True)
+        ]
+        lines.append(line.model_copy(update={"experts": tuple(experts)}))
+    grids = grids_of("<b>bed</b>", points_of("bed", lines))
+    page = figure_html({"bed": grids})
+    assert "<script" not in page
+    assert "<b>bed" not in page
+    assert "&lt;script&gt;" in page
+    assert figure_text(grids, 80).count("\n") == 2 + 3

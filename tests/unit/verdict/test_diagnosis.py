@@ -1,0 +1,200 @@
+"""The likely cause and the ways out, on Gram matrices and distances made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.report import build
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
+from pytest_mergegate.verdict.judge import Judgement, Verdict
+from pytest_mergegate.verdict.remedies import Cure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+NAMES = ("a", "b", "c", "d")
+
+
+def verdict(expert: str, status: Any, budget: str = "max_disagreement") -> Verdict:
+    """One verdict under ``merge``."""
+    return Verdict(
+        budget=budget,
+        limit=0.3,
+        value=Value(number=0.5),
+        expert=expert,
+        method=None if budget == "max_mds" else "merge",
+        status=status,
+        basis="merged",
+        message="",
+    )
+
+
+def run(
+    root: Path,
+    *verdicts: Verdict,
+    gram: Any = None,
+    scale: float = 0.25,
+    distances: Any = None,
+    degenerate: str | None = None,
+    what_if: Any = None,
+    expert: Mapping[str, Any] | None = None,
+    **gate_settings: Any,
+) -> tuple[Diagnosis, ...]:
+    """Diagnose a pool of four with these numbers."""
+    gate: Gate = gate_from(
+        {"base": "base", "experts": {n: f"x/{n}" for n in NAMES}, **gate_settings}, root=root
+    )
+    hidden = SimpleNamespace(
+        states=SimpleNamespace(names=NAMES),
+        scales={"merge": dict.fromkeys(NAMES, scale)},
+        grams=dict.fromkeys(NAMES, np.eye(4) if gram is None else np.array(gram, dtype=float)),
+        distances=np.ones((4, 4)) - np.eye(4) if distances is None else np.array(distances),
+        bounds=SimpleNamespace(
+            weights=dict.fromkeys(NAMES, 0.25), minimax_weights=dict.fromkeys(NAMES, 0.25)
+        ),
+        what_if=what_if,
+    )
+    compared = SimpleNamespace(degenerate=degenerate, inputs=12, **(expert or {}))
+    merge = SimpleNamespace(method=SimpleNamespace(label="merge"), expert=lambda name: compared)
+    results = Results(
+        pool=SimpleNamespace(names=NAMES, spec=gate.spec),  # type: ignore[arg-type]
+        hidden=hidden,  # type: ignore[arg-type]
+        merges=(merge,),  # type: ignore[arg-type]
+    )
+    return diagnose(gate, results, Judgement(verdicts=verdicts, status="fail", method="merge"))
+
+
+def test_nothing_failed(tmp_path: Path) -> None:
+    assert run(tmp_path, verdict("a", "pass"), verdict("b", "inconclusive")) == ()
+
+
+def test_own_weight_too_small(tmp_path: Path) -> None:
+    """(1 − ¼)²·1 of dilution against 3·(¼)²·1 of interference."""
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"))
+    assert diagnosis.cause is not None
+    assert diagnosis.cause.startswith("dilution: it keeps 0.25 of its own task vector")
+    assert "75%" in diagnosis.cause
+
+
+def test_others_pull_too_much(tmp_path: Path) -> None:
+    """At full weight nothing is diluted; c moves these inputs the most."""
+    gram = np.diag([1, 0.1, 5, 0.2])
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"), gram=gram, scale=1.0)
+    assert diagnosis.cause is not None
+    assert diagnosis.cause.startswith("interference: the other task vectors")
+    assert "c the most (100%" in diagnosis.cause
+
+
+@pytest.mark.parametrize(
+    ("scale", "says"),
+    [
+        (
+            0.25,
+            "dilution: alone at its weight of 0.25 it already changes 80% of its answers; with "
+            "its weight raised to 1, the merge changes 10%",
+        ),
+        (
+            1.3,
+            "overshoot: alone at its weight of 1.3 it already changes 80% of its answers; with "
+            "its weight lowered to 1, the merge changes 10%",
+        ),
+    ],
+)
+def test_a_weight_is_moved_to_one_from_where_it_is(tmp_path: Path, scale: float, says: str) -> None:
+    def trial(scales: Mapping[str, float]) -> Any:
+        return {n: SimpleNamespace(rate=0.1 if s == 1 else 0.8) for n, s in scales.items()}
+
+    tried = SimpleNamespace(trial=trial)
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"), scale=scale, what_if=tried)
+    assert diagnosis.cause == f"{says} (under merge)"
+
+
+def test_degenerate_output_is_named_first(tmp_path: Path) -> None:
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"), degenerate="loop")
+    assert (diagnosis.cause or "").startswith("degenerate output: most of its answers repeat")
+
+
+def test_partners(tmp_path: Path) -> None:
+    distances = [[0, 2, 1, 3], [2, 0, 1, 1], [1, 1, 0, 1], [3, 1, 1, 0]]
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"), distances=distances)
+    assert (diagnosis.nearest, diagnosis.farthest) == ("c", "d")
+
+
+def test_one_diagnosis_per_expert(tmp_path: Path) -> None:
+    found = run(
+        tmp_path, verdict("b", "fail"), verdict("b", "fail", "max_loss"), verdict("a", "fail")
+    )
+    assert [diagnosis.expert for diagnosis in found] == ["b", "a"]
+
+
+@pytest.mark.parametrize(("limit", "helps"), [(4.0, True), (3.9, False)])
+def test_leaving_one_out_helps_the_others(tmp_path: Path, limit: float, helps: bool) -> None:
+    """Without d the similarities are ab 1, ac ½ and bc 0: c has a mean of ¼, so an MDS of 4."""
+    distances = [[0, 1, 1.25, 9], [1, 0, 1.5, 9], [1.25, 1.5, 0, 8], [9, 9, 8, 0]]
+    (diagnosis,) = run(
+        tmp_path,
+        verdict("d", "fail", "max_mds"),
+        distances=distances,
+        budget={"max_mds": limit},
+    )
+    assert [cure.drop for cure in diagnosis.cures] == ([("d",)] if helps else [])
+
+
+@pytest.mark.parametrize(("select", "offered"), [("all", True), ("any", False)])
+def test_methods_that_pass_are_offered_where_all_must(
+    tmp_path: Path, select: str, offered: bool
+) -> None:
+    (diagnosis,) = run(
+        tmp_path,
+        verdict("a", "fail", "max_mds"),
+        verdict("a", "pass"),
+        merge={"select": select},
+    )
+    texts = [cure.text for cure in diagnosis.cures]
+    assert ("merge with merge, which passes" in texts) is offered
+
+
+def test_finding_keeps_the_ways_out_apart() -> None:
+    found = Diagnosis(
+        expert="a", cause=None, nearest="b", farthest="c", cures=(Cure(text="x"), Cure(text="y"))
+    )
+    diagnosis = build.diagnosis(found)
+    finding = build.diagnosis_finding(diagnosis)
+    assert finding.message == "nearest partner b, farthest c (hidden-state distance)"
+    assert finding.fix == "x; or y"
+    assert diagnosis.lines[1:] == ("try: x", "try: y")
+
+
+def certified(tmp_path: Path, rate: float, cut: int, score: float | None = None) -> str:
+    """The cause where a certified loss is over 10 %, on twelve inputs."""
+    failed = replace(verdict("a", "fail", "max_loss"), limit=10.0, basis="certified")
+    expert = {"disagreement": Value(number=rate), "disagreement_upper": 0.9, "cut": cut}
+    experts = {n: {"path": f"x/{n}"} for n in NAMES} | {"a": {"path": "x/a", "score": score}}
+    (diagnosis,) = run(tmp_path, failed, expert=expert, experts=experts)
+    return diagnosis.cause or ""
+
+
+@pytest.mark.parametrize(("cut", "says"), [(0, "it takes 29 inputs"), (5, "max_answer_tokens")])
+def test_certificate_that_fails_for_want_of_evidence(tmp_path: Path, cut: int, says: str) -> None:
+    """No input differs, so neither dilution nor interference is to blame."""
+    cause = certified(tmp_path, 0.0, cut)
+    assert cause.startswith("not enough evidence: ")
+    assert says in cause
+
+
+def test_certificate_of_an_expert_that_scores_less(tmp_path: Path) -> None:
+    """10 % of a score of one half is 5 % of the inputs."""
+    assert "it takes 59 inputs" in certified(tmp_path, 0.0, 0, score=0.5)
+
+
+def test_certificate_that_fails_on_real_differences(tmp_path: Path) -> None:
+    assert "dilution" in certified(tmp_path, 0.5, 0)
