@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from schema_tables import attribute_docstrings, json_default, json_type, one_line, table
 
-from pytest_mergegate.cli import main as cli
+from pytest_mergegate import cli
 from pytest_mergegate.cli.exits import Exit
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import schema
@@ -106,7 +106,7 @@ def options() -> str:
 def commands() -> str:
     """The subcommands of ``mergegate``."""
     parsers = Parser(prog="mergegate").add_subparsers(parser_class=Parser)
-    for command in cli._COMMANDS:
+    for command in cli.subcommands():
         command.add_to(parsers)
     about = {choice.dest: choice.help or "" for choice in parsers._choices_actions}
     parts = [

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
 _COMMANDS = ("check", "init", "plan", "calibrate", "study", "report", "github", "cache", "schema")
-"""One module each, in the order in which ``--help`` lists them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         gc.freeze()  # or the interpreter looks for garbage in all of torch, a second long, to end
     return code
+
+
+def subcommands() -> Iterator[ModuleType]:
+    """The modules of the subcommands, in the order in which ``--help`` lists them."""
+    return (import_module(f"{__name__}.{name}") for name in _COMMANDS)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -33,8 +38,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     parser = Parser(prog="mergegate", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for command in _COMMANDS:
-        import_module(f"pytest_mergegate.cli.{command}").add_to(commands)
+    for command in subcommands():
+        command.add_to(commands)
     chosen = parser.parse_args(arguments)
     try:
         code = int(chosen.run(chosen))
