@@ -100,7 +100,7 @@ def test_the_registry_is_on_by_default(
 def test_the_attributes_of_the_registry(
     repository: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    monkeypatch.setattr("pytest_mergegate.history.registry.appending._is_for_git", lambda _: True)
+    monkeypatch.setattr("pytest_mergegate.history.registry.appending._is_unsettled", lambda _: True)
     (repository / ".gitattributes").symlink_to(target)
     with pytest.raises(GateError, match=r"this was not \(.gitattributes is a symlink") as caught:
         append_lines(repository / "mergegate.registry.jsonl", [made("ab")])
