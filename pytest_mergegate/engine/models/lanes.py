@@ -43,7 +43,6 @@ def one_core_each() -> Iterator[ThreadPoolExecutor]:
             yield threads
     finally:
         torch.set_num_threads(cores)  # what threads to come start with was changed as well
-        give_back_freed()  # every thread frees into an arena of its own
 
 
 def in_lanes(function: Callable[[T], R], items: Sequence[T], *, alone: bool = False) -> list[R]:

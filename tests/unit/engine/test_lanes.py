@@ -246,24 +246,6 @@ class TestPlaces:
         weights.fill({"a": place}, lambda _: None)
         assert torch.equal(place, torch.full((2,), 1 / 3).bfloat16())
 
-    def test_room_is_one_piece(self) -> None:
-        likes = [
-            torch.empty(3, 5, dtype=torch.bfloat16),
-            torch.empty((), dtype=torch.float32),
-            torch.empty(7, dtype=torch.float16),
-            torch.empty(0, 4, dtype=torch.float64),
-            torch.empty(128, 2, dtype=torch.bfloat16),
-        ]
-        like = {str(k): tensor for k, tensor in enumerate(likes)}
-        places = room_for(like)
-        for name, place in places.items():
-            assert (place.shape, place.dtype) == (like[name].shape, like[name].dtype)
-            assert place.data_ptr() % 64 == 0 or not place.numel()
-            place.fill_(int(name) + 1)
-        assert len({place.untyped_storage().data_ptr() for place in places.values()}) == 1
-        for name, place in places.items():
-            assert bool((place == int(name) + 1).all())
-
 
 @pytest.mark.parametrize("shape", [(), (6,), (13, 7), (3, 4, 5)], ids=str)
 def test_rows_are_those_of_the_whole(shape: tuple[int, ...], seed: int) -> None:
