@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from pytest_mergegate.engine.models.batches import batches
-from pytest_mergegate.engine.models.mapped_pages import give_back_freed
 from pytest_mergegate.pool.threads import workers
 
 if TYPE_CHECKING:

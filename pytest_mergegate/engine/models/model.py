@@ -15,7 +15,7 @@ from pytest_mergegate.engine.models.batches import batch_tokens, pad
 from pytest_mergegate.engine.models.lanes import Lanes
 from pytest_mergegate.engine.models.limits import positions_read
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, parameter_names
-from pytest_mergegate.engine.models.mapped_pages import MappedPages, give_back_freed, room_for
+from pytest_mergegate.engine.models.mapped_pages import MappedPages
 from pytest_mergegate.engine.models.readings import expert_loaded
 from pytest_mergegate.engine.models.streaming import load_streamed
 from pytest_mergegate.engine.weights.mixing import LazyWeights

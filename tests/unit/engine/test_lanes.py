@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.engine.models import lanes as engine_lanes
 from pytest_mergegate.engine.models.lanes import in_lanes
-from pytest_mergegate.engine.models.mapped_pages import room_for
 from pytest_mergegate.engine.weights import mixing
 from pytest_mergegate.engine.weights.computed import ComputedDeltas
 from pytest_mergegate.engine.weights.mixing import LazyWeights, Rows
