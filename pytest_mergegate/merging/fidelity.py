@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.merging.in_place import by_mergekit, experts_rows, merge_stack
-from pytest_mergegate.merging.method import is_sum, linear_scales
-from pytest_mergegate.merging.ties import is_ties
+from pytest_mergegate.merging.in_place import (
+    by_mergekit,
+    drawn,
+    experts_rows,
+    merge_stack,
+    own_arithmetic,
+)
+from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -27,10 +31,6 @@ _ROUNDING = 4 * torch.finfo(torch.float32).eps
 _PARAMETERS = 4
 _NUMBERS = 1 << 14
 """Of each parameter that is looked at, about."""
-_TAKES_TWO = frozenset(("slerp", "nuslerp", "model_stock"))
-"""Methods that merge no fewer than two experts: two copies of one, in their case."""
-_TRIMMING = ("density", "lambda", "select_topk")
-"""Parameters that are 1 unless something is left out or scaled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,14 @@ class _Check:
 def check_fidelity(method: Method, engine: Engine) -> float:
     """The largest relative error of what ``method`` has to satisfy whatever the experts are.
 
-    On some rows of a few parameters: one expert by itself stays as it is (identity), experts
-    that change nothing leave the base (no-op), a sum of task vectors is their sum (additivity),
-    and what we compute ourselves is what mergekit computes. Raises GateError for a merge that is
-    broken.
+    On some rows of a few parameters, the identities that the table says: one expert by itself
+    stays as it is (identity), experts that change nothing leave the base (no-op), a sum of task
+    vectors is their sum, and what we compute ourselves is what mergekit computes. Raises GateError
+    for a merge that is broken.
     """
-    parameters = engine.vectors.parameters()
-    # drawn, not every n-th: that would be the same module of every layer
-    drawn = random.Random(0).sample(parameters, min(_PARAMETERS, len(parameters)))
     found = [
         _error(method, check, parameter)
-        for parameter in drawn
+        for parameter in drawn(engine.vectors.parameters(), _PARAMETERS)
         for check in _checks(method, engine, parameter)
     ]
     return max(found, default=0.0)
@@ -87,32 +84,56 @@ def _checks(method: Method, engine: Engine, parameter: str) -> Iterator[_Check]:
         for name, rows in experts_rows(method, engine, parameter).items()
     }
     changed = max(experts.values(), key=lambda own: float((own - base).abs().sum()))
-    size = changed - base
-    copies = [f"copy {k}" for k in range(2 if method.name in _TAKES_TWO else 1)]
-    plain = _untrimmed(method, copies)
-    for what, own in (("identity", changed), ("no-op", base)):
-        merged = merge_stack(plain, base, dict.fromkeys(copies, own), parameter)
-        yield _Check(what=what, merged=merged, expected=own, base=base, size=size)
-    scales = linear_scales(method)
-    if scales is not None and is_sum(method):
-        mixed = _part(engine.mixed_weights(scales)[parameter].cpu())
-        total = base.double()
-        for name, own in experts.items():
-            total = total + scales[name] * (own.double() - base.double())
-        yield _Check(what="sum", merged=mixed, expected=total, base=base, size=size)
-        theirs = by_mergekit(method, base, experts, parameter)
-        yield _Check(what="sum (mergekit's)", merged=mixed, expected=theirs, base=base, size=size)
-    elif is_ties(method):
-        yield _ties_check(method, base, list(experts), parameter)
+    for identity in method.traits.identities:
+        match identity:
+            case "identity":
+                yield _alone(method, identity, changed, base, changed - base, parameter)
+            case "no-op":
+                yield _alone(method, identity, base, base, changed - base, parameter)
+            case "sum" if scales := linear_scales(method):
+                mixed = _part(engine.mixed_weights(scales)[parameter].cpu())
+                yield from _sums(method, mixed, scales, base, experts, changed - base, parameter)
+            case "election" if own_arithmetic(method):
+                yield _election(method, base, list(experts), parameter)
 
 
-def _ties_check(method: Method, base: Tensor, names: list[str], parameter: str) -> _Check:
+def _alone(
+    method: Method, what: str, own: Tensor, base: Tensor, size: Tensor, parameter: str
+) -> _Check:
+    """As many copies of one expert as the method merges, with nothing left out of them."""
+    traits = method.traits
+    copies = [f"copy {k}" for k in range(traits.fewest)]
+    parameters = {n: 1.0 if n in traits.whole_at_one else v for n, v in method.parameters.items()}
+    weights = dict.fromkeys(copies, 1 / len(copies))
+    untrimmed = replace(method, parameters=parameters, weights=weights)
+    merged = merge_stack(untrimmed, base, dict.fromkeys(copies, own), parameter)
+    return _Check(what=what, merged=merged, expected=own, base=base, size=size)
+
+
+def _sums(
+    method: Method,
+    mixed: Tensor,
+    scales: Mapping[str, float],
+    base: Tensor,
+    experts: Mapping[str, Tensor],
+    size: Tensor,
+    parameter: str,
+) -> Iterator[_Check]:
+    total = base.double()
+    for name, own in experts.items():
+        total = total + scales[name] * (own.double() - base.double())
+    theirs = by_mergekit(method, base, experts, parameter)
+    for what, expected in (("sum", total), ("sum (mergekit's)", theirs)):
+        yield _Check(what=what, merged=mixed, expected=expected, base=base, size=size)
+
+
+def _election(method: Method, base: Tensor, names: Sequence[str], parameter: str) -> _Check:
     """On numbers drawn at random: which of several equal ones is trimmed is anyone's choice."""
     generator = torch.Generator().manual_seed(0)
     nothing = torch.zeros_like(base)
-    drawn = {name: torch.randn(base.shape, generator=generator) for name in names}
-    ours = merge_stack(method, nothing, drawn, parameter)
-    theirs = by_mergekit(method, nothing, drawn, parameter)
+    experts = {name: torch.randn(base.shape, generator=generator) for name in names}
+    ours = merge_stack(method, nothing, experts, parameter)
+    theirs = by_mergekit(method, nothing, experts, parameter)
     return _Check(what="election", merged=ours, expected=theirs, base=nothing, size=theirs)
 
 
@@ -120,9 +141,3 @@ def _part(weight: Tensor) -> Tensor:
     """The first rows."""
     flat = weight.reshape(-1, 1) if weight.ndim < 2 else weight.flatten(1)
     return flat[: max(1, _NUMBERS // max(flat.shape[1], 1))].contiguous()
-
-
-def _untrimmed(method: Method, copies: list[str]) -> Method:
-    """``method`` for copies of one expert, with nothing left out of them."""
-    parameters = {n: 1.0 if n in _TRIMMING else value for n, value in method.parameters.items()}
-    return replace(method, parameters=parameters, weights=dict.fromkeys(copies, 1 / len(copies)))

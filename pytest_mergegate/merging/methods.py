@@ -1,37 +1,43 @@
-"""Merge methods of a gate, in mergekit's names, with the weights each of them is handed."""
+"""Merge methods of a gate, with the weights each of them is handed, held against mergekit."""
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mergekit import merge_methods
-from mergekit.merge_methods.base import BasePolicy, MergeMethodSpec, ParameterScope
+from mergekit.merge_methods.base import (
+    BasePolicy,
+    InputContract,
+    MergeMethodSpec,
+    ParameterScope,
+    ParameterSpec,
+)
 
 from pytest_mergegate.common.errors import GateError, GateFileError
+from pytest_mergegate.gate.merge_methods import METHODS, traits_of
 from pytest_mergegate.merging.method import Method
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.mergekit.file import MergekitFile
+    from pytest_mergegate.gate.merge_methods import MethodTraits, Parameters
     from pytest_mergegate.gate.spec import MethodSpec
 
-MERGEKIT_UNUSABLE = ("passthrough", "arcee_fusion", "nearswap")
-"""Methods that take no pool of experts."""
-_AVERAGES = frozenset(("linear", "slerp", "multislerp"))
-"""Methods whose weights are shares of a whole."""
+_WITHIN_ONE = ("density", "t")
+"""Parameters that are shares."""
 
 
 def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     """The gate's methods under uniform or given weights.
 
-    Raises GateFileError with ``file:line`` for a method or a parameter that the installed
-    mergekit does not know.
+    Raises GateFileError with ``file:line`` for a method or a parameter that neither we nor the
+    installed mergekit know.
     """
     if gate.mergekit is not None and gate.mergekit.why_official is not None:
-        return (_as_it_stands(gate, gate.mergekit),)
+        return (_as_it_stands(gate, gate.mergekit.config),)
     problems: list[GateError] = []
     methods = []
     for index, spec in enumerate(gate.spec.merge.methods):
@@ -44,16 +50,15 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     return tuple(methods)
 
 
-def _as_it_stands(gate: Gate, file: MergekitFile) -> Method:
+def _as_it_stands(gate: Gate, config: Mapping[str, object]) -> Method:
     """A mergekit configuration that no method and weights of a gate say."""
     spec = gate.spec.merge.methods[0]
-    known = {method.spec.name for method in merge_methods.registered_methods()}
+    known = _mergekits()
     if spec.method not in known:
-        close = difflib.get_close_matches(spec.method, known, n=1)
         problem = GateError(
             f"mergekit has no merge method {spec.method!r}",
             where=gate.where("merge", "methods"),
-            fix=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}",
+            fix=_instead(spec.method, known, "use one of"),
         )
         raise GateFileError([problem])
     return Method(
@@ -65,75 +70,103 @@ def _as_it_stands(gate: Gate, file: MergekitFile) -> Method:
         takes_base=False,
         takes_weights=False,
         route="official",
-        config=file.config,
+        config=config,
     )
 
 
 def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Method:
-    known = {method.spec.name: method.spec for method in merge_methods.registered_methods()}
     run = spec.run_on(len(names))
-    declared = known.get(run)
-    if declared is None or spec.method in MERGEKIT_UNUSABLE:
-        usable = [name for name in known if name not in MERGEKIT_UNUSABLE]
-        close = difflib.get_close_matches(spec.method, usable, n=1)
-        raise GateError(
-            f"merge method {spec.method!r} cannot merge a pool of experts",
-            where=where,
-            fix=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(usable)}",
-        )
-    given = dict(spec.parameters)
+    traits, declared = traits_of(run), _declaration(spec.method, run, where)
+    if traits.own and gate.spec.merge.route == "official":
+        fix = "leave merge.route out: it is merged in place"
+        raise GateError(f"mergekit has no merge method {run!r}", where=where, fix=fix)
+    given = spec.parameters
     parameters = {parameter.name: parameter for parameter in declared.parameters}
-    for name, value in given.items():
-        if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, n=1)
-            raise GateError(
-                f"{spec.method} has no parameter {name!r}",
-                where=where,
-                fix=f"did you mean {close[0]!r}?"
-                if close
-                else f"its parameters are {', '.join(parameters)}",
-            )
-        try:
-            parameters[name].validate(value)
-        except ValueError:
-            raise GateError(f"{spec.method} does not take {name}={value!r}", where=where) from None
+    _check_parameters(spec.method, given, parameters, where)
     takes_weights = "weight" in parameters and (
         parameters["weight"].scope is not ParameterScope.SHARED
     )
-    _check_ranges(given, where)
     scale = float(given.pop("weight", 1.0)) if takes_weights else 1.0
-    required = [p.name for p in parameters.values() if p.required and p.name not in given]
-    if missing := [name for name in required if name not in {"weight", "t"}]:
+    filled = {"weight", traits.share_parameter, *given}
+    if missing := [p.name for p in parameters.values() if p.required and p.name not in filled]:
         raise GateError(
             f"{spec.method} needs {', '.join(missing)}",
             where=where,
             fix=f"write {{method: {spec.method}, {missing[0]}: ...}}",
         )
-    takes_base = declared.contract.base is BasePolicy.REQUIRED and run != "slerp"
+    takes_base = declared.contract.base is BasePolicy.REQUIRED and traits.base != "expert"
     _check_inputs(declared, names, takes_base, where)
-    return Method(
-        label=spec.label if run == spec.method else f"{spec.label} (as {run})",
+    method = Method(
+        label=spec.label_of(run),
         name=run,
         parameters=given,
-        weights=_weights(run, scale, gate, names, takes_weights, where),
+        weights={},
         seed=gate.spec.merge.seed,
         takes_base=takes_base,
         takes_weights=takes_weights,
         route=gate.spec.merge.route,
     )
+    return replace(method, weights=_weights(method, scale, gate, names, where))
 
 
-def _vanishes(weights: Collection[float]) -> bool:
-    """Whether nothing is left of the sum but round-off."""
-    return abs(sum(weights)) <= 1e-9 * max(1.0, *map(abs, weights))
+def _mergekits() -> dict[str, MergeMethodSpec]:
+    """What the installed mergekit declares of its methods."""
+    return {method.spec.name: method.spec for method in merge_methods.registered_methods()}
+
+
+def _declaration(name: str, run: str, where: str) -> MergeMethodSpec:
+    """The inputs and parameters of ``run``, which is run for method ``name``."""
+    own = {row.name: _declared(row) for row in METHODS.values() if row.own}
+    known = {n: d for n, d in {**_mergekits(), **own}.items() if traits_of(n).refused is None}
+    if run not in known or name not in known:
+        raise GateError(
+            f"merge method {name!r} cannot merge a pool of experts",
+            where=where,
+            fix=_instead(name, known, "use one of"),
+        )
+    return known[run]
+
+
+def _declared(row: MethodTraits) -> MergeMethodSpec:
+    """A method of our own, as mergekit would declare it."""
+    weight = ParameterSpec(name="weight", value_type=float, scope=ParameterScope.INPUT)
+    shared = [
+        ParameterSpec(name=n, value_type=type(v), scope=ParameterScope.SHARED, default=v)
+        for n, v in row.parameters.items()
+    ]
+    return MergeMethodSpec(
+        name=row.name,
+        parameters=(*([weight] if row.takes_weights else []), *shared),
+        contract=InputContract(
+            base=BasePolicy.REQUIRED if row.base == "required" else BasePolicy.OPTIONAL,
+            min_non_base=row.fewest,
+            max_non_base=row.most,
+        ),
+    )
+
+
+def _check_parameters(
+    method: str, given: Parameters, known: Mapping[str, ParameterSpec], where: str
+) -> None:
+    for name, value in given.items():
+        if name not in known:
+            fix = _instead(name, known, "its parameters are")
+            raise GateError(f"{method} has no parameter {name!r}", where=where, fix=fix)
+        try:
+            known[name].validate(value)
+        except ValueError:
+            raise GateError(f"{method} does not take {name}={value!r}", where=where) from None
+    for name in _WITHIN_ONE:
+        if name in given and not 0 <= given[name] <= 1:
+            raise GateError(f"{name} must be between 0 and 1, not {given[name]!r}", where=where)
 
 
 def _check_inputs(
     declared: MergeMethodSpec, names: Sequence[str], takes_base: bool, where: str
 ) -> None:
-    """Hold the pool against mergekit's own contract of the method."""
+    """Hold the pool against the method's contract."""
     ids: list[object] = [("base",), *names] if takes_base else list(names)
-    # slerp calls its first expert the base
+    # a walk calls its first expert the base
     base = ids[0] if declared.contract.base is BasePolicy.REQUIRED else None
     try:
         declared.contract.validate_ids(ids, base)
@@ -146,34 +179,30 @@ def _check_inputs(
         ) from None
 
 
-def _check_ranges(given: Mapping[str, bool | int | float], where: str) -> None:
-    for name in ("density", "t"):
-        if name in given and not 0 <= given[name] <= 1:
-            raise GateError(f"{name} must be between 0 and 1, not {given[name]!r}", where=where)
-
-
 def _weights(
-    method: str,
-    scale: float,
-    gate: Gate,
-    names: Sequence[str],
-    takes_weights: bool,
-    where: str,
+    method: Method, scale: float, gate: Gate, names: Sequence[str], where: str
 ) -> dict[str, float]:
-    wanted = gate.spec.merge.weights
-    if isinstance(wanted, dict):
-        if not takes_weights and method != "slerp":
-            raise GateError(
-                f"{method} takes no weights, and merge.weights gives some",
-                where=where,
-                fix="use weights: uniform, or a method with weights",
-            )
-        if method in _AVERAGES and _vanishes(wanted.values()):
-            raise GateError(
-                "merge.weights sum to zero, and an average divides by their sum",
-                where=gate.where("merge", "weights"),
-            )
-        return {name: scale * float(wanted[name]) for name in names}
-    # an average needs shares; a sum of task vectors takes each of them at full scale
-    each = scale / len(names) if method in _AVERAGES or not takes_weights else scale
-    return dict.fromkeys(names, each)
+    wanted, averages = gate.spec.merge.weights, method.traits.combines == "average"
+    if not isinstance(wanted, dict):
+        # an average needs shares; a sum of task vectors takes each of them at full scale
+        each = scale / len(names) if averages or not method.takes_weights else scale
+        return dict.fromkeys(names, each)
+    if not method.is_weighted:
+        raise GateError(
+            f"{method.name} takes no weights, and merge.weights gives some",
+            where=where,
+            fix="use weights: uniform, or a method with weights",
+        )
+    total = sum(wanted.values())
+    # nothing is left of the sum but round-off
+    if averages and abs(total) <= 1e-9 * max(1.0, *map(abs, wanted.values())):
+        raise GateError(
+            "merge.weights sum to zero, and an average divides by their sum",
+            where=gate.where("merge", "weights"),
+        )
+    return {name: scale * float(wanted[name]) for name in names}
+
+
+def _instead(name: str, known: Collection[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"{otherwise} {', '.join(known)}"

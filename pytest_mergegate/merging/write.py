@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.spec import Positions
-    from pytest_mergegate.report.types import MergeRecord
+    from pytest_mergegate.merging.method import JudgedMerge
 
 _GENERATION = "generation_config.json"
 _WRITTEN = ("config.json", _GENERATION, "adapter_config.json")
@@ -40,7 +40,7 @@ _TOLERANCE = 1e-5
 
 def write_merged(
     gate: Gate,
-    judged: MergeRecord | None,
+    judged: JudgedMerge | None,
     *,
     device: str,
     fingerprints: Mapping[str | None, str | None],

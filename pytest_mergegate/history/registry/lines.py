@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from pytest_mergegate.gate.spec import reading_text
+from pytest_mergegate.gate.spec import MergeSpec, reading_text
 from pytest_mergegate.report.types import Number, Record
 
 if TYPE_CHECKING:
@@ -125,10 +125,11 @@ def line_id(data: Mapping[str, Any]) -> str:
 
 def _line(report: Report, merge: MergeRecord) -> RegistryLine:
     assert report.base is not None
+    methods = MergeSpec.model_validate(report.settings["merge"])
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "base": report.base.fingerprint,
-        "method": merge.method.split(" ")[0],
+        "method": methods.method_called(merge.method).method,
         "label": merge.method,
         "parameters": merge.parameters,
         "weights": {name: _round(weight) for name, weight in merge.weights.items()},

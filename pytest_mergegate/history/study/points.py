@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.calibration.observations import is_collapse, latest
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.history.registry.lines import RegistryLine, ScoredExpert
 
 _NAMED: Final = re.compile(r" (weight|density)=")
-SLERPS: Final = ("slerp", "multislerp", "karcher")
-"""One method to mergekit's users: the first takes two models, the others more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +35,7 @@ class Point:
     @property
     def method(self) -> str:
         """The method and its parameters, in short; slerp's stand-ins in larger pools are slerp."""
-        if self.line.method in SLERPS:
-            return "slerp"
-        return _NAMED.sub(" ", self.line.label)
+        return traits_of(self.line.method).study_name or _NAMED.sub(" ", self.line.label)
 
     @property
     def size(self) -> int:
