@@ -114,7 +114,6 @@ def _scaled_sum(weights: Weights, parameters: Parameters) -> dict[str, float]:
 
 _KEPT: Parameters = {"density": 1.0, "normalize": False, "rescale": False, "lambda": 1.0}
 _RESCALED: Parameters = {**_KEPT, "rescale": True}
-_INTO_ANOTHER = "it merges one model into another"
 
 METHODS: dict[str, MethodTraits] = {
     row.name: row
@@ -219,26 +218,11 @@ METHODS: dict[str, MethodTraits] = {
         MethodTraits(name="sce", takes_weights=False, parameters={"select_topk": 1.0}),
         MethodTraits(name="ram", takes_weights=False),
         MethodTraits(name="ramplus_tl", takes_weights=False),
-        MethodTraits(
-            name="nearswap",
-            refused=_INTO_ANOTHER,
-            base="expert",
-            takes_weights=False,
-            fewest=2,
-            most=2,
-        ),
-        MethodTraits(
-            name="arcee_fusion",
-            refused=_INTO_ANOTHER,
-            base="expert",
-            takes_weights=False,
-            fewest=2,
-            most=2,
-        ),
+        MethodTraits(name="nearswap", refused="it merges one model into another"),
+        MethodTraits(name="arcee_fusion", refused="it merges one model into another"),
         MethodTraits(
             name="passthrough",
             refused="it stacks layers, and the result is of another architecture than the base",
-            most=1,
         ),
     )
 }
