@@ -18,7 +18,7 @@ from pytest_mergegate.merging.in_place import (
 from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -33,18 +33,6 @@ _NUMBERS = 1 << 14
 """Of each parameter that is looked at, about."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Check:
-    """Something that has to be equal to something else."""
-
-    what: str
-    merged: Tensor
-    expected: Tensor
-    base: Tensor
-    size: Tensor
-    """A change of the size by which errors are measured."""
-
-
 def check_fidelity(method: Method, engine: Engine) -> float:
     """The largest relative error of what ``method`` has to satisfy whatever the experts are.
 
@@ -53,91 +41,91 @@ def check_fidelity(method: Method, engine: Engine) -> float:
     vectors is their sum, and what we compute ourselves is what mergekit computes. Raises GateError
     for a merge that is broken.
     """
-    found = [
-        _error(method, check, parameter)
-        for parameter in drawn(engine.vectors.parameters(), _PARAMETERS)
-        for check in _checks(method, engine, parameter)
-    ]
+    found: list[float] = []
+    for parameter in drawn(engine.vectors.parameters(), _PARAMETERS):
+        whole = engine.model.base_weight(parameter)
+        rows = experts_rows(method, engine, parameter)
+        experts = {name: _first(own.put(torch.empty_like(whole))) for name, own in rows.items()}
+        part = _Part(method, parameter, _first(whole), experts)
+        scales = linear_scales(method)
+        if scales is not None and "sum" in method.traits.identities:
+            mixed = _first(engine.mixed_weights(scales)[parameter].cpu())
+            found += part.sum_errors(mixed, scales)
+        found += part.errors()
     return max(found, default=0.0)
 
 
-def _error(method: Method, check: _Check, parameter: str) -> float:
-    error = float((check.merged.double() - check.expected.double()).norm())
-    change = check.expected.double() - check.base.double()
-    size = max(float(check.size.double().norm()), float(change.norm()))
-    # a task vector much smaller than the base drowns in the round-off of their sum
-    rounding = float((check.expected.double() * _ROUNDING).norm())
-    if not error <= _TOLERANCE * size + rounding:
-        raise GateError(
-            f"{method.label} is a broken merge: its {check.what} is off by "
-            f"{error / size if size else error:.2%} in {parameter!r}",
-            fix="report it with the versions of mergekit and torch",
-        )
-    return error / size if size else 0.0
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of one parameter."""
+
+    method: Method
+    parameter: str
+    base: Tensor
+    experts: Mapping[str, Tensor]
+
+    def errors(self) -> Iterator[float]:
+        """Of the identities that need nothing but ``merge_stack``."""
+        method, identities = self.method, self.method.traits.identities
+        if "identity" in identities:
+            yield self._error("identity", self._alone(self._changed), self._changed)
+        if "no-op" in identities:
+            yield self._error("no-op", self._alone(self.base), self.base)
+        if "election" in identities and own_arithmetic(method):
+            # numbers drawn at random: which of several equal ones is trimmed is anyone's choice
+            generator = torch.Generator().manual_seed(0)
+            base = torch.zeros_like(self.base)
+            experts = {n: torch.randn(base.shape, generator=generator) for n in self.experts}
+            part = replace(self, base=base, experts=experts)
+            ours = merge_stack(method, base, experts, self.parameter)
+            theirs = part._by_mergekit()
+            yield part._error("election", ours, theirs, size=theirs)
+
+    def sum_errors(self, mixed: Tensor, scales: Mapping[str, float]) -> Iterator[float]:
+        """Of ``mixed``, against the sum of task vectors and against mergekit's."""
+        total = self.base.double()
+        for name, own in self.experts.items():
+            total = total + scales[name] * (own.double() - self.base.double())
+        yield self._error("sum", mixed, total)
+        yield self._error("sum (mergekit's)", mixed, self._by_mergekit())
+
+    @property
+    def _changed(self) -> Tensor:
+        """The expert that changes most."""
+        return max(self.experts.values(), key=lambda own: float((own - self.base).abs().sum()))
+
+    def _alone(self, own: Tensor) -> Tensor:
+        """The merge of as many copies of one expert as it takes, nothing left out of them."""
+        traits, given = self.method.traits, self.method.parameters
+        copies = [f"copy {k}" for k in range(traits.fewest)]
+        parameters = {n: 1.0 if n in traits.whole_at_one else v for n, v in given.items()}
+        weights = dict.fromkeys(copies, 1 / len(copies))
+        untrimmed = replace(self.method, parameters=parameters, weights=weights)
+        return merge_stack(untrimmed, self.base, dict.fromkeys(copies, own), self.parameter)
+
+    def _by_mergekit(self) -> Tensor:
+        return by_mergekit(self.method, self.base, self.experts, self.parameter)
+
+    def _error(
+        self, what: str, merged: Tensor, expected: Tensor, size: Tensor | None = None
+    ) -> float:
+        """Relative to the change of the expert that changes most, or of ``expected``."""
+        error = float((merged.double() - expected.double()).norm())
+        change = expected.double() - self.base.double()
+        largest = self._changed - self.base if size is None else size
+        scale = max(float(largest.double().norm()), float(change.norm()))
+        # a task vector much smaller than the base drowns in the round-off of their sum
+        rounding = float((expected.double() * _ROUNDING).norm())
+        if not error <= _TOLERANCE * scale + rounding:
+            raise GateError(
+                f"{self.method.label} is a broken merge: its {what} is off by "
+                f"{error / scale if scale else error:.2%} in {self.parameter!r}",
+                fix="report it with the versions of mergekit and torch",
+            )
+        return error / scale if scale else 0.0
 
 
-def _checks(method: Method, engine: Engine, parameter: str) -> Iterator[_Check]:
-    whole = engine.model.base_weight(parameter)
-    base = _part(whole)
-    experts = {
-        name: _part(rows.put(torch.empty_like(whole)))
-        for name, rows in experts_rows(method, engine, parameter).items()
-    }
-    changed = max(experts.values(), key=lambda own: float((own - base).abs().sum()))
-    for identity in method.traits.identities:
-        match identity:
-            case "identity":
-                yield _alone(method, identity, changed, base, changed - base, parameter)
-            case "no-op":
-                yield _alone(method, identity, base, base, changed - base, parameter)
-            case "sum" if scales := linear_scales(method):
-                mixed = _part(engine.mixed_weights(scales)[parameter].cpu())
-                yield from _sums(method, mixed, scales, base, experts, changed - base, parameter)
-            case "election" if own_arithmetic(method):
-                yield _election(method, base, list(experts), parameter)
-
-
-def _alone(
-    method: Method, what: str, own: Tensor, base: Tensor, size: Tensor, parameter: str
-) -> _Check:
-    """As many copies of one expert as the method merges, with nothing left out of them."""
-    traits = method.traits
-    copies = [f"copy {k}" for k in range(traits.fewest)]
-    parameters = {n: 1.0 if n in traits.whole_at_one else v for n, v in method.parameters.items()}
-    weights = dict.fromkeys(copies, 1 / len(copies))
-    untrimmed = replace(method, parameters=parameters, weights=weights)
-    merged = merge_stack(untrimmed, base, dict.fromkeys(copies, own), parameter)
-    return _Check(what=what, merged=merged, expected=own, base=base, size=size)
-
-
-def _sums(
-    method: Method,
-    mixed: Tensor,
-    scales: Mapping[str, float],
-    base: Tensor,
-    experts: Mapping[str, Tensor],
-    size: Tensor,
-    parameter: str,
-) -> Iterator[_Check]:
-    total = base.double()
-    for name, own in experts.items():
-        total = total + scales[name] * (own.double() - base.double())
-    theirs = by_mergekit(method, base, experts, parameter)
-    for what, expected in (("sum", total), ("sum (mergekit's)", theirs)):
-        yield _Check(what=what, merged=mixed, expected=expected, base=base, size=size)
-
-
-def _election(method: Method, base: Tensor, names: Sequence[str], parameter: str) -> _Check:
-    """On numbers drawn at random: which of several equal ones is trimmed is anyone's choice."""
-    generator = torch.Generator().manual_seed(0)
-    nothing = torch.zeros_like(base)
-    experts = {name: torch.randn(base.shape, generator=generator) for name in names}
-    ours = merge_stack(method, nothing, experts, parameter)
-    theirs = by_mergekit(method, nothing, experts, parameter)
-    return _Check(what="election", merged=ours, expected=theirs, base=nothing, size=theirs)
-
-
-def _part(weight: Tensor) -> Tensor:
+def _first(weight: Tensor) -> Tensor:
     """The first rows."""
     flat = weight.reshape(-1, 1) if weight.ndim < 2 else weight.flatten(1)
     return flat[: max(1, _NUMBERS // max(flat.shape[1], 1))].contiguous()

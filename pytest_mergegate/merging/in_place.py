@@ -11,7 +11,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.weights.mixing import LazyWeights, PlacedWeights, Rows
+from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
 from pytest_mergegate.merging.method import is_sum, linear_scales
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def lazy_weights(
     engine: Engine,
     names: Sequence[str],
     note: Callable[[str, Tensor], object] = lambda *_: None,
-) -> LazyWeights:
+) -> PlacedWeights:
     """The merged parameters ``names``, rounded as the model holds them; ``note`` sees every one.
 
     Making one raises GateError where mergekit refuses.
@@ -44,15 +44,7 @@ def lazy_weights(
         put_parameter(method, engine, parameter, place)
         note(parameter, place)
 
-    def make(parameter: str) -> Tensor:
-        held = engine.model.parameters[parameter]
-        place = torch.empty(held.shape, dtype=held.dtype)
-        put(parameter, place)
-        return place
-
-    if engine.model.device.type == "cpu" and is_ours(method):
-        return PlacedWeights(names, engine.model, put)
-    return LazyWeights(names, make)
+    return PlacedWeights(names, engine.model, put, alone=not is_ours(method))
 
 
 def own_arithmetic(method: Method) -> Arithmetic | None:

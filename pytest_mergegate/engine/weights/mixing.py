@@ -50,16 +50,21 @@ class LazyWeights(Mapping[str, "Tensor"]):
 
 
 class PlacedWeights(LazyWeights):
-    """Parameters that are put together where they are to stand, several at a time.
+    """Parameters that are put together where they are to stand, several at a time or ``alone``.
 
     ``put`` writes one, on the CPU, into a place of the dtype in which ``model`` holds it.
     """
 
     def __init__(
-        self, names: Sequence[str], model: Model, put: Callable[[str, Tensor], None]
+        self,
+        names: Sequence[str],
+        model: Model,
+        put: Callable[[str, Tensor], None],
+        *,
+        alone: bool = False,
     ) -> None:
         super().__init__(names, self._made)
-        self._model, self._put = model, put
+        self._model, self._put, self._alone = model, put, alone
 
     def _made(self, name: str) -> Tensor:
         place = torch.empty_like(self._model.held_weight(name), device="cpu")
@@ -74,7 +79,7 @@ class PlacedWeights(LazyWeights):
             done(name)
 
         numbers = sum(place.numel() for place in places.values())
-        in_lanes(put, [*places], alone=numbers < _WORTH)
+        in_lanes(put, [*places], alone=self._alone or numbers < _WORTH)
 
 
 class MixedWeights(PlacedWeights):
