@@ -36,31 +36,27 @@ def plan_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     Raises GateFileError with ``file:line`` for a method or a parameter that neither we nor the
     installed mergekit know.
     """
-    if gate.mergekit is not None and gate.mergekit.why_official is not None:
-        return (_as_it_stands(gate, gate.mergekit.config),)
+    as_it_stands = gate.mergekit is not None and gate.mergekit.why_official is not None
+    plan = _as_it_stands if as_it_stands else _plan
     problems: list[GateError] = []
     methods = []
     for index, spec in enumerate(gate.spec.merge.methods):
         try:
-            methods.append(_plan(spec, gate, names, gate.where("merge", "methods", index)))
+            methods.append(plan(spec, gate, names))
         except GateError as error:
-            problems.append(error)
+            where = error.where or gate.where("merge", "methods", index)
+            problems.append(GateError(error.what, where=where, fix=error.fix))
     if problems:
         raise GateFileError(problems)
     return tuple(methods)
 
 
-def _as_it_stands(gate: Gate, config: Mapping[str, object]) -> Method:
+def _as_it_stands(spec: MethodSpec, gate: Gate, _: Sequence[str]) -> Method:
     """A mergekit configuration that no method and weights of a gate say."""
-    spec = gate.spec.merge.methods[0]
-    known = _mergekits()
-    if spec.method not in known:
-        problem = GateError(
-            f"mergekit has no merge method {spec.method!r}",
-            where=gate.where("merge", "methods"),
-            fix=_instead(spec.method, known, "use one of"),
-        )
-        raise GateFileError([problem])
+    assert gate.mergekit is not None
+    if spec.method not in (known := _mergekits()):
+        fix = _instead(spec.method, known, "use one of")
+        raise GateError(f"mergekit has no merge method {spec.method!r}", fix=fix)
     return Method(
         label=spec.label,
         name=spec.method,
@@ -70,43 +66,41 @@ def _as_it_stands(gate: Gate, config: Mapping[str, object]) -> Method:
         takes_base=False,
         takes_weights=False,
         route="official",
-        config=config,
+        config=gate.mergekit.config,
     )
 
 
-def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str], where: str) -> Method:
-    run = spec.run_on(len(names))
-    traits, declared = traits_of(run), _declaration(spec.method, run, where)
-    if traits.own and gate.spec.merge.route == "official":
+def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str]) -> Method:
+    merge, run = gate.spec.merge, spec.run_on(len(names))
+    traits, declared = traits_of(run), _declaration(spec.method, run)
+    if traits.own and merge.route == "official":
         fix = "leave merge.route out: it is merged in place"
-        raise GateError(f"mergekit has no merge method {run!r}", where=where, fix=fix)
+        raise GateError(f"mergekit has no merge method {run!r}", fix=fix)
     given = spec.parameters
     parameters = {parameter.name: parameter for parameter in declared.parameters}
-    _check_parameters(spec.method, given, parameters, where)
-    takes_weights = "weight" in parameters and (
-        parameters["weight"].scope is not ParameterScope.SHARED
-    )
+    _check_parameters(spec.method, given, parameters)
+    weight = parameters.get("weight")
+    takes_weights = weight is not None and weight.scope is not ParameterScope.SHARED
     scale = float(given.pop("weight", 1.0)) if takes_weights else 1.0
     filled = {"weight", traits.share_parameter, *given}
     if missing := [p.name for p in parameters.values() if p.required and p.name not in filled]:
         raise GateError(
             f"{spec.method} needs {', '.join(missing)}",
-            where=where,
             fix=f"write {{method: {spec.method}, {missing[0]}: ...}}",
         )
     takes_base = declared.contract.base is BasePolicy.REQUIRED and traits.base != "expert"
-    _check_inputs(declared, names, takes_base, where)
+    _check_inputs(declared, names, takes_base)
     method = Method(
         label=spec.label_of(run),
         name=run,
         parameters=given,
-        weights={},
-        seed=gate.spec.merge.seed,
+        weights=dict.fromkeys(names, scale),
+        seed=merge.seed,
         takes_base=takes_base,
         takes_weights=takes_weights,
-        route=gate.spec.merge.route,
+        route=merge.route,
     )
-    return replace(method, weights=_weights(method, scale, gate, names, where))
+    return replace(method, weights=_weights(method, gate))
 
 
 def _mergekits() -> dict[str, MergeMethodSpec]:
@@ -114,16 +108,13 @@ def _mergekits() -> dict[str, MergeMethodSpec]:
     return {method.spec.name: method.spec for method in merge_methods.registered_methods()}
 
 
-def _declaration(name: str, run: str, where: str) -> MergeMethodSpec:
+def _declaration(name: str, run: str) -> MergeMethodSpec:
     """The inputs and parameters of ``run``, which is run for method ``name``."""
     own = {row.name: _declared(row) for row in METHODS.values() if row.own}
     known = {n: d for n, d in {**_mergekits(), **own}.items() if traits_of(n).refused is None}
     if run not in known or name not in known:
-        raise GateError(
-            f"merge method {name!r} cannot merge a pool of experts",
-            where=where,
-            fix=_instead(name, known, "use one of"),
-        )
+        fix = _instead(name, known, "use one of")
+        raise GateError(f"merge method {name!r} cannot merge a pool of experts", fix=fix)
     return known[run]
 
 
@@ -134,36 +125,29 @@ def _declared(row: MethodTraits) -> MergeMethodSpec:
         ParameterSpec(name=n, value_type=type(v), scope=ParameterScope.SHARED, default=v)
         for n, v in row.parameters.items()
     ]
+    base = BasePolicy.REQUIRED if row.base == "required" else BasePolicy.OPTIONAL
     return MergeMethodSpec(
         name=row.name,
-        parameters=(*([weight] if row.takes_weights else []), *shared),
-        contract=InputContract(
-            base=BasePolicy.REQUIRED if row.base == "required" else BasePolicy.OPTIONAL,
-            min_non_base=row.fewest,
-            max_non_base=row.most,
-        ),
+        parameters=(weight, *shared) if row.takes_weights else tuple(shared),
+        contract=InputContract(base=base, min_non_base=row.fewest, max_non_base=row.most),
     )
 
 
-def _check_parameters(
-    method: str, given: Parameters, known: Mapping[str, ParameterSpec], where: str
-) -> None:
+def _check_parameters(method: str, given: Parameters, known: Mapping[str, ParameterSpec]) -> None:
     for name, value in given.items():
         if name not in known:
             fix = _instead(name, known, "its parameters are")
-            raise GateError(f"{method} has no parameter {name!r}", where=where, fix=fix)
+            raise GateError(f"{method} has no parameter {name!r}", fix=fix)
         try:
             known[name].validate(value)
         except ValueError:
-            raise GateError(f"{method} does not take {name}={value!r}", where=where) from None
+            raise GateError(f"{method} does not take {name}={value!r}") from None
     for name in _WITHIN_ONE:
         if name in given and not 0 <= given[name] <= 1:
-            raise GateError(f"{name} must be between 0 and 1, not {given[name]!r}", where=where)
+            raise GateError(f"{name} must be between 0 and 1, not {given[name]!r}")
 
 
-def _check_inputs(
-    declared: MergeMethodSpec, names: Sequence[str], takes_base: bool, where: str
-) -> None:
+def _check_inputs(declared: MergeMethodSpec, names: Sequence[str], takes_base: bool) -> None:
     """Hold the pool against the method's contract."""
     ids: list[object] = [("base",), *names] if takes_base else list(names)
     # a walk calls its first expert the base
@@ -174,33 +158,30 @@ def _check_inputs(
         reason = str(error).removeprefix("Merge method ")
         raise GateError(
             f"{declared.name} does not fit a pool of {len(names)} experts: it {reason}",
-            where=where,
             fix="use a method for any number of experts, such as linear or ties",
         ) from None
 
 
-def _weights(
-    method: Method, scale: float, gate: Gate, names: Sequence[str], where: str
-) -> dict[str, float]:
-    wanted, averages = gate.spec.merge.weights, method.traits.combines == "average"
+def _weights(method: Method, gate: Gate) -> dict[str, float]:
+    """Of experts, from the scale that all of them have so far."""
+    wanted, scales = gate.spec.merge.weights, method.weights
+    averages = method.traits.combines == "average"
     if not isinstance(wanted, dict):
         # an average needs shares; a sum of task vectors takes each of them at full scale
-        each = scale / len(names) if averages or not method.takes_weights else scale
-        return dict.fromkeys(names, each)
+        share = len(scales) if averages or not method.takes_weights else 1
+        return {name: scale / share for name, scale in scales.items()}
     if not method.is_weighted:
         raise GateError(
             f"{method.name} takes no weights, and merge.weights gives some",
-            where=where,
             fix="use weights: uniform, or a method with weights",
         )
-    total = sum(wanted.values())
     # nothing is left of the sum but round-off
-    if averages and abs(total) <= 1e-9 * max(1.0, *map(abs, wanted.values())):
+    if averages and abs(sum(wanted.values())) <= 1e-9 * max(1.0, *map(abs, wanted.values())):
         raise GateError(
             "merge.weights sum to zero, and an average divides by their sum",
             where=gate.where("merge", "weights"),
         )
-    return {name: scale * float(wanted[name]) for name in names}
+    return {name: scale * float(wanted[name]) for name, scale in scales.items()}
 
 
 def _instead(name: str, known: Collection[str], otherwise: str) -> str:
