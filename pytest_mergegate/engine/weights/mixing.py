@@ -24,33 +24,9 @@ _WORTH = 1 << 22
 """Numbers of all parameters from which on several cores share them."""
 
 
-class LazyWeights(Mapping[str, "Tensor"]):
-    """Parameters by name, each made when it is asked for."""
-
-    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
-        self._names, self._make = dict.fromkeys(names), make
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def fill(self, places: Mapping[str, Tensor], done: Callable[[str], object]) -> None:
-        """Write every parameter to its place, rounded to the place's dtype; ``done`` hears of it,
-        in whatever thread that was."""
-        for name, place in places.items():
-            place.copy_(self[name])
-            done(name)
-
-
-class PlacedWeights(LazyWeights):
-    """Parameters that are put together where they are to stand, several at a time or ``alone``.
+class PlacedWeights(Mapping[str, "Tensor"]):
+    """Parameters by name, put together when they are asked for, or where they are to stand: several
+    at a time or ``alone``.
 
     ``put`` writes one, on the CPU, into a place of the dtype in which ``model`` holds it.
     """
@@ -63,8 +39,19 @@ class PlacedWeights(LazyWeights):
         *,
         alone: bool = False,
     ) -> None:
-        super().__init__(names, self._made)
+        self._names = dict.fromkeys(names)
         self._model, self._put, self._alone = model, put, alone
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._made(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     def _made(self, name: str) -> Tensor:
         place = torch.empty_like(self._model.held_weight(name), device="cpu")
@@ -72,7 +59,8 @@ class PlacedWeights(LazyWeights):
         return place
 
     def fill(self, places: Mapping[str, Tensor], done: Callable[[str], object]) -> None:
-        """Parameter by parameter on as many cores as torch has."""
+        """Write every parameter to its place, on as many cores as torch has; ``done`` hears of it,
+        in whatever thread that was."""
 
         def put(name: str) -> None:
             self._put(name, places[name])
