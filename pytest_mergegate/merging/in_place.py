@@ -44,7 +44,7 @@ def lazy_weights(
         put_parameter(method, engine, parameter, place)
         note(parameter, place)
 
-    return PlacedWeights(names, engine.model, put, alone=not is_ours(method))
+    return PlacedWeights(names, engine.model, put, alone=one_at_a_time(method))
 
 
 def own_arithmetic(method: Method) -> Arithmetic | None:
@@ -57,10 +57,9 @@ def own_arithmetic(method: Method) -> Arithmetic | None:
     return function
 
 
-def is_ours(method: Method) -> bool:
-    """Whether several parameters may be merged at a time: mergekit draws from torch's only
-    generator."""
-    return is_sum(method) or own_arithmetic(method) is not None
+def one_at_a_time(method: Method) -> bool:
+    """Whether parameters must be merged one by one: mergekit draws from torch's only generator."""
+    return not is_sum(method) and own_arithmetic(method) is None
 
 
 def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor) -> None:

@@ -12,7 +12,7 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.models.lanes import in_lanes
 from pytest_mergegate.engine.weights.spilled import SpilledWeights
 from pytest_mergegate.merging.fidelity import check_fidelity
-from pytest_mergegate.merging.in_place import drawn, is_ours, lazy_weights, merge_parameter
+from pytest_mergegate.merging.in_place import drawn, lazy_weights, merge_parameter, one_at_a_time
 from pytest_mergegate.merging.method import linear_scales, scales_base
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
 
         return official_scales(method, engine)
     sample = drawn(engine.vectors.parameters(), _SCALE_SAMPLE)
-    found = in_lanes(lambda p: _on_target(method, engine, p), sample, alone=not is_ours(method))
+    alone = one_at_a_time(method)
+    found = in_lanes(lambda p: _on_target(method, engine, p), sample, alone=alone)
     dot, square = (math.fsum(column) for column in zip(*found, strict=True)) if found else (0, 0)
     scale = dot / square if square else 0.0  # what is NaN stays so, to be refused as a model
     return {name: scale * weight for name, weight in method.weights.items()}

@@ -123,7 +123,7 @@ def _merge(method: Method, engine: Engine) -> Merged:
     weights.keep(kept)
     merged.weights = weights
     if method.config is None:
-        merged.fidelity = _off(method, engine, weights)
+        merged.fidelity = _difference(method, engine, weights)
     return merged
 
 
@@ -172,7 +172,7 @@ def official_scales(method: Method, engine: Engine) -> dict[str, float]:
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def _off(method: Method, engine: Engine, weights: OfficialWeights) -> float | None:
+def _difference(method: Method, engine: Engine, weights: OfficialWeights) -> float | None:
     """‖official − in place‖ / ‖in place − θ₀‖ on a sample; None where the method draws at random.
 
     Raises GateError beyond the tolerance.
