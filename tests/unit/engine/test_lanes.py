@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.engine.models import lanes as engine_lanes
 from pytest_mergegate.engine.models.lanes import in_lanes
-from pytest_mergegate.engine.models.mapped_pages import room_for
 from pytest_mergegate.engine.weights import mixing
 from pytest_mergegate.engine.weights.computed import ComputedDeltas
 from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
@@ -257,24 +256,6 @@ class TestPlaces:
         weights.fill(places, lambda _: None)
         assert (threads == {threading.current_thread()}) == alone
         assert all(torch.equal(p, torch.full((2,), 1 / 3).bfloat16()) for p in places.values())
-
-    def test_room_is_one_piece(self) -> None:
-        likes = [
-            torch.empty(3, 5, dtype=torch.bfloat16),
-            torch.empty((), dtype=torch.float32),
-            torch.empty(7, dtype=torch.float16),
-            torch.empty(0, 4, dtype=torch.float64),
-            torch.empty(128, 2, dtype=torch.bfloat16),
-        ]
-        like = {str(k): tensor for k, tensor in enumerate(likes)}
-        places = room_for(like)
-        for name, place in places.items():
-            assert (place.shape, place.dtype) == (like[name].shape, like[name].dtype)
-            assert place.data_ptr() % 64 == 0 or not place.numel()
-            place.fill_(int(name) + 1)
-        assert len({place.untyped_storage().data_ptr() for place in places.values()}) == 1
-        for name, place in places.items():
-            assert bool((place == int(name) + 1).all())
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (13, 7), (3, 4, 5)], ids=str)
