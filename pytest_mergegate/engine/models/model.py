@@ -18,7 +18,7 @@ from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, 
 from pytest_mergegate.engine.models.mapped_pages import MappedPages
 from pytest_mergegate.engine.models.readings import expert_loaded
 from pytest_mergegate.engine.models.streaming import load_streamed
-from pytest_mergegate.engine.weights.mixing import LazyWeights
+from pytest_mergegate.engine.weights.mixing import PlacedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -153,7 +153,7 @@ class Model(ABC):
     @contextlib.contextmanager
     def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         if self._streamed is None:
-            if self.device.type == "cpu" and isinstance(weights, LazyWeights):
+            if self.device.type == "cpu" and isinstance(weights, PlacedWeights):
                 self._fill(weights)
             else:
                 for key, value in weights.items():
@@ -167,7 +167,7 @@ class Model(ABC):
         finally:
             self._streamed.swapped.pop()
 
-    def _fill(self, weights: LazyWeights) -> None:
+    def _fill(self, weights: PlacedWeights) -> None:
         """Have ``weights`` put together where they are to stand."""
         places = {key: torch.empty_like(self.parameters[key]) for key in weights}
 

@@ -17,7 +17,7 @@ from pytest_mergegate.engine.models import lanes as engine_lanes
 from pytest_mergegate.engine.models.lanes import in_lanes
 from pytest_mergegate.engine.weights import mixing
 from pytest_mergegate.engine.weights.computed import ComputedDeltas
-from pytest_mergegate.engine.weights.mixing import LazyWeights, Rows
+from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,11 +239,23 @@ class TestPlaces:
             close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {}
             torch.testing.assert_close(place, expected.to(dtype), **close)
 
-    def test_any_other_weights_are_copied(self) -> None:
-        weights = LazyWeights(["a"], lambda _: torch.full((2,), 1 / 3))
-        place = torch.empty(2, dtype=torch.bfloat16)
-        weights.fill({"a": place}, lambda _: None)
-        assert torch.equal(place, torch.full((2,), 1 / 3).bfloat16())
+    @pytest.mark.usefixtures("two_cores")
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_alone_they_are_put_one_after_the_other(
+        self, engine: Engine, alone: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mixing, "_WORTH", 0)
+        threads: set[threading.Thread] = set()
+
+        def put(_: str, place: torch.Tensor) -> None:
+            threads.add(threading.current_thread())
+            place.fill_(1 / 3)
+
+        weights = PlacedWeights("abc", engine.model, put, alone=alone)
+        places = {name: torch.empty(2, dtype=torch.bfloat16) for name in "abc"}
+        weights.fill(places, lambda _: None)
+        assert (threads == {threading.current_thread()}) == alone
+        assert all(torch.equal(p, torch.full((2,), 1 / 3).bfloat16()) for p in places.values())
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (13, 7), (3, 4, 5)], ids=str)
