@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -9,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.report.formats.heatmap import shorten
+from pytest_mergegate.common.wording import shorten
+from pytest_mergegate.report.formats.columns import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,46 +33,41 @@ def expert_tables(
     label = min(max(longest, len("expert")), _LONGEST_NAME)
     needed = sum(_width(column) + _GAP for column in columns)
     label = max(min(label, width - needed), min(label, _SHORTEST_NAME))
-    for part in _fitting(columns, width - label):
-        yield _table(names, part, label, title)
-        title = None
-
-
-def _fitting(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
     part: list[Column] = []
     for column in columns:
-        if part and sum(_width(c) + _GAP for c in [*part, column]) > room:
-            yield part
-            part = []
+        if part and sum(_width(c) + _GAP for c in [*part, column]) > width - label:
+            yield _table(names, part, label, title)
+            part, title = [], None
         part.append(column)
-    yield part
+    yield _table(names, part, label, title)
 
 
 def _table(names: Sequence[str], columns: Sequence[Column], label: int, title: str | None) -> Table:
-    rows = Table(
-        title=None if title is None else Text(clean(title)),
+    rows = _empty_table()
+    rows.title = None if title is None else Text(clean(title))
+    rows.add_column("expert", no_wrap=True, width=label)
+    for column in columns:
+        rows.add_column(
+            Text("\n".join(_head(column))),
+            justify="left" if column.title == "verdict" else "right",
+            no_wrap=True,
+            width=_width(column),
+        )
+    for name in names:
+        cells = (column.cells[name] for column in columns)
+        shown = (Text(cell, style=COLORS.get(cell, "")) for cell in cells)
+        rows.add_row(Text(shorten(clean(name), label).rstrip()), *shown)
+    return rows
+
+
+def _empty_table() -> Table:
+    return Table(
         title_justify="left",
         title_style="bold",
         box=None,
         padding=(0, _GAP, 0, 0),
         pad_edge=False,
     )
-    heads = [_head(column) for column in columns]
-    height = max((len(head) for head in heads), default=1)
-    rows.add_column(_header(["expert"], height), no_wrap=True, width=label)
-    for column, head in zip(columns, heads, strict=True):
-        numeric = column.title != "verdict"
-        rows.add_column(
-            _header(head, height),
-            justify="right" if numeric else "left",
-            no_wrap=True,
-            width=_width(column),
-        )
-    for name in names:
-        cells = (column.cells.get(name, "-") for column in columns)
-        shown = (Text(cell, style=COLORS.get(cell, "")) for cell in cells)
-        rows.add_row(Text(shorten(clean(name), label).rstrip()), *shown)
-    return rows
 
 
 def _head(column: Column) -> list[str]:
@@ -80,37 +77,22 @@ def _head(column: Column) -> list[str]:
     return [line for line in (*title, column.unit, column.limit) if line]
 
 
-def _header(lines: list[str], height: int) -> Text:
-    """At the foot of the header, where the numbers begin."""
-    return Text("\n".join([""] * (height - len(lines)) + lines))
-
-
 def _width(column: Column) -> int:
     return max(cell_len(text) for text in (*_head(column), *column.cells.values()))
 
 
-def layer_table(report: Report, width: int) -> Iterator[Table]:
-    """The conflict in every layer: means over the pairs, and the pair that conflicts most."""
+def layer_table(report: Report, width: int) -> Table | None:
+    """The conflict in every layer, as means over the pairs; None where it is not known."""
     if report.conflicts is None or not report.conflicts.layers:
-        return
+        return None
     ratios = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio")
-    rows = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
-    rows.add_column(Text("\n\nlayer"), no_wrap=True, width=min(_LONGEST_NAME, width - 34))
-    for head in (
-        "magnitude\nchange\nratio",
-        "sign\nchange\nratio",
-        "conflicting\nmagnitude\nratio",
-    ):
-        rows.add_column(Text(head), justify="right", no_wrap=True)
+    rows = _empty_table()
+    rows.add_column("layer", no_wrap=True, width=min(_LONGEST_NAME, width - 34))
+    for ratio in ratios:
+        rows.add_column(ratio.replace("_", "\n"), justify="right", no_wrap=True)
     for place, layer in enumerate(report.conflicts.layers):
-        known = {r: [p.layers.get(r, ())[place : place + 1] for p in report.pairs] for r in ratios}
-        cells = (
-            _mean([value for found in known[r] for value in found if value is not None])
-            for r in ratios
-        )
+        found = ([p.layers.get(r, ())[place : place + 1] for p in report.pairs] for r in ratios)
+        known = ([value for own in of for value in own if value is not None] for of in found)
+        cells = (f"{fmean(values):.3f}" if values else NONE for values in known)
         rows.add_row(Text(clean(layer), overflow="ellipsis"), *cells)
-    yield rows
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.3f}" if values else "-"
+    return rows
