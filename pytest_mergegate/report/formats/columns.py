@@ -13,6 +13,7 @@ from pytest_mergegate.report.formats.numbers import (
     forecasts_of,
     loss_of,
     mds_of,
+    mean_by_layer,
     number_beside,
     score_text,
     span,
@@ -150,3 +151,15 @@ def _unmeasured(report: Report, method: str) -> Iterator[Column]:
         and verdict.expert is not None
     }
     yield _column(report, "predicted loss", "%", "max_loss", foretold, digits=1)
+
+
+def layer_columns(report: Report) -> list[Column]:
+    """The conflict in every layer, as means over the pairs; cells by the name of the layer."""
+    layers = report.conflicts.layers if report.conflicts else ()
+    columns = []
+    for ratio in ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio"):
+        means = mean_by_layer(ratio, report)
+        cells = (NONE if mean is None else f"{mean:.3f}" for mean in means)
+        found = dict(zip(layers, cells, strict=True))
+        columns.append(Column(title=ratio.replace("_", " "), cells=found))
+    return columns

@@ -18,12 +18,10 @@ from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.html_parts import charts, grids, tables
 from pytest_mergegate.report.formats.html_parts.gate import GateView
+from pytest_mergegate.report.formats.numbers import mean_by_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.report.types import TensorRecord
 
 _TEMPLATES = Path(__file__).parent / "html_parts" / "templates"
 
@@ -79,8 +77,7 @@ def _environment() -> Environment:
     found.globals |= {"charts": charts, "grids": grids, "tables": tables, "reading": reading}
     found.filters |= {
         "number": number_text,
-        "mean_by_layer": grids.mean_by_layer,
-        "worst_tensors": _worst_tensors,
+        "mean_by_layer": mean_by_layer,
         "moved": tables.moved,
         "indented": partial(json.dumps, indent=2, ensure_ascii=False),
     }
@@ -92,8 +89,3 @@ def _finalized(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "\n".join(map(printable, value.split("\n")))
-
-
-def _worst_tensors(tensors: Sequence[TensorRecord]) -> list[TensorRecord]:
-    """Those with the largest conflicting magnitude first, those without one last."""
-    return sorted(tensors, key=lambda tensor: -(tensor.conflicting_magnitude_ratio or 0.0))

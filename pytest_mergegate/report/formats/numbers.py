@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.wording import number_text
@@ -83,6 +84,20 @@ def loss_of(merged: MergedExpertRecord | None) -> Estimate:
     low, high = merged.loss_interval or (None, None)
     turned = (None if high is None else -high, None if low is None else -low)
     return Estimate(value=0.0 - merged.loss, interval=merged.loss_interval and turned)
+
+
+def by_layer(report: Report, ratio: str) -> dict[tuple[str, str], list[float | None]]:
+    """Of every pair of experts the number in each layer."""
+    places = range(len(report.conflicts.layers) if report.conflicts else 0)
+    rows = {(pair.a, pair.b): pair.layers.get(ratio, ()) for pair in report.pairs}
+    return {p: [row[k] if k < len(row) else None for k in places] for p, row in rows.items()}
+
+
+def mean_by_layer(ratio: str, report: Report) -> list[float | None]:
+    """Over all pairs that have a number there."""
+    layers = zip(*by_layer(report, ratio).values(), strict=True)
+    known = ([value for value in layer if value is not None] for layer in layers)
+    return [fmean(values) if values else None for values in known]
 
 
 def score_text(merged: MergedExpertRecord | None) -> str | None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.formats.columns import columns
+from pytest_mergegate.report.formats.columns import columns, layer_columns
 from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.reading import (
     NO_VERDICT,
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_mergegate.report.types import BaselineRecord, MergeRecord, Report
+    from rich.table import Table
+
+    from pytest_mergegate.report.types import BaselineRecord, Report
 
 _MOVED = 5
 """As many moved numbers are shown where not all are asked for."""
@@ -88,7 +90,7 @@ def summary(reports: Sequence[Report], look: Look) -> str:
     for place, report in enumerate(reports):
         told_more = place and (reports[place - 1].status != "pass" or look.verbosity > 0)
         if told_more and look.verbosity >= 0:
-            page.gap()
+            page.unwrapped([""])
         page.headline(report.status, _line(report, collected.name(report), look))
         if look.verbosity >= 0:
             _explain(page, report, look)
@@ -151,10 +153,6 @@ class _Page:
         line = Text(f"{status.upper()} ", style=COLORS.get(status, "green"))
         self._console.print(line.append(printable(told), style="default"), soft_wrap=True)
 
-    def gap(self) -> None:
-        """An empty line."""
-        self._console.print()
-
     def unwrapped(self, lines: Iterable[str]) -> None:
         """Lines that hold paths, which are there to be copied."""
         for line in lines:
@@ -174,17 +172,9 @@ class _Page:
                 )
             )
 
-    def experts(self, report: Report, merge: MergeRecord | None, *, detailed: bool) -> None:
-        """The table of one merge, or of what was computed without one."""
-        title = f"under {merge.method}" if merge else report.judged_method
-        shown = columns(report, merge, detailed=detailed)
-        for part in expert_tables(report.expert_names, shown, self.width, title):
-            self._console.print(part)
-
-    def layers(self, report: Report) -> None:
-        """The conflict in every layer."""
-        if (table := layer_table(report, self.width)) is not None:
-            self._console.print(Text("conflict by layer, means over all pairs"))
+    def tables(self, tables: Iterable[Table]) -> None:
+        """Tables that are no wider than the page."""
+        for table in tables:
             self._console.print(table)
 
 
@@ -208,23 +198,25 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         return
     judged = merge_of(report)
     others = [merge for merge in report.merges if merge is not judged]
-    page.experts(report, judged, detailed=detailed)
-    if detailed:
-        for merge in others:
-            page.experts(report, merge, detailed=True)
-    elif look.reasons:
+    for merge in (judged, *others) if detailed else (judged,):
+        title = f"under {merge.method}" if merge else report.judged_method
+        shown = columns(report, merge, detailed=detailed)
+        page.tables(expert_tables(report.expert_names, shown, page.width, title))
+    if look.reasons and not detailed:
         page.prose(f"under {clean(merge.method)}: {worst_of(merge)}" for merge in others)
     if (picture := heatmap(report, page.width)) is not None:
-        page.gap()
+        page.unwrapped([""])
         page.prose([picture.caption])
         page.unwrapped(picture.lines)
     if look.reasons and report.status != "pass":
-        page.gap()
+        page.unwrapped([""])
         page.prose(_reasons(report))
     if detailed:
-        page.gap()
-        if look.verbosity > 1:
-            page.layers(report)
+        page.unwrapped([""])
+        if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
+            page.unwrapped(["conflict by layer, means over all pairs"])
+            layers = report.conflicts.layers
+            page.tables([layer_table(layers, layer_columns(report), page.width)])
         page.prose(_detail_lines(report))
         page.prose(f"  {finding_text(finding)}" for finding in told_findings(report))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -11,13 +10,13 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import shorten
-from pytest_mergegate.report.formats.columns import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rich.console import JustifyMethod
+
     from pytest_mergegate.report.formats.columns import Column
-    from pytest_mergegate.report.types import Report
 
 COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 _GAP = 2
@@ -42,32 +41,37 @@ def expert_tables(
     yield _table(names, part, label, title)
 
 
-def _table(names: Sequence[str], columns: Sequence[Column], label: int, title: str | None) -> Table:
-    rows = _empty_table()
-    rows.title = None if title is None else Text(clean(title))
-    rows.add_column("expert", no_wrap=True, width=label)
-    for column in columns:
-        rows.add_column(
-            Text("\n".join(_head(column))),
-            justify="left" if column.title == "verdict" else "right",
-            no_wrap=True,
-            width=_width(column),
-        )
-    for name in names:
-        cells = (column.cells[name] for column in columns)
-        shown = (Text(cell, style=COLORS.get(cell, "")) for cell in cells)
-        rows.add_row(Text(shorten(clean(name), label).rstrip()), *shown)
-    return rows
+def layer_table(names: Sequence[str], columns: Sequence[Column], width: int) -> Table:
+    """One row per layer of a model."""
+    return _table(names, columns, min(_LONGEST_NAME, width - 34), None, about="layer")
 
 
-def _empty_table() -> Table:
-    return Table(
+def _table(
+    names: Sequence[str],
+    columns: Sequence[Column],
+    label: int,
+    title: str | None,
+    *,
+    about: str = "expert",
+) -> Table:
+    rows = Table(
+        title=None if title is None else Text(clean(title)),
         title_justify="left",
         title_style="bold",
         box=None,
         padding=(0, _GAP, 0, 0),
         pad_edge=False,
     )
+    rows.add_column(about, no_wrap=True, width=label)
+    for column in columns:
+        justify: JustifyMethod = "left" if column.title == "verdict" else "right"
+        head = Text("\n".join(_head(column)))
+        rows.add_column(head, justify=justify, no_wrap=True, width=_width(column))
+    for name in names:
+        cells = (column.cells[name] for column in columns)
+        shown = (Text(cell, style=COLORS.get(cell, "")) for cell in cells)
+        rows.add_row(Text(shorten(clean(name), label).rstrip()), *shown)
+    return rows
 
 
 def _head(column: Column) -> list[str]:
@@ -79,20 +83,3 @@ def _head(column: Column) -> list[str]:
 
 def _width(column: Column) -> int:
     return max(cell_len(text) for text in (*_head(column), *column.cells.values()))
-
-
-def layer_table(report: Report, width: int) -> Table | None:
-    """The conflict in every layer, as means over the pairs; None where it is not known."""
-    if report.conflicts is None or not report.conflicts.layers:
-        return None
-    ratios = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio")
-    rows = _empty_table()
-    rows.add_column("layer", no_wrap=True, width=min(_LONGEST_NAME, width - 34))
-    for ratio in ratios:
-        rows.add_column(ratio.replace("_", "\n"), justify="right", no_wrap=True)
-    for place, layer in enumerate(report.conflicts.layers):
-        found = ([p.layers.get(r, ())[place : place + 1] for p in report.pairs] for r in ratios)
-        known = ([value for own in of for value in own if value is not None] for of in found)
-        cells = (f"{fmean(values):.3f}" if values else NONE for values in known)
-        rows.add_row(Text(clean(layer), overflow="ellipsis"), *cells)
-    return rows

@@ -1,11 +1,12 @@
-"""The plots of one gate: what merging does to every expert, and what more models would keep."""
+"""Plots as data, which the page's script draws: what merging does, and what more models keep."""
 
 from __future__ import annotations
 
+import html
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.formats.html_parts.plots import Chart, Variant, literal, short
 from pytest_mergegate.report.formats.html_parts.tables import missing, scale_of
 from pytest_mergegate.report.formats.numbers import (
     Estimate,
@@ -18,6 +19,42 @@ from pytest_mergegate.report.formats.reading import limit_of, plural
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One figure of a plot that can show several."""
+
+    key: str
+    label: str
+    data: dict[str, Any]
+    """What the script draws from."""
+    extremes: tuple[float, float] = (0.0, 0.0)
+    """The smallest and the largest number of a grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A plot with what it can be switched between."""
+
+    key: str
+    variants: tuple[Variant, ...]
+    toggle: str = ""
+    """What the variants differ in."""
+    absent: tuple[tuple[str, str], ...] = ()
+    """Variants that have no number, and why."""
+
+
+def literal(text: str) -> str:
+    """``text`` so that Plotly, which reads tags, entities and formulas, shows it as it is."""
+    return html.escape(text, quote=False).replace("$", "&#36;")
+
+
+def short(text: str, longest: int = 20) -> str:
+    """``text`` for an axis."""
+    cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return literal(cut) or "(unnamed)"
+
 
 Damage = dict[str, dict[str, Estimate]]
 """By expert, then by series, in percent."""

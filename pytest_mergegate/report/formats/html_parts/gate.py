@@ -11,7 +11,7 @@ from pytest_mergegate.report.formats.html_parts.tables import Judged, judged
 from pytest_mergegate.report.formats.reading import NO_VERDICT, plural, status_of
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.formats.html_parts.plots import Chart
+    from pytest_mergegate.report.formats.html_parts.charts import Chart
     from pytest_mergegate.report.types import DiagnosisRecord, Report
 
 

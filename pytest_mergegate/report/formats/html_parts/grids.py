@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from itertools import combinations
-from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.formats.html_parts.plots import Chart, Variant, short
+from pytest_mergegate.report.formats.html_parts.charts import Chart, Variant, short
 from pytest_mergegate.report.formats.html_parts.tables import missing
+from pytest_mergegate.report.formats.numbers import by_layer, mean_by_layer
 from pytest_mergegate.report.formats.reading import plural
 
 if TYPE_CHECKING:
@@ -152,22 +152,8 @@ def layer_labels(layers: Sequence[str]) -> list[str]:
     return [".".join(p) for p in parts]
 
 
-def mean_by_layer(quantity: str, report: Report) -> list[float | None]:
-    """Over all pairs that have a number there."""
-    layers = zip(*_by_layer(report, quantity).values(), strict=True)
-    known = ([value for value in layer if value is not None] for layer in layers)
-    return [fmean(values) if values else None for values in known]
-
-
-def _by_layer(report: Report, quantity: str) -> dict[tuple[str, str], list[float | None]]:
-    """Of every pair the number in each layer."""
-    places = range(len(report.conflicts.layers) if report.conflicts else 0)
-    rows = {(pair.a, pair.b): pair.layers.get(quantity, ()) for pair in report.pairs}
-    return {p: [row[k] if k < len(row) else None for k in places] for p, row in rows.items()}
-
-
 def _of_layers(report: Report, quantity: str) -> Variant | None:
-    rows = _by_layer(report, quantity)
+    rows = by_layer(report, quantity)
     known = {pair: [v for v in row if v is not None] for pair, row in rows.items()}
     worst = sorted((pair for pair in rows if known[pair]), key=lambda pair: -max(known[pair]))
     if not worst or report.conflicts is None:
