@@ -15,10 +15,9 @@ from markupsafe import Markup
 
 from pytest_mergegate.common.plain_text import printable
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.formats import reading
+from pytest_mergegate.report.formats import numbers, reading
 from pytest_mergegate.report.formats.html_parts import charts, grids, tables
 from pytest_mergegate.report.formats.html_parts.gate import GateView
-from pytest_mergegate.report.formats.numbers import mean_by_layer
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.collected import Collected
@@ -74,10 +73,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals |= {"charts": charts, "grids": grids, "tables": tables, "reading": reading}
+    told = (charts, grids, tables, numbers, reading)
+    found.globals |= {module.__name__.rpartition(".")[2]: module for module in told}
     found.filters |= {
         "number": number_text,
-        "mean_by_layer": mean_by_layer,
+        "mean_by_layer": numbers.mean_by_layer,
         "moved": tables.moved,
         "indented": partial(json.dumps, indent=2, ensure_ascii=False),
     }

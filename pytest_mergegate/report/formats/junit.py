@@ -28,8 +28,7 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
     concerned = [v for v in report.verdicts if expert in (None, v.expert)]
     for budget in dict.fromkeys(verdict.budget for verdict in concerned):
         worst = max((v for v in concerned if v.budget == budget), key=_badness)
-        for name, value in _verdict(worst, of_pool=expert is None):
-            yield f"mergegate.{budget}.{name}", value
+        yield from _verdict(worst, of_pool=expert is None)
     diagnoses = [found for found in report.diagnoses if expert in (None, found.expert)]
     for found in diagnoses:
         about = "" if expert else f"{clean(found.expert)}: "
@@ -43,13 +42,14 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _verdict(verdict: VerdictRecord, *, of_pool: bool) -> Iterator[tuple[str, str]]:
-    yield "status", verdict.status
-    yield "value", _value(verdict)
-    yield "limit", "undefined" if verdict.limit is None else f"{verdict.limit:g}"
-    if verdict.method:
-        yield "method", clean(verdict.method)
-    if of_pool and verdict.expert:
-        yield "expert", clean(verdict.expert)
+    told = {
+        "status": verdict.status,
+        "value": _value(verdict),
+        "limit": "undefined" if verdict.limit is None else f"{verdict.limit:g}",
+        "method": clean(verdict.method or ""),
+        "expert": clean(verdict.expert or "") if of_pool else "",
+    }
+    return ((f"mergegate.{verdict.budget}.{name}", text) for name, text in told.items() if text)
 
 
 def _value(verdict: VerdictRecord) -> str:

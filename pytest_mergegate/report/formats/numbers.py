@@ -30,6 +30,8 @@ class Estimate:
     upper: float | None = None
     """What the number is at most, at the certificate's confidence."""
     reason: str = NOT_RUN
+    note: str = ""
+    """What else has to be said of it."""
 
     def times(self, factor: float) -> Estimate:
         """The same in another unit, ``factor`` of which make one of this."""

@@ -52,11 +52,13 @@ def similarity_chart(report: Report, key: str) -> Chart | None:
         return None
     names = [report.expert_names[place] for place in clustered(report)]
     known = [q for q in QUANTITIES if any(getattr(p, q) is not None for p in report.pairs)]
-    absent = [
-        (QUANTITIES[q].label, _reason(report.pairs[0], q)) for q in QUANTITIES if q not in known
-    ]
-    variants = tuple(_of_pairs(report, quantity, names) for quantity in known)
-    return Chart(key=key, toggle="Quantity", variants=variants, absent=tuple(absent))
+    why = {q: getattr(report.pairs[0], f"{q}_reason") for q in QUANTITIES if q not in known}
+    return Chart(
+        key=key,
+        toggle="Quantity",
+        variants=tuple(_of_pairs(report, quantity, names) for quantity in known),
+        absent=tuple((QUANTITIES[q].label, missing(reason)) for q, reason in why.items()),
+    )
 
 
 def clustered(report: Report) -> tuple[int, ...]:
@@ -118,21 +120,20 @@ def _variant(
     return Variant(key=quantity, label=label, data=data, extremes=(low, high))
 
 
-def _reason(pair: PairRecord, quantity: str) -> str:
-    return missing(getattr(pair, f"{quantity}_reason"))
+def _reading(where: str, quantity: str, value: float | None, why: str) -> str:
+    if value is None:
+        return f"{where}: {missing(why)}"
+    return f"{where}: {QUANTITIES[quantity].label.lower()} {number_text(value)}"
 
 
 def _pair_reading(quantity: str, a: str, b: str, pair: PairRecord | None) -> str:
     if a == b:
         return f"{a}: itself"
-    if pair is None:
-        return f"{a} and {b}: {missing('no_such_pair')}"
-    value = getattr(pair, quantity)
-    if value is None:
-        return f"{a} and {b}: {_reason(pair, quantity)}"
+    value = getattr(pair, quantity, None)
+    why = "no_such_pair" if pair is None else getattr(pair, f"{quantity}_reason")
     error = getattr(pair, f"{quantity}_standard_error", None)
     sampled = "" if error is None else f" ± {number_text(error)} (standard error)"
-    return f"{a} and {b}: {QUANTITIES[quantity].label.lower()} {number_text(value)}{sampled}"
+    return _reading(f"{a} and {b}", quantity, value, why) + sampled
 
 
 def layers_chart(report: Report, key: str) -> Chart | None:
@@ -159,27 +160,15 @@ def _of_layers(report: Report, quantity: str) -> Variant | None:
     if not worst or report.conflicts is None:
         return None
     layers = report.conflicts.layers
+    shown = worst[:MOST_PAIRS]
     mean = f"mean of {plural(len(rows), 'pair')}"
-    values = {mean: mean_by_layer(quantity, report)}
-    values |= {f"{a} – {b}": rows[a, b] for a, b in worst[:MOST_PAIRS]}
-    return _variant(
-        quantity,
-        list(values.values()),
-        [
-            [
-                _layer_reading(f"{name}, {layer}", quantity, value)
-                for layer, value in zip(layers, row, strict=True)
-            ]
-            for name, row in values.items()
-        ],
-        rows=[mean, *(f"{short(a, 16)} –<br>{short(b, 16)}" for a, b in worst[:MOST_PAIRS])],
-        columns=[short(label) for label in layer_labels(layers)],
-        row_height=36,
-        close=True,
-    )
-
-
-def _layer_reading(where: str, quantity: str, value: float | None) -> str:
-    if value is None:
-        return f"{where}: {missing('neither expert changes it')}"
-    return f"{where}: {QUANTITIES[quantity].label.lower()} {number_text(value)}"
+    names = [mean, *(f"{a} – {b}" for a, b in shown)]
+    values = [mean_by_layer(quantity, report), *(rows[pair] for pair in shown)]
+    why = "neither expert changes it"
+    readings = [
+        [_reading(f"{name}, {layers[k]}", quantity, v, why) for k, v in enumerate(row)]
+        for name, row in zip(names, values, strict=True)
+    ]
+    labels = [mean, *(f"{short(a, 16)} –<br>{short(b, 16)}" for a, b in shown)]
+    columns = [short(label) for label in layer_labels(layers)]
+    return _variant(quantity, values, readings, labels, columns, row_height=36, close=True)

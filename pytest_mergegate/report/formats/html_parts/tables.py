@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common import wording
@@ -16,7 +16,6 @@ from pytest_mergegate.report.formats.numbers import (
     loss_of,
     mds_of,
     number_beside,
-    score_text,
     span,
 )
 from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
@@ -100,75 +99,43 @@ def _texts(a: float | None, b: float | None) -> tuple[str | None, str | None]:
     return None if a is None else number_text(a), None if b is None else number_text(b)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One value of the table of experts."""
-
-    text: str | None
-    """None where there is no number."""
-    reason: str | None = None
-    """Why there is none."""
-    notes: tuple[str | None, ...] = ()
-    """An interval, a bound: what stands below the value."""
-    status: str | None = None
-    """Of the verdict on this value."""
-
-
-def cells_of(report: Report, expert: ExpertRecord) -> tuple[Cell, ...]:
-    """Disagreement, loss, score and MDS of one expert."""
-    verdicts = {v.budget: v for v in report.verdicts if v.expert == expert.name}
+def merged_of(report: Report, expert: ExpertRecord) -> MergedExpertRecord | None:
+    """What the judged merge does to an expert."""
     merge = merge_of(report)
-    found = next((e for e in merge.experts if e.name == expert.name), None) if merge else None
-    forecasts = forecasts_of(report, "surrogate", report.judged_method)
-    forecast = forecasts.get(expert.name) if found is None else None
-    differs = forecast or disagreement_of(found)
-    bound = None if differs.upper is None else f"at most {100 * differs.upper:.1f} %"
-    notes = (bound, "forecast, no merge made" if forecast else None)
-    return (
-        _cell("max_disagreement", verdicts, differs, notes),
-        _loss_cell(found, verdicts),
-        _score_cell(found),
-        _cell("max_mds", verdicts, mds_of(expert), decimals=2),
-    )
+    return next((e for e in merge.experts if e.name == expert.name), None) if merge else None
 
 
-def _cell(
-    budget: str,
-    verdicts: dict[str, VerdictRecord],
-    estimate: Estimate,
-    notes: tuple[str | None, ...] = (),
-    *,
-    decimals: int = 1,
-) -> Cell:
-    """An estimate with more digits where rounding would put it on its limit."""
-    verdict = verdicts.get(budget)
-    status = verdict.status if verdict else None
+def estimates_of(report: Report, expert: ExpertRecord) -> dict[str, Estimate]:
+    """What is told of one expert, by the budget that it is judged against."""
+    merged = merged_of(report, expert)
+    differs, lost = disagreement_of(merged), loss_of(merged)
+    forecast = forecasts_of(report, "surrogate", report.judged_method).get(expert.name)
+    if merged is None and forecast is not None:
+        differs = replace(forecast, note="forecast, no merge made")
+    verdict = verdicts_of(report, expert).get("max_loss")
+    if lost.value is None and verdict is not None:  # certified, without targets
+        reason = (merged and merged.loss_reason) or verdict.value_reason or NOT_RUN
+        note = f"{verdict.basis}, not measured"
+        lost = Estimate(value=verdict.value, reason=reason, note=note)
+    return {"max_disagreement": differs, "max_loss": lost, "max_mds": mds_of(expert)}
+
+
+def verdicts_of(report: Report, expert: ExpertRecord) -> dict[str, VerdictRecord]:
+    """By budget."""
+    return {v.budget: v for v in report.verdicts if v.expert == expert.name}
+
+
+def estimate_text(
+    budget: str, estimate: Estimate, verdict: VerdictRecord | None, decimals: int
+) -> str | None:
+    """A number with more digits where rounding would put it on its limit."""
     if estimate.value is None:
-        return Cell(text=None, reason=estimate.reason, status=status)
+        return None
+    if math.isinf(estimate.value):
+        return "∞"
     scale, unit = scale_of(budget)
     limit = None if verdict is None or verdict.limit is None else verdict.limit * scale
-    text = "∞"
-    if estimate.value != math.inf:
-        text = number_beside(estimate.value * scale, limit, decimals, apart=True) + unit
-    notes = (span(estimate.interval, scale, decimals), *notes)
-    return Cell(text=text, notes=notes, status=status)
-
-
-def _loss_cell(merged: MergedExpertRecord | None, verdicts: dict[str, VerdictRecord]) -> Cell:
-    verdict = verdicts.get("max_loss")
-    if verdict is None or (merged is not None and merged.loss is not None):
-        return _cell("max_loss", verdicts, loss_of(merged))
-    reason = (merged and merged.loss_reason) or verdict.value_reason or NOT_RUN
-    certified = Estimate(value=verdict.value, reason=reason)  # without targets
-    return _cell("max_loss", verdicts, certified, (f"{verdict.basis}, not measured",))
-
-
-def _score_cell(merged: MergedExpertRecord | None) -> Cell:
-    text = score_text(merged)
-    if merged is None or text is None:
-        return Cell(text=None, reason=(merged and merged.score_merged_reason) or NOT_RUN)
-    base = None if merged.score_base is None else f"base {merged.score_base:.2f}"
-    return Cell(text=text, notes=(base,))
+    return number_beside(estimate.value * scale, limit, decimals, apart=True) + unit
 
 
 @dataclass(frozen=True, kw_only=True)
