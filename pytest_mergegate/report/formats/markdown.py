@@ -11,12 +11,13 @@ from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.columns import columns
 from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.reading import (
+    Concern,
     change_text,
+    concerns,
     finding_page,
     headline,
     instead,
     merge_of,
-    open_verdicts,
     plural,
     some,
     told_findings,
@@ -108,7 +109,7 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
             yield Part(Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown))
         else:
             yield Part(Kind.TABLE, shown)
-    yield from (Part(Kind.CAUSE, text) for text in _causes(report))
+    yield from (Part(Kind.CAUSE, _cause(concern)) for concern in concerns(report))
     if (line := instead(report)) is not None:
         yield Part(Kind.CAUSE, f"**What would pass instead:** {prose(line)}")
     if report.baseline is not None:
@@ -140,16 +141,14 @@ def _experts(report: Report) -> str:
     return under + table(["expert", *heads], rows)
 
 
-def _causes(report: Report) -> Iterator[str]:
-    """Of every expert that is not within budget: what is over, why, and what to do."""
-    for name in dict.fromkeys(verdict.expert for verdict in open_verdicts(report)):
-        own = [v for v in open_verdicts(report) if v.expert == name]
-        lines = [f"**{code_plain(name or 'the pool')}**", ""]
-        lines += [f"- {SYMBOLS[v.status]} {prose(v.message)}" for v in own]
-        for found in (found for found in report.diagnoses if found.expert == name):
-            lines += [f"- {prose(fact)}" for fact in found.facts]
-            lines += [f"- **Try:** {prose(cure)}" for cure in found.cures]
-        yield "\n".join(lines)
+def _cause(concern: Concern) -> str:
+    """Of an expert that is not within budget: what is over, why, and what to do."""
+    lines = [f"**{code_plain(concern.expert or 'the pool')}**", ""]
+    lines += [f"- {SYMBOLS[v.status]} {prose(v.message)}" for v in concern.verdicts]
+    if concern.diagnosis is not None:
+        lines += [f"- {prose(fact)}" for fact in concern.diagnosis.facts]
+        lines += [f"- **Try:** {prose(cure)}" for cure in concern.diagnosis.cures]
+    return "\n".join(lines)
 
 
 def _baseline(baseline: BaselineRecord) -> Iterator[str]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.report.types import (
         ChangeRecord,
+        DiagnosisRecord,
         FindingRecord,
         MergeRecord,
         PlannedGroupRecord,
@@ -61,6 +62,23 @@ def open_verdicts(report: Report) -> list[VerdictRecord]:
     order = {name: place for place, name in enumerate(report.expert_names)}
     found = [verdict for verdict in report.verdicts if verdict.status != "pass"]
     return sorted(found, key=lambda verdict: order.get(verdict.expert or "", len(order)))
+
+
+class Concern(NamedTuple):
+    """An expert that is not within budget (None for the pool), why, and what would help."""
+
+    expert: str | None
+    verdicts: list[VerdictRecord]
+    diagnosis: DiagnosisRecord | None
+
+
+def concerns(report: Report) -> list[Concern]:
+    """One of every expert with a verdict that is no pass, in the gate's order."""
+    diagnoses = {diagnosis.expert: diagnosis for diagnosis in report.diagnoses}
+    found: dict[str | None, list[VerdictRecord]] = {}
+    for verdict in open_verdicts(report):
+        found.setdefault(verdict.expert, []).append(verdict)
+    return [Concern(name, own, diagnoses.get(name or "")) for name, own in found.items()]
 
 
 def closest(report: Report) -> VerdictRecord | None:

@@ -17,12 +17,13 @@ from pytest_mergegate.report.formats.columns import columns, layer_columns
 from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.reading import (
     NO_VERDICT,
+    Concern,
     change_text,
+    concerns,
     finding_text,
     headline,
     instead,
     merge_of,
-    open_verdicts,
     plural,
     some,
     told_findings,
@@ -71,14 +72,10 @@ def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> 
         problems = [f for f in report.findings if f.severity == "error"]
         concerned = [f for f in problems if expert in (None, f.expert)] or problems
         return "\n".join(finding_text(finding) for finding in concerned)
-    still_open = open_verdicts(report)
     if expert is not None:
-        lines = [clean(v.message) for v in still_open if v.expert == expert]
-        said = [line for d in report.diagnoses if d.expert == expert for line in d.lines]
-        return "\n".join([*lines, *(f"  {clean(line)}" for line in said)])
-    if not still_open:
-        return NO_VERDICT
-    return "\n".join(_pool_lines(report, brief=brief))
+        own = (_cause(concern) for concern in concerns(report) if concern.expert == expert)
+        return "\n".join(line for lines in own for line in lines)
+    return "\n".join(_pool_lines(report, brief=brief)) if concerns(report) else NO_VERDICT
 
 
 def summary(reports: Sequence[Report], look: Look) -> str:
@@ -210,7 +207,8 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         page.unwrapped(picture.lines)
     if look.reasons and report.status != "pass":
         page.unwrapped([""])
-        page.prose(_reasons(report))
+        for concern in concerns(report):
+            page.prose(_cause(concern) if concern.expert in report.expert_names else ())
     if detailed:
         page.unwrapped([""])
         if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
@@ -221,21 +219,20 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         page.prose(f"  {finding_text(finding)}" for finding in told_findings(report))
 
 
-def _reasons(report: Report) -> Iterator[str]:
-    """The failure text of every expert that has one."""
-    concerned = {verdict.expert for verdict in open_verdicts(report)}
-    for name in report.expert_names:
-        if name in concerned:
-            yield from failure_text(report, name).splitlines()
+def _cause(concern: Concern) -> Iterator[str]:
+    """What is over budget, why, and what to do."""
+    yield from (clean(verdict.message) for verdict in concern.verdicts)
+    if concern.diagnosis is not None:
+        yield from (f"  {clean(line)}" for line in concern.diagnosis.lines)
 
 
 def _pool_lines(report: Report, *, brief: bool) -> Iterator[str]:
-    still_open = open_verdicts(report)
-    names = list(dict.fromkeys(verdict.expert or "" for verdict in still_open))
+    found = concerns(report)
+    names = [concern.expert or "" for concern in found]
     told = f"{len(names)} of {plural(len(report.experts), 'expert')} not within budget:"
     yield f"{told} {some(names)}" if brief else told
     if not brief:
-        yield from (f"  {clean(verdict.message)}" for verdict in still_open)
+        yield from (f"  {clean(v.message)}" for concern in found for v in concern.verdicts)
     for merge in report.merges:
         yield f"  method {clean(merge.method)}: {worst_of(merge)}"
     for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_mergegate.report.formats.html_parts import charts, grids
 from pytest_mergegate.report.formats.html_parts.tables import Judged, judged
-from pytest_mergegate.report.formats.reading import NO_VERDICT, plural, status_of
+from pytest_mergegate.report.formats.reading import NO_VERDICT, Concern, concerns, plural, status_of
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.formats.html_parts.charts import Chart
-    from pytest_mergegate.report.types import DiagnosisRecord, Report
-
-
-class Concern(NamedTuple):
-    """An expert that is not within budget, why, and what would help."""
-
-    expert: str
-    verdicts: list[Judged]
-    diagnosis: DiagnosisRecord | None
+    from pytest_mergegate.report.types import Report
 
 
 @dataclass(frozen=True)
@@ -61,16 +53,8 @@ class GateView:
     @cached_property
     def concerns(self) -> list[Concern]:
         """Experts over budget first, then the undecided, each in the gate's order."""
-        diagnoses = {diagnosis.expert: diagnosis for diagnosis in self.report.diagnoses}
-        by_expert: dict[str | None, list[Judged]] = {}
-        for verdict in self.verdicts:
-            if verdict.record.status != "pass":
-                by_expert.setdefault(verdict.record.expert, []).append(verdict)
-        failing = {v.expert for v in self.report.verdicts if v.status == "fail"}
-        return [
-            Concern(name or "the pool", by_expert[name], diagnoses.get(name or ""))
-            for name in sorted(by_expert, key=lambda name: name not in failing)
-        ]
+        found = concerns(self.report)
+        return sorted(found, key=lambda c: all(v.status != "fail" for v in c.verdicts))
 
     @cached_property
     def charts(self) -> dict[str, Chart]:
