@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.gate import settings
-from pytest_mergegate.report.formats import FORMATS
 
 if TYPE_CHECKING:
     import argparse

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
-from pytest_mergegate.report.formats import FORMATS
+from pytest_mergegate.common.formats import FORMATS
 
 if TYPE_CHECKING:
     from pytest_mergegate.gate.spec import Stage

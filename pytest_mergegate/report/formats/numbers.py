@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.wording import number_text
 
 if TYPE_CHECKING:
+    from pytest_mergegate.common.records import Interval
     from pytest_mergegate.report.types import (
         ExpertRecord,
-        Interval,
         MergedExpertRecord,
         Report,
     )

@@ -13,8 +13,9 @@ import pytest
 
 from pytest_mergegate.cli import main
 from pytest_mergegate.cli import report as report_command
+from pytest_mergegate.common import formats
 from pytest_mergegate.gate import settings
-from pytest_mergegate.report import formats
+from pytest_mergegate.report import formats as modules
 from pytest_mergegate.report.files import write_report
 from pytest_mergegate.report.formats.columns import columns
 from report.formats.made import NAMES, report, run
@@ -40,7 +41,7 @@ def render(reports: Collected) -> str:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The format ``csv``: a module, and a row of the table."""
-    module = ModuleType("pytest_mergegate.report.formats.csv")
+    module = ModuleType(f"{modules.__name__}.csv")
     module.render = render  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with monkeypatch.context() as patched:
@@ -83,7 +84,7 @@ def test_a_new_format_is_named_among_those_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_every_format_of_the_table_has_its_module(name: str) -> None:
-    made = import_module(f"{formats.__name__}.{name}").render(run(report()))
+    made = import_module(f"{modules.__name__}.{name}").render(run(report()))
     assert isinstance(made, str)
     assert made.endswith(("\n", "</html>"))
 

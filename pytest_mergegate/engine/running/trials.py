@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.workspace import Workspace
 
 
-class WhatIf:
+class Trials:
     """Answers of θ_0 + Σ λ_j τ_j for any λ, on each expert's own probes; each worked out once."""
 
     def __init__(self, workspace: Workspace, states: HiddenStates) -> None:
@@ -88,6 +88,11 @@ class WhatIf:
             ],
             "answers": [block.answers for block in own],
         }
+
+
+def trials_of(workspace: Workspace, states: HiddenStates) -> Trials | None:
+    """Trials of the pool; None where answers cannot be read from its states."""
+    return Trials(workspace, states) if workspace.facts.answering else None
 
 
 class _Answers:
