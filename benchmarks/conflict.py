@@ -44,8 +44,8 @@ from pools import (
 from safetensors.torch import load_file
 
 from pytest_mergegate.engine.weights.delta_rows import delta_rows
-from pytest_mergegate.engine.weights.grams import factor_dots
 from pytest_mergegate.engine.weights.kernels import add_pairs
+from pytest_mergegate.engine.weights.tensor_sums import factor_dots
 from pytest_mergegate.stages.conflict import run_conflict
 
 if TYPE_CHECKING:

@@ -6,14 +6,10 @@ import contextlib
 import functools
 import io
 import logging
-import math
 import random
 import warnings
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,33 +17,20 @@ import torch
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.working_folder import apart, working_in
-from pytest_mergegate.evaluation.lending import lent
+from pytest_mergegate.evaluation.own_metric import lent, no_scores
+from pytest_mergegate.evaluation.scoring import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from pytest_mergegate.engine.running.engine import Engine
 
 _SEED = 1234
 """The harness's own default, for few-shot examples and what a task draws at random."""
 _BATCH = 16
-_tasks: WeakKeyDictionary[Engine, dict[str, Any]] = WeakKeyDictionary()
-"""Each task is looked up and its data read once for all models of a gate."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HarnessScores:
-    """One task's scores of one model."""
-
-    scores: NDArray[np.float64]
-    """Per sample, in the order of the task's documents."""
-    chance: float
-    """The share of the most common right answer where a task is multiple choice, else 0."""
-
-
-def harness_scores(engine: Engine, name: str, *, expert: str, tasks: Path | None) -> HarnessScores:
+def harness_scores(engine: Engine, name: str, *, expert: str, tasks: Path | None) -> Scored:
     """Score the loaded model on every sample of the task ``name``, by its first metric.
 
     Tasks are looked up among the harness's own, and in the folder ``tasks`` of the team's. Raises
@@ -65,21 +48,25 @@ def harness_scores(engine: Engine, name: str, *, expert: str, tasks: Path | None
     with lent(engine.model, f"lm_eval:{name}", expert=expert) as (module, tokenizer):
         try:
             with _undisturbed(module.device), _place_of(name, tasks, expert) as own:
-                task = _task(engine, name, own)
+                # looked up, and its data read, once for all models of a gate
+                if (kept := f"lm_eval:{name}") not in engine.kept:
+                    engine.kept[kept] = _find_task(name, own)
+                task = engine.kept[kept]
                 samples = _samples(task, name, module, tokenizer)
         except (KeyboardInterrupt, GateError):
             raise
         except BaseException as error:  # a task's own code may exit
-            what = f"{type(error).__name__}: {_first_line(error)}"
-            raise _refused(name, f"did not run ({what})", expert) from error
+            said = next(iter(str(error).strip().splitlines()), "")
+            why = f"did not run ({type(error).__name__}: {said})"
+            raise _refused(name, why, expert) from error
     metric = _first_metric(task, samples)
-    _check_direction(task, name, metric, expert)
+    if task.higher_is_better().get(metric) is False:
+        raise _refused(name, f"is measured by {metric}, of which less is better", expert)
     scores = [_score(sample, metric, k, name, expert) for k, sample in enumerate(samples)]
-    return HarnessScores(scores=np.array(scores), chance=_chance(task, samples))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+    chance = 0.0
+    if task.OUTPUT_TYPE == "multiple_choice":
+        chance = metrics.majority_rate([repr(sample["target"]) for sample in samples])
+    return Scored(scores=np.array(scores), chance=chance, of_outputs=False)
 
 
 def _require_package() -> None:
@@ -92,13 +79,6 @@ def _require_package() -> None:
             "metric lm_eval: needs the lm-eval package",
             fix="pip install 'pytest-mergegate[lm-eval]'",
         ) from None
-
-
-def _task(engine: Engine, name: str, own: Path | None) -> Any:
-    kept = _tasks.setdefault(engine, {})
-    if name not in kept:
-        kept[name] = _find_task(name, own)
-    return kept[name]
 
 
 def _find_task(name: str, own: Path | None) -> Any:
@@ -134,11 +114,11 @@ def _place_of(name: str, tasks: Path | None, expert: str) -> Iterator[Path | Non
             yield None
         return
     if _harness_has(name):
-        raise PoolError(
-            f"lm_eval:{name} is a task in {tasks.name}/, and one that the harness brings",
-            code="MG301",
-            expert=expert,
-            fix="give the task in your folder another name",
+        raise no_scores(
+            f"lm_eval:{name}",
+            f"is a task in {tasks.name}/, and one that the harness brings",
+            expert,
+            "give the task in your folder another name",
         )
     with working_in(tasks):
         yield tasks
@@ -171,10 +151,9 @@ def _samples(task: Any, name: str, module: Any, tokenizer: Any) -> list[dict[str
     model = HFLM(pretrained=module, tokenizer=tokenizer, backend=kind, batch_size=_BATCH)
     task.set_fewshot_seed(seed=_SEED)
     results = evaluate(lm=model, task_dict={name: task}, log_samples=True, bootstrap_iters=0)
-    by_filter: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for sample in results["samples"][name]:
-        by_filter[sample["filter"]].append(sample)
-    return sorted(next(iter(by_filter.values())), key=lambda sample: int(sample["doc_id"]))
+    samples = results["samples"][name]
+    first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    return sorted(first, key=lambda sample: int(sample["doc_id"]))
 
 
 def _first_metric(task: Any, samples: Sequence[Mapping[str, Any]]) -> str:
@@ -185,14 +164,9 @@ def _first_metric(task: Any, samples: Sequence[Mapping[str, Any]]) -> str:
     return str(getattr(named, "__name__", named))
 
 
-def _check_direction(task: Any, name: str, metric: str, expert: str) -> None:
-    if task.higher_is_better().get(metric) is False:
-        raise _refused(name, f"is measured by {metric}, of which less is better", expert)
-
-
 def _score(sample: Mapping[str, Any], metric: str, index: int, name: str, expert: str) -> float:
     value = sample.get(metric)
-    if not isinstance(value, (bool, int, float, np.number, np.bool_)):
+    if not isinstance(value, (int, float, np.number, np.bool_)):
         known = ", ".join(sample["metrics"])
         raise _refused(
             name,
@@ -201,25 +175,17 @@ def _score(sample: Mapping[str, Any], metric: str, index: int, name: str, expert
             expert,
         )
     number = float(value)
-    if not 0 <= number <= 1 or math.isnan(number):
+    if not 0 <= number <= 1:
         raise _refused(name, f"scored sample {index + 1} as {number:g} by {metric}", expert)
     return number
 
 
 def _refused(name: str, why: str, expert: str) -> PoolError:
-    return PoolError(
-        f"lm_eval:{name} {why}",
-        code="MG301",
-        expert=expert,
-        fix="name a single task whose first metric scores each sample between 0 and 1, such as "
-        "acc or exact_match",
+    fix = (
+        "name a single task whose first metric scores each sample between 0 and 1, such as acc or "
+        "exact_match"
     )
-
-
-def _chance(task: Any, samples: Sequence[Mapping[str, Any]]) -> float:
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return 0.0
-    return metrics.majority_rate([repr(sample["target"]) for sample in samples])
+    return no_scores(f"lm_eval:{name}", why, expert, fix)
 
 
 @contextlib.contextmanager

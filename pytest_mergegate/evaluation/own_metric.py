@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.evaluation.questions import Questions, checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
+    import torch
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.models.model import Model
@@ -27,7 +30,14 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.options import Scorer
     from pytest_mergegate.pool.examples import Example
 
+    Scores = NDArray[np.float64]
+
 _RETURNS = "returns one number in [0, 1] per example"
+
+
+def no_scores(who: str, why: str, expert: str, fix: str | None = None) -> PoolError:
+    """The error for code that is not ours and gives no scores: ``who`` it is, and ``why``."""
+    return PoolError(f"{who} {why}", code="MG301", expert=expert, fix=fix)
 
 
 def load_metric(metric: str, *, expert: str, root: Path) -> Callable[..., Any]:
@@ -36,20 +46,22 @@ def load_metric(metric: str, *, expert: str, root: Path) -> Callable[..., Any]:
     Raises PoolError, also for a module that raises or exits when it is imported.
     """
     module_name, _, name = metric.partition(":")
+    sys.path.insert(0, str(root))
     try:
-        with _importable_from(root):
-            function = getattr(_module(module_name, root), name)
+        function = getattr(_module(module_name, root), name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
-        raise PoolError(
-            f"metric {metric} cannot be imported ({type(error).__name__}: {error})",
-            code="MG301",
-            expert=expert,
-            fix="write package.module:function; modules beside the gate file are found too",
+        raise no_scores(
+            f"metric {metric}",
+            f"cannot be imported ({type(error).__name__}: {error})",
+            expert,
+            "write package.module:function; modules beside the gate file are found too",
         ) from None
+    finally:
+        sys.path.remove(str(root))
     if not callable(function):
-        raise PoolError(f"metric {metric} is not callable", code="MG301", expert=expert)
+        raise no_scores(f"metric {metric}", "is not callable", expert)
     return function  # type: ignore[no-any-return]  # checked to be callable, that is all
 
 
@@ -62,15 +74,17 @@ def takes_model(function: Callable[..., Any], metric: str, *, expert: str) -> bo
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some functions written in C
         return False
-    if _binds(signature, 2):
-        return False
-    if _binds(signature, 3):
-        return True
-    raise PoolError(
-        f"metric {metric} takes {signature}, and is called with two arguments or with three",
-        code="MG301",
-        expert=expert,
-        fix=f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
+    for count in (2, 3):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count == 3
+    raise no_scores(
+        f"metric {metric}",
+        f"takes {signature}, and is called with two arguments or with three",
+        expert,
+        f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
     )
 
 
@@ -81,27 +95,25 @@ def apply_metric(
     targets: Sequence[str],
     *,
     expert: str,
-) -> NDArray[np.float64]:
+) -> Scores:
     """Scores [n] of a function of outputs. Raises PoolError naming the example it could not score.
 
     It is called twice: a metric that gives the same answers different scores measures nothing.
     """
-    questions = Questions(
-        metric=metric,
+    questions = _Questions(
+        metric=f"metric {metric}",
         expert=expert,
         count=len(outputs),
         ask=lambda picked: function([outputs[k] for k in picked], [targets[k] for k in picked]),
         shown=lambda k: f"output {outputs[k]!r}, target {targets[k]!r}",
         usage=f"it takes (outputs, targets) and {_RETURNS}",
     )
-    once, again = checked_scores(questions), checked_scores(questions)
+    once, again = questions.scores(), questions.scores()
     if differing := np.flatnonzero(once != again).tolist():
-        raise PoolError(
-            f"metric {metric} scored example {differing[0] + 1} as {once[differing[0]]:g}, and as "
+        raise questions.refused(
+            f"scored example {differing[0] + 1} as {once[differing[0]]:g}, and as "
             f"{again[differing[0]]:g} when asked again",
-            code="MG301",
-            expert=expert,
-            fix="a metric must give equal outputs equal scores; seed what it draws at random",
+            "a metric must give equal outputs equal scores; seed what it draws at random",
         )
     return once
 
@@ -112,34 +124,31 @@ def apply_to_model(
     model: Model,
     examples: Sequence[Example],
     expert: str,
-) -> NDArray[np.float64]:
+) -> Scores:
     """Scores [n] of a function of the loaded model. Raises PoolError naming the example that it
     could not score.
 
     It is called once: it may cost as much as everything else together.
     """
 
-    from pytest_mergegate.evaluation.lending import lent  # which needs torch
-
     def ask(picked: Sequence[int]) -> list[Any]:
         rows = [examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
         with lent(model, f"metric {metric}", expert=expert) as (module, tokenizer):
             return list(function(module, tokenizer, rows))
 
-    questions = Questions(
-        metric=metric,
+    return _Questions(
+        metric=f"metric {metric}",
         expert=expert,
         count=len(examples),
         ask=ask,
         shown=lambda k: f"input {examples[k].input!r}",
         usage=f"it takes (model, tokenizer, examples) and {_RETURNS}",
-    )
-    return checked_scores(questions)
+    ).scores()
 
 
 def ask_scorer(
     scorer: Scorer | None, metric: str, engine: Engine, examples: Sequence[Example], expert: str
-) -> NDArray[np.float64] | None:
+) -> Scores | None:
     """Scores [n] by the hook, where there is one that knows ``metric``; else None.
 
     Raises PoolError as for a function of the loaded model, and where the hook scores an expert's
@@ -158,22 +167,114 @@ def ask_scorer(
 
     scores = apply_to_model(scored, metric, engine.model, examples, expert)
     if engine.kept.setdefault(f"left by the hook: {metric} of {expert}", left) != left:
-        raise PoolError(
-            f"pytest_mergegate_evaluate scored metric {metric} under one model, and returned None "
-            f"under another ({engine.model.loaded})",
-            code="MG301",
-            expert=expert,
-            fix="a hook answers for a metric always, or never; raise where it cannot",
+        raise no_scores(
+            f"pytest_mergegate_evaluate scored metric {metric}",
+            f"under one model, and returned None under another ({engine.model.loaded})",
+            expert,
+            "a hook answers for a metric always, or never; raise where it cannot",
         )
     return None if left else scores
 
 
-def _binds(signature: inspect.Signature, count: int) -> bool:
+@contextmanager
+def lent(model: Model, borrower: str, *, expert: str) -> Iterator[tuple[Any, Any]]:
+    """The transformers model with the weights loaded now, in eval mode, and a copy of its
+    tokenizer, for code that is not ours.
+
+    Afterwards the model is in eval mode again, with the generation settings it had. Raises
+    PoolError where the weights are not in memory, or were replaced or written to: later numbers
+    would be those of another model.
+    """
+    import torch
+
+    if model.is_streamed:
+        raise no_scores(
+            borrower,
+            "needs the whole model in memory, and the base is read layer by layer",
+            expert,
+            "run the gate where the base fits into memory, or use a metric of (outputs, targets)",
+        )
+    module = model.module
+    before, settings = _weights(module), copy.deepcopy(module.generation_config)
     try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return True
+        with torch.no_grad():
+            yield module, copy.deepcopy(model.tokenizer)
+    finally:
+        module.eval()
+        module.generation_config = settings
+    after = _weights(module)
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
+    if changed:
+        raise no_scores(
+            borrower,
+            f"changed the model it was to score ({changed[0]})",
+            expert,
+            "only read the model; copy.deepcopy it before changing anything",
+        )
+
+
+def _weights(module: torch.nn.Module) -> dict[str, tuple[int, int, int]]:
+    """What differs once a parameter was replaced, moved, or written to in place."""
+    return {
+        name: (id(held), held.data_ptr(), -1 if held.is_inference() else held._version)
+        for name, held in module.named_parameters()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Questions:
+    """A metric of the user's own, and the examples that it is asked to score."""
+
+    metric: str
+    expert: str
+    count: int
+    """How many examples there are."""
+    ask: Callable[[Sequence[int]], Any]
+    """The metric's scores of the examples with these indices."""
+    shown: Callable[[int], str]
+    """What the metric gets of one example, for messages."""
+    usage: str
+    """How such a metric is written."""
+
+    def refused(self, why: str, fix: str) -> PoolError:
+        return no_scores(self.metric, why, self.expert, fix)
+
+    def scores(self) -> Scores:
+        """One score in [0, 1] per example [n]. Raises PoolError naming the example at fault."""
+        try:
+            scores = list(self.ask(range(self.count)))
+        except (KeyboardInterrupt, PoolError):
+            raise
+        except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
+            why = f"raised {type(error).__name__}: {error}{self._culprit()}"
+            raise self.refused(why, self.usage) from error
+        if len(scores) != self.count:
+            why = f"returned {len(scores)} scores for {self.count} examples{self._culprit()}"
+            raise self.refused(why, "return one number in [0, 1] per example")
+        return np.array([self._checked(score, k) for k, score in enumerate(scores)])
+
+    def _checked(self, value: Any, index: int) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number <= 1:
+            why = f"scored example {index + 1} as {repr(value)[:40]}"
+            raise self.refused(why, "scores are numbers between 0 and 1")
+        return number
+
+    def _culprit(self) -> str:
+        """Name the first example that by itself gives no score either."""
+        for index in range(self.count):
+            try:
+                scored = len(list(self.ask([index]))) == 1
+            except (KeyboardInterrupt, PoolError):
+                raise
+            except BaseException:
+                scored = False
+            if not scored:
+                return f" (example {index + 1}: {self.shown(index)})"
+        return ""
 
 
 def _module(name: str, root: Path) -> ModuleType:
@@ -195,12 +296,3 @@ def _module(name: str, root: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@contextmanager
-def _importable_from(root: Path) -> Iterator[None]:
-    sys.path.insert(0, str(root))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(root))

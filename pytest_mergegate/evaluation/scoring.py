@@ -58,8 +58,7 @@ def score_loaded(
         from pytest_mergegate.evaluation.harness import harness_scores  # which needs torch
 
         name, tasks = metric.removeprefix(HARNESS), engine.pool.tasks
-        found = harness_scores(engine, name, expert=task.name, tasks=tasks)
-        return Scored(scores=found.scores, chance=found.chance, of_outputs=False)
+        return harness_scores(engine, name, expert=task.name, tasks=tasks)
     targets = [example.target or "" for example in task.examples]
     chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)
     function = None

@@ -11,7 +11,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
+from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights
 from pytest_mergegate.merging.method import is_sum, linear_scales
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
 
-    Arithmetic: TypeAlias = Callable[[Method, Rows, Mapping[str, Rows], Tensor], object]
+    Arithmetic: TypeAlias = Callable[
+        [Method, FactoredTensor, Mapping[str, FactoredTensor], Tensor], object
+    ]
     """Writes one merged parameter to a place, from the base's and the experts' own."""
 
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it
@@ -73,7 +75,9 @@ def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor)
         return
     experts = experts_rows(method, engine, parameter)
     if arithmetic := own_arithmetic(method):
-        arithmetic(method, Rows(engine.model.held_weight(parameter).cpu()), experts, place)
+        arithmetic(
+            method, FactoredTensor(engine.model.held_weight(parameter).cpu()), experts, place
+        )
     else:
         base = engine.model.base_weight(parameter)
         whole = {name: rows.put(torch.empty_like(base)) for name, rows in experts.items()}
@@ -87,7 +91,7 @@ def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
     return place
 
 
-def experts_rows(method: Method, engine: Engine, parameter: str) -> dict[str, Rows]:
+def experts_rows(method: Method, engine: Engine, parameter: str) -> dict[str, FactoredTensor]:
     """The experts' own parameters, in the order in which they are merged."""
     # a plan merges some of a pool's experts: those that the method has weights for
     merged = [n for n in engine.vectors.names if n in method.weights or not method.weights]
@@ -107,7 +111,12 @@ def merge_stack(
     if arithmetic is None:
         return by_mergekit(method, base, experts, parameter)
     merged = torch.empty(base.shape)
-    arithmetic(method, Rows(base), {name: Rows(own) for name, own in experts.items()}, merged)
+    arithmetic(
+        method,
+        FactoredTensor(base),
+        {name: FactoredTensor(own) for name, own in experts.items()},
+        merged,
+    )
     return merged
 
 

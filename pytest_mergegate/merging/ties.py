@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pytest_mergegate.engine.weights.mixing import Rows
+    from pytest_mergegate.engine.weights.mixing import FactoredTensor
     from pytest_mergegate.merging.method import Method
 
     Floats = NDArray[np.float32]
@@ -38,7 +38,9 @@ _DEVIATIONS = 3.0
 """Standard deviations, by which a magnitude's place in the sample may be off."""
 
 
-def put_ties(method: Method, base: Rows, experts: Mapping[str, Rows], place: Tensor) -> None:
+def put_ties(
+    method: Method, base: FactoredTensor, experts: Mapping[str, FactoredTensor], place: Tensor
+) -> None:
     """Write the merge of one parameter to ``place``.
 
     Of every task vector the ``density`` share that is largest in magnitude is kept, a sign
@@ -73,7 +75,7 @@ class _Tiles:
     Always the same ones: a product's last bits may hang on how many rows it has.
     """
 
-    def __init__(self, base: Rows) -> None:
+    def __init__(self, base: FactoredTensor) -> None:
         self.base = base
         rows, self._columns = base.own.shape
         height = max(1, min(rows, _TILE // max(self._columns, 1)))
@@ -87,11 +89,11 @@ class _Tiles:
         for first in self._starts:
             yield first * self._columns, self._read(self.base, first, self._one)
 
-    def of(self, tensor: Rows, start: int) -> Floats:
+    def of(self, tensor: FactoredTensor, start: int) -> Floats:
         """The same tile of another tensor, until the next call."""
         return self._read(tensor, start // max(self._columns, 1), self._other)
 
-    def _read(self, tensor: Rows, first: int, tile: Tensor) -> Floats:
+    def _read(self, tensor: FactoredTensor, first: int, tile: Tensor) -> Floats:
         left = len(tensor.own) - first
         return tensor.into(tile[:left], first).view(-1).numpy()
 
@@ -103,7 +105,9 @@ def _kept(size: int, density: float) -> int:
     return max(1, int(density * size)) if density > 0 and size else 0
 
 
-def _cuts(experts: Sequence[Rows], kept: int, tiles: _Tiles) -> list[tuple[np.float32, int]]:
+def _cuts(
+    experts: Sequence[FactoredTensor], kept: int, tiles: _Tiles
+) -> list[tuple[np.float32, int]]:
     """Of every expert the smallest magnitude that is kept, and from which place on no more of it
     is."""
     size = tiles.base.own.numel()
@@ -118,7 +122,7 @@ def _cuts(experts: Sequence[Rows], kept: int, tiles: _Tiles) -> list[tuple[np.fl
     return [bracket.cut(kept, size) for bracket in near]
 
 
-def _brackets(experts: Sequence[Rows], kept: int, tiles: _Tiles) -> list[_Bracket]:
+def _brackets(experts: Sequence[FactoredTensor], kept: int, tiles: _Tiles) -> list[_Bracket]:
     """Between which two magnitudes the smallest that is kept should be, by a sample of them."""
     size = tiles.base.own.numel()
     if size <= _SAMPLE:
@@ -137,7 +141,7 @@ def _brackets(experts: Sequence[Rows], kept: int, tiles: _Tiles) -> list[_Bracke
     return found
 
 
-def _look(experts: Sequence[Rows], near: Sequence[_Bracket], tiles: _Tiles) -> None:
+def _look(experts: Sequence[FactoredTensor], near: Sequence[_Bracket], tiles: _Tiles) -> None:
     """Show every bracket the magnitudes of its expert's task vector."""
     for start, origin in tiles:
         for expert, bracket in zip(experts, near, strict=True):

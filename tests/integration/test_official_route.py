@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.weights.mixing import Rows
+from pytest_mergegate.engine.weights.mixing import FactoredTensor
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.merging import in_place, mergekit_process, run_mergekit
 from pytest_mergegate.merging.merge import merge
@@ -171,13 +171,13 @@ def of_the_same(
     """
     ours = in_place.experts_rows
 
-    def own(method: Method, engine: Engine, parameter: str) -> dict[str, Rows]:
+    def own(method: Method, engine: Engine, parameter: str) -> dict[str, FactoredTensor]:
         found = ours(method, engine, parameter)
         for name in found.keys() & merged_by_peft.keys():
             peft = merged_by_peft[name][parameter].detach()
             mine = found[name].put(torch.empty_like(peft))
             torch.testing.assert_close(mine, peft, rtol=1e-6, atol=1e-7)
-            found[name] = Rows(peft)
+            found[name] = FactoredTensor(peft)
         return found
 
     monkeypatch.setattr(in_place, "experts_rows", own)

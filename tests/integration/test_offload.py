@@ -22,7 +22,7 @@ LIMITED = """
 import json, resource, sys
 import torch
 from pytest_mergegate import assess
-from pytest_mergegate.engine.models.memory import _PROC, _kilobytes
+from pytest_mergegate.engine.models.placement import _PROC, _kilobytes
 
 assess(sys.argv[3], cache=False)  # imports and compiles, which is not the base's doing
 limit = _kilobytes(_PROC / "self/status", "VmData", 0) + int(sys.argv[2])

@@ -11,7 +11,7 @@ import pytest
 from peft import PeftConfig
 from pools import edit_adapter_config, read_gate, write_gate
 
-from pytest_mergegate.engine.weights.plain_adapters import plain_configuration
+from pytest_mergegate.engine.weights.adapters import plain_configuration
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.merging.linked_models import LinkedModels
 from pytest_mergegate.pool.pool import Pool, read_pool

@@ -1,27 +1,64 @@
-"""Which family a base belongs to, by its configuration."""
+"""The families of models, and to which of them a base belongs by its configuration."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from transformers import AutoModel
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as _ENCODER_DECODERS,
 )
 
-from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models.causal import CausalModel
-from pytest_mergegate.engine.models.classifier import SequenceClassifier
-from pytest_mergegate.engine.models.encoder import HeadlessModel
-from pytest_mergegate.engine.models.loading import load_config
-from pytest_mergegate.engine.models.seq2seq import EncoderDecoder
+from pytest_mergegate.engine.models.headed import SequenceClassifier
+from pytest_mergegate.engine.models.language_models import CausalModel, EncoderDecoder
+from pytest_mergegate.engine.models.loading import load_config, unsupported
+from pytest_mergegate.engine.models.model import Model
 
 if TYPE_CHECKING:
-    from pytest_mergegate.engine.models.model import Model
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
     from pytest_mergegate.engine.models.placement import Placement
+    from pytest_mergegate.engine.models.readings import Reading, Row
+    from pytest_mergegate.gate.spec import Positions
     from pytest_mergegate.pool.base import Base
 
+
+class HeadlessModel(Model):
+    """A backbone by itself."""
+
+    kind = "model without a head"
+    auto_class = AutoModel
+    reading: ClassVar[Reading] = "none"
+    known_positions: tuple[Positions, ...] = ("mean", "last")
+    answer_positions: ClassVar[None] = None
+
+    def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        return self._read_prompts([prompt for prompt, _ in rows], positions)
+
+
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_FAMILIES: tuple[tuple[type[Model], Callable[[str, Any], bool]], ...] = (
+    (SequenceClassifier, lambda name, _: name.endswith("ForSequenceClassification")),
+    (
+        EncoderDecoder,
+        lambda name, config: (
+            config.is_encoder_decoder and name in {*_ENCODER_DECODERS.values(), config.model_type}
+        ),
+    ),
+    (
+        CausalModel,
+        lambda name, config: (
+            name.endswith(_GENERATING) or name in {*_CAUSAL.values(), config.model_type}
+        ),
+    ),
+    (HeadlessModel, lambda name, config: name.endswith("Model") and not config.is_encoder_decoder),
+)
+"""Each family, and whether it takes a class by its name and configuration; the first that does."""
 
 
 def load_model(base: Base, placement: Placement) -> Model:
@@ -30,26 +67,17 @@ def load_model(base: Base, placement: Placement) -> Model:
     Raises PoolError for an architecture of none, and for a base that does not load.
     """
     config = load_config(base.path, trust_remote_code=placement.trust_remote_code)
-    family = pick_family(config)
-    return family(base, placement)
+    return pick_family(config)(base, placement)
 
 
 def pick_family(config: Any) -> type[Model]:
-    """The family of a configuration: by the class that was saved, a causal model by default."""
+    """The family of a configuration: by the class that was saved, else by the kind of model."""
     name = str((config.architectures or [config.model_type])[0])
-    if name.endswith("ForSequenceClassification"):
-        return SequenceClassifier
-    if name in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values() and config.is_encoder_decoder:
-        return EncoderDecoder
-    if name.endswith(_GENERATING) or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        return CausalModel
-    if name.endswith("Model") and not config.is_encoder_decoder:
-        return HeadlessModel
-    if name == config.model_type:
-        return EncoderDecoder if config.is_encoder_decoder else CausalModel
-    raise PoolError(
+    for family, takes in _FAMILIES:
+        if takes(name, config):
+            return family
+    raise unsupported(
         f"the base is a {name}; a gate takes causal language models, encoder-decoders, sequence "
         "classifiers and headless encoders",
-        code="MG002",
-        fix="save the base as one of them, such as AutoModel.from_pretrained(...) without a head",
+        "save the base as one of them, such as AutoModel.from_pretrained(...) without a head",
     )

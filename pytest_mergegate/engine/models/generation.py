@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.batches import batches
 from pytest_mergegate.engine.models.headed import HeadedModel
-from pytest_mergegate.engine.models.loading import quiet
-from pytest_mergegate.engine.models.stopping import AtStop, first_stop, until_stop
+from pytest_mergegate.engine.models.loading import quiet, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.spec import Positions
     from pytest_mergegate.pool.base import Base
 
+
 _KEY_VALUE_BYTES = 1 << 28
 """Memory for the keys and values of one batch that is decoded together."""
 
@@ -34,15 +34,13 @@ class GenerativeModel(HeadedModel):
     reading: ClassVar[Reading] = "greedy"
     known_positions: tuple[Positions, ...] = ("answer", "last", "mean")
     answer_positions: ClassVar[Positions] = "answer"
+    continues_prompt: ClassVar[bool] = True
+    """Whether answers are written behind the prompt, rather than by a decoder."""
 
     def __init__(self, base: Base, placement: Placement) -> None:
         super().__init__(base, placement)
         if self.projection is None:
-            raise PoolError(
-                f"{type(self.module).__name__} has no output layer",
-                code="MG002",
-                fix="this architecture is not supported yet",
-            )
+            raise unsupported(f"{type(self.module).__name__} has no output layer")
         # the last of many states is no contiguous tensor, which makes torch copy the weights for
         # every row of the batch
         self.projection.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
@@ -96,20 +94,23 @@ class GenerativeModel(HeadedModel):
     def _room(self, prompt: Tokens) -> int:
         """How many tokens of an answer there are positions for."""
 
-    @abstractmethod
     def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
         """New tokens [rows, at most ``max_tokens``] of one batch, padded behind the end."""
-
-    def _stopping(self, stop: Sequence[str], prompt: int) -> dict[str, Any]:
-        """What ends ``generate`` early, where ``prompt`` tokens stand before the answer."""
-        if not stop:
-            return {}
-        return {"stopping_criteria": StoppingCriteriaList([AtStop(self.read, stop, prompt)])}
+        ids, mask = self._pad(prompts, side="left" if self.continues_prompt else "right")
+        before = ids.shape[1] if self.continues_prompt else 1  # a decoder writes behind its start
+        ends = [AtStop(self.read, stop, before)] if stop else []
+        out: Tensor = self.module.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            stopping_criteria=StoppingCriteriaList(ends),
+        )
+        return out[:, before:]
 
     def _until_end(self, answer: list[int]) -> list[int]:
         ends = self._ends
-        stop = next((k + 1 for k, token in enumerate(answer) if token in ends), len(answer))
-        return answer[:stop]
+        return answer[: next((k + 1 for k, t in enumerate(answer) if t in ends), len(answer))]
 
     @property
     def _decoding_tokens(self) -> int:
@@ -143,14 +144,46 @@ class GenerativeModel(HeadedModel):
     def _ways(self) -> list[Callable[[Tensor], Tensor]]:
         """The ways known to make logits of projected states; first what the settings speak of,
         since on small logits a cap would pass for none."""
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        divide = getattr(self.config, "logits_scaling", None)
-        multiply = getattr(self.config, "logit_scale", None)
-        ways: list[Callable[[Tensor], Tensor]] = []
-        if cap:
-            ways.append(lambda x: torch.tanh(x / cap) * cap)
-        if divide:
-            ways.append(lambda x: x / divide)
-        if multiply:
-            ways.append(lambda x: x * multiply)
-        return [*ways, lambda x: x]
+        known: dict[str, Callable[[float, Tensor], Tensor]] = {
+            "final_logit_softcapping": lambda cap, x: torch.tanh(x / cap) * cap,
+            "logits_scaling": lambda divisor, x: x / divisor,
+            "logit_scale": lambda factor, x: x * factor,
+        }
+        given = ((way, getattr(self.config, name, None)) for name, way in known.items())
+        return [*(partial(way, number) for way, number in given if number), lambda x: x]
+
+
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the stop string starts that completes first in ``text``; None where none does."""
+    starts = [(text.find(string), len(string)) for string in stop]
+    found = [(start + length, start) for start, length in starts if start >= 0]
+    return min(found)[1] if found else None
+
+
+def until_stop(
+    read: Callable[[Sequence[int]], str], answer: list[int], stop: Sequence[str]
+) -> list[int]:
+    """``answer`` up to and including the token that completes the first stop string."""
+    if not stop:
+        return answer
+    ends = range(1, len(answer) + 1)
+    end = next((k for k in ends if first_stop(read(answer[:k]), stop) is not None), len(answer))
+    return answer[:end]
+
+
+class AtStop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
+    """Ends a row of ``generate`` where ``until_stop`` will cut it.
+
+    Not the ``stop_strings`` of transformers: those also match where the prompt ends and the answer
+    begins, which would end an answer that holds no stop string.
+    """
+
+    def __init__(
+        self, read: Callable[[Sequence[int]], str], stop: Sequence[str], prompt: int
+    ) -> None:
+        self._read, self._stop, self._prompt = read, stop, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = (self._read(row) for row in input_ids[:, self._prompt :].tolist())
+        done = [first_stop(text, self._stop) is not None for text in texts]
+        return torch.tensor(done, device=input_ids.device)

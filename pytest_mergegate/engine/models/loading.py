@@ -10,10 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pytest_mergegate.common.errors import PoolError, first_line
-from pytest_mergegate.engine.models.plain_models import take_hooks_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -21,6 +20,16 @@ if TYPE_CHECKING:
 
 _OLD_BUFFERS = (".masked_bias",)
 """Constants that old releases of transformers stored and that new ones no longer know."""
+_CODE = frozenset(("auto_map", "custom_pipelines"))
+"""Where a configuration names code of its own, in its folder or on the hub."""
+_IMPLEMENTATIONS = frozenset(
+    f"{before}{part}_implementation{after}"
+    for part in ("attn", "experts")
+    for before in ("", "_")
+    for after in ("", "_internal", "_autoset")
+)
+"""Which code computes attention: the name may be that of a repository, which is fetched and run."""
+_KERNELS = frozenset(("fusion_config", "kernel_config", "use_kernels"))
 
 
 @contextlib.contextmanager
@@ -40,26 +49,21 @@ def quiet() -> Iterator[None]:
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer saved beside the base. Raises PoolError."""
+    fix = "save it beside the weights: tokenizer.save_pretrained(path)"
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(
                 path, local_files_only=True, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # tokenizers raises nothing more specific
-        raise PoolError(
-            f"the base's tokenizer does not load ({first_line(error)})",
-            where=path.name,
-            fix="save it beside the weights: tokenizer.save_pretrained(path)",
-        ) from None
+        what = f"the base's tokenizer does not load ({first_line(error)})"
+        raise PoolError(what, where=path.name, fix=fix) from None
     # without its files transformers makes one up, to which all words are unknown
-    files = {*(getattr(tokenizer, "vocab_files_names", None) or {}).values()}
-    if files and not any((path / name).exists() for name in files | {"tokenizer.json"}):
-        raise PoolError(
-            "the base has no tokenizer: its folder holds none of "
-            f"{', '.join(sorted(files | {'tokenizer.json'}))}",
-            where=path.name,
-            fix="save it beside the weights: tokenizer.save_pretrained(path)",
-        )
+    names = {*(getattr(tokenizer, "vocab_files_names", None) or {}).values()}
+    files = sorted(names | {"tokenizer.json"})
+    if names and not any((path / file).exists() for file in files):
+        what = f"the base has no tokenizer: its folder holds none of {', '.join(files)}"
+        raise PoolError(what, where=path.name, fix=fix)
     return tokenizer
 
 
@@ -84,7 +88,7 @@ def load_module(
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
     config: Any = None,
-    spread: bool = False,
+    device: torch.device | str | None = "cpu",
     expert: str | None = None,
 ) -> Any:
     """A model in ``dtype``, for inference, with every weight from its files and finite.
@@ -93,8 +97,8 @@ def load_module(
 
     The implementation of attention is the one that transformers picks, whatever is stored.
     ``auto_class`` is the class of transformers that loads a ``kind``; ``config`` stands in for
-    the configuration beside the weights; ``spread`` is for all GPUs together; ``expert`` is whose
-    checkpoint it is, None for the base. Raises PoolError.
+    the configuration beside the weights; without a ``device`` it is spread over all GPUs;
+    ``expert`` is whose checkpoint it is, None for the base. Raises PoolError.
     """
     if config is None:
         config = load_config(path, trust_remote_code=trust_remote_code)
@@ -107,7 +111,7 @@ def load_module(
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 dtype=dtype,
-                device_map="auto" if spread else None,
+                device_map="auto" if device is None else None,
                 output_loading_info=True,
             )
     except Exception as error:  # a config can break transformers in any way
@@ -115,17 +119,8 @@ def load_module(
     _check_complete(path, module, info, expert)
     for name, parameter in module.named_parameters():
         check_finite(path, name, parameter.data, expert)
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module
-
-
-def parameter_names(module: torch.nn.Module) -> dict[str, str]:
-    """Every name of every parameter, and the first by which the same one goes (tied weights)."""
-    first = {id(parameter): name for name, parameter in module.named_parameters()}
-    every = module.named_parameters(remove_duplicate=False)
-    return {name: first[id(parameter)] for name, parameter in every}
+    module.eval().requires_grad_(False)
+    return module if device is None else module.to(device)
 
 
 def _called(expert: str | None) -> str:
@@ -153,12 +148,9 @@ def _check_complete(path: Path, module: Any, info: dict[str, Any], expert: str |
     if missing and "Classification" in type(module).__name__:
         head = [name for name in missing if not name.startswith(backbone)]
         if len(head) == len(missing):
-            raise PoolError(
-                f"{called}'s files hold no classification head ({head[0]}): it would be random",
-                expert=expert,
-                where=path.name,
-                fix="give one that was trained and saved with its head",
-            )
+            what = f"{called}'s files hold no classification head ({head[0]}): it would be random"
+            fix = "give one that was trained and saved with its head"
+            raise PoolError(what, expert=expert, where=path.name, fix=fix)
     problems = {
         "are missing and would be random": missing,
         "have another shape and would be random": info.get("mismatched_keys"),
@@ -168,12 +160,9 @@ def _check_complete(path: Path, module: Any, info: dict[str, Any], expert: str |
     }
     for says, keys in problems.items():
         if keys:
-            raise PoolError(
-                f"{len(keys)} tensors of {called} {says}, first {sorted(map(str, keys))[0]}",
-                expert=expert,
-                where=path.name,
-                fix=f"save {called} again with save_pretrained",
-            )
+            what = f"{len(keys)} tensors of {called} {says}, first {sorted(map(str, keys))[0]}"
+            fix = f"save {called} again with save_pretrained"
+            raise PoolError(what, expert=expert, where=path.name, fix=fix)
 
 
 def does_not_load(path: Path, how: str, error: Exception, expert: str | None = None) -> PoolError:
@@ -181,9 +170,38 @@ def does_not_load(path: Path, how: str, error: Exception, expert: str | None = N
     advice = "check config.json against the weights"
     if "trust_remote_code" in str(error):
         advice = "trust_remote_code: true runs the base's own code; read it first"
-    return PoolError(
-        f"{_called(expert)} does not load {how} ({first_line(error)})",
-        expert=expert,
-        where=path.name,
-        fix=advice,
-    )
+    what = f"{_called(expert)} does not load {how} ({first_line(error)})"
+    return PoolError(what, expert=expert, where=path.name, fix=advice)
+
+
+def unsupported(what: str, fix: str = "this architecture is not supported yet") -> PoolError:
+    """The error for a base of which no family can make anything."""
+    return PoolError(what, code="MG002", fix=fix)
+
+
+def without_hooks(config: Mapping[str, Any], *, code: bool) -> dict[str, Any]:
+    """``config`` without the names of implementations and kernels, and of ``code`` unless it may
+    have some. Parts that are configurations themselves are treated alike."""
+    dropped = _IMPLEMENTATIONS | _KERNELS | (frozenset() if code else _CODE)
+    return {name: _plain(value, code) for name, value in config.items() if name not in dropped}
+
+
+def _plain(value: Any, code: bool) -> Any:
+    if isinstance(value, dict):
+        return without_hooks(value, code=code)
+    return [_plain(entry, code) for entry in value] if isinstance(value, list) else value
+
+
+def take_hooks_out(config: Any) -> None:
+    """The same for a configuration that transformers has read: it picks the implementation."""
+    for part in (config, *_parts(config)):
+        part._attn_implementation = part._experts_implementation = None
+        for name in _KERNELS & set(vars(part)):
+            delattr(part, name)
+
+
+def _parts(config: Any) -> list[Any]:
+    """The configurations inside of ``config``, however deep."""
+    found = [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
+    inside = [part for part in found if hasattr(part, "_attn_implementation")]
+    return inside + [deeper for part in inside for deeper in _parts(part)]

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models.batches import batch_tokens, pad
-from pytest_mergegate.engine.models.lanes import Lanes
-from pytest_mergegate.engine.models.limits import positions_read
-from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, parameter_names
-from pytest_mergegate.engine.models.mapped_pages import MappedPages
+from pytest_mergegate.engine.models.batches import Lanes, batch_tokens, pad
+from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
 from pytest_mergegate.engine.models.readings import expert_loaded
-from pytest_mergegate.engine.models.streaming import load_streamed
+from pytest_mergegate.engine.models.streaming import MappedPages, load_streamed
 from pytest_mergegate.engine.weights.mixing import PlacedWeights
 
 if TYPE_CHECKING:
@@ -56,10 +54,23 @@ class Model(ABC):
     def __init__(self, base: Base, placement: Placement) -> None:
         self.device = placement.device
         self.tokenizer = load_tokenizer(base.path, trust_remote_code=placement.trust_remote_code)
-        self.module, self._streamed = self._load(base, placement)
-        self.names = parameter_names(self.module)
-        """Every name of a parameter, and the one by which it goes here."""
+        self._streamed: StreamedWeights | None = None
+        if placement.residence == "streamed":
+            self.module, self._streamed = load_streamed(base, self.auto_class, self.kind, placement)
+        else:
+            self.module = load_module(
+                base.path,
+                self.auto_class,
+                self.kind,
+                trust_remote_code=placement.trust_remote_code,
+                dtype=placement.dtype,
+                device=None if placement.residence == "spread" else placement.device,
+            )
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
+        first = {id(parameter): name for name, parameter in self.parameters.items()}
+        every = self.module.named_parameters(remove_duplicate=False)
+        self.names = {name: first[id(parameter)] for name, parameter in every}
+        """Every name of a parameter, and the one by which it goes here (tied weights)."""
         self.positions = positions_read(self.module)
         self._pages = MappedPages(base.path.glob("*.safetensors"))
         self.loaded = "base"
@@ -69,20 +80,6 @@ class Model(ABC):
         self._lanes = Lanes(self)
         pad = self.tokenizer.pad_token_id
         self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
-
-    def _load(self, base: Base, placement: Placement) -> tuple[Any, StreamedWeights | None]:
-        if placement.residence == "streamed":
-            return load_streamed(base, self.auto_class, self.kind, placement)
-        spread = placement.residence == "spread"
-        module = load_module(
-            base.path,
-            self.auto_class,
-            self.kind,
-            trust_remote_code=placement.trust_remote_code,
-            dtype=placement.dtype,
-            spread=spread,
-        )
-        return module if spread else module.to(placement.device), None
 
     @property
     def is_streamed(self) -> bool:
@@ -101,15 +98,13 @@ class Model(ABC):
 
     def check_parameters(self, names: Sequence[str]) -> None:
         """Raise PoolError where the loaded model lacks one of ``names``."""
-        missing = [name for name in names if name not in self.parameters]
-        if not missing:
+        name = next((name for name in names if name not in self.parameters), None)
+        if name is None:
             return
-        name = missing[0]
         if name in self.names:
-            raise PoolError(
+            raise unsupported(
                 f"{name!r} is tied to another parameter of the base, and cannot change alone",
-                code="MG002",
-                fix="adapt the layer it is tied to, or leave this expert out of the pool",
+                "adapt the layer it is tied to, or leave this expert out of the pool",
             )
         raise PoolError(
             f"the loaded model has no parameter {name!r}",
@@ -185,11 +180,7 @@ class Model(ABC):
 
     def base_weight(self, parameter: str) -> Tensor:
         """The base's own parameter, whatever is loaded now, on the CPU in float32."""
-        return self.own_weight(parameter).to("cpu")
-
-    def own_weight(self, parameter: str) -> Tensor:
-        """The base's own parameter, whatever is loaded now, on its device in float32."""
-        return self.held_weight(parameter).to(torch.float32)
+        return self.held_weight(parameter).to("cpu", torch.float32)
 
     def held_weight(self, parameter: str) -> Tensor:
         """The base's own parameter, whatever is loaded now, on its device as it is held."""
@@ -236,9 +227,12 @@ class Model(ABC):
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
         """The states of one batch at ``positions``, not yet pooled: [T, d] per row."""
 
-    @abstractmethod
     def fits(self, prompt: int, answer: int) -> bool:
-        """Whether the model reads a prompt and an answer of so many tokens."""
+        """Whether there are positions for a prompt and an answer of so many tokens.
+
+        A label takes none.
+        """
+        return prompt <= self.positions
 
     def twin(self) -> Self:
         """The same model on the same weights, with modules of its own."""
@@ -267,3 +261,20 @@ def run(part: Any, **inputs: Any) -> Any:
     if "use_cache" in inspect.signature(part.forward).parameters:
         inputs["use_cache"] = False
     return part(**inputs)
+
+
+def positions_read(module: Any, part: str = "encoder") -> int:
+    """How many tokens a model, or a part of an encoder-decoder, reads at most."""
+    config = module.config.get_text_config()
+    names = ("max_position_embeddings", f"max_{part}_position_embeddings")
+    limits = [getattr(config, name, None) for name in names]
+    known = [int(limit) for limit in limits if limit is not None and limit > 0]
+    return known[0] - _positions_skipped(module) if known else sys.maxsize
+
+
+def _positions_skipped(module: Any) -> int:
+    """RoBERTa and its kin start counting behind the padding token, within the same table."""
+    for name, part in module.named_modules():
+        if isinstance(part, torch.nn.Embedding) and name.endswith("position_embeddings"):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from pytest_mergegate.engine.models.memory import available, available_on_all_gpus
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.pool.pool import Pool
 
+
 _HEADROOM = 1.1
 """States and one layer's inputs, for each byte of weights."""
+_CGROUPS = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+UNLIMITED = 1 << 62
 
 Residence = Literal["whole", "spread", "streamed"]
 
@@ -35,7 +44,7 @@ def place(pool: Pool, vectors: TaskVectors, device: torch.device) -> Placement:
     """The placement that a pool's gate asks for, in the memory that there is."""
     spec = pool.spec
     dtype: torch.dtype = getattr(torch, spec.dtype)
-    needed = bytes_needed(pool, vectors, dtype)
+    needed = _bytes_needed(pool, vectors, dtype)
     residence: Residence = "whole"
     if needed > available(device):
         residence = "spread" if needed <= available_on_all_gpus(device) else "streamed"
@@ -47,9 +56,71 @@ def place(pool: Pool, vectors: TaskVectors, device: torch.device) -> Placement:
     )
 
 
-def bytes_needed(pool: Pool, vectors: TaskVectors, dtype: torch.dtype) -> int:
+def _bytes_needed(pool: Pool, vectors: TaskVectors, dtype: torch.dtype) -> int:
     """Memory for the base and for the weights of the expert that changes most of it."""
     sizes = {name: header.size for name, header in pool.base.tensors.items()}
     changed = (sum(sizes.get(p, 0) for p in vectors.parameters(n)) for n in vectors.names)
     numbers = sum(sizes.values()) + max(changed, default=0)
     return int(_HEADROOM * numbers * dtype.itemsize)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that the process may still take on ``device``: the least that any limit leaves."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    in_the_machine = _kilobytes(_PROC / "meminfo", "MemAvailable", UNLIMITED)
+    return max(0, min(in_the_machine, _in_cgroups(), _under_limits()))
+
+
+def available_on_all_gpus(device: torch.device) -> int:
+    """Bytes free on all GPUs together; none where ``device`` is no GPU, or the only one."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    return sum(torch.cuda.mem_get_info(k)[0] for k in range(count)) if count > 1 else 0
+
+
+def _under_limits() -> int:
+    """What RLIMIT_AS and RLIMIT_DATA leave."""
+    left = UNLIMITED
+    if resource is None:
+        return left
+    for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            left = min(left, soft - _kilobytes(_PROC / "self/status", used, 0))
+    return left
+
+
+def _in_cgroups() -> int:
+    """What the process's control groups and those above them leave, version 2 or 1.
+
+    The page cache is not counted as taken: it is given back when memory runs short.
+    """
+    left = UNLIMITED
+    for line in _text(_PROC / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit, taken = _CGROUPS, "memory.max", "anon"
+        elif "memory" in controllers.split(","):
+            root, limit, taken = _CGROUPS / "memory", "memory.limit_in_bytes", "total_rss"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # in a container the path may be the host's, of which only the root is seen
+        for group in {root, *(g for g in (own, *own.parents) if g.is_relative_to(root))}:
+            most = _text(group / limit).strip()
+            if most.isdigit():
+                used = re.search(rf"^{taken} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+                left = min(left, int(most) - (int(used[1]) if used else 0))
+    return left
+
+
+def _kilobytes(file: Path, key: str, otherwise: int) -> int:
+    found = re.search(rf"^{key}:\s+(\d+) kB$", _text(file), re.MULTILINE)
+    return int(found[1]) << 10 if found else otherwise
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""

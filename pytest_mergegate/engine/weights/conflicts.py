@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.weights.grams import factor_dots
-from pytest_mergegate.engine.weights.tensor_sums import TensorSums
+from pytest_mergegate.engine.weights.tensor_sums import TensorSums, factor_dots
 from pytest_mergegate.metrics import pairwise
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.pool.threads import thread_count, workers

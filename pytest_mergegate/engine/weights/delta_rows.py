@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,8 +14,7 @@ from pytest_mergegate.engine.weights.kernels import multiply, subtract
 from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager, ExitStack
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     """Writes rows ``start`` to ``stop`` of τ to an array of [stop - start, columns]."""
 
 _BLOCK = 1 << 16
+"""Numbers of a task vector that are looked at together."""
 
 
 class DeltaRows(Protocol):
@@ -40,8 +40,8 @@ class DeltaRows(Protocol):
         """(rows, columns)."""
         ...
 
-    def reading(self, base: BaseRuns) -> AbstractContextManager[RowReader]:
-        """What reads it, for one thread; files stay open meanwhile."""
+    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
+        """What reads it, for one thread, as long as ``files`` are open."""
         ...
 
 
@@ -65,11 +65,6 @@ class BaseRuns:
         return self._files.enter_context(self._base.reader(self._parameter))
 
 
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """[rows, columns] of a parameter: a vector's numbers are rows of their own."""
-    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
-
-
 def delta_rows(
     change: Change, tensors: StoredTensors, base: Base, dense: Callable[[], Floats]
 ) -> DeltaRows:
@@ -81,15 +76,30 @@ def delta_rows(
         case Factors(magnitude_key=None, base_key=None):
             return _factor_rows(change, tensors)
         case Factors():
-            return _rescaled_rows(change, tensors, base)
+            return _rescaled_rows(change, tensors, base.tensors)
         case Offset(key=key, scale=scale):
-            return DenseRows(_numbers(tensors, key).astype(np.float64) * scale)
+            return _matrix(_numbers(tensors, key).astype(np.float64) * scale)
         case Replacement(key=key):
             return StoredRows(tensors, key)
-        case Rows(key=key, parameter=parameter, rows=rows, width=width):
-            return _some_rows(tensors, key, base.tensors, parameter, rows, width)
+        case Rows():
+            return _some_rows(change, tensors, base.tensors)
         case Computed():
-            return DenseRows(dense())
+            return _matrix(dense())
+
+
+def whole_delta(rows: DeltaRows, base: StoredTensors, parameter: str) -> NDArray[np.float32]:
+    """τ of one parameter in float32, in its shape, of which a few rows at a time are in float64."""
+    count, columns = rows.shape
+    found = np.empty((count, columns), np.float32)
+    step = max(_BLOCK // max(columns, 1), 1)
+    block = np.empty((min(step, count), columns))
+    with ExitStack() as files:
+        read = rows.reader(BaseRuns(base, parameter, files), files)
+        for start in range(0, count, step):
+            part = block[: min(step, count - start)]
+            read(start, start + len(part), part)
+            found[start : start + len(part)] = part
+    return found.reshape(base[parameter].shape)
 
 
 @dataclass(frozen=True)
@@ -112,10 +122,9 @@ class FactorRows:
         """See DeltaRows."""
         return len(self.left), self.right.shape[1]
 
-    @contextmanager
-    def reading(self, base: BaseRuns) -> Iterator[RowReader]:
+    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
         """See DeltaRows."""
-        yield self.write
+        return self.write
 
     def write(self, start: int, stop: int, out: Doubles) -> None:
         """Write rows ``start`` to ``stop`` to ``out``."""
@@ -137,54 +146,30 @@ class StoredRows:
     @property
     def shape(self) -> tuple[int, int]:
         """See DeltaRows."""
-        return matrix_shape(self.tensors[self.key].shape)
+        return _matrix_shape(self.tensors[self.key].shape)
 
-    @contextmanager
-    def reading(self, base: BaseRuns) -> Iterator[RowReader]:
+    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
         """See DeltaRows."""
-        with self.tensors.reader(self.key) as own:
-
-            def read(start: int, stop: int, out: Doubles) -> None:
-                first, last = start * out.shape[1], stop * out.shape[1]
-                subtract(own.numbers(first, last), base.numbers(first, last), out.reshape(-1))
-
-            yield read
-
-
-@dataclass(frozen=True)
-class DenseRows:
-    """τ itself, in any shape."""
-
-    delta: Floats
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See DeltaRows."""
-        return matrix_shape(self.delta.shape)
-
-    @contextmanager
-    def reading(self, base: BaseRuns) -> Iterator[RowReader]:
-        """See DeltaRows."""
-        rows = self.delta.reshape(self.shape)
+        own = files.enter_context(self.tensors.reader(self.key))
 
         def read(start: int, stop: int, out: Doubles) -> None:
-            out[:] = rows[start:stop]
+            first, last = start * out.shape[1], stop * out.shape[1]
+            subtract(own.numbers(first, last), base.numbers(first, last), out.reshape(-1))
 
-        yield read
+        return read
 
 
 @dataclass(frozen=True)
-class SomeRows:
-    """Zero but for some rows."""
+class HeldRows:
+    """τ itself, or those of its rows that are not zero."""
 
     shape: tuple[int, int]
+    delta: Floats
+    """[len(where), columns]."""
     where: NDArray[np.int64]
     """Ascending."""
-    delta: Doubles
-    """[len(where), columns]."""
 
-    @contextmanager
-    def reading(self, base: BaseRuns) -> Iterator[RowReader]:
+    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
         """See DeltaRows."""
 
         def read(start: int, stop: int, out: Doubles) -> None:
@@ -192,10 +177,10 @@ class SomeRows:
             out[:] = 0.0
             out[self.where[first:last] - start] = self.delta[first:last]
 
-        yield read
+        return read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RescaledRows:
     """τ = m · V / ‖V‖ - W₀ with V = W + scale · B A: DoRA, or factors with a base of their own."""
 
@@ -205,42 +190,53 @@ class RescaledRows:
     carried_key: str
     magnitudes: Doubles | None
     """m of every output; None where only W is the adapter's own."""
-    lengths: Doubles | None
-    """‖V‖ of every output where outputs are columns; otherwise rows tell their own."""
+    outputs_are_columns: bool
 
     @property
     def shape(self) -> tuple[int, int]:
         """See DeltaRows."""
         return self.factors.shape
 
-    @contextmanager
-    def reading(self, base: BaseRuns) -> Iterator[RowReader]:
+    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
         """See DeltaRows."""
-        with self.moved() as moved:
+        moved = self._moved(files)
 
-            def read(start: int, stop: int, out: Doubles) -> None:
-                moved(start, stop, out)
-                if self.magnitudes is not None and self.lengths is not None:
-                    out *= self.magnitudes / self.lengths
-                elif self.magnitudes is not None:
-                    lengths = np.linalg.norm(out, axis=1)
-                    out *= (self.magnitudes[start:stop] / lengths)[:, np.newaxis]
-                columns = out.shape[1]
-                out -= base.numbers(start * columns, stop * columns).reshape(out.shape)
+        def read(start: int, stop: int, out: Doubles) -> None:
+            moved(start, stop, out)
+            if self.magnitudes is not None and self.outputs_are_columns:
+                out *= self.magnitudes / self._column_lengths
+            elif self.magnitudes is not None:
+                lengths = np.linalg.norm(out, axis=1)
+                out *= (self.magnitudes[start:stop] / lengths)[:, np.newaxis]
+            columns = out.shape[1]
+            out -= base.numbers(start * columns, stop * columns).reshape(out.shape)
 
-            yield read
+        return read
 
-    @contextmanager
-    def moved(self) -> Iterator[RowReader]:
+    def _moved(self, files: ExitStack) -> RowReader:
         """What reads V."""
-        with self.carried.reader(self.carried_key) as carried:
+        carried = files.enter_context(self.carried.reader(self.carried_key))
 
-            def read(start: int, stop: int, out: Doubles) -> None:
-                self.factors.write(start, stop, out)
-                columns = out.shape[1]
-                out += carried.numbers(start * columns, stop * columns).reshape(out.shape)
+        def read(start: int, stop: int, out: Doubles) -> None:
+            self.factors.write(start, stop, out)
+            columns = out.shape[1]
+            out += carried.numbers(start * columns, stop * columns).reshape(out.shape)
 
-            yield read
+        return read
+
+    @cached_property
+    def _column_lengths(self) -> Doubles:
+        """‖V‖ of every column; rows tell their own."""
+        count, columns = self.shape
+        squares = np.zeros(columns)
+        step = max(_BLOCK // columns, 1)
+        with ExitStack() as files:
+            read = self._moved(files)
+            for start in range(0, count, step):
+                block = np.empty((min(step, count - start), columns))
+                read(start, start + len(block), block)
+                squares += np.square(block).sum(axis=0)
+        return np.sqrt(squares)
 
 
 def _factor_rows(change: Factors, tensors: StoredTensors) -> FactorRows:
@@ -250,50 +246,35 @@ def _factor_rows(change: Factors, tensors: StoredTensors) -> FactorRows:
     return FactorRows(left=b, right=a, scale=change.scale)
 
 
-def _rescaled_rows(change: Factors, tensors: StoredTensors, base: Base) -> RescaledRows:
-    own = change.base_key is None
-    rows = RescaledRows(
+def _rescaled_rows(change: Factors, tensors: StoredTensors, base: StoredTensors) -> RescaledRows:
+    key = change.magnitude_key
+    return RescaledRows(
         factors=_factor_rows(change, tensors),
-        carried=base.tensors if own else tensors,
+        carried=base if change.base_key is None else tensors,
         carried_key=change.base_key or change.parameter,
-        magnitudes=None,
-        lengths=None,
+        magnitudes=None if key is None else _numbers(tensors, key).astype(np.float64).ravel(),
+        outputs_are_columns=change.transposed,
     )
-    if change.magnitude_key is None:
-        return rows
-    magnitudes = _numbers(tensors, change.magnitude_key).astype(np.float64).ravel()
-    lengths = _column_lengths(rows) if change.transposed else None
-    return replace(rows, magnitudes=magnitudes, lengths=lengths)
 
 
-def _column_lengths(rows: RescaledRows) -> Doubles:
-    """‖V‖ of every column."""
-    count, columns = rows.shape
-    squares = np.zeros(columns)
-    step = max(_BLOCK // columns, 1)
-    with rows.moved() as read:
-        for start in range(0, count, step):
-            block = np.empty((min(step, count - start), columns))
-            read(start, start + len(block), block)
-            squares += np.square(block).sum(axis=0)
-    return np.sqrt(squares)
-
-
-def _some_rows(
-    tensors: StoredTensors,
-    key: str,
-    base: StoredTensors,
-    parameter: str,
-    rows: tuple[int, ...],
-    width: int,
-) -> SomeRows:
-    order = np.argsort(rows)
-    delta = _numbers(tensors, key).astype(np.float64)[order]
-    where = np.asarray(rows, dtype=np.int64)[order]
-    with base.reader(parameter) as reader:
+def _some_rows(change: Rows, tensors: StoredTensors, base: StoredTensors) -> HeldRows:
+    order, width = np.argsort(change.rows), change.width
+    delta = _numbers(tensors, change.key).astype(np.float64)[order]
+    where = np.asarray(change.rows, dtype=np.int64)[order]
+    with base.reader(change.parameter) as reader:
         for k, row in enumerate(where.tolist()):
             delta[k] -= reader.numbers(row * width, (row + 1) * width)
-    return SomeRows(matrix_shape(base[parameter].shape), where, delta)
+    return HeldRows(_matrix_shape(base[change.parameter].shape), delta, where)
+
+
+def _matrix(delta: Floats) -> HeldRows:
+    shape = _matrix_shape(delta.shape)
+    return HeldRows(shape, delta.reshape(shape), np.arange(shape[0]))
+
+
+def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """[rows, columns] of a parameter: a vector's numbers are rows of their own."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
 
 
 def _numbers(tensors: StoredTensors, key: str) -> Floats:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_mergegate.engine.models.lanes import in_lanes
+from pytest_mergegate.engine.models.batches import in_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +84,7 @@ class MixedWeights(PlacedWeights):
         self._vectors, self._scales = vectors, scales
 
     def _made(self, parameter: str) -> Tensor:
-        total = self._model.own_weight(parameter)
+        total = self._model.held_weight(parameter).to(torch.float32)
         for name, scale in self._scales.items():
             factors = self._vectors.factors(name, parameter)
             if factors is not None:
@@ -98,7 +98,7 @@ class MixedWeights(PlacedWeights):
         """Write one to ``place``, on the CPU."""
         self.rows(parameter).put(place)
 
-    def rows(self, parameter: str) -> Rows:
+    def rows(self, parameter: str) -> FactoredTensor:
         """One of them, to be made some rows at a time."""
         own = self._model.held_weight(parameter).cpu()
         terms = []
@@ -108,12 +108,12 @@ class MixedWeights(PlacedWeights):
                 terms.append((*factors, scale))
             elif (delta := self._vectors.delta(name, parameter)) is not None:
                 own = own + scale * delta  # in float32, as delta is
-        return Rows(own, terms)
+        return FactoredTensor(own, terms)
 
 
-class Rows:
-    """A tensor, and what is added to it in factors, made some rows at a time: so many as stay in a
-    core's cache until all is added up, and used."""
+class FactoredTensor:
+    """A tensor and the products of factors that are added to it, made some rows at a time: so many
+    as stay in a core's cache until all is added up, and used."""
 
     def __init__(self, own: Tensor, terms: Sequence[tuple[Tensor, Tensor, float]] = ()) -> None:
         """``terms`` are (L [rows, rank], R [rank, columns], λ), of a matrix ``own``."""

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement, Rows
+from pytest_mergegate.common.errors import PoolError, first_line
+from pytest_mergegate.pool.changes import Computed, Factors
+from pytest_mergegate.pool.statistics import NEGLIGIBLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.weights.computed import ComputedDeltas
-    from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.stored import StoredTensors
 
 
 class TaskVectors:
     """The experts' task vectors, read lazily from their safetensors files and the base's."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._base = pool.base.tensors
+        self._base = pool.base
         self._experts: dict[str, Expert] = {expert.name: expert for expert in pool.experts}
-        self._computing = Lock()
-
-    @cached_property
-    def _computed(self) -> ComputedDeltas:
-        from pytest_mergegate.engine.weights.computed import ComputedDeltas
-
-        return ComputedDeltas(self._pool)
+        self._computed = ComputedDeltas(pool)
 
     def rename(self, parameters: Iterable[str]) -> None:
         """Have the parameters of full checkpoints go by the loaded model's names, ``parameters``.
@@ -71,7 +63,9 @@ class TaskVectors:
         change = expert.changes.get(parameter)
         if not isinstance(change, Factors) or change.magnitude_key or change.base_key:
             return None
-        return _factors(change, expert.tensors)
+        a, b = (torch.from_numpy(expert.tensors.floats(k)) for k in (change.key_a, change.key_b))
+        b = b * change.scale
+        return (a.T, b.T) if change.transposed else (b, a)
 
     def delta(self, name: str, parameter: str) -> Tensor | None:
         """Dense float32 τ of one parameter, in its shape; None where it is left alone."""
@@ -80,9 +74,14 @@ class TaskVectors:
         if change is None:
             return None
         if isinstance(change, Computed):
-            with self._computing:  # of a whole expert, the first time
-                return self._computed.delta(expert, parameter)
-        return self._delta(change, expert.tensors)
+            return self._computed.delta(expert, parameter)
+        if factors := self.factors(name, parameter):
+            return factors[0] @ factors[1]
+        from pytest_mergegate.engine.weights.delta_rows import delta_rows, whole_delta  # numba
+
+        base = self._base
+        rows = delta_rows(change, expert.tensors, base, lambda: np.empty(0))
+        return torch.from_numpy(whole_delta(rows, base.tensors, parameter))
 
     def mix(self, parameter: str, scales: Mapping[str, float]) -> Tensor | None:
         """Dense float32 Σ λ_j τ_j of one parameter; None where none of the experts changes it."""
@@ -97,44 +96,95 @@ class TaskVectors:
             total = scale * delta if total is None else total.add_(delta, alpha=scale)
         return total
 
-    def _delta(self, change: Change, tensors: StoredTensors) -> Tensor:
-        match change:
-            case Factors():
-                return self._product(change, tensors)
-            case Offset(key=key, scale=scale):
-                return _read(tensors, key) * scale
-            case Replacement(key=key, parameter=parameter):
-                return _read(tensors, key) - _read(self._base, parameter)
-            case Rows(key=key, parameter=parameter, rows=rows):
-                own = _read(self._base, parameter)
-                delta = torch.zeros_like(own)
-                index = torch.tensor(rows)
-                delta[index] = _read(tensors, key) - own[index]
-                return delta
-            case _:
-                raise AssertionError(change)
 
-    def _product(self, change: Factors, tensors: StoredTensors) -> Tensor:
-        """s·B·A, or what DoRA makes of it: every output's weights brought to a trained length."""
-        left, right = _factors(change, tensors)
-        product = left @ right
-        if change.magnitude_key is None and change.base_key is None:
-            return product
-        own = _read(self._base, change.parameter)
-        carried = own if change.base_key is None else _read(tensors, change.base_key)
-        moved = carried + product
-        if change.magnitude_key is not None:
-            inputs = 0 if change.transposed else 1
-            length = torch.linalg.norm(moved.double(), dim=inputs, keepdim=True)
-            magnitude = _read(tensors, change.magnitude_key).double().reshape(length.shape)
-            moved = (moved * (magnitude / length)).float()
-        return moved - own
+class ComputedDeltas:
+    """Dense task vectors that only a library can work out, of whole experts, kept in files: PEFT
+    those of IA3, LoHa, LoKr, VeRA, ...; transformers those of checkpoints whose tensors it renames
+    or fuses when it loads them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._known: dict[str, Mapping[str, Tensor]] = {}
+        self._one_at_a_time = Lock()
+
+    def delta(self, expert: Expert, parameter: str) -> Tensor:
+        """Float32 τ of one parameter.
+
+        Raises PoolError where PEFT does not take the adapter, or transformers the checkpoint.
+        """
+        with self._one_at_a_time:
+            if expert.name not in self._known:
+                self._known[expert.name] = self._compute(expert)
+            return self._known[expert.name][parameter]
+
+    def _compute(self, expert: Expert) -> Mapping[str, Tensor]:
+        from pytest_mergegate.engine.models.streaming import SpilledWeights
+        from pytest_mergegate.engine.weights.adapters import refused
+
+        module = self._load()
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        after = _after(module, expert)
+        del module
+        deltas = SpilledWeights()
+        size = moved = 0.0
+        for name, own in before.items():
+            delta = after[name] - own
+            if name in expert.changes:
+                size += float(own.double().square().sum())
+                deltas[name] = delta
+            elif expert.is_adapter and bool(delta.any()):
+                raise refused(expert, f"it changes {name!r} besides the modules it names")
+            moved += float(delta.double().square().sum())
+        # the rule of MG107, which its own file could not apply to tensors alone
+        if moved < NEGLIGIBLE**2 * size and "MG107" not in self._pool.spec.ignore:
+            raise PoolError(
+                f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: "
+                f"‖ΔW‖ is below {NEGLIGIBLE:g} of ‖W‖",
+                code="MG107",
+                expert=expert.name,
+                fix="it was saved untrained, or its tensors were lost; save it again",
+            )
+        return deltas
+
+    def _load(self) -> Any:
+        from pytest_mergegate.engine.models.families import pick_family
+        from pytest_mergegate.engine.models.loading import load_config, load_module
+
+        trusted, path = self._pool.spec.trust_remote_code, self._pool.base.path
+        family = pick_family(load_config(path, trust_remote_code=trusted))
+        return load_module(path, family.auto_class, family.kind, trust_remote_code=trusted)
 
 
-def _factors(change: Factors, tensors: StoredTensors) -> tuple[Tensor, Tensor]:
-    a, b = _read(tensors, change.key_a), _read(tensors, change.key_b) * change.scale
-    return (a.T, b.T) if change.transposed else (b, a)
+def _after(module: Any, expert: Expert) -> Mapping[str, Tensor]:
+    """The parameters of the expert; ``module`` is the base, and is used up."""
+    from pytest_mergegate.engine.models.loading import load_module
+    from pytest_mergegate.engine.weights.adapters import merged_by_peft, refused
+
+    if not expert.is_adapter:
+        # the base's own class and configuration: nothing that the expert's folder names
+        family = type(module)
+        tuned = load_module(
+            expert.path, family, family.__name__, config=module.config, expert=expert.name
+        )
+        _check_buffers(module, tuned, expert)
+        return {name: p.detach() for name, p in tuned.named_parameters()}
+    try:
+        return merged_by_peft(module, expert)
+    except PoolError:
+        raise
+    except Exception as error:  # a stranger's configuration can break PEFT in any way
+        raise refused(expert, first_line(error)) from None
 
 
-def _read(tensors: StoredTensors, name: str) -> Tensor:
-    return torch.from_numpy(tensors.floats(name))
+def _check_buffers(module: Any, tuned: Any, expert: Expert) -> None:
+    """Raise PoolError for a checkpoint with numbers of its own that no merge of parameters moves,
+    such as BART's ``final_logits_bias``."""
+    own = dict(module.named_buffers())
+    for name, buffer in tuned.named_buffers():
+        if not torch.equal(buffer, own[name]):
+            raise PoolError(
+                f"{name!r} is not the base's, and is no parameter that a merge would change",
+                code="MG002",
+                expert=expert.name,
+                fix="leave this expert out of the pool, or save it with the base's values",
+            )

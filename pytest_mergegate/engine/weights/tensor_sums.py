@@ -10,7 +10,6 @@ import numpy as np
 
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.engine.weights.delta_rows import BaseRuns, FactorRows, StoredRows, delta_rows
-from pytest_mergegate.engine.weights.grams import MOST_RANKS
 from pytest_mergegate.engine.weights.kernels import add_bfloat16_pairs, add_pairs
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     """τ of an expert and a parameter, where only a library can work it out."""
     Piece = tuple[int, int]
     """First row, and the row behind the last."""
+
 
 _TILE = 1 << 15
 """Elements of one task vector at a time, at most."""
@@ -125,7 +125,7 @@ class TensorSums:
         tile = np.empty((len(self._sources), step * self.columns))
         with ExitStack() as files:
             base = BaseRuns(self._base, self.parameter, files)
-            readers = [files.enter_context(source.reading(base)) for source in self._sources]
+            readers = [source.reader(base, files) for source in self._sources]
             for (start, stop), found in zip(pieces, sums, strict=True):
                 for first in range(start, stop, step):
                     rows = min(step, stop - first)
@@ -156,3 +156,37 @@ class TensorSums:
         rows = min(_TILE, _TILES // len(self._sources)) // max(self.columns, 1)
         # products are made of four rows at a time
         return max(rows // 4 * 4, 4)
+
+
+MOST_RANKS = 4096
+"""Of all factors together: their Gram has that many rows and columns."""
+_BLOCK = 1 << 23
+"""Numbers of the stacked factors at a time."""
+
+
+def factor_dots(factors: Sequence[FactorRows]) -> Doubles:
+    """⟨τ_i, τ_j⟩ = s_i s_j Σ (L_iᵀL_j) ∘ (R_iR_jᵀ), [experts, experts] (THEORY 2).
+
+    All sums are in float64; only the upper triangle is filled.
+    """
+    starts = np.cumsum([0, *(factor.rank for factor in factors[:-1])])
+    with np.errstate(invalid="ignore", over="ignore"):  # whoever asked looks for what is not finite
+        products = _gram([factor.left for factor in factors])
+        products *= _gram([factor.right.T for factor in factors])
+        dots = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+    scales = np.array([factor.scale for factor in factors])
+    upper: Doubles = np.triu(dots * np.outer(scales, scales))
+    np.fill_diagonal(upper, np.maximum(upper.diagonal(), 0.0))  # round-off of what cancels out
+    return upper
+
+
+def _gram(stack: Sequence[Floats]) -> Doubles:
+    """SᵀS of matrices side by side."""
+    width = sum(part.shape[1] for part in stack)
+    gram = np.zeros((width, width))
+    step = max(_BLOCK // width, 1)
+    for start in range(0, len(stack[0]), step):
+        some = [part[start : start + step] for part in stack]
+        rows = np.concatenate(some, axis=1, dtype=np.float64)
+        gram += rows.T @ rows  # numpy knows that this is symmetric, and computes half of it
+    return gram

@@ -11,7 +11,7 @@ import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models import generation, lanes
+from pytest_mergegate.engine.models import batches, generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import HeadedModel
@@ -161,7 +161,7 @@ def test_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_lanes_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for least in ("_WORTH", "_TOKENS"):
-        monkeypatch.setattr(lanes, least, 1)
+        monkeypatch.setattr(batches, least, 1)
     for positions in model.known_positions:
         alone = model.states(ROWS, positions)
         threads = torch.get_num_threads()

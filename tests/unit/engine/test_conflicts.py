@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.weights import conflicts, delta_rows, grams, tensor_sums
+from pytest_mergegate.engine.weights import conflicts, delta_rows, tensor_sums
 from pytest_mergegate.stages.conflict import ConflictResult, run_conflict
 
 from .weights import DTYPES, RATIOS, Files, Naive, naive_conflicts
@@ -143,7 +143,7 @@ def cut_small(patch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     """Several runs to a piece and several pieces to a tensor, though all are tiny."""
     for name in ("_TILE", "_RUN", "_TILES", "_CHUNK"):
         patch.setattr(tensor_sums, name, int(rng.integers(1, 400)))
-    for module in (grams, delta_rows):
+    for module in (tensor_sums, delta_rows):
         patch.setattr(module, "_BLOCK", int(rng.integers(1, 400)))
     # of more ranks, inner products are added up like all else
     patch.setattr(tensor_sums, "MOST_RANKS", int(rng.integers(1, 100)))

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mergegate.engine.weights import grams
+from pytest_mergegate.engine.weights import tensor_sums
 from pytest_mergegate.engine.weights.delta_rows import FactorRows
-from pytest_mergegate.engine.weights.grams import factor_dots
 from pytest_mergegate.engine.weights.kernels import (
     CONFLICTING,
     DIFFERENCE,
@@ -22,6 +21,7 @@ from pytest_mergegate.engine.weights.kernels import (
     multiply,
     subtract,
 )
+from pytest_mergegate.engine.weights.tensor_sums import factor_dots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -322,7 +322,7 @@ def check_dots(rng: np.random.Generator, ranks: list[int], block: int | None = N
     ]
     with pytest.MonkeyPatch.context() as patch:
         if block is not None:
-            patch.setattr(grams, "_BLOCK", block)
+            patch.setattr(tensor_sums, "_BLOCK", block)
         found = factor_dots(factors)
     deltas = np.stack([f.scale * (f.left.astype(np.float64) @ f.right).ravel() for f in factors])
     # as near as the factors' sizes allow

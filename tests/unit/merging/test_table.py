@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate import Report
-    from pytest_mergegate.engine.weights.mixing import Rows
+    from pytest_mergegate.engine.weights.mixing import FactoredTensor
     from pytest_mergegate.merging.method import Method
 
 DECLARED: dict[str, MergeMethodSpec] = {m.spec.name: m.spec for m in registered_methods()}
@@ -65,7 +65,7 @@ def test_what_stands_in_merges_any_number() -> None:
 
 
 def put_trimmed_mean(
-    method: Method, base: Rows, experts: Mapping[str, Rows], place: torch.Tensor
+    method: Method, base: FactoredTensor, experts: Mapping[str, FactoredTensor], place: torch.Tensor
 ) -> None:
     """The mean of the experts without the smallest and the largest of each number's values."""
     own = torch.stack([rows.put(torch.empty(place.shape)) for rows in experts.values()])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
-from pytest_mergegate.engine.weights.mixing import Rows
+from pytest_mergegate.engine.weights.mixing import FactoredTensor
 from pytest_mergegate.merging import ties as ties_module
 from pytest_mergegate.merging.in_place import merge_stack, own_arithmetic
 from pytest_mergegate.merging.method import Method
@@ -101,9 +101,9 @@ def test_experts_in_factors_are_those_made_whole(seed: int) -> None:
     base = (torch.randn(300, 170) * 0.02).bfloat16()
     factors = {n: (torch.randn(300, 4) * 0.1, torch.randn(4, 170) * 0.1) for n in "abc"}
     planned = method({"a": 0.5, "b": 1.0, "c": 0.3}, density=0.4)
-    made = {n: Rows(base, [(left, right, 0.8)]) for n, (left, right) in factors.items()}
+    made = {n: FactoredTensor(base, [(left, right, 0.8)]) for n, (left, right) in factors.items()}
     place = torch.empty(base.shape)
-    put_ties(planned, Rows(base), made, place)
+    put_ties(planned, FactoredTensor(base), made, place)
     whole = {n: rows.put(torch.empty(base.shape)) for n, rows in made.items()}
     expected = ties(planned, base.float(), whole)
     # round-off may trim another one where two magnitudes are as good as equal

@@ -13,11 +13,11 @@ from peft import IA3Config, get_peft_model
 from pools import Adapter, write_pool
 from transformers import AutoModelForCausalLM
 
-from pytest_mergegate.engine.models import lanes as engine_lanes
-from pytest_mergegate.engine.models.lanes import in_lanes
+from pytest_mergegate.engine.models import batches
+from pytest_mergegate.engine.models.batches import in_lanes
 from pytest_mergegate.engine.weights import mixing
-from pytest_mergegate.engine.weights.computed import ComputedDeltas
-from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
+from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights
+from pytest_mergegate.engine.weights.task_vectors import ComputedDeltas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def test_states_are_those_of_one_lane(
         with engine.expert(name):
             alone = engine.model.states(rows, positions)
             with monkeypatch.context() as patch:
-                patch.setattr(engine_lanes, "_WORTH", 0)
+                patch.setattr(batches, "_WORTH", 0)
                 together = engine.model.states(rows, positions)
         for one, other in zip(alone, together, strict=True):
             assert torch.linalg.norm(one - other) <= 1e-5 * torch.linalg.norm(one)
@@ -79,7 +79,7 @@ def test_states_are_those_of_one_lane(
 def test_lanes_share_weights_and_nothing_else(
     engine: Engine, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_lanes, "_WORTH", 0)
+    monkeypatch.setattr(batches, "_WORTH", 0)
     twin = engine.model.twin()
     own = {id(module) for module in engine.model.module.modules()}
     assert not own & {id(module) for module in twin.module.modules()}
@@ -101,12 +101,12 @@ def test_lanes_share_weights_and_nothing_else(
 def test_a_model_without_a_twin_is_read_in_one_lane(
     tmp_path: Path, what: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_lanes, "_WORTH", 0)
+    monkeypatch.setattr(batches, "_WORTH", 0)
     monkeypatch.setattr("pytest_mergegate.engine.models.model.batch_tokens", lambda _: 200)
     model = engine_of(write_pool(tmp_path, seed, count=2)).model
     rows, threads = random_rows(seed), set()
     expected = model.states(rows, "answer")
-    model._lanes = engine_lanes.Lanes(model)
+    model._lanes = batches.Lanes(model)
     if what == "cannot be copied":
         model.module.lock = threading.Lock()
     else:
@@ -135,7 +135,7 @@ def test_a_model_without_a_twin_is_read_in_one_lane(
 def test_batches_are_even() -> None:
     weights = {"weight": torch.empty(1 << 24)}
     model = SimpleNamespace(device=torch.device("cpu"), is_streamed=False, parameters=weights)
-    lanes = engine_lanes.Lanes(model)  # type: ignore[arg-type]
+    lanes = batches.Lanes(model)  # type: ignore[arg-type]
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -151,11 +151,11 @@ def test_batches_are_even() -> None:
 
 def test_a_few_rows_stay_together(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding that leaks shows only in a batch of several lengths."""
-    monkeypatch.setattr(engine_lanes, "_WORTH", 0)
+    monkeypatch.setattr(batches, "_WORTH", 0)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(16)
     try:
-        assert len(engine_lanes.Lanes(engine.model).cut([4, 1, 9], 8192)) == 1
+        assert len(batches.Lanes(engine.model).cut([4, 1, 9], 8192)) == 1
     finally:
         torch.set_num_threads(torch_threads)
 
@@ -264,7 +264,7 @@ def test_rows_are_those_of_the_whole(shape: tuple[int, ...], seed: int) -> None:
     own = torch.randn(shape)
     terms = [(torch.randn(13, 2), torch.randn(2, 7), 0.3)] * 2 if shape == (13, 7) else []
     whole = own + sum(scale * (left @ right) for left, right, scale in terms)
-    rows = Rows(own, terms)
+    rows = FactoredTensor(own, terms)
     torch.testing.assert_close(rows.put(torch.empty(shape)), whole)
     places = torch.randint(0, max(own.numel(), 1), (20,))
     torch.testing.assert_close(rows.at(places), whole.reshape(-1)[places])

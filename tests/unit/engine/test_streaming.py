@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 
-from pytest_mergegate.engine.weights.spilled import SpilledWeights
+from pytest_mergegate.engine.models.streaming import SpilledWeights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -1,16 +1,15 @@
-"""Encoder-decoders: the encoder reads the prompt, the decoder writes the answer."""
+"""Language models: an answer continues the prompt, or a decoder writes it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.generation import GenerativeModel
-from pytest_mergegate.engine.models.limits import positions_read
-from pytest_mergegate.engine.models.model import run
+from pytest_mergegate.engine.models.loading import unsupported
+from pytest_mergegate.engine.models.model import positions_read, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,16 +22,52 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.base import Base
 
 
+class CausalModel(GenerativeModel):
+    """States at the last prompt token and at the answer but its last token give the answer."""
+
+    kind = "causal language model"
+    auto_class = AutoModelForCausalLM
+    forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer"})
+
+    def fits(self, prompt: int, answer: int) -> bool:
+        """Whether there are positions for a prompt and an answer of so many tokens."""
+        return prompt + answer <= self.positions
+
+    def choice_tokens(self, choice: str) -> Tokens:
+        """The tokens of a choice as they continue a prompt."""
+        return tuple(self.tokenizer(choice, add_special_tokens=False)["input_ids"])
+
+    def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        if positions == "mean":
+            return self._read_prompts([prompt for prompt, _ in rows], positions)
+        forced = [answer if positions == "answer" else () for _, answer in rows]
+        tokens = [(*prompt, *answer) for (prompt, _), answer in zip(rows, forced, strict=True)]
+        ids, mask = self._pad(tokens)
+        kept = [slice(len(t) - 1 - len(f), len(t)) for t, f in zip(tokens, forced, strict=True)]
+        hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
+        return [hidden[row, places] for row, places in enumerate(kept)]
+
+    def _room(self, prompt: Tokens) -> int:
+        return self.positions - len(prompt)
+
+    def _own_logits(self, row: Row) -> Tensor:
+        prompt, forced = row
+        ids = torch.tensor([(*prompt, *forced)], device=self.device)
+        logits: Tensor = run(self.module, input_ids=ids).logits
+        return logits[0, len(prompt) - 1 :]
+
+
 class EncoderDecoder(GenerativeModel):
     """States are the decoder's: from its start token on, teacher-forced on the answer."""
 
     kind = "encoder-decoder"
     auto_class = AutoModelForSeq2SeqLM
+    continues_prompt: ClassVar[bool] = False
     forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer", "mean"})
 
     def __init__(self, base: Base, placement: Placement) -> None:
         super().__init__(base, placement)
-        self._decoder_positions = positions_read(self.module, decoder=True)
+        self._decoder_positions = positions_read(self.module, "decoder")
 
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether the encoder reads such a prompt, and the decoder such an answer."""
@@ -61,17 +96,6 @@ class EncoderDecoder(GenerativeModel):
     def _room(self, prompt: Tokens) -> int:
         return self._decoder_positions
 
-    def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
-        ids, mask = self._pad(prompts)
-        out: Tensor = self.module.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            **self._stopping(stop, 1),
-        )
-        return out[:, 1:]
-
     def _own_logits(self, row: Row) -> Tensor:
         prompt, forced = row
         start = self.module.generation_config.decoder_start_token_id
@@ -87,17 +111,16 @@ class EncoderDecoder(GenerativeModel):
         starts = [getattr(settings, "decoder_start_token_id", None) for settings in held]
         start = next((token for token in starts if token is not None), None)
         if start is None:
-            raise PoolError(
+            raise unsupported(
                 "the base's settings name no decoder_start_token_id, and its answers need a start",
-                code="MG002",
-                fix="set decoder_start_token_id in config.json, as the base was trained with",
+                "set decoder_start_token_id in config.json, as the base was trained with",
             )
         return {"decoder_start_token_id": start}
 
     def _ways(self) -> list[Callable[[Tensor], Tensor]]:
-        ways: list[Callable[[Tensor], Tensor]] = []
-        bias = getattr(self.module, "final_logits_bias", None)
-        if bias is not None:
-            ways.append(lambda x: x + bias)
-        shrunk = float(self.config.hidden_size) ** -0.5
-        return [*ways, lambda x: x * shrunk, *super()._ways()]
+        bias, shrunk = (
+            getattr(self.module, "final_logits_bias", None),
+            self.config.hidden_size**-0.5,
+        )
+        biased: list[Callable[[Tensor], Tensor]] = [] if bias is None else [lambda x: x + bias]
+        return [*biased, lambda x: x * shrunk, *super()._ways()]
