@@ -85,13 +85,11 @@ class MixedWeights(PlacedWeights):
 
     def _made(self, parameter: str) -> Tensor:
         total = self._model.held_weight(parameter).to(torch.float32)
-        for name, scale in self._scales.items():
-            factors = self._vectors.factors(name, parameter)
-            if factors is not None:
-                left, right = (factor.to(total.device) for factor in factors)
-                total = torch.addmm(total, left, right, alpha=scale)
-            elif (delta := self._vectors.delta(name, parameter)) is not None:
-                total = total + scale * delta.to(total.device)
+        dense, terms = self._vectors.parts(parameter, self._scales)
+        if dense is not None:
+            total = total + dense.to(total.device)
+        for left, right, scale in terms:
+            total = torch.addmm(total, left.to(total.device), right.to(total.device), alpha=scale)
         return total
 
     def put(self, parameter: str, place: Tensor) -> None:
@@ -101,14 +99,8 @@ class MixedWeights(PlacedWeights):
     def rows(self, parameter: str) -> FactoredTensor:
         """One of them, to be made some rows at a time."""
         own = self._model.held_weight(parameter).cpu()
-        terms = []
-        for name in self._vectors.changing(parameter, self._scales):
-            factors, scale = self._vectors.factors(name, parameter), self._scales[name]
-            if factors is not None:
-                terms.append((*factors, scale))
-            elif (delta := self._vectors.delta(name, parameter)) is not None:
-                own = own + scale * delta  # in float32, as delta is
-        return FactoredTensor(own, terms)
+        dense, terms = self._vectors.parts(parameter, self._scales)
+        return FactoredTensor(own if dense is None else own + dense, terms)
 
 
 class FactoredTensor:

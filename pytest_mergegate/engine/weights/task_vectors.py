@@ -52,10 +52,6 @@ class TaskVectors:
         chosen = names or self.names
         return sorted({p for name in chosen for p in self._experts[name].changes})
 
-    def changing(self, parameter: str, names: Iterable[str]) -> list[str]:
-        """Those of the experts ``names`` that change ``parameter``."""
-        return [name for name in names if parameter in self._experts[name].changes]
-
     def factors(self, name: str, parameter: str) -> tuple[Tensor, Tensor] | None:
         """(L [rows, rank], R [rank, columns]) in float32 with τ = L @ R; None where the expert
         leaves ``parameter`` alone, or where its τ has no factors."""
@@ -83,17 +79,26 @@ class TaskVectors:
         rows = delta_rows(change, expert.tensors, base, lambda: np.empty(0))
         return torch.from_numpy(whole_delta(rows, base.tensors, parameter))
 
+    def parts(
+        self, parameter: str, scales: Mapping[str, float]
+    ) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, float]]]:
+        """Σ λ_j τ_j of one parameter as a dense float32 tensor (None for zero), and the
+        (L, R, λ) whose products are to be added to it."""
+        dense, terms = None, []
+        for name, scale in scales.items():
+            if factors := self.factors(name, parameter):
+                terms.append((*factors, scale))
+            elif (delta := self.delta(name, parameter)) is not None:
+                dense = scale * delta if dense is None else dense.add_(delta, alpha=scale)
+        return dense, terms
+
     def mix(self, parameter: str, scales: Mapping[str, float]) -> Tensor | None:
         """Dense float32 Σ λ_j τ_j of one parameter; None where none of the experts changes it."""
-        total: Tensor | None = None
-        for name in self.changing(parameter, scales):
-            factors, scale = self.factors(name, parameter), scales[name]
-            if factors is not None and total is not None:
-                total.addmm_(*factors, alpha=scale)
-                continue
-            delta = factors[0] @ factors[1] if factors else self.delta(name, parameter)
-            assert delta is not None
-            total = scale * delta if total is None else total.add_(delta, alpha=scale)
+        total, terms = self.parts(parameter, scales)
+        for left, right, scale in terms:
+            total = (
+                scale * (left @ right) if total is None else total.addmm_(left, right, alpha=scale)
+            )
         return total
 
 
