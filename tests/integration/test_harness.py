@@ -236,6 +236,7 @@ class Lender:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.kept: dict[str, Any] = {}
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "gpt2"])
