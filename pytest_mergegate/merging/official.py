@@ -22,10 +22,7 @@ from pytest_mergegate.merging.linked_models import LinkedModels
 from pytest_mergegate.merging.merge import Merged
 from pytest_mergegate.merging.mergekit_config import check_layers, check_tokenizer, configuration
 from pytest_mergegate.merging.method import linear_scales
-from pytest_mergegate.pool.base import parameters_of
-from pytest_mergegate.pool.checkpoints import named_as
-from pytest_mergegate.pool.shards import checkpoint_files
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.checkpoints import named_as, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +50,7 @@ class OfficialWeights(Mapping[str, "Tensor"]):
         self.folder = merged
         """What mergekit wrote."""
         base = engine.pool.base
-        stored = parameters_of(StoredTensors(checkpoint_files(merged)))
-        named = named_as(base, stored)
+        named = named_as(base, read_checkpoint(merged))
         own = set(named)
         # a copy of the tied embedding, written out, is the embedding
         self._stored = named.renamed(lambda n: n if base.parameter(n) == n else None)

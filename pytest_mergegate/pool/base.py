@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.changes import Change, Factors, Replacement
+from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
-from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.model_names import last_part
 from pytest_mergegate.pool.threads import Background
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.pool.references import Located
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 OUTPUT_LAYERS = ("lm_head", "cls.predictions.decoder")
 """What makes logits over the vocabulary, under today's names."""
@@ -36,15 +38,6 @@ _EMBEDDINGS = (
 )
 _UNTIED_BY_DEFAULT = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi", "phi3", "gpt_neox")
 _TIED_BY_DEFAULT = ("gpt2", "opt", "bloom", "t5", "bart", "bert", "roberta", "gemma", "gemma2")
-_CONSTANTS = (
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".attention.bias",
-    ".attention.masked_bias",
-    ".rotary_emb.inv_freq",
-    "embeddings.position_ids",
-)
-_OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 _BACKBONES = {
     "gpt2": "transformer.",
     "bert": "bert.",
@@ -83,6 +76,12 @@ class Base:
     def original_name(self) -> str | None:
         """The name the checkpoint was saved under, where its configuration keeps it."""
         return self.config.get("_name_or_path") or None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every name that it is known by."""
+        known = (self.reference, str(self.path), self.located.repository, self.original_name)
+        return frozenset(last_part(name) for name in known if isinstance(name, str) and name)
 
     @property
     def fingerprint(self) -> str:
@@ -151,6 +150,17 @@ class Base:
             return self.embedding or name
         return name
 
+    def is_resized_by(self, change: Change) -> TypeGuard[Factors | Replacement]:
+        """Whether a change of the embedding or the output layer is for another vocabulary."""
+        header = self.tensors.get(change.parameter)
+        if header is None or not isinstance(change, (Factors, Replacement)):
+            return False
+        if len(change.shape) != 2 or change.shape[1:] != header.shape[1:]:
+            return False
+        if change.shape == header.shape:
+            return False
+        return change.parameter == self.embedding or change.parameter.endswith(OUTPUT_WEIGHTS)
+
     def stores_transposed(self, parameter: str) -> bool:
         """Whether a square weight is stored as [inputs, outputs] (GPT-2's Conv1D)."""
         conv1d = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -172,8 +182,7 @@ def read_base(located: Located, reference: str, where: str) -> Base:
             where=f"{path.name}/config.json",
             fix="save the base again with save_pretrained",
         )
-    refuse_two_saves(path)
-    tensors = parameters_of(StoredTensors(checkpoint_files(path)))
+    tensors = read_checkpoint(path)
     prefix = _missing_prefix(architectures[0], str(config.get("model_type") or ""), tensors)
     return Base(
         reference=reference,
@@ -218,23 +227,6 @@ def _no_config(path: Path, where: str) -> PoolError:
         fix=f"write base: {adapter.get('base_model_name_or_path')!s}, which it was trained on, "
         "and list the adapter among the experts",
     )
-
-
-def parameters_of(tensors: StoredTensors) -> StoredTensors:
-    """Without the constants that old checkpoints hold, and under today's names."""
-    return tensors.renamed(lambda name: _todays_name(name, tensors[name].shape))
-
-
-def _todays_name(name: str, shape: tuple[int, ...]) -> str | None:
-    # a causal mask is stored as attn.bias, too; the bias of a layer has one dimension
-    if name.endswith(_CONSTANTS) and not (name.endswith(".bias") and len(shape) == 1):
-        return None
-    if name == "embed_out.weight":  # GPT-NeoX
-        return "lm_head.weight"
-    for old, new in _OLD_NAMES.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
 
 
 def _missing_prefix(architecture: str, model_type: str, tensors: StoredTensors) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 
 SECONDS = 0.2
 """Of CPU time for all the matching of one expression, beyond what any match takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from pytest_mergegate.common.errors import PoolError, first_line
 from pytest_mergegate.common.files.containment import check_contained
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.chosen_base import refuse_repository
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CORRECT = "correct the path; it is relative to the gate file"
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.vocab"]
 _UNWANTED = [
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"),
@@ -72,13 +73,9 @@ def locate(
         return Located(path=folder.resolve())
     repository, at, revision = reference.partition("@")
     first = reference.split("/")[0]  # not Path's parts, which drop a leading "./"
-    if not _REPOSITORY.fullmatch(repository) or ".." in reference or _exists(root / first):
-        raise PoolError(
-            f"there is no directory '{shown(reference)}' in {root.name or root}/",
-            expert=expert,
-            where=where,
-            fix="correct the path; it is relative to the gate file",
-        )
+    if not names_repository(repository) or ".." in reference or _exists(root / first):
+        what, fix = f"there is no directory '{shown(reference)}' in {root.name or root}/", _CORRECT
+        raise PoolError(what, expert=expert, where=where, fix=fix)
     if at and not _REVISION.fullmatch(revision):
         raise PoolError(
             f"'{shown(revision)}' is no branch, tag or commit",
@@ -87,8 +84,28 @@ def locate(
             fix="write org/name@revision, best with the commit's 40 digits",
         )
     if not own and reference not in allowed:
-        raise refuse_repository(reference, where)
+        base = shown(reference)
+        raise PoolError(
+            f"the gate names no base, and its adapters name '{base}', a repository of the hub that "
+            "allowed_bases does not list",
+            code="MG101",
+            where=where,
+            fix=f"write base: {base} in the gate file, or allowed_bases: ['{base}']",
+        )
     return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
+
+
+def names_repository(reference: str) -> bool:
+    """Whether ``reference`` has the form ``org/name``.
+
+    huggingface_hub's own check takes a name without an organisation, too, which here is a path.
+    """
+    return _REPOSITORY.fullmatch(reference) is not None
+
+
+def in_ci() -> bool:
+    """Whether this runs in CI, as its services say by the variable ``CI``."""
+    return os.environ.get("CI", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _local(reference: str, *, root: Path, expert: str | None, where: str, own: bool) -> Path | None:
@@ -104,7 +121,7 @@ def _local(reference: str, *, root: Path, expert: str | None, where: str, own: b
             f"'{shown(reference)}' is no usable path ({reason})",
             expert=expert,
             where=where,
-            fix="correct the path; it is relative to the gate file",
+            fix=_CORRECT,
         ) from None
     if is_other:
         raise PoolError(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.stored import StoredTensors
     from pytest_mergegate.pool.tensor_headers import TensorHeader
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 NEGLIGIBLE = 1e-6
 """Of ‖W‖: a change that is smaller is lost in the rounding of a stored merge."""

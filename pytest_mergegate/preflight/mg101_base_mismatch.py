@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.preflight.heads import architecture_of, task_of
-from pytest_mergegate.preflight.quantised_names import unquantised
-from pytest_mergegate.preflight.reference_names import base_names, last_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,7 +40,7 @@ _OR_IGNORE = "or, where both are the same weights, say so: `ignore: {MG101: <why
 
 def base_mismatch(pool: Pool) -> Iterable[Finding]:
     """Hold what an expert says of its base against the gate's."""
-    names = base_names(pool.base)
+    names = pool.base.names
     for expert in pool.experts:
         if expert.is_adapter:
             checks = (_name(expert, pool.base, names), _revision(expert, pool.base))

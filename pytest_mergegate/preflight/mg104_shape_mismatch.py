@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Computed, Factors, Rows
-from pytest_mergegate.preflight.resized import is_resized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +22,7 @@ def shape_mismatch(pool: Pool) -> Iterable[Finding]:
             said
             for parameter, change in expert.changes.items()
             if parameter in pool.base.tensors
-            and not is_resized(change, pool.base)
+            and not pool.base.is_resized_by(change)
             and (said := _mismatch(change, pool.base.tensors[parameter].shape)) is not None
         ]
         if wrong:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

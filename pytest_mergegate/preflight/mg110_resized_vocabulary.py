@@ -8,7 +8,6 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.preflight.grouping import grouped
-from pytest_mergegate.preflight.resized import is_resized
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def resized_vocabulary(pool: Pool) -> Iterable[Finding]:
 def _resized(pool: Pool) -> Iterator[Finding]:
     for expert in pool.experts:
         for change in expert.changes.values():
-            if is_resized(change, pool.base):
+            if pool.base.is_resized_by(change):
                 yield Finding(
                     code="MG110",
                     severity="error",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 _WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 

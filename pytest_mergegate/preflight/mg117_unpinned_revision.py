@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.pool.chosen_base import in_ci
+from pytest_mergegate.pool.references import in_ci
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,9 +16,9 @@ from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.files.git import run_git, top_of
 from pytest_mergegate.common.files.writing import (
     Unwritten,
-    check_way,
     make_private_folder,
     open_to_append,
+    refuse_links,
 )
 from pytest_mergegate.history.registry.lines import lines_of
 from pytest_mergegate.history.registry.reading import read_registry
@@ -103,7 +103,7 @@ def _merge_by_union(path: Path) -> None:
         return
     attributes = path.parent / ".gitattributes"
     try:
-        check_way(attributes)
+        refuse_links(attributes)
         had = attributes.read_text("utf-8", "replace") if attributes.exists() else ""
         if any(_says_how_to_merge(line, path.name) for line in had.splitlines()):
             return

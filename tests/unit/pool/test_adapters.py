@@ -12,7 +12,7 @@ from pools import Adapter, write_adapter
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.gate.gatefile import gate_from
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.stages.preflight import run_preflight
 

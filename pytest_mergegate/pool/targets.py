@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import strings
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG, is_within, saved_modules
 from pytest_mergegate.pool.base import OUTPUT_LAYERS
 from pytest_mergegate.pool.patterns import matches_fully
-from pytest_mergegate.pool.trained import is_within, saved_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
