@@ -151,12 +151,12 @@ def _named(gate: Path) -> Iterator[tuple[str, str]]:
             held = Path(examples).parent.as_posix().replace("{name}", "*")
             yield f"{escape(str(root))}/{held}", "examples lie"
     for name, path, examples in _experts(data):
-        if isinstance(path, str):
+        if isinstance(path, str) and "\0" not in path:  # which no path holds
             place = os.path.realpath(place_of(root, path))
             yield escape(place), f"the expert {shown(name, 60)} lies"
             yield escape(os.path.dirname(place)), f"the expert {shown(name, 60)} lies"  # noqa: PTH120
         examples = examples or data.get("examples")
-        if isinstance(examples, str):
+        if isinstance(examples, str) and "\0" not in f"{examples}{name}":
             file = root / examples.replace("{name}", name)
             yield escape(os.path.realpath(file.parent)), f"examples of {shown(name, 60)} lie"
 

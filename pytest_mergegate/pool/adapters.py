@@ -5,6 +5,7 @@ PEFT itself would load torch to read them, and import what a configuration names
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import PoolError
@@ -69,42 +70,30 @@ def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
         inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}"))
         held = "is empty" if not any(path.iterdir()) else f"has no {CONFIG} and no config.json"
         held += f"; {shown(inside[-1])}/ in it has" if inside else ""
-        raise PoolError(
-            f"{path.name}/ {held}",
-            expert=name,
-            where=where,
-            fix="point to a folder that save_pretrained wrote",
-        )
+        fix = "point to a folder that save_pretrained wrote"
+        raise PoolError(f"{path.name}/ {held}", expert=name, where=where, fix=fix)
     if not (path / WEIGHTS).is_file():
         refuse_pickles(path, expert=name)
-        raise PoolError(
-            f"{path.name}/ has no {WEIGHTS}",
-            expert=name,
-            where=where,
-            fix="save the adapter as safetensors: model.save_pretrained(path)",
-        )
+        fix = "save the adapter as safetensors: model.save_pretrained(path)"
+        raise PoolError(f"{path.name}/ has no {WEIGHTS}", expert=name, where=where, fix=fix)
     config = read_adapter_config(path, expert=name)
     _check_supported(config, f"{path.name}/{CONFIG}", name)
     return config
 
 
 def _check_supported(config: Mapping[str, Any], where: str, name: str) -> None:
+    refused = partial(PoolError, code="MG002", expert=name, where=where)
     method, fix = config.get("peft_type"), "leave this expert out of the pool"
     if not isinstance(method, str) or (method != "LORA" and method not in COMPUTED):
         what = f"peft_type={shown(repr(method))} is no change of the weights, and cannot be merged"
-        raise PoolError(what, code="MG002", expert=name, where=where, fix=fix)
-    if method != "LORA":
-        return
+        raise refused(what, fix=fix)
     # any other `use_...` is a variant of a PEFT to come
     newer = {setting: (False, None) for setting in config if setting.startswith("use_")}
-    for setting, plain in {**newer, **_PLAIN}.items():
+    for setting, plain in {**newer, **_PLAIN}.items() if method == "LORA" else ():
         if setting in config and config[setting] not in plain:
-            raise PoolError(
+            raise refused(
                 f"{setting}={shown(repr(config[setting]))} is not supported: no change of the "
                 "weights that could be worked out again",
-                code="MG002",
-                expert=name,
-                where=where,
                 fix=f"{fix}, or merge it into its base and list the checkpoint",
             )
 

@@ -12,6 +12,7 @@ import numpy as np
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.changes import Change, Factors, Replacement
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
@@ -114,7 +115,7 @@ class Base:
     def norm(self, parameter: str) -> float:
         """‖W‖ (Frobenius) of a parameter, estimated from a sample of its numbers."""
         if parameter not in self._norms:
-            sample = self.tensors.sample(parameter, _SAMPLE).astype(np.float64).ravel()
+            sample = self.tensors.sample(parameter, _SAMPLE).astype(np.float64)
             scale = math.sqrt(self.tensors[parameter].size / max(sample.size, 1))
             # np.linalg.norm would wake the threads of a BLAS, hundreds of times
             self._norms[parameter] = math.sqrt(float(np.square(sample).sum())) * scale
@@ -155,11 +156,10 @@ class Base:
         header = self.tensors.get(change.parameter)
         if header is None or not isinstance(change, (Factors, Replacement)):
             return False
-        if len(change.shape) != 2 or change.shape[1:] != header.shape[1:]:
+        if change.parameter != self.embedding and not change.parameter.endswith(OUTPUT_WEIGHTS):
             return False
-        if change.shape == header.shape:
-            return False
-        return change.parameter == self.embedding or change.parameter.endswith(OUTPUT_WEIGHTS)
+        same_width = len(change.shape) == 2 and change.shape[1:] == header.shape[1:]
+        return same_width and change.shape != header.shape
 
     def stores_transposed(self, parameter: str) -> bool:
         """Whether a square weight is stored as [inputs, outputs] (GPT-2's Conv1D)."""
@@ -202,10 +202,9 @@ def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
             where=path.name,
             fix="move the adapter to a folder of its own",
         )
-    if config.get("transformers_weights") is not None:
+    if (named := config.get("transformers_weights")) is not None:
         raise PoolError(
-            f"config.json of the base names its weights itself (transformers_weights: "
-            f"{config['transformers_weights']!r})",
+            f"config.json of the base names its weights itself (transformers_weights: {named!r})",
             where=f"{path.name}/config.json",
             fix="save the base again with save_pretrained, under the usual names",
         )
@@ -213,19 +212,15 @@ def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
 
 def _no_config(path: Path, where: str) -> PoolError:
     if not (path / ADAPTER_CONFIG).exists():
-        return PoolError(
-            f"the base {path.name}/ has no config.json",
-            where=where,
-            fix="point base: to a folder that save_pretrained wrote",
-        )
-    adapter = read_json_object(
-        path / ADAPTER_CONFIG, expert=None, where=f"{path.name}/{ADAPTER_CONFIG}"
-    )
+        what = f"the base {path.name}/ has no config.json"
+        fix = "point base: to a folder that save_pretrained wrote"
+        return PoolError(what, where=where, fix=fix)
+    named = read_adapter_config(path, expert=None).get("base_model_name_or_path")
     return PoolError(
         f"{path.name}/ is an adapter, not a base",
         where=where,
-        fix=f"write base: {adapter.get('base_model_name_or_path')!s}, which it was trained on, "
-        "and list the adapter among the experts",
+        fix=f"write base: {named!s}, which it was trained on, and list the adapter among the "
+        "experts",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,32 +68,48 @@ def locate(
     other revision may be anybody's proposal. ``with_code`` fetches a model's own Python files, too.
     Raises PoolError, under MG003 for what leads out.
     """
-    if folder := _local(reference, root=root, expert=expert, where=where, own=own):
+    refused = partial(PoolError, expert=expert, where=where)
+    try:
+        folder = placed(root, reference) if own else root / reference
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refused(f"'{shown(reference)}' is no usable path ({reason})", fix=_CORRECT) from None
+    if is_folder:
         if contained or not own:
             check_contained(folder, root=root, expert=expert, where=where, own=own)
         return Located(path=folder.resolve())
+    if is_there:
+        what, fix = (
+            f"'{shown(reference)}' is a file, not a directory",
+            "give the folder that holds it",
+        )
+        raise refused(what, fix=fix)
     repository, at, revision = reference.partition("@")
     first = reference.split("/")[0]  # not Path's parts, which drop a leading "./"
     if not names_repository(repository) or ".." in reference or _exists(root / first):
-        what, fix = f"there is no directory '{shown(reference)}' in {root.name or root}/", _CORRECT
-        raise PoolError(what, expert=expert, where=where, fix=fix)
+        what = f"there is no directory '{shown(reference)}' in {root.name or root}/"
+        raise refused(what, fix=_CORRECT)
     if at and not _REVISION.fullmatch(revision):
-        raise PoolError(
-            f"'{shown(revision)}' is no branch, tag or commit",
-            expert=expert,
-            where=where,
-            fix="write org/name@revision, best with the commit's 40 digits",
-        )
+        what = f"'{shown(revision)}' is no branch, tag or commit"
+        raise refused(what, fix="write org/name@revision, best with the commit's 40 digits")
     if not own and reference not in allowed:
         base = shown(reference)
-        raise PoolError(
+        raise refused(
             f"the gate names no base, and its adapters name '{base}', a repository of the hub that "
             "allowed_bases does not list",
             code="MG101",
-            where=where,
             fix=f"write base: {base} in the gate file, or allowed_bases: ['{base}']",
         )
-    return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
+    try:
+        return _from_hub(repository, revision or None, code=with_code)
+    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
+        named = f"{repository}@{revision}" if revision else repository
+        raise refused(
+            f"{named!r} is neither a directory beside the gate file nor to be had from the "
+            f"hub ({first_line(error)})",
+            fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
+        ) from None
 
 
 def names_repository(reference: str) -> bool:
@@ -108,31 +125,6 @@ def in_ci() -> bool:
     return os.environ.get("CI", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _local(reference: str, *, root: Path, expert: str | None, where: str, own: bool) -> Path | None:
-    """The local folder; None where there is nothing of that name."""
-    try:
-        local = placed(root, reference) if own else root / reference
-        if local.is_dir():
-            return local
-        is_other = local.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PoolError(
-            f"'{shown(reference)}' is no usable path ({reason})",
-            expert=expert,
-            where=where,
-            fix=_CORRECT,
-        ) from None
-    if is_other:
-        raise PoolError(
-            f"'{shown(reference)}' is a file, not a directory",
-            expert=expert,
-            where=where,
-            fix="give the folder that holds it",
-        )
-    return None
-
-
 def _exists(path: Path) -> bool:
     try:
         return path.exists() or path.is_symlink()
@@ -140,26 +132,13 @@ def _exists(path: Path) -> bool:
         return True
 
 
-def _from_hub(
-    repository: str, revision: str | None, *, expert: str | None, where: str, code: bool
-) -> Located:
+def _from_hub(repository: str, revision: str | None, *, code: bool) -> Located:
     from huggingface_hub import snapshot_download
 
     wanted = [*_WANTED, "*.py"] if code else _WANTED
-    try:
-        path = Path(
-            snapshot_download(
-                repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
-            )
-        )
-    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
-        named = f"{repository}@{revision}" if revision else repository
-        raise PoolError(
-            f"{named!r} is neither a directory beside the gate file nor to be had from the "
-            f"hub ({first_line(error)})",
-            expert=expert,
-            where=where,
-            fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
-        ) from None
+    folder = snapshot_download(
+        repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
+    )
+    path = Path(folder)
     commit = path.name if _COMMIT.fullmatch(path.name) else None
     return Located(path=path, repository=repository, revision=revision, commit=commit)
