@@ -17,7 +17,7 @@ from pytest_mergegate.pool.changes import Change, Factors, Replacement
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
 from pytest_mergegate.pool.model_names import last_part
-from pytest_mergegate.pool.threads import Background
+from pytest_mergegate.pool.threads import in_background
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,8 +95,7 @@ class Base:
 
     @cached_property
     def _hash(self) -> Future[str]:
-        with Background() as background:
-            return background.submit(fingerprint, self._files)
+        return in_background(fingerprint, self._files)
 
     @property
     def known_fingerprint(self) -> str | None:

@@ -22,6 +22,7 @@ from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as, read
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.lora import LoraAdapter
 from pytest_mergegate.pool.tensors import StoredTensors
+from pytest_mergegate.pool.threads import in_background
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.references import Located
-    from pytest_mergegate.pool.threads import Background
 
 FULL = "full"
 _WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")
@@ -90,12 +90,11 @@ def read_expert(
     name: str,
     reference: str,
     where: str,
-    hashing: Background,
 ) -> Expert:
     """Read the configuration and the tensor headers of an adapter or a full checkpoint.
 
-    ``hashing`` hashes its files, once they are known to be sound. Raises PoolError for a folder
-    that is neither, and for files that make no sense.
+    Another thread goes on hashing its files, once they are known to be sound. Raises PoolError for
+    a folder that is neither, and for files that make no sense.
     """
     path = located.path
     changes: Mapping[str, Change]
@@ -123,7 +122,7 @@ def read_expert(
         config=config,
         tensors=tensors,
         changes=changes,
-        hashes=hashing.submit(_hash, file, tensors.files),
+        hashes=in_background(_hash, file, tensors.files),
     )
 
 

@@ -18,7 +18,7 @@ from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, in_ci, locate
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.task_folder import task_folder
-from pytest_mergegate.pool.threads import Background, workers
+from pytest_mergegate.pool.threads import workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,19 +79,7 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
     places = {name: problems.tried(_locate, gate, name) for name in gate.spec.experts}
     located = {name: place for name, place in places.items() if place is not None}
     base = problems.tried(_read_base, gate, located)
-    with Background() as hashing:  # goes on after the block
-        tried = [
-            problems.tried(
-                read_expert,
-                place,
-                base,
-                name=name,
-                reference=gate.spec.experts[name].path,
-                where=gate.where("experts", name, "path"),
-                hashing=hashing,
-            )
-            for name, place in located.items()
-        ]
+    tried = (problems.tried(_read_expert, gate, name, at, base) for name, at in located.items())
     experts = tuple(expert for expert in tried if expert is not None)
     statistics: dict[str, WeightStatistics | None] = {}
     if base is not None:
@@ -130,6 +118,11 @@ class _Problems(list[PoolError]):
 def _locate(gate: Gate, name: str) -> Located:
     path, where = gate.spec.experts[name].path, gate.where("experts", name, "path")
     return locate(path, root=gate.root, expert=name, where=where, contained=True)
+
+
+def _read_expert(gate: Gate, name: str, located: Located, base: Base | None) -> Expert:
+    reference, where = gate.spec.experts[name].path, gate.where("experts", name, "path")
+    return read_expert(located, base, name=name, reference=reference, where=where)
 
 
 def _read_base(gate: Gate, experts: Mapping[str, Located]) -> Base:
