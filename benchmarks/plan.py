@@ -32,7 +32,7 @@ from pytest_mergegate.planning.leaving_out import fewest_left_out
 from pytest_mergegate.planning.opening import open_gate
 from pytest_mergegate.planning.plan import make_plan
 from pytest_mergegate.planning.search import fewest_groups
-from pytest_mergegate.planning.trials import Group, Trials
+from pytest_mergegate.planning.tried_groups import Group, TriedGroups
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 METHODS: dict[str, list[Any]] = {
@@ -162,7 +162,7 @@ def speed() -> None:
     for count in (8, 12, 24, 64):
         states = np.random.default_rng(count).normal(size=(count, 5))
         squared = ((states[:, None] - states[None]) ** 2).sum(axis=-1)
-        trials = Trials(Stored(squared, 2.0), 200)
+        trials = TriedGroups(Stored(squared, 2.0), 200)
         marks = [time.perf_counter()]
         metrics.distortion_curve(squared)
         marks.append(time.perf_counter())

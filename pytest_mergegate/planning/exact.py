@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.metrics.exact_partitions import parts_of
-from pytest_mergegate.planning.trials import mask_of
+from pytest_mergegate.planning.tried_groups import mask_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pytest_mergegate.planning.trials import Trials
+    from pytest_mergegate.planning.tried_groups import TriedGroups
 
 
 class Subsets:
     """All subsets of ``count`` experts, as bit masks."""
 
-    def __init__(self, count: int, trials: Trials) -> None:
+    def __init__(self, count: int, trials: TriedGroups) -> None:
         self._count = count
         self._trials = trials
         self._masks = np.arange(1 << count)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.shares import Shares
-    from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.planning.tried_groups import Group
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.hidden import HiddenResult
 

@@ -8,12 +8,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.planning.search import try_pairs
-from pytest_mergegate.planning.trials import Group, mask_of, members
+from pytest_mergegate.planning.tried_groups import Group, mask_of, members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.planning.trials import Trials
+    from pytest_mergegate.planning.tried_groups import TriedGroups
 
 _MOST_SUBSETS = 5000
 """Ways to leave out so many experts, of which all are looked at."""
@@ -34,7 +34,9 @@ class LeftOut:
         return self.at_least >= len(self.dropped)
 
 
-def fewest_left_out(count: int, trials: Trials, groups: Sequence[Group] = ()) -> LeftOut | None:
+def fewest_left_out(
+    count: int, trials: TriedGroups, groups: Sequence[Group] = ()
+) -> LeftOut | None:
     """The largest group that passes; None where none of two or more was found.
 
     ``groups`` are some that pass, where the search starts.
@@ -56,7 +58,7 @@ def fewest_left_out(count: int, trials: Trials, groups: Sequence[Group] = ()) ->
     return LeftOut(kept=members(found), dropped=members(dropped), at_least=at_least)
 
 
-def _filled(group: int, count: int, trials: Trials) -> int:
+def _filled(group: int, count: int, trials: TriedGroups) -> int:
     """The group with every other expert that goes into it, the least risky first."""
     others = [1 << k for k in range(count) if not group >> k & 1]
     for own in sorted(others, key=lambda own: trials.risk(group | own)):
@@ -65,7 +67,7 @@ def _filled(group: int, count: int, trials: Trials) -> int:
     return group
 
 
-def _larger(best: int, count: int, trials: Trials) -> tuple[int, int]:
+def _larger(best: int, count: int, trials: TriedGroups) -> tuple[int, int]:
     """A larger group than ``best`` that passes, if there is one, and what is the least to drop."""
     full = (1 << count) - 1
     most = count - max(2, best.bit_count() + 1)

@@ -82,7 +82,7 @@ def open_gate(
     pool.base.start_hashing()
     if limits & set(RATIOS):
         descent.find_conflicts()
-    workspace = descent.workspace()
+    workspace = descent.workspace
     if limits & PER_METHOD and not workspace.facts.has_head:
         workspace.engine.require_head()
     ahead = gate.spec.certificate.per_task if workspace.facts.has_head else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_mergegate import metrics
 from pytest_mergegate.planning.leaving_out import LeftOut, fewest_left_out
 from pytest_mergegate.planning.search import Grouping, fewest_groups
-from pytest_mergegate.planning.trials import Trials, mask_of
+from pytest_mergegate.planning.tried_groups import TriedGroups, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.metrics import CurvePoint
     from pytest_mergegate.planning.forecaster import Bench
     from pytest_mergegate.planning.outlook import GroupOutlook
-    from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.planning.tried_groups import Group
 
 MOST_TRIALS = 200
 
@@ -66,7 +66,7 @@ class Plan:
 def make_plan(bench: Bench, names: Sequence[str], most: int = MOST_TRIALS) -> Plan:
     """Plan for those experts of the bench's pool."""
     places = [bench.names.index(name) for name in names]
-    trials = Trials(_Chosen(bench, places), most)
+    trials = TriedGroups(_Chosen(bench, places), most)
     found = _confirmed_groups(bench, names, trials)
     left_out = _confirmed_rest(bench, names, trials, found.groups)
     groups = [bench.outlook([names[k] for k in group]) for group in found.groups]
@@ -89,7 +89,7 @@ def make_plan(bench: Bench, names: Sequence[str], most: int = MOST_TRIALS) -> Pl
     )
 
 
-def _confirmed_groups(bench: Bench, names: Sequence[str], trials: Trials) -> Grouping:
+def _confirmed_groups(bench: Bench, names: Sequence[str], trials: TriedGroups) -> Grouping:
     """The fewest groups, searched anew without those that fail once they are merged."""
     while True:
         found = fewest_groups(len(names), trials)
@@ -101,7 +101,7 @@ def _confirmed_groups(bench: Bench, names: Sequence[str], trials: Trials) -> Gro
 
 
 def _confirmed_rest(
-    bench: Bench, names: Sequence[str], trials: Trials, groups: Sequence[Group]
+    bench: Bench, names: Sequence[str], trials: TriedGroups, groups: Sequence[Group]
 ) -> LeftOut | None:
     while True:
         found = fewest_left_out(len(names), trials, groups)

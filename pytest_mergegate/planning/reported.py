@@ -17,24 +17,23 @@ from pytest_mergegate.planning.leaving_out import fewest_left_out
 from pytest_mergegate.planning.risk import OwnInputRisk
 from pytest_mergegate.planning.search import fewest_groups
 from pytest_mergegate.planning.standing import Standing
-from pytest_mergegate.planning.trials import Trials
+from pytest_mergegate.planning.tried_groups import TriedGroups
 from pytest_mergegate.verdict.judge import PER_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.planning.tried_groups import Group
     from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.judge import Judgement
 
 _MOST_TRIALS = 40
 """Groups whose states are mixed: a fraction of a second."""
 _DECIDING = ("budget", "judge", "merge", "probes", "conflict")
 """What of a gate the search hangs on, beside the pool."""
-_AVERAGES = frozenset(("linear", "slerp", "multislerp", "karcher"))
-_SUMS = frozenset(("task_arithmetic", "dare_linear"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +63,19 @@ class HintedGroup:
 
 
 def hint(
-    gate: Gate, results: Results, judgement: Judgement, drop: tuple[str, ...] = ()
+    gate: Gate,
+    case: Case,
+    judgement: Judgement,
+    trials: Trials | None,
+    drop: tuple[str, ...] = (),
 ) -> Hint | None:
     """What to merge instead; None where the gate passed, where its budgets are not about merges, or
     where answers cannot be read from the states.
 
     ``drop`` are experts without which the others were tried on the probes, and passed.
     """
-    hidden, limits = results.hidden, set(gate.spec.effective_budget.limits)
-    if judgement.status == "pass" or hidden is None or hidden.what_if is None:
+    hidden, limits = case.hidden, set(gate.spec.effective_budget.limits)
+    if judgement.status == "pass" or hidden is None or trials is None:
         return None
     if not limits & PER_METHOD or limits & INCREASES:
         return None
@@ -82,8 +85,8 @@ def hint(
         "scales": {label: dict(scales) for label, scales in hidden.scales.items()},
         "verdict": [judgement.status, judgement.method, list(drop)],
     }
-    found = hidden.what_if.remembered(
-        "hint", described, lambda: asdict(_search(gate, results, hidden, judgement, drop))
+    found = trials.remembered(
+        "hint", described, lambda: asdict(_search(gate, case, hidden, judgement, drop, trials))
     )
     groups = tuple(
         HintedGroup(**{**group, "names": tuple(group["names"])}) for group in found["groups"]
@@ -93,20 +96,21 @@ def hint(
 
 def _search(
     gate: Gate,
-    results: Results,
+    case: Case,
     hidden: HiddenResult,
     judgement: Judgement,
     drop: tuple[str, ...],
+    trials: Trials,
 ) -> Hint:
-    mixed = _Mixed(gate, results, hidden)
+    mixed = _Mixed(gate, case, hidden, trials)
     count = len(hidden.states.names)
-    trials = Trials(mixed, _MOST_TRIALS)
+    tried = TriedGroups(mixed, _MOST_TRIALS)
     if judgement.status == "fail":
-        trials.note_failure((1 << count) - 1)  # whatever the states say of it
-    found = fewest_groups(count, trials)
+        tried.note_failure((1 << count) - 1)  # whatever the states say of it
+    found = fewest_groups(count, tried)
     if drop and 1 + len(drop) <= len(found.groups):
         return mixed.without(drop, judgement.method)
-    left_out = fewest_left_out(count, trials, found.groups)
+    left_out = fewest_left_out(count, tried, found.groups)
     if left_out is not None and 2 * len(left_out.dropped) > count:
         left_out = None  # that is no way to save a pool
     return Hint(
@@ -119,11 +123,11 @@ def _search(
 class _Mixed:
     """Forecasts by mixing the stored states of the probes."""
 
-    def __init__(self, gate: Gate, results: Results, hidden: HiddenResult) -> None:
-        self._gate, self._hidden = gate, hidden
+    def __init__(self, gate: Gate, case: Case, hidden: HiddenResult, trials: Trials) -> None:
+        self._gate, self._hidden, self._trials = gate, hidden, trials
         self._limits = gate.spec.effective_budget.limits
         self._names = hidden.states.names
-        self._standing = Standing(gate.spec, hidden, results.conflict)
+        self._standing = Standing(gate.spec, hidden, case.conflict)
         grams = [hidden.grams[name] for name in self._names]
         self._risk = OwnInputRisk(grams, [lambda group: np.full(len(group), 1 / len(group))])
         self._found: dict[Group, HintedGroup | None] = {}
@@ -178,11 +182,10 @@ class _Mixed:
 
     def _merge(self, label: str, names: Sequence[str]) -> HintedGroup | None:
         """The group under one method, or None where an expert is over a limit or cannot be read."""
-        assert self._hidden.what_if is not None
         scales = self._scales(label, names)
         worst, rate = None, -1.0
         for name in names:
-            _, agreement = self._hidden.what_if.forecast(name, scales)
+            _, agreement = self._trials.forecast(name, scales)
             if agreement is None or not agreement.rate <= self._allowed(name):
                 return None
             if agreement.rate > rate:
@@ -202,10 +205,10 @@ class _Mixed:
         methods like ties leave of a sum falls with the root of how many there are."""
         whole = self._hidden.scales[label]
         own = {name: whole[name] for name in names}
-        method = label.split(" ", 1)[0]
-        if method in _AVERAGES:
+        traits = self._gate.spec.merge.method_called(label).traits
+        if traits.combines == "average":
             total = sum(own.values())
             factor = sum(whole.values()) / total if total else 1.0
         else:
-            factor = 1.0 if method in _SUMS else math.sqrt(len(whole) / len(own))
+            factor = 1.0 if traits.scales is not None else math.sqrt(len(whole) / len(own))
         return {name: factor * scale for name, scale in own.items()}

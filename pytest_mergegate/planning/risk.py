@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.planning.tried_groups import Group
 
 FloatArray = NDArray[np.float64]
 

@@ -7,12 +7,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.planning.exact import Subsets
-from pytest_mergegate.planning.trials import Group, mask_of, members
+from pytest_mergegate.planning.tried_groups import Group, mask_of, members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.planning.trials import Trials
+    from pytest_mergegate.planning.tried_groups import TriedGroups
 
 LARGEST_EXACT = 12
 """Every subset of so many experts is looked at."""
@@ -36,7 +36,7 @@ class Grouping:
         return self.at_least >= len(self.groups)
 
 
-def fewest_groups(count: int, trials: Trials) -> Grouping:
+def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
     """Put ``count`` experts into few groups that pass; a single expert always does.
 
     Up to 12 experts the groups are the fewest, unless the trials run out; above they are found
@@ -60,7 +60,7 @@ def fewest_groups(count: int, trials: Trials) -> Grouping:
     )
 
 
-def try_pairs(count: int, trials: Trials) -> None:
+def try_pairs(count: int, trials: TriedGroups) -> None:
     """Try every pair, the riskiest first, where half of the trials are enough for that: a pair that
     fails rules out more than any larger group."""
     pairs = [mask_of(pair) for pair in combinations(range(count), 2)]
@@ -69,7 +69,7 @@ def try_pairs(count: int, trials: Trials) -> None:
             trials.passes(pair)
 
 
-def _placed(count: int, trials: Trials) -> list[int]:
+def _placed(count: int, trials: TriedGroups) -> list[int]:
     """Each expert in the group that it fits best, those that conflict most first."""
     conflict = [
         sum(trials.risk(mask_of((i, j))) for j in range(count) if j != i) for i in range(count)
@@ -90,7 +90,7 @@ def _placed(count: int, trials: Trials) -> list[int]:
     return groups
 
 
-def _try_apart(groups: Sequence[int], trials: Trials) -> None:
+def _try_apart(groups: Sequence[int], trials: TriedGroups) -> None:
     """Try pairs of one expert from each group, who are the likeliest not to go together."""
     picked: list[int] = []
     for group in groups:
@@ -101,7 +101,7 @@ def _try_apart(groups: Sequence[int], trials: Trials) -> None:
         trials.passes(pair)
 
 
-def _apart(count: int, trials: Trials) -> int:
+def _apart(count: int, trials: TriedGroups) -> int:
     """How many experts were found no two of which go together: as many groups as it takes."""
     failing = {mask for mask, passes in trials.known.items() if not passes}
     largest = 1
@@ -114,7 +114,7 @@ def _apart(count: int, trials: Trials) -> int:
     return max(largest, 2 if (1 << count) - 1 in failing else 1)
 
 
-def joined(groups: Sequence[int], trials: Trials) -> list[int]:
+def joined(groups: Sequence[int], trials: TriedGroups) -> list[int]:
     """The groups, two joined where their union passes though it was taken to fail."""
     found = sorted(groups)
     pairs = sorted(combinations(found, 2), key=lambda pair: trials.risk(pair[0] | pair[1]))

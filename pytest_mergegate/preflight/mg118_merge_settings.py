@@ -4,40 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.mergekit.file import sources
+from pytest_mergegate.preflight.told import note, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.gate.spec import GateSpec, MethodSpec
     from pytest_mergegate.pool.pool import Pool
 
-_DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
-_TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}
-_SUMMING = frozenset(("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"))
-_NORMALIZING = frozenset(("ties", "della"))
 _SOME = 0.5
 """In place of a density that is no single number."""
 _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
 
-def merge_settings(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
     mergekit, experts = pool.mergekit is not None, len(pool.experts)
     if pool.mergekit is not None and pool.mergekit.why_official is not None:
         experts = 2  # how many each slice has is between it and mergekit
     for label, method in _methods(pool):
         for message, fix in _traps(method, pool.spec, experts, mergekit=mergekit):
-            yield Finding(code="MG118", severity="warning", message=f"{label}: {message}", fix=fix)
+            yield warning(f"{label}: {message}", fix)
         if mergekit and _rescales(method):
-            yield Finding(
-                code="MG118",
-                severity="note",
-                message=f"{label}: what is kept is scaled up to the L1 norm of the whole, "
+            yield note(
+                f"{label}: what is kept is scaled up to the L1 norm of the whole, "
                 "not by 1/density as in the paper",
-                fix="nothing, where it is meant; rescale: false turns it off",
+                "nothing, where it is meant; rescale: false turns it off",
             )
 
 
@@ -61,7 +56,7 @@ def _is_number(value: object) -> bool:
 
 def _rescales(method: MethodSpec) -> bool:
     given = method.parameters
-    return method.method.startswith("dare_") and bool(
+    return method.traits.rescales_unlike_paper and bool(
         given.get("rescale", True) and given.get("density", 1.0) != 1
     )
 
@@ -69,7 +64,7 @@ def _rescales(method: MethodSpec) -> bool:
 def _traps(
     method: MethodSpec, spec: GateSpec, experts: int, *, mergekit: bool
 ) -> Iterator[tuple[str, str]]:
-    given = method.parameters
+    given, traits = method.parameters, method.traits
     run = method.run_on(experts)
     if run != method.method:
         yield (
@@ -77,14 +72,14 @@ def _traps(
             f"write method: {run}, or linear, which is the same at usual LoRA sizes",
         )
     density = given.get("density", 1.0)
-    if method.method in _TRIMMING and density == 1:
+    if traits.trims and density == 1:
         what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"
-        nothing = "drops" if method.method in _DRAWING else "trims"
+        nothing = "drops" if traits.draws else "trims"
         yield (
             f"{what} {nothing} nothing",
             f"write {{method: {method.method}, density: 0.5}}",
         )
-    if method.method in _DRAWING and density != 1 and "seed" not in spec.merge.model_fields_set:
+    if traits.draws and density != 1 and "seed" not in spec.merge.model_fields_set:
         yield (
             f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "
             "mergekit's own run draws anew",
@@ -93,7 +88,8 @@ def _traps(
         )
     weights = spec.merge.weights
     if (
-        method.method in _NORMALIZING
+        traits.trims
+        and traits.parameters.get("normalize")
         and given.get("normalize", True)
         and (len(set(weights.values())) == 1 if isinstance(weights, dict) else True)
         and _scaled(method, spec)
@@ -104,7 +100,7 @@ def _traps(
             f"write {{method: {method.method}, lambda: ...}} to scale the merge",
         )
     total = _sum_of_weights(method, spec, experts)
-    if method.method in _SUMMING and not given.get("normalize", False) and total > _TOO_MUCH:
+    if traits.combines == "sum" and not given.get("normalize", False) and total > _TOO_MUCH:
         yield (
             f"the weights sum to {total:.3g}: what the experts share is added that many times",
             f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "

@@ -1,4 +1,4 @@
-"""Stage results and verdicts to the report."""
+"""Stage case and verdicts to the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from pytest_mergegate.report.types import (
     ExpertRecord,
     FindingRecord,
     ForecastRecord,
-    Interval,
     MergedExpertRecord,
     MergeRecord,
     PairRecord,
@@ -31,13 +30,14 @@ from pytest_mergegate.verdict.unmerged import base_disagreement
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pytest_mergegate.common.records import Interval
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.stages.evaluate import Apart, EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.diagnosis import Diagnosis
     from pytest_mergegate.verdict.judge import Judgement, Verdict
     from pytest_mergegate.verdict.predictions import Prediction
@@ -66,33 +66,33 @@ def interval(value: Value | None) -> Interval | None:
 
 
 def sections(
-    results: Results | None,
+    case: Case | None,
     judgement: Judgement | None,
     diagnoses: Sequence[Diagnosis],
     gate: Gate,
     hint: Hint | None,
 ) -> dict[str, Any]:
     """Every part of the report that comes from stages and verdicts."""
-    if results is None:
+    if case is None:
         return {}
-    base = results.pool.base
-    found = base.fingerprint if results.conflict or results.hidden else base.known_fingerprint
+    base = case.pool.base
+    found = base.fingerprint if case.conflict or case.hidden else base.known_fingerprint
     return {
         "base": BaseRecord(
-            ref=results.pool.base.reference,
+            ref=case.pool.base.reference,
             fingerprint=found,
             fingerprint_reason=None if found else "not_hashed",
-            architecture=results.pool.base.architecture,
-            parameters=results.pool.base.parameters,
+            architecture=case.pool.base.architecture,
+            parameters=case.pool.base.parameters,
         ),
-        "experts": tuple(_expert(expert, results) for expert in results.pool.experts),
-        "pairs": tuple(_pairs(results)),
-        "conflicts": results.conflict and conflicts_record(results.conflict, results.pool),
-        "bounds": _bounds(results),
-        "forecasts": tuple(_forecasts(results)),
-        "merges": tuple(_merge(merge, results) for merge in results.merges),
-        "predictions": tuple(map(_prediction, results.predictions)),
-        "plan": _plan(results, diagnoses, hint),
+        "experts": tuple(_expert(expert, case) for expert in case.pool.experts),
+        "pairs": tuple(_pairs(case)),
+        "conflicts": case.conflict and conflicts_record(case.conflict, case.pool),
+        "bounds": _bounds(case),
+        "forecasts": tuple(_forecasts(case)),
+        "merges": tuple(_merge(merge, case) for merge in case.merges),
+        "predictions": tuple(map(_prediction, case.predictions)),
+        "plan": _plan(case, diagnoses, hint),
         "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
     }
 
@@ -156,11 +156,11 @@ def _line(gate: Gate, expert: str | None) -> int | None:
     return gate.lines.get(own) or gate.lines.get(("experts",)) or (1 if gate.path else None)
 
 
-def _expert(expert: Expert, results: Results) -> ExpertRecord:
-    states = results.hidden.experts[expert.name] if results.hidden else None
-    norm = Value(number=results.conflict.norms[expert.name]) if results.conflict else None
+def _expert(expert: Expert, case: Case) -> ExpertRecord:
+    states = case.hidden.experts[expert.name] if case.hidden else None
+    norm = Value(number=case.conflict.norms[expert.name]) if case.conflict else None
     mds = states.mds if states else None
-    base = base_disagreement(expert.name, results) if results.base is not None else None
+    base = base_disagreement(expert.name, case) if case.base is not None else None
     return ExpertRecord(
         name=expert.name,
         ref=expert.reference,
@@ -176,12 +176,12 @@ def _expert(expert: Expert, results: Results) -> ExpertRecord:
     )
 
 
-def _pairs(results: Results) -> Iterable[PairRecord]:
-    if results.conflict is None:
+def _pairs(case: Case) -> Iterable[PairRecord]:
+    if case.conflict is None:
         return
-    hidden = results.hidden
-    names = results.pool.names
-    for pair in results.conflict.pairs:
+    hidden = case.hidden
+    names = case.pool.names
+    for pair in case.conflict.pairs:
         i, j = names.index(pair.a), names.index(pair.b)
         distance = squared = similarity = None
         if hidden is not None:
@@ -204,16 +204,16 @@ def _pairs(results: Results) -> Iterable[PairRecord]:
             **fields("conflicting_magnitude_ratio", pair.conflicting_magnitude_ratio),
             **fields("cosine", pair.cosine),
             **fields("cosine_mean", pair.cosine_mean),
-            layers=layer_ratios(results.conflict, i, j),
+            layers=layer_ratios(case.conflict, i, j),
         )
 
 
-def _bounds(results: Results) -> BoundsRecord | None:
-    if results.hidden is None:
+def _bounds(case: Case) -> BoundsRecord | None:
+    if case.hidden is None:
         return None
-    bounds = results.hidden.bounds
-    linear = next((m for m in results.merges if m.method.name == "linear"), None)
-    no_gap = Value.missing("no_linear_merge") if results.merges else None
+    bounds = case.hidden.bounds
+    linear = next((m for m in case.merges if m.method.traits.has_linearity_gap), None)
+    no_gap = Value.missing("no_linear_merge") if case.merges else None
     return BoundsRecord(
         diameter=bounds.diameter,
         **fields("relative_diameter", bounds.relative_diameter),
@@ -227,8 +227,8 @@ def _bounds(results: Results) -> BoundsRecord | None:
     )
 
 
-def _forecasts(results: Results) -> Iterable[ForecastRecord]:
-    for forecast in results.hidden.forecasts if results.hidden else ():
+def _forecasts(case: Case) -> Iterable[ForecastRecord]:
+    for forecast in case.hidden.forecasts if case.hidden else ():
         yield ForecastRecord(
             method=forecast.method,
             expert=forecast.expert,
@@ -239,7 +239,7 @@ def _forecasts(results: Results) -> Iterable[ForecastRecord]:
             **fields("disagreement_upper", forecast.disagreement_upper),
             **fields("kl", forecast.kl),
         )
-    for surrogate in results.surrogates:
+    for surrogate in case.surrogates:
         for expert in surrogate.experts:
             yield ForecastRecord(
                 method=surrogate.method,
@@ -255,10 +255,10 @@ def _forecasts(results: Results) -> Iterable[ForecastRecord]:
             )
 
 
-def _merge(merge: MergeResult, results: Results) -> MergeRecord:
+def _merge(merge: MergeResult, case: Case) -> MergeRecord:
     label = merge.method.label
-    evaluation = next((e for e in results.evaluations if e.method == label), None)
-    worst, mean = _pool_losses(evaluation, results)
+    evaluation = next((e for e in case.evaluations if e.method == label), None)
+    worst, mean = _pool_losses(evaluation, case)
     return MergeRecord(
         method=label,
         parameters=dict(merge.method.parameters),
@@ -266,21 +266,21 @@ def _merge(merge: MergeResult, results: Results) -> MergeRecord:
         fidelity=merge.fidelity,
         fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
         digest=merge.digest,
-        experts=tuple(_merged_expert(expert, evaluation, results) for expert in merge.experts),
+        experts=tuple(_merged_expert(expert, evaluation, case) for expert in merge.experts),
         **fields("worst_loss", worst),
         **fields("mean_loss", mean),
     )
 
 
 def _pool_losses(
-    evaluation: EvaluateResult | None, results: Results
+    evaluation: EvaluateResult | None, case: Case
 ) -> tuple[Value | None, Value | None]:
     if evaluation is None:
         return None, None
     losses = [expert.loss.number for expert in evaluation.experts]
     if not losses:
         return Value.missing("no_targets"), Value.missing("no_targets")
-    if len(losses) < len(results.pool.names):
+    if len(losses) < len(case.pool.names):
         return Value.missing("some_without_targets"), Value.missing("some_without_targets")
     known = [loss for loss in losses if loss is not None]
     if len(known) < len(losses):
@@ -290,7 +290,7 @@ def _pool_losses(
 
 
 def _merged_expert(
-    expert: MergedExpert, evaluation: EvaluateResult | None, results: Results
+    expert: MergedExpert, evaluation: EvaluateResult | None, case: Case
 ) -> MergedExpertRecord:
     scored = (
         next((e for e in evaluation.experts if e.name == expert.name), None) if evaluation else None
@@ -347,15 +347,15 @@ def _prediction(found: Prediction) -> PredictionRecord:
     )
 
 
-def _plan(results: Results, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
+def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
     """The curve; of a gate that did not pass also groups, and who to leave out: a cure that was
     tried on the probes, else what the stored states say."""
-    if results.hidden is None:
+    if case.hidden is None:
         return None
-    curve = metrics.distortion_curve(results.hidden.squared)
+    curve = metrics.distortion_curve(case.hidden.squared)
     drops = (cure.drop for diagnosis in diagnoses for cure in diagnosis.cures if cure.drop)
     return PlanRecord(
-        curve=curve_records(curve, results.hidden.states.names),
+        curve=curve_records(curve, case.hidden.states.names),
         drop=next(drops, hint.drop if hint is not None else ()),
         groups=hinted_records(hint) if hint is not None else (),
         at_least=hint.at_least if hint is not None else None,

@@ -27,10 +27,12 @@ from pytest_mergegate.stages.descent import Descent
 from pytest_mergegate.stages.preflight import run_preflight
 from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
+from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.judge import Judgement, judge, plan_depth
 from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
+    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.verdict.diagnosis import Diagnosis
@@ -122,12 +124,16 @@ class _Run:
         self.hint: Hint | None = None
         self.clock = Clock()
         self.cache = Cache(folder=options.cache, limit=options.cache_size)
+        self._automatic: dict[str, AutomaticLimit] = {}
+        self._case: Case | None = None
         self.past = Past(options.registry, self.cache)
 
     @property
-    def results(self) -> Results | None:
+    def case(self) -> Case | None:
         """What was found so far; None before there is a pool."""
-        return self.descent.results if self.descent is not None else None
+        if self._case is None and self.descent is not None:
+            return Case.of(self.descent.results, self._automatic)
+        return self._case
 
     def to_verdicts(self) -> None:
         """Run the stages that the budgets need, and judge."""
@@ -140,31 +146,32 @@ class _Run:
         self.findings.extend(preflight.findings)
         if not preflight.ok or preflight.pool is None:
             return
-        automatic = self._find_limits(preflight.pool)
+        self._automatic = self._find_limits(preflight.pool)
         gate = self.gate
-        results = Results(pool=preflight.pool, automatic=automatic)
+        results = Results(pool=preflight.pool)
         self.descent = Descent(gate, self.options, results, self.cache, self.clock)
         depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
         self.descent.compute(depth)
-        self._predict(self.descent)
+        case = self._predicted(Case.of(self.descent.results, self._automatic))
         if depth != "preflight":
-            self._look_back(self.descent)
-        self.judgement = judge(gate, self.descent.results, depth)
+            case = self._looked_back(case)
+        self._case = case
+        self.judgement = judge(gate, case, depth)
         if depth != "preflight":
-            self._explain(self.descent.results, self.judgement)
+            self._explain(case, self.judgement, self.descent.trials)
 
-    def _explain(self, results: Results, judgement: Judgement) -> None:
+    def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""
         from pytest_mergegate.planning.reported import hint
         from pytest_mergegate.verdict.diagnosis import diagnose
         from pytest_mergegate.verdict.warnings import find_caveats
 
-        self.findings.extend(find_caveats(self.gate, results, judgement))
-        self.diagnoses = diagnose(self.gate, results, judgement)
+        self.findings.extend(find_caveats(self.gate, case, judgement))
+        self.diagnoses = diagnose(self.gate, case, judgement, trials)
         with self.clock.timed("hidden"):
             cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
             drop = next((cure.drop for cure in cures if cure.drop), ())
-            self.hint = hint(self.gate, results, judgement, drop)
+            self.hint = hint(self.gate, case, judgement, trials, drop)
 
     def _find_limits(self, pool: Pool) -> dict[str, AutomaticLimit]:
         """Have the gate's limits as numbers: those that the registry sets, then the caps."""
@@ -175,22 +182,22 @@ class _Run:
         self.gate = self.gate.with_budget(budget)
         return automatic
 
-    def _predict(self, descent: Descent) -> None:
-        """What the losses are that nobody measured."""
-        results = descent.results
-        if results.hidden is None:
-            return
-        predictions = predict(results, self.past)
-        descent.results = replace(results, predictions=predictions)
+    def _predicted(self, case: Case) -> Case:
+        """With the losses that nobody measured."""
+        if case.hidden is None:
+            return case
+        case = replace(case, predictions=predict(case, self.past))
         self.findings.extend(self.past.findings())
+        return case
 
-    def _look_back(self, descent: Descent) -> None:
-        """What the baseline says of the gate, where there is something to compare with it."""
+    def _looked_back(self, case: Case) -> Case:
+        """With what the baseline says of the gate, where there is something to compare with it."""
         if (baseline := self.options.baseline) is None:
-            return
-        earlier = earlier_of(baseline, self.gate.path, descent.results, self._settings)
-        descent.results = replace(descent.results, earlier=earlier)
-        self.findings.extend(baseline_findings(earlier, self.gate, descent.results))
+            return case
+        earlier = earlier_of(baseline, self.gate.path, case, self._settings)
+        case = replace(case, earlier=earlier)
+        self.findings.extend(baseline_findings(earlier, self.gate, case))
+        return case
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -221,22 +228,22 @@ class _Run:
             settings={**self.options.settings, **self._settings},
             findings=tuple(build.finding(finding, self.gate) for finding in findings),
             diagnoses=diagnoses,
-            **build.sections(self.results, self.judgement, self.diagnoses, self.gate, self.hint),
+            **build.sections(self.case, self.judgement, self.diagnoses, self.gate, self.hint),
         )
         if (baseline := self.options.baseline) is None:
             return report
-        earlier = self.results.earlier if self.results is not None else None
+        earlier = self.case.earlier if self.case is not None else None
         record = baseline_record(baseline, self.gate.path, earlier, report)
         return report.model_copy(update={"baseline": record})
 
     def _wait_for_hashes(self) -> None:
         """What cannot be identified is not reported, let alone passed."""
-        if self.results is None:
+        if (case := self.case) is None:
             return
         try:
-            started = self.results.conflict is not None or self.results.hidden is not None
-            self.results.pool.wait_for_hashes(base=started)
+            started = case.conflict is not None or case.hidden is not None
+            case.pool.wait_for_hashes(base=started)
         except PoolError as error:
             self.findings.append(Finding.of(error))
-            self.descent = self.judgement = self.hint = None
+            self.descent = self._case = self.judgement = self.hint = None
             self.diagnoses = ()

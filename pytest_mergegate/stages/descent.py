@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.executors import Executor
+    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.gate.gatefile import Gate
@@ -57,7 +58,7 @@ class Descent:
             self.results.pool.base.start_hashing()
             self.find_conflicts()
         if reach >= STAGES.index("hidden"):
-            workspace = self.workspace()
+            workspace = self.workspace
             if reach >= STAGES.index("merge") and not workspace.facts.has_head:
                 workspace.engine.require_head()  # before anything is computed in vain
             compared = self._compares(depth) and workspace.facts.has_head
@@ -71,6 +72,7 @@ class Descent:
 
         return TaskVectors(self.results.pool)
 
+    @cached_property
     def workspace(self) -> Workspace:
         """What models are run with; none is loaded before it is needed."""
         from pytest_mergegate.engine.running.workspace import Workspace
@@ -104,6 +106,16 @@ class Descent:
 
         with RayExecutor(self.gate, address or None) as executor:
             yield executor
+
+    @property
+    def trials(self) -> Trials | None:
+        """Other weightings of the pool, tried out; None where that cannot be done."""
+        hidden = self.results.hidden
+        if hidden is None:
+            return None
+        from pytest_mergegate.engine.running.trials import trials_of
+
+        return trials_of(self.workspace, hidden.states)
 
     def find_conflicts(self) -> None:
         """The second stage."""

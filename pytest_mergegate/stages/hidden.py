@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Interval, Value
-from pytest_mergegate.engine.running.forecast import WhatIf
 from pytest_mergegate.engine.running.hidden_states import HiddenStates, collect_states
+from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
@@ -88,8 +88,6 @@ class HiddenResult:
     forecasts: tuple[Forecast, ...]
     scales: Mapping[str, Mapping[str, float]]
     """λ_j by method and expert."""
-    what_if: WhatIf | None
-    """For other weightings; None where answers cannot be read from the states."""
     states: HiddenStates
 
 
@@ -122,7 +120,7 @@ def run_hidden(
         similarity, reason = metrics.hidden_similarity(distances), None
     except metrics.Undefined as undefined:
         similarity, reason = None, undefined.reason
-    what_if = WhatIf(workspace, states) if workspace.facts.answering else None
+    trials = trials_of(workspace, states)
     scales = {m.label: _scales(m, workspace) for m in methods(bounds)}
     return HiddenResult(
         distances=distances,
@@ -133,12 +131,11 @@ def run_hidden(
         bounds=bounds,
         grams=grams,
         forecasts=tuple(
-            _forecast(what_if, label, expert, by_expert, spec)
+            _forecast(trials, label, expert, by_expert, spec)
             for label, by_expert in scales.items()
             for expert in states.names
         ),
         scales=scales,
-        what_if=what_if,
         states=states,
     )
 
@@ -245,15 +242,15 @@ def _gram(states: HiddenStates, name: str) -> FloatArray:
 
 
 def _forecast(
-    what_if: WhatIf | None,
+    trials: Trials | None,
     method: str,
     expert: str,
     scales: Mapping[str, float],
     spec: GateSpec,
 ) -> Forecast:
-    reading, agreement = ("none", None) if what_if is None else what_if.forecast(expert, scales)
+    reading, agreement = ("none", None) if trials is None else trials.forecast(expert, scales)
     if agreement is None:
-        why = "positions_not_answer" if what_if is None else "choices_share_first_token"
+        why = "positions_not_answer" if trials is None else "choices_share_first_token"
         missing = Value.missing(why)
         return Forecast(
             method=method,

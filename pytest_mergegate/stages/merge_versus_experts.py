@@ -219,8 +219,9 @@ def _agreement(
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
         return compare(own, merged)
-    logits, head = engine.require_head().each_logits, engine.mixed_head({task.name: 1.0})
-    agreement = compare(logits(reference.states, head), logits(states))
+    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
+    own_logits = (logits(state, head) for state in reference.states)
+    agreement = compare(own_logits, map(logits, states))
     for index, own_answer, differs in zip(
         reference.inputs, reference.answers, agreement.differs, strict=True
     ):

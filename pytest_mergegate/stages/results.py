@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
     from pytest_mergegate.stages.outcomes import Surrogate
-    from pytest_mergegate.verdict.automatic import AutomaticLimit
-    from pytest_mergegate.verdict.increases import Earlier
-    from pytest_mergegate.verdict.predictions import Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +31,6 @@ class Results:
     """Scores of the experts by themselves; None where the last stage did not run."""
     base: Mapping[str, BaseAnswers] | None = None
     """The base by itself on every expert's inputs; None where no budget is about merges."""
-    predictions: tuple[Prediction, ...] = ()
-    """Losses that were not measured; of one expert under one method, the best source first."""
-    earlier: Earlier | None = None
-    """What the baseline says of the gate; None where no baseline was given."""
-    automatic: Mapping[str, AutomaticLimit] = field(default_factory=dict)
-    """What the registry made of the limits that are ``auto@RATE``, by budget."""
 
     def merge(self, method: str | None) -> MergeResult | None:
         """The merge by ``method``; None where it was not made."""

@@ -15,9 +15,10 @@ from pytest_mergegate.verdict.remedies import Cure, find_cures, pulls
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.judge import Judgement, Verdict
 
 _INTERFERERS = 3
@@ -43,21 +44,25 @@ class Diagnosis:
     cures: tuple[Cure, ...]
 
 
-def diagnose(gate: Gate, results: Results, judgement: Judgement) -> tuple[Diagnosis, ...]:
+def diagnose(
+    gate: Gate, case: Case, judgement: Judgement, trials: Trials | None
+) -> tuple[Diagnosis, ...]:
     """Diagnose every expert with a failed verdict; empty where the states were not read.
 
     Where a merge was judged, causes and cures are tried out on the probes, a few of them.
     """
     failed = [v for v in judgement.verdicts if v.status == "fail"]
-    hidden = results.hidden
+    hidden = case.hidden
     if not failed or hidden is None:
         return ()
     experts = list(dict.fromkeys(verdict.expert for verdict in failed))
-    cures = find_cures(gate, hidden, judgement, experts)
+    cures = find_cures(gate, hidden, judgement, experts, trials)
     return tuple(
         Diagnosis(
             expert=expert,
-            cause=_cause(results, hidden, judgement, next(v for v in failed if v.expert == expert)),
+            cause=_cause(
+                case, hidden, judgement, next(v for v in failed if v.expert == expert), trials
+            ),
             nearest=_partner(hidden, expert, nearest=True),
             farthest=_partner(hidden, expert, nearest=False),
             cures=cures,
@@ -75,32 +80,38 @@ def _partner(hidden: HiddenResult, expert: str, *, nearest: bool) -> str:
 
 
 def _cause(
-    results: Results, hidden: HiddenResult, judgement: Judgement, verdict: Verdict
+    case: Case,
+    hidden: HiddenResult,
+    judgement: Judgement,
+    verdict: Verdict,
+    trials: Trials | None,
 ) -> str | None:
     label = verdict.method or judgement.method or next(iter(hidden.scales))
     scales = hidden.scales[label]
-    merge = next((m for m in results.merges if m.method.label == label), None)
+    merge = next((m for m in case.merges if m.method.label == label), None)
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
     cause = None
     if merge and verdict.basis == "certified":
-        lacking = lacking_evidence(verdict.limit, verdict.expert, merge, results)
+        lacking = lacking_evidence(verdict.limit, verdict.expert, merge, case)
         cause = f"not enough evidence: {lacking}" if lacking else None
     if cause is None and verdict.method is not None:
-        cause = _tried_cause(hidden, scales, verdict)
+        cause = _tried_cause(hidden, scales, verdict, trials)
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
     named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
     return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None
 
 
-def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict) -> str | None:
+def _tried_cause(
+    hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict, trials: Trials | None
+) -> str | None:
     """Take the others away: if the expert still fails at its own weight, that is too small, or
     over 1 too large."""
     expert, weight = verdict.expert, scales[verdict.expert]
-    alone = _disagreement(hidden, expert, {expert: weight})
+    alone = _disagreement(trials, expert, {expert: weight})
     if alone is None:
         return None
     if alone > DEFAULT_MAX_DISAGREEMENT:
-        at_one = _disagreement(hidden, expert, {**scales, expert: 1.0}) or 0.0
+        at_one = _disagreement(trials, expert, {**scales, expert: 1.0}) or 0.0
         kind, moved = ("dilution", "raised") if weight < 1 else ("overshoot", "lowered")
         return (
             f"{kind}: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
@@ -109,12 +120,12 @@ def _tried_cause(hidden: HiddenResult, scales: Mapping[str, float], verdict: Ver
     pull = pulls(hidden, scales, expert)
     strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
     with_one = {
-        name: _disagreement(hidden, expert, {expert: weight, name: scales[name]}) or 0.0
+        name: _disagreement(trials, expert, {expert: weight, name: scales[name]}) or 0.0
         for name in strongest
     }
     worst = max(with_one, key=lambda name: with_one[name])
     rest = {name: scale for name, scale in scales.items() if name != worst}
-    without = _disagreement(hidden, expert, rest) or 0.0
+    without = _disagreement(trials, expert, rest) or 0.0
     left_out = f"with {worst} left out, the merge changes {without:.0%}"
     times = _times_as_far(hidden, scales, expert)
     if times > _DOUBLED:
@@ -146,10 +157,10 @@ def _times_as_far(hidden: HiddenResult, scales: Mapping[str, float], expert: str
     return times if overshoot > total / 2 else 0.0
 
 
-def _disagreement(hidden: HiddenResult, expert: str, scales: Mapping[str, float]) -> float | None:
-    if hidden.what_if is None:
+def _disagreement(trials: Trials | None, expert: str, scales: Mapping[str, float]) -> float | None:
+    if trials is None:
         return None
-    agreement = hidden.what_if.trial(scales)[expert]
+    agreement = trials.trial(scales)[expert]
     return None if agreement is None else agreement.rate
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
 
 _RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
@@ -69,7 +69,7 @@ def plan_depth(spec: GateSpec, pool: Pool, allowed: Stage | None) -> Stage:
     return wanted if allowed is None else min(wanted, allowed, key=STAGES.index)
 
 
-def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
+def judge(gate: Gate, case: Case, depth: Stage) -> Judgement:
     """Hold every value against its limit.
 
     ``select: any`` judges the method whose verdicts are best, then whose worst expert does best;
@@ -79,19 +79,19 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     shared = [b for b in limits if b not in PER_METHOD]
     per_method = [b for b in limits if b in PER_METHOD]
     verdicts = [
-        _verdict(b, limits[b], e, None, results, spec, depth)
+        _verdict(b, limits[b], e, None, case, spec, depth)
         for b in shared
-        for e in _held_to(b, limits, results)
+        for e in _held_to(b, limits, case)
     ]
     method: str | None = None
     if per_method:
         by_method: dict[str | None, list[Verdict]] = {
             label: [
-                _verdict(b, limits[b], e, label, results, spec, depth)
+                _verdict(b, limits[b], e, label, case, spec, depth)
                 for b in per_method
-                for e in _held_to(b, limits, results)
+                for e in _held_to(b, limits, case)
             ]
-            for label in _merged_or_predicted(results) or (None,)
+            for label in _merged_or_predicted(case) or (None,)
         }
         if spec.merge.select == "all":
             verdicts += [verdict for group in by_method.values() for verdict in group]
@@ -103,22 +103,22 @@ def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
     )
 
 
-def _held_to(budget: str, limits: Mapping[str, float], results: Results) -> tuple[str, ...]:
+def _held_to(budget: str, limits: Mapping[str, float], case: Case) -> tuple[str, ...]:
     """The experts that ``budget`` is about: an increase is not about those that the baseline lacks,
     where they are held to a limit that needs no baseline."""
-    names, earlier = results.pool.names, results.earlier
+    names, earlier = case.pool.names, case.earlier
     if budget not in INCREASES or earlier is None or earlier.reason or set(limits) <= INCREASES:
         return names
     return tuple(name for name in names if name in earlier.experts)
 
 
-def _merged_or_predicted(results: Results) -> tuple[str, ...]:
+def _merged_or_predicted(case: Case) -> tuple[str, ...]:
     """The methods to judge: those merged, or all of them where any was predicted. One that could
     not be predicted is undecided, not left out."""
-    merged = tuple(merge.method.label for merge in results.merges)
-    if merged or not results.surrogates or results.hidden is None:
+    merged = tuple(merge.method.label for merge in case.merges)
+    if merged or not case.surrogates or case.hidden is None:
         return merged
-    return tuple(results.hidden.scales)
+    return tuple(case.hidden.scales)
 
 
 def worst(statuses: Sequence[Status]) -> Status:
@@ -160,24 +160,24 @@ def _verdict(
     limit: float,
     expert: str,
     method: str | None,
-    results: Results,
+    case: Case,
     spec: GateSpec,
     depth: Stage,
 ) -> Verdict:
-    found = find_value(budget, limit, expert, method, results, depth)
+    found = find_value(budget, limit, expert, method, case, depth)
     status: Status = "inconclusive"
     if not (found.undecided or math.isnan(limit)):
         passing, failing = found.passing(spec.judge), found.failing(spec.judge)
         status = compare(limit, passing=passing, failing=failing)
     detail = found.detail
-    lacking = found.vacuous or too_weak(expert, results)
+    lacking = found.vacuous or too_weak(expert, case)
     if status == "pass" and lacking:
         status, detail = "inconclusive", "; ".join(filter(None, (detail, lacking)))
     if spec.judge == "bound" and not found.exact:
         detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
-    automatic = results.automatic.get(budget)
+    automatic = case.automatic.get(budget)
     if automatic is not None:
-        looked_at = found.inputs or results.probes_of(expert)
+        looked_at = found.inputs or case.probes_of(expert)
         if status == "pass" and looked_at < automatic.inputs:
             status = "inconclusive"
             detail = f"{detail}; the recorded scores are on more inputs than were looked at here"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
 
 _RATIOS = {
     "max_magnitude_change_ratio": "magnitude_change_ratio",
@@ -37,22 +37,20 @@ def needed_stage(budget: str, pool: Pool, expert: str) -> Stage:
 
 
 def find_value(
-    budget: str, limit: float, expert: str, method: str | None, results: Results, depth: Stage
+    budget: str, limit: float, expert: str, method: str | None, case: Case, depth: Stage
 ) -> Found:
     """What is held against ``limit``, after the stages down to ``depth``."""
-    needed = needed_stage(budget, results.pool, expert)
+    needed = needed_stage(budget, case.pool, expert)
     if STAGES.index(needed) <= STAGES.index(depth):
-        return _find(budget, limit, expert, method, results)
-    surrogate = results.surrogate(method)
+        return _find(budget, limit, expert, method, case)
+    surrogate = case.surrogate(method)
     if budget == "max_disagreement" and depth == "hidden" and surrogate is not None:
         compared = surrogate.expert(expert)
-        return _disagreement(compared, limit, results, "predicted", "no merge made")
+        return _disagreement(compared, limit, case, "predicted", "no merge made")
     if budget == "max_loss" and needed == "merge":
-        predicted = _predicted(limit, expert, method, results)
+        predicted = _predicted(limit, expert, method, case)
         if predicted is not None:
-            return replace(
-                predicted, vacuous=why_vacuous(base_loss(expert, results), limit, "loss")
-            )
+            return replace(predicted, vacuous=why_vacuous(base_loss(expert, case), limit, "loss"))
     return Found(
         value=Value.missing(f"needs_stage_{needed}"),
         basis=str(needed),
@@ -70,57 +68,57 @@ def straddles(value: Value, limit: float) -> bool:
     return low <= limit and not high <= limit
 
 
-def certified_loss(results: Results, merge: MergeResult, expert: str) -> Value:
+def certified_loss(case: Case, merge: MergeResult, expert: str) -> Value:
     """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6)."""
-    upper, known = merge.expert(expert).disagreement_upper, known_score(results, expert)
+    upper, known = merge.expert(expert).disagreement_upper, known_score(case, expert)
     return Value.computed(lambda: metrics.certified_loss(upper, known))
 
 
-def lacking_evidence(limit: float, expert: str, merge: MergeResult, results: Results) -> str | None:
+def lacking_evidence(limit: float, expert: str, merge: MergeResult, case: Case) -> str | None:
     """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
-    rate = min(1.0, limit / 100 * known_score(results, expert))
-    return inputs_text(merge.expert(expert), rate, results.pool.spec.level)
+    rate = min(1.0, limit / 100 * known_score(case, expert))
+    return inputs_text(merge.expert(expert), rate, case.pool.spec.level)
 
 
-def _find(budget: str, limit: float, expert: str, method: str | None, results: Results) -> Found:
-    if budget in _RATIOS and results.conflict is not None:
-        mode = results.pool.spec.judge
-        return _worst_pair(_RATIOS[budget], limit, expert, results.conflict, mode)
-    if budget == "max_mds" and results.hidden is not None:
-        return Found(value=results.hidden.experts[expert].mds, basis="hidden")
-    if budget == "max_mds_increase" and results.hidden is not None:
-        value, basis, detail = mds_increase(results.earlier, expert, limit)
+def _find(budget: str, limit: float, expert: str, method: str | None, case: Case) -> Found:
+    if budget in _RATIOS and case.conflict is not None:
+        mode = case.pool.spec.judge
+        return _worst_pair(_RATIOS[budget], limit, expert, case.conflict, mode)
+    if budget == "max_mds" and case.hidden is not None:
+        return Found(value=case.hidden.experts[expert].mds, basis="hidden")
+    if budget == "max_mds_increase" and case.hidden is not None:
+        value, basis, detail = mds_increase(case.earlier, expert, limit)
         return Found(value=value, basis=basis, detail=detail)
     if budget == "max_loss_increase":
-        return _loss_increase(limit, expert, method, results)
-    merge = results.merge(method)
+        return _loss_increase(limit, expert, method, case)
+    merge = case.merge(method)
     if budget == "max_disagreement" and merge is not None:
-        return _disagreement(merge.expert(expert), limit, results, "merged")
-    if budget == "max_loss" and results.pool.labelled(expert):
-        evaluation = next((e for e in results.evaluations if e.method == method), None)
+        return _disagreement(merge.expert(expert), limit, case, "merged")
+    if budget == "max_loss" and case.pool.labelled(expert):
+        evaluation = next((e for e in case.evaluations if e.method == method), None)
         if evaluation is not None:
             scored = next(e for e in evaluation.experts if e.name == expert)
             found = _measured(_positive(scored.loss), limit, scored.examples)
-            return replace(found, vacuous=why_vacuous(base_loss(expert, results), limit, "loss"))
+            return replace(found, vacuous=why_vacuous(base_loss(expert, case), limit, "loss"))
     elif budget == "max_loss" and merge is not None:
-        found = _unlabelled(limit, expert, merge, results)
-        return replace(found, vacuous=why_vacuous(base_loss(expert, results), limit, "loss"))
+        found = _unlabelled(limit, expert, merge, case)
+        return replace(found, vacuous=why_vacuous(base_loss(expert, case), limit, "loss"))
     return Found(value=Value.missing("not_computed"), basis="none", detail="was not computed")
 
 
-def _loss_increase(limit: float, expert: str, method: str | None, results: Results) -> Found:
+def _loss_increase(limit: float, expert: str, method: str | None, case: Case) -> Found:
     """The loss that ``max_loss`` would judge, less the baseline's; no limit is inside an interval
     that is not this one's."""
-    loss = _find("max_loss", math.inf, expert, method, results)
+    loss = _find("max_loss", math.inf, expert, method, case)
     if loss.basis not in {"measured", "certified"}:
         return Found(value=loss.value, basis=loss.basis, detail=loss.detail)
-    merge = results.merge(method)
+    merge = case.merge(method)
     inputs = merge.expert(expert).inputs if merge is not None else 0
     value, basis, compared = loss_increase(
-        results.earlier, expert, method, loss.value, loss.basis, inputs
+        case.earlier, expert, method, loss.value, loss.basis, inputs
     )
     grown, _, _ = loss_increase(
-        results.earlier, expert, method, base_loss(expert, results), loss.basis, inputs
+        case.earlier, expert, method, base_loss(expert, case), loss.basis, inputs
     )
     known = value.number is not None
     return Found(
@@ -133,7 +131,7 @@ def _loss_increase(limit: float, expert: str, method: str | None, results: Resul
 
 
 def _disagreement(
-    compared: MergedExpert, limit: float, results: Results, basis: str, said: str = ""
+    compared: MergedExpert, limit: float, case: Case, basis: str, said: str = ""
 ) -> Found:
     """A share of inputs that are answered differently."""
     told = [f"{basis} on {compared.inputs} inputs" if said else f"on {compared.inputs} inputs"]
@@ -149,7 +147,7 @@ def _disagreement(
         inputs=compared.inputs,
         cut=compared.cut,
         bound=compared.disagreement_upper,
-        vacuous=why_vacuous(base_disagreement(compared.name, results), limit, "disagreement"),
+        vacuous=why_vacuous(base_disagreement(compared.name, case), limit, "disagreement"),
     )
 
 
@@ -169,18 +167,18 @@ def _measured(loss: Value, limit: float, examples: int) -> Found:
     return Found(value=loss, basis="measured", detail=detail, inputs=examples)
 
 
-def _unlabelled(limit: float, expert: str, merge: MergeResult, results: Results) -> Found:
+def _unlabelled(limit: float, expert: str, merge: MergeResult, case: Case) -> Found:
     """The loss without labels: certified within the limit, or else predicted.
 
     A bound that is over the limit decides nothing by itself: another answer may be as right.
     """
-    value = _positive(certified_loss(results, merge, expert))
+    value = _positive(certified_loss(case, merge, expert))
     inputs = merge.expert(expert).inputs
     bound = Found(value=value, basis="certified", detail=f"certified on {inputs} inputs")
     if value.number is None or value.number <= limit:
         return bound
-    lacking = lacking_evidence(limit, expert, merge, results)
-    predicted = _predicted(limit, expert, merge.method.label, results)
+    lacking = lacking_evidence(limit, expert, merge, case)
+    predicted = _predicted(limit, expert, merge.method.label, case)
     if predicted is None:
         detail = "; ".join(filter(None, (bound.detail, lacking)))
         return Found(value=value, basis="certified", detail=detail)
@@ -195,7 +193,7 @@ def _unlabelled(limit: float, expert: str, merge: MergeResult, results: Results)
     )
 
 
-def _predicted(limit: float, expert: str, method: str | None, results: Results) -> Found | None:
+def _predicted(limit: float, expert: str, method: str | None, case: Case) -> Found | None:
     """The best prediction by past merges; None where there is none.
 
     It decides where its whole interval is on one side of the limit, but merges of another base or
@@ -206,7 +204,7 @@ def _predicted(limit: float, expert: str, method: str | None, results: Results) 
     prediction = next(
         (
             p
-            for p in results.predictions
+            for p in case.predictions
             if (p.expert, p.method) == (expert, method) and p.judges and p.loss.number is not None
         ),
         None,

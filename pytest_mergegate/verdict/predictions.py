@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.history.calibration.fit import Calibration
     from pytest_mergegate.history.past import Past
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
 
 Source = Literal["certificate", "registry", "beds", "paper"]
 _SCORES = ("disagreement", "surrogate", "states")
@@ -76,19 +76,19 @@ class Prediction:
         return "whose scores are on more inputs than were compared here"
 
 
-def predict(results: Results, past: Past) -> tuple[Prediction, ...]:
+def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
     """Every source's word on every expert under every method, the best source first."""
-    base = results.pool.base.fingerprint
-    spec = results.pool.spec
+    base = case.pool.base.fingerprint
+    spec = case.pool.spec
     own = {
         name: past.like(base, expert.metric, spec.reading_of(name), spec.prediction_level)
         for name, expert in spec.experts.items()
     }
     found: list[Prediction] = []
-    for method in _methods(results):
-        for expert in results.pool.experts:
-            found += _certificate(results, method, expert.name)
-            scores = dict(_scores(results, method, expert.name))
+    for method in _methods(case):
+        for expert in case.pool.experts:
+            found += _certificate(case, method, expert.name)
+            scores = dict(_scores(case, method, expert.name))
             like = own[expert.name]
             told = tuple(_calibrated(expert, method, scores, like.calibrations, "registry"))
             found += [replace(p, enough=scores[p.score or ""].inputs >= like.inputs) for p in told]
@@ -96,22 +96,22 @@ def predict(results: Results, past: Past) -> tuple[Prediction, ...]:
                 others = _calibrated(expert, method, scores, past.calibrations, "registry")
                 found += [replace(p, other=True) for p in others]
             found += _calibrated(expert, method, scores, past.shipped, "beds")
-            found += _paper(results, method, expert.name)
+            found += _paper(case, method, expert.name)
     return tuple(found)
 
 
-def _methods(results: Results) -> tuple[str, ...]:
-    merged = [merge.method.label for merge in results.merges]
-    summed = [surrogate.method for surrogate in results.surrogates]
-    mixed = list(results.hidden.scales) if results.hidden is not None else []
+def _methods(case: Case) -> tuple[str, ...]:
+    merged = [merge.method.label for merge in case.merges]
+    summed = [surrogate.method for surrogate in case.surrogates]
+    mixed = list(case.hidden.scales) if case.hidden is not None else []
     return tuple(dict.fromkeys([*merged, *summed, *mixed]))
 
 
-def _certificate(results: Results, method: str, expert: str) -> Iterator[Prediction]:
-    merge = results.merge(method)
+def _certificate(case: Case, method: str, expert: str) -> Iterator[Prediction]:
+    merge = case.merge(method)
     if merge is None:
         return
-    bound = certified_loss(results, merge, expert)
+    bound = certified_loss(case, merge, expert)
     if bound.number is not None:
         bound = Value(number=bound.number, interval=(bound.number, float("inf")))
     yield Prediction(
@@ -119,7 +119,7 @@ def _certificate(results: Results, method: str, expert: str) -> Iterator[Predict
         method=method,
         loss=bound,
         source="certificate",
-        confidence=results.pool.spec.level,
+        confidence=case.pool.spec.level,
         score="disagreement",
     )
 
@@ -132,8 +132,8 @@ class _Score:
     inputs: int
 
 
-def _scores(results: Results, method: str, expert: str) -> Iterator[tuple[str, _Score]]:
-    merge, surrogate = results.merge(method), results.surrogate(method)
+def _scores(case: Case, method: str, expert: str) -> Iterator[tuple[str, _Score]]:
+    merge, surrogate = case.merge(method), case.surrogate(method)
     compared = {
         "disagreement": merge.expert(expert) if merge else None,
         "surrogate": surrogate.expert(expert) if surrogate else None,
@@ -143,7 +143,7 @@ def _scores(results: Results, method: str, expert: str) -> Iterator[tuple[str, _
             # an answer that was cut may still go on to differ, as the certificate has it
             rate = min(1.0, found.disagreement.number + found.cut / found.inputs)
             yield score, _Score(value=rate, inputs=found.inputs)
-    for forecast in results.hidden.forecasts if results.hidden is not None else ():
+    for forecast in case.hidden.forecasts if case.hidden is not None else ():
         mixed = (forecast.method, forecast.expert, forecast.kind) == (method, expert, "states")
         if mixed and forecast.disagreement.number is not None:
             yield "states", _Score(value=forecast.disagreement.number, inputs=forecast.inputs)
@@ -173,11 +173,11 @@ def _calibrated(
     )
 
 
-def _paper(results: Results, method: str, expert: str) -> Iterator[Prediction]:
+def _paper(case: Case, method: str, expert: str) -> Iterator[Prediction]:
     """What the paper's 32 rows say of an MDS: a reference, and no more."""
-    if results.hidden is None:
+    if case.hidden is None:
         return
-    mds = results.hidden.experts[expert].mds.number
+    mds = case.hidden.experts[expert].mds.number
     if mds is None:
         return
     try:

@@ -13,6 +13,7 @@ from pytest_mergegate.common.wording import number_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.verdict.judge import Judgement, Verdict
@@ -31,7 +32,11 @@ class Cure:
 
 
 def find_cures(
-    gate: Gate, hidden: HiddenResult, judgement: Judgement, failed: Sequence[str]
+    gate: Gate,
+    hidden: HiddenResult,
+    judgement: Judgement,
+    failed: Sequence[str],
+    trials: Trials | None,
 ) -> tuple[Cure, ...]:
     """Ways out for the experts ``failed``, the surest first; empty where none is in sight."""
     limits = gate.spec.effective_budget.limits
@@ -43,7 +48,10 @@ def find_cures(
     limit = min(limits.get("max_disagreement", 1.0), limits.get("max_loss", 100.0) / 100)
     method = next((v.method for v in judgement.verdicts if v.method and v.status == "fail"), None)
     if limit < 1 and method is not None:
-        cures += [_leave_out(hidden, method, failed, limit), _reweight(hidden, limit)]
+        cures += [
+            _leave_out(hidden, method, failed, limit, trials),
+            _reweight(hidden, limit, trials),
+        ]
     return tuple(cure for cure in cures if cure is not None)
 
 
@@ -74,13 +82,17 @@ def _without_for_mds(hidden: HiddenResult, limit: float, failed: Sequence[str]) 
 
 
 def _leave_out(
-    hidden: HiddenResult, method: str, failed: Sequence[str], limit: float
+    hidden: HiddenResult,
+    method: str,
+    failed: Sequence[str],
+    limit: float,
+    trials: Trials | None,
 ) -> Cure | None:
     """The expert without which the judged method keeps all others within the limit."""
     tried = [
         (value, name)
         for name, rest in _rests(hidden, hidden.scales[method], failed)
-        if (value := _largest_disagreement(hidden, rest)) is not None
+        if (value := _largest_disagreement(rest, trials)) is not None
     ]
     value, name = min(tried, default=(1.0, ""))
     if not value <= limit or not name:
@@ -129,24 +141,24 @@ def pulls(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> dic
     }
 
 
-def _reweight(hidden: HiddenResult, limit: float) -> Cure | None:
+def _reweight(hidden: HiddenResult, limit: float, trials: Trials | None) -> Cure | None:
     """The first common scale, or the best convex weights, that stays within the limit."""
     names = hidden.states.names
     options = [(dict.fromkeys(names, s), f"task_arithmetic with weight {s}") for s in _SCALES]
     options.append((dict(hidden.bounds.weights), "linear with weights: optimal"))
     options.append((dict(hidden.bounds.minimax_weights), "linear with weights: minimax"))
     for scales, how in options:
-        value = _largest_disagreement(hidden, scales)
+        value = _largest_disagreement(scales, trials)
         if value is not None and value <= limit:
             text = f"{how}: it changes at most {value:.0%} of any expert's answers"
             return Cure(text=f"{text} (tried on the probes)")
     return None
 
 
-def _largest_disagreement(hidden: HiddenResult, scales: Mapping[str, float]) -> float | None:
+def _largest_disagreement(scales: Mapping[str, float], trials: Trials | None) -> float | None:
     """Over the experts in ``scales``; None where one cannot be read from the probes."""
-    if hidden.what_if is None:
+    if trials is None:
         return None
-    rates = [None if a is None else a.rate for a in hidden.what_if.trial(scales).values()]
+    rates = [None if a is None else a.rate for a in trials.trial(scales).values()]
     known = [rate for rate in rates if rate is not None]
     return max(known) if len(known) == len(rates) else None

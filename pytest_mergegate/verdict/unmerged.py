@@ -10,26 +10,26 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
 
 if TYPE_CHECKING:
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
 
 _ROUNDING = 1e-9
 """Round-off must not tell the base from the limit."""
 
 
-def known_score(results: Results, expert: str) -> float:
+def known_score(case: Case, expert: str) -> float:
     """The expert's score to which a certificate is relative: measured, given, or 1."""
-    measured = results.scores.get(expert) if results.scores is not None else None
+    measured = case.scores.get(expert) if case.scores is not None else None
     if measured is not None and measured.of_outputs:
         return float(measured.expert.mean())
-    return results.pool.spec.experts[expert].score or 1.0
+    return case.pool.spec.experts[expert].score or 1.0
 
 
-def too_weak(expert: str, results: Results) -> str:
+def too_weak(expert: str, case: Case) -> str:
     """What to say of an expert that is not known to reach its own ``min_score``."""
-    spec = results.pool.spec.experts[expert]
+    spec = case.pool.spec.experts[expert]
     if spec.min_score is None:
         return ""
-    measured = results.scores.get(expert) if results.scores is not None else None
+    measured = case.scores.get(expert) if case.scores is not None else None
     score = spec.score if measured is None else float(measured.expert.mean())
     if score is not None and score >= spec.min_score:
         return ""
@@ -37,16 +37,16 @@ def too_weak(expert: str, results: Results) -> str:
     return f"its own score {own}, and min_score asks for {number_text(spec.min_score)}"
 
 
-def base_loss(expert: str, results: Results) -> Value:
+def base_loss(expert: str, case: Case) -> Value:
     """The loss in percent, positive when worse, of the base with nothing merged: measured, or
     every answer that differs counted as lost."""
-    measured = results.scores.get(expert) if results.scores is not None else None
+    measured = case.scores.get(expert) if case.scores is not None else None
     if measured is not None:
         base, own = float(measured.base.sum()), float(measured.expert.sum())
         return Value.computed(lambda: -metrics.merging_loss(base, own))
-    if results.base is None:
+    if case.base is None:
         return Value.missing("base_not_compared")
-    share = results.base[expert].disagreement / known_score(results, expert)
+    share = case.base[expert].disagreement / known_score(case, expert)
     return Value(number=100 * min(1.0, share))
 
 
@@ -63,8 +63,8 @@ def why_vacuous(base: Value, limit: float, what: str) -> str:
     )
 
 
-def base_disagreement(expert: str, results: Results) -> Value:
+def base_disagreement(expert: str, case: Case) -> Value:
     """Share of its own inputs that the base answers differently from the expert."""
-    if results.base is None:
+    if case.base is None:
         return Value.missing("base_not_compared")
-    return Value(number=results.base[expert].disagreement)
+    return Value(number=case.base[expert].disagreement)

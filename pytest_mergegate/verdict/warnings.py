@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.judge import Judgement
 
 _ROUNDING = 0.01
 """What storing in bfloat16 makes of equal task vectors."""
 
 
-def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator[Finding]:
+def find_caveats(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Finding]:
     """What a reader of the judged verdicts should know; one finding per expert and kind."""
-    yield from _copies(results)
-    yield from _sampled(results, judgement)
-    yield from _predicted(results, judgement)
+    yield from _copies(case)
+    yield from _sampled(case, judgement)
+    yield from _predicted(case, judgement)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     seen: set[tuple[str, str]] = set()
-    compared = [(merge.method.label, merge.experts) for merge in results.merges]
-    compared = compared or [(s.method, s.experts) for s in results.surrogates]
+    compared = [(merge.method.label, merge.experts) for merge in case.merges]
+    compared = compared or [(s.method, s.experts) for s in case.surrogates]
     for label, experts in compared:
         if label not in judged:
             continue
@@ -39,9 +39,9 @@ def find_caveats(gate: Gate, results: Results, judgement: Judgement) -> Iterator
                     yield finding
 
 
-def _copies(results: Results) -> Iterator[Finding]:
+def _copies(case: Case) -> Iterator[Finding]:
     """What MG106 tells of files, told of numbers: other factors or another precision hide it."""
-    for pair in results.conflict.pairs if results.conflict else ():
+    for pair in case.conflict.pairs if case.conflict else ():
         found = pair.magnitude_change_ratio
         ratio = found.interval[1] if found.interval else found.number
         if ratio is not None and ratio <= _ROUNDING:
@@ -55,12 +55,12 @@ def _copies(results: Results) -> Iterator[Finding]:
             )
 
 
-def _sampled(results: Results, judgement: Judgement) -> Iterator[Finding]:
+def _sampled(case: Case, judgement: Judgement) -> Iterator[Finding]:
     for verdict in judgement.verdicts:
-        if verdict.basis != "sampled" or verdict.status != "pass" or results.conflict is None:
+        if verdict.basis != "sampled" or verdict.status != "pass" or case.conflict is None:
             continue
         ratio = verdict.budget.removeprefix("max_")
-        pairs = (p for p in results.conflict.pairs if verdict.expert in (p.a, p.b))
+        pairs = (p for p in case.conflict.pairs if verdict.expert in (p.a, p.b))
         intervals = [getattr(pair, ratio).interval for pair in pairs]
         highest = max(interval[1] for interval in intervals if interval is not None)
         if not highest <= verdict.limit:
@@ -74,16 +74,16 @@ def _sampled(results: Results, judgement: Judgement) -> Iterator[Finding]:
             )
 
 
-def _predicted(results: Results, judgement: Judgement) -> Iterator[Finding]:
+def _predicted(case: Case, judgement: Judgement) -> Iterator[Finding]:
     """A pass under a method that was not merged, one finding for the gate."""
     passed = {
         v.method
         for v in judgement.verdicts
-        if v.basis == "predicted" and v.status == "pass" and results.merge(v.method) is None
+        if v.basis == "predicted" and v.status == "pass" and case.merge(v.method) is None
     }
     if not passed:
         return
-    sums = (results.surrogate(method) for method in passed)
+    sums = (case.surrogate(method) for method in passed)
     exact = all(found is not None and found.exact for found in sums)
     yield Finding(
         code="MG305",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.study.losses import p_value, varies
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 FEWEST = 4
 """Experts of a group, for a correlation over them."""
-
-
-BEST_OF = ("linear", "task_arithmetic", "ties")
-"""The methods whose best loss the paper's Table 5 takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +48,7 @@ class Group:
         Over all of them where none of those was run.
         """
         of = [point for point in self.points if point.name == expert]
-        three = [point for point in of if point.line.method in BEST_OF]
+        three = [point for point in of if traits_of(point.line.method).in_table_5]
         return max(point.loss for point in three or of)
 
     @property
@@ -141,7 +138,7 @@ def table_5(bed: str, groups: Iterable[Group]) -> Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replacement:
+class ReplacedExpert:
     """Two pools that differ in one expert, the one that MDS called the hardest in the first."""
 
     method: str
@@ -156,13 +153,13 @@ class Replacement:
     kept_after: float
 
 
-def replacements(groups: Sequence[Group]) -> list[Replacement]:
+def replacements(groups: Sequence[Group]) -> list[ReplacedExpert]:
     """What the recorded pools have of the paper's experiment.
 
     Where the newcomer is the hardest in its turn, the two pools say the same both ways round, and
     nothing of replacing the hardest: they are left out.
     """
-    found: list[Replacement] = []
+    found: list[ReplacedExpert] = []
     for first in groups:
         worst = first.worst_by_mds
         for second in groups:
@@ -176,7 +173,7 @@ def _both(first: Group, second: Group) -> tuple[tuple[Group, Group], tuple[Group
     return (first, second), (second, first)
 
 
-def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[Replacement]:
+def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[ReplacedExpert]:
     for method in dict.fromkeys(point.method for point in first.points):
         losses = [
             {point.name: point.loss for point in group.points if point.method == method}
@@ -186,7 +183,7 @@ def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[Repl
             continue
         kept = [[loss for n, loss in of.items() if n not in (out, into)] for of in losses]
         before, after = (float(np.mean(list(of.values()))) for of in losses)
-        yield Replacement(
+        yield ReplacedExpert(
             method=method,
             size=len(first.experts),
             out=out,

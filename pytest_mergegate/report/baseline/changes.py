@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.report.baseline.reading import Baseline
     from pytest_mergegate.report.types import MergedExpertRecord, Report
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.increases import Earlier
 
 _NO_LOSS = frozenset({"no_targets", "stage_not_run"})
@@ -46,9 +46,9 @@ def baseline_record(
     )
 
 
-def baseline_findings(earlier: Earlier, gate: Gate, results: Results) -> Iterator[Finding]:
+def baseline_findings(earlier: Earlier, gate: Gate, case: Case) -> Iterator[Finding]:
     """Warnings of what could not be compared, and a note on whom no increase is judged."""
-    why = earlier.reason or (earlier.common_reason if results.hidden is not None else "")
+    why = earlier.reason or (earlier.common_reason if case.hidden is not None else "")
     if why:
         part = "" if earlier.reason else "; losses and disagreements are"
         yield Finding(
@@ -61,7 +61,7 @@ def baseline_findings(earlier: Earlier, gate: Gate, results: Results) -> Iterato
             "(pytest: --mergegate-update-baseline), or go back to what it was made with",
         )
     asked = INCREASES & set(gate.spec.effective_budget.limits)
-    new = [name for name in results.pool.names if name not in earlier.experts]
+    new = [name for name in case.pool.names if name not in earlier.experts]
     if asked and new and earlier.reason is None:
         yield Finding(
             code="MG602",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.report.baseline.reading import Baseline
     from pytest_mergegate.report.types import ExpertRecord, MergedExpertRecord, Report
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.verdict.case import Case
 
 COMPARED: dict[str, tuple[str, ...]] = {
     "probes": ("drawn_per_task", "seed", "positions", "normalize", "max_answer_tokens"),
@@ -28,17 +28,17 @@ _UNSAID = object()
 
 
 def earlier_of(
-    baseline: Baseline, gate: Path | None, results: Results, settings: Mapping[str, Any]
+    baseline: Baseline, gate: Path | None, case: Case, settings: Mapping[str, Any]
 ) -> Earlier:
-    """What ``baseline`` says of the gate that has come to ``results`` under ``settings``."""
+    """What ``baseline`` says of the gate that has come to ``case`` under ``settings``."""
     entry = baseline.entry(gate) if gate else None
     reason = _nothing_there(baseline, gate, entry)
     if entry is None or reason is not None:
         return Earlier(reason=reason)
-    if (reason := _other(entry, results, settings)) is not None:
+    if (reason := _other(entry, case, settings)) is not None:
         return Earlier(reason=reason)
-    experts = frozenset(entry.expert_names) & frozenset(results.pool.names)
-    common, why = _common(entry, results)
+    experts = frozenset(entry.expert_names) & frozenset(case.pool.names)
+    common, why = _common(entry, case)
     return Earlier(
         experts=experts,
         common=common,
@@ -73,12 +73,12 @@ def _nothing_there(baseline: Baseline, gate: Path | None, entry: Report | None) 
     return None
 
 
-def _other(entry: Report, results: Results, settings: Mapping[str, Any]) -> str | None:
+def _other(entry: Report, case: Case, settings: Mapping[str, Any]) -> str | None:
     """What the baseline's numbers come from, and today's do not."""
     base = entry.base.fingerprint if entry.base else None
-    if base is None or base != results.pool.base.fingerprint:
+    if base is None or base != case.pool.base.fingerprint:
         return "the baseline is of another base"
-    both = set(entry.expert_names) & set(results.pool.names)
+    both = set(entry.expert_names) & set(case.pool.names)
     if not both:
         return "the baseline has none of the gate's experts"
     differing = next(_differences(entry.settings, settings, both), None)
@@ -113,17 +113,17 @@ def _said(setting: Any) -> str:
     return "unknown" if setting is _UNSAID else str(setting)
 
 
-def _common(entry: Report, results: Results) -> tuple[Common | None, str]:
+def _common(entry: Report, case: Case) -> tuple[Common | None, str]:
     """What is relative to the pool: of fewer experts it can be told, of more it cannot."""
-    if results.hidden is None:
+    if case.hidden is None:
         return None, "its states were not read"
-    gone = [name for name in entry.expert_names if name not in results.pool.names]
+    gone = [name for name in entry.expert_names if name not in case.pool.names]
     if gone:
         return None, (
             f"the baseline's pool also had {', '.join(gone)}, on whose inputs its distances and "
             "scores rest (fix: update the baseline)"
         )
-    return common_states(results.hidden, entry.expert_names, results.pool.spec), ""
+    return common_states(case.hidden, entry.expert_names, case.pool.spec), ""
 
 
 def _loss(expert: MergedExpertRecord) -> Value:

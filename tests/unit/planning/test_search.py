@@ -11,12 +11,12 @@ import pytest
 
 from pytest_mergegate.planning.leaving_out import fewest_left_out
 from pytest_mergegate.planning.search import fewest_groups
-from pytest_mergegate.planning.trials import Trials, mask_of, members
+from pytest_mergegate.planning.tried_groups import TriedGroups, mask_of, members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.planning.trials import Group
+    from pytest_mergegate.planning.tried_groups import Group
 
 SEEDS = range(12)
 ALL = 10_000
@@ -88,7 +88,7 @@ def inherited(count: int, passing: dict[int, bool]) -> dict[int, bool]:
 @pytest.mark.parametrize("count", [2, 3, 5, 7])
 def test_the_fewest_groups_where_failing_is_inherited(count: int, seed: int) -> None:
     table = Table(drawn(count, seed, monotone=True, share=0.85))
-    found = fewest_groups(count, Trials(table, ALL))
+    found = fewest_groups(count, TriedGroups(table, ALL))
     assert sorted(k for group in found.groups for k in group) == list(range(count))
     assert all(table.passing[mask_of(group)] for group in found.groups)
     assert len(found.groups) == found.at_least == fewest(count, table.passing)
@@ -99,7 +99,7 @@ def test_the_fewest_groups_where_failing_is_inherited(count: int, seed: int) -> 
 def test_no_group_is_proposed_that_fails_where_it_is_not(seed: int) -> None:
     count = 6
     table = Table(drawn(count, seed, monotone=False))
-    found = fewest_groups(count, Trials(table, ALL))
+    found = fewest_groups(count, TriedGroups(table, ALL))
     assert all(table.passing[mask_of(group)] for group in found.groups)
     assert len(found.groups) <= fewest(count, inherited(count, table.passing))
 
@@ -109,14 +109,14 @@ def test_a_union_that_passes_though_a_part_of_it_fails() -> None:
     passing = dict.fromkeys(range(1, 16), True)
     passing |= {0b0011: False, 0b0111: False, 0b1011: False}
     passing[0b1111] = False
-    count_of_both = fewest_groups(4, Trials(Table(passing), ALL))
+    count_of_both = fewest_groups(4, TriedGroups(Table(passing), ALL))
     assert len(count_of_both.groups) == 2
     wide = {mask: mask.bit_count() == 1 for mask in range(1, 32)}
     wide[0b01111] = True  # nothing smaller passes
-    found = fewest_groups(5, Trials(Table(wide), ALL))
+    found = fewest_groups(5, TriedGroups(Table(wide), ALL))
     assert len(found.groups) == 5, "only two at a time are joined"
     wide |= {0b00011: True, 0b01100: True}
-    found = fewest_groups(5, Trials(Table(wide), ALL))
+    found = fewest_groups(5, TriedGroups(Table(wide), ALL))
     assert found.groups == ((0, 1, 2, 3), (4,))
     assert found.at_least <= 2
 
@@ -126,7 +126,7 @@ def test_a_union_that_passes_though_a_part_of_it_fails() -> None:
 def test_too_few_trials_are_admitted(seed: int, most: int) -> None:
     count = 7
     table = Table(drawn(count, seed, monotone=True, share=0.8))
-    found = fewest_groups(count, Trials(table, most))
+    found = fewest_groups(count, TriedGroups(table, most))
     assert found.tried == len(table.asked) <= most
     best = fewest(count, table.passing)
     assert found.at_least <= best <= len(found.groups)
@@ -138,7 +138,7 @@ def test_too_few_trials_are_admitted(seed: int, most: int) -> None:
 def test_the_fewest_to_leave_out(seed: int) -> None:
     count = 6
     table = Table(drawn(count, seed, monotone=True, share=0.8))
-    found = fewest_left_out(count, Trials(table, ALL))
+    found = fewest_left_out(count, TriedGroups(table, ALL))
     largest = max(mask.bit_count() for mask, passes in table.passing.items() if passes)
     if largest < 2:
         assert found is None
@@ -152,13 +152,13 @@ def test_the_fewest_to_leave_out(seed: int) -> None:
 
 def test_nothing_goes_together() -> None:
     table = Table({mask: mask.bit_count() == 1 for mask in range(1, 1 << 5)})
-    assert fewest_groups(5, Trials(table, ALL)).groups == ((0,), (1,), (2,), (3,), (4,))
-    assert fewest_left_out(5, Trials(table, ALL)) is None
+    assert fewest_groups(5, TriedGroups(table, ALL)).groups == ((0,), (1,), (2,), (3,), (4,))
+    assert fewest_left_out(5, TriedGroups(table, ALL)) is None
 
 
 def test_everything_goes_together() -> None:
     table = Table(dict.fromkeys(range(1, 1 << 5), True))
-    trials = Trials(table, ALL)
+    trials = TriedGroups(table, ALL)
     assert fewest_groups(5, trials).groups == ((0, 1, 2, 3, 4),)
     found = fewest_left_out(5, trials)
     assert found is not None
@@ -183,7 +183,7 @@ class Far:
 def test_a_crowd_takes_seconds(count: int) -> None:
     places = np.random.default_rng(count).uniform(0, 100, size=count)
     start = time.perf_counter()
-    trials = Trials(Far(places, 20.0), 400)
+    trials = TriedGroups(Far(places, 20.0), 400)
     found = fewest_groups(count, trials)
     left_out = fewest_left_out(count, trials, found.groups)
     assert time.perf_counter() - start < 20
@@ -202,7 +202,7 @@ def test_a_crowd_takes_seconds(count: int) -> None:
 
 
 def test_a_failure_learnt_later_blocks_what_holds_it() -> None:
-    trials = Trials(Table(dict.fromkeys(range(1, 8), True)), ALL)
+    trials = TriedGroups(Table(dict.fromkeys(range(1, 8), True)), ALL)
     assert trials.passes(0b111)
     trials.note_failure(0b011)
     assert trials.blocked(0b111)
@@ -213,7 +213,7 @@ def test_a_failure_learnt_later_blocks_what_holds_it() -> None:
 
 def test_pairs_are_tried_only_where_there_is_room() -> None:
     table = Table({mask: mask.bit_count() == 1 for mask in range(1, 1 << 6)})
-    trials = Trials(table, 20)  # fifteen pairs are more than half of it
+    trials = TriedGroups(table, 20)  # fifteen pairs are more than half of it
     fewest_groups(6, trials)
     assert len(table.asked) <= 20
     pairs = [pair for pair in combinations(range(6), 2) if pair in table.asked]

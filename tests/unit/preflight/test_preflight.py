@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.pool.model_names import last_part, unquantised
-from pytest_mergegate.preflight.grouping import listed
+from pytest_mergegate.preflight.told import listed
 
 if TYPE_CHECKING:
     from .files import Files

@@ -12,7 +12,7 @@ import pytest
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.report import build
-from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.judge import Judgement, Verdict
 from pytest_mergegate.verdict.remedies import Cure
@@ -45,7 +45,7 @@ def run(
     scale: float = 0.25,
     distances: Any = None,
     degenerate: str | None = None,
-    what_if: Any = None,
+    trials: Any = None,
     expert: Mapping[str, Any] | None = None,
     **gate_settings: Any,
 ) -> tuple[Diagnosis, ...]:
@@ -61,16 +61,16 @@ def run(
         bounds=SimpleNamespace(
             weights=dict.fromkeys(NAMES, 0.25), minimax_weights=dict.fromkeys(NAMES, 0.25)
         ),
-        what_if=what_if,
     )
     compared = SimpleNamespace(degenerate=degenerate, inputs=12, **(expert or {}))
     merge = SimpleNamespace(method=SimpleNamespace(label="merge"), expert=lambda name: compared)
-    results = Results(
+    results = Case(
         pool=SimpleNamespace(names=NAMES, spec=gate.spec),  # type: ignore[arg-type]
         hidden=hidden,  # type: ignore[arg-type]
         merges=(merge,),  # type: ignore[arg-type]
     )
-    return diagnose(gate, results, Judgement(verdicts=verdicts, status="fail", method="merge"))
+    judgement = Judgement(verdicts=verdicts, status="fail", method="merge")
+    return diagnose(gate, results, judgement, trials)
 
 
 def test_nothing_failed(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_weight_is_moved_to_one_from_where_it_is(tmp_path: Path, scale: float,
         return {n: SimpleNamespace(rate=0.1 if s == 1 else 0.8) for n, s in scales.items()}
 
     tried = SimpleNamespace(trial=trial)
-    (diagnosis,) = run(tmp_path, verdict("a", "fail"), scale=scale, what_if=tried)
+    (diagnosis,) = run(tmp_path, verdict("a", "fail"), scale=scale, trials=tried)
     assert diagnosis.cause == f"{says} (under merge)"
 
 

@@ -16,8 +16,8 @@ from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.spec import Budget
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict, plan_depth, worst
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def alone(rate: float = 1.0) -> Any:
     return {n: BaseAnswers(inputs=100, differing=round(100 * rate)) for n in NAMES}
 
 
-def judge(gate: Gate, results: Results, depth: Stage) -> Judgement:
+def judge(gate: Gate, results: Case, depth: Stage) -> Judgement:
     """The verdicts on a pool that came of ``gate``."""
     results.pool.spec = gate.spec  # type: ignore[misc]
     if results.base is None:
@@ -110,7 +110,7 @@ def conflict(**ratios: Value) -> Any:
     ],
 )
 def test_status(gate: Gate, rate: float | None, status: str) -> None:
-    results = Results(pool=pool(), merges=(merged("linear", 0.0, rate, 0.0),))
+    results = Case(pool=pool(), merges=(merged("linear", 0.0, rate, 0.0),))
     assert judge(budgeted(gate, max_disagreement=0.3), results, "merge").status == status
 
 
@@ -120,7 +120,7 @@ def test_a_share_of_few_inputs_passes_on_its_bound(gate: Gate, n: int) -> None:
     upper = disagreement_bound(0, n)
     none = merged("linear", 0.0, 0.0, 0.0, upper=upper, inputs=n)
     judgement = judge(
-        budgeted(gate, max_disagreement=0.3), Results(pool=pool(), merges=(none,)), "merge"
+        budgeted(gate, max_disagreement=0.3), Case(pool=pool(), merges=(none,)), "merge"
     )
     assert judgement.status == ("pass" if n >= 9 else "inconclusive")
     assert ("pass on their bound" in judgement.verdicts[0].message) == (n < 30)
@@ -145,7 +145,7 @@ def test_cut_answers_neither_agree_nor_differ(
         name="a", disagreement=value, disagreement_upper=end, inputs=100, cut=cut
     )
     merge = SimpleNamespace(method=SimpleNamespace(label="linear"), expert=lambda _: expert)
-    results = Results(pool=pool(), merges=(merge,))  # type: ignore[arg-type]
+    results = Case(pool=pool(), merges=(merge,))  # type: ignore[arg-type]
     gate = budgeted(gate, mode=mode, max_disagreement=0.3)
     judgement = judge(gate, results, "merge")
     assert judgement.status == status
@@ -166,7 +166,7 @@ def test_a_pass_that_the_base_would_have_too(
     gate: Gate, budget: str, limit: float, base: float, status: str
 ) -> None:
     kept = merged("linear", 0.0, 0.0, 0.0, upper=0.05)
-    results = Results(pool=pool(), merges=(kept,), base=alone(base))
+    results = Case(pool=pool(), merges=(kept,), base=alone(base))
     judgement = judge(budgeted(gate, **{budget: limit}), results, "merge")
     assert {v.status for v in judgement.verdicts} == {status}
     says = "a pass would say nothing of the merge" in judgement.verdicts[0].message
@@ -174,7 +174,7 @@ def test_a_pass_that_the_base_would_have_too(
 
 
 def test_a_base_that_was_not_looked_at_passes_nothing(gate: Gate) -> None:
-    results = Results(pool=pool(), merges=(merged("linear", 0.0, 0.0, 0.0),))
+    results = Case(pool=pool(), merges=(merged("linear", 0.0, 0.0, 0.0),))
     results.pool.spec = gate.spec  # type: ignore[misc]
     verdicts = judging.judge(gate, results, "merge").verdicts
     assert {v.status for v in verdicts} == {"inconclusive"}
@@ -197,7 +197,7 @@ def test_an_expert_that_must_itself_reach_a_score(
     asked = gate.spec.experts["a"].model_copy(update={"min_score": 0.8, "score": given})
     spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
     known = None if measured is None else {"a": scores(0.0, measured)}
-    results = Results(pool=pool(), merges=(merged("linear", 0, 0, 0),), scores=known)
+    results = Case(pool=pool(), merges=(merged("linear", 0, 0, 0),), scores=known)
     verdict = judge(replace(gate, spec=spec), results, "eval").verdicts[0]
     assert verdict.status == status
     assert ("min_score asks for 0.8" in verdict.message) == (status != "pass")
@@ -231,7 +231,7 @@ def test_the_chance_to_be_wrong_is_shared_among_the_methods_that_may_be_chosen(
 
 def test_infinite_difficulty_fails(gate: Gate) -> None:
     one, infinite = Value(number=1.0), Value(number=math.inf)
-    results = Results(pool=pool(), hidden=hidden(one, infinite, one))
+    results = Case(pool=pool(), hidden=hidden(one, infinite, one))
     judgement = judge(budgeted(gate, max_mds=1e300), results, "hidden")
     assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
     assert "∞" in judgement.verdicts[1].message
@@ -247,26 +247,26 @@ def test_nan_past_all_checks_fails(gate: Gate) -> None:
     nan = Value(number=1.0)
     object.__setattr__(nan, "number", math.nan)
     one = Value(number=1.0)
-    results = Results(pool=pool(), hidden=hidden(one, nan, one))
+    results = Case(pool=pool(), hidden=hidden(one, nan, one))
     assert judge(budgeted(gate, max_mds=3), results, "hidden").status == "fail"
 
 
 def test_undefined_difficulty_is_inconclusive(gate: Gate) -> None:
     none = Value.missing("equidistant")
-    results = Results(pool=pool(), hidden=hidden(none, none, none))
+    results = Case(pool=pool(), hidden=hidden(none, none, none))
     judgement = judge(budgeted(gate, max_mds=3), results, "hidden")
     assert judgement.status == "inconclusive"
     assert "says nothing about their conflicts" in judgement.verdicts[0].message
 
 
 def test_stage_that_did_not_run_is_inconclusive(gate: Gate) -> None:
-    judgement = judge(budgeted(gate, max_mds=3), Results(pool=pool()), "conflict")
+    judgement = judge(budgeted(gate, max_mds=3), Case(pool=pool()), "conflict")
     assert judgement.status == "inconclusive"
     assert "needs stage hidden" in judgement.verdicts[0].message
 
 
 def test_result_that_is_not_there_is_inconclusive(gate: Gate) -> None:
-    judgement = judge(budgeted(gate, max_disagreement=1), Results(pool=pool()), "merge")
+    judgement = judge(budgeted(gate, max_disagreement=1), Case(pool=pool()), "merge")
     assert {v.status for v in judgement.verdicts} == {"inconclusive"}
 
 
@@ -283,30 +283,30 @@ class TestSelect:
     lost = merged("lost", 0.0, None, 0.0)
 
     def test_any_takes_a_method_that_passes(self, gate: Gate) -> None:
-        results = Results(pool=pool(), merges=(self.bad, self.good))
+        results = Case(pool=pool(), merges=(self.bad, self.good))
         judgement = judge(budgeted(gate, max_disagreement=0.3), results, "merge")
         assert (judgement.status, judgement.method) == ("pass", "good")
         assert {v.method for v in judgement.verdicts} == {"good"}
 
     def test_any_takes_the_best_worst_expert(self, gate: Gate) -> None:
         worse = merged("worse", 0.0, 0.21, 0.0)
-        results = Results(pool=pool(), merges=(worse, self.best))
+        results = Case(pool=pool(), merges=(worse, self.best))
         assert judge(budgeted(gate, max_disagreement=0.3), results, "merge").method == "best"
 
     def test_any_counts_nearness_to_each_limit(self, gate: Gate) -> None:
         steady = merged("steady", 0.2, 0.2, 0.2, upper=0.1)  # 2/3 of one limit, half of the other
         shaky = merged("shaky", 0.1, 0.1, 0.1, upper=0.19)  # 1/3, and 95 %
-        results = Results(pool=pool(), merges=(shaky, steady))
+        results = Case(pool=pool(), merges=(shaky, steady))
         limited = budgeted(gate, max_disagreement=0.3, max_loss=20)
         assert judge(limited, results, "merge").method == "steady"
 
     def test_any_prefers_the_unknown_to_a_failure_but_does_not_pass(self, gate: Gate) -> None:
-        results = Results(pool=pool(), merges=(self.bad, self.lost))
+        results = Case(pool=pool(), merges=(self.bad, self.lost))
         judgement = judge(budgeted(gate, max_disagreement=0.3), results, "merge")
         assert (judgement.status, judgement.method) == ("inconclusive", "lost")
 
     def test_all_judges_every_method(self, gate: Gate) -> None:
-        results = Results(pool=pool(), merges=(self.bad, self.good))
+        results = Case(pool=pool(), merges=(self.bad, self.good))
         limited = budgeted(gate, select="all", max_disagreement=0.3)
         judgement = judge(limited, results, "merge")
         assert (judgement.status, judgement.method) == ("fail", None)
@@ -315,24 +315,24 @@ class TestSelect:
 
 class TestBound:
     def test_interval_end_is_judged(self, gate: Gate) -> None:
-        results = Results(pool=pool(), merges=(merged("linear", 0.15, 0.25, 0.0),))
+        results = Case(pool=pool(), merges=(merged("linear", 0.15, 0.25, 0.0),))
         judgement = judge(budgeted(gate, mode="bound", max_disagreement=0.3), results, "merge")
         assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
         assert "bad end" in judgement.verdicts[1].message
 
     def test_without_an_interval_nothing_is_known(self, gate: Gate) -> None:
         one = Value(number=1.0)
-        results = Results(pool=pool(), hidden=hidden(one, one, one))
+        results = Case(pool=pool(), hidden=hidden(one, one, one))
         judgement = judge(budgeted(gate, mode="bound", max_mds=3), results, "hidden")
         assert judgement.status == "inconclusive"
 
     def test_infinite_end_fails(self, gate: Gate) -> None:
         open_ended = Value(number=1.0, interval=(1.0, math.inf))
-        results = Results(pool=pool(), hidden=hidden(*[open_ended] * 3))
+        results = Case(pool=pool(), hidden=hidden(*[open_ended] * 3))
         assert judge(budgeted(gate, mode="bound", max_mds=3), results, "hidden").status == "fail"
 
     def test_certificate_is_a_bound_already(self, gate: Gate) -> None:
-        results = Results(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
+        results = Case(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
         judgement = judge(budgeted(gate, mode="bound", max_loss=10), results, "merge")
         assert {(v.basis, v.status) for v in judgement.verdicts} == {("certified", "pass")}
 
@@ -343,7 +343,7 @@ class TestLoss:
         experts = gate.spec.experts
         scored = experts | {"b": experts["b"].model_copy(update={"score": 0.5})}
         spec = gate.spec.model_copy(update={"experts": scored})
-        results = Results(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
+        results = Case(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
         judgement = judge(budgeted(replace(gate, spec=spec), max_loss=15), results, "merge")
         assert [v.value.number for v in judgement.verdicts] == pytest.approx([10, 20, 10])
         assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
@@ -360,7 +360,7 @@ class TestLoss:
         """The verdict on expert a where that loss was measured."""
         expert = SimpleNamespace(name="a", loss=loss, examples=examples)
         scored = SimpleNamespace(method="linear", experts=[expert])
-        results = Results(
+        results = Case(
             pool=pool("a"),
             merges=(merged("linear", 0, 0, 0, upper=0),),
             evaluations=(scored,),
@@ -434,7 +434,7 @@ class TestLoss:
     def test_a_certificate_says_what_it_lacks(
         self, gate: Gate, rate: float, says: str | None
     ) -> None:
-        results = Results(pool=pool(), merges=(merged("linear", rate, 0, 0, upper=0.6, inputs=10),))
+        results = Case(pool=pool(), merges=(merged("linear", rate, 0, 0, upper=0.6, inputs=10),))
         verdict = judge(budgeted(gate, max_loss=10), results, "merge").verdicts[0]
         assert verdict.status == "fail"
         assert verdict.message.endswith(f"(certified on 10 inputs{f'; {says}' if says else ''})")
@@ -445,13 +445,13 @@ class TestLoss:
             method="linear",
             experts=[SimpleNamespace(name=n, loss=loss, examples=30) for n in NAMES],
         )
-        results = Results(
+        results = Case(
             pool=pool(*NAMES), merges=(merged("linear", 0, 0, 0),), evaluations=(scored,)
         )  # type: ignore[arg-type]
         assert judge(budgeted(gate, max_loss=0), results, "eval").status == "pass"
 
     def test_labelled_expert_is_not_certified_below_its_stage(self, gate: Gate) -> None:
-        results = Results(pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),))
+        results = Case(pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0),))
         judgement = judge(budgeted(gate, max_loss=10), results, "merge")
         assert [v.status for v in judgement.verdicts] == ["inconclusive", "pass", "pass"]
 
@@ -460,7 +460,7 @@ class TestRatios:
     def test_worst_pair_is_judged(self, gate: Gate) -> None:
         pairs = conflict(ab=Value(number=0.2), ac=Value(number=0.9), bc=Value(number=0.1))
         limited = budgeted(gate, max_sign_change_ratio=0.5)
-        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        judgement = judge(limited, Case(pool=pool(), conflict=pairs), "conflict")
         assert [v.value.number for v in judgement.verdicts] == [0.9, 0.2, 0.9]
         assert "with c, 0.95 in layers.1" in judgement.verdicts[0].message
         assert "layers" not in judgement.verdicts[1].message
@@ -472,7 +472,7 @@ class TestRatios:
         pairs = conflict(ab=ratio, ac=ratio, bc=ratio)
         limited = budgeted(gate, max_sign_change_ratio=0.5)
         limited = replace(limited, spec=limited.spec.model_copy(update={"judge": mode}))
-        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        judgement = judge(limited, Case(pool=pool(), conflict=pairs), "conflict")
         assert {v.status for v in judgement.verdicts} == {status}
         assert {v.basis for v in judgement.verdicts} == {"sampled"}
 
@@ -483,7 +483,7 @@ class TestRatios:
         pairs = conflict(ab=wide, ac=narrow, bc=narrow)
         limited = budgeted(gate, max_sign_change_ratio=0.5)
         limited = replace(limited, spec=limited.spec.model_copy(update={"judge": "bound"}))
-        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        judgement = judge(limited, Case(pool=pool(), conflict=pairs), "conflict")
         assert [v.status for v in judgement.verdicts] == ["fail", "fail", "pass"]
 
     @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ class TestRatios:
         undefined = Value.missing("zero_task_vectors")
         pairs = conflict(ab=undefined, ac=Value(number=known), bc=Value(number=known))
         limited = budgeted(gate, max_sign_change_ratio=0.5)
-        judgement = judge(limited, Results(pool=pool(), conflict=pairs), "conflict")
+        judgement = judge(limited, Case(pool=pool(), conflict=pairs), "conflict")
         assert judgement.verdicts[0].status == status
 
 
@@ -553,6 +553,6 @@ def test_two_total_losses_are_told_apart_by_the_others(gate: Gate) -> None:
     """Foretold ones differ a little between methods, which says nothing."""
     merges = (merged("ruins", 0.999, 0.998, 0.997), merged("spares", 1.0, 0.1, 0.1))
     judgement = judge(
-        budgeted(gate, max_disagreement=0.3), Results(pool=pool(), merges=merges), "merge"
+        budgeted(gate, max_disagreement=0.3), Case(pool=pool(), merges=merges), "merge"
     )
     assert judgement.method == "spares"

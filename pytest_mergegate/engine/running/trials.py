@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.workspace import Workspace
 
 
-class WhatIf:
+class Trials:
     """Answers of θ_0 + Σ λ_j τ_j for any λ, on each expert's own probes; each worked out once."""
 
     def __init__(self, workspace: Workspace, states: HiddenStates) -> None:
@@ -90,6 +90,11 @@ class WhatIf:
         }
 
 
+def trials_of(workspace: Workspace, states: HiddenStates) -> Trials | None:
+    """Trials of the pool; None where answers cannot be read from its states."""
+    return Trials(workspace, states) if workspace.facts.answering else None
+
+
 class _Answers:
     """The same, with the model at hand."""
 
@@ -151,10 +156,10 @@ class _Answers:
         return self._known[name]
 
     def _scores(self, expert: str, states: Sequence[Tensor], head: Head | None) -> list[Tensor]:
-        options, logits = self._options[expert], self._model.each_logits
+        options, logits = self._options[expert], self._model.logits
         if options is None:
-            return list(logits(states, head))
-        first = logits([state[:1] for state in states], head)
+            return [logits(state, head) for state in states]
+        first = [logits(state[:1], head) for state in states]
         return [own[:, list(tokens)] for own, tokens in zip(first, options, strict=False)]
 
 

@@ -27,7 +27,7 @@ class Forecasts(Protocol):
         """Whether a group of two or more is forecast to keep the budget; costs model runs."""
 
 
-class Trials:
+class TriedGroups:
     """The groups tried so far, and how many more may be."""
 
     def __init__(self, forecasts: Forecasts, most: int) -> None:
