@@ -23,7 +23,7 @@ from pytest_mergegate.planning.shares import (
     weighted,
 )
 from pytest_mergegate.planning.standing import Standing, refuse_increases
-from pytest_mergegate.verdict.judge import PER_METHOD
+from pytest_mergegate.verdict.budgets import judges_merges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,7 @@ class Bench:
         self._holding = Holding(gate.spec)
         self._runs = Runs(workspace, self._holding)
         self._standing = Standing(gate.spec, hidden, conflict)
-        self._merging = bool(PER_METHOD & set(gate.spec.effective_budget.limits))
+        self._merging = judges_merges(gate.spec.effective_budget.limits)
         self._risk = OwnInputRisk([hidden.grams[name] for name in self.names], [_uniform])
         self._outlooks: dict[tuple[tuple[str, ...], bool], GroupOutlook] = {}
 

@@ -13,13 +13,14 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.planning.outlook import RANK, ExpertOutlook
-from pytest_mergegate.verdict.evidence import Status, compare
+from pytest_mergegate.verdict.evidence import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.gate.spec import GateSpec
 
 
@@ -163,7 +164,9 @@ class Holding:
     ) -> tuple[Status, float, str]:
         if passing is None or failing is None:
             return "inconclusive", 0.0, f"{what} is not known"
-        status = compare(limit, passing=passing, failing=failing)
+        status = compare(failing, limit) if compare(failing, limit) == "fail" else "inconclusive"
+        if status != "fail" and compare(passing, limit) == "pass":
+            status = "pass"
         number = failing if status == "fail" else passing
         use = number / limit if limit else (math.inf if number > 0 else 0.0)
         if status == "pass":

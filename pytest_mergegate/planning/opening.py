@@ -14,7 +14,7 @@ from pytest_mergegate.stages.descent import Descent
 from pytest_mergegate.stages.preflight import run_preflight
 from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict.automatic import with_known_limits
-from pytest_mergegate.verdict.judge import PER_METHOD
+from pytest_mergegate.verdict.budgets import judges_merges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,14 +76,14 @@ def open_gate(
     pool = preflight.pool
     gate = with_known_limits(gate, pool, past)
     plan_methods(gate, pool.names)  # a typo fails at once
-    limits = set(gate.spec.effective_budget.limits)
+    limits = gate.spec.effective_budget.limits
     options = Options(device=device, progress=tell)
     descent = Descent(gate, options, Results(pool=pool), cache, Clock())
     pool.base.start_hashing()
-    if limits & set(RATIOS):
+    if set(limits) & set(RATIOS):
         descent.find_conflicts()
     workspace = descent.workspace
-    if limits & PER_METHOD and not workspace.facts.has_head:
+    if judges_merges(limits) and not workspace.facts.has_head:
         workspace.engine.require_head()
     ahead = gate.spec.certificate.per_task if workspace.facts.has_head else 0
     descent.find_states(workspace, ahead, lambda _: ())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.shares import Shares
-    from pytest_mergegate.verdict.evidence import Status
 
 Basis = Literal["exact", "merged", "surrogate"]
 RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}

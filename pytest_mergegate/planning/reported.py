@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.gate.spec import INCREASES
 from pytest_mergegate.planning.leaving_out import fewest_left_out
 from pytest_mergegate.planning.risk import OwnInputRisk
 from pytest_mergegate.planning.search import fewest_groups
 from pytest_mergegate.planning.standing import Standing
 from pytest_mergegate.planning.tried_groups import TriedGroups
-from pytest_mergegate.verdict.judge import PER_METHOD
+from pytest_mergegate.verdict.budgets import increases, judges_merges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,10 +75,10 @@ def hint(
 
     ``drop`` are experts without which the others were tried on the probes, and passed.
     """
-    hidden, limits = case.hidden, set(gate.spec.effective_budget.limits)
+    hidden, limits = case.hidden, gate.spec.effective_budget.limits
     if judgement.status == "pass" or hidden is None or trials is None:
         return None
-    if not limits & PER_METHOD or limits & INCREASES:
+    if not judges_merges(limits) or increases(limits):
         return None
     described = {
         "spec": gate.spec.model_dump(mode="json", include=set(_DECIDING)),

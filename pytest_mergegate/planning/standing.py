@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.gate.spec import INCREASES
 from pytest_mergegate.planning.difficulty import Difficulty
+from pytest_mergegate.verdict.budgets import increases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ class Standing:
 
 def refuse_increases(spec: GateSpec) -> None:
     """Raise GateError for budgets that no plan can look ahead to."""
-    if found := sorted(INCREASES & set(spec.effective_budget.limits)):
+    if found := sorted(increases(spec.effective_budget.limits)):
         raise GateError(
             f"{found[0]} cannot be planned for: it is held against a baseline",
             fix="plan with a gate file without it",

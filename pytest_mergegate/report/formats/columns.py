@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.report.formats.reading import merge_of, status_of
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
+from pytest_mergegate.verdict.evidence import compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import ExpertRecord, MergedExpertRecord, MergeRecord, Report
 
 NONE = "-"
-_OWN = {"max_mds", "max_disagreement", "max_loss"}
+_OWN = {limit_on(quantity) for quantity in ("mds", "disagreement", "loss")}
 """Budgets whose values have columns of their own."""
 
 
@@ -59,7 +61,7 @@ def number_beside(value: float, limit: float | None, digits: int = 2) -> str:
     """A number with the digits it takes to stand on its own side of the limit."""
     value += 0.0
     while limit is not None and digits < 16:
-        if (float(f"{value:.{digits}f}") <= limit) == (value <= limit):
+        if compare(float(f"{value:.{digits}f}"), limit) == compare(value, limit):
             break
         digits += 1
     return f"{value:.{digits}f}"
@@ -75,7 +77,7 @@ def _limit_text(report: Report, budget: str) -> str:
 
 
 def _mds(report: Report, *, detailed: bool) -> Column:
-    limit = _limit(report, "max_mds")
+    limit = _limit(report, limit_on("mds"))
 
     def cell(expert: ExpertRecord) -> str:
         if expert.mds_infinite:
@@ -86,7 +88,7 @@ def _mds(report: Report, *, detailed: bool) -> Column:
         return shown + (_interval(expert.mds_interval, 1.0) if detailed else "")
 
     cells = {expert.name: cell(expert) for expert in report.experts}
-    return Column(title="MDS", limit=_limit_text(report, "max_mds"), cells=cells)
+    return Column(title="MDS", limit=_limit_text(report, limit_on("mds")), cells=cells)
 
 
 def _interval(ends: tuple[float | None, float | None] | None, sign: float) -> str:
@@ -109,32 +111,31 @@ def _ratios(report: Report) -> Iterator[Column]:
                 cells[verdict.expert] = (
                     known if verdict.value is None else number_beside(verdict.value, verdict.limit)
                 )
-        name = budget.removeprefix("max_").replace("_", " ").replace("mds", "MDS")
-        unit = "%" if "loss" in budget else ""
-        yield Column(title=name, unit=unit, limit=_limit_text(report, budget), cells=cells)
+        kind, told = kind_of(budget), _limit_text(report, budget)
+        yield Column(title=kind.words, unit=kind.column_unit, limit=told, cells=cells)
 
 
 def _forecasts(report: Report, method: str | None) -> Iterator[Column]:
-    limit = _limit(report, "max_disagreement")
+    limit = _limit(report, limit_on("disagreement"))
     for kind, by in (("states", "from states"), ("surrogate", "by surrogate")):
         cells = dict.fromkeys(report.expert_names, NONE)
         for found in report.forecasts:
             if (found.kind, found.method) == (kind, method) and found.disagreement is not None:
                 cells[found.expert] = number_beside(found.disagreement, limit)
-        shown = _limit_text(report, "max_disagreement") if kind == "surrogate" else ""
+        shown = _limit_text(report, limit_on("disagreement")) if kind == "surrogate" else ""
         yield Column(title="predicted disagreement", unit=by, limit=shown, cells=cells)
 
 
 def _merged(report: Report, merge: MergeRecord, *, detailed: bool) -> Iterator[Column]:
     merged = {expert.name: expert for expert in merge.experts}
     rows = {name: merged.get(name) for name in report.expert_names}
-    most = _limit(report, "max_disagreement")
-    limit = _limit(report, "max_loss")
-    told = _limit_text(report, "max_disagreement")
+    most = _limit(report, limit_on("disagreement"))
+    limit = _limit(report, limit_on("loss"))
+    told = _limit_text(report, limit_on("disagreement"))
     differs = {n: _disagreement(e, most) for n, e in rows.items()}
     yield Column(title="disagreement", unit="(bound)", limit=told, cells=differs)
     lost = {n: _loss(e, limit, detailed=detailed) for n, e in rows.items()}
-    told = _limit_text(report, "max_loss")
+    told = _limit_text(report, limit_on("loss"))
     yield Column(title="loss", unit="%", limit=told, cells=lost)
     if all(cell == NONE for cell in lost.values()) and limit is not None:
         certified = dict.fromkeys(report.expert_names, NONE)
@@ -153,7 +154,8 @@ def _predicted(report: Report, method: str, told: str, limit: float) -> Iterator
     judged = {
         verdict.expert: verdict.value
         for verdict in report.verdicts
-        if (verdict.budget, verdict.basis, verdict.method) == ("max_loss", "predicted", method)
+        if (verdict.budget, verdict.basis, verdict.method)
+        == (limit_on("loss"), "predicted", method)
     }
     if not judged:
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.formats.html_parts.figures import missing, scale_of, span
+from pytest_mergegate.report.formats.html_parts.figures import missing, span
 from pytest_mergegate.report.formats.html_parts.plots import (
     Chart,
     Variant,
@@ -17,6 +17,7 @@ from pytest_mergegate.report.formats.html_parts.plots import (
     short,
 )
 from pytest_mergegate.report.formats.html_parts.tables import NOT_RUN
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import ForecastRecord, Interval, MergedExpertRecord, Report
@@ -83,8 +84,11 @@ SERIES = {
 }
 
 
-LIMITS = {"max_disagreement": ("var(--blue)", "dash"), "max_loss": ("var(--orange)", "dot")}
-"""How the budgets that are drawn are told apart."""
+LIMITS = {
+    "disagreement": ("var(--blue)", "dash", "dashed", "of the answers"),
+    "loss": ("var(--orange)", "dot", "dotted", "of the score"),
+}
+"""How the limits that are drawn are told apart, and what they are a percentage of."""
 
 
 def damage_methods(report: Report) -> tuple[str, ...]:
@@ -155,8 +159,9 @@ def _ends(interval: Interval | None, scale: float) -> tuple[float, float] | None
 def _variant(report: Report, method: str, readings: dict[str, dict[str, Reading]]) -> Variant:
     names = list(readings)
     figure = go.Figure([_trace(kind, readings) for kind in SERIES if _has(kind, readings)])
-    for budget, (colour, dash) in LIMITS.items():
-        _add_limit(figure, report, budget, {"color": colour, "width": 1.5, "dash": dash})
+    for quantity, (colour, dash, *_) in LIMITS.items():
+        if (limit := _percent(report, quantity)) is not None:
+            figure.add_vline(x=limit, line={"color": colour, "width": 1.5, "dash": dash})
     row = 56 if len(names) <= 10 else 36
     laid_out(
         figure,
@@ -225,11 +230,11 @@ def _trace(kind: str, readings: dict[str, dict[str, Reading]]) -> go.Scatter:
     )
 
 
-def _add_limit(figure: go.Figure, report: Report, budget: str, line: dict[str, Any]) -> None:
-    limit = next((v.limit for v in report.verdicts if v.budget == budget), None)
-    if limit is None:
-        return
-    figure.add_vline(x=limit * scale_of(budget)[0], line=line)
+def _percent(report: Report, quantity: str) -> float | None:
+    """The limit on a quantity as the plot has it; None without one."""
+    name = limit_on(quantity)
+    limit = next((v.limit for v in report.verdicts if v.budget == name), None)
+    return None if limit is None else limit * kind_of(name).shown[0]
 
 
 def _range(readings: dict[str, dict[str, Reading]]) -> list[float]:
@@ -243,10 +248,9 @@ def _range(readings: dict[str, dict[str, Reading]]) -> list[float]:
 
 def limit_note(report: Report) -> str:
     """What the vertical lines are."""
-    limits = {v.budget: v.limit for v in report.verdicts if v.limit is not None}
-    said = []
-    if "max_disagreement" in limits:
-        said.append(f"dashed {number_text(100 * limits['max_disagreement'])} % of the answers")
-    if "max_loss" in limits:
-        said.append(f"dotted {number_text(limits['max_loss'])} % of the score")
+    said = [
+        f"{line} {number_text(limit)} % {whole}"
+        for quantity, (_, _, line, whole) in LIMITS.items()
+        if (limit := _percent(report, quantity)) is not None
+    ]
     return f"The vertical lines are the limits: {', '.join(said)}." if said else ""

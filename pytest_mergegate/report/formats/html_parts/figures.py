@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.verdict.budgets import kind_of
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Interval, VerdictRecord
@@ -76,29 +77,15 @@ class Judged:
     """Where on the bar the limit is."""
 
 
-_NAMES = {
-    "max_mds": "MDS",
-    "max_mds_increase": "increase of MDS",
-    "max_loss": "loss of score",
-    "max_loss_increase": "increase of the loss",
-}
-
-
-def scale_of(budget: str) -> tuple[float, str]:
-    """By what a budget's numbers are multiplied to be shown, and their unit."""
-    if budget == "max_disagreement":
-        return 100, " %"
-    return 1, " %" if budget.startswith("max_loss") else ""
-
-
 def budget_name(budget: str) -> str:
     """A budget for people."""
-    return _NAMES.get(budget) or budget.removeprefix("max_").replace("_", " ")
+    kind = kind_of(budget)
+    return kind.title or kind.words
 
 
 def judged(verdict: VerdictRecord) -> Judged:
     """A verdict with as many digits as it takes to show on which side of its limit it is."""
-    scale, unit = scale_of(verdict.budget)
+    scale, unit = kind_of(verdict.budget).shown
     value = None if verdict.value is None else verdict.value * scale
     limit = None if verdict.limit is None else verdict.limit * scale
     shown, bound = _texts(value, limit, unit)

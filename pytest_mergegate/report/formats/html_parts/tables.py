@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.report.formats.html_parts.figures import Cell, judged, scale_of, span
+from pytest_mergegate.report.formats.html_parts.figures import Cell, judged, span
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import (
@@ -53,9 +54,9 @@ def _row(report: Report, expert: ExpertRecord, merged: MergedExpertRecord | None
         name=expert.name,
         kind=expert.kind,
         status=next((status for status in _ORDER if status in statuses), None),
-        mds=_mds(expert, verdicts.get("max_mds")),
-        disagreement=_disagreement(report, expert, merged, verdicts.get("max_disagreement")),
-        loss=_loss(merged, verdicts.get("max_loss")),
+        mds=_mds(expert, verdicts.get(limit_on("mds"))),
+        disagreement=_disagreement(report, expert, merged, verdicts.get(limit_on("disagreement"))),
+        loss=_loss(merged, verdicts.get(limit_on("loss"))),
         score=_score(merged),
     )
 
@@ -138,7 +139,7 @@ def _digits(text: str | None, verdict: VerdictRecord | None) -> str | None:
         return text
     if verdict.limit is None:
         return text
-    scale, unit = scale_of(verdict.budget)
+    scale, unit = kind_of(verdict.budget).shown
     rounded = float(text.removesuffix(unit))
     is_judged = abs(verdict.value * scale - rounded) < 0.06  # not its interval's bad end
     return judged(verdict).value if is_judged and rounded == verdict.limit * scale else text
