@@ -77,7 +77,7 @@ def _strictness(found: AutomaticLimit) -> float:
 
 def _limit(kind: BudgetKind, rate: float, past: Sequence[Observation]) -> AutomaticLimit:
     from pytest_mergegate.history.calibration.observations import SAME
-    from pytest_mergegate.history.calibration.thresholds import miss_controlled
+    from pytest_mergegate.history.calibration.performance import miss_controlled
 
     assert kind.calibrated is not None
     try:

@@ -10,7 +10,8 @@ from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.verdict.budgets import kind_of
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import Interval, VerdictRecord
+    from pytest_mergegate.common.records import Interval
+    from pytest_mergegate.report.types import VerdictRecord
 
 SOURCES = {
     "certificate": "certificate",
