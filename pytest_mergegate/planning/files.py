@@ -16,14 +16,14 @@ from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
-from pytest_mergegate.planning.proposal import proposed_gate
+from pytest_mergegate.planning.weights import proposed_gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.outlook import GroupOutlook
+    from pytest_mergegate.planning.forecasts import GroupForecast
     from pytest_mergegate.pool.pool import Pool
 
 _SHARED = ("probes", "conflict", "certificate", "budget", "ignore")
@@ -40,7 +40,7 @@ class Written:
     missing: tuple[str, ...]
 
 
-def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupOutlook], folder: Path) -> Written:
+def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupForecast], folder: Path) -> Written:
     """The files for every group of two or more. Raises GateError."""
     _check_metrics(gate, folder)
     texts: dict[Path, str] = {}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
+from pytest_mergegate.report.planned import curve_records, hinted_records
 from pytest_mergegate.report.types import (
     ApartRecord,
     BaseRecord,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.common.records import Interval
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.stages.evaluate import Apart, EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult

@@ -34,7 +34,7 @@ from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.verdict.diagnosis import Diagnosis
 
@@ -163,7 +163,7 @@ class _Run:
 
     def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""
-        from pytest_mergegate.planning.reported import hint
+        from pytest_mergegate.planning.from_states import hint
         from pytest_mergegate.verdict.diagnosis import diagnose
         from pytest_mergegate.verdict.warnings import find_warnings
 

@@ -33,6 +33,8 @@ class Asked:
     expert: str
     method: str | None
     """The merge method; None for a budget that no merge is judged by."""
+    mode: Literal["point", "bound"]
+    """What of a value is held against the limit."""
     depth: Stage
     """The deepest stage that ran."""
 

@@ -116,12 +116,11 @@ def worst_pair(asked: Asked) -> Evidence | None:
     conflict, ratio, expert = asked.case.conflict, asked.kind.quantity, asked.expert
     if conflict is None:
         return None
-    bounded = asked.case.pool.spec.judge == "bound"
 
     def bad_end(value: Value) -> float:
         if value.number is None:
             return -1.0  # less than any ratio
-        return value.interval[1] if bounded and value.interval else value.number
+        return value.interval[1] if asked.mode == "bound" and value.interval else value.number
 
     values: list[tuple[Value, str]] = [
         (getattr(p, ratio), p.b if p.a == expert else p.a)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.statuses import STATUSES, worst
 from pytest_mergegate.common.wording import distinct, joined, number_text
 from pytest_mergegate.verdict.alone import too_weak
-from pytest_mergegate.verdict.budgets import BUDGETS, Asked, increases
+from pytest_mergegate.verdict.budgets import Asked, increases, judges_merges, set_limits
 from pytest_mergegate.verdict.evidence import compare
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.spec import GateSpec, Stage
+    from pytest_mergegate.gate.spec import Stage
     from pytest_mergegate.verdict.budgets import BudgetKind
     from pytest_mergegate.verdict.case import Case
 
@@ -73,18 +73,28 @@ def judge(gate: Gate, case: Case, depth: Stage) -> Judgement:
     ``select: all`` judges every method. A gate passes only if every verdict passes; no verdict at
     all is no pass.
     """
-    kinds = [BUDGETS[name] for name in gate.spec.effective_budget.limits]
+    limits = gate.spec.effective_budget.limits
 
     def verdicts_on(method: str | None, *, of_merges: bool) -> list[Verdict]:
         return [
-            _verdict(kind, expert, method, case, gate.spec, depth)
-            for kind in kinds
+            _verdict(
+                Asked(
+                    case=case,
+                    kind=kind,
+                    limit=limit,
+                    expert=expert,
+                    method=method,
+                    mode=gate.spec.judge,
+                    depth=depth,
+                )
+            )
+            for kind, limit in set_limits(limits)
             if kind.of_merges is of_merges
-            for expert in _held_to(kind, gate.spec, case)
+            for expert in _held_to(kind, limits, case)
         ]
 
     verdicts, chosen = verdicts_on(None, of_merges=False), None
-    if any(kind.of_merges for kind in kinds):
+    if judges_merges(limits):
         methods = _merged_or_predicted(case) or (None,)
         by_method = {method: verdicts_on(method, of_merges=True) for method in methods}
         if gate.spec.merge.select == "all":
@@ -99,12 +109,13 @@ def _worst(verdicts: Sequence[Verdict]) -> Status:
     return worst(verdict.status for verdict in verdicts) if verdicts else "inconclusive"
 
 
-def _held_to(kind: BudgetKind, spec: GateSpec, case: Case) -> tuple[str, ...]:
+def _held_to(kind: BudgetKind, limits: Mapping[str, float], case: Case) -> tuple[str, ...]:
     """The experts that a budget is about: an increase is not about those that the baseline lacks,
     where they are held to a limit that needs no baseline."""
-    names, earlier, limits = case.pool.names, case.earlier, spec.effective_budget.limits
-    alone = len(increases(limits)) == len(limits)
-    if not kind.from_baseline or earlier is None or earlier.reason or alone:
+    names, earlier = case.pool.names, case.earlier
+    if not kind.from_baseline or earlier is None or earlier.reason:
+        return names
+    if len(increases(limits)) == len(limits):
         return names
     return tuple(name for name in names if name in earlier.experts)
 
@@ -144,18 +155,14 @@ def _used(verdict: Verdict) -> float:
     return number / limit if limit else number
 
 
-def _verdict(
-    kind: BudgetKind, expert: str, method: str | None, case: Case, spec: GateSpec, depth: Stage
-) -> Verdict:
-    limit = spec.effective_budget.limits[kind.name]
-    found = kind.evidence(
-        Asked(case=case, kind=kind, limit=limit, expert=expert, method=method, depth=depth)
-    )
-    status, detail = compare(found, limit, spec.judge), found.detail
+def _verdict(asked: Asked) -> Verdict:
+    kind, limit, expert, case = asked.kind, asked.limit, asked.expert, asked.case
+    found = kind.evidence(asked)
+    status, detail = compare(found, limit, asked.mode), found.detail
     lacking = (found.base and why_vacuous(found.base, limit, kind.words)) or too_weak(expert, case)
     if status == "pass" and lacking:
         status, detail = "inconclusive", joined(detail, lacking)
-    if spec.judge == "bound" and not found.exact:
+    if asked.mode == "bound" and not found.exact:
         detail = joined(detail, "judged on the interval's bad end")
     if (automatic := case.automatic.get(kind.name)) is not None:
         if status == "pass" and (found.inputs or case.probes_of(expert)) < automatic.inputs:
@@ -168,10 +175,10 @@ def _verdict(
         limit=limit,
         value=found.value,
         expert=expert,
-        method=method,
+        method=asked.method,
         status=status,
         basis=found.basis,
-        message=_message(kind, limit, found.value, expert, method, status, detail),
+        message=_message(asked, found.value, status, detail),
     )
 
 
@@ -188,17 +195,10 @@ def why_vacuous(base: Value, limit: float, what: str) -> str:
     )
 
 
-def _message(
-    kind: BudgetKind,
-    limit: float,
-    value: Value,
-    expert: str,
-    method: str | None,
-    status: Status,
-    detail: str,
-) -> str:
+def _message(asked: Asked, value: Value, status: Status, detail: str) -> str:
     """One line: the value with its interval, the limit, and how they stand."""
-    under = f" under {method}" if method else ""
+    kind, limit, expert = asked.kind, asked.limit, asked.expert
+    under = f" under {asked.method}" if asked.method else ""
     if value.number is None:
         reason = value.reason or ""
         why = _WHY.get(reason, reason.replace("_", " "))

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pytest_mergegate.planning.leaving_out import fewest_left_out
-from pytest_mergegate.planning.search import fewest_groups
-from pytest_mergegate.planning.tried_groups import TriedGroups, mask_of, members
+from pytest_mergegate.planning.groups import TriedGroups, mask_of, members
+from pytest_mergegate.planning.search import fewest_groups, fewest_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.planning.tried_groups import Group
+    from pytest_mergegate.planning.groups import Group
 
 SEEDS = range(12)
 ALL = 10_000

@@ -9,23 +9,23 @@ import pytest
 
 from pytest_mergegate import metrics
 from pytest_mergegate.gate.spec import GateSpec
-from pytest_mergegate.planning.holding import Differences, Holding
-from pytest_mergegate.planning.risk import OwnInputRisk
+from pytest_mergegate.planning.limits import Differences, MergeLimits
+from pytest_mergegate.planning.weights import OwnInputRisk
 
 if TYPE_CHECKING:
-    from pytest_mergegate.planning.outlook import ExpertOutlook
+    from pytest_mergegate.planning.forecasts import ExpertForecast
 
 
-def holding(budget: dict[str, float], **gate: Any) -> Holding:
+def holding(budget: dict[str, float], **gate: Any) -> MergeLimits:
     experts = {"a": {"path": "a"} | gate.pop("expert", {}), "b": {"path": "b"}}
-    return Holding(GateSpec.model_validate({"experts": experts, "budget": budget, **gate}))
+    return MergeLimits(GateSpec.model_validate({"experts": experts, "budget": budget, **gate}))
 
 
 def differing(count: int, of: int = 64, **more: Any) -> Differences:
     return Differences(differs=(True,) * count + (False,) * (of - count), cut=(False,) * of, **more)
 
 
-def outlook(budget: dict[str, float], found: Differences, **gate: Any) -> ExpertOutlook:
+def outlook(budget: dict[str, float], found: Differences, **gate: Any) -> ExpertForecast:
     return holding(budget, **gate).of("a", found)
 
 
@@ -136,10 +136,11 @@ def test_risk_is_the_own_input_distortion_of_the_group() -> None:
     rng = np.random.default_rng(0)
     shifts = rng.normal(size=(5, 5, 7))
     grams = [own @ own.T for own in shifts]
-    risk = OwnInputRisk(grams, [lambda group: np.full(len(group), 1 / len(group))])
+    risk = OwnInputRisk(dict(zip("abcde", grams, strict=True)))
     for group in ((0, 1), (1, 3, 4), (0, 1, 2, 3, 4)):
         part = np.stack([grams[i][np.ix_(group, group)] for i in group])
         shares = np.full(len(group), 1 / len(group))
-        assert risk.of(group) == pytest.approx(metrics.worst_own_input_distortion(part, shares))
-    still = OwnInputRisk([np.zeros((2, 2))] * 2, [lambda _: np.full(2, 0.5)])
-    assert still.of((0, 1)) == 0
+        names = ["abcde"[k] for k in group]
+        assert risk.of(names) == pytest.approx(metrics.worst_own_input_distortion(part, shares))
+    still = OwnInputRisk(dict.fromkeys("ab", np.zeros((2, 2))))
+    assert still.of("ab") == 0
