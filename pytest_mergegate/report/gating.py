@@ -151,7 +151,7 @@ class _Run:
         gate = self.gate
         results = Results(pool=preflight.pool)
         self.descent = Descent(gate, self.options, results, self.cache, self.clock)
-        depth = Decisions(gate.spec, preflight.pool).depth(self.options.stage)
+        depth = Decisions(gate.spec, preflight.pool, self.options.stage).deepest
         self.descent.compute(depth)
         case = self._predicted(Case.of(self.descent.results, self._automatic))
         if depth != "preflight":

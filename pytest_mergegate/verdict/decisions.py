@@ -15,48 +15,48 @@ if TYPE_CHECKING:
 
 
 class Decisions:
-    """The budgets of one gate, for those who know none by name."""
+    """The budgets of one gate, for the stages, which know none of them by name."""
 
-    def __init__(self, spec: GateSpec, pool: Pool) -> None:
+    def __init__(self, spec: GateSpec, pool: Pool, allowed: Stage | None = None) -> None:
+        """``allowed`` is the deepest stage that may run; None for as deep as the budgets ask."""
         self._spec = spec
         self._pool = pool
-        self._limits = spec.effective_budget.limits
+        self._allowed = allowed
+        self.limits = spec.effective_budget.limits
+        """All that it hangs on whether something is open."""
 
-    def depth(self, allowed: Stage | None) -> Stage:
-        """The stage at which every budget is decided, or ``allowed`` where that is less deep."""
-        wanted = deepest(
-            *(
-                kind.needs(self._pool, expert)
-                for kind, _ in set_limits(self._limits)
-                for expert in self._pool.names
-            )
-        )
-        return wanted if allowed is None else min(wanted, allowed, key=STAGES.index)
+    @property
+    def deepest(self) -> Stage:
+        """The stage at which every budget is decided, or the one allowed where that is less
+        deep."""
+        kinds = [kind for kind, _ in set_limits(self.limits)]
+        wanted = deepest(*(k.needs(self._pool, name) for k in kinds for name in self._pool.names))
+        return min(wanted, self._allowed or wanted, key=STAGES.index)
 
     @property
     def compares_merges(self) -> bool:
-        """Whether merges, or what stands for them, have to be compared with the experts."""
-        return judges_merges(self._limits)
+        """Whether a budget is about what a merge answers."""
+        return judges_merges(self.limits)
 
     def mds_is_open(self, mds: Value) -> bool:
         """Whether more probes might change on which side of its limit an MDS is."""
         return any(
             is_open(mds, limit)
-            for kind, limit in set_limits(self._limits)
+            for kind, limit in set_limits(self.limits)
             if kind.quantity == "mds" and not kind.from_baseline
         )
 
     def disagreement_is_open(self, expert: str, disagreement: Value, upper: float) -> bool:
-        """Whether more inputs might change on which side of a limit an expert is.
+        """Whether more inputs might change on which side of a limit an expert is whose interval of
+        the disagreement, and bound on it, these are.
 
-        A loss that is measured does not hang on it; one that is certified rests on the one-sided
-        bound ``upper``.
+        A loss that is measured does not hang on them; one that is certified rests on the bound.
         """
         assert disagreement.interval is not None
         certified = Value(number=disagreement.number, interval=(disagreement.interval[0], upper))
         score = self._spec.experts[expert].score or 1.0
         return any(
             is_open(certified if kind.measured else disagreement, kind.differing(limit, score))
-            for kind, limit in set_limits(self._limits)
+            for kind, limit in set_limits(self.limits)
             if kind.differing and not (kind.measured and self._pool.labelled(expert))
         )

@@ -209,8 +209,8 @@ def test_a_score_to_reach_takes_the_stage_that_scores(gate: Gate) -> None:
     labelled, unlabelled = pool("a"), pool()
     for each in (labelled, unlabelled):
         each.spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
-    assert Decisions(gate.spec, labelled).depth(None) == "eval"
-    assert Decisions(gate.spec, unlabelled).depth(None) == "merge"
+    assert Decisions(gate.spec, labelled).deepest == "eval"
+    assert Decisions(gate.spec, unlabelled).deepest == "merge"
 
 
 @pytest.mark.parametrize(("select", "methods"), [("any", 1), ("any", 3), ("any", 10), ("all", 10)])
@@ -525,7 +525,8 @@ class TestRatios:
 def test_depth(
     gate: Gate, limits: dict[str, float], labelled: tuple[str, ...], allowed: Any, depth: str
 ) -> None:
-    assert Decisions(budgeted(gate, **limits).spec, pool(*labelled)).depth(allowed) == depth
+    spec = budgeted(gate, **limits).spec
+    assert Decisions(spec, pool(*labelled), allowed).deepest == depth
 
 
 class TestCaps:
