@@ -170,7 +170,9 @@ def speed() -> None:
         fewest_left_out(count, trials, found.groups)
         marks.append(time.perf_counter())
         taken = "  ".join(f"{after - before:8.2f}" for before, after in pairwise(marks))
-        print(f"{count:7d}  {taken}  {len(found.groups):6d}  {found.at_least:8d}  {found.tried:5d}")
+        print(
+            f"{count:7d}  {taken}  {len(found.groups):6d}  {found.at_least:8d}  {len(trials.known):5d}"
+        )
 
 
 def main() -> None:

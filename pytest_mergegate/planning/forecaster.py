@@ -176,7 +176,6 @@ class Forecaster:
         return MergeForecast(
             method=method,
             shares=shares,
-            scales=scales,
             basis="exact" if is_sum(method) else "surrogate",
             experts=tuple(sorted(found, key=lambda expert: names.index(expert.name))),
             whole=len(found) == len(names),

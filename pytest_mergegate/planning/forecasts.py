@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Literal
 from pytest_mergegate.common.statuses import STATUSES, worst
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.merging.method import Method
@@ -46,7 +44,6 @@ class MergeForecast:
 
     method: Method
     shares: Shares
-    scales: Mapping[str, float]
     basis: Basis
     """``exact``: the sum that was run is the merge itself; ``merged``: it was made in memory;
     ``surrogate``: the sum nearest to it was run."""

@@ -24,7 +24,6 @@ from pytest_mergegate.verdict.budgets import judges_merges, set_limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.gate.gatefile import Gate
@@ -34,14 +33,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.hidden import HiddenResult
 
 _MODEL = "config.json"
-
-
-class UnsoundPool(GateError):
-    """A pool in which the preflight stage finds an error."""
-
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
-        self.findings = tuple(f for f in findings if f.severity == "error")
-        super().__init__("\n".join(map(str, self.findings)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +45,6 @@ class OpenedPool:
     workspace: Workspace
     hidden: HiddenResult
     conflict: ConflictResult | None
-    warnings: tuple[Finding, ...]
 
 
 def open_pool(
@@ -67,7 +57,7 @@ def open_pool(
 ) -> OpenedPool:
     """Read the pool and its states; ``past`` gives recorded merges, where a limit is ``auto@RATE``.
 
-    Raises GateError, UnsoundPool for what preflight finds.
+    Raises GateError, also for what preflight finds.
     """
     refuse_unplanned(gate.spec)
     if gate.mergekit is not None and gate.mergekit.why_official is not None:
@@ -79,7 +69,8 @@ def open_pool(
         )
     preflight = run_preflight(gate)
     if not preflight.ok or preflight.pool is None:
-        raise UnsoundPool(preflight.findings)
+        errors = (f for f in preflight.findings if f.severity == "error")
+        raise GateError("\n".join(map(str, errors)))
     pool = preflight.pool
     gate = with_known_limits(gate, pool, past)
     plan_methods(gate, pool.names)  # a typo fails at once
@@ -103,7 +94,6 @@ def open_pool(
         workspace=workspace,
         hidden=descent.results.hidden,
         conflict=descent.results.conflict,
-        warnings=tuple(f for f in preflight.findings if f.severity == "warning"),
     )
 
 

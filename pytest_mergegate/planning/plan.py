@@ -27,7 +27,6 @@ class Drop:
     """Experts to leave out so that the others pass as one merge."""
 
     names: tuple[str, ...]
-    rest: GroupForecast
     at_least: int
     """Leaving out fewer than these does not do."""
 
@@ -74,7 +73,6 @@ def make_plan(forecaster: Forecaster, names: Sequence[str], most: int = MOST_TRI
     if left_out is not None:
         drop = Drop(
             names=trials.named(left_out.dropped),
-            rest=forecaster.forecast(trials.named(left_out.kept)),
             at_least=left_out.at_least,
         )
     return Plan(

@@ -40,13 +40,6 @@ class Grouping:
     groups: tuple[Group, ...]
     at_least: int
     """Fewer groups than these do not do, as far as a group that holds a failing one fails."""
-    tried: int
-    """Groups that were tried on the way."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether no fewer groups do."""
-        return self.at_least >= len(self.groups)
 
 
 def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
@@ -57,7 +50,7 @@ def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
     """
     full = (1 << count) - 1
     if trials.passes(full):
-        return Grouping(groups=(members(full),), at_least=1, tried=len(trials.known))
+        return Grouping(groups=(members(full),), at_least=1)
     try_pairs(count, trials)
     found = _placed(count, trials)
     if count > LARGEST_EXACT:
@@ -69,7 +62,6 @@ def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
     return Grouping(
         groups=tuple(sorted(map(members, found))),
         at_least=min(at_least, len(found)),
-        tried=len(trials.known),
     )
 
 
@@ -203,11 +195,6 @@ class LeftOut:
     dropped: Group
     at_least: int
     """Leaving out fewer does not do, as far as a group that holds a failing one fails."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether leaving out fewer does not do."""
-        return self.at_least >= len(self.dropped)
 
 
 def fewest_left_out(
