@@ -170,9 +170,8 @@ def speed() -> None:
         fewest_left_out(count, trials, found.groups)
         marks.append(time.perf_counter())
         taken = "  ".join(f"{after - before:8.2f}" for before, after in pairwise(marks))
-        print(
-            f"{count:7d}  {taken}  {len(found.groups):6d}  {found.at_least:8d}  {len(trials.known):5d}"
-        )
+        models, tried = len(found.groups), len(trials.known)
+        print(f"{count:7d}  {taken}  {models:6d}  {found.at_least:8d}  {tried:5d}")
 
 
 def main() -> None:
