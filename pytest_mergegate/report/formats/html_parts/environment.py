@@ -17,6 +17,7 @@ from pytest_mergegate.report.formats.html_parts import (
     similarity,
     tables,
 )
+from pytest_mergegate.verdict.budgets import limit_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,7 @@ def environment() -> Environment:
         "damage_methods": damage.damage_methods,
         "damage_readings": damage.damage_readings,
         "limit_note": damage.limit_note,
+        "limit_on": limit_on,
     }
     return found
 
