@@ -9,9 +9,8 @@ pass. Its solution is then the best, and its size at every step a lower bound.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,7 @@ _MOST_SUBSETS = 5000
 """Ways to leave out so many experts, of which all are looked at."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grouping:
+class Grouping(NamedTuple):
     """A pool as a few groups, each forecast to pass when merged."""
 
     groups: tuple[Group, ...]
@@ -187,8 +185,7 @@ class _Subsets:
         return groups
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """One merge of most of the pool."""
 
     kept: Group

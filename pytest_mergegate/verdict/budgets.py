@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
@@ -134,6 +135,7 @@ class BudgetKind:
         return Evidence.missing(f"needs_stage_{needed}", needed, deeper)
 
 
+@cache
 def resolve(name: str) -> Finder:
     """The function ``module:function`` of this folder."""
     finder: Finder = resolve_name(f"{__package__}.{name}")

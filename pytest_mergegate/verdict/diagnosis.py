@@ -93,7 +93,7 @@ def _cause(
     if merge and verdict.basis == "certified":
         lacking = lacking_evidence(verdict.limit, verdict.expert, merge, case)
         cause = f"not enough evidence: {lacking}" if lacking else None
-    if cause is None and verdict.method is not None:
+    if cause is None and verdict.method is not None and trials is not None:
         cause = _tried_cause(hidden, scales, verdict, trials)
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
     named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
@@ -101,14 +101,14 @@ def _cause(
 
 
 def _tried_cause(
-    hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict, trials: Trials | None
+    hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict, trials: Trials
 ) -> str | None:
     """Take the others away: if the expert still fails at its own weight, that is too small, or
     over 1 too large."""
     expert, weight = verdict.expert, scales[verdict.expert]
 
     def rate(tried: Mapping[str, float]) -> float | None:
-        agreement = trials.trial(tried)[expert] if trials is not None else None
+        agreement = trials.trial(tried)[expert]
         return None if agreement is None else agreement.rate
 
     alone = rate({expert: weight})

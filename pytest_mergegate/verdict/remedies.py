@@ -49,7 +49,7 @@ def find_remedies(
         found.append(_without_for_mds(hidden, limit, failed))
     share = share_within(limits, score=1.0)
     method = next((v.method for v in judgement.verdicts if v.method and v.status == "fail"), None)
-    if share < 1 and method is not None:
+    if share < 1 and method is not None and trials is not None:
         found.append(_leave_out(hidden, method, failed, share, trials))
         found.append(_reweight(hidden, share, trials))
     return tuple(remedy for remedy in found if remedy is not None)
@@ -92,11 +92,7 @@ def _without_for_mds(hidden: HiddenResult, limit: float, failed: Sequence[str]) 
 
 
 def _leave_out(
-    hidden: HiddenResult,
-    method: str,
-    failed: Sequence[str],
-    limit: float,
-    trials: Trials | None,
+    hidden: HiddenResult, method: str, failed: Sequence[str], limit: float, trials: Trials
 ) -> Remedy | None:
     """The expert without which the judged method keeps all others within the limit."""
     tried = [
@@ -141,7 +137,7 @@ def _suspects(
     return list(dict.fromkeys([*failed[: _CANDIDATES - 1], *ranked]))[:_CANDIDATES]
 
 
-def _reweight(hidden: HiddenResult, limit: float, trials: Trials | None) -> Remedy | None:
+def _reweight(hidden: HiddenResult, limit: float, trials: Trials) -> Remedy | None:
     """The first common scale, or the best convex weights, that stays within the limit."""
     names, bounds = hidden.states.names, hidden.bounds
     options = [(dict.fromkeys(names, s), f"task_arithmetic with weight {s}") for s in _SCALES]
@@ -155,10 +151,8 @@ def _reweight(hidden: HiddenResult, limit: float, trials: Trials | None) -> Reme
     return None
 
 
-def _largest_disagreement(scales: Mapping[str, float], trials: Trials | None) -> float | None:
+def _largest_disagreement(scales: Mapping[str, float], trials: Trials) -> float | None:
     """Over the experts in ``scales``; None where one cannot be read from the probes."""
-    if trials is None:
-        return None
     rates = [None if a is None else a.rate for a in trials.trial(scales).values()]
     known = [rate for rate in rates if rate is not None]
     return max(known) if len(known) == len(rates) else None
