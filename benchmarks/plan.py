@@ -94,7 +94,7 @@ def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
     """Plan, then gate every group that is said to pass; the seconds are those of the plan."""
     start = time.perf_counter()
     opened = open_pool(gate, device="cpu", cache=Cache(folder=cache), tell=lambda *_: None)
-    forecaster = Forecaster(opened.workspace, gate, opened.hidden, opened.conflict)
+    forecaster = Forecaster(opened)
     plan = make_plan(forecaster, opened.hidden.states.names)
     seconds = time.perf_counter() - start
     print(

@@ -163,9 +163,7 @@ def _planned(
         tell=tell,
         past=lambda: past.observations,
     )
-    forecaster = Forecaster(
-        opened.workspace, opened.gate, opened.hidden, opened.conflict, lambda what: tell(what, 0.5)
-    )
+    forecaster = Forecaster(opened, lambda what: tell(what, 0.5))
     plan = make_plan(forecaster, names, chosen.most_trials or MOST_TRIALS)
     found = find_replacements(forecaster, plan.whole, candidates) if candidates else ()
     return opened, plan, plan_record(plan, found)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
-from pytest_mergegate.planning.limits import MergeLimits, PoolLimits, refuse_unplanned
+from pytest_mergegate.planning.limits import MergeLimits, PoolLimits
 from pytest_mergegate.planning.running import Runs
 from pytest_mergegate.planning.weights import (
     GroupShares,
@@ -25,12 +25,9 @@ from pytest_mergegate.verdict.budgets import judges_merges
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.planning.opened_pool import OpenedPool
     from pytest_mergegate.planning.weights import Shares
-    from pytest_mergegate.stages.conflict import ConflictResult
-    from pytest_mergegate.stages.hidden import HiddenResult
 
 _WORTH_IT = 0.9
 """Other shares are tried where they lower the predicted distortion to this part, or less."""
@@ -41,22 +38,15 @@ _HARDLY = 0.15
 class Forecaster:
     """Forecasts of groups of the experts, by name, each made once."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        gate: Gate,
-        hidden: HiddenResult,
-        conflict: ConflictResult | None,
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        refuse_unplanned(gate.spec)
-        self.gate = gate
+    def __init__(self, opened: OpenedPool, tell: Callable[[str], None] = lambda _: None) -> None:
+        gate, hidden = opened.gate, opened.hidden
         self.shares = GroupShares(hidden)
-        self.pool_limits = PoolLimits(gate.spec, hidden, conflict)
-        self._workspace = workspace
+        self.pool_limits = PoolLimits(gate.spec, hidden, opened.conflict)
+        self._gate = gate
+        self._workspace = opened.workspace
         self._tell = tell
         self._merge_limits = MergeLimits(gate.spec)
-        self._runs = Runs(workspace, self._merge_limits)
+        self._runs = Runs(opened.workspace, self._merge_limits)
         self._merging = judges_merges(gate.spec.effective_budget.limits)
         self._risk = OwnInputRisk({name: hidden.grams[name] for name in hidden.states.names})
         self._known: dict[tuple[tuple[str, ...], bool], GroupForecast] = {}
@@ -80,8 +70,8 @@ class Forecaster:
             return False
         if not self._merging:
             return True
-        methods = group_methods(self.gate, names, self._workspace)
-        enough = all if self.gate.spec.merge.select == "all" else any
+        methods = group_methods(self._gate, names, self._workspace)
+        enough = all if self._gate.spec.merge.select == "all" else any
         return bool(methods) and any(
             enough(self._merge(m, shares, names, whole=False).status == "pass" for m in methods)
             for shares in self._promising(names)
@@ -100,7 +90,7 @@ class Forecaster:
             return GroupForecast(names=names, merges=())
         self._tell(f"forecasting {len(names)} experts")
         against, undecided = self.pool_limits.against(names)
-        methods = group_methods(self.gate, names, self._workspace) if self._merging else ()
+        methods = group_methods(self._gate, names, self._workspace) if self._merging else ()
         if self._merging and not methods:
             undecided = (*undecided, "no sum of task vectors stands for any of the methods")
         every = self._shares(names)
@@ -114,7 +104,7 @@ class Forecaster:
             merges=self._best_first(merges),
             shared=against,
             undecided=undecided,
-            select=self.gate.spec.merge.select,
+            select=self._gate.spec.merge.select,
             asked=self._merging,
         )
 
@@ -143,7 +133,7 @@ class Forecaster:
         return replace(merge, basis="merged", experts=found)
 
     def _shares(self, names: Sequence[str]) -> tuple[Shares, ...]:
-        return self.shares.of(names, self.gate.spec.merge.weights)
+        return self.shares.of(names, self._gate.spec.merge.weights)
 
     def _promising(self, names: Sequence[str]) -> Iterator[Shares]:
         """The gate's own shares, and others that the states say are clearly better."""
@@ -187,7 +177,7 @@ class Forecaster:
         the shares come to under all of them counts first."""
         merges = tuple(merges)
         worst: dict[str, tuple[float, ...]] = {}
-        if self.gate.spec.merge.select == "all":
+        if self._gate.spec.merge.select == "all":
             for merge in merges:
                 kind = merge.shares.kind
                 worst[kind] = max(worst.get(kind, merge.rank), merge.rank)

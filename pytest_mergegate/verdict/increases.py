@@ -56,10 +56,21 @@ def moved(before: float | None, after: float | None) -> float:
 
 
 def mds_increase(asked: Asked) -> Evidence | None:
-    """By how much an MDS exceeds the baseline's, within the pool that the baseline knew."""
+    """By how much an MDS exceeds the baseline's, within the pool that the baseline knew; where the
+    limit is exceeded, with the distance that moved most."""
+    earlier, expert = asked.case.earlier, asked.expert
     if asked.case.hidden is None:
         return None
-    return difficulty_increase(asked.case.earlier, asked.expert, asked.limit)
+    if (lacking := _incomparable(earlier, expert)) is not None:
+        return lacking
+    assert earlier is not None
+    if earlier.common is None:
+        return Evidence.missing("baseline_other_pool", "hidden", earlier.common_reason)
+    before, after = earlier.mds.get(expert), earlier.common.mds[expert]
+    value, detail = _difference(before, after, "MDS")
+    if compare(value, asked.limit) == "fail":
+        detail += _moved_most(earlier, earlier.common, expert)
+    return Evidence(value=value, basis="hidden", detail=detail)
 
 
 def loss_increase(asked: Asked) -> Evidence | None:
@@ -77,20 +88,6 @@ def loss_increase(asked: Asked) -> Evidence | None:
     known = grown.value.number is not None
     detail = f"{grown.detail}; {found.detail}" if known else grown.detail
     return replace(grown, detail=detail, inputs=found.inputs, base=of_base.value)
-
-
-def difficulty_increase(earlier: Earlier | None, expert: str, limit: float) -> Evidence:
-    """The increase of an MDS, and where ``limit`` is exceeded, which distance moved most."""
-    if (lacking := _incomparable(earlier, expert)) is not None:
-        return lacking
-    assert earlier is not None
-    if earlier.common is None:
-        return Evidence.missing("baseline_other_pool", "hidden", earlier.common_reason)
-    before, after = earlier.mds.get(expert), earlier.common.mds[expert]
-    value, detail = _difference(before, after, "MDS")
-    if compare(value, limit) == "fail":
-        detail += _moved_most(earlier, earlier.common, expert)
-    return Evidence(value=value, basis="hidden", detail=detail)
 
 
 def increase_of_loss(
