@@ -51,7 +51,8 @@ class PoolLimits:
         self, spec: GateSpec, hidden: HiddenResult, conflict: ConflictResult | None
     ) -> None:
         limits = set_limits(spec.effective_budget.limits)
-        self._limits = [(kind, limit) for kind, limit in limits if not kind.of_merges]
+        pairs_first = sorted(limits, key=lambda set_: set_[0].about != "pair")
+        self._limits = [(kind, limit) for kind, limit in pairs_first if not kind.of_merges]
         self._bound = spec.judge == "bound"
         self._pairs = {} if conflict is None else {frozenset((p.a, p.b)): p for p in conflict.pairs}
         self.parts = PoolParts(hidden, spec)
