@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.spec import GateSpec
-from pytest_mergegate.planning.limits import Differences, MergeLimits
+from pytest_mergegate.planning.limits import Differences, MergeLimits, PoolLimits, refuse_unplanned
 from pytest_mergegate.planning.weights import OwnInputRisk
 
 if TYPE_CHECKING:
@@ -144,3 +148,92 @@ def test_risk_is_the_own_input_distortion_of_the_group() -> None:
         assert risk.of(names) == pytest.approx(metrics.worst_own_input_distortion(part, shares))
     still = OwnInputRisk(dict.fromkeys("ab", np.zeros((2, 2))))
     assert still.of("ab") == 0
+
+
+class TestPoolLimits:
+    """What weights and states say against a group, whatever the method."""
+
+    @staticmethod
+    def limits(budget: dict[str, float], ratio: Value, mds: Value, judge: str) -> PoolLimits:
+        experts = {name: name for name in "abc"}
+        told = {"experts": experts, "budget": budget, "judge": judge}
+        spec = GateSpec.model_validate(told)
+        states = SimpleNamespace(names=tuple("abc"))
+        own = {name: SimpleNamespace(mds=mds) for name in "abc"}
+        hidden: Any = SimpleNamespace(
+            states=states, experts=own, distances=np.zeros((3, 3)), similarity=None
+        )
+        one = Value(number=0.1)
+        pairs = [("a", "b", ratio), ("a", "c", one), ("b", "c", one)]
+        conflict: Any = SimpleNamespace(
+            pairs=[SimpleNamespace(a=a, b=b, sign_change_ratio=value) for a, b, value in pairs]
+        )
+        return PoolLimits(spec, hidden, conflict)
+
+    @pytest.mark.parametrize(
+        ("judge", "ratio", "mds", "against", "undecided"),
+        [
+            pytest.param("point", Value(number=0.5), Value(number=3.0), (), (), id="at the limits"),
+            pytest.param(
+                "point",
+                Value(number=0.6),
+                Value(number=1.0),
+                ("sign change ratio of a and b is 0.6, over 0.5",),
+                (),
+                id="a pair",
+            ),
+            pytest.param(
+                "point",
+                Value(number=0.4, interval=(0.3, 0.6), standard_error=0.1),
+                Value(number=math.inf),
+                tuple(f"MDS of {name} is ∞, over 3" for name in "abc"),
+                (),
+                id="an infinite MDS",
+            ),
+            pytest.param(
+                "bound",
+                Value(number=0.4, interval=(0.3, 0.6), standard_error=0.1),
+                Value(number=1.0, interval=(0.5, 2.0)),
+                ("sign change ratio of a and b is 0.6, over 0.5",),
+                (),
+                id="a bad end",
+            ),
+            pytest.param(
+                "bound",
+                Value(number=0.4),
+                Value(number=1.0),
+                (),
+                ("MDS of 3 experts is not defined (too_few_probes)",),
+                id="no bad end",
+            ),
+            pytest.param(
+                "point",
+                Value.missing("zero_task_vectors"),
+                Value.missing("equidistant"),
+                (),
+                (
+                    "sign change ratio of a and b is not known (zero_task_vectors)",
+                    "MDS of 3 experts is not defined (equidistant)",
+                ),
+                id="undefined",
+            ),
+        ],
+    )
+    def test_what_is_said(
+        self,
+        judge: str,
+        ratio: Value,
+        mds: Value,
+        against: tuple[str, ...],
+        undecided: tuple[str, ...],
+    ) -> None:
+        budget = {"max_mds": 3.0, "max_sign_change_ratio": 0.5}
+        limits = self.limits(budget, ratio, mds, judge)
+        assert limits.against(("a", "b", "c")) == (against, undecided)
+
+
+@pytest.mark.parametrize("budget", ["max_mds_increase", "max_loss_increase"])
+def test_what_is_held_against_a_baseline_is_not_planned_for(budget: str) -> None:
+    told = {"experts": {"a": "a", "b": "b"}, "budget": {budget: 1.0}}
+    with pytest.raises(GateError, match=f"{budget} cannot be planned for"):
+        refuse_unplanned(GateSpec.model_validate(told))
