@@ -47,6 +47,18 @@ def test_judged_on_its_bad_end() -> None:
     assert outlook({"max_disagreement": 0.3}, differing(14)).status == "pass"
 
 
+@pytest.mark.parametrize("judge", ["point", "bound"])
+@pytest.mark.parametrize(
+    ("count", "cut", "status"), [(0, 1, "pass"), (10, 20, "inconclusive"), (20, 20, "fail")]
+)
+def test_answers_that_were_cut_neither_agree_nor_differ(
+    judge: str, count: int, cut: int, status: str
+) -> None:
+    ends = (False,) * count + (True,) * cut + (False,) * (64 - count - cut)
+    found = Differences(differs=differing(count).differs, cut=ends)
+    assert outlook({"max_disagreement": 0.3}, found, judge=judge).status == status
+
+
 def test_a_limit_of_zero() -> None:
     assert outlook({"max_disagreement": 0.0}, differing(0)).status == "pass"
     found = outlook({"max_disagreement": 0.0}, differing(1))
