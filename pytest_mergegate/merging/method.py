@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pytest_mergegate.common.plain import result
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Method:
     """One merge method with everything it is run with."""
 

@@ -10,11 +10,13 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.planning.standing import RATIOS, refuse_increases
-from pytest_mergegate.stages.descent import Descent
-from pytest_mergegate.stages.preflight import run_preflight
-from pytest_mergegate.stages.results import Results
+from pytest_mergegate.stages import pipeline
+from pytest_mergegate.stages.conflict import Conflict
+from pytest_mergegate.stages.context import Context
+from pytest_mergegate.stages.hidden import Hidden
+from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
 from pytest_mergegate.verdict.automatic import with_known_limits
-from pytest_mergegate.verdict.judge import PER_METHOD
+from pytest_mergegate.verdict.decisions import BudgetDecisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,14 +29,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.hidden import HiddenResult
-
-
-class UnsoundPool(GateError):
-    """A pool in which the preflight stage finds an error."""
-
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
-        self.findings = tuple(f for f in findings if f.severity == "error")
-        super().__init__("\n".join(map(str, self.findings)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +70,22 @@ def open_gate(
     pool = preflight.pool
     gate = with_known_limits(gate, pool, past)
     plan_methods(gate, pool.names)  # a typo fails at once
-    limits = set(gate.spec.effective_budget.limits)
+    decisions = BudgetDecisions(spec=gate.spec, pool=pool, deepest="hidden")
     options = Options(device=device, progress=tell)
-    descent = Descent(gate, options, Results(pool=pool), cache, Clock())
+    context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
+    workspace = context.workspace
     pool.base.start_hashing()
-    if limits & set(RATIOS):
-        descent.find_conflicts()
-    workspace = descent.workspace
-    if limits & PER_METHOD and not workspace.facts.has_head:
+    if decisions.compares_merges and not workspace.facts.has_head:
         workspace.engine.require_head()
-    ahead = gate.spec.certificate.per_task if workspace.facts.has_head else 0
-    descent.find_states(workspace, ahead, lambda _: ())
+    conflict = (Conflict(),) if set(decisions.limits) & set(RATIOS) else ()
+    *_, results = pipeline.run(context, (*conflict, Hidden(forecasts=False)))
     pool.wait_for_hashes(base=True)
-    assert descent.results.hidden is not None
+    assert results.hidden is not None
     return Opened(
         gate=gate,
         pool=pool,
         workspace=workspace,
-        hidden=descent.results.hidden,
-        conflict=descent.results.conflict,
+        hidden=results.hidden,
+        conflict=results.conflict,
         warnings=tuple(f for f in preflight.findings if f.severity == "warning"),
     )

@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
-from pytest_mergegate.gate.spec import FEWEST, HARNESS
+from pytest_mergegate.engine.running.workspace import own_processor
+from pytest_mergegate.evaluation.scoring import Scored, score_loaded
+from pytest_mergegate.gate.spec import BUILTIN_METRICS, FEWEST, HARNESS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.evaluation.scoring import Scores
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Scorer
+    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.results import Results
 
 _BINARY = frozenset({"exact_match", "accuracy"})
 """Metrics that know no scores but 0 and 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class ReferenceScores:
     """Scores of one task without any merge, in [0, 1], one per example that is no copy."""
 
-    base: Scores
-    expert: Scores
+    base: Float64s
+    expert: Float64s
     chance: float
     """The majority class's share where answers are choices or labels, else 0."""
     of_outputs: bool
     """Whether the scores follow from the answers alone, so that a certificate bounds them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Apart:
     """The scores on examples whose answers were not compared: a loss that owes nothing to the
     disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
@@ -51,7 +57,7 @@ class Apart:
     """Eq. 1 in percent, with its interval."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class ExpertScores:
     """What a merge leaves of one expert's score."""
 
@@ -71,7 +77,7 @@ class ExpertScores:
     """Where enough of the others are left."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class EvaluateResult:
     """One method's measured losses; experts without targets are absent."""
 
@@ -79,16 +85,89 @@ class EvaluateResult:
     experts: tuple[ExpertScores, ...]
 
 
-def read_reference_scores(
-    engine: Engine, gate: Gate, scorer: Scorer | None
-) -> dict[str, ReferenceScores]:
-    """Score the base and every expert on the labelled tasks, once for all methods."""
-    labelled = [task for name, task in engine.tasks.items() if engine.pool.labelled(name)]
-    base = {task.name: _score_loaded(engine, task, gate, scorer) for task in labelled}
+@dataclass(frozen=True)
+class Evaluate:
+    """The stage."""
+
+    name: ClassVar[Stage] = "eval"
+
+    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
+        """Hold every merge's scores against those of the experts by themselves, which the merge
+        stage has read. Raises GateError."""
+        for merge in earlier.merges:
+            found = _find(context, merge, earlier.scores or {})
+            yield (earlier := replace(earlier, evaluations=(*earlier.evaluations, found)))
+
+
+def reference_scores(context: Context) -> dict[str, ReferenceScores]:
+    """Of the base and of every expert by itself, on the labelled tasks; once for all methods."""
+
+    def score() -> dict[str, ReferenceScores]:
+        context.read_references()  # answers decoded there are not decoded again
+        with context.clock.timed("eval"):
+            return _score_references(context)
+
+    if not _are_kept(context):
+        return score()
+    return context.cache.kept(dict[str, ReferenceScores], _key(context, "scores"), score)
+
+
+def score_merge(context: Context) -> dict[str, Scores]:
+    """Of the merge that is in place, by expert."""
+    with context.clock.timed("eval"):
+        return {
+            task.name: _distinct(_score_loaded(context, task), task, context.gate)
+            for task in _labelled(context)
+        }
+
+
+def _find(
+    context: Context, merge: MergeResult, references: Mapping[str, ReferenceScores]
+) -> EvaluateResult:
+    method = merge.method
+
+    def evaluate() -> EvaluateResult:
+        merged = context.scores.get(method.label)
+        if merged is None:  # the merge was kept, and its scores were not
+            with context.merged(method):
+                merged = score_merge(context)
+        tasks = context.workspace.engine.tasks
+        experts = tuple(
+            _expert(tasks[name], own, merged[name], context.gate, merge.expert(name).inputs)
+            for name, own in references.items()
+        )
+        return EvaluateResult(method=method.label, experts=experts)
+
+    if not _are_kept(context):
+        return evaluate()
+    key = _key(context, "eval", method=method.plain, processor=own_processor())
+    return context.cache.kept(EvaluateResult, key, evaluate)
+
+
+def _are_kept(context: Context) -> bool:
+    """Whether scores can be kept: code that is not ours may change from run to run."""
+    metrics_asked = {expert.metric for expert in context.gate.spec.experts.values()}
+    return metrics_asked <= {*BUILTIN_METRICS}
+
+
+def _key(context: Context, kind: str, **more: Any) -> dict[str, Any]:
+    asked = {expert.metric for expert in context.gate.spec.experts.values()}
+    rouge = version("rouge-score") if "rouge_l" in asked else None
+    return context.key(kind, rouge=rouge, **more)
+
+
+def _labelled(context: Context) -> list[Task]:
+    tasks = context.workspace.engine.tasks
+    return [task for name, task in tasks.items() if context.pool.labelled(name)]
+
+
+def _score_references(context: Context) -> dict[str, ReferenceScores]:
+    engine, gate = context.workspace.engine, context.gate
+    base = {task.name: _score_loaded(context, task) for task in _labelled(context)}
     references = {}
-    for task in labelled:
+    for task in _labelled(context):
         with engine.expert(task.name):
-            expert = _score_loaded(engine, task, gate, scorer)
+            expert = _score_loaded(context, task)
         references[task.name] = ReferenceScores(
             base=_distinct(base[task.name], task, gate),
             expert=_distinct(expert, task, gate),
@@ -98,30 +177,8 @@ def read_reference_scores(
     return references
 
 
-def run_evaluate(
-    engine: Engine,
-    method: str,
-    references: Mapping[str, ReferenceScores],
-    gate: Gate,
-    scorer: Scorer | None,
-    compared: Mapping[str, int],
-) -> EvaluateResult:
-    """Score the merged model, which must be loaded; ``compared`` says on how many of its inputs
-    each expert was compared with it."""
-    tasks = {name: engine.tasks[name] for name in references}
-    merged = {
-        n: _distinct(_score_loaded(engine, t, gate, scorer), t, gate) for n, t in tasks.items()
-    }
-    return EvaluateResult(
-        method=method,
-        experts=tuple(
-            _expert(tasks[name], own, merged[name], gate, compared[name])
-            for name, own in references.items()
-        ),
-    )
-
-
-def _score_loaded(engine: Engine, task: Task, gate: Gate, scorer: Scorer | None) -> Scored:
+def _score_loaded(context: Context, task: Task) -> Scored:
+    engine, gate, scorer = context.workspace.engine, context.gate, context.options.scorer
     return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root, scorer)
 
 
