@@ -16,7 +16,7 @@ from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
 from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.decisions import BudgetDecisions
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +130,7 @@ def found_by(gate: Gate, distances: Floats) -> Any:
     def look() -> Any:
         return _hidden(gate, distances[:, : workspace.per_task])
 
-    decisions = BudgetDecisions.of(gate.spec, pool_of(gate), "hidden")
+    decisions = Decisions(gate.spec, pool_of(gate), "hidden")
     return hidden.until_decided(look, workspace, decisions)
 
 

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.history.calibration.effects import Effects
     from pytest_mergegate.history.calibration.fit import Calibration
-    from pytest_mergegate.history.calibration.performance import Alarms, Estimate, Performance
+    from pytest_mergegate.history.calibration.performance import (
+        Alarms,
+        Estimate,
+        Performance,
+        Threshold,
+    )
     from pytest_mergegate.history.calibration.summary import Summary
-    from pytest_mergegate.history.calibration.thresholds import Threshold
 
 WIDTH: Final = 80
 _LEFT_OUT: Final = {"merges": "merge", "pools": "pool", "beds": "bed"}

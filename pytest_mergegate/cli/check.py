@@ -166,7 +166,7 @@ def _update_baseline(
 
 def _append_to_registry(registry: Path | None, reports: Sequence[Report]) -> None:
     """Keep the losses that were measured; no exit code hangs on it."""
-    from pytest_mergegate.history.registry.appending import keep_losses
+    from pytest_mergegate.report.recorded import keep_losses
 
     if registry is not None:
         complain(keep_losses(registry, reports))

@@ -11,12 +11,10 @@ from pytest_mergegate.gate.options import Options
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.planning.standing import RATIOS, refuse_increases
 from pytest_mergegate.stages import pipeline
-from pytest_mergegate.stages.conflict import Conflict
 from pytest_mergegate.stages.context import Context
-from pytest_mergegate.stages.hidden import Hidden
 from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
 from pytest_mergegate.verdict.automatic import with_known_limits
-from pytest_mergegate.verdict.decisions import BudgetDecisions
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,21 +68,16 @@ def open_gate(
     pool = preflight.pool
     gate = with_known_limits(gate, pool, past)
     plan_methods(gate, pool.names)  # a typo fails at once
-    decisions = BudgetDecisions(spec=gate.spec, pool=pool, deepest="hidden")
+    decisions = Decisions(gate.spec, pool)
     options = Options(device=device, progress=tell)
     context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
-    workspace = context.workspace
-    pool.base.start_hashing()
-    if decisions.compares_merges and not workspace.facts.has_head:
-        workspace.engine.require_head()
-    conflict = (Conflict(),) if set(decisions.limits) & set(RATIOS) else ()
-    *_, results = pipeline.run(context, (*conflict, Hidden(forecasts=False)))
+    results = pipeline.read_states(context, conflicts=bool(set(decisions.limits) & set(RATIOS)))
     pool.wait_for_hashes(base=True)
     assert results.hidden is not None
     return Opened(
         gate=gate,
         pool=pool,
-        workspace=workspace,
+        workspace=context.workspace,
         hidden=results.hidden,
         conflict=results.conflict,
         warnings=tuple(f for f in preflight.findings if f.severity == "warning"),

@@ -17,5 +17,5 @@ def write_report(reports: Collected, target: ReportTarget) -> None:
 
     Raises Unwritten.
     """
-    text = import_module(f"pytest_mergegate.report.{target.format}").render(reports)
+    text = import_module(f"pytest_mergegate.report.formats.{target.format}").render(reports)
     write_file(target.path, text)

@@ -26,10 +26,10 @@ from pytest_mergegate.report.provenance import gate_settings, now, versions
 from pytest_mergegate.report.types import CacheUse, Report, Status
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
-from pytest_mergegate.stages.preflight import UnsoundPool, open_pool
+from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
 from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.decisions import BudgetDecisions
+from pytest_mergegate.verdict.decisions import Decisions
 from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.predictions import predict
 
@@ -138,7 +138,7 @@ class _Run:
             refuse_code(self.gate)
         self._cap()
         with self.clock.timed("preflight"):
-            pool = open_pool(self.gate)
+            pool = load_pool(self.gate)
         decide = partial(self._decide, pool)
         context = Context(self.gate, pool, self.options, self.cache, self.clock, decide)
         case = self._go_down(context)
@@ -167,12 +167,12 @@ class _Run:
         budget = self.gate.spec.effective_budget.capped(self.options.caps)
         self.gate = self.gate.with_budget(budget)
 
-    def _decide(self, pool: Pool) -> BudgetDecisions:
+    def _decide(self, pool: Pool) -> Decisions:
         """The budgets, with all limits as numbers: those that the registry sets, then the caps."""
         if self.gate.spec.effective_budget.automatic:
             self.gate, self.automatic = resolve(self.gate, pool, self.past.observations)
             self._cap()
-        return BudgetDecisions.of(self.gate.spec, pool, self.options.stage)
+        return Decisions(self.gate.spec, pool, self.options.stage)
 
     def _looked_back(self, case: Case) -> Case:
         """With what the baseline says of the gate, where there is something to compare with it."""

@@ -12,7 +12,7 @@ from pytest_mergegate.stages.preflight import Preflight
 from pytest_mergegate.stages.results import Results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from pytest_mergegate.gate.spec import Stage as StageName
     from pytest_mergegate.stages.context import Context
@@ -37,13 +37,23 @@ class Stage(Protocol):
 STAGES: tuple[Stage, ...] = (Preflight(), Conflict(), Hidden(), Merge(), Evaluate())
 
 
-def run(context: Context, stages: Sequence[Stage] = STAGES) -> Iterator[Results]:
+def run(context: Context) -> Iterator[Results]:
     """All that is known of the pool, each time that more of it is. Raises GateError."""
     known = Results(pool=context.pool)
-    for stage in stages:
+    for stage in STAGES:
         with context.clock.timed(stage.name):
             for more in stage.run(context, known):
                 known = more
                 yield known
         if stage.name == context.decisions.deepest:
             return
+
+
+def read_states(context: Context, *, conflicts: bool) -> Results:
+    """The hidden states of a sound pool, on which other merges than the gate's own are planned, and
+    its ``conflicts`` where they are asked for. Raises GateError."""
+    known = Results(pool=context.pool)
+    if conflicts:
+        *_, known = Conflict().run(context, known)
+    *_, known = Hidden(forecasts=False).run(context, known)
+    return known

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar
 
-from pytest_mergegate.common.errors import GateError, PoolError
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.imports import nothing_collected
 from pytest_mergegate.engine.running.workspace import own_code
@@ -65,13 +65,13 @@ class Preflight:
 def run_preflight(gate: Gate) -> PreflightResult:
     """Read the pool and apply every rule; all findings at once."""
     try:
-        pool = open_pool(gate)
+        pool = load_pool(gate)
     except UnsoundPool as unsound:
         return PreflightResult(pool=None, findings=unsound.findings)
     return PreflightResult(pool=pool, findings=_inspect(pool, gate))
 
 
-def open_pool(gate: Gate) -> Pool:
+def load_pool(gate: Gate) -> Pool:
     """What the gate names. Raises UnsoundPool with everything that cannot be read."""
     pool, errors = read_pool(gate)
     if pool is None:
@@ -80,14 +80,7 @@ def open_pool(gate: Gate) -> Pool:
 
 
 def _inspect(pool: Pool, gate: Gate) -> tuple[Finding, ...]:
-    """What the rules find; files that one cannot read are a finding too, and stop no other."""
-    findings: list[Finding] = []
-    for rule in RULES:
-        try:
-            findings.extend(rule(pool))
-        except PoolError as error:
-            findings.append(Finding.of(error))
-    return tuple(_softened(finding, gate) for finding in findings)
+    return tuple(_softened(finding, gate) for rule in RULES for finding in rule.apply(pool))
 
 
 def _softened(finding: Finding, gate: Gate) -> Finding:

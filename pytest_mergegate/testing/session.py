@@ -14,7 +14,6 @@ from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.common.files.writing import Unwritten
 from pytest_mergegate.common.plain_text import printable
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.history.registry.appending import keep_losses
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.baseline.reading import read_baseline
 from pytest_mergegate.report.baseline.rewriting import update_baseline
@@ -24,6 +23,7 @@ from pytest_mergegate.report.formats.junit import properties
 from pytest_mergegate.report.formats.progress import progress_bar
 from pytest_mergegate.report.formats.terminal import Look, encoding_of, failure_text, summary
 from pytest_mergegate.report.gating import error_report, run_gate
+from pytest_mergegate.report.recorded import keep_losses
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.testing.items import GateItem, GateNotPassed
 from pytest_mergegate.testing.marked import gate_of

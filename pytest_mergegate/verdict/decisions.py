@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.verdict.judge import PER_METHOD, plan_depth
 from pytest_mergegate.verdict.judged_values import straddles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.spec import GateSpec, Stage
     from pytest_mergegate.pool.pool import Pool
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetDecisions:
-    """A gate's budgets, all limits as numbers, as ``stages.context.Decisions``."""
+class Decisions:
+    """The budgets of one gate, all limits as numbers, as ``stages.context.Decisions``."""
 
-    spec: GateSpec
-    pool: Pool
-    deepest: Stage
-
-    @classmethod
-    def of(cls, spec: GateSpec, pool: Pool, allowed: Stage | None) -> BudgetDecisions:
-        """As deep as the budgets ask, and no deeper than ``allowed``."""
-        return cls(spec=spec, pool=pool, deepest=plan_depth(spec, pool, allowed))
-
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """By budget."""
-        return self.spec.effective_budget.limits
+    def __init__(self, spec: GateSpec, pool: Pool, allowed: Stage | None = None) -> None:
+        """``allowed`` is the deepest stage that may run; None for as deep as the budgets ask."""
+        self._spec = spec
+        self._pool = pool
+        self.deepest = plan_depth(spec, pool, allowed)
+        self.limits = spec.effective_budget.limits
 
     @property
     def compares_merges(self) -> bool:
@@ -51,7 +40,7 @@ class BudgetDecisions:
         low, high = disagreement.interval
         if "max_disagreement" in limits and low <= limits["max_disagreement"] < high:
             return True
-        if "max_loss" not in limits or self.pool.labelled(expert):
+        if "max_loss" not in limits or self._pool.labelled(expert):
             return False
-        allowed = limits["max_loss"] / 100 * (self.spec.experts[expert].score or 1.0)
+        allowed = limits["max_loss"] / 100 * (self._spec.experts[expert].score or 1.0)
         return low <= allowed < upper
