@@ -11,18 +11,15 @@ from pytest_mergegate.common.records import Record
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
+from pytest_mergegate.report.plan_records import PlanRecord
+from pytest_mergegate.report.pool_records import BaseRecord, BoundsRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import (
     ApartRecord,
-    BaseRecord,
-    BoundsRecord,
     DiagnosisRecord,
-    ExpertRecord,
     FindingRecord,
     ForecastRecord,
     MergedExpertRecord,
     MergeRecord,
-    PairRecord,
-    PlanRecord,
     PredictionRecord,
     VerdictRecord,
 )

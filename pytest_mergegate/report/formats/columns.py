@@ -10,7 +10,8 @@ from pytest_mergegate.report.formats.reading import merge_of, status_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.report.types import ExpertRecord, MergedExpertRecord, MergeRecord, Report
+    from pytest_mergegate.report.pool_records import ExpertRecord
+    from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
 
 NONE = "-"
 _OWN = {"max_mds", "max_disagreement", "max_loss"}

@@ -8,7 +8,8 @@ from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.reading import some
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import PlannedGroupRecord, Report
+    from pytest_mergegate.report.plan_records import PlannedGroupRecord
+    from pytest_mergegate.report.types import Report
 
 _BASIS = {
     "exact": "each was run",

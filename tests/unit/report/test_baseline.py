@@ -11,14 +11,8 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.report.baseline.reading import read_baseline
 from pytest_mergegate.report.baseline.rewriting import update_baseline
-from pytest_mergegate.report.types import (
-    BaseRecord,
-    ExpertRecord,
-    MergedExpertRecord,
-    MergeRecord,
-    PairRecord,
-    Report,
-)
+from pytest_mergegate.report.pool_records import BaseRecord, ExpertRecord, PairRecord
+from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
 from pytest_mergegate.verdict.increases import Common, Earlier, loss_increase, mds_increase, moved
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats.html_parts.plots import Chart, Variant, laid_out
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import BoundsRecord, CurvePointRecord, Report
+    from pytest_mergegate.report.plan_records import CurvePointRecord
+    from pytest_mergegate.report.pool_records import BoundsRecord
+    from pytest_mergegate.report.types import Report
 
 HOW = (
     "How far the worst-off expert's hidden states must move (mean squared distance, in squared "

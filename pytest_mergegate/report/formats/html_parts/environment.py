@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.report.formats.html_parts.plots import Chart
-    from pytest_mergegate.report.types import TensorRecord
+    from pytest_mergegate.report.pool_records import TensorRecord
 
 
 def environment() -> Environment:

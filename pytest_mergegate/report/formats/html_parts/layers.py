@@ -17,7 +17,8 @@ from pytest_mergegate.report.formats.html_parts.similarity import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_mergegate.report.types import PairRecord, Report
+    from pytest_mergegate.report.pool_records import PairRecord
+    from pytest_mergegate.report.types import Report
 
 MOST_PAIRS = 15
 """Rows of the plot: the pairs with the most conflict somewhere."""

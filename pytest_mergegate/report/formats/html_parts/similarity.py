@@ -13,7 +13,8 @@ from pytest_mergegate.report.formats.html_parts.figures import missing
 from pytest_mergegate.report.formats.html_parts.plots import Chart, Grid, Variant, heatmap, short
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import PairRecord, Report
+    from pytest_mergegate.report.pool_records import PairRecord
+    from pytest_mergegate.report.types import Report
 
 
 @dataclass(frozen=True, kw_only=True)

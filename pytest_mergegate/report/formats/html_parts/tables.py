@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.report.formats.html_parts.figures import Cell, judged, scale_of, span
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import (
-        ExpertRecord,
-        MergedExpertRecord,
-        MergeRecord,
-        Report,
-        VerdictRecord,
-    )
+    from pytest_mergegate.report.pool_records import ExpertRecord
+    from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report, VerdictRecord
 
 NOT_RUN = "stage_not_run"
 _ORDER = ("fail", "inconclusive", "pass")
