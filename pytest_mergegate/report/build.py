@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.common.records import Record
+from pytest_mergegate.common.records import interval_of
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
@@ -28,7 +28,6 @@ from pytest_mergegate.verdict.unmerged import base_disagreement
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_mergegate.common.records import Interval
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.pool.experts import Expert
@@ -40,47 +39,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.verdict.judge import Judgement, Verdict
     from pytest_mergegate.verdict.predictions import Prediction
 
-R = TypeVar("R", bound=Record)
-_NOT_RUN = "stage_not_run"
 _MEASURED = ("score_base", "score_expert", "score_merged", "loss", "retention")
-
-
-def record(kind: type[R], source: object = None, /, **more: Any) -> R:
-    """The record of ``source``: what it has of the record's fields, and ``more``.
-
-    Of a Value ``x`` the record tells ``x``, ``x_reason``, ``x_standard_error``, ``x_interval`` and
-    ``x_infinite``, as far as it has them; None in the place of one is a stage that did not run.
-    """
-    asked = kind.model_fields
-    own = (name for name in asked if name not in more and hasattr(source, name))
-    found = {name: getattr(source, name) for name in own} | more
-    told: dict[str, Any] = {}
-    for name, value in found.items():
-        parts = _parts(value) if value is None or isinstance(value, Value) else {"": value}
-        told |= {name + end: part for end, part in parts.items() if name + end in asked}
-    return kind(**told)
-
-
-def _parts(value: Value | None) -> dict[str, Any]:
-    """By what is added to the name of a value."""
-    if value is None:
-        return {"": None, "_reason": _NOT_RUN}
-    infinite = value.number is not None and math.isinf(value.number)
-    return {
-        "": None if infinite else value.number,
-        "_reason": "infinite" if infinite else value.reason,
-        "_standard_error": value.standard_error,
-        "_interval": interval(value),
-        "_infinite": infinite,
-    }
-
-
-def interval(value: Value) -> Interval | None:
-    """The interval with null for an infinite end."""
-    if value.interval is None:
-        return None
-    low, high = (None if math.isinf(end) else end for end in value.interval)
-    return low, high
 
 
 def sections(
@@ -96,8 +55,7 @@ def sections(
     base = case.pool.base
     hashed = base.fingerprint if case.conflict or case.hidden else base.known_fingerprint
     return {
-        "base": record(
-            BaseRecord,
+        "base": BaseRecord.of(
             base,
             ref=base.reference,
             fingerprint=hashed,
@@ -117,7 +75,7 @@ def sections(
 
 def diagnosis(found: Diagnosis) -> DiagnosisRecord:
     """A diagnosis as the report holds it."""
-    return record(DiagnosisRecord, found, cures=tuple(cure.text for cure in found.cures))
+    return DiagnosisRecord.of(found, cures=tuple(cure.text for cure in found.cures))
 
 
 def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
@@ -133,18 +91,17 @@ def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
 
 def finding(found: Finding, gate: Gate | None) -> FindingRecord:
     """A finding as the report holds it; ``gate`` is None where the gate file is unreadable."""
-    return record(FindingRecord, found, line=found.line or (gate and _line(gate, found.expert)))
+    return FindingRecord.of(found, line=found.line or (gate and _line(gate, found.expert)))
 
 
 def verdict(judged: Verdict, gate: Gate) -> VerdictRecord:
     """A verdict as the report holds it."""
     unknown = math.isnan(judged.limit)
-    return record(
-        VerdictRecord,
+    return VerdictRecord.of(
         judged,
         limit=None if unknown else judged.limit,
         limit_reason="needs_more_collapses" if unknown else None,
-        interval=interval(judged.value),
+        interval=interval_of(judged.value),
         line=_line(gate, judged.expert),
     )
 
@@ -157,8 +114,7 @@ def _line(gate: Gate, expert: str | None) -> int | None:
 
 def _expert(expert: Expert, case: Case) -> ExpertRecord:
     states = case.hidden.experts[expert.name] if case.hidden else None
-    return record(
-        ExpertRecord,
+    return ExpertRecord.of(
         expert,
         ref=expert.reference,
         mds=states and states.mds,
@@ -186,7 +142,7 @@ def _pairs(case: Case) -> Iterator[PairRecord]:
                 if hidden.similarity is None
                 else Value(number=float(hidden.similarity[i, j])),
             }
-        yield record(PairRecord, pair, **apart, layers=layer_ratios(case.conflict, i, j))
+        yield PairRecord.of(pair, **apart, layers=layer_ratios(case.conflict, i, j))
 
 
 def _bounds(case: Case) -> BoundsRecord | None:
@@ -195,8 +151,7 @@ def _bounds(case: Case) -> BoundsRecord | None:
     bounds = case.hidden.bounds
     linear = next((m for m in case.merges if m.method.name == "linear"), None)
     no_gap = Value.missing("no_linear_merge") if case.merges else None
-    return record(
-        BoundsRecord,
+    return BoundsRecord.of(
         bounds,
         own_input_distortion={n: v.number for n, v in bounds.own_input_distortion.items()},
         linearity_gap=linear.linearity_gap if linear else no_gap,
@@ -205,11 +160,10 @@ def _bounds(case: Case) -> BoundsRecord | None:
 
 def _forecasts(case: Case) -> Iterator[ForecastRecord]:
     for forecast in case.hidden.forecasts if case.hidden else ():
-        yield record(ForecastRecord, forecast)
+        yield ForecastRecord.of(forecast)
     for surrogate in case.surrogates:
         for expert in surrogate.experts:
-            yield record(
-                ForecastRecord,
+            yield ForecastRecord.of(
                 expert,
                 method=surrogate.method,
                 expert=expert.name,
@@ -222,8 +176,7 @@ def _merge(merge: MergeResult, case: Case) -> MergeRecord:
     label = merge.method.label
     evaluation = next((e for e in case.evaluations if e.method == label), None)
     worst, mean = _pool_losses(evaluation, case)
-    return record(
-        MergeRecord,
+    return MergeRecord.of(
         merge,
         method=label,
         parameters=merge.method.parameters,
@@ -256,19 +209,18 @@ def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> M
     scores = evaluation.experts if evaluation else ()
     scored = next((e for e in scores if e.name == expert.name), None)
     absent = None if evaluation is None else Value.missing("no_targets")
-    return record(
-        MergedExpertRecord,
+    return MergedExpertRecord.of(
         expert,
         **{name: getattr(scored, name) if scored else absent for name in _MEASURED},
         scored=scored and scored.examples,
         shared=scored and scored.shared,
-        apart=record(ApartRecord, scored.apart) if scored and scored.apart else None,
+        apart=ApartRecord.of(scored.apart) if scored and scored.apart else None,
     )
 
 
 def _prediction(found: Prediction) -> PredictionRecord:
-    more = {"interval": interval(found.loss), "merges": found.merges or None}
-    return record(PredictionRecord, found, **more)
+    more = {"interval": interval_of(found.loss), "merges": found.merges or None}
+    return PredictionRecord.of(found, **more)
 
 
 def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
