@@ -163,15 +163,17 @@ def layer_of(parameter: str) -> str:
 def _layers(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
     layers = np.array([layer_of(parameter) for parameter in parameters])
     for layer in sorted(set(layers.tolist()), key=_by_number):
-        within = tensors.total(layers == layer)
-        ratios = {ratio: getattr(within, ratio)() for ratio in RATIOS}
-        yield PartConflicts(name=layer, ratios=ratios)
+        yield PartConflicts(name=layer, ratios=_ratios(tensors.total(layers == layer)))
 
 
 def _parts(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
-    ratios = {ratio: getattr(tensors, ratio)() for ratio in RATIOS}
+    ratios = _ratios(tensors)
     for k, parameter in enumerate(parameters):
         yield PartConflicts(name=parameter, ratios={name: r[k] for name, r in ratios.items()})
+
+
+def _ratios(conflicts: PairwiseConflicts) -> dict[str, Doubles]:
+    return {ratio: getattr(conflicts, ratio)() for ratio in RATIOS}
 
 
 def _mean_cosine(tensors: PairwiseConflicts) -> Doubles:
@@ -215,11 +217,14 @@ class _Uncertainty:
 def _pairs(
     pool: Pool, whole: PairwiseConflicts, mean_cosine: Doubles, errors: Mapping[str, Doubles]
 ) -> tuple[PairConflict, ...]:
-    found = {ratio: getattr(whole, ratio)() for ratio in RATIOS}
+    found = _ratios(whole)
     found["sign_change_ratio_of_base"] = whole.sign_change_ratio(pool.base.parameters)
     found["cosine_mean"] = mean_cosine
-    # as uncertain as if one tensor were all there is
-    spread = _quantile(pool.spec.conflict.rows // 2) if errors else 0.0
+    spread = 0.0
+    if errors:  # 95 % lie within, as uncertain as if one tensor were all there is
+        from scipy.special import stdtrit
+
+        spread = float(stdtrit(pool.spec.conflict.rows // 2, 0.975))
     return tuple(
         PairConflict(
             a=pool.names[i],
@@ -233,13 +238,6 @@ def _pairs(
         )
         for i, j in combinations(range(len(pool.names)), 2)
     )
-
-
-def _quantile(freedom: int) -> float:
-    """Of Student's distribution: 95 % lie within."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
 
 
 def _by_number(layer: str) -> list[tuple[bool, int, str]]:

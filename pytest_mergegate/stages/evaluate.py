@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from pytest_mergegate.evaluation.scoring import Scored, score_loaded
 from pytest_mergegate.gate.spec import BUILTIN_METRICS, FEWEST, HARNESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.results import Results
 
+T = TypeVar("T")
 _BINARY = frozenset({"exact_match", "accuracy"})
 """Metrics that know no scores but 0 and 1."""
 
@@ -45,23 +46,9 @@ class ReferenceScores:
 
 
 @result
-class Apart:
-    """The scores on examples whose answers were not compared: a loss that owes nothing to the
-    disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
+class MeasuredLoss:
+    """Mean scores on some examples, and the loss between two of them."""
 
-    examples: int
-    score_base: float
-    score_expert: float
-    score_merged: float
-    loss: Value
-    """Eq. 1 in percent, with its interval."""
-
-
-@result
-class ExpertScores:
-    """What a merge leaves of one expert's score."""
-
-    name: str
     examples: int
     """How many were scored; a copy counts once."""
     score_base: float
@@ -69,12 +56,20 @@ class ExpertScores:
     score_merged: float
     loss: Value
     """Eq. 1 in percent, negative when the merge is worse, with its interval (THEORY 9)."""
+
+
+@result
+class ExpertScores(MeasuredLoss):
+    """What a merge leaves of one expert's score."""
+
+    name: str
     retention: Value
     """Chance-corrected share of the expert's score that is kept."""
     shared: int | None
     """How many of the examples were compared as well; None for a harness's own examples."""
-    apart: Apart | None
-    """Where enough of the others are left."""
+    apart: MeasuredLoss | None
+    """On examples whose answers were not compared, where enough of them are left: a loss that owes
+    nothing to the disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
 
 
 @result
@@ -107,9 +102,7 @@ def reference_scores(context: Context) -> dict[str, ReferenceScores]:
         with context.clock.timed("eval"):
             return _score_references(context)
 
-    if not _are_kept(context):
-        return score()
-    return context.cache.kept(dict[str, ReferenceScores], _key(context, "scores"), score)
+    return _kept(context, dict[str, ReferenceScores], "scores", score)
 
 
 def score_merge(context: Context) -> dict[str, Scores]:
@@ -138,22 +131,18 @@ def _find(
         )
         return EvaluateResult(method=method.label, experts=experts)
 
-    if not _are_kept(context):
-        return evaluate()
-    key = _key(context, "eval", method=method.plain, processor=own_processor())
-    return context.cache.kept(EvaluateResult, key, evaluate)
+    made = {"method": method.plain, "processor": own_processor()}
+    return _kept(context, EvaluateResult, "eval", evaluate, **made)
 
 
-def _are_kept(context: Context) -> bool:
-    """Whether scores can be kept: code that is not ours may change from run to run."""
-    metrics_asked = {expert.metric for expert in context.gate.spec.experts.values()}
-    return metrics_asked <= {*BUILTIN_METRICS}
-
-
-def _key(context: Context, kind: str, **more: Any) -> dict[str, Any]:
+def _kept(context: Context, kind: Any, key: str, compute: Callable[[], T], **more: Any) -> T:
+    """What the cache holds, where scores can be kept: code that is not ours may change from run to
+    run."""
     asked = {expert.metric for expert in context.gate.spec.experts.values()}
+    if not asked <= {*BUILTIN_METRICS}:
+        return compute()
     rouge = version("rouge-score") if "rouge_l" in asked else None
-    return context.key(kind, rouge=rouge, **more)
+    return context.cache.kept(kind, context.key(key, rouge=rouge, **more), compute)
 
 
 def _labelled(context: Context) -> list[Task]:
@@ -192,52 +181,41 @@ def _distinct(scored: Scored, task: Task, gate: Gate) -> Scores:
 def _expert(
     task: Task, reference: ReferenceScores, merged: Scores, gate: Gate, compared: int
 ) -> ExpertScores:
-    own, after = float(reference.expert.mean()), float(merged.mean())
-    again = _compared_too(task, gate, compared)
-    left = len(merged) if again is None else int((~again).sum())
+    own = _measured(reference, merged, np.ones(len(merged), dtype=bool), task.name, gate)
+    apart = shared = None
+    if not gate.spec.experts[task.name].metric.startswith(HARNESS):
+        left = ~np.isin(sorted(task.order), task.order[:compared])
+        shared = int((~left).sum())
+        if left.sum() >= FEWEST:
+            apart = _measured(reference, merged, left, task.name, gate)
     return ExpertScores(
+        **vars(own),
         name=task.name,
-        examples=len(merged),
-        score_base=float(reference.base.mean()),
-        score_expert=own,
-        score_merged=after,
-        loss=_loss(merged, reference.expert, task.name, gate),
-        retention=Value.computed(lambda: metrics.retention(after, own, reference.chance)),
-        shared=None if again is None else len(merged) - left,
-        apart=_apart(reference, merged, ~again, task.name, gate)
-        if again is not None and left >= FEWEST
-        else None,
+        retention=Value.computed(
+            lambda: metrics.retention(own.score_merged, own.score_expert, reference.chance)
+        ),
+        shared=shared,
+        apart=apart,
     )
 
 
-def _compared_too(task: Task, gate: Gate, compared: int) -> NDArray[np.bool_] | None:
-    """Which of the scored examples are among the inputs on which answers were compared."""
-    if gate.spec.experts[task.name].metric.startswith(HARNESS):
-        return None
-    return np.isin(sorted(task.order), task.order[:compared])
-
-
-def _apart(
-    reference: ReferenceScores, merged: Scores, left: NDArray[np.bool_], name: str, gate: Gate
-) -> Apart:
-    base, own, after = reference.base[left], reference.expert[left], merged[left]
-    return Apart(
+def _measured(
+    reference: ReferenceScores, merged: Scores, which: NDArray[np.bool_], name: str, gate: Gate
+) -> MeasuredLoss:
+    base, own, after = reference.base[which], reference.expert[which], merged[which]
+    return MeasuredLoss(
         examples=len(after),
         score_base=float(base.mean()),
         score_expert=float(own.mean()),
         score_merged=float(after.mean()),
-        loss=_loss(after, own, name, gate),
-    )
-
-
-def _loss(merged: Scores, expert: Scores, name: str, gate: Gate) -> Value:
-    return Value.computed(
-        # of sums: a loss of 1 in 100 is no round-off over 1 %
-        lambda: metrics.merging_loss(float(merged.sum()), float(expert.sum())),
-        lambda: metrics.merging_loss_interval(
-            merged,
-            expert,
-            confidence=gate.spec.loss_level,
-            binary=gate.spec.experts[name].metric in _BINARY,
+        loss=Value.computed(
+            # of sums: a loss of 1 in 100 is no round-off over 1 %
+            lambda: metrics.merging_loss(float(after.sum()), float(own.sum())),
+            lambda: metrics.merging_loss_interval(
+                after,
+                own,
+                confidence=gate.spec.loss_level,
+                binary=gate.spec.experts[name].metric in _BINARY,
+            ),
         ),
     )
