@@ -88,28 +88,26 @@ def _forecast(
 ) -> Forecast:
     reading, agreement = ("none", None) if trials is None else trials.forecast(expert, scales)
     if agreement is None:
-        why = "positions_not_answer" if trials is None else "choices_share_first_token"
-        missing = Value.missing(why)
-        return Forecast(
-            method=method,
-            expert=expert,
-            kind="states",
-            reading="none",
-            inputs=0,
-            disagreement=missing,
-            disagreement_upper=missing,
-            kl=missing,
+        missing = Value.missing(
+            "positions_not_answer" if trials is None else "choices_share_first_token"
         )
-    upper = metrics.disagreement_bound(agreement.disagreements, agreement.n, confidence=spec.level)
+        inputs, reading, rate, upper, kl = 0, "none", missing, missing, missing
+    else:
+        inputs, rate, kl = agreement.n, Value(number=agreement.rate), Value(number=agreement.kl)
+        upper = Value(
+            number=metrics.disagreement_bound(
+                agreement.disagreements, inputs, confidence=spec.level
+            )
+        )
     return Forecast(
         method=method,
         expert=expert,
         kind="states",
         reading=reading,
-        inputs=agreement.n,
-        disagreement=Value(number=agreement.rate),
-        disagreement_upper=Value(number=upper),
-        kl=Value(number=agreement.kl),
+        inputs=inputs,
+        disagreement=rate,
+        disagreement_upper=upper,
+        kl=kl,
     )
 
 

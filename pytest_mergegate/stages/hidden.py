@@ -174,27 +174,23 @@ def _experts(
     spec: GateSpec,
 ) -> dict[str, ExpertStates]:
     base = metrics.mean_square_norm(states.base)
-    shifts = [
-        Value.computed(partial(metrics.relative_size, _mean_square_shift(states, i), base))
-        for i in range(len(states.names))
-    ]
-    if similarity is None:
-        none = Value.missing(reason or "undefined")
-        return {
-            name: ExpertStates(mds=none, mean_similarity=none, shift=shift)
-            for name, shift in zip(states.names, shifts, strict=True)
-        }
-    difficulty = metrics.merging_difficulty(similarity)
-    means = metrics.mean_similarity(similarity)
-    intervals = difficulty_intervals(per_probe, states.tasks, spec)
-    return {
-        name: ExpertStates(
-            mds=Value(number=float(difficulty[i]), interval=intervals[i] if intervals else None),
-            mean_similarity=Value(number=float(means[i])),
-            shift=shifts[i],
+    mds = means = [Value.missing(reason or "undefined")] * len(states.names)
+    if similarity is not None:
+        difficulty = metrics.merging_difficulty(similarity).tolist()
+        intervals = difficulty_intervals(per_probe, states.tasks, spec)
+        mds = [
+            Value(number=number, interval=intervals[i] if intervals else None)
+            for i, number in enumerate(difficulty)
+        ]
+        means = [Value(number=mean) for mean in metrics.mean_similarity(similarity).tolist()]
+    found = {}
+    for i, name in enumerate(states.names):
+        shifts = [own[i] - zero for own, zero in zip(states.experts, states.base, strict=True)]
+        shift = Value.computed(
+            partial(metrics.relative_size, metrics.mean_square_norm(shifts), base)
         )
-        for i, name in enumerate(states.names)
-    }
+        found[name] = ExpertStates(mds=mds[i], mean_similarity=means[i], shift=shift)
+    return found
 
 
 def difficulty_intervals(
@@ -210,20 +206,15 @@ def difficulty_intervals(
     return [(float(low), float(high)) for low, high in ends]
 
 
-def _mean_square_shift(states: HiddenStates, expert: int) -> float:
-    return metrics.mean_square_norm(
-        [own[expert] - base for own, base in zip(states.experts, states.base, strict=True)]
-    )
-
-
 def _bounds(states: HiddenStates, squared: Float64s, grams: Sequence[Float64s]) -> Bounds:
+    own_grams = np.stack(grams)
     best = metrics.minimum_distortion(squared)
     diameter = metrics.diameter(squared)
     base = metrics.mean_square_norm(states.base)
     count = len(states.names)
     uniform = np.full(count, 1 / count)
     try:
-        minimax = metrics.minimax_weights(np.stack(grams)).weights
+        minimax = metrics.minimax_weights(own_grams).weights
     except metrics.Undefined:
         minimax = uniform
     shares = {"uniform": uniform, "optimal": best.weights, "minimax": minimax}
@@ -236,14 +227,10 @@ def _bounds(states: HiddenStates, squared: Float64s, grams: Sequence[Float64s]) 
         paper_bound=metrics.paper_bound(squared, states.base[0].shape[-1]),
         minimax_weights=dict(zip(states.names, minimax.tolist(), strict=True)),
         own_input_distortion={
-            how: Value.computed(partial(_worst_own_input, grams, own))
+            how: Value.computed(partial(metrics.worst_own_input_distortion, own_grams, own))
             for how, own in shares.items()
         },
     )
-
-
-def _worst_own_input(grams: Sequence[Float64s], weights: Float64s) -> float:
-    return metrics.worst_own_input_distortion(np.stack(grams), weights)
 
 
 def _gram(states: HiddenStates, name: str) -> Float64s:
