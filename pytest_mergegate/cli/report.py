@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.gate import settings
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.parser import Commands
     from pytest_mergegate.report.collected import Collected
 
-_FORMATS = tuple(name for name in settings.FORMATS if name != "json")
+_FORMATS = tuple(name for name in FORMATS if name != "json")
 
 
 def add_to(commands: Commands) -> None:

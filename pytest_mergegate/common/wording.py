@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len, set_cell_size
+
 if TYPE_CHECKING:
     from pytest_mergegate.common.values import Value
 
@@ -28,7 +30,7 @@ def verdict_text(
 ) -> str:
     """One line: the value with its interval, the limit, and how they stand."""
     under = f" under {method}" if method else ""
-    what = budget.removeprefix("max_").replace("_", " ").replace("mds", "MDS")
+    what = budget_name(budget)
     tail = f" ({detail})" if detail else ""
     if value.number is None:
         why = _WHY.get(value.reason or "", (value.reason or "").replace("_", " "))
@@ -47,6 +49,11 @@ def verdict_text(
     return f"{expert}: {what} {shown}{unit}{interval} {relation} {bound}{unit}{under}{tail}"
 
 
+def budget_name(budget: str) -> str:
+    """A budget in words: ``max_mds_increase`` is ``MDS increase``."""
+    return budget.removeprefix("max_").replace("_", " ").replace("mds", "MDS")
+
+
 def number_text(number: float, digits: int = 3) -> str:
     """A number for people: ``digits`` significant digits, ``inf`` spelled as the sign."""
     return "∞" if math.isinf(number) and number > 0 else f"{number + 0.0:.{digits}g}"
@@ -59,3 +66,15 @@ def distinct(a: float, b: float) -> tuple[str, str]:
         if a == b or texts[0] != texts[1]:
             return texts
     return repr(a), repr(b)
+
+
+def shorten(name: str, width: int) -> str:
+    """``name`` in exactly ``width`` columns, cut in the middle where it is longer."""
+    if cell_len(name) <= width:
+        return set_cell_size(name, width)
+    head = max(width // 2, 1)
+    kept, tail = set_cell_size(name, head), max(width - head - 1, 0)
+    end = name[len(name) - tail :] if tail > 0 else ""
+    while cell_len(end) > tail:
+        end = end[1:]
+    return set_cell_size(f"{kept}…{end}", width)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
+from pytest_mergegate.common.formats import FORMATS
+
 if TYPE_CHECKING:
     from pytest_mergegate.gate.spec import Stage
 
@@ -28,10 +30,6 @@ REGISTRY = "mergegate.registry.jsonl"
 """The registry's name where none is given."""
 NO_CODE = "refuse every metric, task and method that is code of the repository, and its base's"
 """Help of ``--no-code``."""
-FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
-"""Formats of reports, and the endings of their files."""
-_NEEDS = {"html": ("jinja2", "plotly")}
-"""What formats take beside the package; their extras have their names."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _EXECUTOR = re.compile(r"local|ray(:\S+)?")
 
@@ -243,11 +241,11 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
         raise pytest.UsageError(
             f"--mergegate-report: unknown format {kind!r}; available: {', '.join(FORMATS)}"
         )
-    if any(find_spec(module) is None for module in _NEEDS.get(kind, ())):
+    if any(find_spec(module) is None for module in FORMATS[kind].needs):
         raise pytest.UsageError(
             f"--mergegate-report: {kind} needs more: pip install 'pytest-mergegate[{kind}]'"
         )
-    target = directory / (path or f"mergegate-report.{FORMATS[kind]}")
+    target = directory / (path or f"mergegate-report.{FORMATS[kind].ending}")
     if target.is_dir():
         raise pytest.UsageError(f"--mergegate-report: {target} is a folder; name a file in it")
     check_place(target, "--mergegate-report")

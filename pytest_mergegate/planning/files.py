@@ -16,6 +16,7 @@ from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.merging.mergekit_config import configuration
 from pytest_mergegate.planning.proposal import proposed_gate
 
 if TYPE_CHECKING:
@@ -171,18 +172,7 @@ def _mergekit_data(gate: Gate, pool: Pool, method: Method, folder: Path) -> dict
         name: f"{base}+{model}" if _is_adapter(pool, name) else model
         for name, model in models.items()
     }
-    inputs: list[dict[str, Any]] = [{"model": written[name]} for name in names]
-    if method.takes_weights:
-        for entry, name in zip(inputs, names, strict=True):
-            entry["parameters"] = {"weight": float(method.weights[name])}
-    shared = {k: v for k, v in method.mergekit_parameters.items() if k != "weight"}
-    config: dict[str, Any] = {"merge_method": method.name, "models": inputs}
-    if method.takes_base:
-        config["base_model"] = base
-    elif method.name == "slerp":
-        config["base_model"] = inputs[0]["model"]
-    config |= {"parameters": shared} if shared else {}
-    config["dtype"] = gate.spec.dtype
+    config = configuration(method, written, base, gate.spec.dtype)
     section = {k: v for k, v in _settings(gate, folder).items() if k != "dtype"}
     if not method.takes_base and not any(_is_adapter(pool, name) for name in names):
         section["base"] = base

@@ -24,9 +24,7 @@ def proposed_gate(gate: Gate, group: GroupOutlook) -> Gate:
         return part
     changes: dict[str, object] = {"weights": _weights(gate, best, group)}
     if gate.spec.merge.select == "any":
-        label = best.method.label.partition(" (as ")[0]
-        methods = part.spec.merge.methods
-        changes["methods"] = tuple(m for m in methods if m.label == label)
+        changes["methods"] = (part.spec.merge.method_called(best.method.label),)
     merge = part.spec.merge.model_copy(update=changes)
     return replace(part, spec=part.spec.model_copy(update={"merge": merge}))
 
@@ -34,8 +32,7 @@ def proposed_gate(gate: Gate, group: GroupOutlook) -> Gate:
 def _weights(gate: Gate, best: MergeOutlook, group: GroupOutlook) -> str | dict[str, float]:
     """As ``merge.weights`` has them: what each method multiplies by a weight of its own."""
     given = gate.spec.merge.weights
-    weightless = not best.method.takes_weights and best.method.name != "slerp"
-    if best.shares.kind == "uniform" or weightless:
+    if best.shares.kind == "uniform" or not best.method.is_weighted:
         return "uniform"
     if isinstance(given, dict):
         return {name: given[name] for name in group.names}

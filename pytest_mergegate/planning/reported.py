@@ -34,8 +34,6 @@ _MOST_TRIALS = 40
 """Groups whose states are mixed: a fraction of a second."""
 _DECIDING = ("budget", "judge", "merge", "probes", "conflict")
 """What of a gate the search hangs on, beside the pool."""
-_AVERAGES = frozenset(("linear", "slerp", "multislerp", "karcher"))
-_SUMS = frozenset(("task_arithmetic", "dare_linear"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +205,10 @@ class _Mixed:
         methods like ties leave of a sum falls with the root of how many there are."""
         whole = self._hidden.scales[label]
         own = {name: whole[name] for name in names}
-        method = label.split(" ", 1)[0]
-        if method in _AVERAGES:
+        traits = self._gate.spec.merge.method_called(label).traits
+        if traits.combines == "average":
             total = sum(own.values())
             factor = sum(whole.values()) / total if total else 1.0
         else:
-            factor = 1.0 if method in _SUMS else math.sqrt(len(whole) / len(own))
+            factor = 1.0 if traits.scales is not None else math.sqrt(len(whole) / len(own))
         return {name: factor * scale for name, scale in own.items()}

@@ -39,15 +39,12 @@ class Shares:
     probes: no less than the group's R²."""
 
 
-def group_gate(gate: Gate, names: Sequence[str], methods: Sequence[str] | None = None) -> Gate:
-    """The gate of some of its experts, under all of its methods or those with these labels."""
+def group_gate(gate: Gate, names: Sequence[str]) -> Gate:
+    """The gate of some of its experts, under all of its methods."""
     spec, merge = gate.spec, gate.spec.merge
     changes: dict[str, object] = {}
     if isinstance(merge.weights, dict):
         changes["weights"] = {name: merge.weights[name] for name in names}
-    if methods is not None:
-        labels = [label.partition(" (as ")[0] for label in methods]
-        changes["methods"] = tuple(m for m in merge.methods if m.label in labels)
     update = {
         "experts": {name: spec.experts[name] for name in names},
         "merge": merge.model_copy(update=changes),

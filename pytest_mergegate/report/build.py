@@ -149,7 +149,7 @@ def _bounds(case: Case) -> BoundsRecord | None:
     if case.hidden is None:
         return None
     bounds = case.hidden.bounds
-    linear = next((m for m in case.merges if m.method.name == "linear"), None)
+    linear = next((m for m in case.merges if m.method.traits.has_linearity_gap), None)
     no_gap = Value.missing("no_linear_merge") if case.merges else None
     return BoundsRecord.of(
         bounds,

@@ -96,7 +96,7 @@ def _make(context: Context, method: Method, hidden: HiddenResult) -> MergeResult
 
 
 def _linearity_gap(context: Context, method: Method, hidden: HiddenResult) -> Value:
-    if method.name != "linear":
+    if not method.traits.has_linearity_gap:
         return Value.missing("not_linear")
     states = hidden.states
     weights = np.array([hidden.scales[method.label][name] for name in states.names])

@@ -226,8 +226,9 @@ def _agreement(
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
         return agreement_of(own, merged)
-    logits, head = engine.require_head().each_logits, engine.mixed_head({task.name: 1.0})
-    agreement = agreement_of(logits(reference.states, head), logits(states))
+    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
+    own_logits = (logits(state, head) for state in reference.states)
+    agreement = agreement_of(own_logits, map(logits, states))
     for index, own_answer, differs in zip(
         reference.inputs, reference.answers, agreement.differs, strict=True
     ):

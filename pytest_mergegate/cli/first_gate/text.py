@@ -10,6 +10,7 @@ import yaml
 
 from pytest_mergegate.cli.first_gate.bases import relative
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.merge_methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,10 +89,8 @@ def _settings(proposal: Proposal) -> Iterator[str]:
         yield from _commented(f"  {line}", why)
     yield from _commented("merge:", "the merges that are tried")
     yield from _commented("  methods:", "mergekit's names and parameters")
-    yield from _commented("    - linear", "the average")
-    yield from _commented(
-        "    - {method: ties, density: 0.5}", "the largest half of each change, signs agreed"
-    )
+    for written, what in (row.proposal for row in METHODS.values() if row.proposal):
+        yield from _commented(f"    - {written}", what)
     yield from _commented("  weights: uniform", "or optimal, minimax, or a number for each expert")
     yield from _commented("  select: any", "one method that keeps every expert is enough; or all")
 
