@@ -254,10 +254,10 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
 
 def check_place(path: Path, option: str) -> None:
     """Raise pytest.UsageError for a place that would not be written to in the end."""
-    from pytest_mergegate.common.files.writing import check_way
+    from pytest_mergegate.common.files.writing import refuse_links
 
     try:
-        check_way(path)
+        refuse_links(path)
     except OSError as error:
         raise pytest.UsageError(f"{option}: {error.strerror}; name the place itself") from None
 

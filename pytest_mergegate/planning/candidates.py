@@ -10,7 +10,7 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.gate.mergekit.gate import conventional_examples
 from pytest_mergegate.gate.spec import POOL, ExpertSpec
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

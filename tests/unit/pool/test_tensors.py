@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.pool.shards import checkpoint_files
-from pytest_mergegate.pool.tensor_files import TensorFile
+from pytest_mergegate.pool.checkpoints import checkpoint_files
 from pytest_mergegate.pool.tensor_headers import read_headers
+from pytest_mergegate.pool.tensors import StoredTensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,7 @@ CONTENTS = {
 def test_no_safetensors(file: Path, content: bytes, says: str) -> None:
     file.write_bytes(content)
     with pytest.raises(PoolError, match=says):
-        TensorFile(file)
+        StoredTensors([file])
 
 
 def test_lfs_pointer_says_how_to_fetch(file: Path) -> None:
@@ -177,11 +177,11 @@ def test_reads_what_torch_wrote(
     tensor = torch.frombuffer(raw, dtype=dtype)[1:].reshape(shape)
     save_file({"other": torch.ones(3), "x": tensor}, file)
     expected = tensor.to(torch.float32).numpy()
-    stored = TensorFile(file)
+    stored = StoredTensors([file])
     found = stored.floats("x")
     assert found.dtype == np.float32
-    assert stored.headers["x"].shape == found.shape == expected.shape
-    assert stored.headers["x"].size == expected.size
+    assert stored["x"].shape == found.shape == expected.shape
+    assert stored["x"].size == expected.size
     np.testing.assert_array_equal(found, expected)
     blocks = [block.copy() for block in stored.blocks("x", elements)]
     assert all(len(block) == elements for block in blocks[:-1])
@@ -196,8 +196,8 @@ def test_reads_what_torch_wrote(
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)
 def test_other_types_are_refused(file: Path, dtype: torch.dtype) -> None:
     save_file({"x": torch.zeros(4, dtype=dtype)}, file)
-    stored = TensorFile(file, "b")
-    assert stored.headers["x"].shape == (4,)
+    stored = StoredTensors([file], expert="b")
+    assert stored["x"].shape == (4,)
     for read in (stored.floats, lambda n: list(stored.blocks(n)), lambda n: stored.sample(n, 9)):
         with pytest.raises(PoolError, match="cannot be checked or merged"):
             read("x")
@@ -208,7 +208,7 @@ def test_sample_estimates_the_norm(file: Path, shape: tuple[int, ...]) -> None:
     tensor = torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype(np.float32))
     tensor *= torch.linspace(0.2, 2, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     save_file({"x": tensor}, file)
-    sample = TensorFile(file).sample("x", 20_000)
+    sample = StoredTensors([file]).sample("x", 20_000)
     assert 15_000 < len(sample) <= 20_000
     estimate = np.linalg.norm(sample) * np.sqrt(tensor.numel() / len(sample))
     assert estimate == pytest.approx(float(tensor.norm()), rel=0.05)
@@ -217,7 +217,7 @@ def test_sample_estimates_the_norm(file: Path, shape: tuple[int, ...]) -> None:
 def test_threads_share_a_file(file: Path) -> None:
     tensors = {f"t{k}": torch.full((1000,), float(k)) for k in range(50)}
     save_file(tensors, file)
-    stored = TensorFile(file)
+    stored = StoredTensors([file])
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda k: stored.floats(f"t{k}"), range(50)))
     assert [set(values.tolist()) for values in found] == [{float(k)} for k in range(50)]
@@ -225,7 +225,7 @@ def test_threads_share_a_file(file: Path) -> None:
 
 def test_file_that_shrinks(file: Path) -> None:
     save_file({"x": torch.ones(1000)}, file)
-    stored = TensorFile(file)
+    stored = StoredTensors([file])
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(PoolError, match="was written to"):
         stored.floats("x")

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import strings
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG, is_within, saved_modules
 from pytest_mergegate.pool.base import OUTPUT_LAYERS
 from pytest_mergegate.pool.patterns import matches_fully
-from pytest_mergegate.pool.trained import is_within, saved_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,11 +94,9 @@ class Targets:
 
 
 def _names(value: object) -> str | frozenset[str] | None:
-    if isinstance(value, str):
-        return value
     if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         return frozenset(value)
-    return None
+    return value if isinstance(value, str) else None
 
 
 def _chooses(chosen: Selection, module: str, expert: str) -> bool:
@@ -108,13 +105,13 @@ def _chooses(chosen: Selection, module: str, expert: str) -> bool:
         return False
     if chosen.saved and is_within(module, chosen.saved):
         return False
-    if isinstance(chosen.names, str):
-        if chosen.names.lower() == ALL_LINEAR:
-            return _is_inner_linear(module, classifies=chosen.classifies)
-        return _named(chosen.names, module, expert)
+    if isinstance(chosen.names, str) and chosen.names.lower() == ALL_LINEAR:
+        return _is_inner_linear(module, classifies=chosen.classifies)
     if not _named(chosen.names, module, expert):
         return False
-    return not chosen.layers or _layer(module, chosen.layers_patterns, expert) in chosen.layers
+    # layers count beside a list of names only
+    any_layer = isinstance(chosen.names, str) or not chosen.layers
+    return any_layer or _layer(module, chosen.layers_patterns, expert) in chosen.layers
 
 
 def _is_inner_linear(module: str, *, classifies: bool) -> bool:
