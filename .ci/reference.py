@@ -20,6 +20,7 @@ from pytest_mergegate.gate import settings
 from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.report import plan_records, pool_records, types
 from pytest_mergegate.report.types import Report
+from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -70,7 +71,7 @@ class _Recorder:
 def options() -> str:
     """pytest's options and ini keys."""
     told = _Recorder()
-    settings.add_options(told)  # type: ignore[arg-type]
+    settings.add_options(told, BUDGETS.values())  # type: ignore[arg-type]
     twins = {flag.removeprefix("--").replace("-", "_"): flag for flag in told.options}
     rows = [
         (

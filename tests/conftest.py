@@ -119,4 +119,4 @@ def any_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The base of a random pool nearly always would, by the limits that let random merges pass.
     """
-    monkeypatch.setattr("pytest_mergegate.verdict.judged_values.why_vacuous", lambda *_: "")
+    monkeypatch.setattr("pytest_mergegate.verdict.judge.why_vacuous", lambda *_: "")

@@ -14,8 +14,8 @@ from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def broken(setting: Setting, rng: Rng, gates: int) -> list[Row]:
         true = float(world.difficulty[place])
         gate = with_limit(unlimited, "max_mds", true / (1 + HAIR))
         stage = found_by(gate, world.probes(rng, setting.most or setting.probes))
-        results = Results(pool=pool_of(gate), hidden=stage)
+        results = Case(pool=pool_of(gate), hidden=stage)
         passed.append(judging.judge(gate, results, "hidden").verdicts[place].status == "pass")
         missed.append(not _holds(stage.experts[f"e{place}"].mds.interval, true))
     name = str(setting)

@@ -9,9 +9,9 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.records import interval_of
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
 from pytest_mergegate.report.plan_records import PlanRecord
+from pytest_mergegate.report.planned import curve_records, hinted_records
 from pytest_mergegate.report.pool_records import BaseRecord, BoundsRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import (
     ApartRecord,
@@ -23,13 +23,13 @@ from pytest_mergegate.report.types import (
     PredictionRecord,
     VerdictRecord,
 )
-from pytest_mergegate.verdict.unmerged import base_disagreement
+from pytest_mergegate.verdict.alone import base_disagreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
@@ -75,7 +75,7 @@ def sections(
 
 def diagnosis(found: Diagnosis) -> DiagnosisRecord:
     """A diagnosis as the report holds it."""
-    return DiagnosisRecord.of(found, cures=tuple(cure.text for cure in found.cures))
+    return DiagnosisRecord.of(found, cures=tuple(remedy.text for remedy in found.remedies))
 
 
 def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
@@ -224,12 +224,12 @@ def _prediction(found: Prediction) -> PredictionRecord:
 
 
 def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
-    """The curve; of a gate that did not pass also groups, and who to leave out: a cure that was
+    """The curve; of a gate that did not pass also groups, and who to leave out: a remedy that was
     tried on the probes, else what the stored states say."""
     if case.hidden is None:
         return None
     curve = metrics.distortion_curve(case.hidden.squared)
-    drops = (cure.drop for diagnosis in diagnoses for cure in diagnosis.cures if cure.drop)
+    drops = (remedy.drop for found in diagnoses for remedy in found.remedies if remedy.drop)
     return PlanRecord(
         curve=curve_records(curve, case.hidden.states.names),
         drop=next(drops, hint.drop if hint is not None else ()),

@@ -35,7 +35,7 @@ from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.verdict.diagnosis import Diagnosis
 
@@ -185,15 +185,15 @@ class _Run:
 
     def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""
-        from pytest_mergegate.planning.reported import hint
+        from pytest_mergegate.planning.from_states import hint
         from pytest_mergegate.verdict.diagnosis import diagnose
-        from pytest_mergegate.verdict.warnings import find_caveats
+        from pytest_mergegate.verdict.warnings import find_warnings
 
-        self.findings.extend(find_caveats(self.gate, case, judgement))
+        self.findings.extend(find_warnings(self.gate, case, judgement))
         self.diagnoses = diagnose(self.gate, case, judgement, trials)
         with self.clock.timed("hidden"):
-            cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
-            drop = next((cure.drop for cure in cures if cure.drop), ())
+            remedies = [remedy for found in self.diagnoses for remedy in found.remedies]
+            drop = next((remedy.drop for remedy in remedies if remedy.drop), ())
             self.hint = hint(self.gate, case, judgement, trials, drop)
 
     def report(self) -> Report:

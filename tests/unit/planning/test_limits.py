@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.spec import GateSpec
-from pytest_mergegate.planning.holding import Differences, Holding
-from pytest_mergegate.planning.risk import OwnInputRisk
+from pytest_mergegate.planning.limits import Differences, MergeLimits, PoolLimits, refuse_unplanned
+from pytest_mergegate.planning.weights import OwnInputRisk
 
 if TYPE_CHECKING:
-    from pytest_mergegate.planning.outlook import ExpertOutlook
+    from pytest_mergegate.planning.forecasts import ExpertForecast
 
 
-def holding(budget: dict[str, float], **gate: Any) -> Holding:
+def holding(budget: dict[str, float], **gate: Any) -> MergeLimits:
     experts = {"a": {"path": "a"} | gate.pop("expert", {}), "b": {"path": "b"}}
-    return Holding(GateSpec.model_validate({"experts": experts, "budget": budget, **gate}))
+    return MergeLimits(GateSpec.model_validate({"experts": experts, "budget": budget, **gate}))
 
 
 def differing(count: int, of: int = 64, **more: Any) -> Differences:
     return Differences(differs=(True,) * count + (False,) * (of - count), cut=(False,) * of, **more)
 
 
-def outlook(budget: dict[str, float], found: Differences, **gate: Any) -> ExpertOutlook:
+def outlook(budget: dict[str, float], found: Differences, **gate: Any) -> ExpertForecast:
     return holding(budget, **gate).of("a", found)
 
 
@@ -41,6 +45,18 @@ def test_a_disagreement_is_that_of_the_certificate_s_inputs(count: int, status: 
 def test_judged_on_its_bad_end() -> None:
     assert outlook({"max_disagreement": 0.3}, differing(14), judge="bound").status == "fail"
     assert outlook({"max_disagreement": 0.3}, differing(14)).status == "pass"
+
+
+@pytest.mark.parametrize("judge", ["point", "bound"])
+@pytest.mark.parametrize(
+    ("count", "cut", "status"), [(0, 1, "pass"), (10, 20, "inconclusive"), (20, 20, "fail")]
+)
+def test_answers_that_were_cut_neither_agree_nor_differ(
+    judge: str, count: int, cut: int, status: str
+) -> None:
+    ends = (False,) * count + (True,) * cut + (False,) * (64 - count - cut)
+    found = Differences(differs=differing(count).differs, cut=ends)
+    assert outlook({"max_disagreement": 0.3}, found, judge=judge).status == status
 
 
 def test_a_limit_of_zero() -> None:
@@ -136,10 +152,100 @@ def test_risk_is_the_own_input_distortion_of_the_group() -> None:
     rng = np.random.default_rng(0)
     shifts = rng.normal(size=(5, 5, 7))
     grams = [own @ own.T for own in shifts]
-    risk = OwnInputRisk(grams, [lambda group: np.full(len(group), 1 / len(group))])
+    risk = OwnInputRisk(dict(zip("abcde", grams, strict=True)))
     for group in ((0, 1), (1, 3, 4), (0, 1, 2, 3, 4)):
         part = np.stack([grams[i][np.ix_(group, group)] for i in group])
         shares = np.full(len(group), 1 / len(group))
-        assert risk.of(group) == pytest.approx(metrics.worst_own_input_distortion(part, shares))
-    still = OwnInputRisk([np.zeros((2, 2))] * 2, [lambda _: np.full(2, 0.5)])
-    assert still.of((0, 1)) == 0
+        names = ["abcde"[k] for k in group]
+        assert risk.of(names) == pytest.approx(metrics.worst_own_input_distortion(part, shares))
+    still = OwnInputRisk(dict.fromkeys("ab", np.zeros((2, 2))))
+    assert still.of("ab") == 0
+
+
+class TestPoolLimits:
+    """What weights and states say against a group, whatever the method."""
+
+    @staticmethod
+    def limits(budget: dict[str, float], ratio: Value, mds: Value, judge: str) -> PoolLimits:
+        experts = {name: name for name in "abc"}
+        told = {"experts": experts, "budget": budget, "judge": judge}
+        spec = GateSpec.model_validate(told)
+        states = SimpleNamespace(names=tuple("abc"))
+        own = {name: SimpleNamespace(mds=mds) for name in "abc"}
+        hidden: Any = SimpleNamespace(
+            states=states, experts=own, distances=np.zeros((3, 3)), similarity=None
+        )
+        one = Value(number=0.1)
+        pairs = [("a", "b", ratio), ("a", "c", one), ("b", "c", one)]
+        conflict: Any = SimpleNamespace(
+            pairs=[SimpleNamespace(a=a, b=b, sign_change_ratio=value) for a, b, value in pairs]
+        )
+        return PoolLimits(spec, hidden, conflict)
+
+    @pytest.mark.parametrize(
+        ("judge", "ratio", "mds", "against", "undecided"),
+        [
+            pytest.param("point", Value(number=0.5), Value(number=3.0), (), (), id="at the limits"),
+            pytest.param(
+                "point",
+                Value(number=0.6),
+                Value(number=1.0),
+                ("sign change ratio of a and b is 0.6, over 0.5",),
+                (),
+                id="a pair",
+            ),
+            pytest.param(
+                "point",
+                Value(number=0.4, interval=(0.3, 0.6), standard_error=0.1),
+                Value(number=math.inf),
+                tuple(f"MDS of {name} is ∞, over 3" for name in "abc"),
+                (),
+                id="an infinite MDS",
+            ),
+            pytest.param(
+                "bound",
+                Value(number=0.4, interval=(0.3, 0.6), standard_error=0.1),
+                Value(number=1.0, interval=(0.5, 2.0)),
+                ("sign change ratio of a and b is 0.6, over 0.5",),
+                (),
+                id="a bad end",
+            ),
+            pytest.param(
+                "bound",
+                Value(number=0.4),
+                Value(number=1.0),
+                (),
+                ("MDS of 3 experts is not defined (too_few_probes)",),
+                id="no bad end",
+            ),
+            pytest.param(
+                "point",
+                Value.missing("zero_task_vectors"),
+                Value.missing("equidistant"),
+                (),
+                (
+                    "sign change ratio of a and b is not known (zero_task_vectors)",
+                    "MDS of 3 experts is not defined (equidistant)",
+                ),
+                id="undefined",
+            ),
+        ],
+    )
+    def test_what_is_said(
+        self,
+        judge: str,
+        ratio: Value,
+        mds: Value,
+        against: tuple[str, ...],
+        undecided: tuple[str, ...],
+    ) -> None:
+        budget = {"max_mds": 3.0, "max_sign_change_ratio": 0.5}
+        limits = self.limits(budget, ratio, mds, judge)
+        assert limits.against(("a", "b", "c")) == (against, undecided)
+
+
+@pytest.mark.parametrize("budget", ["max_mds_increase", "max_loss_increase"])
+def test_what_is_held_against_a_baseline_is_not_planned_for(budget: str) -> None:
+    told = {"experts": {"a": "a", "b": "b"}, "budget": {budget: 1.0}}
+    with pytest.raises(GateError, match=f"{budget} cannot be planned for"):
+        refuse_unplanned(GateSpec.model_validate(told))

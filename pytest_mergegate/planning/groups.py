@@ -8,36 +8,42 @@ without that assumption (``search.joined``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Group = tuple[int, ...]
 """Experts by their place in the pool, ascending."""
 
 
 class Forecasts(Protocol):
-    """What a search asks of a pool."""
+    """What a search asks of a pool; its experts are named, or else numbered."""
 
-    def risk(self, group: Group) -> float:
+    def risk(self, group: Any) -> float:
         """How likely a group is to fail, in any unit; costs next to nothing."""
 
-    def passes(self, group: Group) -> bool:
+    def passes(self, group: Any) -> bool:
         """Whether a group of two or more is forecast to keep the budget; costs model runs."""
 
 
 class TriedGroups:
-    """The groups tried so far, and how many more may be."""
+    """The groups tried so far, by bit mask, and how many more may be."""
 
-    def __init__(self, forecasts: Forecasts, most: int) -> None:
+    def __init__(self, forecasts: Forecasts, most: int, names: Sequence[str] | None = None) -> None:
+        """``names`` are those of the experts in the order of their bits, where they have any."""
         self._forecasts = forecasts
         self._most = most
+        self._names = names
         self._risks: dict[int, float] = {}
         self.known: dict[int, bool] = {}
-        """Whether a group passes, by bit mask."""
+        """Whether a group passes."""
         self.cores: list[int] = []
         """The failing groups that hold no other failing one."""
+
+    def named(self, group: Group) -> tuple[Any, ...]:
+        """The experts as the forecasts know them."""
+        return group if self._names is None else tuple(self._names[k] for k in group)
 
     @property
     def left(self) -> int:
@@ -47,7 +53,7 @@ class TriedGroups:
     def risk(self, mask: int) -> float:
         """The risk of a group; none of a single expert."""
         if mask not in self._risks:
-            group = members(mask)
+            group = self.named(members(mask))
             self._risks[mask] = self._forecasts.risk(group) if len(group) > 1 else 0.0
         return self._risks[mask]
 
@@ -67,7 +73,7 @@ class TriedGroups:
                 return False
             if self.left <= 0:
                 return None
-            if self._forecasts.passes(members(mask)):
+            if self._forecasts.passes(self.named(members(mask))):
                 self.known[mask] = True
             else:
                 self.note_failure(mask)

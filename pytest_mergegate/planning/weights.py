@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.merge_methods import MethodTraits
+    from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
     from pytest_mergegate.stages.hidden import HiddenResult
 
 FloatArray = NDArray[np.float64]
@@ -42,15 +45,39 @@ class Shares:
 def group_gate(gate: Gate, names: Sequence[str]) -> Gate:
     """The gate of some of its experts, under all of its methods."""
     spec, merge = gate.spec, gate.spec.merge
-    changes: dict[str, object] = {}
     if isinstance(merge.weights, dict):
-        changes["weights"] = {name: merge.weights[name] for name in names}
-    update = {
-        "experts": {name: spec.experts[name] for name in names},
-        "merge": merge.model_copy(update=changes),
-    }
-    part = spec.model_copy(update=update)
+        weights = {name: merge.weights[name] for name in names}
+        merge = merge.model_copy(update={"weights": weights})
+    experts = {name: spec.experts[name] for name in names}
+    part = spec.model_copy(update={"experts": experts, "merge": merge})
     return replace(gate, spec=part, mergekit=None, experts_pattern=None)
+
+
+def proposed_gate(gate: Gate, group: GroupForecast) -> Gate:
+    """The gate whose verdict the forecast of ``group`` was of.
+
+    Under ``select: any`` with the proposed method alone, so that the merge that is gated is the one
+    that is shipped.
+    """
+    part, best = group_gate(gate, group.names), group.best
+    if best is None:
+        return part
+    changes: dict[str, object] = {"weights": _gate_weights(gate, group.names, best)}
+    if gate.spec.merge.select == "any":
+        changes["methods"] = (part.spec.merge.method_called(best.method.label),)
+    merge = part.spec.merge.model_copy(update=changes)
+    return replace(part, spec=part.spec.model_copy(update={"merge": merge}))
+
+
+def _gate_weights(gate: Gate, names: Sequence[str], best: MergeForecast) -> str | dict[str, float]:
+    """As ``merge.weights`` has them: what each method multiplies by a weight of its own."""
+    given = gate.spec.merge.weights
+    if best.shares.kind == "uniform" or not best.method.is_weighted:
+        return "uniform"
+    if isinstance(given, dict):
+        return {name: given[name] for name in names}
+    # an average divides by their sum; a sum of task vectors takes each at full scale
+    return {name: round(len(names) * s, 6) for name, s in best.shares.shares.items()}
 
 
 def group_methods(gate: Gate, names: Sequence[str], workspace: Workspace) -> tuple[Method, ...]:
@@ -103,9 +130,48 @@ def group_scales(method: Method, names: Sequence[str], workspace: Workspace) -> 
     return {name: float(found[name]) for name in names}
 
 
+def scales_of_part(
+    traits: MethodTraits, whole: Mapping[str, float], names: Sequence[str]
+) -> dict[str, float]:
+    """λ_j in a group, from those in the whole pool: shares are shared out anew, and what methods
+    like ties leave of a sum falls with the root of how many there are."""
+    own = {name: whole[name] for name in names}
+    if traits.combines == "average":
+        total = sum(own.values())
+        factor = sum(whole.values()) / total if total else 1.0
+    else:
+        factor = 1.0 if traits.scales is not None else math.sqrt(len(whole) / len(own))
+    return {name: factor * scale for name, scale in own.items()}
+
+
 def weighted(method: Method, shares: Shares) -> Method:
-    """The method with its total weight divided in these shares."""
-    return method if shares.kind == "given" else with_shares(method, shares.shares)
+    """The method with its total weight divided in these shares, if they are not its own."""
+    own = shares.kind in {"given", "uniform"}
+    return method if own else with_shares(method, shares.shares)
+
+
+class OwnInputRisk:
+    """How likely a group is to fail, from the shifts of the hidden states alone: the worst of
+    δ_i² / G⁽ⁱ⁾_ii over its experts under their average (end of THEORY 5)."""
+
+    def __init__(self, grams: Mapping[str, FloatArray]) -> None:
+        """``grams`` are G⁽ⁱ⁾ [N, N] of every expert, in the order of their rows."""
+        self._names = list(grams)
+        self._grams = np.stack(list(grams.values()))
+
+    def of(self, names: Sequence[str]) -> float:
+        """0 for a group that keeps every expert, 1 for one that is as far from it as the base."""
+        return float(self.by_expert(names, np.full(len(names), 1 / len(names))).max())
+
+    def by_expert(self, names: Sequence[str], scales: FloatArray) -> FloatArray:
+        """δ_i² / G⁽ⁱ⁾_ii of every expert of the group under λ; 0 for one that moves nothing."""
+        at = [self._names.index(name) for name in names]
+        grams = self._grams[np.ix_(at, at, at)]
+        off = scales - np.eye(len(at))
+        moved = np.einsum("ij,ijk,ik->i", off, grams, off)
+        own = np.einsum("iii->i", grams)
+        relative: FloatArray = np.divide(moved, own, out=np.zeros(len(at)), where=own > 0)
+        return relative
 
 
 class GroupShares:
@@ -129,22 +195,21 @@ class GroupShares:
         return result
 
     def of(self, names: Sequence[str], given: str | Mapping[str, float]) -> tuple[Shares, ...]:
-        """The gate's own first, then the others that differ from those before."""
-        at = [self._names.index(name) for name in names]
+        """The gate's own first, then the others that its states suggest."""
         squared = self.squared(names)
-        shares: dict[str, FloatArray] = {}
+        uniform = np.full(len(names), 1 / len(names))
+        shares: dict[str, FloatArray]
         if isinstance(given, str):
-            uniform = np.full(len(names), 1 / len(names))
             shares = {
                 "uniform": uniform,
                 "optimal": metrics.minimum_distortion(squared).weights,
-                "minimax": self._minimax(at, uniform),
+                "minimax": self._minimax(names, uniform),
             }
             shares = {given: shares.pop(given), **shares}
         else:
             weights = np.array([given[name] for name in names])
             total = weights.sum()
-            shares = {"given": weights / total if total else np.full(len(names), 1 / len(names))}
+            shares = {"given": weights / total if total else uniform}
         return tuple(
             Shares(
                 kind=kind,
@@ -154,7 +219,8 @@ class GroupShares:
             for kind, own in shares.items()
         )
 
-    def _minimax(self, at: Sequence[int], uniform: FloatArray) -> FloatArray:
+    def _minimax(self, names: Sequence[str], uniform: FloatArray) -> FloatArray:
+        at = [self._names.index(name) for name in names]
         try:
             return metrics.minimax_weights(self._grams[np.ix_(at, at, at)]).weights
         except metrics.Undefined:

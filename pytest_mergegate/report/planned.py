@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_mergegate.metrics import CurvePoint
-    from pytest_mergegate.planning.outlook import GroupOutlook, MergeOutlook
-    from pytest_mergegate.planning.plan import Plan
-    from pytest_mergegate.planning.replacement import Replacement
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
+    from pytest_mergegate.planning.from_states import Hint
+    from pytest_mergegate.planning.plan import Plan, Replacement
 
 
 def plan_record(plan: Plan, replacements: Iterable[Replacement] = ()) -> PlanRecord:
@@ -51,7 +50,7 @@ def curve_records(
     )
 
 
-def group_record(group: GroupOutlook) -> PlannedGroupRecord:
+def group_record(group: GroupForecast) -> PlannedGroupRecord:
     """A group and every merge of it that was forecast."""
     return PlannedGroupRecord(
         experts=group.names,
@@ -85,7 +84,7 @@ def hinted_records(hint: Hint) -> tuple[PlannedGroupRecord, ...]:
     )
 
 
-def _merge(merge: MergeOutlook) -> PlannedMergeRecord:
+def _merge(merge: MergeForecast) -> PlannedMergeRecord:
     worst = merge.worst
     distortion = merge.shares.distortion
     return PlannedMergeRecord(
@@ -108,10 +107,10 @@ def _replacement(replacement: Replacement) -> ReplacementRecord:
         replaced=replacement.replaced,
         candidates=tuple(
             StandInRecord(
-                name=stand.name,
-                mds=stand.mds if stand.mds is not None and math.isfinite(stand.mds) else None,
-                pool=group_record(stand.outlook),
+                name=one.name,
+                mds=one.mds if one.mds is not None and math.isfinite(one.mds) else None,
+                pool=group_record(one.forecast),
             )
-            for stand in replacement.candidates
+            for one in replacement.candidates
         ),
     )

@@ -12,9 +12,6 @@ from pytest_mergegate.common.wording import number_text
 if TYPE_CHECKING:
     from pytest_mergegate.verdict.case import Case
 
-_ROUNDING = 1e-9
-"""Round-off must not tell the base from the limit."""
-
 
 def known_score(case: Case, expert: str) -> float:
     """The expert's score to which a certificate is relative: measured, given, or 1."""
@@ -48,19 +45,6 @@ def base_loss(expert: str, case: Case) -> Value:
         return Value.missing("base_not_compared")
     share = case.base[expert].disagreement / known_score(case, expert)
     return Value(number=100 * min(1.0, share))
-
-
-def why_vacuous(base: Value, limit: float, what: str) -> str:
-    """What to say where the base, with nothing merged, would pass too (THEORY 9)."""
-    if base.number is None:
-        why = (base.reason or "unknown").replace("_", " ")
-        return f"whether the base by itself would pass is not known ({why})"
-    if not base.number <= limit + _ROUNDING:
-        return ""
-    return (
-        f"the base by itself has a {what} of {number_text(base.number)}, within the limit too: "
-        "a pass would say nothing of the merge"
-    )
 
 
 def base_disagreement(expert: str, case: Case) -> Value:

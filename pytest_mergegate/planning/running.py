@@ -11,20 +11,19 @@ from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.gate.spec import BUILTIN_METRICS
-from pytest_mergegate.planning.holding import Differences
+from pytest_mergegate.planning.limits import Differences
 from pytest_mergegate.stages.merge_versus_experts import answers_differ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pytest_mergegate.engine.running.references import Reference
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.holding import Holding
+    from pytest_mergegate.planning.limits import MergeLimits
+
+    Differing = Generator[tuple[str, Differences], None, None]
 
 _MOST_SCORED = 256
 """Examples with targets on which a loss is forecast."""
@@ -33,47 +32,41 @@ _MOST_SCORED = 256
 class Runs:
     """θ_0 + Σ λ_j τ_j on the experts' own inputs, from the cache where it was run before."""
 
-    def __init__(self, workspace: Workspace, holding: Holding) -> None:
+    def __init__(self, workspace: Workspace, limits: MergeLimits) -> None:
         self._workspace = workspace
         self._references = References(workspace)
+        self._limits = limits
         self._known: dict[str, tuple[tuple[Reference, Differences], ...]] = {}
-        self._holding = holding
         self.done = 0
         """Models that were put together and run."""
 
     def of(
         self, scales: Mapping[str, float], order: Sequence[str], *, hasty: bool = False
-    ) -> Generator[tuple[str, Differences], None, None]:
+    ) -> Differing:
         """The experts in ``order``, one by one, under the model with these λ_j.
 
         The model is put together when the first of them is asked for that is not known; ``hasty``
         looks at no more inputs of an expert once it is over a limit whatever the rest would be.
         """
-        models = self._workspace.models
-        described = [(models[name], float(scale)) for name, scale in scales.items()]
-        label = f"group:{dict(scales)}"
-        yield from self._each(
-            {"scales": described},
-            label,
-            lambda: self._workspace.engine.mixed(label, scales),
-            order,
-            hasty=hasty,
-        )
+        models, label = self._workspace.models, f"group:{dict(scales)}"
+        described = {"scales": [(models[name], float(scale)) for name, scale in scales.items()]}
 
-    def merged(
-        self, method: Method, order: Sequence[str]
-    ) -> Generator[tuple[str, Differences], None, None]:
+        def load() -> AbstractContextManager[None]:
+            return self._workspace.engine.mixed(label, scales)
+
+        yield from self._each(described, label, load, order, hasty=hasty)
+
+    def merged(self, method: Method, order: Sequence[str]) -> Differing:
         """The same under the real merge, made in memory with mergekit's arithmetic.
 
         Raises GateError where mergekit refuses.
         """
-        models = self._workspace.models
+        models, label = self._workspace.models, f"group:{method.label}:{dict(method.weights)}"
         described = {
             "method": method.plain,
             "experts": [(name, models[name]) for name in method.weights],
             "processor": own_processor(),
         }
-        label = f"group:{method.label}:{dict(method.weights)}"
 
         def load() -> AbstractContextManager[None]:
             from pytest_mergegate.merging.in_place import lazy_weights
@@ -92,7 +85,7 @@ class Runs:
         order: Sequence[str],
         *,
         hasty: bool = False,
-    ) -> Generator[tuple[str, Differences], None, None]:
+    ) -> Differing:
         with ExitStack() as loaded:
 
             def run(name: str, reference: Reference) -> list[int]:
@@ -105,7 +98,7 @@ class Runs:
             for name in order:
                 found: Differences | None = None
                 for reference, own in self._own(name):
-                    if hasty and found is not None and self._holding.is_lost(name, found, own):
+                    if hasty and found is not None and self._limits.is_lost(name, found, own):
                         break
                     key = self._key(described, name, reference)
                     plain = self._workspace.cache.json(key, partial(run, name, reference))
@@ -131,10 +124,9 @@ class Runs:
         """The expert by itself, on the certificate's inputs, then on those that only a loss asks
         for: its answers, and their scores as far as they follow from those."""
         if name not in self._known:
-            pool, examples = self._workspace.pool, self._workspace.pool.examples[name]
-            labelled = len(examples) if pool.labelled(name) else 0
-            count = self._holding.inputs(labelled, _MOST_SCORED)
-            first = self._workspace.spec.certificate.per_task
+            pool, first = self._workspace.pool, self._workspace.spec.certificate.per_task
+            labelled = len(pool.examples[name]) if pool.labelled(name) else 0
+            count = self._limits.inputs(labelled, _MOST_SCORED)
             order = self._workspace.draws[name].order
             pieces = [inputs for inputs in (order[:first], order[first:count]) if inputs]
             self._known[name] = tuple(self._piece(name, inputs, labelled) for inputs in pieces)
@@ -144,17 +136,12 @@ class Runs:
         self, name: str, inputs: tuple[int, ...], labelled: int
     ) -> tuple[Reference, Differences]:
         reference = self._references.of(name, inputs)
-        return reference, Differences(
-            differs=(False,) * len(inputs),
-            cut=reference.cut,
-            scores=self._scores(name, reference) if labelled else None,
-            labelled=labelled,
+        metric, scores = self._workspace.spec.experts[name].metric, None
+        if labelled and metric in BUILTIN_METRICS:
+            examples = self._workspace.pool.examples[name]
+            targets = [examples[k].target or "" for k in reference.inputs]
+            scores = score_outputs(metric, reference.outputs, targets)
+        own = Differences(
+            differs=(False,) * len(inputs), cut=reference.cut, scores=scores, labelled=labelled
         )
-
-    def _scores(self, name: str, reference: Reference) -> NDArray[np.float64] | None:
-        metric = self._workspace.spec.experts[name].metric
-        if metric not in BUILTIN_METRICS:
-            return None
-        examples = self._workspace.pool.examples[name]
-        targets = [examples[k].target or "" for k in reference.inputs]
-        return score_outputs(metric, reference.outputs, targets)
+        return reference, own
