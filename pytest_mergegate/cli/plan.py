@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.opened_pool import OpenedPool
     from pytest_mergegate.planning.plan import Plan
-    from pytest_mergegate.report.types import PlanRecord
+    from pytest_mergegate.report.plan_records import PlanRecord
 
 SCHEMA = "pytest-mergegate/plan/1"
 

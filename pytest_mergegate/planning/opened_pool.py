@@ -15,11 +15,12 @@ from pytest_mergegate.gate.spec import POOL, ExpertSpec
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.pool.adapters import CONFIG
-from pytest_mergegate.stages.descent import Descent
-from pytest_mergegate.stages.preflight import run_preflight
-from pytest_mergegate.stages.results import Results
+from pytest_mergegate.stages import pipeline
+from pytest_mergegate.stages.context import Context
+from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
 from pytest_mergegate.verdict.automatic import with_known_limits
-from pytest_mergegate.verdict.budgets import judges_merges, set_limits
+from pytest_mergegate.verdict.budgets import set_limits
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,31 +70,23 @@ def open_pool(
         )
     preflight = run_preflight(gate)
     if not preflight.ok or preflight.pool is None:
-        errors = (f for f in preflight.findings if f.severity == "error")
-        raise GateError("\n".join(map(str, errors)))
+        raise UnsoundPool(preflight.findings)
     pool = preflight.pool
     gate = with_known_limits(gate, pool, past)
     plan_methods(gate, pool.names)  # a typo fails at once
-    limits = gate.spec.effective_budget.limits
-    descent = Descent(
-        gate, Options(device=device, progress=tell), Results(pool=pool), cache, Clock()
-    )
-    pool.base.start_hashing()
-    if any(kind.about == "pair" for kind, _ in set_limits(limits)):
-        descent.find_conflicts()
-    workspace = descent.workspace
-    if judges_merges(limits) and not workspace.facts.has_head:
-        workspace.engine.require_head()
-    ahead = gate.spec.certificate.per_task if workspace.facts.has_head else 0
-    descent.find_states(workspace, ahead, lambda _: ())
+    decisions = Decisions(gate.spec, pool)
+    options = Options(device=device, progress=tell)
+    context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
+    about_pairs = any(kind.about == "pair" for kind, _ in set_limits(decisions.limits))
+    results = pipeline.read_states(context, conflicts=about_pairs)
     pool.wait_for_hashes(base=True)
-    assert descent.results.hidden is not None
+    assert results.hidden is not None
     return OpenedPool(
         gate=gate,
         pool=pool,
-        workspace=workspace,
-        hidden=descent.results.hidden,
-        conflict=descent.results.conflict,
+        workspace=context.workspace,
+        hidden=results.hidden,
+        conflict=results.conflict,
     )
 
 

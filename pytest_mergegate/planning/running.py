@@ -7,21 +7,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.gate.spec import BUILTIN_METRICS
 from pytest_mergegate.planning.limits import Differences
 from pytest_mergegate.stages.merge_versus_experts import answers_differ
-from pytest_mergegate.stages.references import References
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from pytest_mergegate.engine.running.references import Reference
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.limits import MergeLimits
-    from pytest_mergegate.stages.references import Reference
 
     Differing = Generator[tuple[str, Differences], None, None]
 

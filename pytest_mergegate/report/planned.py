@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.report.types import (
+from pytest_mergegate.report.plan_records import (
     CurvePointRecord,
     PlannedGroupRecord,
     PlannedMergeRecord,

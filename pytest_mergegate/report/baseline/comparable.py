@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.report.baseline.reading import Baseline
-    from pytest_mergegate.report.types import ExpertRecord, MergedExpertRecord, Report
+    from pytest_mergegate.report.pool_records import ExpertRecord
+    from pytest_mergegate.report.types import MergedExpertRecord, Report
     from pytest_mergegate.verdict.case import Case
 
 COMPARED: dict[str, tuple[str, ...]] = {

@@ -21,9 +21,9 @@ from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
 from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
+    from pytest_mergegate.report.pool_records import ExpertRecord
     from pytest_mergegate.report.types import (
         ChangeRecord,
-        ExpertRecord,
         MergedExpertRecord,
         Report,
         VerdictRecord,

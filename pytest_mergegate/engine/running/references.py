@@ -15,13 +15,11 @@ from pytest_mergegate.engine.running.hidden_states import answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.spec import Positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +55,24 @@ class References:
         return self._known[name, inputs]
 
     def _read(self, name: str, inputs: tuple[int, ...]) -> Reference:
-        workspace = self._workspace
+        workspace, local = self._workspace, LocalExecutor()
         blocks = blocks_of(name, inputs)
         kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
         engine = workspace.engine
         with contextlib.nullcontext() if len(kept) == len(blocks) else engine.expert(name):
-            answered = answer(workspace, LocalExecutor(), blocks, lambda _: None)
+            answered = answer(workspace, local, blocks, lambda _: None)
             states: list[Tensor] | None = None
             if workspace.facts.answering:  # kept like those of the probes, which are among them
                 job = Job(kind="states", model=name, blocks=tuple(answered))
-                found = LocalExecutor().run(workspace, [job], lambda _: None)
+                found = local.run(workspace, [job], lambda _: None)
                 states = [_tensor(s) for block in answered for s in found[name, block]]
             answers = [list(own) for block in answered for own in block.answers or ()]
             return _reference(engine, engine.tasks[name], inputs, answers, states)
+
+
+def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
+    """States of the loaded model that give its answer where the expert's own is forced."""
+    return engine.states([(task, inputs)], engine.require_head().answer_positions)[0]
 
 
 def _reference(
@@ -99,16 +102,7 @@ def _reference(
         )
 
 
-def _tensor(state: NDArray[np.float32]) -> Tensor:
+def _tensor(state: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Tensor:
     import torch
 
     return torch.from_numpy(np.array(state))
-
-
-def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
-    """States of the loaded model that give its answer where the expert's own is forced."""
-    return engine.states([(task, inputs)], answers_at(engine))[0]
-
-
-def answers_at(engine: Engine) -> Positions:
-    return engine.require_head().answer_positions
