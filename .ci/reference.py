@@ -18,8 +18,9 @@ from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import schema
 from pytest_mergegate.gate import settings
 from pytest_mergegate.gate.merge_methods import METHODS
-from pytest_mergegate.report import types
+from pytest_mergegate.report import plan_records, pool_records, types
 from pytest_mergegate.report.types import Report
+from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -70,7 +71,7 @@ class _Recorder:
 def options() -> str:
     """pytest's options and ini keys."""
     told = _Recorder()
-    settings.add_options(told)  # type: ignore[arg-type]
+    settings.add_options(told, BUDGETS.values())  # type: ignore[arg-type]
     twins = {flag.removeprefix("--").replace("-", "_"): flag for flag in told.options}
     rows = [
         (
@@ -204,7 +205,9 @@ def report_keys() -> str:
         f"{_MADE} What the numbers mean is said in [the JSON report](../report.md). In Python "
         "these are attributes. Where a number is null, a `..._reason` beside it says why.",
     ]
-    told = attribute_docstrings(inspect.getsource(types))
+    told: dict[tuple[str, str], str] = {}
+    for module in (types, pool_records, plan_records):
+        told |= attribute_docstrings(inspect.getsource(module))
     definitions = {"Report": found, **dict(sorted(found["$defs"].items()))}
     for name, section in definitions.items():
         rows = [

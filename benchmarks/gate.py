@@ -134,12 +134,12 @@ def _run(root: Path, cache: Path, *methods: Any) -> Any:
 
 
 def _least(root: Path) -> float:
+    from pytest_mergegate.engine.running.references import References
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.merging.in_place import merge_parameter
     from pytest_mergegate.merging.methods import plan_methods
     from pytest_mergegate.pool.pool import read_pool
-    from pytest_mergegate.stages.references import References
 
     gate = gate_from(gate_of(TIES), root=root)
     pool, _ = read_pool(gate)

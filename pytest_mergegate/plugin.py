@@ -9,6 +9,7 @@ import pytest
 from pytest_mergegate.common.files.places import is_gate_name
 from pytest_mergegate.gate import settings
 from pytest_mergegate.testing import fixtures, hooks
+from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,23 +19,12 @@ _POOL_KEYS = frozenset(
     {"base", "experts", "examples", "probes", "conflict", "certificate", "merge", "judge", "ignore"}
     | {"dtype", "trust_remote_code", "allowed_bases", "lm_eval_tasks"}
 )
-_BUDGET_KEYS = frozenset(
-    {
-        "max_mds",
-        "max_loss",
-        "max_disagreement",
-        "max_magnitude_change_ratio",
-        "max_sign_change_ratio",
-        "max_conflicting_magnitude_ratio",
-        "max_mds_increase",
-        "max_loss_increase",
-    }
-)
+_BUDGET_KEYS = frozenset(BUDGETS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
-    settings.add_options(parser)
+    settings.add_options(parser, BUDGETS.values())
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -53,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if settings.enabled(config):
         from pytest_mergegate.testing.session import GateSession
 
-        session = GateSession(config, settings.read_settings(config))
+        session = GateSession(config, settings.read_settings(config, BUDGETS.values()))
         config.stash[fixtures.SESSION] = session
         config.pluginmanager.register(session, "mergegate-session")
 

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 
 from promised.gates import HAIR, gate_of, pool_of, with_limit
 from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate import metrics
-from pytest_mergegate.common.clock import Clock
-from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
-from pytest_mergegate.stages.descent import Descent
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,15 +125,13 @@ class Drawn:
 def found_by(gate: Gate, distances: Floats) -> Any:
     """Stage 3, as the gate comes to it: with more probes as long as it asks for more."""
 
-    def run_hidden(workspace: Drawn, *_: Any, **__: Any) -> Any:
+    workspace: Any = Drawn(gate)
+
+    def look() -> Any:
         return _hidden(gate, distances[:, : workspace.per_task])
 
-    options: Any = SimpleNamespace(device="cpu", executor="local")
-    descent = Descent(gate, options, Results(pool=pool_of(gate)), Cache(folder=None), Clock())
-    workspace: Any = Drawn(gate)
-    with mock.patch.object(hidden, "run_hidden", run_hidden):
-        descent.find_states(workspace, 0, lambda bounds: ())
-    return descent.results.hidden
+    decisions = Decisions(gate.spec, pool_of(gate), "hidden")
+    return hidden.until_decided(look, workspace, decisions)
 
 
 def _hidden(gate: Gate, distances: Floats) -> Any:
@@ -163,7 +158,7 @@ def broken(setting: Setting, rng: Rng, gates: int) -> list[Row]:
         true = float(world.difficulty[place])
         gate = with_limit(unlimited, "max_mds", true / (1 + HAIR))
         stage = found_by(gate, world.probes(rng, setting.most or setting.probes))
-        results = Results(pool=pool_of(gate), hidden=stage)
+        results = Case(pool=pool_of(gate), hidden=stage)
         passed.append(judging.judge(gate, results, "hidden").verdicts[place].status == "pass")
         missed.append(not _holds(stage.experts[f"e{place}"].mds.interval, true))
     name = str(setting)

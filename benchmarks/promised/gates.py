@@ -18,8 +18,9 @@ from pytest_mergegate.merging.method import Method
 from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers, MergedExpert
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,12 +150,17 @@ class Comparisons:
         for size, (differing, cut) in zip(self.sizes, looks, strict=True):
             agreeing = size - differing - cut
             answers += [(1, 0)] * differing + [(0, 1)] * cut + [(0, 0)] * agreeing
-        workspace: Any = SimpleNamespace(engine=answers, spec=self._spec, pool=self._pool)
-        references: Any = SimpleNamespace(of=lambda name, inputs: inputs)
+        engine: Any = answers
+        context: Any = SimpleNamespace(
+            workspace=SimpleNamespace(engine=engine),
+            gate=SimpleNamespace(spec=self._spec),
+            references=SimpleNamespace(of=lambda name, inputs: inputs),
+            decisions=Decisions(self._spec, self._pool),
+        )
         task: Any = SimpleNamespace(name=name, reading="greedy", order=tuple(range(len(answers))))
         with mock.patch.object(comparison, "_compare_inputs", _drawn):
-            compared = comparison._compare(workspace, references, task, self._spec)
-        return comparison._merged_expert(workspace.engine, task, compared, (), self._spec)
+            compared = comparison._compare(context, task)
+        return comparison._merged_expert(engine, task, compared, (), self._spec.level)
 
 
 def _drawn(answers: Any, task: Any, inputs: Sequence[int]) -> comparison._Compared:
@@ -198,5 +204,5 @@ class Judged:
 
     def _judge(self, by_method: Sequence[Sequence[MergedExpert]]) -> Judgement:
         merges = tuple(map(merge_of, labels_of(self.gate), by_method))
-        results = Results(pool=pool_of(self.gate), merges=merges, base=self._base)
+        results = Case(pool=pool_of(self.gate), merges=merges, base=self._base)
         return judging.judge(self.gate, results, self._depth)

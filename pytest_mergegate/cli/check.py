@@ -12,6 +12,7 @@ from pytest_mergegate.cli.exits import Exit
 from pytest_mergegate.cli.selecting import concerned, find_gates, too_few
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.gate import settings
+from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -46,9 +47,10 @@ def add_to(commands: Commands) -> None:
         default=1,
         help="how many gate files must be found, whatever has changed (default: 1)",
     )
-    for name, (_, metavar, text) in settings.CAPS.items():
-        flag = "--" + name.removeprefix("mergegate_").replace("_", "-")
-        check.add_argument(flag, type=float, metavar=metavar, help=f"{text}; tightens every gate")
+    for name, option in ((b.name, b.option) for b in BUDGETS.values() if b.option is not None):
+        text = f"{option.help}; tightens every gate"
+        flag = f"--{name.replace('_', '-')}"
+        check.add_argument(flag, type=float, metavar=option.metavar, help=text)
     check.add_argument(
         "--stage",
         metavar="STAGE",
@@ -94,9 +96,9 @@ def run(chosen: argparse.Namespace) -> int:
     from pytest_mergegate.report.collected import Collected
 
     caps = {
-        budget: settings.check_cap(budget, value)
-        for name, (budget, _, _) in settings.CAPS.items()
-        if (value := getattr(chosen, name.removeprefix("mergegate_"))) is not None
+        name: settings.check_cap(kind, value)
+        for name, kind in BUDGETS.items()
+        if (value := getattr(chosen, name, None)) is not None
     }
     targets = [settings.parse_report(entry, Path.cwd()) for entry in chosen.report]
     registry = settings.parse_registry(chosen.registry, Path.cwd(), none=chosen.no_registry)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.parser import Commands
     from pytest_mergegate.cli.plan_checks import Verified
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.opening import Opened
+    from pytest_mergegate.planning.opened_pool import OpenedPool
     from pytest_mergegate.planning.plan import Plan
-    from pytest_mergegate.report.types import PlanRecord
+    from pytest_mergegate.report.plan_records import PlanRecord
 
 SCHEMA = "pytest-mergegate/plan/1"
 
@@ -139,16 +139,14 @@ def _planned(
     device: str,
     cache: Path | None,
     tell: Callable[[str, float], None],
-) -> tuple[Opened, Plan, PlanRecord]:
+) -> tuple[OpenedPool, Plan, PlanRecord]:
     from pytest_mergegate.common.errors import GateError
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.history.past import Past
-    from pytest_mergegate.planning.candidates import with_candidates
-    from pytest_mergegate.planning.forecaster import Bench
-    from pytest_mergegate.planning.opening import open_gate
-    from pytest_mergegate.planning.plan import MOST_TRIALS, make_plan
-    from pytest_mergegate.planning.record import plan_record
-    from pytest_mergegate.planning.replacement import find_replacements
+    from pytest_mergegate.planning.forecaster import Forecaster
+    from pytest_mergegate.planning.opened_pool import open_pool, with_candidates
+    from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
+    from pytest_mergegate.report.planned import plan_record
 
     names = tuple(gate.spec.experts)
     wider, candidates = gate, tuple[str, ...]()
@@ -158,18 +156,16 @@ def _planned(
         except GateError as error:
             raise pytest.UsageError(str(error)) from None
     past = Past(_registry(chosen), Cache(folder=cache))
-    opened = open_gate(
+    opened = open_pool(
         wider,
         device=device,
         cache=Cache(folder=cache),
         tell=tell,
         past=lambda: past.observations,
     )
-    bench = Bench(
-        opened.workspace, opened.gate, opened.hidden, opened.conflict, lambda what: tell(what, 0.5)
-    )
-    plan = make_plan(bench, names, chosen.most_trials or MOST_TRIALS)
-    found = find_replacements(bench, plan.whole, candidates) if candidates else ()
+    forecaster = Forecaster(opened, lambda what: tell(what, 0.5))
+    plan = make_plan(forecaster, names, chosen.most_trials or MOST_TRIALS)
+    found = find_replacements(forecaster, plan.whole, candidates) if candidates else ()
     return opened, plan, plan_record(plan, found)
 
 
@@ -177,7 +173,7 @@ def _registry(chosen: argparse.Namespace) -> Path | None:
     return settings.parse_registry(chosen.registry, Path.cwd(), none=False)
 
 
-def _write(gate: Gate, opened: Opened, plan: Plan, chosen: argparse.Namespace) -> None:
+def _write(gate: Gate, opened: OpenedPool, plan: Plan, chosen: argparse.Namespace) -> None:
     from pytest_mergegate.planning.files import plan_files, write_files
 
     passing = [group for group in plan.groups if group.status == "pass"]

@@ -11,7 +11,7 @@ from pytest_mergegate.report.formats.reading import plural, some
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_mergegate.report.types import (
+    from pytest_mergegate.report.plan_records import (
         PlannedGroupRecord,
         PlannedMergeRecord,
         PlanRecord,

@@ -68,9 +68,10 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> Collected:
+    from pytest_mergegate.common.files.regular_files import read_own
     from pytest_mergegate.report.collected import read_reports
 
-    return read_reports(path.read_text("utf-8"), root=Path.cwd())
+    return read_reports(read_own(path).decode(), root=Path.cwd())
 
 
 def _why(error: Exception) -> str:

@@ -5,9 +5,12 @@ Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
+
+from pytest_mergegate.common.values import Value
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Number | None, Number | None]
@@ -20,7 +23,47 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def of(cls, source: object = None, /, **more: Any) -> Self:
+        """The record of ``source``: what it has of the record's fields, and ``more``.
+
+        Of a Value ``x`` the record tells ``x``, ``x_reason``, ``x_standard_error``, ``x_interval``
+        and ``x_infinite``, as far as it has them; None for one is a stage that did not run.
+        """
+        asked = cls.model_fields
+        same = (name for name in asked if name not in more and hasattr(source, name))
+        found = {name: getattr(source, name) for name in same} | more
+        told: dict[str, Any] = {}
+        for name, value in found.items():
+            parts = _parts(value) if value is None or isinstance(value, Value) else {"": value}
+            told |= {
+                name + end: own for end, own in parts.items() if not end or name + end in asked
+            }
+        return cls(**told)
+
     @model_serializer(mode="wrap")
     def _drop_empty_reasons(self, handler: Any) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
         return {k: v for k, v in data.items() if v is not None or not k.endswith(_OPTIONAL)}
+
+
+def interval_of(value: Value) -> Interval | None:
+    """The interval with null for an infinite end."""
+    if value.interval is None:
+        return None
+    low, high = (None if math.isinf(end) else end for end in value.interval)
+    return low, high
+
+
+def _parts(value: Value | None) -> dict[str, Any]:
+    """By what is added to the name of a value."""
+    if value is None:
+        return {"": None, "_reason": "stage_not_run"}
+    infinite = value.number is not None and math.isinf(value.number)
+    return {
+        "": None if infinite else value.number,
+        "_reason": "infinite" if infinite else value.reason,
+        "_standard_error": value.standard_error,
+        "_interval": interval_of(value),
+        "_infinite": infinite,
+    }

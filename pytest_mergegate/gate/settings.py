@@ -6,26 +6,19 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import pytest
 
 from pytest_mergegate.common.formats import FORMATS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_mergegate.gate.spec import Stage
 
 STAGES = ("preflight", "conflict", "hidden", "merge", "eval")
 """As in spec.py, which must not be imported to parse options: it needs pydantic."""
-CAPS = {
-    "mergegate_max_mds": ("max_mds", "N", "largest MDS allowed (a relative score of the pool)"),
-    "mergegate_max_loss": ("max_loss", "PCT", "largest merging loss allowed, in percent"),
-    "mergegate_max_disagreement": (
-        "max_disagreement",
-        "F",
-        "largest share of inputs that a merge may answer differently from its expert",
-    ),
-}
 REGISTRY = "mergegate.registry.jsonl"
 """The registry's name where none is given."""
 NO_CODE = "refuse every metric, task and method that is code of the repository, and its base's"
@@ -69,7 +62,35 @@ class Settings:
     """Whether everything in a gate that is code of the repository is refused."""
 
 
-def add_options(parser: pytest.Parser) -> None:
+class CapOption(Protocol):
+    """How the option of a cap is declared."""
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value."""
+
+    @property
+    def help(self) -> str:
+        """What it is."""
+
+
+class Cap(Protocol):
+    """A budget, as far as an option tightens it in every gate."""
+
+    @property
+    def name(self) -> str:
+        """Its key."""
+
+    @property
+    def most(self) -> float:
+        """The largest number that can be its limit."""
+
+    @property
+    def option(self) -> CapOption | None:
+        """How the option is declared; None where there is none."""
+
+
+def add_options(parser: pytest.Parser, budgets: Iterable[Cap]) -> None:
     """Declare the option group ``mergegate`` and the ini twins."""
     group = parser.getgroup("mergegate", "gates for merges of fine-tuned models")
     group.addoption(
@@ -79,11 +100,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="run the merge gates: gate files and tests marked mergeable",
     )
     parser.addini("mergegate", "run the merge gates", type="bool", default=False)
-    for name, (_, metavar, text) in CAPS.items():
-        flag = "--" + name.replace("_", "-")
-        text = f"{text}; tightens every gate"
-        group.addoption(flag, type=float, metavar=metavar, default=None, help=text)
-        parser.addini(name, text, type="float", default=None)
+    for name, option in ((b.name, b.option) for b in budgets if b.option is not None):
+        flag = f"--mergegate-{name.replace('_', '-')}"
+        text = f"{option.help}; tightens every gate"
+        group.addoption(flag, type=float, metavar=option.metavar, default=None, help=text)
+        parser.addini(f"mergegate_{name}", text, type="float", default=None)
     group.addoption(
         "--mergegate-stage",
         metavar="STAGE",
@@ -177,7 +198,7 @@ def enabled(config: pytest.Config) -> bool:
     return bool(config.getoption("mergegate") or config.getini("mergegate"))
 
 
-def read_settings(config: pytest.Config) -> Settings:
+def read_settings(config: pytest.Config, budgets: Iterable[Cap]) -> Settings:
     """Parse and check everything once. Raises pytest.UsageError."""
     on_inconclusive = str(config.getini("mergegate_on_inconclusive"))
     if on_inconclusive not in {"fail", "warn"}:
@@ -191,7 +212,7 @@ def read_settings(config: pytest.Config) -> Settings:
     device = config.getoption("mergegate_device") or str(config.getini("mergegate_device"))
     executor = config.getoption("mergegate_executor") or str(config.getini("mergegate_executor"))
     return Settings(
-        caps=_caps(config),
+        caps=_caps(config, budgets),
         stage=parse_stage(config.getoption("mergegate_stage") or config.getini("mergegate_stage")),
         device=parse_device(device),
         executor=parse_executor(executor),
@@ -254,10 +275,10 @@ def parse_report(entry: str, directory: Path) -> ReportTarget:
 
 def check_place(path: Path, option: str) -> None:
     """Raise pytest.UsageError for a place that would not be written to in the end."""
-    from pytest_mergegate.common.files.writing import check_way
+    from pytest_mergegate.common.files.writing import refuse_links
 
     try:
-        check_way(path)
+        refuse_links(path)
     except OSError as error:
         raise pytest.UsageError(f"{option}: {error.strerror}; name the place itself") from None
 
@@ -346,25 +367,27 @@ def _registry(config: pytest.Config) -> Path | None:
     return parse_registry(entry, config.rootpath, none=bool(none))
 
 
-def check_cap(name: str, value: float) -> float:
+def check_cap(cap: Cap, value: float) -> float:
     """A cap that can be a limit. Raises pytest.UsageError."""
-    most = 1.0 if name == "max_disagreement" else float("inf")
-    if not 0 <= value <= most or value == float("inf"):
+    if not 0 <= value <= cap.most or value == float("inf"):
         raise pytest.UsageError(
-            f"--mergegate-{name.replace('_', '-')} must be a number from 0"
-            f"{' to 1' if most == 1 else ''}, not {value!r}"
+            f"--mergegate-{cap.name.replace('_', '-')} must be a number from 0"
+            f"{'' if cap.most == float('inf') else f' to {cap.most:g}'}, not {value!r}"
         )
     return value
 
 
-def _caps(config: pytest.Config) -> dict[str, float]:
+def _caps(config: pytest.Config, budgets: Iterable[Cap]) -> dict[str, float]:
     caps: dict[str, float] = {}
-    for name, (budget, _, _) in CAPS.items():
+    for cap in budgets:
+        if cap.option is None:
+            continue
+        name = f"mergegate_{cap.name}"
         try:
             given = (config.getoption(name), config.getini(name))
         except (ValueError, TypeError, pytest.UsageError) as error:
             raise pytest.UsageError(f"ini {name} must be a number: {error}") from None
-        values = [check_cap(budget, value) for value in given if value is not None]
+        values = [check_cap(cap, value) for value in given if value is not None]
         if values:
-            caps[budget] = min(values)
+            caps[cap.name] = min(values)
     return caps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -239,6 +239,10 @@ _OrAutomatic = Discriminator(_kind_of_limit)
 class Budget(Section):
     """Limits; a limit that is absent is not judged."""
 
+    # what is done with each limit stands in the table of verdict.budgets
+    OF_MERGES: ClassVar = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
+    """Those on what a merge does, for which the inputs of the certificate are compared."""
+
     max_mds: (
         Annotated[
             Annotated[NonNegative, Tag("<number>")] | Annotated[Automatic, Tag("<auto>")],
@@ -292,20 +296,6 @@ class Budget(Section):
             known = limits.get(name, cap)
             limits[name] = known if isinstance(known, str) else min(cap, known)
         return Budget(**limits)
-
-
-BUDGET_STAGE: dict[str, Stage] = {
-    "max_magnitude_change_ratio": "conflict",
-    "max_sign_change_ratio": "conflict",
-    "max_conflicting_magnitude_ratio": "conflict",
-    "max_mds": "hidden",
-    "max_disagreement": "merge",
-    "max_loss": "merge",  # `eval` where an expert's examples have targets
-    "max_mds_increase": "hidden",
-    "max_loss_increase": "merge",  # likewise
-}
-INCREASES = frozenset({"max_mds_increase", "max_loss_increase"})
-"""Limits on what a baseline has less of."""
 
 
 class MethodSpec(BaseModel):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.engine.models.loading import without_hooks
 from pytest_mergegate.engine.weights.adapters import write_plain_configuration
-from pytest_mergegate.pool.adapter_names import WEIGHTS
+from pytest_mergegate.pool.adapters import WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_mergegate.common.plain import result
 from pytest_mergegate.gate.merge_methods import traits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from pytest_mergegate.gate.merge_methods import MethodTraits
 
@@ -29,7 +31,7 @@ class JudgedMerge(Protocol):
         """Over the merged parameters."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Method:
     """One merge method with everything it is run with."""
 

@@ -21,10 +21,7 @@ from pytest_mergegate.merging.linked_models import LinkedModels
 from pytest_mergegate.merging.merge import Merged
 from pytest_mergegate.merging.mergekit_config import check_layers, check_tokenizer, configuration
 from pytest_mergegate.merging.method import linear_scales
-from pytest_mergegate.pool.base import parameters_of
-from pytest_mergegate.pool.checkpoints import named_as
-from pytest_mergegate.pool.shards import checkpoint_files
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.checkpoints import named_as, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +47,7 @@ class OfficialWeights(Mapping[str, "Tensor"]):
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         base, module = engine.pool.base, engine.model.module
         self._dtypes = {name: p.dtype for name, p in engine.model.parameters.items()}
-        named = named_as(base, parameters_of(StoredTensors(checkpoint_files(merged))))
+        named = named_as(base, read_checkpoint(merged))
         # a copy of the tied embedding, written out, is the embedding
         self._stored = named.renamed(lambda n: n if base.parameter(n) == n else None)
         self._loaded: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.common.files.writing import PARTIAL, check_way
+from pytest_mergegate.common.files.writing import PARTIAL, refuse_links
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.loading import quiet
 from pytest_mergegate.engine.models.placement import Placement
@@ -65,7 +65,7 @@ def _put(engine: Engine, target: Path) -> None:
     """Write the loaded merge beside ``target``, check it there, and move it in place."""
     staging = target.parent / f".{uuid.uuid4().hex}{PARTIAL}"
     try:
-        check_way(target)
+        refuse_links(target)
         staging.mkdir()
         _save(engine, staging)
         _check(engine, staging)

@@ -1,4 +1,4 @@
-"""Stage case and verdicts to the report."""
+"""What the stages found, and the verdicts, as records of the report."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.records import interval_of
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
+from pytest_mergegate.report.plan_records import PlanRecord
+from pytest_mergegate.report.planned import curve_records, hinted_records
+from pytest_mergegate.report.pool_records import BaseRecord, BoundsRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import (
     ApartRecord,
-    BaseRecord,
-    BoundsRecord,
     DiagnosisRecord,
-    ExpertRecord,
     FindingRecord,
     ForecastRecord,
     MergedExpertRecord,
     MergeRecord,
-    PairRecord,
-    PlanRecord,
     PredictionRecord,
     VerdictRecord,
 )
-from pytest_mergegate.verdict.unmerged import base_disagreement
+from pytest_mergegate.verdict.alone import base_disagreement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pytest_mergegate.common.records import Interval
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.stages.evaluate import Apart, EvaluateResult
+    from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
     from pytest_mergegate.verdict.case import Case
@@ -42,27 +39,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.verdict.judge import Judgement, Verdict
     from pytest_mergegate.verdict.predictions import Prediction
 
-_NOT_RUN = "stage_not_run"
-
-
-def fields(name: str, value: Value | None) -> dict[str, Any]:
-    """``{name: number}``, or ``{name: null, name_reason: why}``."""
-    if value is None:
-        return {name: None, f"{name}_reason": _NOT_RUN}
-    if value.number is not None and math.isinf(value.number):
-        return {name: None, f"{name}_reason": "infinite"}
-    found = {name: value.number, f"{name}_reason": value.reason}
-    if value.standard_error is not None:
-        found[f"{name}_standard_error"] = value.standard_error
-    return found
-
-
-def interval(value: Value | None) -> Interval | None:
-    """The interval with null for an infinite end."""
-    if value is None or value.interval is None:
-        return None
-    low, high = (None if math.isinf(end) else end for end in value.interval)
-    return low, high
+_MEASURED = ("score_base", "score_expert", "score_merged", "loss", "retention")
 
 
 def sections(
@@ -76,14 +53,13 @@ def sections(
     if case is None:
         return {}
     base = case.pool.base
-    found = base.fingerprint if case.conflict or case.hidden else base.known_fingerprint
+    hashed = base.fingerprint if case.conflict or case.hidden else base.known_fingerprint
     return {
-        "base": BaseRecord(
-            ref=case.pool.base.reference,
-            fingerprint=found,
-            fingerprint_reason=None if found else "not_hashed",
-            architecture=case.pool.base.architecture,
-            parameters=case.pool.base.parameters,
+        "base": BaseRecord.of(
+            base,
+            ref=base.reference,
+            fingerprint=hashed,
+            fingerprint_reason=None if hashed else "not_hashed",
         ),
         "experts": tuple(_expert(expert, case) for expert in case.pool.experts),
         "pairs": tuple(_pairs(case)),
@@ -99,13 +75,7 @@ def sections(
 
 def diagnosis(found: Diagnosis) -> DiagnosisRecord:
     """A diagnosis as the report holds it."""
-    return DiagnosisRecord(
-        expert=found.expert,
-        cause=found.cause,
-        nearest=found.nearest,
-        farthest=found.farthest,
-        cures=tuple(cure.text for cure in found.cures),
-    )
+    return DiagnosisRecord.of(found, cures=tuple(remedy.text for remedy in found.remedies))
 
 
 def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
@@ -121,31 +91,17 @@ def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
 
 def finding(found: Finding, gate: Gate | None) -> FindingRecord:
     """A finding as the report holds it; ``gate`` is None where the gate file is unreadable."""
-    return FindingRecord(
-        code=found.code,
-        severity=found.severity,
-        expert=found.expert,
-        message=found.message,
-        fix=found.fix,
-        line=found.line or (gate and _line(gate, found.expert)),
-    )
+    return FindingRecord.of(found, line=found.line or (gate and _line(gate, found.expert)))
 
 
 def verdict(judged: Verdict, gate: Gate) -> VerdictRecord:
     """A verdict as the report holds it."""
-    number = judged.value.number
-    return VerdictRecord(
-        budget=judged.budget,
-        limit=None if math.isnan(judged.limit) else judged.limit,
-        limit_reason="needs_more_collapses" if math.isnan(judged.limit) else None,
-        **fields("value", judged.value),
-        value_infinite=number is not None and math.isinf(number),
-        interval=interval(judged.value),
-        expert=judged.expert,
-        method=judged.method,
-        basis=judged.basis,
-        status=judged.status,
-        message=judged.message,
+    unknown = math.isnan(judged.limit)
+    return VerdictRecord.of(
+        judged,
+        limit=None if unknown else judged.limit,
+        limit_reason="needs_more_collapses" if unknown else None,
+        interval=interval_of(judged.value),
         line=_line(gate, judged.expert),
     )
 
@@ -158,54 +114,35 @@ def _line(gate: Gate, expert: str | None) -> int | None:
 
 def _expert(expert: Expert, case: Case) -> ExpertRecord:
     states = case.hidden.experts[expert.name] if case.hidden else None
-    norm = Value(number=case.conflict.norms[expert.name]) if case.conflict else None
-    mds = states.mds if states else None
-    base = base_disagreement(expert.name, case) if case.base is not None else None
-    return ExpertRecord(
-        name=expert.name,
+    return ExpertRecord.of(
+        expert,
         ref=expert.reference,
-        fingerprint=expert.fingerprint,
-        kind=expert.kind,
-        **fields("mds", mds),
-        mds_interval=interval(mds),
-        mds_infinite=mds is not None and mds.number is not None and math.isinf(mds.number),
-        **fields("mean_similarity", states.mean_similarity if states else None),
-        **fields("shift", states.shift if states else None),
-        **fields("norm", norm),
-        **fields("base_disagreement", base),
+        mds=states and states.mds,
+        mean_similarity=states and states.mean_similarity,
+        shift=states and states.shift,
+        norm=case.conflict and Value(number=case.conflict.norms[expert.name]),
+        base_disagreement=base_disagreement(expert.name, case) if case.base is not None else None,
     )
 
 
-def _pairs(case: Case) -> Iterable[PairRecord]:
+def _pairs(case: Case) -> Iterator[PairRecord]:
     if case.conflict is None:
         return
-    hidden = case.hidden
-    names = case.pool.names
+    names, hidden = case.pool.names, case.hidden
     for pair in case.conflict.pairs:
         i, j = names.index(pair.a), names.index(pair.b)
-        distance = squared = similarity = None
-        if hidden is not None:
-            distance = Value(number=float(hidden.distances[i, j]))
-            squared = Value(number=float(hidden.squared[i, j]))
-            similarity = (
-                Value.missing(hidden.similarity_reason or "undefined")
-                if hidden.similarity is None
-                else Value(number=float(hidden.similarity[i, j]))
-            )
-        yield PairRecord(
-            a=pair.a,
-            b=pair.b,
-            **fields("distance", distance),
-            **fields("distance_squared", squared),
-            **fields("hidden_similarity", similarity),
-            **fields("magnitude_change_ratio", pair.magnitude_change_ratio),
-            **fields("sign_change_ratio", pair.sign_change_ratio),
-            **fields("sign_change_ratio_of_base", pair.sign_change_ratio_of_base),
-            **fields("conflicting_magnitude_ratio", pair.conflicting_magnitude_ratio),
-            **fields("cosine", pair.cosine),
-            **fields("cosine_mean", pair.cosine_mean),
-            layers=layer_ratios(case.conflict, i, j),
+        apart: dict[str, Value | None] = dict.fromkeys(
+            ("distance", "distance_squared", "hidden_similarity")
         )
+        if hidden is not None:
+            apart = {
+                "distance": Value(number=float(hidden.distances[i, j])),
+                "distance_squared": Value(number=float(hidden.squared[i, j])),
+                "hidden_similarity": Value.missing(hidden.similarity_reason or "undefined")
+                if hidden.similarity is None
+                else Value(number=float(hidden.similarity[i, j])),
+            }
+        yield PairRecord.of(pair, **apart, layers=layer_ratios(case.conflict, i, j))
 
 
 def _bounds(case: Case) -> BoundsRecord | None:
@@ -214,44 +151,24 @@ def _bounds(case: Case) -> BoundsRecord | None:
     bounds = case.hidden.bounds
     linear = next((m for m in case.merges if m.method.traits.has_linearity_gap), None)
     no_gap = Value.missing("no_linear_merge") if case.merges else None
-    return BoundsRecord(
-        diameter=bounds.diameter,
-        **fields("relative_diameter", bounds.relative_diameter),
-        minimum_distortion=bounds.minimum_distortion,
-        weights=dict(bounds.weights),
-        uniform_distortion=bounds.uniform_distortion,
-        minimax_weights=dict(bounds.minimax_weights),
+    return BoundsRecord.of(
+        bounds,
         own_input_distortion={n: v.number for n, v in bounds.own_input_distortion.items()},
-        paper_bound=bounds.paper_bound,
-        **fields("linearity_gap", linear.linearity_gap if linear else no_gap),
+        linearity_gap=linear.linearity_gap if linear else no_gap,
     )
 
 
-def _forecasts(case: Case) -> Iterable[ForecastRecord]:
+def _forecasts(case: Case) -> Iterator[ForecastRecord]:
     for forecast in case.hidden.forecasts if case.hidden else ():
-        yield ForecastRecord(
-            method=forecast.method,
-            expert=forecast.expert,
-            kind=forecast.kind,
-            reading=forecast.reading,
-            inputs=forecast.inputs,
-            **fields("disagreement", forecast.disagreement),
-            **fields("disagreement_upper", forecast.disagreement_upper),
-            **fields("kl", forecast.kl),
-        )
+        yield ForecastRecord.of(forecast)
     for surrogate in case.surrogates:
         for expert in surrogate.experts:
-            yield ForecastRecord(
+            yield ForecastRecord.of(
+                expert,
                 method=surrogate.method,
                 expert=expert.name,
                 kind="surrogate",
-                reading=expert.reading,
-                inputs=expert.inputs,
                 exact=surrogate.exact,
-                **fields("disagreement", expert.disagreement),
-                disagreement_interval=interval(expert.disagreement),
-                disagreement_upper=expert.disagreement_upper,
-                kl=expert.kl,
             )
 
 
@@ -259,16 +176,15 @@ def _merge(merge: MergeResult, case: Case) -> MergeRecord:
     label = merge.method.label
     evaluation = next((e for e in case.evaluations if e.method == label), None)
     worst, mean = _pool_losses(evaluation, case)
-    return MergeRecord(
+    return MergeRecord.of(
+        merge,
         method=label,
-        parameters=dict(merge.method.parameters),
-        weights=dict(merge.method.weights),
-        fidelity=merge.fidelity,
+        parameters=merge.method.parameters,
+        weights=merge.method.weights,
         fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
-        digest=merge.digest,
-        experts=tuple(_merged_expert(expert, evaluation, case) for expert in merge.experts),
-        **fields("worst_loss", worst),
-        **fields("mean_loss", mean),
+        experts=tuple(_merged_expert(expert, evaluation) for expert in merge.experts),
+        worst_loss=worst,
+        mean_loss=mean,
     )
 
 
@@ -289,71 +205,31 @@ def _pool_losses(
     return Value(number=pool.worst), Value(number=pool.mean)
 
 
-def _merged_expert(
-    expert: MergedExpert, evaluation: EvaluateResult | None, case: Case
-) -> MergedExpertRecord:
-    scored = (
-        next((e for e in evaluation.experts if e.name == expert.name), None) if evaluation else None
-    )
+def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> MergedExpertRecord:
+    scores = evaluation.experts if evaluation else ()
+    scored = next((e for e in scores if e.name == expert.name), None)
     absent = None if evaluation is None else Value.missing("no_targets")
-    scores = {
-        key: Value(number=getattr(scored, key)) if scored else absent
-        for key in ("score_base", "score_expert", "score_merged")
-    }
-    loss = scored.loss if scored else absent
-    return MergedExpertRecord(
-        name=expert.name,
-        reading=expert.reading,
-        inputs=expert.inputs,
-        cut=expert.cut,
-        disagreement=expert.disagreement.number,
-        disagreement_interval=interval(expert.disagreement),
-        disagreement_upper=expert.disagreement_upper,
-        kl=expert.kl,
-        distortion=expert.distortion,
-        **fields("relative_distortion", expert.relative_distortion),
-        degenerate=expert.degenerate,
-        **{k: v for key, value in scores.items() for k, v in fields(key, value).items()},
-        **fields("loss", loss),
-        loss_interval=interval(loss),
-        **fields("retention", scored.retention if scored else absent),
-        scored=scored.examples if scored else None,
-        shared=scored.shared if scored else None,
-        apart=_apart(scored.apart) if scored and scored.apart else None,
-    )
-
-
-def _apart(found: Apart) -> ApartRecord:
-    return ApartRecord(
-        examples=found.examples,
-        score_base=found.score_base,
-        score_expert=found.score_expert,
-        score_merged=found.score_merged,
-        **fields("loss", found.loss),
-        loss_interval=interval(found.loss),
+    return MergedExpertRecord.of(
+        expert,
+        **{name: getattr(scored, name) if scored else absent for name in _MEASURED},
+        scored=scored and scored.examples,
+        shared=scored and scored.shared,
+        apart=ApartRecord.of(scored.apart) if scored and scored.apart else None,
     )
 
 
 def _prediction(found: Prediction) -> PredictionRecord:
-    return PredictionRecord(
-        expert=found.expert,
-        method=found.method,
-        **fields("loss", found.loss),
-        interval=interval(found.loss),
-        source=found.source,
-        confidence=found.confidence,
-        score=found.score,
-        merges=found.merges or None,
-    )
+    more = {"interval": interval_of(found.loss), "merges": found.merges or None}
+    return PredictionRecord.of(found, **more)
 
 
 def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
-    """The curve; of a gate that did not pass also groups, and who to leave out: a cure that was
+    """The curve; of a gate that did not pass also groups, and who to leave out: a remedy that was
     tried on the probes, else what the stored states say."""
     if case.hidden is None:
         return None
     curve = metrics.distortion_curve(case.hidden.squared)
-    drops = (cure.drop for diagnosis in diagnoses for cure in diagnosis.cures if cure.drop)
+    drops = (remedy.drop for found in diagnoses for remedy in found.remedies if remedy.drop)
     return PlanRecord(
         curve=curve_records(curve, case.hidden.states.names),
         drop=next(drops, hint.drop if hint is not None else ()),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.metrics.pairwise import RATIOS
-from pytest_mergegate.report.types import ConflictsRecord, TensorRecord
+from pytest_mergegate.report.pool_records import ConflictsRecord, TensorRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

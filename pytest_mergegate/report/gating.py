@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
@@ -22,18 +23,19 @@ from pytest_mergegate.report.baseline.changes import baseline_findings, baseline
 from pytest_mergegate.report.baseline.comparable import earlier_of
 from pytest_mergegate.report.baseline.reading import read_baseline
 from pytest_mergegate.report.provenance import gate_settings, now, versions
-from pytest_mergegate.report.types import CacheUse, Report
-from pytest_mergegate.stages.descent import Descent
-from pytest_mergegate.stages.preflight import run_preflight
-from pytest_mergegate.stages.results import Results
+from pytest_mergegate.report.types import CacheUse, Report, Status
+from pytest_mergegate.stages import pipeline
+from pytest_mergegate.stages.context import Context
+from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
 from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.judge import Judgement, judge, plan_depth
+from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.verdict.diagnosis import Diagnosis
 
@@ -83,8 +85,10 @@ def run_gate(gate: Gate, options: Options) -> Report:
     run = _Run(gate, options)
     try:
         run.to_verdicts()
+    except UnsoundPool as unsound:
+        run.findings += unsound.findings
     except GateFileError as error:
-        run.findings += [file_finding(problem) for problem in error.problems]
+        run.findings += map(file_finding, error.problems)
     except PoolError as error:
         run.findings.append(Finding.of(error))
     except GateError as error:
@@ -112,128 +116,113 @@ def error_report(name: str, error: GateError, options: Options) -> Report:
 
 
 class _Run:
-    """One gate on its way down: results, findings and seconds as they accumulate."""
+    """One gate on its way down: what is known of it, as it accumulates."""
 
     def __init__(self, gate: Gate, options: Options) -> None:
         self.gate = gate
         self.options = options
+        self.clock = Clock()
+        self.cache = Cache(folder=options.cache, limit=options.cache_size)
+        self.past = Past(options.registry, self.cache)
         self.findings: list[Finding] = []
-        self.descent: Descent | None = None
+        self.automatic: dict[str, AutomaticLimit] = {}
+        self.case: Case | None = None
+        """What was found so far; None before there is a sound pool."""
         self.judgement: Judgement | None = None
         self.diagnoses: tuple[Diagnosis, ...] = ()
         self.hint: Hint | None = None
-        self.clock = Clock()
-        self.cache = Cache(folder=options.cache, limit=options.cache_size)
-        self._automatic: dict[str, AutomaticLimit] = {}
-        self._case: Case | None = None
-        self.past = Past(options.registry, self.cache)
-
-    @property
-    def case(self) -> Case | None:
-        """What was found so far; None before there is a pool."""
-        if self._case is None and self.descent is not None:
-            return Case.of(self.descent.results, self._automatic)
-        return self._case
 
     def to_verdicts(self) -> None:
-        """Run the stages that the budgets need, and judge."""
+        """Read the pool, take it down the stages that the budgets need, judge, and explain."""
         if self.options.no_code:
             refuse_code(self.gate)
-        budget = self.gate.spec.effective_budget.capped(self.options.caps)
-        self.gate = self.gate.with_budget(budget)
+        self._cap()
         with self.clock.timed("preflight"):
-            preflight = run_preflight(self.gate)
-        self.findings.extend(preflight.findings)
-        if not preflight.ok or preflight.pool is None:
-            return
-        self._automatic = self._find_limits(preflight.pool)
-        gate = self.gate
-        results = Results(pool=preflight.pool)
-        self.descent = Descent(gate, self.options, results, self.cache, self.clock)
-        depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
-        self.descent.compute(depth)
-        case = self._predicted(Case.of(self.descent.results, self._automatic))
+            pool = load_pool(self.gate)
+        decide = partial(self._decide, pool)
+        context = Context(self.gate, pool, self.options, self.cache, self.clock, decide)
+        case = self._go_down(context)
+        depth = context.decisions.deepest
+        if case.hidden is not None:
+            case = replace(case, predictions=predict(case, self.past))
+            self.findings.extend(self.past.findings())
         if depth != "preflight":
             case = self._looked_back(case)
-        self._case = case
-        self.judgement = judge(gate, case, depth)
+        self.case = case
+        self.judgement = judge(self.gate, case, depth)
         if depth != "preflight":
-            self._explain(case, self.judgement, self.descent.trials)
+            trials = context.trials(case.hidden.states) if case.hidden is not None else None
+            self._explain(case, self.judgement, trials)
 
-    def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
-        """Why verdicts are as they are, how firm, and what to merge instead."""
-        from pytest_mergegate.planning.reported import hint
-        from pytest_mergegate.verdict.diagnosis import diagnose
-        from pytest_mergegate.verdict.warnings import find_caveats
+    def _go_down(self, context: Context) -> Case:
+        """All that the stages find; what they found before an error stays in ``case``."""
+        for results in pipeline.run(context):
+            if self.case is None:  # preflight is the first to find something
+                self.findings.extend(results.findings)
+            self.case = case = Case.of(results, self.automatic)
+        return case
 
-        self.findings.extend(find_caveats(self.gate, case, judgement))
-        self.diagnoses = diagnose(self.gate, case, judgement, trials)
-        with self.clock.timed("hidden"):
-            cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
-            drop = next((cure.drop for cure in cures if cure.drop), ())
-            self.hint = hint(self.gate, case, judgement, trials, drop)
-
-    def _find_limits(self, pool: Pool) -> dict[str, AutomaticLimit]:
-        """Have the gate's limits as numbers: those that the registry sets, then the caps."""
-        if not self.gate.spec.effective_budget.automatic:
-            return {}
-        self.gate, automatic = resolve(self.gate, pool, self.past.observations)
+    def _cap(self) -> None:
+        """Tighten the budget as the command line says."""
         budget = self.gate.spec.effective_budget.capped(self.options.caps)
         self.gate = self.gate.with_budget(budget)
-        return automatic
 
-    def _predicted(self, case: Case) -> Case:
-        """With the losses that nobody measured."""
-        if case.hidden is None:
-            return case
-        case = replace(case, predictions=predict(case, self.past))
-        self.findings.extend(self.past.findings())
-        return case
+    def _decide(self, pool: Pool) -> Decisions:
+        """The budgets, with all limits as numbers: those that the registry sets, then the caps."""
+        if self.gate.spec.effective_budget.automatic:
+            self.gate, self.automatic = resolve(self.gate, pool, self.past.observations)
+            self._cap()
+        return Decisions(self.gate.spec, pool, self.options.stage)
 
     def _looked_back(self, case: Case) -> Case:
         """With what the baseline says of the gate, where there is something to compare with it."""
         if (baseline := self.options.baseline) is None:
             return case
-        earlier = earlier_of(baseline, self.gate.path, case, self._settings)
+        earlier = earlier_of(baseline, self.gate.path, case, gate_settings(self.gate, case))
         case = replace(case, earlier=earlier)
         self.findings.extend(baseline_findings(earlier, self.gate, case))
         return case
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        if self.descent is None:
-            return gate_settings(self.gate, None, self.gate.spec.probes.per_task, None)
-        descent = self.descent
-        return gate_settings(self.gate, descent.positions, descent.probes, descent.results.pool)
+    def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
+        """Why verdicts are as they are, how firm, and what to merge instead."""
+        from pytest_mergegate.planning.from_states import hint
+        from pytest_mergegate.verdict.diagnosis import diagnose
+        from pytest_mergegate.verdict.warnings import find_warnings
+
+        self.findings.extend(find_warnings(self.gate, case, judgement))
+        self.diagnoses = diagnose(self.gate, case, judgement, trials)
+        with self.clock.timed("hidden"):
+            remedies = [remedy for found in self.diagnoses for remedy in found.remedies]
+            drop = next((remedy.drop for remedy in remedies if remedy.drop), ())
+            self.hint = hint(self.gate, case, judgement, trials, drop)
 
     def report(self) -> Report:
         """What was reached."""
         self._wait_for_hashes()
         failed = any(finding.severity == "error" for finding in self.findings)
+        status: Status = "error" if failed else "inconclusive"
         if self.judgement is not None:
-            status: Any = self.judgement.status
-        else:
-            status = "error" if failed else "inconclusive"
-        diagnoses = tuple(build.diagnosis(found) for found in self.diagnoses)
+            status = self.judgement.status
+        diagnoses = tuple(map(build.diagnosis, self.diagnoses))
         findings = [*self.findings, *map(build.diagnosis_finding, diagnoses)]
-        findings += [cache_finding(problem) for problem in self.cache.problems]
+        findings += map(cache_finding, self.cache.problems)
+        case, options = self.case, self.options
         report = Report(
             status=status,
             gate=str(self.gate.path) if self.gate.path else self.gate.name,
             created=now(),
             versions=versions(),
-            device=self.descent.device if self.descent is not None else self.options.device,
+            device=(case and case.device) or options.device,
             seconds={name: round(spent, 3) for name, spent in self.clock.seconds.items()},
             cache=CacheUse(hits=self.cache.hits, misses=self.cache.misses),
-            settings={**self.options.settings, **self._settings},
+            settings={**options.settings, **gate_settings(self.gate, case)},
             findings=tuple(build.finding(finding, self.gate) for finding in findings),
             diagnoses=diagnoses,
-            **build.sections(self.case, self.judgement, self.diagnoses, self.gate, self.hint),
+            **build.sections(case, self.judgement, self.diagnoses, self.gate, self.hint),
         )
-        if (baseline := self.options.baseline) is None:
+        if (baseline := options.baseline) is None:
             return report
-        earlier = self.case.earlier if self.case is not None else None
-        record = baseline_record(baseline, self.gate.path, earlier, report)
+        record = baseline_record(baseline, self.gate.path, case.earlier if case else None, report)
         return report.model_copy(update={"baseline": record})
 
     def _wait_for_hashes(self) -> None:
@@ -245,5 +234,5 @@ class _Run:
             case.pool.wait_for_hashes(base=started)
         except PoolError as error:
             self.findings.append(Finding.of(error))
-            self.descent = self._case = self.judgement = self.hint = None
+            self.case = self.judgement = self.hint = None
             self.diagnoses = ()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.spec import ExpertSpec, Positions
-    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.gate.spec import ExpertSpec
+    from pytest_mergegate.verdict.case import Case
 
 
 def now() -> str:
@@ -24,14 +24,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def gate_settings(
-    gate: Gate, positions: Positions | None, probes: int, pool: Pool | None
-) -> dict[str, Any]:
-    """The settings of a gate that its numbers depend on.
-
-    ``positions`` are those at which states were read, None where none were; ``probes`` how many of
-    each task were drawn in the end; ``pool`` is None where it could not be read.
-    """
+def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
+    """The settings of a gate that its numbers depend on, as far as ``case`` knows them; it is None
+    where the pool could not be read."""
+    positions, drawn = (case.positions, case.probes) if case else (None, None)
     kept = {
         "probes",
         "conflict",
@@ -44,11 +40,11 @@ def gate_settings(
     }
     settings = gate.spec.model_dump(mode="json", include=kept)
     settings["probes"]["positions"] = positions or gate.spec.probes.positions
-    settings["probes"]["drawn_per_task"] = probes
+    settings["probes"]["drawn_per_task"] = drawn or gate.spec.probes.per_task
     settings["dtype"] = gate.spec.dtype
     settings["score"] = {n: e.score for n, e in gate.spec.experts.items() if e.score is not None}
     settings["metric"] = {name: expert.metric for name, expert in gate.spec.experts.items()}
-    settings["examples"] = dict(pool.examples_fingerprint) if pool else {}
+    settings["examples"] = dict(case.pool.examples_fingerprint) if case else {}
     settings["reading"] = {name: _reading(expert) for name, expert in gate.spec.experts.items()}
     if gate.mergekit is not None and gate.mergekit.why_official:
         settings["mergekit"] = dict(gate.mergekit.config)

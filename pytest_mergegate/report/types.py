@@ -10,6 +10,14 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from pytest_mergegate.common.records import Interval, Number, Record
+from pytest_mergegate.report.plan_records import PlanRecord
+from pytest_mergegate.report.pool_records import (
+    BaseRecord,
+    BoundsRecord,
+    ConflictsRecord,
+    ExpertRecord,
+    PairRecord,
+)
 
 SCHEMA: Final = "pytest-mergegate/report/1"
 
@@ -21,117 +29,6 @@ class CacheUse(Record):
 
     hits: int = 0
     misses: int = 0
-
-
-class BaseRecord(Record):
-    """The base."""
-
-    ref: str
-    fingerprint: str | None
-    """Over weights, configuration and tokenizer; None where preflight alone would have had to read
-    gigabytes for it."""
-    fingerprint_reason: str | None = None
-    architecture: str
-    parameters: int
-
-
-class ExpertRecord(Record):
-    """One expert."""
-
-    name: str
-    ref: str
-    fingerprint: str
-    kind: str
-    mds: Number | None = None
-    mds_reason: str | None = None
-    mds_interval: Interval | None = None
-    """95 % bootstrap interval; a null end is infinite."""
-    mds_infinite: bool = False
-    mean_similarity: Number | None = None
-    mean_similarity_reason: str | None = None
-    shift: Number | None = None
-    shift_reason: str | None = None
-    norm: Number | None = None
-    norm_reason: str | None = None
-    base_disagreement: Number | None = None
-    """Share of its own inputs that the base, with nothing merged, answers differently."""
-    base_disagreement_reason: str | None = None
-
-
-class PairRecord(Record):
-    """One pair of experts."""
-
-    a: str
-    b: str
-    distance: Number | None = None
-    distance_reason: str | None = None
-    distance_squared: Number | None = None
-    distance_squared_reason: str | None = None
-    hidden_similarity: Number | None = None
-    hidden_similarity_reason: str | None = None
-    magnitude_change_ratio: Number | None = None
-    magnitude_change_ratio_reason: str | None = None
-    magnitude_change_ratio_standard_error: Number | None = None
-    sign_change_ratio: Number | None = None
-    sign_change_ratio_reason: str | None = None
-    sign_change_ratio_standard_error: Number | None = None
-    sign_change_ratio_of_base: Number | None = None
-    sign_change_ratio_of_base_reason: str | None = None
-    sign_change_ratio_of_base_standard_error: Number | None = None
-    conflicting_magnitude_ratio: Number | None = None
-    conflicting_magnitude_ratio_reason: str | None = None
-    conflicting_magnitude_ratio_standard_error: Number | None = None
-    cosine: Number | None = None
-    cosine_reason: str | None = None
-    cosine_standard_error: Number | None = None
-    cosine_mean: Number | None = None
-    cosine_mean_reason: str | None = None
-    cosine_mean_standard_error: Number | None = None
-    layers: dict[str, tuple[Number | None, ...]] = Field(default_factory=dict)
-    """The same ratios and the cosine within every one of ``conflicts.layers``."""
-
-
-class TensorRecord(Record):
-    """One parameter, over the pairs of experts."""
-
-    name: str
-    magnitude_change_ratio: Number | None
-    """Mean over the pairs that have one, as the following."""
-    sign_change_ratio: Number | None
-    conflicting_magnitude_ratio: Number | None
-    cosine: Number | None
-    worst_pair: tuple[str, str] | None
-    """The one with the largest conflicting magnitude ratio."""
-
-
-class ConflictsRecord(Record):
-    """Where task vectors conflict, and how it was computed."""
-
-    mode: Literal["exact", "sampled"]
-    rows: int | None
-    """Sampled of each matrix; None where every number was read."""
-    layers: tuple[str, ...]
-    """What ``pairs[].layers`` lists the ratios of."""
-    tensors: tuple[TensorRecord, ...]
-
-
-class BoundsRecord(Record):
-    """What no merge can beat (squared units of the hidden states, but for the diameter)."""
-
-    diameter: Number
-    relative_diameter: Number | None
-    relative_diameter_reason: str | None = None
-    minimum_distortion: Number
-    weights: dict[str, Number]
-    uniform_distortion: Number
-    minimax_weights: dict[str, Number]
-    """Those that leave the worst-off expert best off on its own inputs."""
-    own_input_distortion: dict[str, Number | None]
-    """Predicted worst δ_i² / G⁽ⁱ⁾_ii under ``uniform``, ``optimal`` and ``minimax`` shares: 0 keeps
-    every expert, 1 is as far from one as the base; null where no expert moves its own inputs."""
-    paper_bound: Number
-    linearity_gap: Number | None = None
-    linearity_gap_reason: str | None = None
 
 
 class ForecastRecord(Record):
@@ -238,90 +135,6 @@ class PredictionRecord(Record):
     """What it was read from, as the registry names it."""
     merges: int | None = None
     """Recorded merges that it rests on; null for a certificate and the paper's rows."""
-
-
-class CurvePointRecord(Record):
-    """The least worst distortion with so many merged models."""
-
-    models: int
-    distortion: Number
-    groups: tuple[tuple[str, ...], ...]
-    at_least: Number | None = None
-    """What no grouping into so many can beat: the distortion itself, up to 12 experts."""
-
-
-class PlannedMergeRecord(Record):
-    """A merge of one group that was forecast, not made."""
-
-    method: str
-    shares: str
-    """How its total weight is divided: ``uniform``, ``optimal``, ``minimax`` or ``given``, or as
-    the gate's ``own``."""
-    weights: dict[str, Number]
-    """As the method is handed them; with the basis ``probes`` or ``states`` the scales of the task
-    vectors."""
-    basis: Literal["exact", "merged", "surrogate", "probes", "states"]
-    """``exact``: the sum of task vectors that was run is the merge; ``merged``: the merge was made
-    in memory, and run; ``surrogate``: the sum nearest to it was run; ``probes``: that, on the
-    probes alone; ``states``: stored states were mixed."""
-    status: Literal["pass", "inconclusive", "fail"]
-    distortion: Number | None = None
-    """The worst expert's, predicted from the states of the group's own probes."""
-    expert: str | None = None
-    """Who is worst off."""
-    disagreement: Number | None = None
-    """Of that expert."""
-    loss: Number | None = None
-    """Of that expert, in percent and positive when worse: each answer that differs counts as lost,
-    or the certified loss where there are no targets; null where no budget asks."""
-    why: str = ""
-    """What is over its limit, or cannot be told."""
-
-
-class PlannedGroupRecord(Record):
-    """Experts that are to be merged with each other."""
-
-    experts: tuple[str, ...]
-    status: Literal["pass", "inconclusive", "fail"]
-    """Of the proposed merge against the gate's budget; one expert by itself is not merged."""
-    against: tuple[str, ...] = ()
-    """What speaks against the group whatever the method."""
-    merges: tuple[PlannedMergeRecord, ...] = ()
-    """The proposed one first, then what the other methods and shares would do."""
-
-
-class StandInRecord(Record):
-    """A candidate in the place of the expert that merges worst."""
-
-    name: str
-    mds: Number | None
-    """Its own in that pool."""
-    pool: PlannedGroupRecord
-
-
-class ReplacementRecord(Record):
-    """Candidates for one expert's place."""
-
-    order: Literal["forecast", "mds"]
-    """By what the expert to be replaced was chosen, and the candidates are ranked."""
-    replaced: str
-    candidates: tuple[StandInRecord, ...]
-    """The best first."""
-
-
-class PlanRecord(Record):
-    """What would pass instead."""
-
-    curve: tuple[CurvePointRecord, ...] = ()
-    drop: tuple[str, ...] = ()
-    """Experts without which the others are expected to pass as one merge."""
-    drop_at_least: int | None = None
-    """Leaving out fewer than so many does not do; null where that was not looked into."""
-    groups: tuple[PlannedGroupRecord, ...] = ()
-    """The fewest groups that are expected to pass, each as a merge of its own."""
-    at_least: int | None = None
-    """Fewer groups than these do not do, as far as a group fails that holds a failing one."""
-    replacements: tuple[ReplacementRecord, ...] = ()
 
 
 class FindingRecord(Record):

@@ -1,1 +1,1 @@
-"""The five stages, one file each: a function of (pool, spec, engine) to a frozen result."""
+"""The five stages, one file each, and the pipeline that takes a pool down them."""

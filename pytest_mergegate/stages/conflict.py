@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.metrics.pairwise import (
     QUANTITIES,
     RATIOS,
@@ -21,20 +25,24 @@ from pytest_mergegate.metrics.pairwise import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.weights.conflicts import TensorConflicts
     from pytest_mergegate.engine.weights.tensor_sums import Dense
+    from pytest_mergegate.gate.spec import Stage
     from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.results import Results
 
     Doubles = NDArray[np.float64]
 
+_PACKAGES = ("pytest-mergegate", "numpy", "torch", "transformers", "peft")
 _LAYER = re.compile(r"(.+?\.\d+)\.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class PairConflict:
     """The conflict ratios of one pair, over the tensors that either expert adapts."""
 
@@ -50,16 +58,16 @@ class PairConflict:
     """Mean of the per-tensor cosines."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class PartConflicts:
     """The ratios within one layer or one tensor, for every pair."""
 
     name: str
-    ratios: Mapping[str, Doubles]
+    ratios: Mapping[str, Float64s]
     """By name, [experts, experts]; NaN where undefined. Estimates, where rows were sampled."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class ConflictResult:
     """What the weights say."""
 
@@ -78,6 +86,37 @@ class ConflictResult:
         ]
         known = [found for found in within if not math.isnan(found[1])]
         return max(known, key=lambda found: found[1]) if len(known) > 1 else None
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """The stage."""
+
+    name: ClassVar[Stage] = "conflict"
+
+    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
+        """Compare all pairs once for the same experts, base and settings. Raises PoolError."""
+        pool, device = context.pool, context.options.device
+        pool.base.start_hashing()
+        key = {
+            "kind": "conflicts",
+            "engine": own_code(),
+            "versions": {name: version(name) for name in _PACKAGES},
+            "base": pool.base.fingerprint,
+            "experts": [(expert.name, expert.fingerprint) for expert in pool.experts],
+            "conflict": pool.spec.conflict.model_dump(mode="json"),
+            "device": device.partition(":")[0],
+        }
+
+        def dense(expert: str, parameter: str) -> Any:
+            delta = context.vectors.delta(expert, parameter)
+            assert delta is not None
+            return delta.numpy()
+
+        def compute() -> ConflictResult:
+            return run_conflict(pool, dense, lambda done: context.tell("conflict", done), device)
+
+        yield replace(earlier, conflict=context.cache.kept(ConflictResult, key, compute))
 
 
 def run_conflict(
@@ -124,15 +163,17 @@ def layer_of(parameter: str) -> str:
 def _layers(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
     layers = np.array([layer_of(parameter) for parameter in parameters])
     for layer in sorted(set(layers.tolist()), key=_by_number):
-        within = tensors.total(layers == layer)
-        ratios = {ratio: getattr(within, ratio)() for ratio in RATIOS}
-        yield PartConflicts(name=layer, ratios=ratios)
+        yield PartConflicts(name=layer, ratios=_ratios(tensors.total(layers == layer)))
 
 
 def _parts(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
-    ratios = {ratio: getattr(tensors, ratio)() for ratio in RATIOS}
+    ratios = _ratios(tensors)
     for k, parameter in enumerate(parameters):
         yield PartConflicts(name=parameter, ratios={name: r[k] for name, r in ratios.items()})
+
+
+def _ratios(conflicts: PairwiseConflicts) -> dict[str, Doubles]:
+    return {ratio: getattr(conflicts, ratio)() for ratio in RATIOS}
 
 
 def _mean_cosine(tensors: PairwiseConflicts) -> Doubles:
@@ -176,11 +217,14 @@ class _Uncertainty:
 def _pairs(
     pool: Pool, whole: PairwiseConflicts, mean_cosine: Doubles, errors: Mapping[str, Doubles]
 ) -> tuple[PairConflict, ...]:
-    found = {ratio: getattr(whole, ratio)() for ratio in RATIOS}
+    found = _ratios(whole)
     found["sign_change_ratio_of_base"] = whole.sign_change_ratio(pool.base.parameters)
     found["cosine_mean"] = mean_cosine
-    # as uncertain as if one tensor were all there is
-    spread = _quantile(pool.spec.conflict.rows // 2) if errors else 0.0
+    spread = 0.0
+    if errors:  # 95 % lie within, as uncertain as if one tensor were all there is
+        from scipy.special import stdtrit
+
+        spread = float(stdtrit(pool.spec.conflict.rows // 2, 0.975))
     return tuple(
         PairConflict(
             a=pool.names[i],
@@ -194,13 +238,6 @@ def _pairs(
         )
         for i, j in combinations(range(len(pool.names)), 2)
     )
-
-
-def _quantile(freedom: int) -> float:
-    """Of Student's distribution: 95 % lie within."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
 
 
 def _by_number(layer: str) -> list[tuple[bool, int, str]]:

@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
-from pytest_mergegate.gate.spec import FEWEST, HARNESS
+from pytest_mergegate.engine.running.workspace import own_processor
+from pytest_mergegate.evaluation.scoring import Scored, score_loaded
+from pytest_mergegate.gate.spec import BUILTIN_METRICS, FEWEST, HARNESS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.evaluation.scoring import Scores
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Scorer
+    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.results import Results
 
+T = TypeVar("T")
 _BINARY = frozenset({"exact_match", "accuracy"})
 """Metrics that know no scores but 0 and 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class ReferenceScores:
     """Scores of one task without any merge, in [0, 1], one per example that is no copy."""
 
-    base: Scores
-    expert: Scores
+    base: Float64s
+    expert: Float64s
     chance: float
     """The majority class's share where answers are choices or labels, else 0."""
     of_outputs: bool
     """Whether the scores follow from the answers alone, so that a certificate bounds them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Apart:
-    """The scores on examples whose answers were not compared: a loss that owes nothing to the
-    disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
+@result
+class MeasuredLoss:
+    """Mean scores on some examples, and the loss between two of them."""
 
-    examples: int
-    score_base: float
-    score_expert: float
-    score_merged: float
-    loss: Value
-    """Eq. 1 in percent, with its interval."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertScores:
-    """What a merge leaves of one expert's score."""
-
-    name: str
     examples: int
     """How many were scored; a copy counts once."""
     score_base: float
@@ -63,15 +56,23 @@ class ExpertScores:
     score_merged: float
     loss: Value
     """Eq. 1 in percent, negative when the merge is worse, with its interval (THEORY 9)."""
+
+
+@result
+class ExpertScores(MeasuredLoss):
+    """What a merge leaves of one expert's score."""
+
+    name: str
     retention: Value
     """Chance-corrected share of the expert's score that is kept."""
     shared: int | None
     """How many of the examples were compared as well; None for a harness's own examples."""
-    apart: Apart | None
-    """Where enough of the others are left."""
+    apart: MeasuredLoss | None
+    """On examples whose answers were not compared, where enough of them are left: a loss that owes
+    nothing to the disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class EvaluateResult:
     """One method's measured losses; experts without targets are absent."""
 
@@ -79,16 +80,83 @@ class EvaluateResult:
     experts: tuple[ExpertScores, ...]
 
 
-def read_reference_scores(
-    engine: Engine, gate: Gate, scorer: Scorer | None
-) -> dict[str, ReferenceScores]:
-    """Score the base and every expert on the labelled tasks, once for all methods."""
-    labelled = [task for name, task in engine.tasks.items() if engine.pool.labelled(name)]
-    base = {task.name: _score_loaded(engine, task, gate, scorer) for task in labelled}
+@dataclass(frozen=True)
+class Evaluate:
+    """The stage."""
+
+    name: ClassVar[Stage] = "eval"
+
+    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
+        """Hold every merge's scores against those of the experts by themselves, which the merge
+        stage has read. Raises GateError."""
+        for merge in earlier.merges:
+            found = _find(context, merge, earlier.scores or {})
+            yield (earlier := replace(earlier, evaluations=(*earlier.evaluations, found)))
+
+
+def reference_scores(context: Context) -> dict[str, ReferenceScores]:
+    """Of the base and of every expert by itself, on the labelled tasks; once for all methods."""
+
+    def score() -> dict[str, ReferenceScores]:
+        context.read_references()  # answers decoded there are not decoded again
+        with context.clock.timed("eval"):
+            return _score_references(context)
+
+    return _kept(context, dict[str, ReferenceScores], "scores", score)
+
+
+def score_merge(context: Context) -> dict[str, Scores]:
+    """Of the merge that is in place, by expert."""
+    with context.clock.timed("eval"):
+        return {
+            task.name: _distinct(_score_loaded(context, task), task, context.gate)
+            for task in _labelled(context)
+        }
+
+
+def _find(
+    context: Context, merge: MergeResult, references: Mapping[str, ReferenceScores]
+) -> EvaluateResult:
+    method = merge.method
+
+    def evaluate() -> EvaluateResult:
+        merged = context.scores.get(method.label)
+        if merged is None:  # the merge was kept, and its scores were not
+            with context.merged(method):
+                merged = score_merge(context)
+        tasks = context.workspace.engine.tasks
+        experts = tuple(
+            _expert(tasks[name], own, merged[name], context.gate, merge.expert(name).inputs)
+            for name, own in references.items()
+        )
+        return EvaluateResult(method=method.label, experts=experts)
+
+    made = {"method": method.plain, "processor": own_processor()}
+    return _kept(context, EvaluateResult, "eval", evaluate, **made)
+
+
+def _kept(context: Context, kind: Any, key: str, compute: Callable[[], T], **more: Any) -> T:
+    """What the cache holds, where scores can be kept: code that is not ours may change from run to
+    run."""
+    asked = {expert.metric for expert in context.gate.spec.experts.values()}
+    if not asked <= {*BUILTIN_METRICS}:
+        return compute()
+    rouge = version("rouge-score") if "rouge_l" in asked else None
+    return context.cache.kept(kind, context.key(key, rouge=rouge, **more), compute)
+
+
+def _labelled(context: Context) -> list[Task]:
+    tasks = context.workspace.engine.tasks
+    return [task for name, task in tasks.items() if context.pool.labelled(name)]
+
+
+def _score_references(context: Context) -> dict[str, ReferenceScores]:
+    engine, gate = context.workspace.engine, context.gate
+    base = {task.name: _score_loaded(context, task) for task in _labelled(context)}
     references = {}
-    for task in labelled:
+    for task in _labelled(context):
         with engine.expert(task.name):
-            expert = _score_loaded(engine, task, gate, scorer)
+            expert = _score_loaded(context, task)
         references[task.name] = ReferenceScores(
             base=_distinct(base[task.name], task, gate),
             expert=_distinct(expert, task, gate),
@@ -98,30 +166,8 @@ def read_reference_scores(
     return references
 
 
-def run_evaluate(
-    engine: Engine,
-    method: str,
-    references: Mapping[str, ReferenceScores],
-    gate: Gate,
-    scorer: Scorer | None,
-    compared: Mapping[str, int],
-) -> EvaluateResult:
-    """Score the merged model, which must be loaded; ``compared`` says on how many of its inputs
-    each expert was compared with it."""
-    tasks = {name: engine.tasks[name] for name in references}
-    merged = {
-        n: _distinct(_score_loaded(engine, t, gate, scorer), t, gate) for n, t in tasks.items()
-    }
-    return EvaluateResult(
-        method=method,
-        experts=tuple(
-            _expert(tasks[name], own, merged[name], gate, compared[name])
-            for name, own in references.items()
-        ),
-    )
-
-
-def _score_loaded(engine: Engine, task: Task, gate: Gate, scorer: Scorer | None) -> Scored:
+def _score_loaded(context: Context, task: Task) -> Scored:
+    engine, gate, scorer = context.workspace.engine, context.gate, context.options.scorer
     return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root, scorer)
 
 
@@ -135,52 +181,41 @@ def _distinct(scored: Scored, task: Task, gate: Gate) -> Scores:
 def _expert(
     task: Task, reference: ReferenceScores, merged: Scores, gate: Gate, compared: int
 ) -> ExpertScores:
-    own, after = float(reference.expert.mean()), float(merged.mean())
-    again = _compared_too(task, gate, compared)
-    left = len(merged) if again is None else int((~again).sum())
+    own = _measured(reference, merged, np.ones(len(merged), dtype=bool), task.name, gate)
+    apart = shared = None
+    if not gate.spec.experts[task.name].metric.startswith(HARNESS):
+        left = ~np.isin(sorted(task.order), task.order[:compared])
+        shared = int((~left).sum())
+        if left.sum() >= FEWEST:
+            apart = _measured(reference, merged, left, task.name, gate)
     return ExpertScores(
+        **vars(own),
         name=task.name,
-        examples=len(merged),
-        score_base=float(reference.base.mean()),
-        score_expert=own,
-        score_merged=after,
-        loss=_loss(merged, reference.expert, task.name, gate),
-        retention=Value.computed(lambda: metrics.retention(after, own, reference.chance)),
-        shared=None if again is None else len(merged) - left,
-        apart=_apart(reference, merged, ~again, task.name, gate)
-        if again is not None and left >= FEWEST
-        else None,
+        retention=Value.computed(
+            lambda: metrics.retention(own.score_merged, own.score_expert, reference.chance)
+        ),
+        shared=shared,
+        apart=apart,
     )
 
 
-def _compared_too(task: Task, gate: Gate, compared: int) -> NDArray[np.bool_] | None:
-    """Which of the scored examples are among the inputs on which answers were compared."""
-    if gate.spec.experts[task.name].metric.startswith(HARNESS):
-        return None
-    return np.isin(sorted(task.order), task.order[:compared])
-
-
-def _apart(
-    reference: ReferenceScores, merged: Scores, left: NDArray[np.bool_], name: str, gate: Gate
-) -> Apart:
-    base, own, after = reference.base[left], reference.expert[left], merged[left]
-    return Apart(
+def _measured(
+    reference: ReferenceScores, merged: Scores, which: NDArray[np.bool_], name: str, gate: Gate
+) -> MeasuredLoss:
+    base, own, after = reference.base[which], reference.expert[which], merged[which]
+    return MeasuredLoss(
         examples=len(after),
         score_base=float(base.mean()),
         score_expert=float(own.mean()),
         score_merged=float(after.mean()),
-        loss=_loss(after, own, name, gate),
-    )
-
-
-def _loss(merged: Scores, expert: Scores, name: str, gate: Gate) -> Value:
-    return Value.computed(
-        # of sums: a loss of 1 in 100 is no round-off over 1 %
-        lambda: metrics.merging_loss(float(merged.sum()), float(expert.sum())),
-        lambda: metrics.merging_loss_interval(
-            merged,
-            expert,
-            confidence=gate.spec.loss_level,
-            binary=gate.spec.experts[name].metric in _BINARY,
+        loss=Value.computed(
+            # of sums: a loss of 1 in 100 is no round-off over 1 %
+            lambda: metrics.merging_loss(float(after.sum()), float(own.sum())),
+            lambda: metrics.merging_loss_interval(
+                after,
+                own,
+                confidence=gate.spec.loss_level,
+                binary=gate.spec.experts[name].metric in _BINARY,
+            ),
         ),
     )

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Interval, Value
 from pytest_mergegate.engine.running.hidden_states import HiddenStates, collect_states
-from pytest_mergegate.engine.running.trials import Trials, trials_of
-from pytest_mergegate.merging.method import linear_scales
+from pytest_mergegate.merging.method import with_shares
+from pytest_mergegate.stages.forecasts import Forecast, forecast_all, run_surrogates, scales_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_mergegate.engine.running.executors import Executor
     from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.spec import GateSpec
+    from pytest_mergegate.gate.spec import GateSpec, Stage
     from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.stages.context import Context, Decisions
+    from pytest_mergegate.stages.results import Results
 
-FloatArray = NDArray[np.float64]
 
-
-@dataclass(frozen=True, kw_only=True)
+@result
 class ExpertStates:
     """What the states say of one expert."""
 
@@ -37,7 +37,7 @@ class ExpertStates:
     """rms‖h_i − h_0‖ / rms‖h_0‖ over all probes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Bounds:
     """What no merge can beat, and what the best convex mix reaches (THEORY 5)."""
 
@@ -55,58 +55,83 @@ class Bounds:
     every expert, 1 is as far from one as the base."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """A merge's expected effect on one expert, before any merge."""
-
-    method: str
-    expert: str
-    kind: Literal["states"]
-    reading: str
-    inputs: int
-    """How many own probes were compared."""
-    disagreement: Value
-    disagreement_upper: Value
-    kl: Value
-
-
-@dataclass(frozen=True, kw_only=True)
+@result
 class HiddenResult:
     """Distances, similarities, bounds and forecasts."""
 
-    distances: FloatArray
+    distances: Float64s
     """d_ij, [N, N]."""
-    squared: FloatArray
+    squared: Float64s
     """D2_ij, [N, N], un-normalised."""
-    similarity: FloatArray | None
+    similarity: Float64s | None
     """HiddenSim, [N, N]; None where it is undefined."""
     similarity_reason: str | None
     experts: Mapping[str, ExpertStates]
     bounds: Bounds
-    grams: Mapping[str, FloatArray]
+    grams: Mapping[str, Float64s]
     """G⁽ⁱ⁾ by expert, [N, N]: inner products of the shifts on its own probes."""
-    forecasts: tuple[Forecast, ...]
-    scales: Mapping[str, Mapping[str, float]]
-    """λ_j by method and expert."""
     states: HiddenStates
+    scales: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """λ_j by method and expert."""
+    forecasts: tuple[Forecast, ...] = ()
 
 
-def run_hidden(
-    workspace: Workspace,
-    executor: Executor,
-    spec: GateSpec,
-    methods: Callable[[Bounds], Sequence[Method]],
-    progress: Callable[[float], None],
-    *,
-    ahead: int = 0,
+@dataclass(frozen=True)
+class Hidden:
+    """The stage."""
+
+    name: ClassVar[Stage] = "hidden"
+    forecasts: bool = True
+    """Whether the gate's methods are forecast; or else the states are read for other merges."""
+
+    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
+        """States, what follows from them, and sums that stand for merges. Raises GateError."""
+        workspace = context.workspace
+        yield (earlier := replace(earlier, device=workspace.device))
+        facts = workspace.facts
+        yield (earlier := replace(earlier, positions=facts.positions))
+        if context.reaches("merge") and not facts.has_head:
+            workspace.engine.require_head()  # before anything is computed in vain
+        comparing = context.compares and facts.has_head
+        hidden = _read(context, ahead=context.gate.spec.certificate.per_task if comparing else 0)
+        methods: tuple[Method, ...] = ()
+        if self.forecasts:
+            methods = _with_shares(context.gate.spec.merge.weights, earlier.methods, hidden.bounds)
+            scales = scales_of(methods, context)
+            forecasts = forecast_all(scales, hidden.states, context)
+            hidden = replace(hidden, scales=scales, forecasts=forecasts)
+        results = replace(earlier, hidden=hidden, methods=methods, probes=workspace.per_task)
+        yield results
+        if comparing and methods:
+            yield from run_surrogates(context, results)
+
+
+def _read(context: Context, ahead: int) -> HiddenResult:
+    """What the states say, of as many probes as the limits on an MDS take."""
+    workspace, spec = context.workspace, context.gate.spec
+    with context.executor() as executor:
+
+        def look() -> HiddenResult:
+            tell = partial(context.tell, "hidden states")
+            return compare_states(collect_states(workspace, executor, tell, ahead=ahead), spec)
+
+        return until_decided(look, workspace, context.decisions)
+
+
+def until_decided(
+    look: Callable[[], HiddenResult], workspace: Workspace, decisions: Decisions
 ) -> HiddenResult:
-    """Collect states, compare them, and forecast every method; loads a model only for what is not
-    kept from before.
+    """The first ``look`` at the states that leaves no MDS open, with more probes each time; or the
+    last, where there are no more."""
+    while True:
+        found = look()
+        is_open = any(decisions.mds_is_open(expert.mds) for expert in found.experts.values())
+        if not is_open or not workspace.draw_more():
+            return found
 
-    ``methods`` gives the gate's methods for the best weights, which are known only from the states;
-    ``ahead`` is how many of each expert's inputs a merge will be compared on.
-    """
-    states = collect_states(workspace, executor, progress, ahead=ahead)
+
+def compare_states(states: HiddenStates, spec: GateSpec) -> HiddenResult:
+    """Distances, similarities and bounds; nothing is forecast yet."""
     per_probe = metrics.pairwise_distances(
         states.experts,
         normalize=spec.probes.normalize,
@@ -115,80 +140,61 @@ def run_hidden(
     distances = per_probe.mean(axis=0)
     squared = metrics.pairwise_squared_distances(states.experts).mean(axis=0)
     grams = {name: _gram(states, name) for name in states.names}
-    bounds = _bounds(states, squared, list(grams.values()))
     try:
         similarity, reason = metrics.hidden_similarity(distances), None
     except metrics.Undefined as undefined:
         similarity, reason = None, undefined.reason
-    trials = trials_of(workspace, states)
-    scales = {m.label: _scales(m, workspace) for m in methods(bounds)}
     return HiddenResult(
         distances=distances,
         squared=squared,
         similarity=similarity,
         similarity_reason=reason,
         experts=_experts(states, per_probe, similarity, reason, spec),
-        bounds=bounds,
+        bounds=_bounds(states, squared, list(grams.values())),
         grams=grams,
-        forecasts=tuple(
-            _forecast(trials, label, expert, by_expert, spec)
-            for label, by_expert in scales.items()
-            for expert in states.names
-        ),
-        scales=scales,
         states=states,
     )
 
 
-def _scales(method: Method, workspace: Workspace) -> dict[str, float]:
-    """λ_j by expert: known, or measured on a sample of really merged tensors."""
-    known = linear_scales(method)
-    if known is not None:
-        return known
-
-    def measure() -> dict[str, float]:
-        from pytest_mergegate.merging.merge import effective_scales
-
-        return effective_scales(method, workspace.engine)
-
-    key = workspace.key("scales", method=method.plain, experts=workspace.models)
-    found = workspace.cache.json(key, measure)
-    return {str(name): float(scale) for name, scale in found.items()}
+def _with_shares(
+    wanted: str | Mapping[str, float], methods: Sequence[Method], bounds: Bounds
+) -> tuple[Method, ...]:
+    """The methods with the best weights, which are known only from the states."""
+    if wanted == "uniform" or not isinstance(wanted, str):
+        return tuple(methods)
+    shares = bounds.weights if wanted == "optimal" else bounds.minimax_weights
+    return tuple(with_shares(method, shares) for method in methods)
 
 
 def _experts(
     states: HiddenStates,
-    per_probe: FloatArray,
-    similarity: FloatArray | None,
+    per_probe: Float64s,
+    similarity: Float64s | None,
     reason: str | None,
     spec: GateSpec,
 ) -> dict[str, ExpertStates]:
     base = metrics.mean_square_norm(states.base)
-    shifts = [
-        Value.computed(partial(metrics.relative_size, _mean_square_shift(states, i), base))
-        for i in range(len(states.names))
-    ]
-    if similarity is None:
-        none = Value.missing(reason or "undefined")
-        return {
-            name: ExpertStates(mds=none, mean_similarity=none, shift=shift)
-            for name, shift in zip(states.names, shifts, strict=True)
-        }
-    difficulty = metrics.merging_difficulty(similarity)
-    means = metrics.mean_similarity(similarity)
-    intervals = difficulty_intervals(per_probe, states.tasks, spec)
-    return {
-        name: ExpertStates(
-            mds=Value(number=float(difficulty[i]), interval=intervals[i] if intervals else None),
-            mean_similarity=Value(number=float(means[i])),
-            shift=shifts[i],
+    mds = means = [Value.missing(reason or "undefined")] * len(states.names)
+    if similarity is not None:
+        difficulty = metrics.merging_difficulty(similarity).tolist()
+        intervals = difficulty_intervals(per_probe, states.tasks, spec)
+        mds = [
+            Value(number=number, interval=intervals[i] if intervals else None)
+            for i, number in enumerate(difficulty)
+        ]
+        means = [Value(number=mean) for mean in metrics.mean_similarity(similarity).tolist()]
+    found = {}
+    for i, name in enumerate(states.names):
+        shifts = [own[i] - zero for own, zero in zip(states.experts, states.base, strict=True)]
+        shift = Value.computed(
+            partial(metrics.relative_size, metrics.mean_square_norm(shifts), base)
         )
-        for i, name in enumerate(states.names)
-    }
+        found[name] = ExpertStates(mds=mds[i], mean_similarity=means[i], shift=shift)
+    return found
 
 
 def difficulty_intervals(
-    per_probe: FloatArray, tasks: Sequence[str], spec: GateSpec
+    per_probe: Float64s, tasks: Sequence[str], spec: GateSpec
 ) -> list[Interval] | None:
     """The interval of every expert's MDS, at the level of one look; None from too few probes."""
     try:
@@ -200,20 +206,15 @@ def difficulty_intervals(
     return [(float(low), float(high)) for low, high in ends]
 
 
-def _mean_square_shift(states: HiddenStates, expert: int) -> float:
-    return metrics.mean_square_norm(
-        [own[expert] - base for own, base in zip(states.experts, states.base, strict=True)]
-    )
-
-
-def _bounds(states: HiddenStates, squared: FloatArray, grams: Sequence[FloatArray]) -> Bounds:
+def _bounds(states: HiddenStates, squared: Float64s, grams: Sequence[Float64s]) -> Bounds:
+    own_grams = np.stack(grams)
     best = metrics.minimum_distortion(squared)
     diameter = metrics.diameter(squared)
     base = metrics.mean_square_norm(states.base)
     count = len(states.names)
     uniform = np.full(count, 1 / count)
     try:
-        minimax = metrics.minimax_weights(np.stack(grams)).weights
+        minimax = metrics.minimax_weights(own_grams).weights
     except metrics.Undefined:
         minimax = uniform
     shares = {"uniform": uniform, "optimal": best.weights, "minimax": minimax}
@@ -226,50 +227,12 @@ def _bounds(states: HiddenStates, squared: FloatArray, grams: Sequence[FloatArra
         paper_bound=metrics.paper_bound(squared, states.base[0].shape[-1]),
         minimax_weights=dict(zip(states.names, minimax.tolist(), strict=True)),
         own_input_distortion={
-            how: Value.computed(partial(_worst_own_input, grams, own))
+            how: Value.computed(partial(metrics.worst_own_input_distortion, own_grams, own))
             for how, own in shares.items()
         },
     )
 
 
-def _worst_own_input(grams: Sequence[FloatArray], weights: FloatArray) -> float:
-    return metrics.worst_own_input_distortion(np.stack(grams), weights)
-
-
-def _gram(states: HiddenStates, name: str) -> FloatArray:
+def _gram(states: HiddenStates, name: str) -> Float64s:
     own = states.own(name)
     return metrics.own_input_gram([states.experts[k] for k in own], [states.base[k] for k in own])
-
-
-def _forecast(
-    trials: Trials | None,
-    method: str,
-    expert: str,
-    scales: Mapping[str, float],
-    spec: GateSpec,
-) -> Forecast:
-    reading, agreement = ("none", None) if trials is None else trials.forecast(expert, scales)
-    if agreement is None:
-        why = "positions_not_answer" if trials is None else "choices_share_first_token"
-        missing = Value.missing(why)
-        return Forecast(
-            method=method,
-            expert=expert,
-            kind="states",
-            reading="none",
-            inputs=0,
-            disagreement=missing,
-            disagreement_upper=missing,
-            kl=missing,
-        )
-    upper = metrics.disagreement_bound(agreement.disagreements, agreement.n, confidence=spec.level)
-    return Forecast(
-        method=method,
-        expert=expert,
-        kind="states",
-        reading=reading,
-        inputs=agreement.n,
-        disagreement=Value(number=agreement.rate),
-        disagreement_upper=Value(number=upper),
-        kl=Value(number=agreement.kl),
-    )

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.agreement import Agreement, agreement_of
+from pytest_mergegate.engine.running.references import own_states
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
-from pytest_mergegate.stages.references import answers_at, own_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.running.agreement import Agreement
     from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.references import Reference
     from pytest_mergegate.engine.running.tasks import Task
-    from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.stages.references import Reference, References
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.results import Results
 
 
 _DECODED = 8
 """Answers of a merge that are looked at: decoding takes longer than comparing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class MergedExpert:
     """What a merge does to one expert's own inputs."""
 
@@ -53,7 +54,7 @@ class MergedExpert:
     degenerate: Degeneracy | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class BaseAnswers:
     """How the base, with nothing merged, answers one expert's own inputs."""
 
@@ -67,40 +68,62 @@ class BaseAnswers:
         return self.differing / self.inputs
 
 
-def compare_base(workspace: Workspace, references: References, name: str) -> BaseAnswers:
-    """The base against expert ``name``; nothing must be loaded over it."""
-    inputs = workspace.draws[name].order[: workspace.spec.certificate.per_task]
-    differs = answers_differ(workspace.engine, name, references.of(name, inputs))
-    return BaseAnswers(inputs=len(differs), differing=sum(differs))
+def with_base(context: Context, results: Results) -> Results:
+    """With what the base by itself does on every expert's inputs, where a budget is about merges:
+    whether a merge that passes did anything (THEORY 9)."""
+    if not context.decisions.compares_merges:
+        return results
+    context.tell("the base's own answers", 0.0)
+    return replace(results, base=base_answers(context))
 
 
-def compare_loaded(
-    workspace: Workspace, references: References, spec: GateSpec
-) -> tuple[MergedExpert, ...]:
+def base_answers(context: Context) -> dict[str, BaseAnswers]:
+    """By expert; nothing must be loaded over the base."""
+    return {name: _base_answers(context, name) for name in context.pool.names}
+
+
+def _base_answers(context: Context, name: str) -> BaseAnswers:
+    workspace, spec = context.workspace, context.gate.spec
+    inputs = workspace.draws[name].order[: spec.certificate.per_task]
+
+    def compare() -> BaseAnswers:
+        context.read_references()
+        reference = context.references.of(name, inputs)
+        differs = answers_differ(workspace.engine, name, reference)
+        return BaseAnswers(inputs=len(differs), differing=sum(differs))
+
+    key = workspace.key(
+        "base's answers",
+        expert=workspace.models[name],
+        examples=context.pool.examples_fingerprint.get(name),
+        read=spec.experts[name].how_read,
+        inputs=inputs,
+        probes=spec.probes.model_dump(mode="json"),
+    )
+    return context.cache.kept(BaseAnswers, key, compare)
+
+
+def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
     """The loaded model against every expert.
 
     Where ``certificate.max_per_task`` allows, an expert whose verdict is open is compared on
     twice as many inputs, and again.
     """
-    tasks = [workspace.engine.tasks[name] for name in workspace.pool.names]
-    _read_together(workspace.engine, references, tasks, spec.certificate.per_task)
-    compared = [_compare(workspace, references, task, spec) for task in tasks]
+    engine, count = context.workspace.engine, context.gate.spec.certificate.per_task
+    tasks = [engine.tasks[name] for name in context.pool.names]
+    for task in tasks:
+        context.references.of(task.name, task.order[:count])  # says which answers are forced
+    # all that is compared in any case at once: the more rows, the sooner each is read
+    positions = engine.require_head().answer_positions
+    engine.states([(task, task.order[:count]) for task in tasks], positions)
+    compared = [_compare(context, task) for task in tasks]
     looked_at = [_looked_at(*pair) for pair in zip(tasks, compared, strict=True)]
     asked = [pair for pair in zip(tasks, looked_at, strict=True) if pair[0].reading == "greedy"]
-    workspace.engine.answer(asked)
+    engine.answer(asked)
     return tuple(
-        _merged_expert(workspace.engine, task, found, inputs, spec)
+        _merged_expert(engine, task, found, inputs, context.gate.spec.level)
         for task, found, inputs in zip(tasks, compared, looked_at, strict=True)
     )
-
-
-def _read_together(
-    engine: Engine, references: References, tasks: Sequence[Task], count: int
-) -> None:
-    """Read all that is compared in any case at once: the more rows, the sooner each is read."""
-    for task in tasks:
-        references.of(task.name, task.order[:count])  # says which answers are forced
-    engine.states([(task, task.order[:count]) for task in tasks], answers_at(engine))
 
 
 def answers_differ(engine: Engine, name: str, reference: Reference) -> tuple[bool, ...]:
@@ -146,24 +169,24 @@ class _Compared:
         return metrics.disagreement_bound(differing, len(self.differs), confidence=confidence)
 
 
-def _compare(workspace: Workspace, references: References, task: Task, spec: GateSpec) -> _Compared:
-    engine, certificate = workspace.engine, spec.certificate
-    count = certificate.per_task
-    reference = references.of(task.name, task.order[:count])
-    compared = _compare_inputs(engine, task, reference)
-    while count < certificate.most and _is_open(compared, task.name, workspace, spec):
-        more = task.order[count : min(2 * count, certificate.most)]
+def _compare(context: Context, task: Task) -> _Compared:
+    engine, spec = context.workspace.engine, context.gate.spec
+    count, most = spec.certificate.per_task, spec.certificate.most
+    compared = _compare_inputs(engine, task, context.references.of(task.name, task.order[:count]))
+    while count < most and context.decisions.disagreement_is_open(
+        task.name, compared.disagreement(spec.level), compared.upper(spec.level)
+    ):
+        more = task.order[count : min(2 * count, most)]
         if not more:
             break
-        compared += _compare_inputs(engine, task, references.of(task.name, more))
-        count = min(2 * count, certificate.most)
+        compared += _compare_inputs(engine, task, context.references.of(task.name, more))
+        count = min(2 * count, most)
     return compared
 
 
 def _merged_expert(
-    engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], spec: GateSpec
+    engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], level: float
 ) -> MergedExpert:
-    level = spec.level
     distortion = float(np.mean(compared.moved))
     return MergedExpert(
         name=task.name,
@@ -179,20 +202,6 @@ def _merged_expert(
         ),
         degenerate=_degenerate(engine, task, compared, looked_at),
     )
-
-
-def _is_open(compared: _Compared, name: str, workspace: Workspace, spec: GateSpec) -> bool:
-    """Whether more inputs might change on which side of a limit the expert is."""
-    limits, level = spec.effective_budget.limits, spec.level
-    found = compared.disagreement(level)
-    assert found.interval is not None
-    low, high = found.interval
-    if "max_disagreement" in limits and low <= limits["max_disagreement"] < high:
-        return True
-    if "max_loss" not in limits or workspace.pool.labelled(name):
-        return False
-    allowed = limits["max_loss"] / 100 * (spec.experts[name].score or 1.0)
-    return low <= allowed < compared.upper(level)
 
 
 def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compared:
@@ -213,15 +222,13 @@ def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compar
 def _agreement(
     engine: Engine, task: Task, reference: Reference, states: Sequence[Tensor]
 ) -> Agreement:
-    from pytest_mergegate.engine.running.comparison import compare
-
     if reference.choice_scores is not None:
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
-        return compare(own, merged)
+        return agreement_of(own, merged)
     logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
     own_logits = (logits(state, head) for state in reference.states)
-    agreement = compare(own_logits, map(logits, states))
+    agreement = agreement_of(own_logits, map(logits, states))
     for index, own_answer, differs in zip(
         reference.inputs, reference.answers, agreement.differs, strict=True
     ):

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, ClassVar
 
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.common.imports import nothing_collected
+from pytest_mergegate.engine.running.workspace import own_code
+from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.results import Results
+
+
+class UnsoundPool(GateError):
+    """A pool that cannot be gated: ``findings`` is all that there is to say of it."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("\n".join(str(f) for f in self.findings if f.severity == "error"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +45,42 @@ class PreflightResult:
         return self.pool is not None and not any(f.severity == "error" for f in self.findings)
 
 
+@dataclass(frozen=True)
+class Preflight:
+    """The stage."""
+
+    name: ClassVar[Stage] = "preflight"
+
+    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
+        """Raises UnsoundPool; and GateError for a method that mergekit does not know, before
+        anything is computed in vain."""
+        findings = _inspect(earlier.pool, context.gate)
+        if any(finding.severity == "error" for finding in findings):
+            raise UnsoundPool(findings)
+        yield (earlier := replace(earlier, findings=findings))
+        if context.reaches("hidden"):
+            yield replace(earlier, methods=_planned(context))
+
+
 def run_preflight(gate: Gate) -> PreflightResult:
     """Read the pool and apply every rule; all findings at once."""
+    try:
+        pool = load_pool(gate)
+    except UnsoundPool as unsound:
+        return PreflightResult(pool=None, findings=unsound.findings)
+    return PreflightResult(pool=pool, findings=_inspect(pool, gate))
+
+
+def load_pool(gate: Gate) -> Pool:
+    """What the gate names. Raises UnsoundPool with everything that cannot be read."""
     pool, errors = read_pool(gate)
-    findings = [Finding.of(error) for error in errors]
-    if pool is not None:
-        for rule in RULES:
-            findings.extend(_softened(finding, gate) for finding in rule.apply(pool))
-    return PreflightResult(pool=pool, findings=tuple(findings))
+    if pool is None:
+        raise UnsoundPool(map(Finding.of, errors))
+    return pool
+
+
+def _inspect(pool: Pool, gate: Gate) -> tuple[Finding, ...]:
+    return tuple(_softened(finding, gate) for rule in RULES for finding in rule.apply(pool))
 
 
 def _softened(finding: Finding, gate: Gate) -> Finding:
@@ -45,3 +91,24 @@ def _softened(finding: Finding, gate: Gate) -> Finding:
     if finding.final:
         return replace(finding, fix=f"{finding.fix}; {finding.code} cannot be ignored here")
     return replace(finding, severity="warning", fix=f"ignored by the gate file: {reason}")
+
+
+def _planned(context: Context) -> tuple[Method, ...]:
+    """The gate's methods, held against mergekit, which is imported once for all runs."""
+    gate, names = context.gate, context.pool.names
+
+    def plan() -> tuple[Method, ...]:
+        with context.clock.timed("load"), nothing_collected():
+            from pytest_mergegate.merging.methods import plan_methods
+
+        return plan_methods(gate, names)
+
+    key = {
+        "kind": "methods",
+        "code": own_code(),
+        "mergekit's": version("mergekit"),
+        "merge": gate.spec.merge.model_dump(mode="json"),
+        "mergekit": gate.mergekit and dict(gate.mergekit.config),
+        "names": names,
+    }
+    return context.cache.kept(tuple[Method, ...], key, plan)

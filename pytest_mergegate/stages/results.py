@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_mergegate.common.findings import Finding
+    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.merging.method import Method
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
+    from pytest_mergegate.stages.forecasts import Surrogate
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
-    from pytest_mergegate.stages.outcomes import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,16 @@ class Results:
     """What the stages have found so far; None for a stage that did not run."""
 
     pool: Pool
+    findings: tuple[Finding, ...] = ()
+    """What preflight has to say of a pool that is sound."""
+    methods: tuple[Method, ...] = ()
+    """The gate's methods of merging; their weights are known once the states are."""
+    device: str | None = None
+    """Where models run; None where none did."""
+    positions: Positions | None = None
+    """Where states were read."""
+    probes: int | None = None
+    """How many of each task were drawn in the end."""
     conflict: ConflictResult | None = None
     hidden: HiddenResult | None = None
     surrogates: tuple[Surrogate, ...] = ()

@@ -19,7 +19,7 @@ from pools import write_adapter
 from reports import same
 
 from pytest_mergegate.engine.running import ray_cluster, ray_executor
-from pytest_mergegate.engine.running.ray_worker import Entry, Task, Worker
+from pytest_mergegate.engine.running.ray_worker import Entry, Worker
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.report.gating import run_gate
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.common.errors import GateError
+    from pytest_mergegate.engine.running.executors import Job
     from pytest_mergegate.report.types import Report
 
 ray = pytest.importorskip("ray")
@@ -80,7 +81,7 @@ class Run:
     cache: Path
     report: dict[str, Any]
     done: list[list[str]]
-    """Process, engine, kind and model of every task, in the order in which they ended."""
+    """Process, engine, kind and model of every job, in the order in which they ended."""
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,11 @@ def cold(cluster: Any, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory
     log = folder / "log"
 
     class Logging(Worker):
-        def run(self, task: Task) -> Entry | GateError:
-            answer = super().run(task)
+        def run(self, job: Job) -> Entry | GateError:
+            answer = super().run(job)
             with log.open("a") as file:
                 engine = id(self._workspace.engine)
-                file.write(f"{os.getpid()} {engine} {task.kind} {task.model}\n")
+                file.write(f"{os.getpid()} {engine} {job.kind} {job.model}\n")
             return answer
 
     with pytest.MonkeyPatch.context() as patched:
@@ -146,12 +147,12 @@ class TestLostWorkers:
         folder.mkdir()
 
         class Dying(Worker):
-            def run(self, task: Task) -> Entry | GateError:
+            def run(self, job: Job) -> Entry | GateError:
                 left = sorted(folder.iterdir())
-                if task.model == "b" and left:
+                if job.model == "b" and left:
                     left[0].unlink()
                     os.kill(os.getpid(), signal.SIGKILL)
-                return super().run(task)
+                return super().run(job)
 
         monkeypatch.setattr(ray_executor, "Worker", Dying)
         return folder
@@ -190,13 +191,13 @@ class TestLostWorkers:
         doomed, marker = node.node_id, tmp_path / "marker"
 
         class Hanging(Worker):
-            def run(self, task: Task) -> Entry | GateError:
+            def run(self, job: Job) -> Entry | GateError:
                 import ray
 
                 if ray.get_runtime_context().get_node_id() == doomed:
                     marker.touch()
                     time.sleep(600)
-                return super().run(task)
+                return super().run(job)
 
         def remove() -> None:
             deadline = time.monotonic() + 60
@@ -220,9 +221,9 @@ class TestErrors:
         self, pool_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Blind(Worker):
-            def run(self, task: Task) -> Entry | GateError:
+            def run(self, job: Job) -> Entry | GateError:
                 shutil.rmtree(pool_copy.parent / "adapters" / "b", ignore_errors=True)
-                return super().run(task)
+                return super().run(job)
 
         monkeypatch.setattr(ray_executor, "Worker", Blind)
         found = report(pool_copy, tmp_path / "cache")
@@ -259,7 +260,7 @@ class TestErrors:
         self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Broken(Worker):
-            def run(self, task: Task) -> Entry | GateError:
+            def run(self, job: Job) -> Entry | GateError:
                 raise ZeroDivisionError("worker")
 
         monkeypatch.setattr(ray_executor, "Worker", Broken)

@@ -1,14 +1,21 @@
-"""What comes out of comparing one model's answers with another's."""
+"""How far one model's predictions on an expert's own inputs are from that expert's."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.common.plain import result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Agreement:
-    """Comparison over n inputs."""
+    """What comes out of a comparison over n inputs."""
 
     differs: tuple[bool, ...]
     """Per input: whether the answers differ."""
@@ -34,3 +41,24 @@ class Agreement:
     def rate(self) -> float:
         """Share of inputs on which the answers differ."""
         return self.disagreements / self.n
+
+
+def agreement_of(expert: Iterable[Tensor], other: Iterable[Tensor]) -> Agreement:
+    """Compare scores [T, options] of two models input by input.
+
+    Greedy answers agree exactly when every argmax on the expert's own answer agrees: up to the
+    first position that differs both models have seen the same tokens.
+    """
+    differs, divergences = [], []
+    for own, theirs in zip(expert, other, strict=True):
+        differs.append(bool((own.argmax(-1) != theirs.argmax(-1)).any()))
+        divergences.append(_divergence(own, theirs))
+    return Agreement(differs=tuple(differs), divergences=tuple(divergences))
+
+
+def _divergence(own: Tensor, theirs: Tensor) -> float:
+    import torch
+
+    p = torch.log_softmax(own.to(torch.float64), dim=-1)
+    q = torch.log_softmax(theirs.to(torch.float64), dim=-1)
+    return float((p.exp() * (p - q)).sum(-1).clamp_min(0).mean())

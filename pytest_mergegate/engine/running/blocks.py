@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from pytest_mergegate.common.plain import Float32s, result
 from pytest_mergegate.engine.models.readings import loaded_as
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.engine.running.entries import Arrays, Key
+    from pytest_mergegate.engine.running.entries import Key
     from pytest_mergegate.engine.running.workspace import Workspace
 
 Kind = Literal["answers", "states"]
@@ -24,9 +21,11 @@ SIZE = 5
 """Probes in a block."""
 Rows = list[Any]
 """Per input: an answer's tokens, or float32 states [T, d]."""
+ROWS: dict[Kind, Any] = {"answers": list[list[int]], "states": list[Float32s]}
+"""The type of rows, by which they are kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Block:
     """Some probes of one task."""
 
@@ -84,17 +83,3 @@ def compute(engine: Engine, kind: Kind, blocks: Sequence[Block]) -> list[Rows]:
     ]
     states = iter(engine.model.states(rows, positions))
     return [[next(states).numpy() for _ in block.inputs] for block in blocks]
-
-
-def to_arrays(kind: Kind, rows: Rows) -> Arrays:
-    """Rows of different lengths as two arrays."""
-    kept = np.dtype(np.int64 if kind == "answers" else np.float32)
-    arrays: list[NDArray[Any]] = [np.asarray(row, dtype=kept) for row in rows]
-    lengths = np.array([len(array) for array in arrays], dtype=np.int64)
-    return {"rows": np.concatenate(arrays), "lengths": lengths}
-
-
-def to_rows(kind: Kind, arrays: Mapping[str, NDArray[Any]]) -> Rows:
-    """What ``to_arrays`` was given."""
-    rows = np.split(arrays["rows"], np.cumsum(arrays["lengths"])[:-1])
-    return [row.tolist() for row in rows] if kind == "answers" else list(rows)

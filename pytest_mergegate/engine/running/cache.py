@@ -10,17 +10,11 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mergegate.common.files.writing import PARTIAL, Unwritten, make_folder, write_file
-from pytest_mergegate.engine.running.entries import (
-    Corrupt,
-    digest,
-    pack,
-    pack_json,
-    unpack,
-    unpack_json,
-)
+from pytest_mergegate.common.plain import dump, load
+from pytest_mergegate.engine.running.entries import Corrupt, digest, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.running.entries import Arrays, Key
 
+T = TypeVar("T")
 FORMAT = "entries-2"
 """The folder of the entries, beside whatever else the cache folder holds."""
 DEFAULT_LIMIT = 5 << 30
@@ -119,15 +114,20 @@ class Cache:
             return
         self._make_room(len(file))
 
-    def json(self, key: Key, compute: Callable[[], Any], *, counted: bool = True) -> Any:
-        """Plain data under ``key``, computed and kept where it is not there; not ``counted`` as a
-        hit or a miss where no model is behind it."""
+    def kept(self, kind: Any, key: Key, compute: Callable[[], T], *, counted: bool = True) -> T:
+        """What is kept under ``key``, of the type ``kind``; computed and kept where it is not
+        there. Not ``counted`` as a hit or a miss where no model is behind it."""
         found = self.find(key) if counted else self.peek(key)
         if found is not None:
-            return unpack_json(found)
-        data = compute()
-        self.keep(key, pack_json(data))
-        return data
+            known: T = load(kind, found)
+            return known
+        computed = compute()
+        self.keep(key, dump(kind, computed))
+        return computed
+
+    def json(self, key: Key, compute: Callable[[], Any], *, counted: bool = True) -> Any:
+        """The same for plain data: what comes back is what the module json makes of them."""
+        return self.kept(object, key, compute, counted=counted)
 
     @contextlib.contextmanager
     def lock(self, key: Key) -> Iterator[None]:
@@ -143,10 +143,11 @@ class Cache:
         with contextlib.ExitStack() as stack:
             try:
                 locks = self.folder / "locks"
-                locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(locks, mode=0o700)
                 stack.enter_context(FileLock(locks / digest(key)[:3]))
-            except (OSError, NotImplementedError) as error:
-                self._tell(f"the cache cannot be locked ({error}): {self.folder}")
+            except (OSError, NotImplementedError, Unwritten) as error:
+                why = error.why if isinstance(error, Unwritten) else error
+                self._tell(f"the cache cannot be locked ({why}): {self.folder}")
             yield
 
     def usage(self) -> Usage:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _BLANK = b"0" * 64
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 _LARGEST_HEADER = 1 << 24
-JSON = "json"
-"""The array under which plain data is kept, as UTF-8."""
 
 
 class Corrupt(Exception):
@@ -67,17 +65,6 @@ def unpack(key: Key, file: bytes) -> dict[str, NDArray[Any]]:
         return dict(load(file))
     except (SafetensorError, ValueError, KeyError) as error:  # written, but not by this module
         raise Corrupt(f"it is no safetensors file, {error}") from None
-
-
-def pack_json(data: Any) -> Arrays:
-    """Plain data as the arrays of an entry."""
-    text = json.dumps(data, allow_nan=True).encode()
-    return {JSON: np.frombuffer(text, dtype=np.uint8)}
-
-
-def unpack_json(arrays: Arrays) -> Any:
-    """What ``pack_json`` was given."""
-    return json.loads(arrays[JSON].tobytes())
 
 
 def _name(file: bytes) -> object:

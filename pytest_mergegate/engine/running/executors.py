@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_mergegate.engine.running.blocks import Block, Kind, Rows, compute, to_arrays, to_rows
+from pytest_mergegate.common.plain import dump, load
+from pytest_mergegate.engine.running.blocks import ROWS, Block, Kind, Rows, compute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_mergegate.engine.running.workspace import Workspace
 
-Results = dict[tuple[str | None, Block], Rows]
+Found = dict[tuple[str | None, Block], Rows]
 """By model (None: the base) and block."""
 
 
@@ -31,7 +32,7 @@ class Executor(Protocol):
 
     def run(
         self, workspace: Workspace, jobs: Sequence[Job], progress: Callable[[float], None]
-    ) -> Results:
+    ) -> Found:
         """The results of all ``jobs``. Raises PoolError."""
 
 
@@ -40,9 +41,9 @@ class LocalExecutor:
 
     def run(
         self, workspace: Workspace, jobs: Sequence[Job], progress: Callable[[float], None]
-    ) -> Results:
+    ) -> Found:
         """The results of all ``jobs``. Raises PoolError."""
-        results: Results = {}
+        results: Found = {}
         for done, job in enumerate(jobs, start=1):
             found = look_up(workspace, job)
             results |= found
@@ -56,27 +57,27 @@ class LocalExecutor:
         return results
 
 
-def look_up(workspace: Workspace, job: Job, *, again: bool = False) -> Results:
+def look_up(workspace: Workspace, job: Job, *, again: bool = False) -> Found:
     """What is known of ``job``, and what the cache holds of it."""
     look = workspace.cache.peek if again else workspace.cache.find
-    found: Results = {}
+    found: Found = {}
     for block in job.blocks:
         if (rows := workspace.ahead.get((job.kind, job.model, block))) is not None:
             found[job.model, block] = rows
             continue
         arrays = look(block.key(workspace, job.kind, job.model))
         if arrays is not None:
-            found[job.model, block] = to_rows(job.kind, arrays)
+            found[job.model, block] = load(ROWS[job.kind], arrays)
     return found
 
 
-def without(job: Job, found: Mapping[tuple[str | None, Block], Rows]) -> Job | None:
+def without(job: Job, found: Found) -> Job | None:
     """What is left of ``job``; None where that is nothing."""
     left = tuple(block for block in job.blocks if (job.model, block) not in found)
     return replace(job, blocks=left) if left else None
 
 
-def run_job(workspace: Workspace, job: Job) -> Results:
+def run_job(workspace: Workspace, job: Job) -> Found:
     """Compute all of ``job`` with the workspace's engine, and keep it."""
     engine = workspace.engine
     if job.model is None:
@@ -86,7 +87,7 @@ def run_job(workspace: Workspace, job: Job) -> Results:
             computed = compute(engine, job.kind, job.blocks)
     for block, rows in zip(job.blocks, computed, strict=True):
         key = block.key(workspace, job.kind, job.model)
-        workspace.cache.keep(key, to_arrays(job.kind, rows))
+        workspace.cache.keep(key, dump(ROWS[job.kind], rows))
     return {(job.model, b): rows for b, rows in zip(job.blocks, computed, strict=True)}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pytest_mergegate.common.plain import Float32s, result
 from pytest_mergegate.engine.running.blocks import Block, blocks_of
 from pytest_mergegate.engine.running.executors import Job, look_up, without
 
@@ -18,10 +17,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.executors import Executor
     from pytest_mergegate.engine.running.workspace import Workspace
 
-StateArray = NDArray[np.float32]
 
-
-@dataclass(frozen=True, kw_only=True)
+@result
 class HiddenStates:
     """States at the probe positions; the probes of one task stand together."""
 
@@ -29,9 +26,9 @@ class HiddenStates:
     """The experts, in the order of the arrays' first axis."""
     blocks: tuple[Block, ...]
     """The probes, and the answers along which they were read."""
-    base: tuple[StateArray, ...]
+    base: tuple[Float32s, ...]
     """Per probe [T, d]."""
-    experts: tuple[StateArray, ...]
+    experts: tuple[Float32s, ...]
     """Per probe [N, T, d]."""
 
     @property
@@ -120,7 +117,7 @@ def answer(
     return answered
 
 
-def read_probes(engine: Engine, states: HiddenStates) -> list[StateArray]:
+def read_probes(engine: Engine, states: HiddenStates) -> list[Float32s]:
     """States of the loaded model where ``states`` were read, per probe [T, d]."""
     asked = [(engine.tasks[block.task], block.inputs) for block in states.blocks]
     return [s.numpy() for block in engine.states(asked, engine.positions) for s in block]

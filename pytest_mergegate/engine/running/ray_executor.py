@@ -1,40 +1,41 @@
-"""The executor ``ray``: models run in workers of a Ray cluster, one task per model and block."""
+"""The executor ``ray``: models run in workers of a Ray cluster, one job per model and block."""
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mergegate.common.errors import GateError, PoolError, first_line
-from pytest_mergegate.engine.running.blocks import to_rows
+from pytest_mergegate.common.plain import load
+from pytest_mergegate.engine.running.blocks import ROWS
 from pytest_mergegate.engine.running.entries import Corrupt, key_text, unpack
-from pytest_mergegate.engine.running.executors import look_up, without
+from pytest_mergegate.engine.running.executors import Job, look_up, without
 from pytest_mergegate.engine.running.ray_cluster import connected
-from pytest_mergegate.engine.running.ray_worker import Entry, Task, Worker
+from pytest_mergegate.engine.running.ray_worker import Entry, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_mergegate.engine.running.blocks import Rows
-    from pytest_mergegate.engine.running.executors import Job, Results
+    from pytest_mergegate.engine.running.executors import Found
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.gate.gatefile import Gate
 
 _LOSSES = 2
-"""Of one task, or of workers that start: one is bad luck."""
+"""Of one job, or of workers that start: one is bad luck."""
 _PATIENCE = 10.0
 """Seconds between looks at whether there is a node left to wait for."""
 
 
 @dataclass(eq=False, kw_only=True)
 class _Member:
-    """A worker and the task it has."""
+    """A worker and the job it has."""
 
     actor: Any
-    task: Task | None = None
+    job: Job | None = None
     model: str | None = ""
     """Whose weights it has in place; no expert's name is empty."""
 
@@ -50,7 +51,7 @@ class RayExecutor:
         self._address = address
         self._open = ExitStack()
         self._members: dict[Any, _Member] = {}
-        """By the reference of what they are doing: to start, or a task."""
+        """By the reference of what they are doing: to start, or a job."""
         self._idle: list[_Member] = []
         self._failed_starts = 0
 
@@ -70,29 +71,27 @@ class RayExecutor:
 
     def run(
         self, workspace: Workspace, jobs: Sequence[Job], progress: Callable[[float], None]
-    ) -> Results:
+    ) -> Found:
         """The results of all ``jobs``. Raises GateError."""
-        results: Results = {}
-        tasks: list[Task] = []
+        results: Found = {}
+        singles: list[Job] = []
         for job in jobs:
             found = look_up(workspace, job)
             results |= found
             if missing := without(job, found):
-                tasks += [
-                    Task(kind=job.kind, model=job.model, block=block) for block in missing.blocks
-                ]
-        total = len(results) + len(tasks)
-        for task, entry in self._computed(tasks, workspace.device):
-            results[task.model, task.block] = _kept(workspace, task, entry)
+                singles += [replace(missing, blocks=(block,)) for block in missing.blocks]
+        total = len(results) + len(singles)
+        for job, entry in self._computed(singles, workspace.device):
+            results[job.model, job.blocks[0]] = _kept(workspace, job, entry)
             progress(len(results) / total)
         return results
 
-    def _computed(self, tasks: Sequence[Task], device: str) -> Iterator[tuple[Task, Entry]]:
-        """Each task with its result, in the order in which they come in."""
-        left, losses = list(tasks), Counter[Task]()
+    def _computed(self, jobs: Sequence[Job], device: str) -> Iterator[tuple[Job, Entry]]:
+        """Each job with its result, in the order in which they come in."""
+        left, losses = list(jobs), Counter[Job]()
         if left:
-            self._fill(device, len({task.model for task in left}))
-        while left or any(member.task for member in self._members.values()):
+            self._fill(device, len({job.model for job in left}))
+        while left or any(member.job for member in self._members.values()):
             while left and self._idle:
                 self._assign(self._idle.pop(), left)
             done, _ = self._ray.wait(list(self._members), timeout=_PATIENCE)
@@ -100,25 +99,25 @@ class RayExecutor:
                 self._check_nodes(device)
             for reference in done:
                 member = self._members.pop(reference)
-                task, member.task = member.task, None
-                answer = self._answer(reference, task)
+                job, member.job = member.job, None
+                answer = self._answer(reference, job)
                 if isinstance(answer, GateError):
                     raise answer
                 if isinstance(answer, Exception):
-                    self._replace(member, device, answer, starting=task is None)
-                    if task is not None:
-                        losses[task] += 1
-                        if losses[task] >= _LOSSES:
-                            raise _lost(task.model, answer)
-                        left.insert(0, task)
+                    self._replace(member, device, answer, starting=job is None)
+                    if job is not None:
+                        losses[job] += 1
+                        if losses[job] >= _LOSSES:
+                            raise _lost(job.model, answer)
+                        left.insert(0, job)
                     continue
                 self._idle.append(member)
-                if task is not None:
-                    yield task, answer
+                if job is not None:
+                    yield job, answer
                 else:
                     self._failed_starts = 0
 
-    def _answer(self, reference: Any, task: Task | None) -> Any:
+    def _answer(self, reference: Any, job: Job | None) -> Any:
         """What a worker has returned, or the error that says that it was lost."""
         exceptions = self._ray.exceptions
         try:
@@ -135,7 +134,7 @@ class RayExecutor:
         ) as error:
             return error
         except exceptions.RayError as error:
-            what = "a worker" if task is None else _named(task.model)
+            what = "a worker" if job is None else _named(job.model)
             raise GateError(
                 f"Ray failed to run {what}: {first_line(error)}", fix="see ray status"
             ) from None
@@ -161,16 +160,16 @@ class RayExecutor:
         )
         self._members[actor.ready.remote()] = _Member(actor=actor)
 
-    def _assign(self, member: _Member, left: list[Task]) -> None:
-        """Give ``member`` a task of the model it has, else of one that no other works on."""
+    def _assign(self, member: _Member, left: list[Job]) -> None:
+        """Give ``member`` a job of the model it has, else of one that no other works on."""
         taken = {other.model for other in self._members.values()}
-        task = next(
-            (task for task in left if task.model == member.model),
-            next((task for task in left if task.model not in taken), left[-1]),
+        job = next(
+            (job for job in left if job.model == member.model),
+            next((job for job in left if job.model not in taken), left[-1]),
         )
-        left.remove(task)
-        member.task, member.model = task, task.model
-        self._members[member.actor.run.remote(task)] = member
+        left.remove(job)
+        member.job, member.model = job, job.model
+        self._members[member.actor.run.remote(job)] = member
 
     def _replace(self, member: _Member, device: str, error: Exception, *, starting: bool) -> None:
         """Start another worker in the place of a lost one; it waits for a node to run on."""
@@ -190,28 +189,29 @@ class RayExecutor:
             raise _no_node(resource)
 
 
-def _kept(workspace: Workspace, task: Task, entry: Entry) -> Rows:
+def _kept(workspace: Workspace, job: Job, entry: Entry) -> Rows:
     """The rows of a result that was computed from the files that are seen here."""
-    key = task.block.key(workspace, task.kind, task.model)
+    key = job.blocks[0].key(workspace, job.kind, job.model)
     if key_text(entry.key) != key_text(key):
         other = ", ".join(name for name in key if entry.key.get(name) != key[name])
         raise PoolError(
             f"the Ray worker on {entry.node} sees other files or versions than this machine "
-            f"({_named(task.model)} differs in {other})",
-            expert=task.model,
+            f"({_named(job.model)} differs in {other})",
+            expert=job.model,
             fix="give every node the same files and the same installed packages",
         )
     try:
         arrays = unpack(key, entry.file)
     except Corrupt as problem:
         raise PoolError(
-            f"the result of {_named(task.model)} from the Ray worker on {entry.node} cannot be "
+            f"the result of {_named(job.model)} from the Ray worker on {entry.node} cannot be "
             f"used, {problem}",
-            expert=task.model,
+            expert=job.model,
             fix="run again; if it happens again, look at the node's memory and versions",
         ) from None
     workspace.cache.keep_packed(key, entry.file)
-    return to_rows(task.kind, arrays)
+    rows: Rows = load(ROWS[job.kind], arrays)
+    return rows
 
 
 def _named(model: str | None) -> str:

@@ -9,31 +9,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.running.blocks import compute, to_arrays
+from pytest_mergegate.common.plain import dump
+from pytest_mergegate.engine.running.blocks import ROWS, compute
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.entries import pack
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
-    from pytest_mergegate.engine.running.blocks import Block, Kind
     from pytest_mergegate.engine.running.entries import Key
+    from pytest_mergegate.engine.running.executors import Job
     from pytest_mergegate.gate.gatefile import Gate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One model on one block of probes: what is lost, and run again, as one."""
-
-    kind: Kind
-    model: str | None
-    """An expert; None for the base."""
-    block: Block
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A task's result, as the cache keeps it."""
+    """The result of one block of a job, as the cache keeps it."""
 
     node: str
     """The machine it comes from."""
@@ -43,7 +34,7 @@ class Entry:
 
 
 class Worker:
-    """Runs tasks of one gate; the base is loaded once, by the first of them."""
+    """Runs jobs of one block each; the base is loaded once, by the first of them."""
 
     def __init__(self, gate: Gate, device: str) -> None:
         self._gate = gate
@@ -54,22 +45,21 @@ class Worker:
     def ready(self) -> None:
         """Return, once there is a process to run it."""
 
-    def run(self, task: Task) -> Entry | GateError:
-        """The result of ``task``; or what is wrong, as a value, so that Ray adds nothing to it."""
+    def run(self, job: Job) -> Entry | GateError:
+        """The result of ``job``; or what is wrong, as a value, so that Ray adds nothing to it."""
         try:
-            return self._run(task)
+            return self._run(job)
         except GateError as error:
             return error
 
-    def _run(self, task: Task) -> Entry:
-        workspace = self._workspace
-        if task.block.answers is not None:
-            task.block.tell(workspace)
-        key = task.block.key(workspace, task.kind, task.model)
-        self._put_in_place(task.model)
-        (rows,) = compute(workspace.engine, task.kind, [task.block])
-        file = pack(key, to_arrays(task.kind, rows))
-        return Entry(node=socket.gethostname(), key=key, file=file)
+    def _run(self, job: Job) -> Entry:
+        workspace, (block,) = self._workspace, job.blocks
+        if block.answers is not None:
+            block.tell(workspace)
+        key = block.key(workspace, job.kind, job.model)
+        self._put_in_place(job.model)
+        (rows,) = compute(workspace.engine, job.kind, [block])
+        return Entry(node=socket.gethostname(), key=key, file=pack(key, dump(ROWS[job.kind], rows)))
 
     @cached_property
     def _workspace(self) -> Workspace:
@@ -87,7 +77,7 @@ class Worker:
         )
 
     def _put_in_place(self, model: str | None) -> None:
-        """Have ``model``'s weights loaded; they stay for its next task."""
+        """Have ``model``'s weights loaded; they stay for the next job."""
         if model == self._in_place:
             return
         self._swapped.close()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.engine.running.agreement import Agreement
+from pytest_mergegate.engine.running.agreement import Agreement, agreement_of
 from pytest_mergegate.metrics import mix_states
 
 if TYPE_CHECKING:
@@ -39,14 +38,11 @@ class Trials:
         key = self._workspace.key(
             "forecast", of=self._described(expert), scales=self._identified(scales)
         )
-        found = self._workspace.cache.json(
+        return self._workspace.cache.kept(
+            tuple[str, Agreement | None],
             key,
-            lambda: {
-                "reading": self._answers.reading(expert),
-                "agreement": _plain(self._answers.forecast(expert, scales)),
-            },
+            lambda: (self._answers.reading(expert), self._answers.forecast(expert, scales)),
         )
-        return str(found["reading"]), _agreement(found["agreement"])
 
     def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
         """Every expert in ``scales`` against the model with those weights, put together and run.
@@ -55,10 +51,10 @@ class Trials:
         """
         described = [self._described(name) for name in scales]
         key = self._workspace.key("trial", of=described, scales=self._identified(scales))
-        found = self._workspace.cache.json(
-            key, lambda: [_plain(a) for a in self._answers.trial(scales).values()]
+        found = self._workspace.cache.kept(
+            list[Agreement | None], key, lambda: [*self._answers.trial(scales).values()]
         )
-        return {name: _agreement(a) for name, a in zip(scales, found, strict=True)}
+        return dict(zip(scales, found, strict=True))
 
     def remembered(self, what: str, described: Any, compute: Callable[[], Any]) -> Any:
         """Plain data that follow from the states and ``described``, worked out once."""
@@ -114,8 +110,6 @@ class _Answers:
     def forecast(self, expert: str, scales: Mapping[str, float]) -> Agreement | None:
         import torch
 
-        from pytest_mergegate.engine.running.comparison import compare
-
         if self._options[expert] == ():
             return None
         own = self._states.own(expert)
@@ -125,11 +119,9 @@ class _Answers:
         )
         merged = [torch.from_numpy(state.astype(np.float32)) for state in mixed]
         head = self._engine.mixed_head(scales)
-        return compare(self._own(expert), self._scores(expert, merged, head))
+        return agreement_of(self._own(expert), self._scores(expert, merged, head))
 
     def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
-        from pytest_mergegate.engine.running.comparison import compare
-
         pairs = [(name, k) for name in scales for k in self._states.own(name)]
         tasks, positions = self._engine.tasks, self._model.answer_positions
         inputs = self._states.inputs
@@ -140,7 +132,7 @@ class _Answers:
             found: dict[str, Agreement | None] = dict.fromkeys(scales)
             for name, own in known.items():
                 mixed = [s for (owner, _), s in zip(pairs, states, strict=True) if owner == name]
-                found[name] = compare(own, self._scores(name, mixed, None))
+                found[name] = agreement_of(own, self._scores(name, mixed, None))
         return found
 
     def _own(self, name: str) -> list[Tensor]:
@@ -178,11 +170,3 @@ def _first_tokens(
             return ()
         firsts.append(tokens)
     return tuple(firsts)
-
-
-def _plain(agreement: Agreement | None) -> dict[str, Any] | None:
-    return None if agreement is None else asdict(agreement)
-
-
-def _agreement(plain: Mapping[str, Any] | None) -> Agreement | None:
-    return None if plain is None else Agreement(**{k: tuple(v) for k, v in plain.items()})

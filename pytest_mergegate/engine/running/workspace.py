@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.imports import nothing_collected
+from pytest_mergegate.common.plain import result
+from pytest_mergegate.engine.models.readings import Reading
+from pytest_mergegate.gate.spec import Positions
 from pytest_mergegate.pool.fingerprints import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from pytest_mergegate.engine.models.readings import Reading
     from pytest_mergegate.engine.running.blocks import Block, Kind, Rows
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
-    from pytest_mergegate.gate.spec import GateSpec, Positions
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.pool.pool import Pool
 
 _PACKAGES = ("pytest-mergegate", "torch", "transformers", "tokenizers", "peft", "mergekit")
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Facts:
     """What is known of the loaded base: none of it takes a model to ask again."""
 
@@ -42,7 +43,7 @@ class Facts:
     """Whether the base answers at all."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Draw:
     """One expert's own inputs in the order in which they are drawn, distinct to the tokenizer."""
 
@@ -140,7 +141,7 @@ class Workspace:
     def facts(self) -> Facts:
         """What the base is. Raises PoolError."""
         key = self.key("facts", positions=self.spec.probes.positions)
-        return Facts(**self.cache.json(key, lambda: self.engine.facts()))
+        return self.cache.kept(Facts, key, lambda: Facts(**self.engine.facts()))
 
     @cached_property
     def draws(self) -> dict[str, Draw]:
@@ -156,12 +157,11 @@ class Workspace:
             read=self.spec.experts[name].how_read,
             seed=self.spec.probes.seed,
         )
-        found = self.cache.json(key, lambda: self._drawn(name))
-        return Draw(reading=cast("Reading", found["reading"]), order=tuple(found["order"]))
+        return self.cache.kept(Draw, key, lambda: self._drawn(name))
 
-    def _drawn(self, name: str) -> Mapping[str, Any]:
+    def _drawn(self, name: str) -> Draw:
         task = self.engine.tasks[name]
-        return {"reading": task.reading, "order": task.order}
+        return Draw(reading=task.reading, order=task.order)
 
     def probes(self, name: str) -> tuple[int, ...]:
         """The inputs of expert ``name`` on which states are compared."""

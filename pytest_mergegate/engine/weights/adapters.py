@@ -18,11 +18,9 @@ from safetensors import safe_open
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import strings
-from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
-from pytest_mergegate.pool.adapters import COMPUTED
+from pytest_mergegate.pool.adapters import COMPUTED, CONFIG, WEIGHTS, is_within, saved_modules
 from pytest_mergegate.pool.lora import adapted_modules
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value
-from pytest_mergegate.pool.trained import is_within, saved_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.gate.spec import INCREASES
 from pytest_mergegate.report.types import BaselineRecord, ChangeRecord
+from pytest_mergegate.verdict.budgets import increases
 from pytest_mergegate.verdict.increases import moved
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def baseline_findings(earlier: Earlier, gate: Gate, case: Case) -> Iterator[Find
             else "write the baseline anew with --update-baseline "
             "(pytest: --mergegate-update-baseline), or go back to what it was made with",
         )
-    asked = INCREASES & set(gate.spec.effective_budget.limits)
+    asked = increases(gate.spec.effective_budget.limits)
     new = [name for name in case.pool.names if name not in earlier.experts]
     if asked and new and earlier.reason is None:
         yield Finding(

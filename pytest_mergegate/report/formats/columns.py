@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pytest_mergegate.common.wording import budget_name
 from pytest_mergegate.report.formats.numbers import (
     Estimate,
     disagreement_of,
@@ -19,6 +18,7 @@ from pytest_mergegate.report.formats.numbers import (
     span,
 )
 from pytest_mergegate.report.formats.reading import limit_of, merge_of, status_of
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import MergeRecord, Report
 
 NONE = "-"
-_OWN = {"max_mds", "max_disagreement", "max_loss"}
+_MDS, _DISAGREEMENT, _LOSS = map(limit_on, ("mds", "disagreement", "loss"))
+_OWN = {_MDS, _DISAGREEMENT, _LOSS}
 """Budgets whose values have columns of their own."""
 
 
@@ -58,7 +59,7 @@ def columns(
     found = []
     if judged:
         of_each = {expert.name: mds_of(expert) for expert in report.experts}
-        found = [_column(report, "MDS", "", "max_mds", of_each, beside=beside), *_ratios(report)]
+        found = [_column(report, "MDS", "", _MDS, of_each, beside=beside), *_ratios(report)]
     if detailed or shown is None:
         predicted = list(_forecasts(report, shown.method if shown else report.judged_method))
         # stored states cry wolf: who did not ask for everything sees them where all else is lacking
@@ -112,25 +113,25 @@ def _ratios(report: Report) -> Iterator[Column]:
             for v in report.verdicts
             if v.budget == budget and v.expert is not None
         }
-        unit = "%" if "loss" in budget else ""
-        yield _column(report, budget_name(budget), unit, budget, values)
+        kind = kind_of(budget)
+        yield _column(report, kind.words, kind.column_unit, budget, values)
 
 
 def _forecasts(report: Report, method: str | None) -> Iterator[Column]:
     for kind, by in (("states", "from states"), ("surrogate", "by surrogate")):
         found = forecasts_of(report, kind, method)
-        column = _column(report, "predicted disagreement", by, "max_disagreement", found)
+        column = _column(report, "predicted disagreement", by, _DISAGREEMENT, found)
         yield column if kind == "surrogate" else replace(column, limit="")
 
 
 def _merged(report: Report, merge: MergeRecord, beside: _Beside) -> Iterator[Column]:
     merged = {expert.name: expert for expert in merge.experts}
     differs = {name: disagreement_of(expert) for name, expert in merged.items()}
-    yield _column(report, "disagreement", "(bound)", "max_disagreement", differs, beside="bound")
+    yield _column(report, "disagreement", "(bound)", _DISAGREEMENT, differs, beside="bound")
     lost = {name: loss_of(expert) for name, expert in merged.items()}
-    measured = _column(report, "loss", "%", "max_loss", lost, digits=1, beside=beside)
+    measured = _column(report, "loss", "%", _LOSS, lost, digits=1, beside=beside)
     yield measured
-    if measured.empty and limit_of(report, "max_loss") is not None:
+    if measured.empty and limit_of(report, _LOSS) is not None:
         yield from _unmeasured(report, merge.method)
     scores = {name: score_text(merged.get(name)) or NONE for name in report.expert_names}
     yield Column(title="score", unit="alone → merged", cells=scores)
@@ -143,14 +144,14 @@ def _unmeasured(report: Report, method: str) -> Iterator[Column]:
         for found in report.predictions
         if (found.source, found.method) == ("certificate", method) and found.loss is not None
     }
-    yield _column(report, "certified loss", "%, at most", "max_loss", certified, digits=1)
+    yield _column(report, "certified loss", "%, at most", _LOSS, certified, digits=1)
     foretold = {
         verdict.expert: Estimate(value=verdict.value)
         for verdict in report.verdicts
-        if (verdict.budget, verdict.basis, verdict.method) == ("max_loss", "predicted", method)
+        if (verdict.budget, verdict.basis, verdict.method) == (_LOSS, "predicted", method)
         and verdict.expert is not None
     }
-    yield _column(report, "predicted loss", "%", "max_loss", foretold, digits=1)
+    yield _column(report, "predicted loss", "%", _LOSS, foretold, digits=1)
 
 
 def layer_columns(report: Report) -> list[Column]:

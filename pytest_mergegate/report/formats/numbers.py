@@ -11,11 +11,8 @@ from pytest_mergegate.common.wording import number_text
 
 if TYPE_CHECKING:
     from pytest_mergegate.common.records import Interval
-    from pytest_mergegate.report.types import (
-        ExpertRecord,
-        MergedExpertRecord,
-        Report,
-    )
+    from pytest_mergegate.report.pool_records import ExpertRecord
+    from pytest_mergegate.report.types import MergedExpertRecord, Report
 
 NOT_RUN = "stage_not_run"
 

@@ -9,12 +9,12 @@ from pytest_mergegate.common.plain_text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.report.plan_records import PlannedGroupRecord
     from pytest_mergegate.report.types import (
         ChangeRecord,
         DiagnosisRecord,
         FindingRecord,
         MergeRecord,
-        PlannedGroupRecord,
         Report,
         VerdictRecord,
     )

@@ -18,9 +18,10 @@ import filelock
 import numpy as np
 import pytest
 
+from pytest_mergegate.common.plain import dump
 from pytest_mergegate.engine.running import cache as cache_module
 from pytest_mergegate.engine.running.cache import Cache
-from pytest_mergegate.engine.running.entries import pack, pack_json
+from pytest_mergegate.engine.running.entries import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,8 +101,8 @@ class TestLookUps:
         assert cache.find(KEY) is not None
 
     def test_the_latest_is_kept(self, cache: Cache) -> None:
-        cache.keep(KEY, pack_json("old"))
-        cache.keep(KEY, pack_json("new"))
+        cache.keep(KEY, dump(str, "old"))
+        cache.keep(KEY, dump(str, "new"))
         assert cache.json(KEY, pytest.fail) == "new"
         assert len(files(cache)) == 1
 
@@ -535,8 +536,10 @@ from pathlib import Path
 import filelock
 import numpy as np
 import safetensors.numpy
+from pytest_mergegate.common.plain import dump
 from pytest_mergegate.engine.running.cache import Cache
 
+dump(object, None)  # which imports what another user may not read
 if os.getuid() == 0 and {drop}:  # nothing is forbidden to root
     os.setgid({nobody})
     os.setuid({nobody})

@@ -14,14 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from pytest_mergegate.common.plain import dump, load
 from pytest_mergegate.engine.running.entries import (
     Corrupt,
     digest,
     key_text,
     pack,
-    pack_json,
     unpack,
-    unpack_json,
 )
 
 if TYPE_CHECKING:
@@ -79,13 +78,14 @@ def test_arrays_come_back(key: dict[str, Any], arrays: dict[str, NDArray[Any]]) 
 
 @given(PLAIN)
 def test_plain_data_comes_back(data: Any) -> None:
-    assert unpack_json(unpack(KEY, pack(KEY, pack_json(data)))) == data
+    assert load(object, unpack(KEY, pack(KEY, dump(object, data)))) == data
 
 
 def test_numbers_that_are_none_come_back() -> None:
     arrays = {"rows": np.array([np.nan, np.inf, -np.inf, -0.0], dtype=np.float32)}
     assert unpack(KEY, pack(KEY, arrays))["rows"].tobytes() == arrays["rows"].tobytes()
-    assert repr(unpack_json(pack_json([float("nan"), float("-inf")]))) == "[nan, -inf]"
+    numbers = [float("nan"), float("-inf")]
+    assert repr(load(object, dump(object, numbers))) == "[nan, -inf]"
 
 
 def test_strided_arrays_come_back() -> None:

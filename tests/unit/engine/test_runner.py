@@ -239,7 +239,7 @@ def test_only_what_is_asked_for_is_put_together(gate: Path) -> None:
     engine = engine_of(gate)
     weights = engine.expert_weights("every_layer")
     made: list[str] = []
-    make = weights._made  # type: ignore[attr-defined]
+    make = weights._made
     weights._made = lambda p: (made.append(p), make(p))[1]  # type: ignore[attr-defined]
     name = next(iter(weights))
     assert weights[name].shape == engine.model.parameters[name].shape

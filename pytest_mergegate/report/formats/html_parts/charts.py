@@ -16,6 +16,7 @@ from pytest_mergegate.report.formats.numbers import (
     span,
 )
 from pytest_mergegate.report.formats.reading import limit_of, plural
+from pytest_mergegate.verdict.budgets import limit_on
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
@@ -117,7 +118,7 @@ def _ends(estimate: Estimate) -> tuple[float, float] | None:
 def damage_chart(report: Report, key: str) -> Chart | None:
     """A variant per method, or None where nothing was forecast or merged."""
     variants = []
-    limits = {b: limit_of(report, b) for b in ("max_disagreement", "max_loss")}
+    limits = {of: limit_of(report, limit_on(of)) for of in ("disagreement", "loss")}
     for method in damage_methods(report):
         damage = damage_of(report, method)
         points = {kind: _points(damage, kind) for kind in SERIES}
@@ -125,7 +126,11 @@ def damage_chart(report: Report, key: str) -> Chart | None:
             "kind": "damage",
             "rows": [short(name) for name in damage],
             "series": [[kind, SERIES[kind], found] for kind, found in points.items() if found],
-            "limits": {b: n * scale_of(b)[0] for b, n in limits.items() if n is not None},
+            "limits": {
+                of: limit * scale_of(limit_on(of))[0]
+                for of, limit in limits.items()
+                if limit is not None
+            },
             "height": 150 + (56 if len(damage) <= 10 else 36) * len(damage),
         }
         if data["series"]:

@@ -17,7 +17,8 @@ from pytest_mergegate.report.formats.reading import plural
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.report.types import PairRecord, Report
+    from pytest_mergegate.report.pool_records import PairRecord
+    from pytest_mergegate.report.types import Report
 
 Grid = list[list[float | None]]
 MOST_PAIRS = 15

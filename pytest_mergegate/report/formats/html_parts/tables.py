@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common import wording
 from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.report.formats.numbers import (
     NOT_RUN,
@@ -19,33 +18,29 @@ from pytest_mergegate.report.formats.numbers import (
     span,
 )
 from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
+    from pytest_mergegate.report.pool_records import ExpertRecord
     from pytest_mergegate.report.types import (
         ChangeRecord,
-        ExpertRecord,
         MergedExpertRecord,
         Report,
         VerdictRecord,
     )
 
-_NAMES = {
-    "max_mds_increase": "increase of MDS",
-    "max_loss": "loss of score",
-    "max_loss_increase": "increase of the loss",
-}
+MDS, DISAGREEMENT, LOSS = map(limit_on, ("mds", "disagreement", "loss"))
 
 
 def scale_of(budget: str) -> tuple[float, str]:
     """By what a budget's numbers are multiplied to be shown, and their unit."""
-    if budget == "max_disagreement":
-        return 100, " %"
-    return 1, " %" if budget.startswith("max_loss") else ""
+    return kind_of(budget).shown
 
 
 def budget_name(budget: str) -> str:
     """A budget for people."""
-    return _NAMES.get(budget) or wording.budget_name(budget)
+    kind = kind_of(budget)
+    return kind.title or kind.words
 
 
 def missing(reason: str | None) -> str:
@@ -112,12 +107,12 @@ def estimates_of(report: Report, expert: ExpertRecord) -> dict[str, Estimate]:
     forecast = forecasts_of(report, "surrogate", report.judged_method).get(expert.name)
     if merged is None and forecast is not None:
         differs = replace(forecast, note="forecast, no merge made")
-    verdict = verdicts_of(report, expert).get("max_loss")
+    verdict = verdicts_of(report, expert).get(LOSS)
     if lost.value is None and verdict is not None:  # certified, without targets
         reason = (merged and merged.loss_reason) or verdict.value_reason or NOT_RUN
         note = f"{verdict.basis}, not measured"
         lost = Estimate(value=verdict.value, reason=reason, note=note)
-    return {"max_disagreement": differs, "max_loss": lost, "max_mds": mds_of(expert)}
+    return {DISAGREEMENT: differs, LOSS: lost, MDS: mds_of(expert)}
 
 
 def verdicts_of(report: Report, expert: ExpertRecord) -> dict[str, VerdictRecord]:

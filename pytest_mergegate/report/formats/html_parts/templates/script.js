@@ -80,7 +80,7 @@
     upper: ["line-ns-open", "var(--blue)", 0.09],
     loss: ["square", "var(--orange)", 0.27],
   };
-  const lines = { max_disagreement: ["var(--blue)", "dash"], max_loss: ["var(--orange)", "dot"] };
+  const lines = { disagreement: ["var(--blue)", "dash"], loss: ["var(--orange)", "dot"] };
 
   function damage({ rows, series, limits, height }) {
     const data = series.map(([kind, name, points]) => {
@@ -98,9 +98,9 @@
       .flatMap(({ value, ends }) => [value, ...ends]);
     return { data, layout: { height, yaxis: downwards(rows),
       legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" },
-      shapes: Object.entries(limits).map(([budget, x]) => ({
+      shapes: Object.entries(limits).map(([of, x]) => ({
         type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "y domain",
-        line: { color: lines[budget][0], width: 1.5, dash: lines[budget][1] } })),
+        line: { color: lines[of][0], width: 1.5, dash: lines[of][1] } })),
       xaxis: { title: title("% of answers, or of the score"), ticksuffix: " %",
         range: [Math.min(0, ...all) - 3, Math.max(100, ...all) + 3] } } };
   }

@@ -1,0 +1,108 @@
+"""What every expert does on its own inputs: the yardstick for whatever is compared with it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate.engine.running.blocks import blocks_of
+from pytest_mergegate.engine.running.executors import Job, LocalExecutor, look_up
+from pytest_mergegate.engine.running.hidden_states import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.engine.running.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What one expert does on some of its own inputs: the yardstick for every merge."""
+
+    inputs: tuple[int, ...]
+    answers: tuple[list[int], ...]
+    outputs: tuple[str, ...]
+    states: tuple[Tensor, ...]
+    """At the answer positions, per input [T, d]."""
+    choice_scores: tuple[Tensor, ...] | None
+    cut: tuple[bool, ...]
+    """Per input, whether the expert's answer was cut at the limit on its length."""
+
+
+class References:
+    """Every expert on its own inputs, run once however many merges are compared with it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._known: dict[tuple[str, tuple[int, ...]], Reference] = {}
+
+    def read(self, inputs: int) -> None:
+        """Have the first ``inputs`` of every task at hand; answers kept by other runs serve."""
+        for name, draw in self._workspace.draws.items():
+            self.of(name, draw.order[:inputs])
+
+    def of(self, name: str, inputs: tuple[int, ...]) -> Reference:
+        """What expert ``name`` makes of ``inputs`` of its own, whatever is loaded now."""
+        if (name, inputs) not in self._known:
+            self._known[name, inputs] = self._read(name, inputs)
+        return self._known[name, inputs]
+
+    def _read(self, name: str, inputs: tuple[int, ...]) -> Reference:
+        workspace, local = self._workspace, LocalExecutor()
+        blocks = blocks_of(name, inputs)
+        kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
+        engine = workspace.engine
+        with contextlib.nullcontext() if len(kept) == len(blocks) else engine.expert(name):
+            answered = answer(workspace, local, blocks, lambda _: None)
+            states: list[Tensor] | None = None
+            if workspace.facts.answering:  # kept like those of the probes, which are among them
+                job = Job(kind="states", model=name, blocks=tuple(answered))
+                found = local.run(workspace, [job], lambda _: None)
+                states = [_tensor(s) for block in answered for s in found[name, block]]
+            answers = [list(own) for block in answered for own in block.answers or ()]
+            return _reference(engine, engine.tasks[name], inputs, answers, states)
+
+
+def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
+    """States of the loaded model that give its answer where the expert's own is forced."""
+    return engine.states([(task, inputs)], engine.require_head().answer_positions)[0]
+
+
+def _reference(
+    engine: Engine,
+    task: Task,
+    inputs: tuple[int, ...],
+    answers: list[list[int]],
+    states: list[Tensor] | None,
+) -> Reference:
+    """What expert ``task.name`` makes of ``inputs``; ``states`` where they are known."""
+    model, choosing = engine.require_head(), task.choices is not None
+    with engine.expert(task.name) if choosing or states is None else contextlib.nullcontext():
+        return Reference(
+            inputs=inputs,
+            answers=tuple(answers),
+            outputs=tuple(
+                engine.outputs(task, inputs)
+                if choosing
+                else (model.text(own, task.stop) for own in answers)
+            ),
+            states=tuple(own_states(engine, task, inputs) if states is None else states),
+            choice_scores=tuple(engine.choice_scores(task, inputs)) if choosing else None,
+            cut=tuple(
+                task.reading == "greedy" and not model.is_complete(own, task.stop)
+                for own in answers
+            ),
+        )
+
+
+def _tensor(state: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(state))

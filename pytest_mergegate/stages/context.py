@@ -1,0 +1,181 @@
+"""What the stages compute with."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_mergegate.engine.running.references import References
+from pytest_mergegate.engine.running.trials import Trials, trials_of
+from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.gate.spec import STAGES, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pytest_mergegate.common.clock import Clock
+    from pytest_mergegate.common.values import Value
+    from pytest_mergegate.engine.running.cache import Cache
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.executors import Executor
+    from pytest_mergegate.engine.running.hidden_states import HiddenStates
+    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+    from pytest_mergegate.evaluation.scoring import Scores
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.options import Options
+    from pytest_mergegate.merging.merge import Merged
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+
+
+class Decisions(Protocol):
+    """What the stages must know of the budgets."""
+
+    @property
+    def deepest(self) -> Stage:
+        """The stage at which every budget is decided, or the deepest that may run."""
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """All that it hangs on whether something is open: a part of keys."""
+
+    @property
+    def compares_merges(self) -> bool:
+        """Whether a budget is about what a merge answers."""
+
+    def mds_is_open(self, mds: Value) -> bool:
+        """Whether more probes might change on which side of its limit an MDS is."""
+
+    def disagreement_is_open(self, expert: str, disagreement: Value, upper: float) -> bool:
+        """Whether more inputs might change on which side of a limit an expert is whose interval of
+        the disagreement, and bound on it, these are."""
+
+
+class Context:
+    """What the stages compute with; no model is loaded before one is needed.
+
+    ``decide`` reads the budgets, once the pool is known to be sound. Budgets are read nowhere else:
+    those of ``gate`` may still be ``auto@RATE``.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        pool: Pool,
+        options: Options,
+        cache: Cache,
+        clock: Clock,
+        decide: Callable[[], Decisions],
+    ) -> None:
+        self.gate = gate
+        self.pool = pool
+        self.options = options
+        self.cache = cache
+        self.clock = clock
+        self._decide = decide
+        self.sums: dict[tuple[tuple[str, float], ...], tuple[MergedExpert, ...]] = {}
+        """How θ_0 + Σ λ_j τ_j compares with the experts, by its λ_j, as far as it was run."""
+        self.scores: dict[str, dict[str, Scores]] = {}
+        """By method and expert, of merges that were scored while they were in place."""
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """What the budgets ask for. Raises GateError for a limit that cannot be found."""
+        return self._decide()
+
+    def reaches(self, stage: Stage) -> bool:
+        """Whether ``stage`` is run."""
+        return STAGES.index(stage) <= STAGES.index(self.decisions.deepest)
+
+    @property
+    def compares(self) -> bool:
+        """Whether merges, or the sums that stand for them, are compared with the experts."""
+        always = self.gate.spec.merge.surrogate == "always"
+        return self.reaches("merge") or always or self.decisions.compares_merges
+
+    @cached_property
+    def vectors(self) -> TaskVectors:
+        """The experts' task vectors."""
+        from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+
+        return TaskVectors(self.pool)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """Models, and what is known of them without loading one."""
+        return Workspace(
+            self.pool,
+            self.gate.spec,
+            device=self.options.device,
+            cache=self.cache,
+            vectors=lambda: self.vectors,
+            loading=self._loading,
+        )
+
+    def _loading(self, load: Callable[[], Engine]) -> Engine:
+        with self.clock.timed("load"):
+            self.tell("loading", 0.0)
+            return load()
+
+    @contextmanager
+    def executor(self) -> Iterator[Executor]:
+        """Where models run for states."""
+        kind, _, address = self.options.executor.partition(":")
+        if kind == "local":
+            from pytest_mergegate.engine.running.executors import LocalExecutor
+
+            yield LocalExecutor()
+            return
+        from pytest_mergegate.engine.running.ray_executor import RayExecutor
+
+        with RayExecutor(self.gate, address or None) as executor:
+            yield executor
+
+    @cached_property
+    def references(self) -> References:
+        """What every expert does on its own inputs."""
+        return References(self.workspace)
+
+    def read_references(self) -> None:
+        """Have the experts' own answers on the inputs of the certificate at hand, before anything
+        else is put in place."""
+        self.references.read(self.gate.spec.certificate.per_task)
+
+    @contextmanager
+    def merged(self, method: Method) -> Iterator[Merged]:
+        """Have the merge by ``method`` in place. Raises GateError."""
+        from pytest_mergegate.merging.merge import merge
+
+        self.read_references()
+        engine = self.workspace.engine
+        merged = merge(method, engine)
+        with engine.model.swapped(f"merge:{method.label}", merged.weights):
+            yield merged
+
+    def trials(self, states: HiddenStates) -> Trials | None:
+        """Other weightings of the pool, tried out; None where that cannot be done."""
+        return trials_of(self.workspace, states)
+
+    def key(self, kind: str, **more: Any) -> dict[str, Any]:
+        """All that a comparison with the experts depends on, beside ``more``."""
+        spec, workspace = self.gate.spec, self.workspace
+        sequential = spec.certificate.max_per_task is not None
+        return workspace.key(
+            kind,
+            experts=list(workspace.models.items()),
+            examples=dict(self.pool.examples_fingerprint),
+            read={name: expert.how_read for name, expert in spec.experts.items()},
+            probes=spec.probes.model_dump(mode="json"),
+            drawn=workspace.per_task,
+            certificate=spec.certificate.model_dump(mode="json"),
+            limits=dict(self.decisions.limits) if sequential else None,
+            levels=[spec.level, spec.loss_level],
+            **more,
+        )
+
+    def tell(self, what: str, fraction: float) -> None:
+        """Say what is being done, and how much of it is done."""
+        if self.options.progress is not None:
+            self.options.progress(what, fraction)

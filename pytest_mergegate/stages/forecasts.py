@@ -1,0 +1,148 @@
+"""What merges are expected to do before one is made: states mixed, and sums run (THEORY 6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from pytest_mergegate import metrics
+from pytest_mergegate.common.plain import result
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.merging.method import has_surrogate, is_sum, linear_scales
+from pytest_mergegate.stages.merge_versus_experts import MergedExpert, compare_loaded, with_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_mergegate.engine.running.hidden_states import HiddenStates
+    from pytest_mergegate.engine.running.trials import Trials
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.gate.spec import GateSpec
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.results import Results
+
+
+@result
+class Forecast:
+    """A merge's expected effect on one expert, before any merge."""
+
+    method: str
+    expert: str
+    kind: Literal["states"]
+    reading: str
+    inputs: int
+    """How many own probes were compared."""
+    disagreement: Value
+    disagreement_upper: Value
+    kl: Value
+
+
+@result
+class Surrogate:
+    """θ_0 + Σ λ_j τ_j against every expert: what a method's merge is expected to do."""
+
+    method: str
+    exact: bool
+    """Whether it is the merge itself."""
+    experts: tuple[MergedExpert, ...]
+
+    def expert(self, name: str) -> MergedExpert:
+        """The comparison with one expert."""
+        return next(expert for expert in self.experts if expert.name == name)
+
+
+def scales_of(methods: Sequence[Method], context: Context) -> dict[str, dict[str, float]]:
+    """λ_j by method and expert: known, or measured on a sample of really merged tensors."""
+    return {m.label: linear_scales(m) or _measured(m, context.workspace) for m in methods}
+
+
+def _measured(method: Method, workspace: Workspace) -> dict[str, float]:
+    def measure() -> dict[str, float]:
+        from pytest_mergegate.merging.merge import effective_scales
+
+        return effective_scales(method, workspace.engine)
+
+    key = workspace.key("scales", method=method.plain, experts=workspace.models)
+    return workspace.cache.kept(dict[str, float], key, measure)
+
+
+def forecast_all(
+    scales: Mapping[str, Mapping[str, float]], states: HiddenStates, context: Context
+) -> tuple[Forecast, ...]:
+    """What mixed states say of every method and expert."""
+    trials = context.trials(states)
+    return tuple(
+        _forecast(trials, label, expert, by_expert, context.gate.spec)
+        for label, by_expert in scales.items()
+        for expert in states.names
+    )
+
+
+def _forecast(
+    trials: Trials | None,
+    method: str,
+    expert: str,
+    scales: Mapping[str, float],
+    spec: GateSpec,
+) -> Forecast:
+    reading, agreement = ("none", None) if trials is None else trials.forecast(expert, scales)
+    if agreement is None:
+        missing = Value.missing(
+            "positions_not_answer" if trials is None else "choices_share_first_token"
+        )
+        inputs, reading, rate, upper, kl = 0, "none", missing, missing, missing
+    else:
+        inputs, rate, kl = agreement.n, Value(number=agreement.rate), Value(number=agreement.kl)
+        upper = Value(
+            number=metrics.disagreement_bound(
+                agreement.disagreements, inputs, confidence=spec.level
+            )
+        )
+    return Forecast(
+        method=method,
+        expert=expert,
+        kind="states",
+        reading=reading,
+        inputs=inputs,
+        disagreement=rate,
+        disagreement_upper=upper,
+        kl=kl,
+    )
+
+
+def run_surrogates(context: Context, results: Results) -> Iterator[Results]:
+    """Sums in the place of merges that are not made, or of those that they are asked for."""
+    assert results.hidden is not None
+    scales, merging = results.hidden.scales, context.reaches("merge")
+    always = context.gate.spec.merge.surrogate == "always"
+    # a sum of task vectors is its own forecast: where it is merged, it is run but once
+    before = [m for m in results.methods if not merging or (always and not is_sum(m))]
+    asked = [method for method in before if has_surrogate(method)]
+    for done, method in enumerate(asked):
+        context.tell(f"forecast {method.label}", done / len(asked))
+        found = _surrogate(context, scales[method.label], method)
+        yield (results := replace(results, surrogates=(*results.surrogates, found)))
+    if not merging:
+        yield with_base(context, results)
+
+
+def _surrogate(context: Context, scales: Mapping[str, float], method: Method) -> Surrogate:
+    def run() -> tuple[MergedExpert, ...]:
+        context.read_references()
+        with context.workspace.engine.mixed(f"sum:{dict(scales)}", scales):
+            return compare_loaded(context)
+
+    experts = compare_sum(context, scales, run)
+    return Surrogate(method=method.label, exact=is_sum(method), experts=experts)
+
+
+def compare_sum(
+    context: Context, scales: Mapping[str, float], run: Callable[[], tuple[MergedExpert, ...]]
+) -> tuple[MergedExpert, ...]:
+    """How θ_0 + Σ λ_j τ_j compares with the experts, whichever method it stands for: run once."""
+    known = tuple(scales.items())
+    if known not in context.sums:
+        key = context.key("sum", scales=known)
+        context.sums[known] = context.cache.kept(tuple[MergedExpert, ...], key, run)
+    return context.sums[known]

@@ -1,0 +1,71 @@
+"""A record tells what its source has, and of a number all that its fields have room for."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from pytest_mergegate.common.records import Interval, Number, Record
+from pytest_mergegate.common.values import Value
+
+
+class Made(Record):
+    """A record with all that can be told of one number, and nothing of the other."""
+
+    name: str
+    size: Number | None = None
+    size_reason: str | None = None
+    size_standard_error: Number | None = None
+    size_interval: Interval | None = None
+    size_infinite: bool = False
+    bare: Number | None = None
+
+
+def source(size: Value | None, bare: Value | None = None) -> SimpleNamespace:
+    return SimpleNamespace(name="a", size=size, bare=bare, unasked=object())
+
+
+def test_tells_all_of_a_number() -> None:
+    value = Value(number=2.0, interval=(1.0, math.inf), standard_error=0.5)
+    assert Made.of(source(value, value)).model_dump() == {
+        "name": "a",
+        "size": 2.0,
+        "size_standard_error": 0.5,
+        "size_interval": (1.0, None),
+        "size_infinite": False,
+        "bare": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "infinite"),
+    [
+        (Value.missing("no_targets"), "no_targets", False),
+        (Value(number=math.inf), "infinite", True),
+        (None, "stage_not_run", False),
+    ],
+)
+def test_says_why_there_is_none(value: Value | None, reason: str, infinite: bool) -> None:
+    record = Made.of(source(value))
+    assert (record.size, record.size_reason, record.size_infinite) == (None, reason, infinite)
+
+
+def test_what_is_given_is_not_asked_of_the_source() -> None:
+    class Dear:
+        """A source of which one field costs more than is wanted."""
+
+        size = None
+
+        @property
+        def name(self) -> str:
+            raise AssertionError("it was asked")
+
+    assert Made.of(Dear(), name="b", size_reason="why").size_reason == "why"
+
+
+def test_a_field_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="nmae"):
+        Made.of(source(None), nmae="b")

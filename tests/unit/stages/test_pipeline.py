@@ -1,0 +1,61 @@
+"""The way down: in order, no deeper than the budgets ask, and with all that was found on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mergegate.common.clock import Clock
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.gate.spec import STAGES
+from pytest_mergegate.stages import pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_mergegate.stages.results import Results
+
+
+class Step:
+    """A stage that notes its name among the findings, twice."""
+
+    def __init__(self, name: Any, *, fails: bool = False) -> None:
+        self.name = name
+        self.fails = fails
+
+    def run(self, context: Any, earlier: Results) -> Iterator[Results]:
+        yield (earlier := replace(earlier, findings=(*earlier.findings, self.name)))
+        if self.fails:
+            raise GateError("it went wrong")
+        yield replace(earlier, findings=(*earlier.findings, f"more {self.name}"))
+
+
+def context(deepest: str) -> Any:
+    decisions = SimpleNamespace(deepest=deepest)
+    return SimpleNamespace(pool=object(), clock=Clock(), decisions=decisions)
+
+
+def test_has_the_stages_that_gates_name() -> None:
+    assert tuple(stage.name for stage in pipeline.STAGES) == STAGES
+
+
+@pytest.mark.parametrize("deepest", STAGES)
+def test_ends_where_the_budgets_are_decided(monkeypatch: pytest.MonkeyPatch, deepest: str) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", tuple(map(Step, STAGES)))
+    run = context(deepest)
+    last: Any
+    *_, last = pipeline.run(run)
+    down_to = STAGES[: STAGES.index(deepest) + 1]
+    assert last.findings == tuple(said for name in down_to for said in (name, f"more {name}"))
+    assert tuple(run.clock.seconds) == down_to
+
+
+def test_leaves_behind_what_was_found_before_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", (Step("preflight"), Step("conflict", fails=True)))
+    found: list[Any] = []
+    with pytest.raises(GateError, match="it went wrong"):
+        found.extend(pipeline.run(context("eval")))
+    assert found[-1].findings == ("preflight", "more preflight", "conflict")
