@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from schema_tables import attribute_docstrings, json_default, json_type, one_line, table
 
 from pytest_mergegate import cli
-from pytest_mergegate.cli.exits import Exit
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import schema
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.report import types
 from pytest_mergegate.report.types import Report
+from pytest_mergegate.testing.options import add_options
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +69,7 @@ class _Recorder:
 def options() -> str:
     """pytest's options and ini keys."""
     told = _Recorder()
-    settings.add_options(told)  # type: ignore[arg-type]
+    add_options(told)  # type: ignore[arg-type]
     twins = {flag.removeprefix("--").replace("-", "_"): flag for flag in told.options}
     rows = [
         (

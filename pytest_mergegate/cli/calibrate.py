@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import REGISTRY
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +36,7 @@ def add_to(commands: Commands) -> None:
         nargs="*",
         type=Path,
         metavar="REGISTRY",
-        help=f"what gates have appended to (default: {settings.REGISTRY})",
+        help=f"what gates have appended to (default: {REGISTRY})",
     )
     calibrate.add_argument(
         "--report",
@@ -62,7 +61,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Say it; returns the exit code. Raises pytest.UsageError, GateError."""
+    """Say it; returns the exit code. Raises UsageError, GateError."""
     from pytest_mergegate.cli.calibrate_text import text_of
     from pytest_mergegate.history.calibration.observations import observations
     from pytest_mergegate.history.calibration.summary import summarise
@@ -92,13 +91,13 @@ def _check(chosen: argparse.Namespace, scores: Sequence[str]) -> None:
     for option in ("confidence", "miss_rate"):
         value = getattr(chosen, option)
         if not 0 < value < 1 or math.isnan(value):
-            raise pytest.UsageError(
+            raise UsageError(
                 f"--{option.replace('_', '-')} must lie between 0 and 1, not {value!r}"
             )
     if chosen.score not in scores:
-        raise pytest.UsageError(f"--score must be one of {', '.join(scores)}, not {chosen.score!r}")
+        raise UsageError(f"--score must be one of {', '.join(scores)}, not {chosen.score!r}")
     if chosen.json is not None and chosen.json.is_dir():
-        raise pytest.UsageError(f"--json: {chosen.json} is a folder; name a file in it")
+        raise UsageError(f"--json: {chosen.json} is a folder; name a file in it")
 
 
 def _read(named: Sequence[Path]) -> list[RegistryLine]:
@@ -107,7 +106,7 @@ def _read(named: Sequence[Path]) -> list[RegistryLine]:
     from pytest_mergegate.history.registry.reading import read_registry, told
 
     lines: dict[str, RegistryLine] = {}
-    for path in named or (Path(settings.REGISTRY),):
+    for path in named or (Path(REGISTRY),):
         registry = read_registry(path)
         if not registry.exists and named:
             raise GateError(

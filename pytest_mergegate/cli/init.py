@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import say
+from pytest_mergegate.common.statuses import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -47,7 +46,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write the gate file; returns the exit code. Raises pytest.UsageError."""
+    """Write the gate file; returns the exit code. Raises UsageError."""
     from pytest_mergegate.cli.first_gate.experts import find_experts
     from pytest_mergegate.cli.first_gate.place import gate_path
     from pytest_mergegate.cli.first_gate.proposal import propose_for
@@ -56,12 +55,12 @@ def run(chosen: argparse.Namespace) -> int:
     from pytest_mergegate.common.files.writing import Unwritten, write_file
 
     if not chosen.folder.is_dir():
-        raise pytest.UsageError(f"there is no folder {chosen.folder}")
+        raise UsageError(f"there is no folder {chosen.folder}")
     folder = chosen.folder.resolve()
     try:
         path = gate_path(folder, chosen.output, force=chosen.force)
     except GateError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     root = path.parent.resolve()
     found = find_experts(folder, root=root)
     try:
@@ -73,7 +72,7 @@ def run(chosen: argparse.Namespace) -> int:
     try:
         write_file(path, gate_text(proposal), new=not chosen.force)
     except Unwritten as error:
-        raise pytest.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     return _report(proposal, path, check=not chosen.no_check)
 
 

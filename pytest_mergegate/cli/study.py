@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
+from pytest_mergegate.common.statuses import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -42,11 +43,9 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print them; returns the exit code. Raises pytest.UsageError and GateError."""
-    import pytest
-
+    """Print them; returns the exit code. Raises UsageError and GateError."""
     if chosen.paper and (chosen.registries or chosen.heatmap):
-        raise pytest.UsageError("study: --paper prints the paper's rows; it takes no registry")
+        raise UsageError("study: --paper prints the paper's rows; it takes no registry")
     if chosen.paper:
         from pytest_mergegate.history.study.paper import paper_tables
 

@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.report.types import Report, Status
+from pytest_mergegate.common.statuses import Status, worst
+from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = "pytest-mergegate/reports/1"
-_WORST: tuple[Status, ...] = ("pass", "inconclusive", "fail", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Collected:
     def status(self) -> Status:
         """The worst of them; where gates are missing, no pass whatever the others say."""
         at_best: Status = "pass" if self.complete and self.reports else "inconclusive"
-        return max((at_best, *(report.status for report in self.reports)), key=_WORST.index)
+        return worst((report.status for report in self.reports), at_best)
 
     def name(self, report: Report) -> str:
         """The gate of ``report`` as people are shown it: relative to the root, with slashes."""

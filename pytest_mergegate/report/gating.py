@@ -20,7 +20,7 @@ from pytest_mergegate.history.past import Past
 from pytest_mergegate.report import build
 from pytest_mergegate.report.baseline.changes import baseline_findings, baseline_record
 from pytest_mergegate.report.baseline.comparable import earlier_of
-from pytest_mergegate.report.baseline.reading import read_baseline
+from pytest_mergegate.report.baseline.reading import Baseline, read_baseline
 from pytest_mergegate.report.provenance import gate_settings, now, versions
 from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.stages.descent import Descent
@@ -42,7 +42,7 @@ def assess(
     source: object,
     *,
     stage: Stage | None = None,
-    device: str = "auto",
+    device: str = Options.device,
     cache: Path | str | bool = True,
     root: Path | None = None,
     baseline: Path | str | None = None,
@@ -72,15 +72,17 @@ def assess(
         stage=stage,
         device=device,
         cache=folder,
-        baseline=compared,
         registry=root / registry if registry is not None else None,
     )
-    return run_gate(gate, options)
+    return run_gate(gate, options, compared)
 
 
-def run_gate(gate: Gate, options: Options) -> Report:
-    """Take one gate down the stages; what cannot be computed makes the status ``error``."""
-    run = _Run(gate, options)
+def run_gate(gate: Gate, options: Options, baseline: Baseline | None = None) -> Report:
+    """Take one gate down the stages, and compare it with what ``baseline`` holds of it.
+
+    What cannot be computed makes the status ``error``.
+    """
+    run = _Run(gate, options, baseline)
     try:
         run.to_verdicts()
     except GateFileError as error:
@@ -114,9 +116,10 @@ def error_report(name: str, error: GateError, options: Options) -> Report:
 class _Run:
     """One gate on its way down: results, findings and seconds as they accumulate."""
 
-    def __init__(self, gate: Gate, options: Options) -> None:
+    def __init__(self, gate: Gate, options: Options, baseline: Baseline | None) -> None:
         self.gate = gate
         self.options = options
+        self.baseline = baseline
         self.findings: list[Finding] = []
         self.descent: Descent | None = None
         self.judgement: Judgement | None = None
@@ -192,7 +195,7 @@ class _Run:
 
     def _looked_back(self, case: Case) -> Case:
         """With what the baseline says of the gate, where there is something to compare with it."""
-        if (baseline := self.options.baseline) is None:
+        if (baseline := self.baseline) is None:
             return case
         earlier = earlier_of(baseline, self.gate.path, case, self._settings)
         case = replace(case, earlier=earlier)
@@ -230,7 +233,7 @@ class _Run:
             diagnoses=diagnoses,
             **build.sections(self.case, self.judgement, self.diagnoses, self.gate, self.hint),
         )
-        if (baseline := self.options.baseline) is None:
+        if (baseline := self.baseline) is None:
             return report
         earlier = self.case.earlier if self.case is not None else None
         record = baseline_record(baseline, self.gate.path, earlier, report)

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
+from pytest_mergegate.common.statuses import Severity, Status  # noqa: TC001 - pydantic reads them
+
 SCHEMA: Final = "pytest-mergegate/report/1"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Number | None, Number | None]
-Status = Literal["pass", "fail", "inconclusive", "error"]
 _OPTIONAL = ("_reason", "_standard_error")
 """Endings of keys that are left out where there is nothing to say."""
 
@@ -341,7 +342,7 @@ class FindingRecord(Record):
     """One coded finding."""
 
     code: str
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     expert: str | None
     message: str
     fix: str

@@ -21,6 +21,7 @@ from pytest_mergegate.engine.running.entries import (
     unpack,
     unpack_json,
 )
+from pytest_mergegate.gate.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = "entries-2"
 """The folder of the entries, beside whatever else the cache folder holds."""
-DEFAULT_LIMIT = 5 << 30
+DEFAULT_LIMIT = Options.cache_size
 _SUFFIX = ".safetensors"
 _ABANDONED = 3600.0
 """Seconds after which a temporary file belongs to a process that was killed."""
