@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.cli.aligned import aligned
+from pytest_mergegate.cli.output import aligned
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.planning.proposal import proposed_gate

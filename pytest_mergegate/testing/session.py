@@ -41,9 +41,7 @@ class GateSession:
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
         self.config = config
-        hook = config.hook.pytest_mergegate_evaluate
-        # a model has to be lent to the hook, so only where anybody implements it
-        self.options = replace(options, scorer=hook if hook.get_hookimpls() else None)
+        self.options = options
         self._assessed: dict[str, Report] = {}
         self._unreadable: dict[str, Report] = {}
         self._received: dict[str, Report] = {}
@@ -272,12 +270,15 @@ class GateSession:
 
     def _compute(self, gate: Gate) -> Report:
         """Run the gate, with a progress bar where the terminal is ours to write to."""
+        hook = self.config.hook.pytest_mergegate_evaluate
+        # a model has to be lent to the hook, so only where anybody implements it by now
+        options = replace(self.options, scorer=hook if hook.get_hookimpls() else None)
         capture = self.config.pluginmanager.getplugin("capturemanager")
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if capture is None or not getattr(terminal, "isatty", False):
-            return run_gate(gate, self.options, self._baseline)
+            return run_gate(gate, options, self._baseline)
         with capture.global_and_fixture_disabled(), progress_bar() as tell:
-            return run_gate(gate, replace(self.options, progress=tell), self._baseline)
+            return run_gate(gate, replace(options, progress=tell), self._baseline)
 
 
 def _fail(text: str) -> NoReturn:
