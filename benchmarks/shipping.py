@@ -22,9 +22,10 @@ from pytest_mergegate.history.calibration.fit import calibrate
 from pytest_mergegate.history.calibration.observations import is_collapse, observations
 from pytest_mergegate.history.calibration.stored import for_strangers, to_plain
 from pytest_mergegate.history.past import SCORES as FORETOLD
-from pytest_mergegate.history.registry.lines import RegistryLine, line_id, lines_of
+from pytest_mergegate.history.registry.lines import RegistryLine, line_id
 from pytest_mergegate.metrics import certified_loss
 from pytest_mergegate.metrics.ranking import auroc
+from pytest_mergegate.report.recorded import lines_of
 from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 
 from card.losses import FROM, SPLITS
 from pytest_mergegate.history.calibration.observations import COLLAPSE
-from pytest_mergegate.history.calibration.thresholds import miss_controlled
-from pytest_mergegate.history.study.scores import SCORES, Score, collapses_of
+from pytest_mergegate.history.calibration.performance import miss_controlled
+from pytest_mergegate.history.study.points import SCORES, Score, collapses_of
 from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined, certified_loss, disagreement_interval
 

@@ -13,7 +13,7 @@ from card.alarms import DEFAULT, DISAGREEMENT
 from card.beds import EVERY
 from card.losses import SPLITS, summary
 from pytest_mergegate.history.calibration.observations import COLLAPSE
-from pytest_mergegate.history.study.scores import losses_of
+from pytest_mergegate.history.study.points import losses_of
 from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:

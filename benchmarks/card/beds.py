@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.history.beds import load_beds
 from pytest_mergegate.history.calibration.observations import observations
-from pytest_mergegate.history.study.points import methods_of, points_of
-from pytest_mergegate.history.study.scores import collapses_of
+from pytest_mergegate.history.study.points import collapses_of, methods_of, points_of
 from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:

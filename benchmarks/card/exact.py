@@ -9,7 +9,7 @@ import numpy as np
 
 from card.alarms import DISAGREEMENT
 from card.beds import experts_of
-from pytest_mergegate.history.study.scores import losses_of
+from pytest_mergegate.history.study.points import losses_of
 from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:

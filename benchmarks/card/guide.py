@@ -12,7 +12,7 @@ from card.made import with_parts
 from card.merges import short_lines
 from card.ranks import rank
 from pytest_mergegate.history.calibration.observations import COLLAPSE
-from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.points import SCORES
 from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:

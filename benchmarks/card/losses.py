@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_mergegate.history.calibration.fit import calibrate, folds
-from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.points import SCORES
 from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined
 

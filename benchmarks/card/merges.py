@@ -11,7 +11,7 @@ import numpy as np
 from card.alarms import DEFAULT, DISAGREEMENT, UPPER
 from card.beds import EVERY, pools_of
 from card.rates import LEAST_POOLS, errors_of, precision_range
-from pytest_mergegate.history.study.scores import collapses_of
+from pytest_mergegate.history.study.points import collapses_of
 from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from card.beds import Evidence
     from card.rates import Errors
-    from pytest_mergegate.history.study.points import Point
-    from pytest_mergegate.history.study.scores import Score
+    from pytest_mergegate.history.study.points import Point, Score
 
 BASE_RATES = (0.05, 0.20, 0.50)
 FEW = 0.1

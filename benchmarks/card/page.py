@@ -22,7 +22,7 @@ from card.replication import Replication, replication_part
 from card.targets import targets_part
 from pytest_mergegate.history.calibration.observations import COLLAPSE
 from pytest_mergegate.history.registry.lines import SCORES as NEEDS
-from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.points import SCORES
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import numpy as np
 
 from card.baselines import baselines
 from card.beds import experts_of, pools_of
-from pytest_mergegate.history.study.points import methods_of
-from pytest_mergegate.history.study.scores import SCORES, collapses_of, losses_of
+from pytest_mergegate.history.study.points import SCORES, collapses_of, losses_of, methods_of
 from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.orders import spearman, worst_hit
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 
     from card.baselines import Past
     from card.beds import Evidence
-    from pytest_mergegate.history.study.points import Point
-    from pytest_mergegate.history.study.scores import Score
+    from pytest_mergegate.history.study.points import Point, Score
     from pytest_mergegate.metrics.orders import WorstHit
 
     Ranks = Score | Past

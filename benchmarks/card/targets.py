@@ -10,7 +10,7 @@ from card.alarms import DEFAULT, default_alarms
 from card.beds import experts_of
 from card.losses import SPLITS, summary
 from card.ranks import rank
-from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.points import SCORES
 from pytest_mergegate.history.study.tables import Table, markdown
 
 if TYPE_CHECKING:

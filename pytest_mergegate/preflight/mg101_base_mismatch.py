@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.preflight.heads import architecture_of, task_of
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
@@ -39,7 +40,7 @@ _OTHER_FORWARD = (
 _OR_IGNORE = "or, where both are the same weights, say so: `ignore: {MG101: <why>}`"
 
 
-def base_mismatch(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Hold what an expert says of its base against the gate's."""
     names = base_names(pool.base)
     for expert in pool.experts:
@@ -56,11 +57,11 @@ def _name(expert: Expert, base: Base, names: frozenset[str]) -> Finding | None:
     trained_on = expert.base_reference
     if trained_on is None or {(name := last_part(trained_on)), unquantised(name)} & names:
         return None
-    return _finding(
-        expert,
+    return error(
         f"the adapter was trained on {shown(trained_on)!r}, the gate's base is {base.reference!r}",
         "correct base: in the gate file, or, where both are the same weights under two names, "
         "say so: `ignore: {MG101: <why>}`",
+        expert=expert.name,
     )
 
 
@@ -74,11 +75,11 @@ def _revision(expert: Expert, base: Base) -> Finding | None:
             return None
     elif wanted == (located.revision or "main") or located.pinned:
         return None  # a branch may well point to the commit
-    return _finding(
-        expert,
+    return error(
         f"the adapter was trained on revision {shown(wanted)!r} of its base, "
         f"the gate's is {located.revision or located.commit or 'main'!r}",
         f"write `base: {located.repository}@{shown(wanted)}`, {_OR_IGNORE}",
+        expert=expert.name,
     )
 
 
@@ -89,11 +90,11 @@ def _task(expert: Expert, base: Base) -> Finding | None:
         return None
     if wanted in {"", offered, "FEATURE_EXTRACTION"}:
         return None
-    return _finding(
-        expert,
+    return error(
         f"the adapter was trained for task_type={shown(wanted)!r}, "
         f"the base is a {base.architecture} ({offered})",
         "gate against the class of model that it was trained on, saved with save_pretrained",
+        expert=expert.name,
     )
 
 
@@ -101,24 +102,26 @@ def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
     own = expert.config.get("model_type")
     if isinstance(own, str) and base.model_type and own != base.model_type:
         said = f"the checkpoint is a {shown(own)!r} model, the base a {base.model_type!r} model"
-        yield _finding(expert, said, "leave it out, or gate it against its own base")
+        yield error(said, "leave it out, or gate it against its own base", expert=expert.name)
         return
     tasks = task_of(expert.config), task_of(base.config)
     if tasks[0] != tasks[1] and None not in tasks and "FEATURE_EXTRACTION" not in tasks:
         said = f"the checkpoint is a {architecture_of(expert.config)}, "
         said += f"the base a {base.architecture}"
-        yield _finding(expert, said, "gate experts and a base of one class")
+        yield error(said, "gate experts and a base of one class", expert=expert.name)
     for key in _SIZES:
         theirs, ours = expert.config.get(key), base.config.get(key)
         if type(theirs) is int and type(ours) is int and theirs != ours:
             said = f"{key} is {shown(f'{theirs}', 20)} in the checkpoint, {ours} in the base"
-            yield _finding(expert, said, "gate it against the base it was fine-tuned from")
+            yield error(said, "gate it against the base it was fine-tuned from", expert=expert.name)
             return
     own, ours = _forward(expert.config), _forward(base.config)
     for key in own:
         if own[key] != ours.get(key, own[key]):
             said = f"{key} is {shown(f'{own[key]}', 40)} in the checkpoint, {ours[key]} in the base"
-            yield _finding(expert, f"{said}: under the base's it is another model", _OTHER_FORWARD)
+            yield error(
+                f"{said}: under the base's it is another model", _OTHER_FORWARD, expert=expert.name
+            )
             return
 
 
@@ -127,7 +130,7 @@ def _far_away(expert: Expert, relative_norm: float | None) -> Iterator[Finding]:
     if relative_norm is not None and relative_norm > _FAR:
         said = "the checkpoint is as far from the base as another model: ‖ΔW‖/‖W‖ is "
         said += f"{relative_norm:.2g}, after fine-tuning usually below 0.1"
-        yield _finding(expert, said, _OTHER_FORWARD)
+        yield error(said, _OTHER_FORWARD, expert=expert.name)
 
 
 def _forward(config: Mapping[str, Any]) -> dict[str, object]:
@@ -145,7 +148,3 @@ def _forward(config: Mapping[str, Any]) -> dict[str, object]:
 def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = config.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _finding(expert: Expert, message: str, fix: str) -> Finding:
-    return Finding(code="MG101", severity="error", expert=expert.name, message=message, fix=fix)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Offset
 from pytest_mergegate.preflight.heads import head_of
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.pool import Pool
 
@@ -22,21 +23,19 @@ _COMPARED = 200
 """Characters of a name: looking for a similar one takes their square."""
 
 
-def unknown_tensors(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Every parameter that an expert changes must be one of the base; heads are MG114's."""
     for expert in pool.experts:
         unknown = [p for p in expert.changes if p not in pool.base.tensors and not head_of(p)]
         if unknown:
             count = f"{len(unknown)} of {len(expert.changes)}"
             whose = "adapted" if expert.is_adapter else "stored"
-            yield Finding(
-                code="MG102",
-                severity="error",
-                final=True,
-                expert=expert.name,
-                message=f"{count} {whose} parameters match nothing in the base, first "
+            yield error(
+                f"{count} {whose} parameters match nothing in the base, first "
                 f"{shown(unknown[0])!r}{_hint(unknown[0], pool.base)}",
-                fix=_NO_BIAS if isinstance(expert.changes[unknown[0]], Offset) else _OTHER_BASE,
+                _NO_BIAS if isinstance(expert.changes[unknown[0]], Offset) else _OTHER_BASE,
+                expert=expert.name,
+                final=True,
             )
 
 

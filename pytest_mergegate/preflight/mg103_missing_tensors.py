@@ -12,6 +12,7 @@ from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Computed, Factors
 from pytest_mergegate.pool.trained import is_saved, is_within, saved_modules
 from pytest_mergegate.preflight.targets import Targets, selection
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
-def missing_tensors(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Targeted and adapted modules must be the same; checkpoints must be whole."""
     targets = Targets(pool.base)
     for expert in pool.experts:
@@ -42,7 +43,7 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]
     if chosen is None:
         if expert.config.get("target_modules") is not None:
             said = "target_modules or layers_to_transform name no modules and no layers"
-            yield _finding(expert, f"{CONFIG}: {said}", _SAVE_AGAIN)
+            yield error(f"{CONFIG}: {said}", _SAVE_AGAIN, expert=expert.name)
         return
     targeted = targets.parameters(chosen, expert=expert.name)
     adapted = {
@@ -59,7 +60,9 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]
     ):
         if odd:
             first = shown(min(odd).removesuffix(".weight"))
-            yield _finding(expert, f"{len(odd)} modules {says}, first {first!r}", _SAVE_AGAIN)
+            yield error(
+                f"{len(odd)} modules {says}, first {first!r}", _SAVE_AGAIN, expert=expert.name
+            )
 
 
 def _trained(expert: Expert, base: Base) -> Iterator[Finding]:
@@ -78,18 +81,18 @@ def _trained(expert: Expert, base: Base) -> Iterator[Finding]:
     if missing := wanted - set(expert.changes):
         settings = "modules_to_save, bias or lora_bias"
         said = f"{len(missing)} parameters that {settings} call for have no tensors"
-        yield _finding(expert, f"{said}, first {shown(min(missing))!r}", _SAVE_AGAIN)
+        yield error(f"{said}, first {shown(min(missing))!r}", _SAVE_AGAIN, expert=expert.name)
 
 
 def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
     held = {*expert.changes, *expert.tensors}
     lacking = [p for p in _parameters(base) if p not in held]
     if lacking:
-        yield _finding(
-            expert,
+        yield error(
             f"the checkpoint lacks {len(lacking)} of the base's {len(base.tensors)} tensors, "
             f"first {lacking[0]!r}",
             "save it again as a whole, with every shard; the same class as the base",
+            expert=expert.name,
         )
 
 
@@ -102,7 +105,3 @@ def _parameters(base: Base) -> Iterator[str]:
         )
         if header.is_float and not tied:
             yield name
-
-
-def _finding(expert: Expert, message: str, fix: str) -> Finding:
-    return Finding(code="MG103", severity="error", expert=expert.name, message=message, fix=fix)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Computed, Factors, Rows
 from pytest_mergegate.preflight.resized import is_resized
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.pool import Pool
 
 
-def shape_mismatch(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """A change must fit the weight that it is added to; resized embeddings are MG110's."""
     for expert in pool.experts:
         wrong = [
@@ -28,13 +29,11 @@ def shape_mismatch(pool: Pool) -> Iterable[Finding]:
         ]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            yield Finding(
-                code="MG104",
-                severity="error",
-                final=True,
+            yield error(
+                wrong[0] + more,
+                "gate against the base it was trained on",
                 expert=expert.name,
-                message=wrong[0] + more,
-                fix="gate against the base it was trained on",
+                final=True,
             )
 
 

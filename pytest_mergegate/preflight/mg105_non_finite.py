@@ -5,38 +5,41 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 
-def non_finite(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Every stored number must be finite, and so must what they amount to."""
     if (name := _of_the_base(pool)) is not None:
         said = f"the base's tensor {name!r} holds NaN or infinity"
-        yield _finding(None, said, "download or save the base again")
+        yield error(said, "download or save the base again", final=True)
     for expert in pool.experts:
         statistics = pool.statistics[expert.name]
         if statistics.overflowing:
-            yield _finding(
-                expert.name,
+            yield error(
                 f"the change of {shown(min(statistics.overflowing))!r} overflows float32, "
                 "though its tensors are finite",
                 f"check lora_alpha and r in {CONFIG}, or use an earlier checkpoint",
+                expert=expert.name,
+                final=True,
             )
         if bad := statistics.non_finite:
             name = min(bad)
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-            yield _finding(
-                expert.name,
+            yield error(
                 f"{shown(expert.tensors.file_of(name).name)}: tensor {shown(name)!r} "
                 f"holds NaN or infinity{more}",
                 "the training diverged or the file is damaged; use an earlier checkpoint",
+                expert=expert.name,
+                final=True,
             )
 
 
@@ -44,9 +47,3 @@ def _of_the_base(pool: Pool) -> str | None:
     """As far as a sample of the weights that are changed shows; loading the base reads them all."""
     sizes = (item for s in pool.statistics.values() for item in s.base_norms.items())
     return next((name for name, size in sizes if not math.isfinite(size)), None)
-
-
-def _finding(expert: str | None, message: str, fix: str) -> Finding:
-    return Finding(
-        code="MG105", severity="error", final=True, expert=expert, message=message, fix=fix
-    )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.changes import Computed, Factors, Offset
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
 
-def identical_experts(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Compare weights and scales; a touched configuration does not make another expert."""
     alike: dict[tuple[object, ...], list[Expert]] = {}
     for expert in pool.experts:
@@ -26,12 +27,10 @@ def identical_experts(pool: Pool) -> Iterable[Finding]:
         for expert in (one for one in group if _has_a_double(one, group, pool)):
             other = first.setdefault(expert.weights_fingerprint, expert.name)
             if other != expert.name:
-                yield Finding(
-                    code="MG106",
-                    severity="error",
+                yield error(
+                    f"has the same weights as expert {other!r}",
+                    "remove one of the two, or correct the path that was copied",
                     expert=expert.name,
-                    message=f"has the same weights as expert {other!r}",
-                    fix="remove one of the two, or correct the path that was copied",
                 )
 
 

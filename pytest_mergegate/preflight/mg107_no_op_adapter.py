@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.statistics import NEGLIGIBLE
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 
-def no_op_adapter(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """The change as a whole must be more than a rounding error of what it changes."""
     for expert in pool.experts:
         statistics = pool.statistics[expert.name]
@@ -23,11 +24,8 @@ def no_op_adapter(pool: Pool) -> Iterable[Finding]:
         relative = 0.0 if nothing else statistics.relative_norm
         if relative is not None and relative < NEGLIGIBLE:
             size = "every change is zero" if nothing else f"‖ΔW‖ is {relative:.1e} of ‖W‖"
-            yield Finding(
-                code="MG107",
-                severity="error",
+            yield error(
+                f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: {size}",
+                "it was saved untrained, or its tensors were lost; save it again",
                 expert=expert.name,
-                message=f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: "
-                f"{size}",
-                fix="it was saved untrained, or its tensors were lost; save it again",
             )

@@ -5,18 +5,19 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.preflight.told import warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 _FACTOR = 10.0
 _FIX = "give the larger change a smaller weight in merge.weights, or check scales and training"
 
 
-def norm_disparity(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Under equal weights, the largest change decides and the smallest is drowned out."""
     known = {
         name: norm
@@ -30,12 +31,10 @@ def norm_disparity(pool: Pool) -> Iterable[Finding]:
     for name, norm in known.items():
         if not middle / _FACTOR <= norm <= middle * _FACTOR:
             times = f"{norm / middle:.1f}" if norm > middle else f"1/{middle / norm:.1f}"
-            yield Finding(
-                code="MG108",
-                severity="warning",
+            yield warning(
+                f"‖ΔW‖/‖W‖ is {norm:.2g}, {times} times the pool's median {middle:.2g}",
+                _FIX,
                 expert=name,
-                message=f"‖ΔW‖/‖W‖ is {norm:.2g}, {times} times the pool's median {middle:.2g}",
-                fix=_FIX,
             )
 
 
@@ -43,10 +42,8 @@ def _pair(known: dict[str, float]) -> Iterable[Finding]:
     if len(known) == 2:
         (small, less), (large, more) = sorted(known.items(), key=lambda item: item[1])
         if more > _FACTOR * less:
-            yield Finding(
-                code="MG108",
-                severity="warning",
-                message=f"‖ΔW‖/‖W‖ is {more:.2g} in {large} and {less:.2g} in {small}, "
+            yield warning(
+                f"‖ΔW‖/‖W‖ is {more:.2g} in {large} and {less:.2g} in {small}, "
                 f"{more / less:.1f} times smaller",
-                fix=_FIX,
+                _FIX,
             )

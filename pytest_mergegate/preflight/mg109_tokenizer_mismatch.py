@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
+from pytest_mergegate.preflight.told import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ _OTHER_IDS = (
 _OTHER_RULES = "use the tokenizer of the base, or remove the copy if it is not what was trained on"
 
 
-def tokenizer_mismatch(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """The same text must be the same ids; the merge gets the base's tokenizer."""
     errors: dict[str, tuple[str, str]] = {}
     warnings: dict[str, tuple[str, str]] = {}
@@ -37,8 +37,8 @@ def tokenizer_mismatch(pool: Pool) -> Iterable[Finding]:
         elif found.parts:
             said = f"the tokenizer differs from the base's in: {', '.join(found.parts)}"
             warnings[expert.name] = (said, _OTHER_RULES)
-    yield from grouped(pool, "MG109", "error", errors)
-    yield from grouped(pool, "MG109", "warning", warnings)
+    yield from grouped(pool, "error", errors)
+    yield from grouped(pool, "warning", warnings)
 
 
 def _other_ids(found: Differences) -> str | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.resized import is_resized
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
+from pytest_mergegate.preflight.told import error, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 
-def resized_vocabulary(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Every token of an expert must have its row in the base, under the same meaning."""
     resized = {finding.expert: finding for finding in _resized(pool)}
     yield from resized.values()
@@ -35,21 +35,19 @@ def resized_vocabulary(pool: Pool) -> Iterable[Finding]:
         else:
             said += f"with id {number}; the base never uses that row"
             unused[expert.name] = (said, "keep such tokens out of the inputs, or out of the merge")
-    yield from grouped(pool, "MG110", "error", beyond)
-    yield from grouped(pool, "MG110", "warning", unused)
+    yield from grouped(pool, "error", beyond)
+    yield from grouped(pool, "warning", unused)
 
 
 def _resized(pool: Pool) -> Iterator[Finding]:
     for expert in pool.experts:
         for change in expert.changes.values():
             if is_resized(change, pool.base):
-                yield Finding(
-                    code="MG110",
-                    severity="error",
-                    final=True,
-                    expert=expert.name,
-                    message=f"{shown(change.parameter)!r} has {change.shape[0]} rows, "
+                yield error(
+                    f"{shown(change.parameter)!r} has {change.shape[0]} rows, "
                     f"{pool.base.tensors[change.parameter].shape[0]} in the base",
-                    fix="resize every expert's embedding, and the base's, to one vocabulary first",
+                    "resize every expert's embedding, and the base's, to one vocabulary first",
+                    expert=expert.name,
+                    final=True,
                 )
                 break

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Rows
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
@@ -23,11 +24,11 @@ _COMPARED = 1 << 20
 _SAVE = "save it again with tie_word_embeddings as it was trained"
 
 
-def tied_embeddings(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """The flag, the stored tensors and what an adapter changes must agree on the tying."""
     base = pool.base
     if base.ties_embeddings and (two := _two_weights(base, base.tensors)):
-        yield _finding(None, f"the base ties its embeddings, but stores {two}", _SAVE)
+        yield error(f"the base ties its embeddings, but stores {two}", _SAVE)
     for expert in pool.experts:
         if not expert.is_adapter:
             yield from _checkpoint(expert, base)
@@ -41,9 +42,11 @@ def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
     if ties != base.ties_embeddings:
         one, other = ("ties", "does not") if ties else ("does not tie", "does")
         said = f"the checkpoint {one} its embeddings, the base {other}"
-        yield _finding(expert.name, said, "untie, or tie, all of them in the same way first")
+        yield error(said, "untie, or tie, all of them in the same way first", expert=expert.name)
     elif ties and (two := _two_weights(base, expert.tensors)):
-        yield _finding(expert.name, f"the checkpoint ties its embeddings, but stores {two}", _SAVE)
+        yield error(
+            f"the checkpoint ties its embeddings, but stores {two}", _SAVE, expert=expert.name
+        )
 
 
 def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
@@ -54,12 +57,12 @@ def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
         change = expert.changes.get(parameter or "")
         # trainable tokens change both sides; a copy of the base's weight changes none
         if change is not None and not isinstance(change, Rows) and parameter not in unchanged:
-            yield _finding(
-                expert.name,
+            yield error(
                 f"{shown(change.keys[0])!r} changes one side of the base's tied embeddings; "
                 "merged, it changes both",
                 "train with ensure_weight_tying=True, or leave the embedding and the output layer "
                 "out of target_modules and modules_to_save",
+                expert=expert.name,
             )
 
 
@@ -74,7 +77,3 @@ def _two_weights(base: Base, tensors: StoredTensors) -> str | None:
         if np.array_equal(*samples):
             return None
     return f"two different weights, {one!r} and {other!r}"
-
-
-def _finding(expert: str | None, message: str, fix: str) -> Finding:
-    return Finding(code="MG111", severity="error", expert=expert, message=message, fix=fix)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.preflight.grouping import grouped
 from pytest_mergegate.preflight.quantised_names import unquantised
 from pytest_mergegate.preflight.reference_names import base_names, last_part
+from pytest_mergegate.preflight.told import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,11 +22,11 @@ _FIX = (
 )
 
 
-def quantised_base(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """The merge adds such a change to weights that it was not trained on."""
     names = base_names(pool.base)
     said = {e.name: (why, _FIX) for e in pool.experts if (why := _sign(e, names))}
-    yield from grouped(pool, "MG112", "warning", said)
+    yield from grouped(pool, "warning", said)
 
 
 def _sign(expert: Expert, names: frozenset[str]) -> str | None:

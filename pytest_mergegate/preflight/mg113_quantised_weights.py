@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.pool.stored import StoredTensors
 
 _WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 
 
-def quantised_weights(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Arithmetic on quantised weights is not arithmetic on the weights."""
     models: list[tuple[str | None, Mapping[str, Any], StoredTensors]] = [
         (None, pool.base.config, pool.base.tensors),
@@ -25,13 +26,11 @@ def quantised_weights(pool: Pool) -> Iterable[Finding]:
     ]
     for name, config, tensors in models:
         if (how := _how(config, tensors)) is not None:
-            yield Finding(
-                code="MG113",
-                severity="error",
-                final=True,
+            yield error(
+                f"the {'checkpoint' if name else 'base'} is quantised: {how}",
+                "use the full-precision original, and quantise the merge afterwards",
                 expert=name,
-                message=f"the {'checkpoint' if name else 'base'} is quantised: {how}",
-                fix="use the full-precision original, and quantise the merge afterwards",
+                final=True,
             )
 
 

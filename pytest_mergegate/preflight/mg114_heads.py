@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Replacement
-from pytest_mergegate.preflight.grouping import listed
 from pytest_mergegate.preflight.heads import architecture_of, head_of
+from pytest_mergegate.preflight.told import error, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
@@ -23,19 +23,16 @@ _COMPARED = 1 << 16
 _Labels = tuple[str, ...]
 
 
-def heads(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """A merge averages heads like any other weight, whatever their outputs mean."""
     for expert in pool.experts:
         unknown = [p for p in expert.changes if head_of(p) and p not in pool.base.tensors]
         if unknown:
-            yield Finding(
-                code="MG114",
-                severity="error",
-                final=True,
+            yield error(
+                f"brings a head that the base does not have, {shown(unknown[0])!r}",
+                "gate against a base of the same class with that head, saved with save_pretrained",
                 expert=expert.name,
-                message=f"brings a head that the base does not have, {shown(unknown[0])!r}",
-                fix="gate against a base of the same class with that head, "
-                "saved with save_pretrained",
+                final=True,
             )
     yield from _trained_apart(pool)
     yield from _labels(pool)
@@ -52,12 +49,10 @@ def _trained_apart(pool: Pool) -> Iterator[Finding]:
         apart = [found for found in parameters.values() if len(found) > 1 and _differ(found)]
         if apart:
             names = dict.fromkeys(expert.name for found in apart for expert, _ in found)
-            yield Finding(
-                code="MG114",
-                severity="error",
-                message=f"{listed([*names], len(pool.experts))} each trained a head {head!r} of "
+            yield error(
+                f"{listed([*names], len(pool.experts))} each trained a head {head!r} of "
                 "their own; a merge would average them",
-                fix="merge the backbones only and keep one head per task, or train on a shared, "
+                "merge the backbones only and keep one head per task, or train on a shared, "
                 "frozen head; for one task with one set of labels, `ignore: {MG114: <why>}`",
             )
 
@@ -87,12 +82,10 @@ def _labels(pool: Pool) -> Iterator[Finding]:
         against = (classifiers[0], *named[:1])
         said = next(filter(None, (_other_labels(labels, *other) for other in against)), None)
         if said is not None:
-            yield Finding(
-                code="MG114",
-                severity="error",
+            yield error(
+                said,
+                "train all of them with one id2label in one order, or merge the backbones only",
                 expert=name,
-                message=said,
-                fix="train all of them with one id2label in one order, or merge the backbones only",
             )
 
 

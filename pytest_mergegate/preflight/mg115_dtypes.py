@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.preflight.grouping import grouped, listed
+from pytest_mergegate.preflight.told import grouped, listed, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.pool.stored import StoredTensors
 
@@ -19,7 +19,7 @@ _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 _FIX = "save all of them in one precision, the highest that any of them was trained in"
 
 
-def dtypes(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Look at the type of most of the numbers: norms are often kept in another."""
     base = _main(pool.base.tensors)
     stored = {expert.name: _main(expert.tensors) for expert in pool.experts}
@@ -34,12 +34,10 @@ def dtypes(pool: Pool) -> Iterable[Finding]:
             against[expert.name] = (f"stored in {own}, the base in {base}", _FIX)
         if not expert.is_adapter and (said := _against_config(expert.config, own)):
             config[expert.name] = (said, _FIX)
-    yield from grouped(pool, "MG115", "warning", against)
-    yield from grouped(pool, "MG115", "warning", config)
+    yield from grouped(pool, "warning", against)
+    yield from grouped(pool, "warning", config)
     if said := _against_config(pool.base.config, base):
-        yield Finding(
-            code="MG115", severity="warning", message=f"the base is {said}", fix="save it again"
-        )
+        yield warning(f"the base is {said}", "save it again")
 
 
 def _mixed(pool: Pool, stored: Mapping[str, str | None]) -> Iterator[Finding]:
@@ -50,12 +48,7 @@ def _mixed(pool: Pool, stored: Mapping[str, str | None]) -> Iterator[Finding]:
             by_type.setdefault(own, []).append(expert.name)
     if len(by_type) > 1:
         parts = "; ".join(f"{dtype}: {listed(names)}" for dtype, names in sorted(by_type.items()))
-        yield Finding(
-            code="MG115",
-            severity="warning",
-            message=f"the adapters are stored in several precisions ({parts})",
-            fix=_FIX,
-        )
+        yield warning(f"the adapters are stored in several precisions ({parts})", _FIX)
 
 
 def _main(tensors: StoredTensors) -> str | None:

@@ -10,7 +10,7 @@ from pytest_mergegate.common.files.regular_files import open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.fingerprints import content_hash
 from pytest_mergegate.pool.tokenizer_files import SETTINGS
-from pytest_mergegate.preflight.grouping import grouped
+from pytest_mergegate.preflight.told import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ _LIMIT = 1 << 20
 _Told = dict[str, tuple[str, str]]
 
 
-def side_files(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """A merge is saved with the base's files; what an expert was trained with may be others."""
     base = pool.base.path
     reader = _Reader()
@@ -45,8 +45,8 @@ def side_files(pool: Pool) -> Iterable[Finding]:
                 f"{_GENERATION} differs from the base's in: {', '.join(keys)}",
                 "decide which settings the merge is to ship with, and put them beside the base",
             )
-    yield from grouped(pool, "MG116", "warning", templates)
-    yield from grouped(pool, "MG116", "warning", settings)
+    yield from grouped(pool, "warning", templates)
+    yield from grouped(pool, "warning", settings)
 
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

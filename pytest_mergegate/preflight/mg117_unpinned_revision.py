@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.chosen_base import in_ci
+from pytest_mergegate.preflight.told import warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.pool.references import Located
 
 
-def unpinned_revision(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """A gate that passed must pass again on the same commit of the gate file."""
     if not in_ci():
         return
@@ -23,11 +24,9 @@ def unpinned_revision(pool: Pool) -> Iterable[Finding]:
     for name, place in located:
         if not place.pinned:
             commit = place.commit or "<commit>"
-            yield Finding(
-                code="MG117",
-                severity="warning",
-                expert=name,
-                message=f"{'' if name else 'the base '}{place.repository} at "
+            yield warning(
+                f"{'' if name else 'the base '}{place.repository} at "
                 f"{place.revision or 'its default branch'} can change between two runs",
-                fix=f"write {place.repository}@{commit}",
+                f"write {place.repository}@{commit}",
+                expert=name,
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.mergekit.file import sources
+from pytest_mergegate.preflight.told import note, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.gate.spec import GateSpec, MethodSpec
     from pytest_mergegate.pool.pool import Pool
 
@@ -23,21 +24,19 @@ _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
 
-def merge_settings(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
     mergekit, experts = pool.mergekit is not None, len(pool.experts)
     if pool.mergekit is not None and pool.mergekit.why_official is not None:
         experts = 2  # how many each slice has is between it and mergekit
     for label, method in _methods(pool):
         for message, fix in _traps(method, pool.spec, experts, mergekit=mergekit):
-            yield Finding(code="MG118", severity="warning", message=f"{label}: {message}", fix=fix)
+            yield warning(f"{label}: {message}", fix)
         if mergekit and _rescales(method):
-            yield Finding(
-                code="MG118",
-                severity="note",
-                message=f"{label}: what is kept is scaled up to the L1 norm of the whole, "
+            yield note(
+                f"{label}: what is kept is scaled up to the L1 norm of the whole, "
                 "not by 1/density as in the paper",
-                fix="nothing, where it is meant; rescale: false turns it off",
+                "nothing, where it is meant; rescale: false turns it off",
             )
 
 

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.mergekit.file import AVERAGING_METHODS, sources
+from pytest_mergegate.preflight.told import warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.gate.mergekit.file import MergekitFile
     from pytest_mergegate.pool.pool import Pool
 
 _BASE = {"expert": None}
 
 
-def averaged_base(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """An average of N experts and the base moves each expert's weights less than it seems."""
     file = pool.mergekit
     if file is None or file.config["merge_method"] not in AVERAGING_METHODS or not _takes(file):
         return
     method, experts = file.config["merge_method"], len(pool.experts)
-    yield Finding(
-        code="MG119",
-        severity="warning",
-        message=f"{method} averages the base in, as one of {experts + 1} models, not of {experts}",
-        fix="leave base_model and the base's own entry out"
+    yield warning(
+        f"{method} averages the base in, as one of {experts + 1} models, not of {experts}",
+        "leave base_model and the base's own entry out"
         + (", or give that entry weight 0" if method == "linear" else ""),
     )
 

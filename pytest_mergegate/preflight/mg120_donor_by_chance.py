@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.preflight.told import warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 
-def donor_by_chance(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """Adapters of one base all lead back to it; checkpoints bring files of their own."""
     file = pool.mergekit
     if file is None or file.config.get("base_model") is not None:
         return
     if len(pool.experts) < 2 or all(expert.is_adapter for expert in pool.experts):
         return
-    yield Finding(
-        code="MG120",
-        severity="warning",
-        message="there is no base_model: from which model mergekit copies configuration and "
+    yield warning(
+        "there is no base_model: from which model mergekit copies configuration and "
         "tokenizer changes from run to run",
-        fix="start mergekit with PYTHONHASHSEED=0, or write the merge with mergegate check "
+        "start mergekit with PYTHONHASHSEED=0, or write the merge with mergegate check "
         "--output, which takes the base's",
     )

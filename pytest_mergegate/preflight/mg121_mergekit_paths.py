@@ -5,36 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.preflight.told import note, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 
-def mergekit_paths(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """The gate finds these models; ``mergekit-yaml`` may not, or may find others."""
     if pool.mergekit is None:
         return
     local = dict(_local_paths(pool))
     odd = {path: name for path, name in local.items() if {"+", "@"} & {*path}}
     for path, name in odd.items():
-        yield Finding(
-            code="MG121",
-            severity="warning",
+        yield warning(
+            f"{path}: mergekit takes '+' and '@' in a path for its own syntax",
+            "rename the folder, or name a link to it",
             expert=name,
-            message=f"{path}: mergekit takes '+' and '@' in a path for its own syntax",
-            fix="rename the folder, or name a link to it",
         )
     relative = [path for path in local if not path.startswith("~") and not Path(path).is_absolute()]
     if relative:
-        yield Finding(
-            code="MG121",
-            severity="note",
-            message=f"mergekit looks for relative paths ({relative[0]}) from the folder where it "
+        yield note(
+            f"mergekit looks for relative paths ({relative[0]}) from the folder where it "
             "is started, and then on the hub; the gate from the configuration's own",
-            fix="start mergekit in the configuration's folder, or write absolute paths",
+            "start mergekit in the configuration's folder, or write absolute paths",
         )
     yield from _bare_adapters(pool)
 
@@ -52,10 +49,8 @@ def _bare_adapters(pool: Pool) -> Iterator[Finding]:
     for expert in pool.experts:
         written = pool.mergekit.written.get(expert.name)
         if expert.is_adapter and written == expert.reference:
-            yield Finding(
-                code="MG121",
-                severity="warning",
+            yield warning(
+                f"{written} is an adapter, which mergekit takes for a whole model",
+                f"write {pool.base.reference}+{written}",
                 expert=expert.name,
-                message=f"{written} is an adapter, which mergekit takes for a whole model",
-                fix=f"write {pool.base.reference}+{written}",
             )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.preflight.grouping import listed
+from pytest_mergegate.preflight.told import listed, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 
-def few_inputs(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """One finding per setting; repeated inputs say nothing new."""
     limits = pool.spec.effective_budget.limits
     asked = {"probes.per_task": pool.spec.probes.per_task}
@@ -27,12 +27,10 @@ def few_inputs(pool: Pool) -> Iterable[Finding]:
         short = [name for name, count in counts.items() if count < wanted]
         if short:
             fewest = min(counts[name] for name in short)
-            yield Finding(
-                code="MG204",
-                severity="warning",
-                expert=short[0] if len(short) == 1 else None,
-                message=(f"{listed(short, len(pool.experts))}: " if len(short) > 1 else "")
+            yield warning(
+                (f"{listed(short, len(pool.experts))}: " if len(short) > 1 else "")
                 + f"{'as few as ' if len(short) > 1 else ''}{fewest} distinct inputs, "
                 f"{setting} asks for {wanted}",
-                fix="add examples, or ask for fewer",
+                "add examples, or ask for fewer",
+                expert=short[0] if len(short) == 1 else None,
             )

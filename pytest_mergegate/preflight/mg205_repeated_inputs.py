@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
 
 
-def repeated_inputs(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """A repetition counts double in every score and bound; two targets cannot both be right."""
     for name, examples in pool.examples.items():
         torn: list[list[int]] = []

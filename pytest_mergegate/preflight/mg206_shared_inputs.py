@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.preflight.grouping import listed
+from pytest_mergegate.preflight.told import listed, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
 
 _SHOWN = 3
 _TORN = "tell the tasks apart in the input, or do not merge them: no model can answer both"
 
 
-def shared_inputs(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Iterable[Finding]:
     """One merged model gives one answer to one input."""
     targets: dict[object, dict[str, set[str | None]]] = {}
     for name, examples in pool.examples.items():
@@ -35,12 +35,7 @@ def shared_inputs(pool: Pool) -> Iterable[Finding]:
         (agreeing, "", "give each task inputs of its own"),
     ):
         if kind:
-            yield Finding(
-                code="MG206",
-                severity="warning",
-                message=f"inputs are shared{' ' * bool(what)}{what} ({_groups(kind)})",
-                fix=fix,
-            )
+            yield warning(f"inputs are shared{' ' * bool(what)}{what} ({_groups(kind)})", fix)
 
 
 def _groups(kind: dict[tuple[str, ...], int]) -> str:

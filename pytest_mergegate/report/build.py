@@ -18,7 +18,6 @@ from pytest_mergegate.report.types import (
     ExpertRecord,
     FindingRecord,
     ForecastRecord,
-    Interval,
     MergedExpertRecord,
     MergeRecord,
     PairRecord,
@@ -31,6 +30,7 @@ from pytest_mergegate.verdict.unmerged import base_disagreement
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pytest_mergegate.common.records import Interval
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.planning.reported import Hint
     from pytest_mergegate.pool.experts import Expert

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.history.registry.appending import keep_losses
 from pytest_mergegate.report.baseline.rewriting import update_baseline
 from pytest_mergegate.report.formats.terminal import preflight_summary, summary
+from pytest_mergegate.report.recorded import keep_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -5,29 +5,14 @@ Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import ConfigDict, Field
 
+from pytest_mergegate.common.records import Interval, Number, Record
 from pytest_mergegate.common.statuses import Severity, Status  # noqa: TC001 - pydantic reads them
 
 SCHEMA: Final = "pytest-mergegate/report/1"
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Interval = tuple[Number | None, Number | None]
-_OPTIONAL = ("_reason", "_standard_error")
-"""Endings of keys that are left out where there is nothing to say."""
-
-
-class Record(BaseModel):
-    """A part of the report."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_serializer(mode="wrap")
-    def _drop_empty_reasons(self, handler: Any) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        return {k: v for k, v in data.items() if v is not None or not k.endswith(_OPTIONAL)}
 
 
 class CacheUse(Record):
@@ -101,7 +86,7 @@ class PairRecord(Record):
     cosine_mean: Number | None = None
     cosine_mean_reason: str | None = None
     cosine_mean_standard_error: Number | None = None
-    layers: dict[str, tuple[Number | None, ...]] = {}
+    layers: dict[str, tuple[Number | None, ...]] = Field(default_factory=dict)
     """The same ratios and the cosine within every one of ``conflicts.layers``."""
 
 

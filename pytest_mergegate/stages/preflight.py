@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from pytest_mergegate.gate.gatefile import Gate
 
 
@@ -36,16 +33,8 @@ def run_preflight(gate: Gate) -> PreflightResult:
     findings = [Finding.of(error) for error in errors]
     if pool is not None:
         for rule in RULES:
-            findings.extend(_softened(finding, gate) for finding in _applied(rule, pool))
+            findings.extend(_softened(finding, gate) for finding in rule.apply(pool))
     return PreflightResult(pool=pool, findings=tuple(findings))
-
-
-def _applied(rule: Callable[[Pool], Iterable[Finding]], pool: Pool) -> Iterator[Finding]:
-    """What a rule finds; files that it cannot read are a finding too, and stop no other rule."""
-    try:
-        yield from rule(pool)
-    except PoolError as error:
-        yield Finding.of(error)
 
 
 def _softened(finding: Finding, gate: Gate) -> Finding:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.history.calibration.observations import Observation
-    from pytest_mergegate.history.calibration.thresholds import Threshold
+    from pytest_mergegate.history.calibration.performance import Threshold
     from pytest_mergegate.pool.pool import Pool
 
 _SCORE = {"max_mds": "mds", "max_disagreement": "disagreement"}
@@ -78,7 +78,7 @@ def _strictness(found: AutomaticLimit) -> float:
 
 def _limit(budget: str, rate: float, past: Sequence[Observation]) -> AutomaticLimit:
     from pytest_mergegate.history.calibration.observations import SAME
-    from pytest_mergegate.history.calibration.thresholds import miss_controlled
+    from pytest_mergegate.history.calibration.performance import miss_controlled
 
     try:
         threshold = miss_controlled(past, _SCORE[budget], rate)

@@ -100,7 +100,7 @@ def test_the_registry_is_on_by_default(
 def test_the_attributes_of_the_registry(
     repository: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    monkeypatch.setattr("pytest_mergegate.history.registry.appending._is_for_git", lambda _: True)
+    monkeypatch.setattr("pytest_mergegate.history.registry.appending._is_unsettled", lambda _: True)
     (repository / ".gitattributes").symlink_to(target)
     with pytest.raises(GateError, match=r"this was not \(.gitattributes is a symlink") as caught:
         append_lines(repository / "mergegate.registry.jsonl", [made("ab")])
@@ -119,12 +119,12 @@ def test_no_registry_is_read_through_a_link(repository: Path, target: str) -> No
 
 _BY_ITSELF = {
     # what they write lies in folders of their own making, in the system's temporary folder
-    "engine/computed.py", "engine/spilled.py", "engine/plain_adapters.py",
+    "engine/weights/computed.py", "engine/weights/spilled.py", "engine/weights/plain_adapters.py",
     "merging/linked_models.py", "merging/mergekit_process.py",
-    "engine/render_chats.py",  # which reads its own size
+    "engine/models/render_chats.py",  # which reads its own size
     # beside the place, in a folder by a name that nobody can foresee
     "merging/write.py",
-    "writing.py",
+    "common/files/writing.py",
 }  # fmt: skip
 _WRITING = {
     "write_text", "write_bytes", "symlink_to", "hardlink_to", "mkdir", "makedirs", "mkstemp",
@@ -132,7 +132,7 @@ _WRITING = {
 }  # fmt: skip
 _ELSEWHERE = {
     # locks in a cache, which no pull request can write to
-    ("engine/cache.py", "mkdir"),
+    ("engine/running/cache.py", "mkdir"),
 }
 
 

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from pytest_mergegate.history.calibration.curves import Curve, around, fit_link, fit_scale, reaches
 from pytest_mergegate.history.calibration.effects import Fitted, fit_effects
-from pytest_mergegate.history.calibration.link import Curve, fit_link, fit_scale
 from pytest_mergegate.history.calibration.observations import as_risk
-from pytest_mergegate.history.calibration.support import around, reaches
 from pytest_mergegate.metrics.losses import TOTAL_LOSS
 from pytest_mergegate.metrics.undefined import Undefined
 
@@ -42,7 +41,7 @@ Source = Literal["registry", "beds"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class CalibratedLoss:
     """A loss that was not measured, in percent, with its interval."""
 
     loss: float
@@ -55,7 +54,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class FittedLosses:
     """The fit without its intervals."""
 
     link: Curve
@@ -90,7 +89,7 @@ class Calibration:
 
     score: str
     confidence: float
-    model: Model
+    model: FittedLosses
     quantile: float
     """Spreads on either side."""
     merges: int
@@ -105,7 +104,7 @@ class Calibration:
     safer: tuple[float | None, ...]
     """Down to which, likewise."""
 
-    def predict(self, method: str, expert: str, score: float) -> Prediction:
+    def predict(self, method: str, expert: str, score: float) -> CalibratedLoss:
         """The loss of an expert under a method.
 
         Args:
@@ -121,7 +120,9 @@ class Calibration:
             raise ValueError(f"{self.score} must be a number, got {score}")
         low, high = self._interval(method, expert, risk)
         point = float(self.model.expected(method, expert, risk))
-        return Prediction(loss=point, low=low, high=high, merges=self.merges, source=self.source)
+        return CalibratedLoss(
+            loss=point, low=low, high=high, merges=self.merges, source=self.source
+        )
 
     def _interval(self, method: str, expert: str, risk: float) -> tuple[float, float]:
         """As wide as it takes for enough merges to speak of it, on either side."""
@@ -177,7 +178,7 @@ class Residuals:
         )
 
     @cached_property
-    def _fit(self) -> tuple[Groups, Model, Floats]:
+    def _fit(self) -> tuple[Groups, FittedLosses, Floats]:
         used = [one for one in self._of if one.risk(self.score) is not None]
         groups = grouping(used)
         return groups, _fit(used, self.score), _left_out(used, self.score, groups)
@@ -210,7 +211,7 @@ def grouping(observations: Sequence[Observation]) -> Groups:
     return "pools" if len({one.pool for one in observations}) >= LEAST_POOLS else "merges"
 
 
-def _fit(observations: Sequence[Observation], score: str) -> Model:
+def _fit(observations: Sequence[Observation], score: str) -> FittedLosses:
     risks = finite_risks(observations, score)
     losses = np.array([one.loss for one in observations])
     weights = _weights(observations)
@@ -222,7 +223,7 @@ def _fit(observations: Sequence[Observation], score: str) -> Model:
         [one.label for one in observations],
         [one.expert for one in observations],
     )
-    return Model(link=link, scale=scale, effects=effects)
+    return FittedLosses(link=link, scale=scale, effects=effects)
 
 
 def finite_risks(observations: Sequence[Observation], score: str) -> Floats:

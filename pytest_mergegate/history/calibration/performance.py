@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pytest_mergegate.history.calibration.thresholds import miss_controlled
+from pytest_mergegate.history.calibration.fit import calibrate, folds, grouping, with_score
+from pytest_mergegate.history.calibration.observations import SAME, as_risk
 from pytest_mergegate.metrics.certificates import disagreement_interval
+from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
 from pytest_mergegate.metrics.ranking import auprc, auroc
 from pytest_mergegate.metrics.resampling import cluster_interval
 from pytest_mergegate.metrics.undefined import Undefined
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from pytest_mergegate.history.calibration.fit import Groups
     from pytest_mergegate.history.calibration.observations import Observation
 
     Floats = npt.NDArray[np.float64]
+
 
 DEFAULT_LIMIT: Final = 0.3
 """A gate's own limit where it names none: a disagreement over it fails."""
@@ -149,3 +153,100 @@ def _estimate(statistic: Callable[[Floats], float], pools: Sequence[str]) -> Est
     if len(set(pools)) >= LEAST_POOLS:
         interval = cluster_interval(statistic, pools, resamples=RESAMPLES)
     return Estimate(value=statistic(np.ones(len(pools))), interval=interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """The value of a score from which on to block."""
+
+    score: str
+    miss_rate: float
+    value: float
+    """In the score's own units; infinite where only an infinite MDS is blocked."""
+    collapses: int
+    """How many recorded collapses had the score."""
+    pools: int
+    """Of how many pools these are: each counts once, by its least risky collapse."""
+    rank: int
+    """The threshold is the score of the so-manieth least risky of them."""
+
+    def blocks(self, value: float) -> bool:
+        """Whether a value of the score is at least as risky, to the digits recorded. NaN is."""
+        own, other = as_risk(self.score, self.value), as_risk(self.score, value)
+        assert own is not None
+        assert other is not None
+        return not other < (own - SAME * abs(own) if math.isfinite(own) else own)
+
+
+def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: float) -> Threshold:
+    """The threshold that a collapse of a new pool falls short of with at most a chance of
+    ``miss_rate``.
+
+    Raises:
+        Undefined: ``needs_more_collapses``, with the number in the message.
+        ValueError: A rate that is not in (0, 1).
+    """
+    collapsed = [(one.risk(score), one.pool) for one in observations if one.collapsed]
+    risks = [risk for risk, _ in collapsed if risk is not None]
+    pools = [pool for risk, pool in collapsed if risk is not None]
+    found = miss_controlled_threshold(risks, miss_rate, pools=pools)
+    value = as_risk(score, found)
+    assert value is not None
+    return Threshold(
+        score=score,
+        miss_rate=miss_rate,
+        value=value,
+        collapses=len(risks),
+        pools=len(set(pools)),
+        rank=miss_controlled_rank(len(set(pools)), miss_rate),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What came of it."""
+
+    groups: Groups
+    """What was left out together."""
+    observations: int
+    coverage: float
+    """The share of losses in their intervals; merges count alike."""
+    width: float
+    """Of the intervals, on average, in percentage points."""
+    error: float
+    """Mean absolute error, in percentage points."""
+    constant_error: float
+    """The same of the mean loss of the rest."""
+
+
+def validate(
+    observations: Sequence[Observation], score: str = "disagreement", confidence: float = 0.90
+) -> Validation:
+    """Calibrate without one group after the other (without a twentieth of many) and foretell it.
+
+    Raises:
+        Undefined: ``needs_more_merges``: too few are left.
+    """
+    used = with_score(observations, score, confidence)
+    groups = grouping(used)
+    rows, weights = [], []
+    for fold in folds(used, groups):
+        rest = [one for one, out in zip(used, fold, strict=True) if not out]
+        fitted = calibrate(rest, score, confidence)
+        mean = float(np.mean([one.loss for one in rest]))
+        own = [one for one, out in zip(used, fold, strict=True) if out]
+        for one in own:
+            told = fitted.predict(one.label, one.expert, one.scores[score])
+            held = told.low <= one.loss <= told.high
+            errors = (abs(one.loss - told.loss), abs(one.loss - mean))
+            rows.append((held, told.high - told.low, *errors))
+            weights.append(1 / sum(other.merge == one.merge for other in own))
+    held, width, error, constant = np.average(np.array(rows), axis=0, weights=weights).tolist()
+    return Validation(
+        groups=groups,
+        observations=len(rows),
+        coverage=held,
+        width=width,
+        error=error,
+        constant_error=constant,
+    )

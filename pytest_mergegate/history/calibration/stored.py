@@ -8,12 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.history.calibration.effects import Effect, Effects, Fitted
-from pytest_mergegate.history.calibration.fit import Calibration, Model
-from pytest_mergegate.history.calibration.link import Curve
+from pydantic import TypeAdapter
+
+from pytest_mergegate.history.calibration.fit import Calibration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_CALIBRATION = TypeAdapter(Calibration)
 
 
 def to_plain(calibration: Calibration) -> dict[str, Any]:
@@ -23,21 +25,7 @@ def to_plain(calibration: Calibration) -> dict[str, Any]:
 
 def from_plain(plain: Mapping[str, Any]) -> Calibration:
     """What ``to_plain`` gave."""
-    model = plain["model"]
-    return Calibration(
-        **{
-            **plain,
-            "model": Model(
-                link=_curve(model["link"]),
-                scale=_curve(model["scale"]),
-                effects=Fitted(
-                    methods=_effects(model["effects"]["methods"]),
-                    experts=_effects(model["effects"]["experts"]),
-                    noise=model["effects"]["noise"],
-                ),
-            ),
-        }
-    )
+    return _CALIBRATION.validate_python(plain)
 
 
 def for_strangers(calibration: Calibration) -> Calibration:
@@ -53,14 +41,3 @@ def own_code() -> str:
     """Over the code that calibrates: what another version has kept is not used."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _curve(plain: Mapping[str, Any]) -> Curve:
-    return Curve(at=tuple(plain["at"]), values=tuple(plain["values"]))
-
-
-def _effects(plain: Mapping[str, Any]) -> Effects:
-    return Effects(
-        known={name: Effect(**found) for name, found in plain["known"].items()},
-        unseen=Effect(**plain["unseen"]),
-    )

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_mergegate.history.calibration.fit import Calibration, calibrate
-from pytest_mergegate.history.calibration.performance import Performance, performance
-from pytest_mergegate.history.calibration.thresholds import Threshold, miss_controlled
-from pytest_mergegate.history.calibration.validation import Validation, validate
+from pytest_mergegate.history.calibration.performance import (
+    Performance,
+    Threshold,
+    Validation,
+    miss_controlled,
+    performance,
+    validate,
+)
 from pytest_mergegate.metrics.undefined import Undefined
 
 if TYPE_CHECKING:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
-from pytest_mergegate.common.errors import GateError, first_line
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.git import run_git, top_of
 from pytest_mergegate.common.files.writing import (
     Unwritten,
@@ -20,32 +19,15 @@ from pytest_mergegate.common.files.writing import (
     make_private_folder,
     open_to_append,
 )
-from pytest_mergegate.history.registry.lines import lines_of
 from pytest_mergegate.history.registry.reading import read_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_mergegate.history.registry.lines import RegistryLine
-    from pytest_mergegate.report.types import Report
 
 PATIENCE: Final = 60.0
 """Seconds to wait for who else is writing; it takes them less than one."""
-
-
-def keep_losses(path: Path, reports: Iterable[Report]) -> tuple[str, ...]:
-    """Append the losses that gates have measured; what to say where that was not possible.
-
-    A gate in error has measured nothing that holds.
-    """
-    sound = (report for report in reports if report.status != "error")
-    try:
-        append_lines(path, [line for report in sound for line in lines_of(report)])
-    except GateError as error:
-        return (str(error),)
-    except ValueError as error:  # names that are no text
-        return (str(_unwritten(path, first_line(error))),)
-    return ()
 
 
 def append_lines(path: Path, lines: Iterable[RegistryLine]) -> int:
@@ -68,15 +50,16 @@ def append_lines(path: Path, lines: Iterable[RegistryLine]) -> int:
                 if not found.exists:
                     _merge_by_union(path)
     except Timeout:
-        raise _unwritten(path, f"another process has held it for {PATIENCE:.0f} s") from None
+        raise unwritten(path, f"another process has held it for {PATIENCE:.0f} s") from None
     except Unwritten as error:
-        raise _unwritten(path, error.why, error.fix) from None
+        raise unwritten(path, error.why, error.fix) from None
     except OSError as error:
-        raise _unwritten(path, str(error.strerror or error)) from None
+        raise unwritten(path, str(error.strerror or error)) from None
     return len(new)
 
 
-def _unwritten(path: Path, why: str, fix: str | None = None) -> GateError:
+def unwritten(path: Path, why: str, fix: str | None = None) -> GateError:
+    """The error of a registry that could not be written."""
     return GateError(f"the registry was not written ({why})", where=path.as_posix(), fix=fix)
 
 
@@ -90,25 +73,20 @@ def _lock(path: Path) -> Path:
 
 def _append(path: Path, text: str) -> None:
     with open_to_append(path) as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            # a line that was cut short stays so, and takes no other along
-            text = text if file.read(1) == b"\n" else f"\n{text}"
-        file.write(text.encode())
+        # a line that was cut short stays so, and takes no other along
+        start = "" if _ends_a_line(file) else "\n"
+        file.write(f"{start}{text}".encode())
 
 
 def _merge_by_union(path: Path) -> None:
     """Have git keep the new lines of both sides, where it looks after the file."""
-    if not _is_for_git(path):
+    if not _is_unsettled(path):
         return
     attributes = path.parent / ".gitattributes"
     try:
         check_way(attributes)
-        had = attributes.read_text("utf-8", "replace") if attributes.exists() else ""
-        if any(_says_how_to_merge(line, path.name) for line in had.splitlines()):
-            return
-        start = "" if not had or had.endswith("\n") else "\n"
         with open_to_append(attributes) as file:
+            start = "" if _ends_a_line(file) else "\n"
             file.write(f"{start}{_pattern(path.name)} merge=union\n".encode())
     except (OSError, Unwritten) as error:
         why = error.why if isinstance(error, Unwritten) else error.strerror
@@ -119,6 +97,14 @@ def _merge_by_union(path: Path) -> None:
         ) from None
 
 
+def _ends_a_line(file: IO[bytes]) -> bool:
+    """Whether what is written next begins a line of its own."""
+    if not file.tell():
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
 def _pattern(name: str) -> str:
     """What stands for the file alone in .gitattributes."""
     literal = re.sub(r"([\\*?\[])", r"\\\1", name)
@@ -126,22 +112,16 @@ def _pattern(name: str) -> str:
     return f'"{quoted}"' if re.search(r'[\s"]', name) or name.startswith(("#", "!")) else literal
 
 
-def _says_how_to_merge(line: str, name: str) -> bool:
-    """Whether a line of attributes is about the file, and about merging."""
-    found = re.match(r'\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>\S+))(?P<rest>.*)', line)
-    if found is None or not re.search(r"\s-?merge(=|\s|$)", found["rest"]):
-        return False
-    pattern = (found["quoted"] or found["bare"] or "").removeprefix("/")
-    return pattern == _pattern(name).strip('"') or fnmatch.fnmatchcase(name, pattern)
-
-
-def _is_for_git(path: Path) -> bool:
-    """Whether it lies in a work tree and is not ignored there."""
+def _is_unsettled(path: Path) -> bool:
+    """Whether the file lies in a work tree, is not ignored there, and no attribute says how to
+    merge it."""
     top = top_of(path.parent)
     if top is None:
         return False
-    place = path.parent.resolve().relative_to(top) / path.name
+    place = f"./{path.parent.resolve().relative_to(top) / path.name}"
     try:
-        return run_git(top, "check-ignore", "-q", "--", f"./{place}").returncode == 1
+        if run_git(top, "check-ignore", "-q", "--", place).returncode != 1:
+            return False
+        return run_git(top, "check-attr", "merge", "--", place).stdout.endswith(b": unspecified\n")
     except OSError:  # there is no git
         return False

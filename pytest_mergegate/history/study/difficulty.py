@@ -141,7 +141,7 @@ def table_5(bed: str, groups: Iterable[Group]) -> Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replacement:
+class ReplacedExpert:
     """Two pools that differ in one expert, the one that MDS called the hardest in the first."""
 
     method: str
@@ -156,13 +156,13 @@ class Replacement:
     kept_after: float
 
 
-def replacements(groups: Sequence[Group]) -> list[Replacement]:
+def replacements(groups: Sequence[Group]) -> list[ReplacedExpert]:
     """What the recorded pools have of the paper's experiment.
 
     Where the newcomer is the hardest in its turn, the two pools say the same both ways round, and
     nothing of replacing the hardest: they are left out.
     """
-    found: list[Replacement] = []
+    found: list[ReplacedExpert] = []
     for first in groups:
         worst = first.worst_by_mds
         for second in groups:
@@ -176,7 +176,7 @@ def _both(first: Group, second: Group) -> tuple[tuple[Group, Group], tuple[Group
     return (first, second), (second, first)
 
 
-def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[Replacement]:
+def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[ReplacedExpert]:
     for method in dict.fromkeys(point.method for point in first.points):
         losses = [
             {point.name: point.loss for point in group.points if point.method == method}
@@ -186,7 +186,7 @@ def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[Repl
             continue
         kept = [[loss for n, loss in of.items() if n not in (out, into)] for of in losses]
         before, after = (float(np.mean(list(of.values()))) for of in losses)
-        yield Replacement(
+        yield ReplacedExpert(
             method=method,
             size=len(first.experts),
             out=out,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.history.study.points import largest_pool, methods_of
-from pytest_mergegate.history.study.scores import losses_of
+from pytest_mergegate.history.study.points import largest_pool, losses_of, methods_of
 from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from unit.history.registry.making import made
 from unit.history.study.making import drawn_bed
 
 from pytest_mergegate.history.beds import Bed
-from pytest_mergegate.history.study.scores import SCORES
+from pytest_mergegate.history.study.points import SCORES
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 

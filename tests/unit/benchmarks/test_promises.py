@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_mergegate.gate.spec import GateSpec
-from pytest_mergegate.history.calibration import thresholds
+from pytest_mergegate.history.calibration import performance as thresholds
 from pytest_mergegate.metrics import miss_controlled_threshold
 from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.verdict import judged_values

@@ -290,7 +290,7 @@ def test_every_page_answers_the_same_questions(page: Path) -> None:
 
 
 def test_every_rule_is_registered_and_has_one_code() -> None:
-    modules = [rule.__module__.rpartition(".")[2] for rule in preflight.RULES]
+    modules = [rule.module.__name__.rpartition(".")[2] for rule in preflight.RULES]
     files = sorted(Path(preflight.__file__).parent.glob("mg*.py"))
     assert modules == [file.stem for file in files]
     for file in files:

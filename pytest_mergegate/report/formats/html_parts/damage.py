@@ -19,7 +19,8 @@ from pytest_mergegate.report.formats.html_parts.plots import (
 from pytest_mergegate.report.formats.html_parts.tables import NOT_RUN
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import ForecastRecord, Interval, MergedExpertRecord, Report
+    from pytest_mergegate.common.records import Interval
+    from pytest_mergegate.report.types import ForecastRecord, MergedExpertRecord, Report
 
 HOW = (
     "Further right is worse; a line is a confidence interval. Forecasts need no merge. The "

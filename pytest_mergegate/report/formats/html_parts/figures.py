@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.wording import distinct, number_text
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.types import Interval, VerdictRecord
+    from pytest_mergegate.common.records import Interval
+    from pytest_mergegate.report.types import VerdictRecord
 
 SOURCES = {
     "certificate": "certificate",

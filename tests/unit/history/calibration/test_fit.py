@@ -19,7 +19,7 @@ from pytest_mergegate.history.calibration.fit import (
     grouping,
     merges_needed,
 )
-from pytest_mergegate.history.calibration.validation import validate
+from pytest_mergegate.history.calibration.performance import validate
 from pytest_mergegate.metrics import Undefined
 
 from .making import merges_of, observed, world

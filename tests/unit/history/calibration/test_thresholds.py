@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mergegate.history.calibration.performance import performance
+from pytest_mergegate.history.calibration.performance import miss_controlled, performance
 from pytest_mergegate.history.calibration.summary import Missing, summarise
-from pytest_mergegate.history.calibration.thresholds import miss_controlled
 from pytest_mergegate.metrics import Undefined
 
 from .making import observed, world

@@ -8,8 +8,15 @@ import numpy as np
 from unit.history.registry.making import made
 
 from pytest_mergegate.history.calibration.observations import observations
-from pytest_mergegate.history.study.points import by_base, largest_pool, methods_of, points_of
-from pytest_mergegate.history.study.scores import SCORES, collapses_of, losses_of
+from pytest_mergegate.history.study.points import (
+    SCORES,
+    by_base,
+    collapses_of,
+    largest_pool,
+    losses_of,
+    methods_of,
+    points_of,
+)
 
 COSINE = next(score for score in SCORES if score.field == "cosine")
 MDS = next(score for score in SCORES if score.field == "mds")

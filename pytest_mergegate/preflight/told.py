@@ -1,4 +1,4 @@
-"""Findings that several experts share, told once."""
+"""What rules say: findings without their code, and those that several experts share, told once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,24 @@ if TYPE_CHECKING:
 _LISTED = 4
 
 
+def error(message: str, fix: str, expert: str | None = None, *, final: bool = False) -> Finding:
+    """A reason not to merge; ``final`` where nothing right could be computed, so that no
+    ``ignore:`` may soften it."""
+    return Finding(code="", severity="error", message=message, fix=fix, expert=expert, final=final)
+
+
+def warning(message: str, fix: str, expert: str | None = None) -> Finding:
+    """What may spoil a merge."""
+    return Finding(code="", severity="warning", message=message, fix=fix, expert=expert)
+
+
+def note(message: str, fix: str) -> Finding:
+    """What is good to know."""
+    return Finding(code="", severity="note", message=message, fix=fix)
+
+
 def grouped(
-    pool: Pool, code: str, severity: Severity, said: Mapping[str, tuple[str, str]]
+    pool: Pool, severity: Severity, said: Mapping[str, tuple[str, str]]
 ) -> Iterator[Finding]:
     """One finding for each distinct (message, fix), whichever experts it is said of."""
     groups: dict[tuple[str, str], list[str]] = {}
@@ -25,7 +41,7 @@ def grouped(
     for (message, fix), names in groups.items():
         alone = len(names) == 1
         yield Finding(
-            code=code,
+            code="",
             severity=severity,
             expert=names[0] if alone else None,
             message=message if alone else f"{listed(names, len(pool.experts))}: {message}",

@@ -1,0 +1,126 @@
+"""What a report gives to the registry: one line for every merge whose loss was measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.common.errors import GateError, first_line
+from pytest_mergegate.gate.spec import reading_text
+from pytest_mergegate.history.registry.appending import append_lines, unwritten
+from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
+
+_RATIOS = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio", "cosine")
+
+
+def keep_losses(path: Path, reports: Iterable[Report]) -> tuple[str, ...]:
+    """Append the losses that gates have measured; what to say where that was not possible.
+
+    A gate in error has measured nothing that holds.
+    """
+    sound = (report for report in reports if report.status != "error")
+    try:
+        append_lines(path, [line for report in sound for line in lines_of(report)])
+    except GateError as error:
+        return (str(error),)
+    except ValueError as error:  # names that are no text
+        return (str(unwritten(path, first_line(error))),)
+    return ()
+
+
+def lines_of(report: Report) -> tuple[RegistryLine, ...]:
+    """One line for every merge of a report that measured a loss."""
+    measured = [m for m in report.merges if any(e.loss is not None for e in m.experts)]
+    return tuple(_line(report, merge) for merge in measured)
+
+
+def _line(report: Report, merge: MergeRecord) -> RegistryLine:
+    assert report.base is not None
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "base": report.base.fingerprint,
+        "method": merge.method.split(" ")[0],
+        "label": merge.method,
+        "parameters": merge.parameters,
+        "weights": {name: _round(weight) for name, weight in merge.weights.items()},
+        "settings": _settings(report.settings),
+        "versions": report.versions,
+        "distances": [_round(pair.distance) for pair in report.pairs],
+        "experts": [_expert(report, merge, one) for one in merge.experts],
+    }
+    identified = {**data, "id": line_id(data), "created": report.created, "gate": report.gate}
+    return RegistryLine.model_validate_json(json.dumps(identified))
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What scores depend on beside pool and method."""
+    kept = {name: settings[name] for name in ("dtype", "probes", "certificate", "conflict")}
+    return {**kept, **{name: settings["merge"][name] for name in ("seed", "route")}}
+
+
+def _expert(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict[str, Any]:
+    record = next(expert for expert in report.experts if expert.name == one.name)
+    scores = {name: _round(value) for name, value in _scores(report, merge, one).items()}
+    # a loss on inputs that were compared too is no evidence of what a disagreement costs
+    measured = one.apart or one
+    how = report.settings.get("reading", {}).get(one.name)
+    most = report.settings.get("probes", {}).get("max_answer_tokens")
+    return {
+        "name": one.name,
+        "fingerprint": record.fingerprint,
+        "examples": report.settings.get("examples", {}).get(one.name),
+        "metric": report.settings.get("metric", {}).get(one.name, "exact_match"),
+        "reading": reading_text(how, most) if how and most else None,
+        "compared": one.inputs,
+        "scored": one.apart.examples if one.apart else one.scored,
+        "shared": 0 if one.apart else one.shared,
+        "scores": {name: value for name, value in scores.items() if value is not None},
+        "infinite": ["mds"] if record.mds_infinite else [],
+        "score_base": _round(measured.score_base),
+        "score_expert": _round(measured.score_expert),
+        "score_merged": _round(measured.score_merged),
+        "loss": _round(measured.loss),
+        "loss_interval": measured.loss_interval and [_round(end) for end in measured.loss_interval],
+    }
+
+
+def _scores(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict[str, float | None]:
+    expert = next(expert for expert in report.experts if expert.name == one.name)
+    pairs = [pair for pair in report.pairs if one.name in (pair.a, pair.b)]
+    forecasts = {
+        f.kind: f for f in report.forecasts if (f.method, f.expert) == (merge.method, one.name)
+    }
+    states, surrogate = forecasts.get("states"), forecasts.get("surrogate")
+    return {
+        "disagreement": one.disagreement,
+        "disagreement_upper": one.disagreement_upper,
+        "kl": one.kl,
+        "relative_distortion": one.relative_distortion,
+        "surrogate": surrogate.disagreement if surrogate else None,
+        "surrogate_kl": surrogate.kl if surrogate else None,
+        "states": states.disagreement if states else None,
+        "states_kl": states.kl if states else None,
+        "mds": expert.mds,
+        "mean_distance": _mean(pair.distance for pair in pairs),
+        "shift": expert.shift,
+        "norm": expert.norm,
+        **{name: _mean(getattr(pair, name) for pair in pairs) for name in _RATIOS},
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(found) else None
+
+
+def _round(value: float | None) -> float | None:
+    """Six digits: what is beyond them differs between machines, and makes lines long."""
+    return None if value is None else float(f"{value:.6g}")
