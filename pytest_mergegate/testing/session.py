@@ -26,7 +26,7 @@ from pytest_mergegate.testing.marked import gate_of
 from pytest_mergegate.testing.workers import clean_up, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
@@ -83,9 +83,7 @@ class GateSession:
             _fail(str(error))
         report = self.report(gate)
         request.node.stash[_ASSESSED] = (gate, report)
-        if report.status == "error":
-            _attach(request.node, report, None)
-            _fail(failure_text(report, None))
+        _require_no_error(request.node, report, None)
         return report
 
     def merged_model(self, request: pytest.FixtureRequest) -> Any:
@@ -93,22 +91,20 @@ class GateSession:
         from pytest_mergegate.merging.build import build_merged_model
 
         report = self.assess_for(request)
-        gate, _ = request.node.stash[_ASSESSED]
-        merges = {merge.method: merge for merge in report.merges}
-        judged = merges.get(report.judged_method or "")
-        try:
-            return build_merged_model(gate, judged, self.options.device)
-        except GateError as error:
-            _fail(str(error))
+        judged = next((m for m in report.merges if m.method == report.judged_method), None)
+        return self._built(build_merged_model, request, judged)
 
     def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
         """One expert of the test's pool, as a model of its own."""
         from pytest_mergegate.merging.build import build_expert_model
 
         self.assess_for(request)
+        return self._built(build_expert_model, request, name)
+
+    def _built(self, build: Callable[..., Any], request: pytest.FixtureRequest, what: Any) -> Any:
         gate, _ = request.node.stash[_ASSESSED]
         try:
-            return build_expert_model(gate, name, self.options.device)
+            return build(gate, what, self.options.device)
         except GateError as error:
             _fail(str(error))
 
@@ -116,10 +112,7 @@ class GateSession:
 
     def require_computed(self, item: GateItem, gate: Gate) -> None:
         """Fail, without a traceback, where the pool could not be read or computed."""
-        report = self.report(gate)
-        if report.status == "error":
-            _attach(item, report, item.expert)
-            _fail(failure_text(report, item.expert))
+        _require_no_error(item, self.report(gate), item.expert)
 
     def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
         """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
@@ -284,6 +277,12 @@ class GateSession:
 def _fail(text: str) -> NoReturn:
     """Fail with that text alone: after the exception that it comes from, it would stand twice."""
     raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def _require_no_error(item: pytest.Item, report: Report, expert: str | None) -> None:
+    if report.status == "error":
+        _attach(item, report, expert)
+        _fail(failure_text(report, expert))
 
 
 def _key(gate: Gate, options: Options) -> str:
