@@ -1,7 +1,6 @@
 """One table of a run's options, which pytest and the command both declare and read.
 
-A default that is not None stands in ``Options``. Every pytest session imports this module, so it
-imports nothing heavy.
+Defaults stand in ``Options``. Every pytest session imports this, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pytest_mergegate.common.errors import GateError, UsageError
-from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
-from pytest_mergegate.common.files.writing import check_way
 from pytest_mergegate.gate.options import STAGES, Options, ReportTarget
 
 REGISTRY = "mergegate.registry.jsonl"
@@ -24,7 +21,6 @@ FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
 """Formats of reports, and the endings of their files."""
 _NEEDS = {"html": ("jinja2", "plotly")}
 """What formats take beside the package; their extras have their names."""
-_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 
 class Given(NamedTuple):
@@ -39,6 +35,8 @@ class Given(NamedTuple):
 
 def check_place(path: Path, option: str) -> None:
     """Raise UsageError for a place that would not be written to in the end."""
+    from pytest_mergegate.common.files.writing import check_way
+
     try:
         check_way(path)
     except OSError as error:
@@ -49,8 +47,7 @@ def parse_report(given: Given) -> ReportTarget:
     """``FORMAT[:PATH]``. Raises UsageError."""
     kind, _, path = given.value.partition(":")
     if kind not in FORMATS:
-        available = ", ".join(FORMATS)
-        raise UsageError(f"{given.name}: unknown format {kind!r}; available: {available}")
+        raise UsageError(f"{given.name}: unknown format {kind!r}; available: {', '.join(FORMATS)}")
     if any(find_spec(module) is None for module in _NEEDS.get(kind, ())):
         install = f"pip install 'pytest-mergegate[{kind}]'"
         raise UsageError(f"{given.name}: {kind} needs more: {install}")
@@ -63,6 +60,8 @@ def parse_report(given: Given) -> ReportTarget:
 
 def parse_cache(given: Given | None) -> Path | None:
     """A folder, else the user's own; None where there is no home. Raises UsageError."""
+    from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
+
     folder = given.folder / Path(given.value).expanduser() if given else cache_folder()
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"the cache {folder} is a file; name a folder")
@@ -91,8 +90,8 @@ def _parse_baseline(given: Given) -> Path:
 
 
 def _parse_size(given: Given) -> int:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", given.value, re.IGNORECASE)
-    size = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B\s*", given.value, re.IGNORECASE)
+    size = float(found[1]) * 1024.0 ** " KMGT".find(found[2].upper() or " ") if found else 0.0
     if not 1 <= size < float("inf"):
         raise UsageError(f"the size of the cache must be like 500MB or 5GB, not {given.value!r}")
     return int(size)
@@ -123,8 +122,7 @@ def _text(pattern: str, said: str) -> Callable[[Given], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option: ``--mergegate-NAME`` and ini ``mergegate_NAME`` of pytest, ``--NAME`` of the
-    command."""
+    """``--mergegate-NAME`` and ini ``mergegate_NAME`` of pytest, ``--NAME`` of the command."""
 
     name: str
     help: str
@@ -142,7 +140,6 @@ class Option:
         return self.name.replace("-", "_")
 
 
-_INI = frozenset({"ini"})
 _TABLE = (
     Option(
         name="max-mds",
@@ -222,7 +219,6 @@ _TABLE = (
         metavar="DIR",
         help="where results are kept between runs (default: the user's cache folder)",
         ini_help="where results are kept, from the rootdir",
-        parse=parse_cache,
     ),
     Option(name="no-cache", kind="flag", help="keep no results, and use none"),
     Option(
@@ -234,21 +230,21 @@ _TABLE = (
         name="cache-size",
         default=f"{Options.cache_size >> 30}GB",
         help="most that is kept, such as 500MB",
-        where=_INI,
+        where=frozenset({"ini"}),
         parse=_parse_size,
     ),
     Option(
         name="on-inconclusive",
         default=Options.on_inconclusive,
         help="what an undecided gate does: fail or warn",
-        where=_INI,
+        where=frozenset({"ini"}),
         parse=_text("fail|warn", "fail or warn"),
     ),
     Option(
         name="files",
         kind="list",
         help="gate file of @mergeable tests that name no pool",
-        where=_INI,
+        where=frozenset({"ini"}),
         parse=lambda given: given.folder / given.value,
     ),
 )
@@ -300,6 +296,5 @@ def _first(name: str, source: Source) -> Given | None:
 
 
 def _given(option: Option, source: Source) -> list[Given]:
-    # a limit of 0.0 is given, though it equals False
     given = [one for one in source(option) if one.value not in ("", [], None)]
-    return [one for one in given if one.value is not False]
+    return [one for one in given if one.value is not False]  # which a limit of 0.0 equals

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pytest_mergegate.common.files.cache_folder import cache_folder
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,6 +19,12 @@ Scorer = Callable[..., Sequence[float] | None]
 """Called like the hook ``pytest_mergegate_evaluate``."""
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, in [0, 1]."""
+
+
+def _own_cache() -> Path | None:
+    from pytest_mergegate.common.files.cache_folder import cache_folder
+
+    return cache_folder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Options:
     device: str = "auto"
     executor: str = "local"
     """``local``, ``ray`` or ``ray:ADDRESS``."""
-    cache: Path | None = field(default_factory=cache_folder)
+    cache: Path | None = field(default_factory=_own_cache)
     """Where results are kept between runs; None for nowhere."""
     cache_size: int = 5 << 30
     """Bytes beyond which the least recently used are evicted."""
