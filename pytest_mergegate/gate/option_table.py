@@ -20,7 +20,7 @@ REGISTRY = "mergegate.registry.jsonl"
 FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
 """Formats of reports, and the endings of their files."""
 _NEEDS = {"html": ("jinja2", "plotly")}
-"""What formats take beside the package; their extras have their names."""
+"""What formats take beside the package, as extras of their names."""
 
 
 class Given(NamedTuple):
@@ -74,7 +74,7 @@ def parse_cache(given: Given | None) -> Path | None:
 
 
 def _parse_registry(given: Given) -> Path:
-    path = given.folder / Path(given.value).expanduser()
+    path = given.folder / Path(given.value or REGISTRY).expanduser()
     if path.is_dir():
         raise UsageError(f"the registry {path} is a folder; name a file in it")
     check_place(path, "the registry")
@@ -286,8 +286,7 @@ def _read(name: str, source: Source) -> Any:
         return min(map(option.parse, _given(option, source)), default=None)
     first = _first(name, source)
     if option.kind == "list":
-        entries = [first._replace(value=entry) for entry in first.value] if first else []
-        return tuple(map(option.parse, entries))
+        return tuple(option.parse(first._replace(value=v)) for v in first.value) if first else ()
     return option.parse(first) if first else None
 
 
@@ -296,5 +295,6 @@ def _first(name: str, source: Source) -> Given | None:
 
 
 def _given(option: Option, source: Source) -> list[Given]:
-    given = [one for one in source(option) if one.value not in ("", [], None)]
+    given = [one for one in source(option) if one.value not in ([], None)]
+    given = [one for one in given if one.value != "" or option.default]
     return [one for one in given if one.value is not False]  # which a limit of 0.0 equals

@@ -72,6 +72,7 @@ def _given(option: Option, config: pytest.Config) -> list[Given]:
     found = []
     if "pytest" in option.where:
         value = config.getoption(_key(option))
+        value = None if value == "" else value  # an empty variable of a CI, say
         found += [Given(value, f"--mergegate-{option.name}", config.invocation_params.dir)]
     if "ini" in option.where:
         name = f"ini {_key(option)}"

@@ -469,7 +469,7 @@ def test_two_workers_compute_each_model_once(
         import time
         from pathlib import Path
 
-        from pytest_mergegate.engine import executors
+        from pytest_mergegate.engine.running import executors
 
         run = executors.LocalExecutor.run
         run_job = executors.run_job

@@ -80,3 +80,10 @@ def test_an_update_takes_a_baseline() -> None:
     said = "--update-baseline takes a baseline; name it with --baseline PATH"
     with pytest.raises(UsageError, match=said):
         options_of(argparse.Namespace(update_baseline=True))
+
+
+def test_an_empty_text_is_nothing_said_but_no_size() -> None:
+    assert given(stage="", baseline="", cache="") == given()
+    assert given(registry="").registry == given().registry
+    with pytest.raises(UsageError, match="the size of the cache"):
+        given(cache_size="")
