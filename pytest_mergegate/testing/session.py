@@ -52,8 +52,6 @@ class GateSession:
         self._end: RunEnd | None = None
         self._baseline = self._read_baseline()
 
-    # -- assessing -----------------------------------------------------------------------------
-
     def _read_baseline(self) -> Baseline | None:
         if self.options.baseline is None:
             return None
@@ -191,7 +189,7 @@ class GateSession:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table on failure or -v, else one line per gate."""
-        if self._only_looks:
+        if self._end is None:
             return
         look = Look(
             verbosity=self.config.get_verbosity("mergegate"),
@@ -204,8 +202,6 @@ class GateSession:
             terminalreporter.ensure_newline()
             terminalreporter.section("merge gates", sep="=")
             terminalreporter.write(text)
-        if self._end is None:
-            return
         for note in (*self._end.notes, *self._end.unkept):
             terminalreporter.write_line(printable(note))
         for problem in self._end.problems:
@@ -226,31 +222,27 @@ class GateSession:
 
     def _run(self, code: int) -> Run:
         """What there is to say of the run; hands every report to whoever implements the hook."""
+        # the run stopped, or a worker died, before these have reported
+        lost = tuple(sorted(self._expected - self._ran - self._skipped))
+        root = self.config.rootpath
         return Run(
-            found=Collected(
-                reports=self.reports, complete=not self._lost, root=self.config.rootpath
-            ),
+            found=Collected(reports=self.reports, complete=not lost, root=root),
             code=code,
             gated=bool(self._ran),
-            lost=self._lost,
+            lost=lost,
             selected=frozenset(self._files),
             problems=tuple(self._hand_over()),
         )
 
-    @property
-    def _lost(self) -> tuple[str, ...]:
-        """Gates that were collected and never reported: the run stopped, or a worker died."""
-        return tuple(sorted(self._expected - self._ran - self._skipped))
-
     def _hand_over(self) -> Iterator[str]:
+        hook = self.config.hook.pytest_mergegate_report
         for report in self.reports:
             try:
-                self.config.hook.pytest_mergegate_report(report=report, config=self.config)
+                hook(report=report, config=self.config)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # sys.exit must not set the exit code, nor lose reports
-                said = f"{type(error).__name__}: {error}"
-                yield f"pytest_mergegate_report raised {said} ({report.gate})"
+                yield f"{hook.name} raised {type(error).__name__}: {error} ({report.gate})"
 
     def _worker_output(self) -> str:
         return json.dumps(
