@@ -16,6 +16,7 @@ from pytest_mergegate import cli
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import schema
 from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.report import types
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.testing.options import add_options
@@ -154,6 +155,47 @@ def gate_keys() -> str:
     return "\n".join([*parts, ""])
 
 
+_WEIGHTS = {
+    "average": "shares of a whole",
+    "sum": "how much is added of each",
+    "other": "how much each counts",
+}
+
+
+def merge_methods() -> str:
+    """Every merge method that gates take, as the table of methods has it."""
+    rows = []
+    for row in METHODS.values():
+        weighted = row.takes_weights or row.share_parameter is not None
+        trims = "by magnitude" if row.trims else "nothing"
+        ours = "ours" if row.own else "ours, held against mergekit's"
+        if row.refused is None:
+            cells = (
+                f"`{row.name}`",
+                "two" if row.most == 2 else "two or more",
+                _WEIGHTS[row.combines] if weighted else "takes none",
+                "at random" if row.draws else trims,
+                "known from the weights" if row.scales else "measured on merged tensors",
+                ours if row.is_scaled_sum or row.arithmetic else "mergekit's",
+            )
+            rows.append(cells)
+    head = ("method", "experts", "weights", "leaves out", "effective scale", "arithmetic in place")
+    refused = (f"`{row.name}` ({row.refused})" for row in METHODS.values() if row.refused)
+    return "\n".join(
+        [
+            "# Merge methods",
+            f"{_MADE} Names and parameters are mergekit's; how a gate lists them is said in "
+            "[gate files](../gate-file.md). A method that leaves numbers out does so where a "
+            "`density` below 1 is given.",
+            "",
+            *table(head, rows),
+            "",
+            f"No gate takes {', '.join(refused)}.",
+            "",
+        ]
+    )
+
+
 def report_keys() -> str:
     """Every key of the JSON report."""
     found = Report.model_json_schema()
@@ -203,6 +245,7 @@ PAGES = {
     "options.md": options,
     "commands.md": commands,
     "gate-keys.md": gate_keys,
+    "merge-methods.md": merge_methods,
     "exit-codes.md": exit_codes,
     "report-keys.md": report_keys,
 }

@@ -27,12 +27,11 @@ from pytest_mergegate.cli.plan_text import verify
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.planning.forecaster import Bench
-from pytest_mergegate.planning.leaving_out import fewest_left_out
-from pytest_mergegate.planning.opening import open_gate
+from pytest_mergegate.planning.forecaster import Forecaster
+from pytest_mergegate.planning.groups import Group, TriedGroups
+from pytest_mergegate.planning.opened_pool import open_pool
 from pytest_mergegate.planning.plan import make_plan
-from pytest_mergegate.planning.search import fewest_groups
-from pytest_mergegate.planning.tried_groups import Group, TriedGroups
+from pytest_mergegate.planning.search import fewest_groups, fewest_left_out
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 METHODS: dict[str, list[Any]] = {
@@ -94,13 +93,13 @@ def _expert(name: str, metric: str) -> dict[str, str]:
 def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
     """Plan, then gate every group that is said to pass; the seconds are those of the plan."""
     start = time.perf_counter()
-    opened = open_gate(gate, device="cpu", cache=Cache(folder=cache), tell=lambda *_: None)
-    bench = Bench(opened.workspace, gate, opened.hidden, opened.conflict)
-    plan = make_plan(bench, opened.hidden.states.names)
+    opened = open_pool(gate, device="cpu", cache=Cache(folder=cache), tell=lambda *_: None)
+    forecaster = Forecaster(opened)
+    plan = make_plan(forecaster, opened.hidden.states.names)
     seconds = time.perf_counter() - start
     print(
         f"{methods}: {', '.join(plan.names)}: {len(plan.groups)} models, at least {plan.at_least}, "
-        f"{plan.tried} groups tried, {bench.runs} runs, {seconds:.1f} s",
+        f"{plan.tried} groups tried, {forecaster.runs} runs, {seconds:.1f} s",
         flush=True,
     )
     outcomes = []
@@ -171,7 +170,8 @@ def speed() -> None:
         fewest_left_out(count, trials, found.groups)
         marks.append(time.perf_counter())
         taken = "  ".join(f"{after - before:8.2f}" for before, after in pairwise(marks))
-        print(f"{count:7d}  {taken}  {len(found.groups):6d}  {found.at_least:8d}  {found.tried:5d}")
+        models, tried = len(found.groups), len(trials.known)
+        print(f"{count:7d}  {taken}  {models:6d}  {found.at_least:8d}  {tried:5d}")
 
 
 def main() -> None:

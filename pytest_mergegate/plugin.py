@@ -9,6 +9,7 @@ import pytest
 from pytest_mergegate.common.files.places import is_gate_name
 from pytest_mergegate.testing import fixtures, hooks
 from pytest_mergegate.testing.options import add_options, enabled, options_of
+from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,18 +19,7 @@ _POOL_KEYS = frozenset(
     {"base", "experts", "examples", "probes", "conflict", "certificate", "merge", "judge", "ignore"}
     | {"dtype", "trust_remote_code", "allowed_bases", "lm_eval_tasks"}
 )
-_BUDGET_KEYS = frozenset(
-    {
-        "max_mds",
-        "max_loss",
-        "max_disagreement",
-        "max_magnitude_change_ratio",
-        "max_sign_change_ratio",
-        "max_conflicting_magnitude_ratio",
-        "max_mds_increase",
-        "max_loss_increase",
-    }
-)
+_BUDGET_KEYS = frozenset(BUDGETS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

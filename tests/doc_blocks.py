@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from warm import commands as forks
+
 from pytest_mergegate.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -143,9 +145,11 @@ def _mergegate(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, with its commands first and without what an outer pytest left in it."""
+    """This process's, with its commands first, which are forks of one that has imported torch,
+    and without what an outer pytest left in it."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    folders = (forks(), Path(sys.executable).parent, os.environ["PATH"])
+    path = os.pathsep.join(map(str, folders))
     # the repository's package, wherever this runs
     modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     quiet = "-p no:randomly -p no:cacheprovider -p no:hypothesispytest"

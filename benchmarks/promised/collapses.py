@@ -12,9 +12,9 @@ from promised.gates import Comparisons, base_of, gate_of, labels_of, merge_of, p
 from promised.records import Fate, Kind
 from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate.history.calibration.observations import COLLAPSE, Observation, observations
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import automatic
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def missed(setting: Collapses, rng: Rng, gates: int) -> list[Row]:
         limited, found = automatic.resolve(gate, pool, _recorded(setting, gate, rng))
         least = min(fate.compared(rng) for fate in setting.fates(rng))
         experts = [comparisons.of("e0", [(least, 0)]), comparisons.of("e1", [(0, 0)])]
-        results = Results(
+        results = Case(
             pool=pool_of(limited),
             merges=(merge_of(labels_of(gate)[0], experts),),
             base=base_of(limited),

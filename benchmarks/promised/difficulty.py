@@ -18,8 +18,8 @@ from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
 from pytest_mergegate.stages.descent import Descent
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,7 @@ def found_by(gate: Gate, distances: Floats) -> Any:
         return _hidden(gate, distances[:, : workspace.per_task])
 
     options: Any = SimpleNamespace(device="cpu", executor="local")
-    descent = Descent(gate, options, Results(pool=pool_of(gate)), Cache(folder=None), Clock())
+    descent = Descent(gate, options, Case(pool=pool_of(gate)), Cache(folder=None), Clock())
     workspace: Any = Drawn(gate)
     with mock.patch.object(hidden, "run_hidden", run_hidden):
         descent.find_states(workspace, 0, lambda bounds: ())
@@ -163,7 +163,7 @@ def broken(setting: Setting, rng: Rng, gates: int) -> list[Row]:
         true = float(world.difficulty[place])
         gate = with_limit(unlimited, "max_mds", true / (1 + HAIR))
         stage = found_by(gate, world.probes(rng, setting.most or setting.probes))
-        results = Results(pool=pool_of(gate), hidden=stage)
+        results = Case(pool=pool_of(gate), hidden=stage)
         passed.append(judging.judge(gate, results, "hidden").verdicts[place].status == "pass")
         missed.append(not _holds(stage.experts[f"e{place}"].mds.interval, true))
     name = str(setting)

@@ -18,8 +18,8 @@ from pytest_mergegate.merging.method import Method
 from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers, MergedExpert
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -198,5 +198,5 @@ class Judged:
 
     def _judge(self, by_method: Sequence[Sequence[MergedExpert]]) -> Judgement:
         merges = tuple(map(merge_of, labels_of(self.gate), by_method))
-        results = Results(pool=pool_of(self.gate), merges=merges, base=self._base)
+        results = Case(pool=pool_of(self.gate), merges=merges, base=self._base)
         return judging.judge(self.gate, results, self._depth)

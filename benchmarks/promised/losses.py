@@ -16,8 +16,8 @@ from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages import evaluate
 from pytest_mergegate.stages.evaluate import EvaluateResult, ExpertScores, ReferenceScores
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ class Measured:
     def __init__(self, setting: Setting) -> None:
         self.gate = setting.gate
         self._shape = setting.shape
-        self._results = Results(pool=pool_of(self.gate, labelled=True), base=base_of(self.gate))
+        self._results = Case(pool=pool_of(self.gate, labelled=True), base=base_of(self.gate))
         comparisons = Comparisons(self.gate)
         agreeing = [comparisons.of(name, [(0, 0)]) for name in self.gate.spec.experts]
         self._merges = tuple(merge_of(label, agreeing) for label in labels_of(self.gate))

@@ -20,8 +20,8 @@ from promised.gates import (
 from promised.records import COMPARED, Fate, Kind, past_of
 from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate.gate.spec import PREDICTION
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def gated(
         merge_of(label, [comparisons.of("e0", [(count, 0)]), comparisons.of("e1", [(0, 0)])])
         for label, count in zip(labels_of(gate), counts, strict=True)
     )
-    results = Results(pool=pool_of(gate), merges=merges, base=base_of(gate))
+    results = Case(pool=pool_of(gate), merges=merges, base=base_of(gate))
     results = replace(results, predictions=predict(results, past))
     return judging.judge(gate, results, "merge"), results.predictions
 

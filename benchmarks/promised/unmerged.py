@@ -12,8 +12,8 @@ from promised.gates import Comparisons, base_of, gate_of, labels_of, merge_of, p
 from promised.losses import Measured, Setting
 from promised.rows import Row, Scenario, Statement, counted
 from promised.shapes import RIGHT
-from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ def _passes(gate: Gate, differing: int, base: int) -> bool:
     experts = [comparisons.of("e0", [(differing, 0)]), comparisons.of("e1", [(0, 0)])]
     alone = base_of(gate) | {"e0": base_of(gate, base / INPUTS, INPUTS)["e0"]}
     merges = (merge_of(labels_of(gate)[0], experts),)
-    results = Results(pool=pool_of(gate), merges=merges, base=alone)
+    results = Case(pool=pool_of(gate), merges=merges, base=alone)
     return judging.judge(gate, results, "merge").status == "pass"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.gate.option_table import Given, parse_cache
+from pytest_mergegate.gate.option_table import OPTIONS, Given, parse_cache
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +20,7 @@ def add_to(commands: Commands) -> None:
     cache = commands.add_parser(
         "cache", help="show or clear kept results", description="Show or clear kept results."
     )
-    cache.add_options("cache", cache="the folder (default: the user's own)")
+    cache.add_options([OPTIONS["cache"]], cache="the folder (default: the user's own)")
     cache.add_argument("--clear", action="store_true", help="remove them all")
     cache.set_defaults(run=run)
 

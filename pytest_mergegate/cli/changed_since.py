@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateFileError, PoolError, UsageError
-from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.containment import is_contained
 from pytest_mergegate.common.files.git import run_git, top_of
 from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
-from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -184,38 +184,34 @@ def _git(*arguments: str, folder: Path) -> str:
 def _own_files(gate: Gate) -> Iterator[Path]:
     """What must lie in the repository, or come from the hub: experts and their examples."""
     for name, expert in gate.spec.experts.items():
-        yield _place(gate, expert.path)
+        yield place_of(gate.root, expert.path)
         if (examples := gate.spec.examples_of(name)) is not None:
             yield gate.root / examples
     if gate.spec.lm_eval_tasks is not None:
-        yield _place(gate, gate.spec.lm_eval_tasks)
+        yield place_of(gate.root, gate.spec.lm_eval_tasks)
     if gate.experts_pattern is not None:  # a folder that is gone is in no list of experts
-        yield _place(gate, _fixed_part(gate.experts_pattern))
+        yield place_of(gate.root, _fixed_part(gate.experts_pattern))
     if gate.mergekit is not None:  # where examples are found that no file names
         for name, expert in gate.spec.experts.items():
             for place in (f"data/{name}.jsonl", f"examples/{name}.jsonl"):
-                yield _place(gate, place)
-            yield _place(gate, f"{expert.path}/examples.jsonl")
+                yield place_of(gate.root, place)
+            yield place_of(gate.root, f"{expert.path}/examples.jsonl")
 
 
 def _is_contained(gate: Gate) -> bool:
     """Whether nothing that strangers wrote leads out of the repository: then it may be walked."""
-    try:
-        for name, expert in gate.spec.experts.items():
-            check_contained(_place(gate, expert.path), root=gate.root, expert=name, where=gate.name)
-            if (examples := gate.spec.examples_of(name)) is not None:
-                check_contained(gate.root / examples, root=gate.root, expert=name, where=gate.name)
-        for base in _named_bases(gate):
-            check_contained(base, root=gate.root, expert=None, where=gate.name, own=False)
-    except PoolError:
-        return False
-    return True
+    own = [place_of(gate.root, expert.path) for expert in gate.spec.experts.values()]
+    examples = (gate.spec.examples_of(name) for name in gate.spec.experts)
+    own += [gate.root / file for file in examples if file is not None]
+    return all(is_contained(path, root=gate.root) for path in own) and all(
+        is_contained(base, root=gate.root, own=False) for base in _named_bases(gate)
+    )
 
 
 def _bases(gate: Gate) -> Iterator[Path]:
     """The base, or what the adapters name as theirs."""
     if gate.spec.base is not None:
-        yield _place(gate, gate.spec.base)
+        yield place_of(gate.root, gate.spec.base)
     else:
         yield from _named_bases(gate)
 
@@ -224,19 +220,13 @@ def _named_bases(gate: Gate) -> Iterator[Path]:
     """Where the adapters' bases lie, where the gate names none; theirs to name, so never a home."""
     for name, expert in gate.spec.experts.items() if gate.spec.base is None else ():
         try:
-            config = read_json_object(_place(gate, expert.path) / ADAPTER_CONFIG, expert=name)
+            config = read_json_object(
+                place_of(gate.root, expert.path) / ADAPTER_CONFIG, expert=name
+            )
         except PoolError:
             continue  # the gate will say what is wrong, once it is gated
         if isinstance(base := config.get("base_model_name_or_path"), str) and "\0" not in base:
             yield gate.root / base
-
-
-def _place(gate: Gate, reference: str) -> Path:
-    """Where a reference would lie if it is a path; one to the hub lies nowhere."""
-    try:
-        return placed(gate.root, reference)
-    except RuntimeError:  # no home folder
-        return gate.root / reference
 
 
 def _fixed_part(pattern: str) -> str:

@@ -81,10 +81,11 @@ def _variable(name: str) -> str:
 
 def _read(path: Path, workspace: Path) -> tuple[Collected | None, str | None]:
     """The report, or what keeps it from being read; neither where there is none."""
+    from pytest_mergegate.common.files.regular_files import read_own
     from pytest_mergegate.report.collected import read_reports
 
     try:
-        return read_reports(path.read_text(encoding="utf-8"), workspace), None
+        return read_reports(read_own(path).decode(), workspace), None
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, TypeError, RecursionError) as error:

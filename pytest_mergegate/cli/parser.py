@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from pytest_mergegate.common.plain_text import cut
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.gate.option_table import OPTIONS, Given, read_options
+from pytest_mergegate.gate.option_table import Given, read_options
+from pytest_mergegate.verdict.caps import CAPS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.gate.option_table import Option
     from pytest_mergegate.gate.options import Options
 
     Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -32,14 +36,13 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {cut(message)}\n")
 
-    def add_options(self, *names: str, **told: str) -> None:
-        """Declare options of the table; ``told`` is what this command says of some of them."""
-        for name in names:
-            option = OPTIONS[name]
+    def add_options(self, options: Iterable[Option], **told: str) -> None:
+        """Declare options that pytest has too; ``told`` is what this command says of some."""
+        for option in options:
             action = dict(_ACTIONS[option.kind], help=told.get(option.key, option.help))
             if option.metavar is not None:
                 action["metavar"] = option.metavar
-            self.add_argument(f"--{name}", **action)
+            self.add_argument(f"--{option.name}", **action)
 
 
 def options_of(chosen: argparse.Namespace) -> Options:
@@ -48,9 +51,9 @@ def options_of(chosen: argparse.Namespace) -> Options:
     Raises UsageError.
     """
 
-    def given(option: Any) -> list[Given]:
+    def given(option: Option) -> list[Given]:
         value = getattr(chosen, option.key, None)
         value = option.default if value is None else value
         return [Given(value, f"--{option.name}", Path.cwd())]
 
-    return read_options(given)
+    return read_options(given, CAPS)

@@ -10,7 +10,7 @@ from pytest_mergegate.cli.parser import options_of
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.gate.option_table import REGISTRY, check_place
+from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.plan_text import Verified
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options, Progress
-    from pytest_mergegate.planning.opening import Opened
+    from pytest_mergegate.planning.opened_pool import OpenedPool
     from pytest_mergegate.planning.plan import Plan
     from pytest_mergegate.report.types import PlanRecord
 
@@ -65,7 +65,8 @@ def add_to(commands: Commands) -> None:
         help="groups that may be tried (default: 200)",
     )
     registry = f"recorded merges, for limits that are auto@RATE (default: {REGISTRY})"
-    plan.add_options("device", "cache", "no-cache", "registry", "no-code", registry=registry)
+    shared = ("device", "cache", "no-cache", "registry", "no-code")
+    plan.add_options((OPTIONS[name] for name in shared), registry=registry)
     plan.add_argument("-v", "--verbose", action="store_true", help="show every merge forecast")
     plan.set_defaults(run=run)
 
@@ -123,15 +124,13 @@ def _check_options(chosen: argparse.Namespace) -> None:
 
 def _planned(
     gate: Gate, chosen: argparse.Namespace, options: Options, tell: Progress
-) -> tuple[Opened, Plan, PlanRecord]:
+) -> tuple[OpenedPool, Plan, PlanRecord]:
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.history.past import Past
-    from pytest_mergegate.planning.candidates import with_candidates
-    from pytest_mergegate.planning.forecaster import Bench
-    from pytest_mergegate.planning.opening import open_gate
-    from pytest_mergegate.planning.plan import MOST_TRIALS, make_plan
-    from pytest_mergegate.planning.record import plan_record
-    from pytest_mergegate.planning.replacement import find_replacements
+    from pytest_mergegate.planning.forecaster import Forecaster
+    from pytest_mergegate.planning.opened_pool import open_pool, with_candidates
+    from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
+    from pytest_mergegate.report.planned import plan_record
 
     wider, candidates = gate, tuple[str, ...]()
     if chosen.candidates:
@@ -140,22 +139,20 @@ def _planned(
         except GateError as error:
             raise UsageError(str(error)) from None
     past = Past(options.registry, Cache(folder=options.cache))
-    opened = open_gate(
+    opened = open_pool(
         wider,
         device=options.device,
         cache=Cache(folder=options.cache),
         tell=tell,
         past=lambda: past.observations,
     )
-    bench = Bench(
-        opened.workspace, opened.gate, opened.hidden, opened.conflict, lambda what: tell(what, 0.5)
-    )
-    plan = make_plan(bench, tuple(gate.spec.experts), chosen.most_trials or MOST_TRIALS)
-    found = find_replacements(bench, plan.whole, candidates) if candidates else ()
+    forecaster = Forecaster(opened, lambda what: tell(what, 0.5))
+    plan = make_plan(forecaster, tuple(gate.spec.experts), chosen.most_trials or MOST_TRIALS)
+    found = find_replacements(forecaster, plan.whole, candidates) if candidates else ()
     return opened, plan, plan_record(plan, found)
 
 
-def _write(gate: Gate, opened: Opened, plan: Plan, chosen: argparse.Namespace) -> None:
+def _write(gate: Gate, opened: OpenedPool, plan: Plan, chosen: argparse.Namespace) -> None:
     from pytest_mergegate.planning.files import plan_files, write_files
 
     passing = [group for group in plan.groups if group.status == "pass"]

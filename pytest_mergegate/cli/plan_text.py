@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.cli.output import aligned
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.planning.proposal import proposed_gate
+from pytest_mergegate.planning.weights import proposed_gate
 from pytest_mergegate.report.formats.reading import plural, some
 from pytest_mergegate.report.gating import run_gate
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.planning.outlook import GroupOutlook
+    from pytest_mergegate.planning.forecasts import GroupForecast
     from pytest_mergegate.report.types import (
         MergedExpertRecord,
         PlannedGroupRecord,
@@ -35,7 +35,7 @@ _MOST_POINTS = 12
 class Verified:
     """One group, and the report of its gate: what it came to beside what was forecast."""
 
-    group: GroupOutlook
+    group: GroupForecast
     report: Report
 
     @property
@@ -83,7 +83,7 @@ class Verified:
         return [(expert, forecast.get(expert.name)) for expert in next(merges, ())]
 
 
-def verify(gate: Gate, groups: Iterable[GroupOutlook], options: Options) -> tuple[Verified, ...]:
+def verify(gate: Gate, groups: Iterable[GroupForecast], options: Options) -> tuple[Verified, ...]:
     """Run the gate of every group of two or more that is forecast to pass."""
     return tuple(
         Verified(group=group, report=run_gate(proposed_gate(gate, group), options))

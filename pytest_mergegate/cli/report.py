@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import UsageError
+from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.gate.option_table import FORMATS, Given, parse_report
+from pytest_mergegate.gate.option_table import Given, parse_report
 
 if TYPE_CHECKING:
     import argparse
@@ -66,9 +67,10 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> Collected:
+    from pytest_mergegate.common.files.regular_files import read_own
     from pytest_mergegate.report.collected import read_reports
 
-    return read_reports(path.read_text("utf-8"), root=Path.cwd())
+    return read_reports(read_own(path).decode(), root=Path.cwd())
 
 
 def _why(error: Exception) -> str:

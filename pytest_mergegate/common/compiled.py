@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pytest_mergegate.common.working_folder import apart
 
@@ -34,13 +35,9 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     The machine code is kept beside this package, or in the user's cache folder, where one of
     them can be written to, and compiled again in every process where neither can.
     """
+    prepared = partial(numba.njit, nogil=True, error_model="numpy", fastmath=_REORDERED)
     try:
-        return _compile(function, cache=True)
+        made: Callable[P, R] = prepared(cache=True)(function)
     except RuntimeError:  # numba found no folder to write to
-        return _compile(function, cache=False)
-
-
-def _compile(function: Callable[P, R], *, cache: bool) -> Callable[P, R]:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _REORDERED}
-    made: Callable[P, R] = numba.njit(cache=cache, **options)(function)
+        made = prepared(cache=False)(function)
     return made

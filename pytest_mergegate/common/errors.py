@@ -34,9 +34,13 @@ class GateError(Exception):
         _, _, line = (self.where or "").rpartition(":")
         return int(line) if line.isdecimal() else None
 
+    @property
+    def located(self) -> str:
+        """What is wrong, and where."""
+        return f"{self.where}: {self.what}" if self.where else self.what
+
     def __str__(self) -> str:
-        located = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{located} (fix: {self.fix})" if self.fix else located
+        return f"{self.located} (fix: {self.fix})" if self.fix else self.located
 
 
 class UsageError(GateError):

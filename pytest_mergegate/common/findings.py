@@ -41,11 +41,10 @@ class Finding:
     @classmethod
     def of(cls, error: PoolError) -> Finding:
         """The finding that files ``error`` in the report."""
-        located = f"{error.where}: {error.what}" if error.where else error.what
         return cls(
             code=error.code,
             severity="error",
-            message=located,
+            message=error.located,
             fix=error.fix or "",
             expert=error.expert,
             final=True,
@@ -54,9 +53,8 @@ class Finding:
 
 def file_finding(error: GateError) -> Finding:
     """The finding that files a problem of a gate file, or of a setting, in the report."""
-    located = f"{error.where}: {error.what}" if error.where else error.what
     return Finding(
-        code="MG000", severity="error", message=located, fix=error.fix or "", line=error.line
+        code="MG000", severity="error", message=error.located, fix=error.fix or "", line=error.line
     )
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
-from pytest_mergegate.common.files.containment import check_way, repository_of
-from pytest_mergegate.common.files.places import is_gate_name, placed
+from pytest_mergegate.common.files.containment import check_way_inside
+from pytest_mergegate.common.files.git import top_of
+from pytest_mergegate.common.files.places import is_apart, is_gate_name, model_file_in, place_of
 from pytest_mergegate.common.files.yaml_files import read_yaml
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.mergekit.file import sources
@@ -30,8 +31,6 @@ from pytest_mergegate.gate.mergekit.file import sources
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_APART = frozenset({"build", "dist", "node_modules", "venv"})
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _FIX = (
     "move the gate file out of that folder, or remove it (one that is named on the command line is "
     "run wherever it lies)"
@@ -59,7 +58,7 @@ def gates_below(folder: Path, *, hidden: bool = False) -> list[Path]:
     installed or git's; no link is followed."""
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not _is_apart(Path(place, f), hidden=hidden)]
+        folders[:] = [f for f in folders if not is_apart(Path(place, f), hidden=hidden)]
         found += [Path(place, file) for file in files if is_gate_name(file)]
     return sorted(found)
 
@@ -70,7 +69,7 @@ def refusals(files: Iterable[Path], *, start: Path) -> dict[Path, GateFileError]
     start = start.absolute()
     asked = {file: Path(os.path.normpath(start / file)) for file in files}
     # all are heard before any is judged: which comes first by name or depth is chance
-    nearby = {*asked.values(), *gates_below(repository_of(start), hidden=True)}
+    nearby = {*asked.values(), *gates_below(top_of(start) or start.resolve(), hidden=True)}
     odd = {path: _by_content(path, start) for path in nearby}
     claims = [claim for path, why in odd.items() if why is None for claim in _claims(path)]
     problems = {
@@ -85,19 +84,13 @@ def refusals(files: Iterable[Path], *, start: Path) -> dict[Path, GateFileError]
     }
 
 
-def _is_apart(folder: Path, *, hidden: bool) -> bool:
-    apart = folder.name in _APART or (folder.name.startswith(".") and not hidden)
-    # not Path's exists, which raises for a path that is too long
-    return apart or folder.name == ".git" or os.path.exists(folder / "pyvenv.cfg")  # noqa: PTH110
-
-
 def _by_content(path: Path, start: Path) -> str | None:
     """Why a gate file is no team's, by where it lies."""
     if not str(path).isprintable():
         return "the path of the gate file is not printable text"
-    has_git = (repository_of(path.parent) / ".git").exists()
+    has_git = top_of(path.parent) is not None
     try:
-        check_way(path, root=path.parent if has_git else start, where=path.name)
+        check_way_inside(path, root=path.parent if has_git else start, where=path.name)
     except PoolError as error:
         return error.what
     for folder in path.parents:
@@ -111,15 +104,10 @@ def _by_content(path: Path, start: Path) -> str | None:
 
 
 def _model_in(folder: Path) -> str | None:
-    """The file that makes a folder an adapter or a checkpoint."""
     try:
-        names = set(os.listdir(folder))  # noqa: PTH208 - one call, where exists() takes several
+        return model_file_in(folder)
     except OSError:
         return None
-    adapters = {name for name in names if name.startswith(("adapter_config.", "adapter_model."))}
-    if not adapters and "config.json" in names:
-        adapters = {name for name in names if name.endswith(_WEIGHTS)}
-    return min(adapters, default=None)
 
 
 def _by_claims(path: Path, claims: Iterable[_Claim]) -> str | None:
@@ -163,12 +151,12 @@ def _named(gate: Path) -> Iterator[tuple[str, str]]:
             held = Path(examples).parent.as_posix().replace("{name}", "*")
             yield f"{escape(str(root))}/{held}", "examples lie"
     for name, path, examples in _experts(data):
-        if isinstance(path, str) and (folder := _placed(root, path)) is not None:
-            place = os.path.realpath(folder)
+        if isinstance(path, str) and "\0" not in path:  # which no path holds
+            place = os.path.realpath(place_of(root, path))
             yield escape(place), f"the expert {shown(name, 60)} lies"
             yield escape(os.path.dirname(place)), f"the expert {shown(name, 60)} lies"  # noqa: PTH120
         examples = examples or data.get("examples")
-        if isinstance(examples, str):
+        if isinstance(examples, str) and "\0" not in f"{examples}{name}":
             file = root / examples.replace("{name}", name)
             yield escape(os.path.realpath(file.parent)), f"examples of {shown(name, 60)} lie"
 
@@ -188,10 +176,3 @@ def _experts(data: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
     for model in models:
         path = model.rpartition("+")[2]
         yield Path(path).name, path, None
-
-
-def _placed(root: Path, written: str) -> Path | None:
-    try:
-        return placed(root, written)
-    except (RuntimeError, ValueError):
-        return None

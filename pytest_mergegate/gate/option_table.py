@@ -6,21 +6,18 @@ Defaults stand in ``Options``. Every pytest session imports this, so it imports 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.gate.options import STAGES, Options, ReportTarget
 
 REGISTRY = "mergegate.registry.jsonl"
 """The registry's name where none is given."""
-FORMATS = {"json": "json", "html": "html", "markdown": "md", "sarif": "sarif"}
-"""Formats of reports, and the endings of their files."""
-_NEEDS = {"html": ("jinja2", "plotly")}
-"""What formats take beside the package, as extras of their names."""
 
 
 class Given(NamedTuple):
@@ -35,10 +32,10 @@ class Given(NamedTuple):
 
 def check_place(path: Path, option: str) -> None:
     """Raise UsageError for a place that would not be written to in the end."""
-    from pytest_mergegate.common.files.writing import check_way
+    from pytest_mergegate.common.files.writing import refuse_links
 
     try:
-        check_way(path)
+        refuse_links(path)
     except OSError as error:
         raise UsageError(f"{option}: {error.strerror}; name the place itself") from None
 
@@ -48,10 +45,10 @@ def parse_report(given: Given) -> ReportTarget:
     kind, _, path = given.value.partition(":")
     if kind not in FORMATS:
         raise UsageError(f"{given.name}: unknown format {kind!r}; available: {', '.join(FORMATS)}")
-    if any(find_spec(module) is None for module in _NEEDS.get(kind, ())):
+    if any(find_spec(module) is None for module in FORMATS[kind].needs):
         install = f"pip install 'pytest-mergegate[{kind}]'"
         raise UsageError(f"{given.name}: {kind} needs more: {install}")
-    target = given.folder / (path or f"mergegate-report.{FORMATS[kind]}")
+    target = given.folder / (path or f"mergegate-report.{FORMATS[kind].ending}")
     if target.is_dir():
         raise UsageError(f"{given.name}: {target} is a folder; name a file in it")
     check_place(target, given.name)
@@ -97,18 +94,6 @@ def _parse_size(given: Given) -> int:
     return int(size)
 
 
-def _limit(most: float = float("inf")) -> Callable[[Given], float]:
-    """A parser of caps from 0 to ``most``; infinity and NaN are no limits."""
-
-    def parse(given: Given) -> float:
-        if not 0 <= given.value <= most or given.value == float("inf"):
-            to = f" to {most:g}" if most < float("inf") else ""
-            raise UsageError(f"{given.name} must be a number from 0{to}, not {given.value!r}")
-        return float(given.value)
-
-    return parse
-
-
 def _text(pattern: str, said: str) -> Callable[[Given], str]:
     """A parser of texts that match ``pattern``, which errors call ``said``."""
 
@@ -140,29 +125,21 @@ class Option:
         return self.name.replace("-", "_")
 
 
+def cap_option(budget: str, metavar: str, text: str, most: float) -> Option:
+    """The option that tightens ``budget``, whose limit is ``most`` at the highest, everywhere."""
+
+    def parse(given: Given) -> float:
+        if not 0 <= given.value <= most or given.value == float("inf"):
+            to = f" to {most:g}" if most < float("inf") else ""
+            raise UsageError(f"{given.name} must be a number from 0{to}, not {given.value!r}")
+        return float(given.value)
+
+    text = f"{text}; tightens every gate"
+    name = budget.replace("_", "-")
+    return Option(name=name, kind="number", metavar=metavar, help=text, parse=parse)
+
+
 _TABLE = (
-    Option(
-        name="max-mds",
-        kind="number",
-        metavar="N",
-        help="largest MDS allowed (a relative score of the pool); tightens every gate",
-        parse=_limit(),
-    ),
-    Option(
-        name="max-loss",
-        kind="number",
-        metavar="PCT",
-        help="largest merging loss allowed, in percent; tightens every gate",
-        parse=_limit(),
-    ),
-    Option(
-        name="max-disagreement",
-        kind="number",
-        metavar="F",
-        help="largest share of inputs that a merge may answer differently from its expert; "
-        "tightens every gate",
-        parse=_limit(most=1.0),
-    ),
     Option(
         name="stage",
         metavar="STAGE",
@@ -253,18 +230,15 @@ Source: TypeAlias = Callable[[Option], Sequence[Given]]
 """What the user gave for an option, what goes before the rest first; its default where nothing."""
 
 
-def read_options(source: Source) -> Options:
-    """The options of a run, each checked. Raises UsageError."""
+def read_options(source: Source, caps: Iterable[Option]) -> Options:
+    """The options of a run, each checked; of a cap, the tightest. Raises UsageError."""
+    limits = {cap.key: list(map(cap.parse, _given(cap, source))) for cap in caps}
     baseline, update = _read("baseline", source), _first("update-baseline", source)
     if update and baseline is None:
         named = update.name.replace("update-", "")
         raise UsageError(f"{update.name} takes a baseline; name it with {named} PATH")
     return Options(
-        caps={
-            option.key: limit
-            for option in _TABLE
-            if option.kind == "number" and (limit := _read(option.name, source)) is not None
-        },
+        caps={name: min(given) for name, given in limits.items() if given},
         stage=_read("stage", source),
         device=_read("device", source),
         executor=_read("executor", source),
@@ -282,8 +256,6 @@ def read_options(source: Source) -> Options:
 
 def _read(name: str, source: Source) -> Any:
     option = OPTIONS[name]
-    if option.kind == "number":  # a cap: each that is given tightens
-        return min(map(option.parse, _given(option, source)), default=None)
     first = _first(name, source)
     if option.kind == "list":
         return tuple(option.parse(first._replace(value=v)) for v in first.value) if first else ()

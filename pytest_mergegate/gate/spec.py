@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,11 +20,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.gate.options import STAGES as STAGES
 from pytest_mergegate.gate.options import Stage as Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pytest_mergegate.gate.merge_methods import MethodTraits
 
 Positions = Literal["answer", "last", "mean", "head"]
 
@@ -236,6 +239,10 @@ _OrAutomatic = Discriminator(_kind_of_limit)
 class Budget(Section):
     """Limits; a limit that is absent is not judged."""
 
+    # what is done with each limit stands in the table of verdict.budgets
+    OF_MERGES: ClassVar = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
+    """Those on what a merge does, for which the inputs of the certificate are compared."""
+
     max_mds: (
         Annotated[
             Annotated[NonNegative, Tag("<number>")] | Annotated[Automatic, Tag("<auto>")],
@@ -291,20 +298,6 @@ class Budget(Section):
         return Budget(**limits)
 
 
-BUDGET_STAGE: dict[str, Stage] = {
-    "max_magnitude_change_ratio": "conflict",
-    "max_sign_change_ratio": "conflict",
-    "max_conflicting_magnitude_ratio": "conflict",
-    "max_mds": "hidden",
-    "max_disagreement": "merge",
-    "max_loss": "merge",  # `eval` where an expert's examples have targets
-    "max_mds_increase": "hidden",
-    "max_loss_increase": "merge",  # likewise
-}
-INCREASES = frozenset({"max_mds_increase", "max_loss_increase"})
-"""Limits on what a baseline has less of."""
-
-
 class MethodSpec(BaseModel):
     """A merge method and its parameters, in mergekit's names."""
 
@@ -337,15 +330,30 @@ class MethodSpec(BaseModel):
         """The parameters given beside the method's name."""
         return dict(self.__pydantic_extra__ or {})
 
+    @property
+    def traits(self) -> MethodTraits:
+        """The method's row of the table."""
+        return traits_of(self.method)
+
     def run_on(self, experts: int) -> str:
         """mergekit's name of what is run on so many experts: slerp knows no more than two, and
         multislerp does the same on any number."""
-        return "multislerp" if self.method == "slerp" and experts > 2 else self.method
+        traits = self.traits
+        too_many = traits.most is not None and experts > traits.most
+        return traits.stand_in if too_many and traits.stand_in else self.method
 
     @property
     def label(self) -> str:
         """The name and the parameters in one line, such as ``ties density=0.5``."""
         return " ".join([self.method, *(f"{k}={v:g}" for k, v in self.parameters.items())])
+
+    def label_of(self, run: str) -> str:
+        """What reports call the method where ``run`` is run for it."""
+        return self.label if run == self.method else f"{self.label} (as {run})"
+
+    def is_called(self, label: str) -> bool:
+        """Whether reports call this method ``label``, whatever is run for it."""
+        return label in {self.label, self.label_of(self.traits.stand_in or self.method)}
 
 
 class MergeSpec(Section):
@@ -367,6 +375,10 @@ class MergeSpec(Section):
     """Seed of the methods that draw at random (dare, della)."""
     route: Literal["in_place", "official"] = "in_place"
     """``official``: mergekit's own ``run_merge`` writes each merge, in a process of its own."""
+
+    def method_called(self, label: str) -> MethodSpec:
+        """The method that reports call ``label``."""
+        return next(method for method in self.methods if method.is_called(label))
 
     @field_validator("methods", mode="before", json_schema_input_type=list[str | MethodSpec])
     @classmethod
@@ -455,14 +467,15 @@ class GateSpec(Section):
             odd = sorted(set(weights) ^ set(self.experts))
             message = f"merge.weights must name every expert once: {', '.join(odd)}"
             raise _inconsistent(message, "merge", "weights")
-        slerps = [m for m in self.merge.methods if m.method == "slerp"]
-        if len(self.experts) > 2 and any("t" in m.parameters for m in slerps):
-            raise _inconsistent(
-                f"slerp's t walks from one expert to another, the pool has {len(self.experts)}; "
-                "leave t out and write merge.weights",
-                "merge",
-                "methods",
-            )
+        for method in self.merge.methods:
+            parameter = method.traits.share_parameter or ""
+            if method.run_on(len(self.experts)) != method.method and parameter in method.parameters:
+                raise _inconsistent(
+                    f"{method.method}'s {parameter} walks from one expert to another, the pool has "
+                    f"{len(self.experts)}; leave {parameter} out and write merge.weights",
+                    "merge",
+                    "methods",
+                )
         labels = [method.label for method in self.merge.methods]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise _inconsistent(f"merge.methods lists {', '.join(twice)} twice", "merge", "methods")

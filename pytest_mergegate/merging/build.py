@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.merge import Merged
-    from pytest_mergegate.report.types import MergeRecord
+    from pytest_mergegate.merging.method import JudgedMerge
 
 
-def build_merged_model(gate: Gate, judged: MergeRecord | None, device: str) -> Any:
+def build_merged_model(gate: Gate, judged: JudgedMerge | None, device: str) -> Any:
     """The merge that was ``judged``, bit for bit, as a transformers model of its own.
 
     Without one it is the gate's first method. Raises GateError, also where the merge has become
@@ -34,7 +34,7 @@ def build_merged_model(gate: Gate, judged: MergeRecord | None, device: str) -> A
     return module
 
 
-def merge_again(gate: Gate, engine: Engine, judged: MergeRecord | None) -> Merged:
+def merge_again(gate: Gate, engine: Engine, judged: JudgedMerge | None) -> Merged:
     """The merge that was ``judged``, or without one the gate's first method. Raises GateError."""
     planned = {m.label: m for m in plan_methods(gate, engine.pool.names)}
     if judged is None:
@@ -43,7 +43,7 @@ def merge_again(gate: Gate, engine: Engine, judged: MergeRecord | None) -> Merge
     return merge(replace(planned[judged.method], weights=dict(judged.weights)), engine)
 
 
-def check_judged(merged: Merged, judged: MergeRecord | None) -> None:
+def check_judged(merged: Merged, judged: JudgedMerge | None) -> None:
     """Raise GateError where the merge, all of it asked for, has become another one since."""
     if judged is not None and merged.digest != judged.digest:
         raise GateError(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.merging.in_place import by_mergekit, experts_rows, merge_stack
-from pytest_mergegate.merging.method import is_sum, linear_scales
-from pytest_mergegate.merging.ties import is_ties
+from pytest_mergegate.merging.in_place import (
+    by_mergekit,
+    drawn,
+    experts_rows,
+    merge_stack,
+    own_arithmetic,
+)
+from pytest_mergegate.merging.method import linear_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -27,102 +31,101 @@ _ROUNDING = 4 * torch.finfo(torch.float32).eps
 _PARAMETERS = 4
 _NUMBERS = 1 << 14
 """Of each parameter that is looked at, about."""
-_TAKES_TWO = frozenset(("slerp", "nuslerp", "model_stock"))
-"""Methods that merge no fewer than two experts: two copies of one, in their case."""
-_TRIMMING = ("density", "lambda", "select_topk")
-"""Parameters that are 1 unless something is left out or scaled."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Check:
-    """Something that has to be equal to something else."""
-
-    what: str
-    merged: Tensor
-    expected: Tensor
-    base: Tensor
-    size: Tensor
-    """A change of the size by which errors are measured."""
 
 
 def check_fidelity(method: Method, engine: Engine) -> float:
     """The largest relative error of what ``method`` has to satisfy whatever the experts are.
 
-    On some rows of a few parameters: one expert by itself stays as it is (identity), experts
-    that change nothing leave the base (no-op), a sum of task vectors is their sum (additivity),
-    and what we compute ourselves is what mergekit computes. Raises GateError for a merge that is
-    broken.
+    On some rows of a few parameters, the identities that the table says: one expert by itself
+    stays as it is (identity), experts that change nothing leave the base (no-op), a sum of task
+    vectors is their sum, and what we compute ourselves is what mergekit computes. Raises GateError
+    for a merge that is broken.
     """
-    parameters = engine.vectors.parameters()
-    # drawn, not every n-th: that would be the same module of every layer
-    drawn = random.Random(0).sample(parameters, min(_PARAMETERS, len(parameters)))
-    found = [
-        _error(method, check, parameter)
-        for parameter in drawn
-        for check in _checks(method, engine, parameter)
-    ]
+    found: list[float] = []
+    for parameter in drawn(engine.vectors.parameters(), _PARAMETERS):
+        whole = engine.model.base_weight(parameter)
+        rows = experts_rows(method, engine, parameter)
+        experts = {name: _first(own.put(torch.empty_like(whole))) for name, own in rows.items()}
+        part = _Part(method, parameter, _first(whole), experts)
+        scales = linear_scales(method)
+        if scales is not None and "sum" in method.traits.identities:
+            mixed = _first(engine.mixed_weights(scales)[parameter].cpu())
+            found += part.sum_errors(mixed, scales)
+        found += part.errors()
     return max(found, default=0.0)
 
 
-def _error(method: Method, check: _Check, parameter: str) -> float:
-    error = float((check.merged.double() - check.expected.double()).norm())
-    change = check.expected.double() - check.base.double()
-    size = max(float(check.size.double().norm()), float(change.norm()))
-    # a task vector much smaller than the base drowns in the round-off of their sum
-    rounding = float((check.expected.double() * _ROUNDING).norm())
-    if not error <= _TOLERANCE * size + rounding:
-        raise GateError(
-            f"{method.label} is a broken merge: its {check.what} is off by "
-            f"{error / size if size else error:.2%} in {parameter!r}",
-            fix="report it with the versions of mergekit and torch",
-        )
-    return error / size if size else 0.0
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of one parameter."""
+
+    method: Method
+    parameter: str
+    base: Tensor
+    experts: Mapping[str, Tensor]
+
+    def errors(self) -> Iterator[float]:
+        """Of the identities that need nothing but ``merge_stack``."""
+        method, identities = self.method, self.method.traits.identities
+        if "identity" in identities:
+            yield self._error("identity", self._alone(self._changed), self._changed)
+        if "no-op" in identities:
+            yield self._error("no-op", self._alone(self.base), self.base)
+        if "election" in identities and own_arithmetic(method):
+            # numbers drawn at random: which of several equal ones is trimmed is anyone's choice
+            generator = torch.Generator().manual_seed(0)
+            base = torch.zeros_like(self.base)
+            experts = {n: torch.randn(base.shape, generator=generator) for n in self.experts}
+            part = replace(self, base=base, experts=experts)
+            ours = merge_stack(method, base, experts, self.parameter)
+            theirs = part._by_mergekit()
+            yield part._error("election", ours, theirs, size=theirs)
+
+    def sum_errors(self, mixed: Tensor, scales: Mapping[str, float]) -> Iterator[float]:
+        """Of ``mixed``, against the sum of task vectors and against mergekit's."""
+        total = self.base.double()
+        for name, own in self.experts.items():
+            total = total + scales[name] * (own.double() - self.base.double())
+        yield self._error("sum", mixed, total)
+        yield self._error("sum (mergekit's)", mixed, self._by_mergekit())
+
+    @property
+    def _changed(self) -> Tensor:
+        """The expert that changes most."""
+        return max(self.experts.values(), key=lambda own: float((own - self.base).abs().sum()))
+
+    def _alone(self, own: Tensor) -> Tensor:
+        """The merge of as many copies of one expert as it takes, nothing left out of them."""
+        traits, given = self.method.traits, self.method.parameters
+        copies = [f"copy {k}" for k in range(traits.fewest)]
+        parameters = {n: 1.0 if n in traits.whole_at_one else v for n, v in given.items()}
+        weights = dict.fromkeys(copies, 1 / len(copies))
+        untrimmed = replace(self.method, parameters=parameters, weights=weights)
+        return merge_stack(untrimmed, self.base, dict.fromkeys(copies, own), self.parameter)
+
+    def _by_mergekit(self) -> Tensor:
+        return by_mergekit(self.method, self.base, self.experts, self.parameter)
+
+    def _error(
+        self, what: str, merged: Tensor, expected: Tensor, size: Tensor | None = None
+    ) -> float:
+        """Relative to the change of the expert that changes most, or of ``expected``."""
+        error = float((merged.double() - expected.double()).norm())
+        change = expected.double() - self.base.double()
+        largest = self._changed - self.base if size is None else size
+        scale = max(float(largest.double().norm()), float(change.norm()))
+        # a task vector much smaller than the base drowns in the round-off of their sum
+        rounding = float((expected.double() * _ROUNDING).norm())
+        if not error <= _TOLERANCE * scale + rounding:
+            raise GateError(
+                f"{self.method.label} is a broken merge: its {what} is off by "
+                f"{error / scale if scale else error:.2%} in {self.parameter!r}",
+                fix="report it with the versions of mergekit and torch",
+            )
+        return error / scale if scale else 0.0
 
 
-def _checks(method: Method, engine: Engine, parameter: str) -> Iterator[_Check]:
-    whole = engine.model.base_weight(parameter)
-    base = _part(whole)
-    experts = {
-        name: _part(rows.put(torch.empty_like(whole)))
-        for name, rows in experts_rows(method, engine, parameter).items()
-    }
-    changed = max(experts.values(), key=lambda own: float((own - base).abs().sum()))
-    size = changed - base
-    copies = [f"copy {k}" for k in range(2 if method.name in _TAKES_TWO else 1)]
-    plain = _untrimmed(method, copies)
-    for what, own in (("identity", changed), ("no-op", base)):
-        merged = merge_stack(plain, base, dict.fromkeys(copies, own), parameter)
-        yield _Check(what=what, merged=merged, expected=own, base=base, size=size)
-    scales = linear_scales(method)
-    if scales is not None and is_sum(method):
-        mixed = _part(engine.mixed_weights(scales)[parameter].cpu())
-        total = base.double()
-        for name, own in experts.items():
-            total = total + scales[name] * (own.double() - base.double())
-        yield _Check(what="sum", merged=mixed, expected=total, base=base, size=size)
-        theirs = by_mergekit(method, base, experts, parameter)
-        yield _Check(what="sum (mergekit's)", merged=mixed, expected=theirs, base=base, size=size)
-    elif is_ties(method):
-        yield _ties_check(method, base, list(experts), parameter)
-
-
-def _ties_check(method: Method, base: Tensor, names: list[str], parameter: str) -> _Check:
-    """On numbers drawn at random: which of several equal ones is trimmed is anyone's choice."""
-    generator = torch.Generator().manual_seed(0)
-    nothing = torch.zeros_like(base)
-    drawn = {name: torch.randn(base.shape, generator=generator) for name in names}
-    ours = merge_stack(method, nothing, drawn, parameter)
-    theirs = by_mergekit(method, nothing, drawn, parameter)
-    return _Check(what="election", merged=ours, expected=theirs, base=nothing, size=theirs)
-
-
-def _part(weight: Tensor) -> Tensor:
+def _first(weight: Tensor) -> Tensor:
     """The first rows."""
     flat = weight.reshape(-1, 1) if weight.ndim < 2 else weight.flatten(1)
     return flat[: max(1, _NUMBERS // max(flat.shape[1], 1))].contiguous()
-
-
-def _untrimmed(method: Method, copies: list[str]) -> Method:
-    """``method`` for copies of one expert, with nothing left out of them."""
-    parameters = {n: 1.0 if n in _TRIMMING else value for n, value in method.parameters.items()}
-    return replace(method, parameters=parameters, weights=dict.fromkeys(copies, 1 / len(copies)))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import pkgutil
+import random
 from typing import TYPE_CHECKING
 
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.weights.mixing import LazyWeights, PlacedWeights, Rows
+from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
 from pytest_mergegate.merging.method import is_sum, linear_scales
-from pytest_mergegate.merging.ties import is_ties, put_ties, ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
+    from typing import TypeAlias
 
     from torch import Tensor
 
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.merging.method import Method
+
+    Arithmetic: TypeAlias = Callable[[Method, Rows, Mapping[str, Rows], Tensor], object]
+    """Writes one merged parameter to a place, from the base's and the experts' own."""
 
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it
 
@@ -29,7 +34,7 @@ def lazy_weights(
     engine: Engine,
     names: Sequence[str],
     note: Callable[[str, Tensor], object] = lambda *_: None,
-) -> LazyWeights:
+) -> PlacedWeights:
     """The merged parameters ``names``, rounded as the model holds them; ``note`` sees every one.
 
     Making one raises GateError where mergekit refuses.
@@ -39,21 +44,22 @@ def lazy_weights(
         put_parameter(method, engine, parameter, place)
         note(parameter, place)
 
-    def make(parameter: str) -> Tensor:
-        held = engine.model.parameters[parameter]
-        place = torch.empty(held.shape, dtype=held.dtype)
-        put(parameter, place)
-        return place
-
-    if engine.model.device.type == "cpu" and is_ours(method):
-        return PlacedWeights(names, engine.model, put)
-    return LazyWeights(names, make)
+    return PlacedWeights(names, engine.model, put, alone=one_at_a_time(method))
 
 
-def is_ours(method: Method) -> bool:
-    """Whether several parameters may be merged at a time: mergekit draws from torch's only
-    generator."""
-    return is_sum(method) or is_ties(method)
+def own_arithmetic(method: Method) -> Arithmetic | None:
+    """Our own arithmetic of a method; None where mergekit has to be asked."""
+    traits = method.traits
+    unknown = {n for n, value in method.parameters.items() if n not in traits.parameters and value}
+    if traits.arithmetic is None or unknown:
+        return None
+    function: Arithmetic = pkgutil.resolve_name(traits.arithmetic)
+    return function
+
+
+def one_at_a_time(method: Method) -> bool:
+    """Whether parameters must be merged one by one: mergekit draws from torch's only generator."""
+    return not is_sum(method) and own_arithmetic(method) is None
 
 
 def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor) -> None:
@@ -64,15 +70,14 @@ def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor)
     """
     if is_sum(method):
         engine.mixed_weights(linear_scales(method) or {}).put(parameter, place)
-    elif is_ties(method):
-        base = Rows(engine.model.held_weight(parameter).cpu())
-        put_ties(method, base, experts_rows(method, engine, parameter), place)
+        return
+    experts = experts_rows(method, engine, parameter)
+    if arithmetic := own_arithmetic(method):
+        arithmetic(method, Rows(engine.model.held_weight(parameter).cpu()), experts, place)
     else:
-        own = engine.model.base_weight(parameter)
-        experts = {n: torch.empty_like(own) for n in _merged(method, engine)}
-        for name, rows in experts_rows(method, engine, parameter).items():
-            rows.put(experts[name])
-        place.copy_(by_mergekit(method, own, experts, parameter))
+        base = engine.model.base_weight(parameter)
+        whole = {name: rows.put(torch.empty_like(base)) for name, rows in experts.items()}
+        place.copy_(by_mergekit(method, base, whole, parameter))
 
 
 def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
@@ -84,24 +89,26 @@ def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
 
 def experts_rows(method: Method, engine: Engine, parameter: str) -> dict[str, Rows]:
     """The experts' own parameters, in the order in which they are merged."""
-    return {n: engine.expert_weights(n).rows(parameter) for n in _merged(method, engine)}
-
-
-def _merged(method: Method, engine: Engine) -> list[str]:
-    # by name, so that what an expert is dealt at random does not hang on its place in the gate;
-    # slerp alone tells its two ends apart by their place
     # a plan merges some of a pool's experts: those that the method has weights for
-    of_it = [n for n in engine.vectors.names if n in method.weights or not method.weights]
-    return of_it if method.name == "slerp" else sorted(of_it)
+    merged = [n for n in engine.vectors.names if n in method.weights or not method.weights]
+    return {name: engine.expert_weights(name).rows(parameter) for name in method.in_order(merged)}
+
+
+def drawn(parameters: Sequence[str], count: int) -> list[str]:
+    """At most so many of them: not every n-th, which would be the same module of every layer."""
+    return random.Random(0).sample(parameters, min(count, len(parameters)))
 
 
 def merge_stack(
     method: Method, base: Tensor, experts: Mapping[str, Tensor], parameter: str
 ) -> Tensor:
     """``method`` on one tensor of the base and of every expert. Raises GateError."""
-    if is_ties(method):
-        return ties(method, base, experts)
-    return by_mergekit(method, base, experts, parameter)
+    arithmetic = own_arithmetic(method)
+    if arithmetic is None:
+        return by_mergekit(method, base, experts, parameter)
+    merged = torch.empty(base.shape)
+    arithmetic(method, Rows(base), {name: Rows(own) for name, own in experts.items()}, merged)
+    return merged
 
 
 def by_mergekit(
@@ -110,7 +117,7 @@ def by_mergekit(
     """The same with mergekit's ``merge_tensors``, whatever the method. Raises GateError."""
     tensors = list(experts.values())
     ids: list[Hashable] = list(experts)
-    base_index = 0 if method.name == "slerp" else None  # slerp walks from one expert to the other
+    base_index = 0 if method.traits.base == "expert" else None
     if method.takes_base:
         tensors, ids, base_index = [base, *tensors], [_BASE, *ids], 0
     # one generator state per tensor: neither their order nor what ran before may matter

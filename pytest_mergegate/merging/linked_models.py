@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.engine.models.plain_models import without_hooks
 from pytest_mergegate.engine.weights.plain_adapters import write_plain_configuration
-from pytest_mergegate.pool.adapter_names import WEIGHTS
+from pytest_mergegate.pool.adapters import WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
-BASE = "base"
 _SETTINGS = "config.json"
 _READ = {".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".vocab"}
 """Of the base: nothing that is unpickled, and no code unless the gate trusts it."""
@@ -43,68 +42,47 @@ class LinkedModels:
     """
 
     def __init__(self, pool: Pool, folder: Path) -> None:
-        self._pool, self._folder = pool, folder
-        self._unique = uuid.uuid4().hex
-        self._code = sorted(pool.base.path.glob("*.py")) if pool.spec.trust_remote_code else []
+        self._folder, self._unique = folder, uuid.uuid4().hex
+        trust, base = pool.spec.trust_remote_code, pool.base
+        self._code = sorted(base.path.glob("*.py")) if trust else []
+        self._settings = without_hooks(base.config, code=trust)
         self.called: dict[str, str] = {}
         """What messages call each linked folder."""
-        self.base = self._link_base()
-        self.called[self.base] = "the base"
+        read = (f for f in base.path.iterdir() if f.suffix in _READ and f.name != _SETTINGS)
+        own = self._new("base", "the base", [*read, *self._code])
+        _write(own / _SETTINGS, self._settings)
+        self.base = str(own)
         self.experts = {
-            expert.name: self._reference(f"expert{index}", expert)
-            for index, expert in enumerate(pool.experts)
+            e.name: self._reference(f"expert{k}", e) for k, e in enumerate(pool.experts)
         }
         """mergekit's references, by expert."""
 
-    def _reference(self, name: str, expert: Expert) -> str:
-        folder = self._new(name)
-        if expert.is_adapter:
-            _link([expert.path / WEIGHTS], folder)
-            write_plain_configuration(expert, folder)
-        else:
-            self._link_checkpoint(expert, folder)
-        self.called[str(folder)] = expert.name
-        return f"{self.base}+{folder}" if expert.is_adapter else str(folder)
-
-    def _new(self, name: str) -> Path:
+    def _new(self, name: str, called: str, files: Iterable[Path]) -> Path:
         folder = self._folder / f"{name}-{self._unique}"
         folder.mkdir(parents=True)
+        for file in files:
+            if file.is_file():
+                (folder / file.name).symlink_to(file.resolve())
+        self.called[str(folder)] = called
         return folder
 
-    def _link_base(self) -> str:
-        folder, base = self._new(BASE), self._pool.base
-        read = (f for f in base.path.iterdir() if f.suffix in _READ and f.name != _SETTINGS)
-        _link([*read, *self._code], folder)
-        _write(folder / _SETTINGS, self._settings)
-        return str(folder)
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """The base's ``config.json``, which names code only where the gate trusts it."""
-        return without_hooks(self._pool.base.config, code=self._pool.spec.trust_remote_code)
-
-    def _link_checkpoint(self, expert: Expert, folder: Path) -> None:
+    def _reference(self, name: str, expert: Expert) -> str:
+        if expert.is_adapter:
+            folder = self._new(name, expert.name, [expert.path / WEIGHTS])
+            write_plain_configuration(expert, folder)
+            return f"{self.base}+{folder}"
         shards = {file for file in expert.tensors.files if file.parent == expert.path}
-        index = expert.path / "model.safetensors.index.json"
-        _link([*shards, index, *(expert.path / name for name in _OF_EXPERTS)], folder)
-        own = {
-            key: expert.config[key]
-            for key, kind in _OWN_SIZES.items()
-            if type(expert.config.get(key)) is kind
-        }
-        _write(folder / _SETTINGS, {**self._settings, **own})
-        _link(self._code, folder)  # the base's, which its configuration may ask for
+        beside = (expert.path / name for name in ("model.safetensors.index.json", *_OF_EXPERTS))
+        # the code is the base's, which its configuration may ask for
+        folder = self._new(name, expert.name, [*shards, *beside, *self._code])
+        sizes = {k: v for k, v in expert.config.items() if type(v) is _OWN_SIZES.get(k)}
+        _write(folder / _SETTINGS, {**self._settings, **sizes})
         if (expert.path / _TOKENIZER).is_file():
             where = f"{expert.path.name}/{_TOKENIZER}"
             given = read_json_object(expert.path / _TOKENIZER, expert=expert.name, where=where)
             _write(folder / _TOKENIZER, without_hooks(given, code=False))
+        return str(folder)
 
 
-def _link(files: Iterable[Path], folder: Path) -> None:
-    for file in files:
-        if file.is_file():
-            (folder / file.name).symlink_to(file.resolve())
-
-
-def _write(file: Path, settings: dict[str, Any]) -> None:
+def _write(file: Path, settings: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(settings), encoding="utf-8")

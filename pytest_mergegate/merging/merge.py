@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +12,8 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.models.lanes import in_lanes
 from pytest_mergegate.engine.weights.spilled import SpilledWeights
 from pytest_mergegate.merging.fidelity import check_fidelity
-from pytest_mergegate.merging.in_place import is_ours, lazy_weights, merge_parameter
-from pytest_mergegate.merging.method import linear_scales
+from pytest_mergegate.merging.in_place import drawn, lazy_weights, merge_parameter, one_at_a_time
+from pytest_mergegate.merging.method import linear_scales, scales_base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,29 +29,17 @@ _CHUNK = 1 << 18
 
 
 class Merged:
-    """The parameters that a merge changes, each made when it is asked for."""
+    """The parameters that a merge changes, each made or read when it is asked for."""
 
-    def __init__(self, method: Method, engine: Engine) -> None:
-        """Raises GateError for a method that does not do what its name says (THEORY 8)."""
-        if method.name == "linear" and linear_scales(method) is None:
-            raise GateError(
-                f"{method.label}: weights that do not sum to 1 scale every parameter of the base, "
-                "also those that no expert changes",
-                fix="normalize them, or write merge.route: official",
-            )
-        self._method = method
+    def __init__(self, method: Method, fidelity: float | None = None) -> None:
+        self._label = method.label
         self._digests: dict[str, str] = {}
-        self.fidelity: float | None = check_fidelity(method, engine)
+        self.fidelity = fidelity
         """The largest relative error of the identities that the method has to satisfy; None where
         mergekit alone made the merge, and it cannot be made again in place."""
-        names = engine.vectors.parameters()
-        self.weights: Mapping[str, Tensor] = lazy_weights(method, engine, names, self._take)
+        self.weights: Mapping[str, Tensor] = {}
         """In the precision in which the model holds them. Raises GateError where mergekit refuses,
         or where a number is not finite."""
-        if engine.model.is_streamed:
-            kept = SpilledWeights()
-            kept.update(self.weights)
-            self.weights = kept
 
     @property
     def digest(self) -> str:
@@ -61,27 +48,38 @@ class Merged:
         whole = "".join(f"{name}:{self._digests[name]};" for name in sorted(self._digests))
         return hashlib.sha256(whole.encode()).hexdigest()
 
-    def _take(self, parameter: str, merged: Tensor) -> None:
+    def note(self, parameter: str, merged: Tensor) -> None:
+        """Take a parameter into the digest. Raises GateError where a number is not finite."""
         # the smallest and the largest are NaN where any number is, and quickly found
         if merged.numel() and not all(map(torch.isfinite, torch.aminmax(merged))):
-            raise GateError(f"{self._method.label} gives NaN or infinity in {parameter!r}")
-        self._note(parameter, merged)
-
-    def _note(self, parameter: str, merged: Tensor) -> None:
+            raise GateError(f"{self._label} gives NaN or infinity in {parameter!r}")
         numbers = merged.cpu().contiguous().view(torch.uint8).numpy()
         self._digests[parameter] = hashlib.sha256(numbers.data).hexdigest()
 
 
 def merge(method: Method, engine: Engine) -> Merged:
-    """Merge the pool's experts with mergekit's arithmetic, parameter by parameter.
+    """Merge the pool's experts, parameter by parameter, or have mergekit write the merge.
 
-    Raises GateError where mergekit refuses and where the method is not faithful.
+    Raises GateError where mergekit refuses, and for a method that does not do what its name says
+    (THEORY 8).
     """
     if method.route == "official":
         from pytest_mergegate.merging.official import merge_officially
 
         return merge_officially(method, engine)
-    return Merged(method, engine)
+    if scales_base(method):
+        raise GateError(
+            f"{method.label}: weights that do not sum to 1 scale every parameter of the base, "
+            "also those that no expert changes",
+            fix="normalize them, or write merge.route: official",
+        )
+    merged = Merged(method, check_fidelity(method, engine))
+    merged.weights = lazy_weights(method, engine, engine.vectors.parameters(), merged.note)
+    if engine.model.is_streamed:
+        kept = SpilledWeights()
+        kept.update(merged.weights)
+        merged.weights = kept
+    return merged
 
 
 def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
@@ -97,11 +95,9 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
         from pytest_mergegate.merging.official import official_scales
 
         return official_scales(method, engine)
-    parameters = engine.vectors.parameters()
-    # drawn, not every n-th: that would be the same module of every layer
-    drawn = random.Random(0).sample(parameters, min(_SCALE_SAMPLE, len(parameters)))
-    alone = not is_ours(method)
-    found = in_lanes(lambda p: _on_target(method, engine, p), drawn, alone=alone)
+    sample = drawn(engine.vectors.parameters(), _SCALE_SAMPLE)
+    alone = one_at_a_time(method)
+    found = in_lanes(lambda p: _on_target(method, engine, p), sample, alone=alone)
     dot, square = (math.fsum(column) for column in zip(*found, strict=True)) if found else (0, 0)
     scale = dot / square if square else 0.0  # what is NaN stays so, to be refused as a model
     return {name: scale * weight for name, weight in method.weights.items()}
@@ -118,6 +114,6 @@ def _on_target(method: Method, engine: Engine, parameter: str) -> tuple[float, f
 
 def _product(left: Tensor, right: Tensor) -> float:
     """⟨left, right⟩ in float64."""
-    one, other = left.reshape(-1), right.reshape(-1)
-    parts = (slice(start, start + _CHUNK) for start in range(0, len(one), _CHUNK))
-    return math.fsum(float(one[p].double() @ other[p].double()) for p in parts)
+    chunks = (torch.split(tensor.flatten(), _CHUNK) for tensor in (left, right))
+    pairs = zip(*chunks, strict=True)
+    return math.fsum(float(one.double() @ other.double()) for one, other in pairs)

@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import GateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from pytest_mergegate.merging.linked_models import LinkedModels
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.pool.pool import Pool
 
 
-def configuration(method: Method, pool: Pool, models: LinkedModels) -> dict[str, Any]:
-    """The mergekit configuration that ``method`` stands for, its models by their linked paths."""
+def configuration(
+    method: Method, experts: Mapping[str, str], base: str, dtype: str
+) -> dict[str, Any]:
+    """The mergekit configuration that ``method`` stands for.
+
+    ``experts`` are mergekit's references by name, in the order of the merge. Raises GateError for
+    a method that mergekit does not have.
+    """
+    if method.traits.own:
+        raise GateError(f"mergekit has no merge method {method.name!r}")
     if method.config is not None:
-        filled = _filled(method.config, models)
-        assert isinstance(filled, dict)
+        filled: dict[str, Any] = _filled(method.config, base, experts)
         return filled
-    # in the order of the merge in place; slerp alone tells its two ends apart by their place
-    names = pool.names if method.name == "slerp" else sorted(pool.names)
-    inputs: list[dict[str, Any]] = [{"model": models.experts[name]} for name in names]
+    inputs: list[dict[str, Any]] = [{"model": reference} for reference in experts.values()]
     if method.takes_weights:
-        for entry, name in zip(inputs, names, strict=True):
+        for entry, name in zip(inputs, experts, strict=True):
             entry["parameters"] = {"weight": float(method.weights[name])}
-    shared = {k: v for k, v in method.mergekit_parameters.items() if k != "weight"}
-    config: dict[str, Any] = {
-        "merge_method": method.name,
-        "models": inputs,
-        "parameters": shared,
-        "dtype": pool.spec.dtype,
-    }
+    config: dict[str, Any] = {"merge_method": method.name, "models": inputs}
     if method.takes_base:
-        config["base_model"] = models.base
-    elif method.name == "slerp":
+        config["base_model"] = base
+    elif method.traits.base == "expert":
         config["base_model"] = inputs[0]["model"]
-    return config
+    shared = {k: v for k, v in method.mergekit_parameters.items() if k != "weight"}
+    return {**config, **({"parameters": shared} if shared else {}), "dtype": dtype}
 
 
-def _filled(part: Any, models: LinkedModels) -> Any:
+def _filled(part: Any, base: str, experts: Mapping[str, str]) -> Any:
     """``part`` with ``{"expert": NAME}`` replaced by its reference, NAME None by the base's."""
     if isinstance(part, dict):
         if set(part) == {"expert"}:
-            name = part["expert"]
-            return models.base if name is None else models.experts[name]
-        return {key: _filled(value, models) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_filled(value, models) for value in part]
-    return part
+            return base if part["expert"] is None else experts[part["expert"]]
+        return {key: _filled(value, base, experts) for key, value in part.items()}
+    return [_filled(value, base, experts) for value in part] if isinstance(part, list) else part
 
 
 def check_layers(method: Method, pool: Pool) -> None:
@@ -60,19 +55,14 @@ def check_layers(method: Method, pool: Pool) -> None:
     layers = pool.base.config.get("num_hidden_layers")
     if not slices or not isinstance(layers, int):
         return
-    stacked = sum(high - low for low, high in _ranges(slices))
+    ranges = [part["sources"][0]["layer_range"] for part in slices]
+    stacked = sum(end - first for first, end in ranges)
     if stacked != layers:
         raise GateError(
             f"the slices add up to {stacked} layers, the base has {layers}; merges that stack or "
             "drop layers cannot be gated yet",
             fix="gate the merge of whole models, before layers are stacked",
         )
-
-
-def _ranges(slices: list[Mapping[str, Any]]) -> Iterator[tuple[int, int]]:
-    for part in slices:
-        low, high = part["sources"][0]["layer_range"]
-        yield int(low), int(high)
 
 
 def check_tokenizer(method: Method, pool: Pool, merged: Path) -> None:
@@ -89,13 +79,12 @@ def check_tokenizer(method: Method, pool: Pool, merged: Path) -> None:
         )
 
 
-def _vocabulary(file: Path) -> Any:
+def _vocabulary(file: Path) -> dict[str, int] | None:
     """Tokens and their ids; None where the file tells of none."""
+    from transformers import PreTrainedTokenizerFast
+
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        vocabulary = data["model"]["vocab"]
-        added = {token["content"]: token["id"] for token in data.get("added_tokens") or ()}
-    except (OSError, ValueError, KeyError, TypeError):
+        vocabulary: dict[str, int] = PreTrainedTokenizerFast(tokenizer_file=str(file)).get_vocab()
+    except Exception:  # tokenizers raises nothing more specific
         return None
-    known = vocabulary if isinstance(vocabulary, dict) else {str(k): k for k in vocabulary}
-    return {**known, **added}
+    return vocabulary

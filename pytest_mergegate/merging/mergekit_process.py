@@ -32,20 +32,18 @@ def run(
     ``work`` is a folder for its results and caches. Raises GateError with mergekit's own last
     words, the models' paths in them as ``called``.
     """
-    out = work / "merged"
+    out, job, lora, away = (work / name for name in ("merged", "job.json", "lora", "away"))
     options = {
         "quiet": True,
         "random_seed": seed,
         "write_model_card": False,
         "copy_tokenizer": True,
-        "lora_merge_cache": str(work / "lora"),
+        "lora_merge_cache": str(lora),
         "lora_merge_dtype": lora_dtype,
         "trust_remote_code": trust,
     }
-    job = work / "job.json"
     text = json.dumps({"config": config, "out": str(out), "options": options})
     job.write_text(text, encoding="utf-8")
-    away = work / "away"
     away.mkdir()
     done = subprocess.run(
         [sys.executable, "-P", run_mergekit.__file__, str(job)],
@@ -57,10 +55,20 @@ def run(
         text=True,
         errors="replace",
     )
-    for folder in (work / "lora", away):
+    for folder in (lora, away):
         shutil.rmtree(folder, ignore_errors=True)
     if done.returncode != 0:
-        raise _failed(config, done, called)
+        fix = "check the method's settings, and whether mergekit knows this architecture"
+        reason = next(filter(None, map(str.strip, reversed(done.stderr.splitlines()))), None)
+        if done.returncode < 0:
+            reason, fix = f"killed by signal {-done.returncode}", "give it more memory"
+        for path, name in called.items():
+            reason = reason and reason.replace(path, name)
+        raise GateError(
+            f"mergekit's own run of {config['merge_method']} failed "
+            f"({reason or f'exit code {done.returncode}'})",
+            fix=fix,
+        )
     return out
 
 
@@ -75,19 +83,3 @@ def new_folder() -> Path:
             fix="set TMPDIR to a folder without them",
         )
     return folder
-
-
-def _failed(
-    config: Mapping[str, Any],
-    done: subprocess.CompletedProcess[str],
-    called: Mapping[str, str],
-) -> GateError:
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    if done.returncode < 0:
-        reason, fix = f"killed by signal {-done.returncode}", "give it more memory"
-    else:
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
-        for path, name in called.items():
-            reason = reason.replace(path, name)
-        fix = "check the method's settings, and whether mergekit knows this architecture"
-    return GateError(f"mergekit's own run of {config['merge_method']} failed ({reason})", fix=fix)

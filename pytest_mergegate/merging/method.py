@@ -1,13 +1,32 @@
-"""A merge method with everything it is run with; needs no mergekit."""
+"""A merge method with everything it is run with; needs neither torch nor mergekit."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pytest_mergegate.gate.merge_methods import traits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from pytest_mergegate.gate.merge_methods import MethodTraits
+
+
+class JudgedMerge(Protocol):
+    """What a report says of a merge, to make it again; nothing but data."""
+
+    @property
+    def method(self) -> str:
+        """The method's label."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Per expert: under ``weights: optimal`` no gate file knows them."""
+
+    @property
+    def digest(self) -> str:
+        """Over the merged parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +36,7 @@ class Method:
     label: str
     """Name and parameters, unique in the gate."""
     name: str
-    """mergekit's name."""
+    """As the table has it, and mergekit."""
     parameters: Mapping[str, bool | int | float]
     """As given in the gate, but for ``weight``."""
     weights: Mapping[str, float]
@@ -31,20 +50,35 @@ class Method:
     """A mergekit configuration to be run as it stands, its models named as in ``MergekitFile``."""
 
     @property
+    def traits(self) -> MethodTraits:
+        """The method's row of the table."""
+        return traits_of(self.name)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether it merges differently under other ``weights``."""
+        return self.takes_weights or self.traits.share_parameter is not None
+
+    @property
     def mergekit_parameters(self) -> dict[str, Any]:
         """Parameters in the form that ``merge_tensors`` takes."""
         parameters: dict[str, Any] = dict(self.parameters)
         if self.takes_weights:
             parameters["weight"] = dict(self.weights)
-        if self.name == "slerp":
+        if self.traits.share_parameter is not None:
             first, second = self.weights.values()
-            parameters.setdefault("t", second / (first + second))
+            parameters.setdefault(self.traits.share_parameter, second / (first + second))
         return parameters
 
     @property
     def plain(self) -> dict[str, Any]:
         """As plain data, from which ``Method(**plain)`` is the same again."""
         return {**asdict(self), "parameters": dict(self.parameters), "weights": dict(self.weights)}
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Experts in the order in which they are merged: by name, so that what an expert is dealt
+        at random does not hang on its place in the gate. A walk alone tells its two ends apart."""
+        return list(names) if self.traits.base == "expert" else sorted(names)
 
 
 def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
@@ -54,52 +88,30 @@ def with_shares(method: Method, shares: Mapping[str, float]) -> Method:
     return replace(method, weights=weights)
 
 
+def linear_scales(method: Method) -> dict[str, float] | None:
+    """λ_j with merged = θ₀ + Σ λ_j τ_j, exact or in expectation; None where the method is not so,
+    and for a configuration, whose weights may differ from tensor to tensor."""
+    scales = method.traits.scales
+    if method.config is not None or scales is None:
+        return None
+    return scales(method.weights, method.mergekit_parameters)
+
+
 def is_sum(method: Method) -> bool:
     """Whether a method with ``linear_scales`` is just that sum of task vectors, exactly.
 
     What mergekit wrote is judged itself, not the sum that it should be.
     """
-    if method.route == "official":
-        return False
-    return method.name in {"linear", "task_arithmetic"} and linear_scales(method) is not None
+    known = method.traits.is_scaled_sum and linear_scales(method) is not None
+    return known and method.route != "official"
+
+
+def scales_base(method: Method) -> bool:
+    """Whether the method is an average that scales θ₀ itself."""
+    return method.traits.scales_base and linear_scales(method) is None
 
 
 def has_surrogate(method: Method) -> bool:
     """Whether some sum θ₀ + Σ λ_j τ_j can stand for the method before it is merged: not for an
-    average that scales θ₀ itself, nor for a configuration that may do anything to any tensor."""
-    scales_base = method.name == "linear" and linear_scales(method) is None
-    return method.config is None and not scales_base
-
-
-def linear_scales(method: Method) -> dict[str, float] | None:
-    """λ_j with merged = θ₀ + Σ λ_j τ_j, exact or in expectation; None where the method is not so.
-
-    slerp counts as linear: at usual LoRA sizes it equals the average (FINDINGS).
-    """
-    if method.config is not None:  # its weights may differ from tensor to tensor
-        return None
-    weights = dict(method.weights)
-    total = sum(weights.values())
-    match method.name:
-        case "linear":
-            normalize = method.parameters.get("normalize", True)
-            return {n: w / total for n, w in weights.items()} if normalize else _shifted(weights)
-        case "slerp":
-            t = method.mergekit_parameters["t"]
-            return dict(zip(weights, (1 - t, t), strict=True))
-        case "karcher":
-            return dict.fromkeys(weights, 1 / len(weights))
-        case "multislerp" if method.parameters.get("normalize_weights", True):
-            return {n: w / total for n, w in weights.items()}
-        case "task_arithmetic" | "dare_linear":
-            scale = float(method.parameters.get("lambda", 1.0))
-            if method.parameters.get("normalize", False):
-                scale /= total if abs(total) >= 1e-8 else 1.0
-            return {name: scale * weight for name, weight in weights.items()}
-        case _:
-            return None
-
-
-def _shifted(weights: dict[str, float]) -> dict[str, float] | None:
-    """An unnormalised average scales θ₀ too, unless the weights sum to one."""
-    return weights if math.isclose(sum(weights.values()), 1.0) else None
+    average that scales θ₀, nor for a configuration that may do anything to any tensor."""
+    return method.config is None and not scales_base(method)

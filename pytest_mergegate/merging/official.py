@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import shutil
 import weakref
 from collections.abc import Mapping
@@ -17,15 +16,12 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.models.families import pick_family
 from pytest_mergegate.engine.models.loading import load_module
 from pytest_mergegate.merging import mergekit_process
-from pytest_mergegate.merging.in_place import merge_parameter
+from pytest_mergegate.merging.in_place import drawn, merge_parameter
 from pytest_mergegate.merging.linked_models import LinkedModels
 from pytest_mergegate.merging.merge import Merged
 from pytest_mergegate.merging.mergekit_config import check_layers, check_tokenizer, configuration
 from pytest_mergegate.merging.method import linear_scales
-from pytest_mergegate.pool.base import parameters_of
-from pytest_mergegate.pool.checkpoints import named_as
-from pytest_mergegate.pool.shards import checkpoint_files
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.checkpoints import named_as, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +37,6 @@ _SAMPLE = 16
 _TOLERANCE = 1e-3
 _TRIMMED_TOLERANCE = 0.05
 """Where round-off decides which entries at a threshold are kept."""
-_DRAWING = ("dare_", "della")
 
 
 class OfficialWeights(Mapping[str, "Tensor"]):
@@ -50,52 +45,30 @@ class OfficialWeights(Mapping[str, "Tensor"]):
 
     def __init__(self, folder: Path, merged: Path, engine: Engine) -> None:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.folder = merged
-        """What mergekit wrote."""
-        base = engine.pool.base
-        stored = parameters_of(StoredTensors(checkpoint_files(merged)))
-        named = named_as(base, stored)
-        own = set(named)
+        base, module = engine.pool.base, engine.model.module
+        self._dtypes = {name: p.dtype for name, p in engine.model.parameters.items()}
+        named = named_as(base, read_checkpoint(merged))
         # a copy of the tied embedding, written out, is the embedding
         self._stored = named.renamed(lambda n: n if base.parameter(n) == n else None)
         self._loaded: dict[str, Tensor] = {}
-        self._dtypes = {name: p.dtype for name, p in engine.model.parameters.items()}
-        known = set(engine.model.parameters)
-        if not known <= own and known != set(base.tensors):
-            self._load(engine)
-        self._check_shapes(engine)
-        self._names = tuple(sorted(known))
-
-    def _load(self, engine: Engine) -> None:
-        """For architectures whose tensors transformers renames or fuses when it loads them."""
-        module = engine.model.module
-        family = pick_family(module.config)
-        loaded = load_module(
-            self.folder, type(module), family.kind, dtype=module.dtype, config=module.config
-        )
-        self._loaded = {name: p.detach() for name, p in loaded.named_parameters()}
-
-    def _check_shapes(self, engine: Engine) -> None:
-        sizes = {name: tuple(p.shape) for name, p in engine.model.parameters.items()}
-        stored = {name: header.shape for name, header in self._stored.items()}
-        found = {n: tuple(t.shape) for n, t in self._loaded.items()} or stored
-        odd = sorted(n for n in {*sizes, *found} if sizes.get(n) != found.get(n))
-        odd = [n for n in odd if n in sizes or not _is_buffer(n, engine)]
-        if odd:
-            raise GateError(
-                f"the merge is of another architecture than the base: {odd[0]!r} is "
-                f"{_shape(found.get(odd[0]))}, in the base {_shape(sizes.get(odd[0]))}",
-                fix="merges that stack or drop layers, or change the vocabulary, cannot be gated",
-            )
+        known = set(self._dtypes)
+        if not known <= set(named) and known != set(base.tensors):
+            # an architecture whose tensors transformers renames or fuses when it loads them
+            kind, config = pick_family(module.config).kind, module.config
+            read = load_module(merged, type(module), kind, dtype=module.dtype, config=config)
+            self._loaded = {name: p.detach() for name, p in read.named_parameters()}
+        found = self._loaded or self._stored
+        _check_shapes({name: tuple(tensor.shape) for name, tensor in found.items()}, engine)
+        self._names = sorted(known)
 
     def keep(self, names: set[str]) -> None:
         """Leave out all parameters but ``names``: the others are the base's."""
-        self._names = tuple(name for name in self._names if name in names)
+        self._names = [name for name in self._names if name in names]
 
     def __getitem__(self, name: str) -> Tensor:
-        if name in self._loaded:
-            return self._loaded[name].to(self._dtypes[name])
-        return torch.from_numpy(self._stored.floats(name)).to(self._dtypes[name])
+        own = self._loaded.get(name)
+        read = torch.from_numpy(self._stored.floats(name)) if own is None else own
+        return read.to(self._dtypes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -104,43 +77,51 @@ class OfficialWeights(Mapping[str, "Tensor"]):
         return len(self._names)
 
 
-class OfficialMerge(Merged):
-    """A merge that mergekit wrote, held against the arithmetic in place on a sample."""
-
-    def __init__(self, method: Method, engine: Engine) -> None:
-        """Raises GateError where mergekit fails, where the result is of another architecture or
-        not finite, and where it is not what the method stands for."""
-        self._digests = {}
-        weights = run_officially(method, engine)
-        weights.keep(self._changed(method, engine, weights))
-        self.fidelity = None if method.config is not None else _check(method, engine, weights)
-        self.weights = weights
-
-    def _changed(self, method: Method, engine: Engine, weights: OfficialWeights) -> set[str]:
-        """Parameters that the experts change, or that differ from the base's all the same."""
-        experts = set(engine.vectors.parameters())
-        changed = set()
-        for name in weights:
-            merged = weights[name].cpu()
-            if not bool(torch.isfinite(merged).all()):
-                raise GateError(f"{method.label} gives NaN or infinity in {name!r}")
-            own = engine.model.base_weight(name).to(merged.dtype)
-            if name in experts or not torch.equal(merged, own):
-                changed.add(name)
-                self._note(name, merged)
-        return changed
+def _check_shapes(found: Mapping[str, tuple[int, ...]], engine: Engine) -> None:
+    sizes = {name: tuple(p.shape) for name, p in engine.model.parameters.items()}
+    buffers = {name for name, _ in engine.model.module.named_buffers()}
+    for name in sorted({*sizes, *found}):
+        own, new = (
+            "×".join(map(str, of[name])) if name in of else "absent" for of in (sizes, found)
+        )
+        if own != new and not (own == "absent" and name in buffers):
+            raise GateError(
+                f"the merge is of another architecture than the base: {name!r} is {new}, in the "
+                f"base {own}",
+                fix="merges that stack or drop layers, or change the vocabulary, cannot be gated",
+            )
 
 
-def merge_officially(method: Method, engine: Engine) -> OfficialMerge:
-    """Have mergekit write the merge. Raises GateError."""
+def merge_officially(method: Method, engine: Engine) -> Merged:
+    """Have mergekit write the merge, and hold it against the arithmetic in place on a sample.
+
+    Raises GateError where mergekit fails, where the result is of another architecture or not
+    finite, and where it is not what the method stands for.
+    """
+    if method.config is None:
+        return _merge(method, engine)
     key = json.dumps(["official", method.plain], sort_keys=True)
-    if key not in engine.kept:
-        merged = OfficialMerge(method, engine)
-        if method.config is None:
-            return merged
-        engine.kept[key] = merged  # its scales are measured on it, before it is run
-    kept: OfficialMerge = engine.kept[key]
+    if key not in engine.kept:  # its scales are measured on it, before it is run
+        engine.kept[key] = _merge(method, engine)
+    kept: Merged = engine.kept[key]
     return kept
+
+
+def _merge(method: Method, engine: Engine) -> Merged:
+    weights = run_officially(method, engine)
+    merged = Merged(method)
+    experts, kept = set(engine.vectors.parameters()), set()
+    for name, weight in weights.items():
+        # what no expert changes may differ from the base's all the same
+        own = engine.model.base_weight(name).to(weight.dtype)
+        if name in experts or not torch.equal(weight.cpu(), own):
+            kept.add(name)
+            merged.note(name, weight)
+    weights.keep(kept)
+    merged.weights = weights
+    if method.config is None:
+        merged.fidelity = _difference(method, engine, weights)
+    return merged
 
 
 def run_officially(method: Method, engine: Engine) -> OfficialWeights:
@@ -150,8 +131,9 @@ def run_officially(method: Method, engine: Engine) -> OfficialWeights:
     folder = mergekit_process.new_folder()
     try:
         models = LinkedModels(pool, folder / "models")
+        experts = {name: models.experts[name] for name in method.in_order(pool.names)}
         merged = mergekit_process.run(
-            configuration(method, pool, models),
+            configuration(method, experts, models.base, pool.spec.dtype),
             folder,
             seed=method.seed,
             lora_dtype=None if method.config is not None else pool.spec.dtype,
@@ -175,7 +157,7 @@ def official_scales(method: Method, engine: Engine) -> dict[str, float]:
     names = engine.vectors.names
     gram = torch.zeros(len(names), len(names), dtype=torch.float64)
     right = torch.zeros(len(names), dtype=torch.float64)
-    for parameter in _sample(engine.vectors.parameters()):
+    for parameter in drawn(engine.vectors.parameters(), _SAMPLE):
         deltas = [engine.vectors.delta(name, parameter) for name in names]
         own = engine.model.base_weight(parameter)
         flat = [torch.zeros(own.numel()) if d is None else d.flatten() for d in deltas]
@@ -187,17 +169,17 @@ def official_scales(method: Method, engine: Engine) -> dict[str, float]:
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def _check(method: Method, engine: Engine, weights: OfficialWeights) -> float | None:
+def _difference(method: Method, engine: Engine, weights: OfficialWeights) -> float | None:
     """‖official − in place‖ / ‖in place − θ₀‖ on a sample; None where the method draws at random.
 
     Raises GateError beyond the tolerance.
     """
-    if method.name.startswith(_DRAWING) and method.parameters.get("density", 1.0) != 1:
+    if method.traits.draws and method.parameters.get("density", 1.0) != 1:
         return None
     error, norm, rounding = 0.0, 0.0, 0.0
     epsilon = torch.finfo(engine.model.module.dtype).eps
     in_place = replace(method, route="in_place")
-    for parameter in _sample(engine.vectors.parameters()):
+    for parameter in drawn(engine.vectors.parameters(), _SAMPLE):
         expected = merge_parameter(in_place, engine, parameter).cpu().double()
         error += float((weights[parameter].cpu().to(torch.float64) - expected).square().sum())
         norm += float((expected - engine.model.base_weight(parameter)).square().sum())
@@ -208,30 +190,14 @@ def _check(method: Method, engine: Engine, weights: OfficialWeights) -> float | 
     smooth = linear_scales(method) is not None
     allowed = (_TOLERANCE if smooth else _TRIMMED_TOLERANCE) + math.sqrt(rounding / norm)
     if not difference <= allowed:
+        odd = [e for e in engine.pool.experts if e.is_adapter and e.kind != "lora"]
+        kinds = ", ".join(f"{expert.name} ({expert.kind})" for expert in odd)
         raise GateError(
             f"{method.label}: broken merge: what mergekit wrote is off its own arithmetic by "
             f"{difference:.2%}",
-            fix=_advice(engine),
+            fix=f"mergekit merges plain LoRA adapters; use route: in_place for {kinds}"
+            if odd
+            else "use route: in_place, and report this with the versions of mergekit, PEFT and "
+            "torch",
         )
     return difference
-
-
-def _advice(engine: Engine) -> str:
-    odd = [e for e in engine.pool.experts if e.is_adapter and e.kind != "lora"]
-    if odd:
-        kinds = ", ".join(f"{expert.name} ({expert.kind})" for expert in odd)
-        return f"mergekit merges plain LoRA adapters; use route: in_place for {kinds}"
-    return "use route: in_place, and report this with the versions of mergekit, PEFT and torch"
-
-
-def _sample(parameters: list[str]) -> list[str]:
-    # drawn, not every n-th: that would be the same module of every layer
-    return random.Random(0).sample(parameters, min(_SAMPLE, len(parameters)))
-
-
-def _is_buffer(name: str, engine: Engine) -> bool:
-    return name in dict(engine.model.module.named_buffers())
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else "×".join(map(str, shape))

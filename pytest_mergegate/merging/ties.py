@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from pytest_mergegate.common.compiled import compiled
-from pytest_mergegate.engine.weights.mixing import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from pytest_mergegate.engine.weights.mixing import Rows
     from pytest_mergegate.merging.method import Method
 
     Floats = NDArray[np.float32]
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint32]
     Places = NDArray[np.int64]
 
-_PLAIN = {"density", "normalize", "lambda", "int8_mask"}
-"""Parameters that this way knows; mergekit itself is asked for any other."""
 _SPAN = 512
 """Numbers of every task vector that stay in the fastest cache at a time."""
 _TILE = 1 << 16
@@ -38,19 +36,6 @@ _INFINITE = np.uint32(0xFFFFFFFF)
 """Above the bits of every magnitude, NaN's too; as integers they are in the same order."""
 _DEVIATIONS = 3.0
 """Standard deviations, by which a magnitude's place in the sample may be off."""
-
-
-def is_ties(method: Method) -> bool:
-    """Whether ``ties`` below gives what mergekit gives for ``method``."""
-    unknown = {n for n, value in method.parameters.items() if n not in _PLAIN and value}
-    return method.name == "ties" and not unknown
-
-
-def ties(method: Method, base: Tensor, experts: Mapping[str, Tensor]) -> Tensor:
-    """The merged parameter, float32, in ``base``'s shape; ``experts`` holds the experts' own."""
-    merged = torch.empty(base.shape)
-    put_ties(method, Rows(base), {name: Rows(own) for name, own in experts.items()}, merged)
-    return merged
 
 
 def put_ties(method: Method, base: Rows, experts: Mapping[str, Rows], place: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.common.files.writing import PARTIAL, check_way
+from pytest_mergegate.common.files.writing import PARTIAL, refuse_links
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.loading import quiet
 from pytest_mergegate.engine.models.placement import Placement
@@ -21,14 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.model import Model
     from pytest_mergegate.engine.models.readings import Row
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.spec import Positions
-    from pytest_mergegate.report.types import MergeRecord
+    from pytest_mergegate.merging.method import JudgedMerge
 
 _GENERATION = "generation_config.json"
 _WRITTEN = ("config.json", _GENERATION, "adapter_config.json")
@@ -40,7 +36,7 @@ _TOLERANCE = 1e-5
 
 def write_merged(
     gate: Gate,
-    judged: MergeRecord | None,
+    judged: JudgedMerge | None,
     *,
     device: str,
     fingerprints: Mapping[str | None, str | None],
@@ -69,7 +65,7 @@ def _put(engine: Engine, target: Path) -> None:
     """Write the loaded merge beside ``target``, check it there, and move it in place."""
     staging = target.parent / f".{uuid.uuid4().hex}{PARTIAL}"
     try:
-        check_way(target)
+        refuse_links(target)
         staging.mkdir()
         _save(engine, staging)
         _check(engine, staging)
@@ -87,9 +83,8 @@ def _put(engine: Engine, target: Path) -> None:
 
 def _check_inputs(engine: Engine, fingerprints: Mapping[str | None, str | None]) -> None:
     """Raise GateError where a file was written to since the gate passed."""
-    pool = engine.pool
-    now: dict[str | None, str] = {expert.name: expert.fingerprint for expert in pool.experts}
-    now[None] = pool.base.fingerprint
+    now: dict[str | None, str] = {e.name: e.fingerprint for e in engine.pool.experts}
+    now[None] = engine.pool.base.fingerprint
     changed = [name for name, own in now.items() if fingerprints.get(name) not in (None, own)]
     if changed:
         raise GateError(
@@ -130,35 +125,28 @@ def _check(engine: Engine, folder: Path) -> None:
     if read.names != gated.names:
         odd = sorted({*read.names.items()} ^ {*gated.names.items()})[0][0]
         raise _differs(f"{odd!r} is missing, new, or tied to another parameter")
-    for name, own in _numbers(gated).items():
-        if not torch.equal(own, _numbers(read)[name]):
+    numbers = read.module.state_dict()
+    for name, own in gated.module.state_dict().items():
+        if not torch.equal(own, numbers[name]):
             raise _differs(f"{name!r} has other numbers")
     tolerance = max(_TOLERANCE, float(torch.finfo(dtype).eps) if dtype != torch.float32 else 0.0)
-    rows, positions = _probes(engine)
-    pairs = zip(gated.states(rows, positions), read.states(rows, positions), strict=True)
-    for own, other in pairs:
+    rows = _probes(engine)
+    states = (model.states(rows, engine.positions) for model in (gated, read))
+    for own, other in zip(*states, strict=True):
         if not float((own - other).abs().max()) <= tolerance * float(own.abs().max()):
             raise _differs("it gives other hidden states on the probes")
 
 
-def _numbers(model: Model) -> dict[str, Tensor]:
-    """Parameters and stored buffers, by name."""
-    state: dict[str, Tensor] = model.module.state_dict()
-    return state
-
-
-def _probes(engine: Engine) -> tuple[list[Row], Positions]:
+def _probes(engine: Engine) -> list[Row]:
     """Every expert's probes, the merge's own answers forced where states are read at answers."""
-    positions, per_task = engine.positions, engine.pool.spec.probes.per_task
+    forced = engine.positions in engine.model.forced_positions
     rows: list[Row] = []
     for task in engine.tasks.values():
-        drawn = task.order[:per_task]
-        answers: list[list[int]] = [[] for _ in drawn]
-        if positions in engine.model.forced_positions:
-            answers = engine.answers(task, drawn)
+        drawn = task.order[: engine.pool.spec.probes.per_task]
+        answers = engine.answers(task, drawn) if forced else [[] for _ in drawn]
         pairs = zip(drawn, answers, strict=True)
         rows += [(task.prompts[index], tuple(answer[:-1])) for index, answer in pairs]
-    return rows, positions
+    return rows
 
 
 def _differs(how: str) -> GateError:

@@ -16,18 +16,23 @@ from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
-from pytest_mergegate.planning.proposal import proposed_gate
+from pytest_mergegate.merging.mergekit_config import configuration
+from pytest_mergegate.planning.weights import proposed_gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.outlook import GroupOutlook
+    from pytest_mergegate.planning.forecasts import GroupForecast
+    from pytest_mergegate.pool.base import Base
+    from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 
-_SHARED = ("probes", "conflict", "certificate", "budget", "ignore")
-_PLAIN = ("judge", "dtype", "trust_remote_code")
+_SETTINGS = (
+    *("probes", "conflict", "certificate", "budget", "ignore"),
+    *("judge", "dtype", "trust_remote_code"),
+)
 _SYNTAX = ("+", "@")
 """What mergekit takes for its own in a path."""
 
@@ -40,7 +45,7 @@ class Written:
     missing: tuple[str, ...]
 
 
-def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupOutlook], folder: Path) -> Written:
+def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupForecast], folder: Path) -> Written:
     """The files for every group of two or more. Raises GateError."""
     _check_metrics(gate, folder)
     texts: dict[Path, str] = {}
@@ -106,12 +111,9 @@ def _check_metrics(gate: Gate, folder: Path) -> None:
 
 def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:
     spec = gate.spec
-    data: dict[str, Any] = {"base": _reference(pool.base.path, pool, None, folder)}
-    data["experts"] = {
-        name: {"path": _reference(_path(pool, name), pool, name, folder)}
-        | _read(gate, name, folder)
-        for name in spec.experts
-    }
+    paths = {expert.name: _reference(expert, folder) for expert in pool.experts}
+    data: dict[str, Any] = {"base": _reference(pool.base, folder)}
+    data["experts"] = {n: {"path": paths[n]} | _read(gate, n, folder) for n in spec.experts}
     data |= _settings(gate, folder)
     merge = spec.merge.model_dump(mode="json", exclude_unset=True)
     merge["methods"] = [
@@ -125,7 +127,7 @@ def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:
 def _settings(gate: Gate, folder: Path) -> dict[str, Any]:
     """What the gate file says beside its pool and its merges."""
     said = gate.spec.model_dump(mode="json", exclude_unset=True)
-    found = {key: said[key] for key in (*_SHARED, *_PLAIN) if said.get(key) not in (None, {})}
+    found = {key: said[key] for key in _SETTINGS if said.get(key) not in (None, {})}
     if gate.spec.lm_eval_tasks is not None:
         found["lm_eval_tasks"] = _relative(gate.root / gate.spec.lm_eval_tasks, folder)
     # as of now, whatever the default will be
@@ -141,16 +143,10 @@ def _read(gate: Gate, name: str, folder: Path) -> dict[str, Any]:
     return {"examples": _relative(gate.root / file, folder), **said} if file else said
 
 
-def _path(pool: Pool, name: str) -> Path:
-    return next(expert.path for expert in pool.experts if expert.name == name)
-
-
-def _reference(path: Path, pool: Pool, name: str | None, folder: Path) -> str:
+def _reference(model: Base | Expert, folder: Path) -> str:
     """As a gate file in ``folder`` names a model; one of the hub as it was named."""
-    model = pool.base if name is None else next(e for e in pool.experts if e.name == name)
-    if model.located.repository is not None:
-        return model.reference
-    return _relative(path, folder)
+    on_hub = model.located.repository is not None
+    return model.reference if on_hub else _relative(model.path, folder)
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -164,32 +160,21 @@ def _relative(path: Path, folder: Path) -> str:
 def _mergekit_data(gate: Gate, pool: Pool, method: Method, folder: Path) -> dict[str, Any]:
     """A mergekit configuration. Its paths are absolute: mergekit would look up relative ones that
     are not beside the working directory on the hub. Raises GateError."""
-    names = list(method.weights)
-    base = _absolute(pool, None)
-    models = {name: _absolute(pool, name) for name in names}
+    experts = [next(e for e in pool.experts if e.name == name) for name in method.weights]
+    base = _absolute(pool.base)
     written = {
-        name: f"{base}+{model}" if _is_adapter(pool, name) else model
-        for name, model in models.items()
+        expert.name: f"{base}+{_absolute(expert)}" if expert.is_adapter else _absolute(expert)
+        for expert in experts
     }
-    inputs: list[dict[str, Any]] = [{"model": written[name]} for name in names]
-    if method.takes_weights:
-        for entry, name in zip(inputs, names, strict=True):
-            entry["parameters"] = {"weight": float(method.weights[name])}
-    shared = {k: v for k, v in method.mergekit_parameters.items() if k != "weight"}
-    config: dict[str, Any] = {"merge_method": method.name, "models": inputs}
-    if method.takes_base:
-        config["base_model"] = base
-    elif method.name == "slerp":
-        config["base_model"] = inputs[0]["model"]
-    config |= {"parameters": shared} if shared else {}
-    config["dtype"] = gate.spec.dtype
+    config = configuration(method, written, base, gate.spec.dtype)
     section = {k: v for k, v in _settings(gate, folder).items() if k != "dtype"}
-    if not method.takes_base and not any(_is_adapter(pool, name) for name in names):
+    if not method.takes_base and not any(expert.is_adapter for expert in experts):
         section["base"] = base
     section["merge"] = {"seed": gate.spec.merge.seed}
-    called = _called({**config, "mergegate": section}, folder)
-    section["experts"] = {called[written[n]]: _read(gate, n, folder) for n in names}
-    return {**config, "mergegate": section}
+    config["mergegate"] = section
+    called = _called(config, folder)
+    section["experts"] = {called[text]: _read(gate, n, folder) for n, text in written.items()}
+    return config
 
 
 def _called(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -200,12 +185,7 @@ def _called(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {text: name for name, text in file.written.items()}
 
 
-def _is_adapter(pool: Pool, name: str) -> bool:
-    return next(expert.is_adapter for expert in pool.experts if expert.name == name)
-
-
-def _absolute(pool: Pool, name: str | None) -> str:
-    model = pool.base if name is None else next(e for e in pool.experts if e.name == name)
+def _absolute(model: Base | Expert) -> str:
     if model.located.repository is not None:
         return model.reference
     path = model.path.as_posix()

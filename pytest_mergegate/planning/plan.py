@@ -1,24 +1,25 @@
-"""The plan of a pool: its curve, groups that pass, what to leave out."""
+"""The plan of a pool: its curve, groups that pass, what to leave out, what to replace."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
-from pytest_mergegate.planning.leaving_out import LeftOut, fewest_left_out
-from pytest_mergegate.planning.search import Grouping, fewest_groups
-from pytest_mergegate.planning.tried_groups import TriedGroups, mask_of
+from pytest_mergegate.planning.groups import TriedGroups, mask_of
+from pytest_mergegate.planning.search import Grouping, LeftOut, fewest_groups, fewest_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_mergegate.metrics import CurvePoint
-    from pytest_mergegate.planning.forecaster import Bench
-    from pytest_mergegate.planning.outlook import GroupOutlook
-    from pytest_mergegate.planning.tried_groups import Group
+    from pytest_mergegate.planning.forecaster import Forecaster
+    from pytest_mergegate.planning.forecasts import GroupForecast
+    from pytest_mergegate.planning.groups import Group
 
 MOST_TRIALS = 200
+Order = Literal["forecast", "mds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,6 @@ class Drop:
     """Experts to leave out so that the others pass as one merge."""
 
     names: tuple[str, ...]
-    rest: GroupOutlook
     at_least: int
     """Leaving out fewer than these does not do."""
 
@@ -38,11 +38,11 @@ class Plan:
     names: tuple[str, ...]
     curve: tuple[CurvePoint, ...]
     """Distortion by number of merged models, whatever the budget."""
-    groups: tuple[GroupOutlook, ...]
+    groups: tuple[GroupForecast, ...]
     """The fewest groups that are forecast to pass, the largest first."""
     at_least: int
     """Fewer groups than these do not do, as far as a group that holds a failing one fails."""
-    whole: GroupOutlook
+    whole: GroupForecast
     """The whole pool as one merge."""
     drop: Drop | None
     """None where no two experts pass together."""
@@ -63,37 +63,36 @@ class Plan:
         return self.tried >= self.most and self.at_least < len(self.groups)
 
 
-def make_plan(bench: Bench, names: Sequence[str], most: int = MOST_TRIALS) -> Plan:
-    """Plan for those experts of the bench's pool."""
-    places = [bench.names.index(name) for name in names]
-    trials = TriedGroups(_Chosen(bench, places), most)
-    found = _confirmed_groups(bench, names, trials)
-    left_out = _confirmed_rest(bench, names, trials, found.groups)
-    groups = [bench.outlook([names[k] for k in group]) for group in found.groups]
+def make_plan(forecaster: Forecaster, names: Sequence[str], most: int = MOST_TRIALS) -> Plan:
+    """Plan for those experts of the forecaster's pool."""
+    trials = TriedGroups(forecaster, most, names)
+    found = _confirmed_groups(forecaster, trials, len(names))
+    left_out = _confirmed_rest(forecaster, trials, len(names), found.groups)
+    groups = [forecaster.forecast(trials.named(group)) for group in found.groups]
     drop = None
     if left_out is not None:
         drop = Drop(
-            names=tuple(names[k] for k in left_out.dropped),
-            rest=bench.outlook([names[k] for k in left_out.kept]),
+            names=trials.named(left_out.dropped),
             at_least=left_out.at_least,
         )
     return Plan(
         names=tuple(names),
-        curve=tuple(metrics.distortion_curve(bench.shares.squared(names))),
+        curve=tuple(metrics.distortion_curve(forecaster.shares.squared(names))),
         groups=tuple(sorted(groups, key=lambda g: -len(g.names))),
         at_least=found.at_least,
-        whole=bench.outlook(names, own_shares=True),
+        whole=forecaster.forecast(names, own_shares=True),
         drop=drop,
         tried=len(trials.known),
         most=most,
     )
 
 
-def _confirmed_groups(bench: Bench, names: Sequence[str], trials: TriedGroups) -> Grouping:
+def _confirmed_groups(forecaster: Forecaster, trials: TriedGroups, count: int) -> Grouping:
     """The fewest groups, searched anew without those that fail once they are merged."""
     while True:
-        found = fewest_groups(len(names), trials)
-        failing = [g for g in found.groups if len(g) > 1 and not _confirmed(bench, names, g)]
+        found = fewest_groups(count, trials)
+        merged = [group for group in found.groups if len(group) > 1]
+        failing = [group for group in merged if not forecaster.confirmed(trials.named(group))]
         if not failing:
             return found
         for group in failing:
@@ -101,31 +100,81 @@ def _confirmed_groups(bench: Bench, names: Sequence[str], trials: TriedGroups) -
 
 
 def _confirmed_rest(
-    bench: Bench, names: Sequence[str], trials: TriedGroups, groups: Sequence[Group]
+    forecaster: Forecaster, trials: TriedGroups, count: int, groups: Sequence[Group]
 ) -> LeftOut | None:
     while True:
-        found = fewest_left_out(len(names), trials, groups)
-        if found is None or _confirmed(bench, names, found.kept):
+        found = fewest_left_out(count, trials, groups)
+        if found is None or forecaster.confirmed(trials.named(found.kept)):
             return found
         trials.note_failure(mask_of(found.kept))
 
 
-def _confirmed(bench: Bench, names: Sequence[str], group: Group) -> bool:
-    return bench.confirmed([names[k] for k in group])
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One expert in the place of another."""
+
+    name: str
+    forecast: GroupForecast
+    """Of the pool with it."""
+    mds: float | None
+    """The candidate's in that pool; None where it is not defined."""
 
 
-class _Chosen:
-    """The forecasts of some of a bench's experts, numbered among themselves."""
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """The candidates for the place of one expert, the best first: the paper's task selection."""
 
-    def __init__(self, bench: Bench, places: Sequence[int]) -> None:
-        self._bench = bench
-        self._places = places
+    order: Order
+    """``forecast``, or ``mds`` as in the paper: decides who is replaced, and who comes first."""
+    replaced: str
+    candidates: tuple[Candidate, ...]
 
-    def risk(self, group: Group) -> float:
-        return self._bench.risk(self._placed(group))
 
-    def passes(self, group: Group) -> bool:
-        return self._bench.passes(self._placed(group))
+def find_replacements(
+    forecaster: Forecaster, whole: GroupForecast, candidates: Sequence[str]
+) -> tuple[Replacement, ...]:
+    """The candidates in the place of the expert that the forecast says is worst off, and in that of
+    the one whose MDS is largest; the latter only where MDS is defined."""
+    worst = whole.best.worst if whole.best is not None else None
+    mds = _difficulties(forecaster, whole.names)
+    replaced: dict[Order, str | None] = {
+        "forecast": worst.name if worst is not None else None,
+        "mds": max(mds, key=lambda name: mds[name], default=None),
+    }
+    return tuple(
+        Replacement(
+            order=order,
+            replaced=name,
+            candidates=_ranked(forecaster, whole.names, name, candidates, order),
+        )
+        for order, name in replaced.items()
+        if name is not None
+    )
 
-    def _placed(self, group: Group) -> Group:
-        return tuple(self._places[k] for k in group)
+
+def _ranked(
+    forecaster: Forecaster,
+    names: Sequence[str],
+    replaced: str,
+    candidates: Sequence[str],
+    order: Order,
+) -> tuple[Candidate, ...]:
+    found = []
+    for candidate in candidates:
+        pool = [candidate if name == replaced else name for name in names]
+        forecast = forecaster.forecast(pool, own_shares=True)
+        mds = _difficulties(forecaster, pool).get(candidate)
+        found.append(Candidate(name=candidate, forecast=forecast, mds=mds))
+
+    def rank(candidate: Candidate) -> tuple[float, ...]:
+        if order == "forecast":
+            return candidate.forecast.rank
+        return (math.inf if candidate.mds is None else candidate.mds,)
+
+    return tuple(sorted(found, key=rank))
+
+
+def _difficulties(forecaster: Forecaster, names: Sequence[str]) -> dict[str, float]:
+    """MDS by expert in a group; empty where it is not defined."""
+    scores = forecaster.pool_limits.parts.of(names, intervals=False).mds
+    return {name: mds.number for name, mds in scores.items() if mds.number is not None}

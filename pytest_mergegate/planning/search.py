@@ -1,39 +1,43 @@
-"""The fewest groups that are all forecast to pass."""
+"""The fewest groups that are all forecast to pass, and the fewest experts to leave out.
+
+Of up to a dozen experts the fewest groups are found by dynamic programming over all subsets; trying
+each of those would cost too much. The program is solved with what is known, as if all other groups
+passed; the groups of its solution are tried, and it is solved again, until all of them are known to
+pass. Its solution is then the best, and its size at every step a lower bound.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_mergegate.planning.exact import Subsets
-from pytest_mergegate.planning.tried_groups import Group, mask_of, members
+import numpy as np
+
+from pytest_mergegate.metrics.exact_partitions import parts_of
+from pytest_mergegate.planning.groups import Group, mask_of, members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_mergegate.planning.tried_groups import TriedGroups
+    from numpy.typing import NDArray
+
+    from pytest_mergegate.planning.groups import TriedGroups
 
 LARGEST_EXACT = 12
 """Every subset of so many experts is looked at."""
 _PLACES = 4
 """Groups into which an expert of a larger pool is tried."""
+_MOST_SUBSETS = 5000
+"""Ways to leave out so many experts, of which all are looked at."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grouping:
+class Grouping(NamedTuple):
     """A pool as a few groups, each forecast to pass when merged."""
 
     groups: tuple[Group, ...]
     at_least: int
     """Fewer groups than these do not do, as far as a group that holds a failing one fails."""
-    tried: int
-    """Groups that were tried on the way."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether no fewer groups do."""
-        return self.at_least >= len(self.groups)
 
 
 def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
@@ -44,19 +48,18 @@ def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
     """
     full = (1 << count) - 1
     if trials.passes(full):
-        return Grouping(groups=(members(full),), at_least=1, tried=len(trials.known))
+        return Grouping(groups=(members(full),), at_least=1)
     try_pairs(count, trials)
     found = _placed(count, trials)
     if count > LARGEST_EXACT:
         _try_apart(found, trials)
     at_least = _apart(count, trials)
     if count <= LARGEST_EXACT:
-        found, at_least = Subsets(count, trials).fewest(found, at_least)
+        found, at_least = _Subsets(count, trials).fewest(found, at_least)
     found = joined(found, trials)
     return Grouping(
         groups=tuple(sorted(map(members, found))),
         at_least=min(at_least, len(found)),
-        tried=len(trials.known),
     )
 
 
@@ -124,3 +127,119 @@ def joined(groups: Sequence[int], trials: TriedGroups) -> list[int]:
         if untried and trials.passes(both, even_so=True):
             found = [group for group in found if group not in (one, other)] + [both]
     return found
+
+
+class _Subsets:
+    """All subsets of ``count`` experts, as bit masks."""
+
+    def __init__(self, count: int, trials: TriedGroups) -> None:
+        self._count = count
+        self._trials = trials
+        self._masks = np.arange(1 << count)
+        self._parts = [np.array([0]), *(parts_of(subset) for subset in range(1, 1 << count))]
+        risks = np.array([trials.risk(int(mask)) for mask in self._masks])
+        worst = float(risks.max())
+        # so small that all of them together are less than one group
+        self._risk = risks / worst / (2 * count) if worst > 0 else risks
+
+    def fewest(self, found: list[int], at_least: int) -> tuple[list[int], int]:
+        """No more groups than those ``found``, and how many it takes at least."""
+        while at_least < len(found):
+            groups = self._best()
+            at_least = max(at_least, len(groups))
+            if at_least >= len(found):
+                break
+            outcome = self._all_pass(groups)
+            if outcome:
+                return groups, at_least
+            if outcome is None:
+                break
+        return found, at_least
+
+    def _all_pass(self, groups: list[int]) -> bool | None:
+        """Whether they do, the riskiest tried first; None where the trials ran out."""
+        for group in sorted(groups, key=lambda mask: -self._trials.risk(mask)):
+            if not (passes := self._trials.passes(group)):
+                return passes
+        return True
+
+    def _best(self) -> list[int]:
+        """The fewest groups that are not known to fail, of the least risk in sum."""
+        cost = 1.0 + self._risk
+        known = [mask for mask, passes in self._trials.known.items() if passes]
+        cost[known] = 1.0
+        for core in self._trials.cores:
+            cost[(self._masks & core) == core] = np.inf
+        best = np.full(1 << self._count, np.inf)
+        best[0] = 0.0
+        chosen: NDArray[np.int64] = np.zeros(1 << self._count, dtype=np.int64)
+        for subset in range(1, 1 << self._count):
+            parts = self._parts[subset]
+            total = cost[parts] + best[subset ^ parts]
+            pick = int(total.argmin())
+            best[subset], chosen[subset] = total[pick], parts[pick]
+        groups, rest = [], mask_of(range(self._count))
+        while rest:
+            groups.append(int(chosen[rest]))
+            rest ^= groups[-1]
+        return groups
+
+
+class LeftOut(NamedTuple):
+    """One merge of most of the pool."""
+
+    kept: Group
+    dropped: Group
+    at_least: int
+    """Leaving out fewer does not do, as far as a group that holds a failing one fails."""
+
+
+def fewest_left_out(
+    count: int, trials: TriedGroups, groups: Sequence[Group] = ()
+) -> LeftOut | None:
+    """The largest group that passes; None where none of two or more was found.
+
+    ``groups`` are some that pass, where the search starts.
+    """
+    full = (1 << count) - 1
+    if trials.passes(full):
+        return LeftOut(kept=members(full), dropped=(), at_least=0)
+    try_pairs(count, trials)
+    known = [mask for mask, passes in trials.known.items() if passes]
+    passing = [mask for mask in known if not trials.blocked(mask)]
+    passing += [mask_of(group) for group in groups if len(group) > 1]
+    best = max(passing, key=lambda mask: (mask.bit_count(), -trials.risk(mask)), default=0)
+    if best:
+        best = _filled(best, count, trials)
+    found, at_least = _larger(best, count, trials)
+    if not found:
+        return None
+    dropped = full ^ found
+    return LeftOut(kept=members(found), dropped=members(dropped), at_least=at_least)
+
+
+def _filled(group: int, count: int, trials: TriedGroups) -> int:
+    """The group with every other expert that goes into it, the least risky first."""
+    others = [1 << k for k in range(count) if not group >> k & 1]
+    for own in sorted(others, key=lambda own: trials.risk(group | own)):
+        if trials.passes(group | own):
+            group |= own
+    return group
+
+
+def _larger(best: int, count: int, trials: TriedGroups) -> tuple[int, int]:
+    """A larger group than ``best`` that passes, if there is one, and what is the least to drop."""
+    full = (1 << count) - 1
+    most = count - max(2, best.bit_count() + 1)
+    for dropped in range(1, most + 1):
+        if math.comb(count, dropped) > _MOST_SUBSETS:
+            return best, dropped
+        rests = [full ^ mask_of(out) for out in combinations(range(count), dropped)]
+        open_ones = [rest for rest in rests if not trials.blocked(rest)]
+        for rest in sorted(open_ones, key=trials.risk):
+            passes = trials.passes(rest)
+            if passes is None:
+                return best, dropped
+            if passes:
+                return rest, dropped
+    return best, count - best.bit_count() if best else count - 1

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
+from pytest_mergegate.pool.adapters import read_adapter_config
+from pytest_mergegate.pool.changes import Change, Factors, Replacement
+from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
-from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
-from pytest_mergegate.pool.stored import StoredTensors
-from pytest_mergegate.pool.threads import Background
+from pytest_mergegate.pool.model_names import last_part
+from pytest_mergegate.pool.threads import in_background
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.pool.references import Located
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 OUTPUT_LAYERS = ("lm_head", "cls.predictions.decoder")
 """What makes logits over the vocabulary, under today's names."""
@@ -36,15 +39,6 @@ _EMBEDDINGS = (
 )
 _UNTIED_BY_DEFAULT = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi", "phi3", "gpt_neox")
 _TIED_BY_DEFAULT = ("gpt2", "opt", "bloom", "t5", "bart", "bert", "roberta", "gemma", "gemma2")
-_CONSTANTS = (
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".attention.bias",
-    ".attention.masked_bias",
-    ".rotary_emb.inv_freq",
-    "embeddings.position_ids",
-)
-_OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 _BACKBONES = {
     "gpt2": "transformer.",
     "bert": "bert.",
@@ -84,6 +78,12 @@ class Base:
         """The name the checkpoint was saved under, where its configuration keeps it."""
         return self.config.get("_name_or_path") or None
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every name that it is known by."""
+        known = (self.reference, str(self.path), self.located.repository, self.original_name)
+        return frozenset(last_part(name) for name in known if isinstance(name, str) and name)
+
     @property
     def fingerprint(self) -> str:
         """Over weights, configuration and tokenizer."""
@@ -95,8 +95,7 @@ class Base:
 
     @cached_property
     def _hash(self) -> Future[str]:
-        with Background() as background:
-            return background.submit(fingerprint, self._files)
+        return in_background(fingerprint, self._files)
 
     @property
     def known_fingerprint(self) -> str | None:
@@ -115,7 +114,7 @@ class Base:
     def norm(self, parameter: str) -> float:
         """‖W‖ (Frobenius) of a parameter, estimated from a sample of its numbers."""
         if parameter not in self._norms:
-            sample = self.tensors.sample(parameter, _SAMPLE).astype(np.float64).ravel()
+            sample = self.tensors.sample(parameter, _SAMPLE).astype(np.float64)
             scale = math.sqrt(self.tensors[parameter].size / max(sample.size, 1))
             # np.linalg.norm would wake the threads of a BLAS, hundreds of times
             self._norms[parameter] = math.sqrt(float(np.square(sample).sum())) * scale
@@ -151,6 +150,16 @@ class Base:
             return self.embedding or name
         return name
 
+    def is_resized_by(self, change: Change) -> TypeGuard[Factors | Replacement]:
+        """Whether a change of the embedding or the output layer is for another vocabulary."""
+        header = self.tensors.get(change.parameter)
+        if header is None or not isinstance(change, (Factors, Replacement)):
+            return False
+        if change.parameter != self.embedding and not change.parameter.endswith(OUTPUT_WEIGHTS):
+            return False
+        same_width = len(change.shape) == 2 and change.shape[1:] == header.shape[1:]
+        return same_width and change.shape != header.shape
+
     def stores_transposed(self, parameter: str) -> bool:
         """Whether a square weight is stored as [inputs, outputs] (GPT-2's Conv1D)."""
         conv1d = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -172,8 +181,7 @@ def read_base(located: Located, reference: str, where: str) -> Base:
             where=f"{path.name}/config.json",
             fix="save the base again with save_pretrained",
         )
-    refuse_two_saves(path)
-    tensors = parameters_of(StoredTensors(checkpoint_files(path)))
+    tensors = read_checkpoint(path)
     prefix = _missing_prefix(architectures[0], str(config.get("model_type") or ""), tensors)
     return Base(
         reference=reference,
@@ -193,10 +201,9 @@ def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
             where=path.name,
             fix="move the adapter to a folder of its own",
         )
-    if config.get("transformers_weights") is not None:
+    if (named := config.get("transformers_weights")) is not None:
         raise PoolError(
-            f"config.json of the base names its weights itself (transformers_weights: "
-            f"{config['transformers_weights']!r})",
+            f"config.json of the base names its weights itself (transformers_weights: {named!r})",
             where=f"{path.name}/config.json",
             fix="save the base again with save_pretrained, under the usual names",
         )
@@ -204,37 +211,16 @@ def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
 
 def _no_config(path: Path, where: str) -> PoolError:
     if not (path / ADAPTER_CONFIG).exists():
-        return PoolError(
-            f"the base {path.name}/ has no config.json",
-            where=where,
-            fix="point base: to a folder that save_pretrained wrote",
-        )
-    adapter = read_json_object(
-        path / ADAPTER_CONFIG, expert=None, where=f"{path.name}/{ADAPTER_CONFIG}"
-    )
+        what = f"the base {path.name}/ has no config.json"
+        fix = "point base: to a folder that save_pretrained wrote"
+        return PoolError(what, where=where, fix=fix)
+    named = read_adapter_config(path, expert=None).get("base_model_name_or_path")
     return PoolError(
         f"{path.name}/ is an adapter, not a base",
         where=where,
-        fix=f"write base: {adapter.get('base_model_name_or_path')!s}, which it was trained on, "
-        "and list the adapter among the experts",
+        fix=f"write base: {named!s}, which it was trained on, and list the adapter among the "
+        "experts",
     )
-
-
-def parameters_of(tensors: StoredTensors) -> StoredTensors:
-    """Without the constants that old checkpoints hold, and under today's names."""
-    return tensors.renamed(lambda name: _todays_name(name, tensors[name].shape))
-
-
-def _todays_name(name: str, shape: tuple[int, ...]) -> str | None:
-    # a causal mask is stored as attn.bias, too; the bias of a layer has one dimension
-    if name.endswith(_CONSTANTS) and not (name.endswith(".bias") and len(shape) == 1):
-        return None
-    if name == "embed_out.weight":  # GPT-NeoX
-        return "lm_head.weight"
-    for old, new in _OLD_NAMES.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
 
 
 def _missing_prefix(architecture: str, model_type: str, tensors: StoredTensors) -> str:

@@ -41,12 +41,9 @@ class Factors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replacement:
-    """The parameter itself after training: modules_to_save, trained biases, full checkpoints."""
-
+class _OfOneTensor:
     parameter: str
     key: str
-    shape: tuple[int, ...]
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -55,33 +52,26 @@ class Replacement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Some rows of an embedding after training (PEFT's trainable tokens)."""
+class Replacement(_OfOneTensor):
+    """The parameter itself after training: modules_to_save, trained biases, full checkpoints."""
 
-    parameter: str
-    key: str
-    rows: tuple[int, ...]
-    width: int
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The tensors of the adapter behind this change."""
-        return (self.key,)
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offset:
+class Rows(_OfOneTensor):
+    """Some rows of an embedding after training (PEFT's trainable tokens)."""
+
+    rows: tuple[int, ...]
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offset(_OfOneTensor):
     """τ = scale · tensor: the bias that comes with B under ``lora_bias``."""
 
-    parameter: str
-    key: str
     shape: tuple[int, ...]
     scale: float
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The tensors of the adapter behind this change."""
-        return (self.key,)
 
 
 @dataclass(frozen=True, kw_only=True)

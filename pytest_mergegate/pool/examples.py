@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import unique
-from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.files.regular_files import open_regular, read_at_most
 from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
@@ -67,15 +66,18 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     """
     try:
         with open_regular(path, expert=expert) as file:
-            # no more than there is: a limit alone would be set aside in memory
-            size = min(os.fstat(file.fileno()).st_size, _BYTES)
-            text = file.read(size + 1).decode("utf-8-sig")
+            text = read_at_most(file, _BYTES).decode("utf-8-sig")
     except PoolError as error:
         fix = "correct the path; it is relative to the gate file"
         raise _malformed(f"the examples: {error.what}", expert, where, fix) from None
     except UnicodeDecodeError:
         raise _malformed("not UTF-8 text", expert, path.name, "save the file as UTF-8") from None
-    _check_size(text, expert, path.name)
+    # more than a gate will ever ask; each row costs far more than its text
+    fix = "a gate asks hundreds of examples, not millions; shorten the file"
+    if len(text) > _BYTES // 4 and len(text.encode()) > _BYTES:
+        raise _malformed(f"the examples are over {_BYTES >> 20} MiB", expert, path.name, fix)
+    if text.count("\n") > _ROWS:
+        raise _malformed(f"the examples are over {_ROWS} lines", expert, path.name, fix)
     # not splitlines(): JSON strings may hold U+2028 and its like
     numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     examples = [_parse(line, f"{path.name}:{n}", expert) for n, line in numbered]
@@ -88,15 +90,6 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
         fix = "give every example of the file a target, or none"
         raise _malformed(what, expert, f"{path.name}:{unlabelled[0]}", fix)
     return tuple(examples)
-
-
-def _check_size(text: str, expert: str, where: str) -> None:
-    """Raise PoolError for more than a gate will ever ask; each row costs far more than its text."""
-    fix = "a gate asks hundreds of examples, not millions; shorten the file"
-    if len(text) > _BYTES // 4 and len(text.encode()) > _BYTES:
-        raise _malformed(f"the examples are over {_BYTES >> 20} MiB", expert, where, fix)
-    if text.count("\n") > _ROWS:
-        raise _malformed(f"the examples are over {_ROWS} lines", expert, where, fix)
 
 
 def _parse(line: str, where: str, expert: str) -> Example:

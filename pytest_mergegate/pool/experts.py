@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.pool.adapter_names import CONFIG as ADAPTER_CONFIG
-from pytest_mergegate.pool.adapter_names import WEIGHTS
-from pytest_mergegate.pool.adapters import adapter_kind, read_changes, read_config
-from pytest_mergegate.pool.base import parameters_of
-from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as
+from pytest_mergegate.pool.adapters import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    adapter_kind,
+    check_lists,
+    is_computed,
+    read_config,
+)
+from pytest_mergegate.pool.changes import Change, Computed
+from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as, read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint
-from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.lora import LoraAdapter
+from pytest_mergegate.pool.tensors import StoredTensors
+from pytest_mergegate.pool.threads import in_background
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.references import Located
-    from pytest_mergegate.pool.threads import Background
 
 FULL = "full"
+_WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")
+_SHARED = re.compile(r"base_model\.[a-z]+_\w+(\.\w+)*")
+"""What all modules share; PEFT itself says whether it belongs there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +83,6 @@ class Expert:
         return named if isinstance(named, str) and named else None
 
 
-def _hash(config: Path, weights: Sequence[Path]) -> tuple[str, str]:
-    return fingerprint([*weights, config]), fingerprint(weights)
-
-
 def read_expert(
     located: Located,
     base: Base | None,
@@ -85,59 +90,92 @@ def read_expert(
     name: str,
     reference: str,
     where: str,
-    hashing: Background,
 ) -> Expert:
     """Read the configuration and the tensor headers of an adapter or a full checkpoint.
 
-    ``hashing`` hashes its files, once they are known to be sound. Raises PoolError for a folder
-    that is neither, and for files that make no sense.
+    Another thread goes on hashing its files, once they are known to be sound. Raises PoolError for
+    a folder that is neither, and for files that make no sense.
     """
     path = located.path
-    if not (path / ADAPTER_CONFIG).exists() and (path / "config.json").exists():
-        return _read_full(located, base, name=name, reference=reference, hashing=hashing)
-    config = read_config(path, name, where)
-    tensors = StoredTensors([path / WEIGHTS], expert=name)
-    changes = {change.parameter: change for change in read_changes(config, tensors, base, name)}
+    changes: Mapping[str, Change]
+    if (path / CONFIG).exists() or not (path / "config.json").exists():
+        config, file = read_config(path, name, where), path / CONFIG
+        kind, tensors = adapter_kind(config), StoredTensors([path / WEIGHTS], expert=name)
+        changes = {c.parameter: c for c in _adapter_changes(config, tensors, base, name)}
+    else:
+        kind, file = FULL, path / "config.json"
+        config = read_json_object(file, expert=name, where=f"{path.name}/config.json")
+        tensors = named_as(base, read_checkpoint(path, expert=name))
+        changes = checkpoint_changes(tensors, base)
+        if not changes:
+            raise PoolError(
+                "the checkpoint holds no tensors",
+                expert=name,
+                where=path.name,
+                fix="save it again: model.save_pretrained(path)",
+            )
     return Expert(
         name=name,
         reference=reference,
         located=located,
-        kind=adapter_kind(config),
+        kind=kind,
         config=config,
         tensors=tensors,
         changes=changes,
-        hashes=hashing.submit(_hash, path / ADAPTER_CONFIG, [path / WEIGHTS]),
+        hashes=in_background(_hash, file, tensors.files),
     )
 
 
-def _read_full(
-    located: Located,
-    base: Base | None,
-    *,
-    name: str,
-    reference: str,
-    hashing: Background,
-) -> Expert:
-    path = located.path
-    config = read_json_object(path / "config.json", expert=name, where=f"{path.name}/config.json")
-    refuse_two_saves(path, expert=name)
-    files = checkpoint_files(path, expert=name)
-    tensors = named_as(base, parameters_of(StoredTensors(files, expert=name)))
-    changes = checkpoint_changes(tensors, base)
-    if not changes:
-        raise PoolError(
-            "the checkpoint holds no tensors",
-            expert=name,
-            where=path.name,
-            fix="save it again: model.save_pretrained(path)",
-        )
-    return Expert(
-        name=name,
-        reference=reference,
-        located=located,
-        kind=FULL,
-        config=config,
-        tensors=tensors,
-        changes=changes,
-        hashes=hashing.submit(_hash, path / "config.json", files),
-    )
+def _hash(config: Path, weights: Sequence[Path]) -> tuple[str, str]:
+    return fingerprint([*weights, config]), fingerprint(weights)
+
+
+def _adapter_changes(
+    config: Mapping[str, Any], tensors: StoredTensors, base: Base | None, name: str
+) -> Iterable[Change]:
+    """What an adapter does to the base, from its tensors' names. Raises PoolError."""
+    computed = is_computed(config)
+    if not tensors:
+        what, fix = "the adapter holds no tensors", "save the adapter again"
+        raise PoolError(what, code="MG102", expert=name, where=WEIGHTS, fix=fix)
+    check_lists(config, max(len(tensors), len(base.tensors) if base else 0), name)
+    for key in tensors:
+        if not key.startswith(PREFIX) and not (computed and _SHARED.fullmatch(key)):
+            raise PoolError(
+                f"tensor {key!r} does not begin with {PREFIX!r}",
+                code="MG102",
+                expert=name,
+                where=WEIGHTS,
+                fix=f"PEFT names tensors {PREFIX}<module>.lora_A.weight; a changed prefix makes it "
+                "drop them without a word",
+            )
+    if computed:
+        return _computed(config, tensors, base)
+    return LoraAdapter(config=config, tensors=tensors, base=base, expert=name).changes()
+
+
+def _computed(config: Mapping[str, Any], tensors: StoredTensors, base: Base | None) -> list[Change]:
+    """One change per module of the base that the tensors' names begin with."""
+    known = base.tensors if base is not None else {}
+    keys: dict[str, list[str]] = {}
+    for key in tensors:
+        if key.startswith(PREFIX):
+            keys.setdefault(_owner(key.removeprefix(PREFIX), known), []).append(key)
+    if config["peft_type"] in _WITH_BIASES:
+        for parameter in list(keys):
+            bias = parameter.removesuffix("weight") + "bias"
+            if bias in known:
+                keys.setdefault(bias, []).extend(keys[parameter])
+    return [Computed(parameter=parameter, keys=tuple(found)) for parameter, found in keys.items()]
+
+
+def _owner(key: str, known: Mapping[str, object]) -> str:
+    """The parameter that a tensor of the adapter works on: its longest beginning in the base."""
+    if key in known:
+        return key
+    parts = key.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        parameter = f"{'.'.join(parts[:length])}.weight"
+        if parameter in known:
+            return parameter
+    return ".".join(parts[:-1]) + ".weight"

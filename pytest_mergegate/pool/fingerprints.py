@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
-from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.files.regular_files import open_regular, read_at_most
 from pytest_mergegate.common.files.writing import Unwritten, make_folder, write_file
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def _read_memo(memo: Path) -> dict[str, str]:
     """The sound entries of the memo; none of one that is missing or damaged."""
     try:
         with open_regular(memo, expert=None) as file:
-            size = os.fstat(file.fileno()).st_size  # read() sets aside all that it is asked for
-            entries = json.loads(file.read(min(size, _MEMO_LIMIT)))
+            entries = json.loads(read_at_most(file, _MEMO_LIMIT))
     except (PoolError, OSError, ValueError, RecursionError):
         return {}
     if not isinstance(entries, dict):

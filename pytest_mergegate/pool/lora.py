@@ -1,23 +1,25 @@
-"""LoRA adapters: tensor names and configuration to factors and what was trained beside them."""
+"""LoRA adapters: tensor names and configuration to what each does to the base's parameters."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import numpy as np
+
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.pool.adapter_names import CONFIG, PREFIX, WEIGHTS
-from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS, is_saved, saved_modules
+from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
 from pytest_mergegate.pool.patterns import pattern_value
-from pytest_mergegate.pool.trained import replacement, rows_of, without_doubles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 _PARTS = {
     "lora_A.weight": "A",
@@ -35,38 +37,12 @@ _FACTORS = ("A", "B", "embedding_A", "embedding_B")
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, sorted(_PARTS, reverse=True))) + ")"
 )
+_WRAPPED = re.compile(r"\.modules_to_save\.[^.]+\.")
+_SAVE_AGAIN = "save the adapter again"
+_OTHER_WEIGHTS = f"the configuration belongs to other weights; {_SAVE_AGAIN}"
 
-
-@dataclass(kw_only=True)
-class _Module:
-    """The tensors of one adapted module, by what they are."""
-
-    name: str
-    keys: dict[str, str] = field(default_factory=dict)
-
-
-def lora_changes(
-    config: Mapping[str, Any], tensors: StoredTensors, base: Base | None, expert: str
-) -> list[Change]:
-    """What a LoRA adapter changes, by parameter of the base.
-
-    Raises PoolError for tensors that are neither factors nor trained parameters, for factors
-    without their other half, and for shapes that contradict each other or the configuration.
-    """
-    modules: dict[str, _Module] = {}
-    changes: list[Change] = []
-    for key in tensors:
-        if ".original_module." in key:  # the base's own, beside a copy that was trained
-            continue
-        match = _KEY.fullmatch(key.removeprefix(PREFIX))
-        if match is None:
-            changes.append(replacement(key, config, tensors, base, expert))
-            continue
-        module = modules.setdefault(match["module"], _Module(name=match["module"]))
-        module.keys[_PARTS[match["part"]]] = key
-    for _, module in sorted(modules.items()):
-        changes += _module_changes(module, config, tensors, base, expert)
-    return without_doubles(changes, tensors, base, expert)
+Keys = dict[str, str]
+"""The tensors of one adapted module, by what they are."""
 
 
 def adapted_modules(tensors: StoredTensors) -> list[str]:
@@ -75,165 +51,190 @@ def adapted_modules(tensors: StoredTensors) -> list[str]:
     return sorted({m["module"] for m in matches if m and _PARTS[m["part"]] in _FACTORS})
 
 
-def _module_changes(
-    module: _Module,
-    config: Mapping[str, Any],
-    tensors: StoredTensors,
-    base: Base | None,
-    expert: str,
-) -> list[Change]:
-    keys = dict(module.keys)
-    changes: list[Change] = []
-    if "rows" in keys:
-        changes.append(rows_of(module.name, keys.pop("rows"), config, tensors, base, expert))
-    if "base_bias" in keys:
-        key = keys.pop("base_bias")
-        changes.append(
-            Replacement(parameter=f"{module.name}.bias", key=key, shape=tensors[key].shape)
-        )
-    if not keys:
-        return changes
-    _check_asked_for(keys, module.name, config, expert)
-    embedding = "embedding_A" in keys or "embedding_B" in keys
-    names = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-    _check_whole(keys, names, module.name, config, expert)
-    factors = _factors(module.name, keys, names, config, tensors, base, expert)
-    changes.append(factors)
-    if "bias" in keys:
-        changes.append(
-            Offset(
-                parameter=f"{module.name}.bias",
-                key=keys["bias"],
-                shape=tensors[keys["bias"]].shape,
-                scale=factors.scale,
-            )
-        )
-    return changes
+@dataclass(frozen=True, kw_only=True)
+class LoraAdapter:
+    """A LoRA adapter's files, and the base that it is read against, where that could be read."""
 
+    config: Mapping[str, Any]
+    tensors: StoredTensors
+    base: Base | None
+    expert: str
 
-def _check_asked_for(
-    keys: Mapping[str, str], module: str, config: Mapping[str, Any], expert: str
-) -> None:
-    """What PEFT makes no place for, it drops without a word."""
-    for part, setting in (("magnitude", "use_dora"), ("bias", "lora_bias")):
-        if part in keys and not config.get(setting):
-            raise PoolError(
-                f"tensor {keys[part]!r} is stored, but {setting} is not set: PEFT drops it",
-                code="MG102",
-                expert=expert,
+    def changes(self) -> list[Change]:
+        """What it changes, one change per parameter of the base.
+
+        Raises PoolError for tensors that are neither factors nor trained parameters, for factors
+        without their other half, for shapes that contradict each other or the configuration, and
+        for a parameter that is changed in two ways.
+        """
+        modules: dict[str, Keys] = {}
+        changes: list[Change] = []
+        for key in self.tensors:
+            if ".original_module." in key:  # the base's own, beside a copy that was trained
+                continue
+            match = _KEY.fullmatch(key.removeprefix(PREFIX))
+            if match is None:
+                changes.append(self._trained_whole(key))
+            else:
+                modules.setdefault(match["module"], {})[_PARTS[match["part"]]] = key
+        for name, keys in sorted(modules.items()):
+            changes += self._of_module(name, keys)
+        found: dict[str, Change] = {}
+        for change in changes:  # both sides of a tied pair may be stored as equal copies
+            other = found.setdefault(change.parameter, change)
+            if other is not change and not self._are_copies(other, change):
+                raise self._changed_twice(change.parameter)
+        return list(found.values())
+
+    def _of_module(self, module: str, keys: Keys) -> Iterator[Change]:
+        if key := keys.pop("rows", None):
+            yield self._rows(module, key)
+        if key := keys.pop("base_bias", None):
+            shape = self.tensors[key].shape
+            yield Replacement(parameter=f"{module}.bias", key=key, shape=shape)
+        if not keys:
+            return
+        # what PEFT makes no place for, it drops without a word
+        for part, setting in (("magnitude", "use_dora"), ("bias", "lora_bias")):
+            if part in keys and not self.config.get(setting):
+                raise self._refused(
+                    "MG102",
+                    f"tensor {keys[part]!r} is stored, but {setting} is not set: PEFT drops it",
+                    f"set {setting}: true if {module!r} was trained with it, or save the adapter "
+                    "again",
+                    where=CONFIG,
+                )
+        yield (factors := self._factors(module, keys))
+        if key := keys.get("bias"):
+            shape, scale = self.tensors[key].shape, factors.scale
+            yield Offset(parameter=f"{module}.bias", key=key, shape=shape, scale=scale)
+
+    def _factors(self, module: str, keys: Keys) -> Factors:
+        embedding = "embedding_A" in keys or "embedding_B" in keys
+        names = ("embedding_A", "embedding_B") if embedding else ("A", "B")
+        self._check_whole(module, keys, names)
+        key_a, key_b = (keys[name] for name in names)
+        a, b = self.tensors[key_a].shape, self.tensors[key_b].shape
+        self._check_fits(module, keys, a, b)
+        parameter = self._parameter(f"{module}.weight")
+        return Factors(
+            parameter=parameter,
+            key_a=key_a,
+            key_b=key_b,
+            shape_a=a,
+            shape_b=b,
+            scale=self._scale(module, a[0]),
+            transposed=embedding or self._is_transposed(parameter, a, b),
+            magnitude_key=keys.get("magnitude"),
+            base_key=keys.get("base"),
+        )
+
+    def _check_whole(self, module: str, keys: Keys, names: tuple[str, str]) -> None:
+        """Raise PoolError where one of the factors, or a DoRA's magnitude, is missing."""
+        if not set(names) <= set(keys):
+            held = ", ".join(sorted(key.rpartition(f"{module}.")[2] for key in keys.values()))
+            what, part = f"module {module!r} has only {held}", "half"
+        elif self.config.get("use_dora") and "magnitude" not in keys:
+            what = f"module {module!r} has no lora_magnitude_vector, and the adapter is a DoRA"
+            part = "a third"
+        else:
+            return
+        raise self._refused("MG103", what, f"{_SAVE_AGAIN}; {part} of this module is missing")
+
+    def _check_fits(self, module: str, keys: Keys, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+        """Raise PoolError where A, B and the magnitudes are not of one module."""
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
+            what = f"the factors of {module!r} do not fit: A {a}, B {b}"
+            raise self._refused("MG104", what, _SAVE_AGAIN)
+        lengths = self.tensors[keys["magnitude"]] if "magnitude" in keys else None
+        if lengths is not None and lengths.size != b[0]:
+            what = f"DoRA's magnitudes of {module!r} are {list(lengths.shape)}, "
+            what += f"not one for each of {b[0]} outputs"
+            raise self._refused("MG104", what, _SAVE_AGAIN)
+
+    def _is_transposed(self, parameter: str, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether the weight is stored as [inputs, outputs]; PEFT, too, goes by the layer alone,
+        whatever ``fan_in_fan_out`` says."""
+        if self.base is None or parameter not in self.base.tensors:
+            return False
+        if b[0] == a[1]:
+            return self.base.stores_transposed(parameter)
+        return self.base.tensors[parameter].shape == (a[1], b[0])
+
+    def _scale(self, module: str, stored_rank: int) -> float:
+        config, expert = self.config, self.expert
+        rank = pattern_value(module, config.get("rank_pattern"), expert=expert) or config.get("r")
+        alpha = pattern_value(module, config.get("alpha_pattern"), expert=expert)
+        alpha = config.get("lora_alpha") if alpha is None else alpha
+        if rank != stored_rank or not _is_finite(alpha):
+            raise self._refused(
+                "MG104",
+                f"module {module!r} has rank {stored_rank}, its configuration says "
+                f"r={rank!r}, lora_alpha={alpha!r}",
+                _OTHER_WEIGHTS,
                 where=CONFIG,
-                fix=f"set {setting}: true if {module!r} was trained with it, or save the adapter "
-                "again",
             )
+        return float(alpha) / (math.sqrt(stored_rank) if config.get("use_rslora") else stored_rank)
 
+    def _trained_whole(self, key: str) -> Replacement:
+        """A parameter that was trained beside the factors: PEFT saves it under its plain name."""
+        parameter = _WRAPPED.sub(".", key.removeprefix(PREFIX))
+        trained = is_saved(parameter.rpartition(".")[0], saved_modules(self.config))
+        bias = self.config.get("bias") in ("all", "lora_only") and parameter.endswith(".bias")
+        # PEFT saves copies of these where one of them is adapted or resized
+        if not (trained or bias or (self.base is not None and self.base.is_embedding(parameter))):
+            raise self._refused(
+                "MG102",
+                f"tensor {key!r} is not a LoRA factor of a base module, nor of modules_to_save",
+                f"PEFT names tensors {PREFIX}<module>.lora_A.weight; a changed name makes it drop "
+                "them without a word",
+            )
+        shape = self.tensors[key].shape
+        return Replacement(parameter=self._parameter(parameter), key=key, shape=shape)
 
-def _check_whole(
-    keys: Mapping[str, str],
-    names: tuple[str, str],
-    module: str,
-    config: Mapping[str, Any],
-    expert: str,
-) -> None:
-    """Raise PoolError where one of the factors, or a DoRA's magnitude, is missing."""
-    if not set(names) <= set(keys):
-        held = ", ".join(sorted(key.rpartition(f"{module}.")[2] for key in keys.values()))
-        raise PoolError(
-            f"module {module!r} has only {held}",
-            code="MG103",
-            expert=expert,
-            where=WEIGHTS,
-            fix="save the adapter again; half of this module is missing",
-        )
-    if config.get("use_dora") and "magnitude" not in keys:
-        raise PoolError(
-            f"module {module!r} has no lora_magnitude_vector, and the adapter is a DoRA",
-            code="MG103",
-            expert=expert,
-            where=WEIGHTS,
-            fix="save the adapter again; a third of this module is missing",
-        )
+    def _rows(self, module: str, key: str) -> Rows:
+        """PEFT's trainable tokens: the rows' new values, whatever the tensor's name says."""
+        wanted = self.config.get("trainable_token_indices")
+        if isinstance(wanted, dict):
+            wanted = next((v for k, v in wanted.items() if f".{module}".endswith(f".{k}")), None)
+        header = self.tensors[key]
+        # as many as are stored, and any: then the file is as large as the list is long
+        listed = wanted if header.size and isinstance(wanted, list) else []
+        fits = len(header.shape) == 2 and header.shape[0] == len(listed)
+        if (
+            not fits
+            or not all(type(row) is int and row >= 0 for row in listed)
+            or (len(set(listed)) != len(listed))
+        ):
+            raise self._refused(
+                "MG104",
+                f"{key!r} is {list(header.shape)}, trainable_token_indices of {module!r} is "
+                f"{shown(str(wanted))}",
+                _OTHER_WEIGHTS,
+                where=CONFIG,
+            )
+        parameter = self._parameter(f"{module}.weight")
+        return Rows(parameter=parameter, key=key, rows=tuple(listed), width=header.shape[1])
 
+    def _are_copies(self, one: Change, other: Change) -> bool:
+        if not isinstance(one, Replacement) or not isinstance(other, Replacement):
+            return False
+        return np.array_equal(self.tensors.floats(one.key), self.tensors.floats(other.key))
 
-def _factors(
-    module: str,
-    keys: Mapping[str, str],
-    names: tuple[str, str],
-    config: Mapping[str, Any],
-    tensors: StoredTensors,
-    base: Base | None,
-    expert: str,
-) -> Factors:
-    a, b = (tensors[keys[name]].shape for name in names)
-    _check_fits(a, b, keys, module, tensors, expert)
-    parameter = base.parameter(f"{module}.weight") if base else f"{module}.weight"
-    return Factors(
-        parameter=parameter,
-        key_a=keys[names[0]],
-        key_b=keys[names[1]],
-        shape_a=a,
-        shape_b=b,
-        scale=_scale(module, config, a[0], expert),
-        transposed=names[0] == "embedding_A" or _is_transposed(parameter, a, b, base),
-        magnitude_key=keys.get("magnitude"),
-        base_key=keys.get("base"),
-    )
-
-
-def _check_fits(
-    a: tuple[int, ...],
-    b: tuple[int, ...],
-    keys: Mapping[str, str],
-    module: str,
-    tensors: StoredTensors,
-    expert: str,
-) -> None:
-    """Raise PoolError where A, B and the magnitudes are not of one module."""
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
-        raise PoolError(
-            f"the factors of {module!r} do not fit: A {a}, B {b}",
-            code="MG104",
-            expert=expert,
-            where=WEIGHTS,
-            fix="save the adapter again",
-        )
-    if "magnitude" in keys and tensors[keys["magnitude"]].size != b[0]:
-        raise PoolError(
-            f"DoRA's magnitudes of {module!r} are {list(tensors[keys['magnitude']].shape)}, "
-            f"not one for each of {b[0]} outputs",
-            code="MG104",
-            expert=expert,
-            where=WEIGHTS,
-            fix="save the adapter again",
+    def _changed_twice(self, parameter: str) -> PoolError:
+        tied = self.base is not None and self.base.is_embedding(parameter)
+        return self._refused(
+            "MG002",
+            f"{parameter!r} is changed in two ways at once"
+            + (": the base ties its embeddings, the adapter changes both sides" * tied),
+            "merge the adapter into its base and list the checkpoint",
         )
 
+    def _parameter(self, name: str) -> str:
+        return self.base.parameter(name) if self.base else name
 
-def _is_transposed(
-    parameter: str, a: tuple[int, ...], b: tuple[int, ...], base: Base | None
-) -> bool:
-    """Whether the weight is stored as [inputs, outputs]; PEFT, too, goes by the layer alone,
-    whatever ``fan_in_fan_out`` says."""
-    if base is None or parameter not in base.tensors:
-        return False
-    if b[0] == a[1]:
-        return base.stores_transposed(parameter)
-    return base.tensors[parameter].shape == (a[1], b[0])
-
-
-def _scale(module: str, config: Mapping[str, Any], stored_rank: int, expert: str) -> float:
-    rank = pattern_value(module, config.get("rank_pattern"), expert=expert) or config.get("r")
-    alpha = pattern_value(module, config.get("alpha_pattern"), expert=expert)
-    alpha = config.get("lora_alpha") if alpha is None else alpha
-    if rank != stored_rank or not _is_finite(alpha):
-        raise PoolError(
-            f"module {module!r} has rank {stored_rank}, its configuration says "
-            f"r={rank!r}, lora_alpha={alpha!r}",
-            code="MG104",
-            expert=expert,
-            where=CONFIG,
-            fix="the configuration belongs to other weights; save the adapter again",
-        )
-    divisor = math.sqrt(stored_rank) if config.get("use_rslora") else stored_rank
-    return float(alpha) / divisor
+    def _refused(self, code: str, what: str, fix: str, *, where: str = WEIGHTS) -> PoolError:
+        return PoolError(what, code=code, expert=self.expert, where=where, fix=fix)
 
 
 def _is_finite(value: object) -> TypeGuard[float]:

@@ -6,12 +6,12 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 
 SECONDS = 0.2
 """Of CPU time for all the matching of one expression, beyond what any match takes."""
@@ -63,7 +63,7 @@ def pattern_value(
                 expressions += 1
                 if expressions > _EXPRESSIONS:
                     raise _Refused(f"is one of more than {_EXPRESSIONS} expressions")
-                found = _compiled(key, rf"(.*\.)?({key})$").match(module)
+                found = _compiled(key, rf"(.*\.)?({key})$").fullmatch(module)
         except _Refused as refused:
             _refuse(key, refused, expert, where)
         if found:
@@ -85,29 +85,25 @@ def _refuse(pattern: str, reason: _Refused, expert: str | None, where: str | Non
 
 
 class _Name:
-    """A pattern of word characters and dots, with or without a ``^``; it needs no expression."""
+    """A pattern of word characters and dots, with or without a ``^``: all it matches is as long."""
 
     def __init__(self, pattern: str) -> None:
-        self.anchored = pattern.startswith("^")
-        written = pattern.removeprefix("^")
-        marked = written.replace("\\.", "\0")  # an escaped dot is a dot, a bare one any character
-        self._any = tuple(k for k, character in enumerate(marked) if character == ".")
-        self._text = marked.replace("\0", ".")
+        self._anchored = pattern.startswith("^")
+        self._pattern = pattern.removeprefix("^")
+        self._text = self._pattern.replace("\\.", ".")
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self._pattern)
 
     def matches(self, text: str) -> bool:
         if text == self._text:
             return True
-        if len(text) != len(self._text) or not self._any:
-            return False
-        characters = list(text)
-        for k in self._any:
-            if characters[k] != "\n":
-                characters[k] = "."
-        return "".join(characters) == self._text
+        return len(text) == len(self._text) and self._compiled.fullmatch(text) is not None
 
     def ends(self, module: str) -> bool:
         start = len(module) - len(self._text)
-        if start <= 0 or self.anchored:
+        if start <= 0 or self._anchored:
             return start == 0 and self.matches(module)
         return module[start - 1] == "." and self.matches(module[start:])
 
@@ -127,19 +123,13 @@ class _Expression:
         self._left = SECONDS
 
     def fullmatch(self, text: str) -> bool:
-        return self._timed(self._compiled.fullmatch, text)
-
-    def match(self, text: str) -> bool:
-        return self._timed(self._compiled.match, text)
-
-    def _timed(self, match: Any, text: str) -> bool:
         if len(text) > _LENGTH:
             raise _Refused(f"meets a module's name of {len(text)} characters")
         started = time.thread_time()
         try:
             if self._left <= 0:
                 raise TimeoutError
-            return match(text, timeout=self._left) is not None
+            return self._compiled.fullmatch(text, timeout=self._left) is not None
         except (TimeoutError, MemoryError, RecursionError):
             self._left = 0.0
             raise _Refused("takes too long to match") from None

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.containment import check_contained, is_contained
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.spec import HARNESS
-from pytest_mergegate.pool.adapter_names import CONFIG
-from pytest_mergegate.pool.adapters import read_adapter_config
+from pytest_mergegate.pool.adapters import CONFIG, read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
-from pytest_mergegate.pool.chosen_base import refuse_in_ci
 from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
-from pytest_mergegate.pool.references import Located, locate
+from pytest_mergegate.pool.references import Located, in_ci, locate
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.task_folder import task_folder
-from pytest_mergegate.pool.threads import Background, workers
+from pytest_mergegate.pool.threads import workers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.mergekit.file import MergekitFile
     from pytest_mergegate.gate.spec import GateSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +73,29 @@ class Pool:
 def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
     """Read what a gate names; the pool is None where anything could not be read.
 
-    Every expert is tried, so that one run reports all that is wrong.
+    Everything is tried, so that one run reports all that is wrong.
     """
-    reading = _Reading(gate)
-    located = {name: reading.locate_expert(name) for name in gate.spec.experts}
-    base = reading.base({name: where for name, where in located.items() if where is not None})
-    experts = reading.experts(located, base)
-    for name in gate.spec.experts:
-        reading.examples_of(name)
-    tasks = reading.tasks()
-    if reading.errors or base is None:
-        return None, tuple(reading.errors)
+    problems = _Problems()
+    places = {name: problems.tried(_locate, gate, name) for name in gate.spec.experts}
+    located = {name: place for name, place in places.items() if place is not None}
+    base = problems.tried(_read_base, gate, located)
+    tried = (problems.tried(_read_expert, gate, name, at, base) for name, at in located.items())
+    experts = tuple(expert for expert in tried if expert is not None)
+    statistics: dict[str, WeightStatistics | None] = {}
+    if base is not None:
+        with workers() as threads:
+            futures = {e.name: threads.submit(weight_statistics, e, base) for e in experts}
+            statistics = {n: problems.tried(future.result) for n, future in futures.items()}
+    examples = {name: problems.tried(_read_examples, gate, name) for name in gate.spec.experts}
+    tasks = problems.tried(task_folder, gate)
+    if problems or base is None:
+        return None, tuple(problems)
     pool = Pool(
         base=base,
-        experts=tuple(experts),
-        examples=reading.examples,
-        examples_fingerprint=reading.fingerprints,
-        statistics=reading.statistics,
+        experts=experts,
+        examples={name: found[0] for name, found in examples.items() if found},
+        examples_fingerprint={name: found[1] for name, found in examples.items() if found},
+        statistics={name: found for name, found in statistics.items() if found},
         spec=gate.spec,
         mergekit=gate.mergekit,
         tasks=tasks,
@@ -96,146 +103,95 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
     return pool, ()
 
 
-@dataclass
-class _Reading:
-    """A pool while it is read, and all that is wrong with it."""
+class _Problems(list[PoolError]):
+    """All that is wrong with a pool."""
 
-    gate: Gate
-    errors: list[PoolError] = field(default_factory=list)
-    examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    statistics: dict[str, WeightStatistics] = field(default_factory=dict)
-
-    def tasks(self) -> Path | None:
+    def tried(self, read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """What ``read`` returns; None where it raises PoolError, which is noted."""
         try:
-            return task_folder(self.gate)
+            return read(*args, **kwargs)
         except PoolError as error:
-            self.errors.append(error)
+            self.append(error)
             return None
 
-    def locate_expert(self, name: str) -> Located | None:
-        spec, where = self.gate.spec.experts[name], self.gate.where("experts", name, "path")
-        try:
-            return locate(spec.path, root=self.gate.root, expert=name, where=where, contained=True)
-        except PoolError as error:
-            self.errors.append(error)
-            return None
 
-    def base(self, experts: Mapping[str, Located]) -> Base | None:
-        named = self.gate.spec.base
-        try:
-            reference = named or self._adapters_choice(experts)
-            where = self.gate.where("base") if named else CONFIG
-            # a name that comes from an adapter must not lead out of the repository
-            located = locate(
-                reference,
-                root=self.gate.root,
-                expert=None,
-                where=where,
-                own=named is not None,
-                allowed=self.gate.spec.allowed_bases,
-                with_code=self.gate.spec.trust_remote_code,
-            )
-            return read_base(located, reference, where)
-        except PoolError as error:
-            self.errors.append(error)
-            return None
+def _locate(gate: Gate, name: str) -> Located:
+    path, where = gate.spec.experts[name].path, gate.where("experts", name, "path")
+    return locate(path, root=gate.root, expert=name, where=where, contained=True)
 
-    def _adapters_choice(self, experts: Mapping[str, Located]) -> str:
-        """The base that the adapters agree on, where they may choose one."""
-        reference = self._agreed_base(experts)
-        refuse_in_ci(reference, self.gate)
-        return reference
 
-    def _agreed_base(self, experts: Mapping[str, Located]) -> str:
-        """The base that every adapter says it was trained on."""
-        found: dict[str, object] = {}
-        for name, located in experts.items():
-            if (located.path / CONFIG).is_file():
-                config = read_adapter_config(located.path, expert=name)
-                found[name] = config.get("base_model_name_or_path")
-        named = list(found.values())
-        if named and isinstance(named[0], str) and named[0] and named.count(named[0]) == len(named):
-            return named[0]
+def _read_expert(gate: Gate, name: str, located: Located, base: Base | None) -> Expert:
+    reference, where = gate.spec.experts[name].path, gate.where("experts", name, "path")
+    return read_expert(located, base, name=name, reference=reference, where=where)
+
+
+def _read_base(gate: Gate, experts: Mapping[str, Located]) -> Base:
+    named = gate.spec.base
+    reference = named or _adapters_choice(gate, experts)
+    where = gate.where("base") if named else CONFIG
+    # a name that comes from an adapter must not lead out of the repository
+    located = locate(
+        reference,
+        root=gate.root,
+        expert=None,
+        where=where,
+        own=named is not None,
+        allowed=gate.spec.allowed_bases,
+        with_code=gate.spec.trust_remote_code,
+    )
+    return read_base(located, reference, where)
+
+
+def _adapters_choice(gate: Gate, experts: Mapping[str, Located]) -> str:
+    """The base that every adapter says it was trained on, where they may choose one: with it come
+    the template of chats, the tokenizer and, of a repository, whatever lies there by now."""
+    found: dict[str, object] = {}
+    for name, located in experts.items():
+        if (located.path / CONFIG).is_file():
+            config = read_adapter_config(located.path, expert=name)
+            found[name] = config.get("base_model_name_or_path")
+    agreed, *others = list(found.values()) or [None]
+    if not isinstance(agreed, str) or not agreed or any(other != agreed for other in others):
         said = ", ".join(f"{name}: {base}" for name, base in found.items()) or "none is there"
+        what = f"the gate names no base, and its adapters do not agree on one ({shown(said)})"
+        fix = "write base: in the gate file"
+        raise PoolError(what, code="MG101", where=gate.name, fix=fix)
+    if in_ci():
+        base = shown(agreed)
         raise PoolError(
-            f"the gate names no base, and its adapters do not agree on one ({shown(said)})",
+            f"the gate names no base, and in CI adapters do not choose it (they name '{base}')",
             code="MG101",
-            where=self.gate.name,
-            fix="write base: in the gate file",
+            where=gate.name,
+            fix=f"write base: {base} in the gate file, if that is the one meant",
         )
+    return agreed
 
-    def experts(self, located: Mapping[str, Located | None], base: Base | None) -> list[Expert]:
-        """Read all of them; another thread goes on hashing their files."""
-        found: list[Expert] = []
-        with Background() as hashing:
-            for name, where in located.items():
-                try:
-                    if where is not None:
-                        found.append(self._expert(name, where, base, hashing))
-                except PoolError as error:
-                    self.errors.append(error)
-        if base is not None:
-            self._look_at_weights(found, base)
-        return found
 
-    def _expert(
-        self, name: str, located: Located, base: Base | None, hashing: Background
-    ) -> Expert:
-        return read_expert(
-            located,
-            base,
-            name=name,
-            reference=self.gate.spec.experts[name].path,
-            where=self.gate.where("experts", name, "path"),
-            hashing=hashing,
-        )
-
-    def _look_at_weights(self, experts: Sequence[Expert], base: Base) -> None:
-        with workers() as threads:
-            futures = [threads.submit(weight_statistics, expert, base) for expert in experts]
-            for expert, future in zip(experts, futures, strict=True):
-                try:
-                    self.statistics[expert.name] = future.result()
-                except PoolError as error:
-                    self.errors.append(error)
-
-    def examples_of(self, name: str) -> None:
-        file = self.gate.spec.examples_of(name)
-        if file is None:
-            return
-        path, where = self.gate.root / file, self.gate.where("experts", name, "examples")
-        try:
-            check_contained(path, root=self.gate.root, expert=name, where=where)
-            self.examples[name] = read_examples(path, expert=name, where=where)
-            self.fingerprints[name] = fingerprint([path])
-        except PoolError as error:
-            self.errors.append(error)
+def _read_examples(gate: Gate, name: str) -> tuple[tuple[Example, ...], str] | None:
+    """An expert's examples and their fingerprint; None where it has none."""
+    file = gate.spec.examples_of(name)
+    if file is None:
+        return None
+    path, where = gate.root / file, gate.where("experts", name, "examples")
+    check_contained(path, root=gate.root, expert=name, where=where)
+    return read_examples(path, expert=name, where=where), fingerprint([path])
 
 
 def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     """Path, size, time of change and inode of every file a gate reads from disk.
 
     Differs as soon as a file was written to: what was computed before is then stale. Modules
-    beside the gate file count, since they may hold its metrics.
+    beside the gate file count, since they may hold its metrics. What leads out of the repository
+    is refused by the gate, not walked.
     """
     spec = gate.spec
     paths = [placed(gate.root, spec.base)] if spec.base else []
     for name, expert in spec.experts.items():
         strangers = [placed(gate.root, expert.path)]
         strangers += [gate.root / file] if (file := spec.examples_of(name)) else []
-        paths += [path for path in strangers if _stays_inside(path, gate.root)]
+        paths += [path for path in strangers if is_contained(path, root=gate.root)]
     files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
     files |= set(gate.root.glob("*.py"))
     files |= set((gate.root / spec.lm_eval_tasks).rglob("*")) if spec.lm_eval_tasks else set()
     states = [(file, file.stat()) for file in sorted(files) if file.is_file()]
     return [(str(f), s.st_size, max(s.st_mtime_ns, s.st_ctime_ns), s.st_ino) for f, s in states]
-
-
-def _stays_inside(path: Path, root: Path) -> bool:
-    """Whether nothing of a stranger's leads out; what does is refused by the gate, not walked."""
-    try:
-        check_contained(path, root=root, expert=None, where="")
-    except PoolError:
-        return False
-    return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,6 @@ from pytest_mergegate.common.errors import PoolError, first_line
 from pytest_mergegate.common.files.containment import check_contained
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.chosen_base import refuse_repository
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CORRECT = "correct the path; it is relative to the gate file"
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.vocab"]
 _UNWANTED = [
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"),
@@ -66,54 +68,61 @@ def locate(
     other revision may be anybody's proposal. ``with_code`` fetches a model's own Python files, too.
     Raises PoolError, under MG003 for what leads out.
     """
-    if folder := _local(reference, root=root, expert=expert, where=where, own=own):
+    refused = partial(PoolError, expert=expert, where=where)
+    try:
+        folder = placed(root, reference) if own else root / reference
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refused(f"'{shown(reference)}' is no usable path ({reason})", fix=_CORRECT) from None
+    if is_folder:
         if contained or not own:
             check_contained(folder, root=root, expert=expert, where=where, own=own)
         return Located(path=folder.resolve())
+    if is_there:
+        what, fix = (
+            f"'{shown(reference)}' is a file, not a directory",
+            "give the folder that holds it",
+        )
+        raise refused(what, fix=fix)
     repository, at, revision = reference.partition("@")
     first = reference.split("/")[0]  # not Path's parts, which drop a leading "./"
-    if not _REPOSITORY.fullmatch(repository) or ".." in reference or _exists(root / first):
-        raise PoolError(
-            f"there is no directory '{shown(reference)}' in {root.name or root}/",
-            expert=expert,
-            where=where,
-            fix="correct the path; it is relative to the gate file",
-        )
+    if not names_repository(repository) or ".." in reference or _exists(root / first):
+        what = f"there is no directory '{shown(reference)}' in {root.name or root}/"
+        raise refused(what, fix=_CORRECT)
     if at and not _REVISION.fullmatch(revision):
-        raise PoolError(
-            f"'{shown(revision)}' is no branch, tag or commit",
-            expert=expert,
-            where=where,
-            fix="write org/name@revision, best with the commit's 40 digits",
-        )
+        what = f"'{shown(revision)}' is no branch, tag or commit"
+        raise refused(what, fix="write org/name@revision, best with the commit's 40 digits")
     if not own and reference not in allowed:
-        raise refuse_repository(reference, where)
-    return _from_hub(repository, revision or None, expert=expert, where=where, code=with_code)
-
-
-def _local(reference: str, *, root: Path, expert: str | None, where: str, own: bool) -> Path | None:
-    """The local folder; None where there is nothing of that name."""
-    try:
-        local = placed(root, reference) if own else root / reference
-        if local.is_dir():
-            return local
-        is_other = local.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PoolError(
-            f"'{shown(reference)}' is no usable path ({reason})",
-            expert=expert,
-            where=where,
-            fix="correct the path; it is relative to the gate file",
-        ) from None
-    if is_other:
-        raise PoolError(
-            f"'{shown(reference)}' is a file, not a directory",
-            expert=expert,
-            where=where,
-            fix="give the folder that holds it",
+        base = shown(reference)
+        raise refused(
+            f"the gate names no base, and its adapters name '{base}', a repository of the hub that "
+            "allowed_bases does not list",
+            code="MG101",
+            fix=f"write base: {base} in the gate file, or allowed_bases: ['{base}']",
         )
-    return None
+    try:
+        return _from_hub(repository, revision or None, code=with_code)
+    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
+        named = f"{repository}@{revision}" if revision else repository
+        raise refused(
+            f"{named!r} is neither a directory beside the gate file nor to be had from the "
+            f"hub ({first_line(error)})",
+            fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
+        ) from None
+
+
+def names_repository(reference: str) -> bool:
+    """Whether ``reference`` has the form ``org/name``.
+
+    huggingface_hub's own check takes a name without an organisation, too, which here is a path.
+    """
+    return _REPOSITORY.fullmatch(reference) is not None
+
+
+def in_ci() -> bool:
+    """Whether this runs in CI, as its services say by the variable ``CI``."""
+    return os.environ.get("CI", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _exists(path: Path) -> bool:
@@ -123,26 +132,13 @@ def _exists(path: Path) -> bool:
         return True
 
 
-def _from_hub(
-    repository: str, revision: str | None, *, expert: str | None, where: str, code: bool
-) -> Located:
+def _from_hub(repository: str, revision: str | None, *, code: bool) -> Located:
     from huggingface_hub import snapshot_download
 
     wanted = [*_WANTED, "*.py"] if code else _WANTED
-    try:
-        path = Path(
-            snapshot_download(
-                repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
-            )
-        )
-    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
-        named = f"{repository}@{revision}" if revision else repository
-        raise PoolError(
-            f"{named!r} is neither a directory beside the gate file nor to be had from the "
-            f"hub ({first_line(error)})",
-            expert=expert,
-            where=where,
-            fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
-        ) from None
+    folder = snapshot_download(
+        repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
+    )
+    path = Path(folder)
     commit = path.name if _COMMIT.fullmatch(path.name) else None
     return Located(path=path, repository=repository, revision=revision, commit=commit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,13 +13,12 @@ from numpy.typing import NDArray
 from pytest_mergegate.pool.changes import Factors, Offset, Replacement, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.stored import StoredTensors
-    from pytest_mergegate.pool.tensor_headers import TensorHeader
+    from pytest_mergegate.pool.tensors import FloatArray, StoredTensors
 
 NEGLIGIBLE = 1e-6
 """Of ‖W‖: a change that is smaller is lost in the rounding of a stored merge."""
@@ -58,32 +58,34 @@ class WeightStatistics:
 
 def weight_statistics(expert: Expert, base: Base) -> WeightStatistics:
     """Read every tensor of ``expert`` once. Raises PoolError for types that are no floats."""
+    tensors = expert.tensors
     non_finite: set[str] = set()
     overflowing: set[str] = set()
     norms: dict[str, float | None] = {}
-    unchanged: set[str] = set()
     for parameter, change in expert.changes.items():
+        norms[parameter] = None
         if _is_misshapen(change, base):  # a finding of its own; there may be terabytes of it
-            norms[parameter] = None
             continue
-        norm, bad = _norm(change, expert.tensors, base)
+        norm, bad = _norm(change, tensors, base)
         non_finite |= bad
         if norm is not None and not norm <= _LARGEST:
             overflowing.add(parameter)
-            norm = None
-        norms[parameter] = None if bad else norm
-        if norm == 0 and not bad:
-            unchanged.add(parameter)
-    for key in set(expert.tensors) - {key for c in expert.changes.values() for key in c.keys}:
-        if _is_float(expert.tensors, key) and not _square(expert.tensors, key)[1]:
-            non_finite.add(key)
+        elif not bad:
+            norms[parameter] = norm
+    read = {key for change in expert.changes.values() for key in change.keys}
+    others = filter(tensors.is_float, set(tensors) - read)
     return WeightStatistics(
-        non_finite=frozenset(non_finite),
+        non_finite=frozenset(non_finite | _not_finite(tensors, others)),
         overflowing=frozenset(overflowing),
         norms=norms,
-        unchanged=frozenset(unchanged),
-        base_norms={p: base.norm(p) for p in norms if _is_float(base.tensors, p)},
+        unchanged=frozenset(parameter for parameter, norm in norms.items() if norm == 0),
+        base_norms={p: base.norm(p) for p in norms if base.tensors.is_float(p)},
     )
+
+
+def _not_finite(tensors: StoredTensors, keys: Iterable[str]) -> frozenset[str]:
+    """Those of ``keys`` that hold a NaN or an infinity."""
+    return frozenset(key for key in keys if not _square(tensors, key)[1])
 
 
 def _norm(
@@ -95,14 +97,14 @@ def _norm(
             return _factors_norm(change, tensors, base)
         case Offset(key=key, scale=scale):
             square, finite = _square(tensors, key)
-            return abs(scale) * math.sqrt(square), frozenset() if finite else frozenset({key})
+            norm = abs(scale) * math.sqrt(square) if finite else None
+            return norm, frozenset(() if finite else (key,))
         case Replacement(key=key, parameter=parameter):
             return _difference(tensors, key, base, parameter)
         case Rows():
             return _rows_norm(change, tensors, base)
         case _:
-            floats = [key for key in change.keys if _is_float(tensors, key)]
-            return None, frozenset(key for key in floats if not _square(tensors, key)[1])
+            return None, _not_finite(tensors, filter(tensors.is_float, change.keys))
 
 
 def _factors_norm(
@@ -111,38 +113,34 @@ def _factors_norm(
     # rank² numbers may be more than there is room for, where the rank is no saving
     wide = change.shape_a[0] > min(change.shape)
     size, bad = (_product_norm if wide else _grams_norm)(change, tensors)
-    for key in (change.magnitude_key, change.base_key):
-        if key is not None and not _square(tensors, key)[1]:
-            bad.add(key)
+    bad |= _not_finite(tensors, filter(None, (change.magnitude_key, change.base_key)))
     if bad:
-        return None, frozenset(bad)
+        return None, bad
     norm = abs(change.scale) * size
     if change.magnitude_key is not None and norm == 0:
         # only the lengths may have been trained; those of the base tell
-        return _lengths_norm(change, tensors, base), frozenset()
-    return norm, frozenset()
+        return _lengths_norm(change, tensors, base), bad
+    return norm, bad
 
 
-def _grams_norm(change: Factors, tensors: StoredTensors) -> tuple[float, set[str]]:
+def _grams_norm(change: Factors, tensors: StoredTensors) -> tuple[float, frozenset[str]]:
     """‖BA‖² = Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""
-    gram_a = _gram(tensors.floats(change.key_a))
-    gram_b = _gram(tensors.floats(change.key_b).T)
-    bad = {
-        key
-        for key, gram in ((change.key_a, gram_a), (change.key_b, gram_b))
-        if not np.isfinite(np.diagonal(gram)).all()
+    grams = {
+        change.key_a: _gram(tensors.floats(change.key_a)),
+        change.key_b: _gram(tensors.floats(change.key_b).T),
     }
+    bad = frozenset(key for key, gram in grams.items() if not np.isfinite(gram.diagonal()).all())
+    gram_a, gram_b = grams.values()
     return (0.0 if bad else math.sqrt(max(float((gram_a * gram_b).sum()), 0.0))), bad
 
 
-def _product_norm(change: Factors, tensors: StoredTensors) -> tuple[float, set[str]]:
+def _product_norm(change: Factors, tensors: StoredTensors) -> tuple[float, frozenset[str]]:
     """‖BA‖, some rows of the product at a time."""
-    bad = {key for key in (change.key_a, change.key_b) if not _square(tensors, key)[1]}
-    if bad:
+    if bad := _not_finite(tensors, (change.key_a, change.key_b)):
         return 0.0, bad
     a, b = tensors.floats(change.key_a).astype(np.float64), tensors.floats(change.key_b)
     rows = (b[start : start + _BLOCK] for start in range(0, len(b), _BLOCK))
-    return math.sqrt(sum(float(np.square(row @ a).sum()) for row in rows)), bad
+    return math.sqrt(sum(float(np.square(row @ a).sum()) for row in rows)), frozenset()
 
 
 def _gram(rows: NDArray[np.float32]) -> Squares:
@@ -160,7 +158,7 @@ def _gram(rows: NDArray[np.float32]) -> Squares:
 
 
 def _lengths_norm(change: Factors, tensors: StoredTensors, base: Base) -> float | None:
-    if change.magnitude_key is None or not _is_float(base.tensors, change.parameter):
+    if change.magnitude_key is None or not base.tensors.is_float(change.parameter):
         return None
     weight = base.tensors.floats(change.parameter).astype(np.float64)
     own = np.linalg.norm(weight, axis=0 if change.transposed else 1)
@@ -171,35 +169,15 @@ def _lengths_norm(change: Factors, tensors: StoredTensors, base: Base) -> float 
 def _difference(
     tensors: StoredTensors, key: str, base: Base, parameter: str
 ) -> tuple[float | None, frozenset[str]]:
-    header = base.tensors.get(parameter)
-    known = header is not None and header.shape == tensors[key].shape
-    known = known and _is_float(base.tensors, parameter)
-    if known and tensors[key].size >= _MANY and _are_bfloat16(tensors[key], header):
+    own, header = tensors[key], base.tensors.get(parameter)
+    if header is None or not header.is_float or header.shape != own.shape:
+        return None, _not_finite(tensors, (key,))
+    if own.size >= _MANY and own.dtype == header.dtype == "BF16":
         square = _compiled_square(tensors, key, base, parameter)
         if math.isfinite(square):
             return math.sqrt(square), frozenset()
-    square, finite = 0.0, True
-    theirs = base.tensors.blocks(parameter) if known else None
-    difference = np.empty(0, dtype=np.float32)
-    for own in tensors.blocks(key):
-        other = None if theirs is None else next(theirs)
-        if len(difference) < len(own):  # a new array for every block would take most of the time
-            difference = np.empty_like(own)
-        with np.errstate(over="ignore", invalid="ignore"):
-            moved = np.subtract(own, 0 if other is None else other, out=difference[: len(own)])
-        part = _quick_square(moved)
-        if part is None:  # not even float32's short sums are sound: tell why, in float64
-            wide = own.astype(np.float64)
-            finite = finite and bool(np.isfinite(wide).all())
-            wide -= 0.0 if other is None else other
-            part = float(wide @ wide)
-        square += part
-    bad = frozenset() if finite else frozenset({key})
-    return (math.sqrt(square) if known and finite else None), bad
-
-
-def _are_bfloat16(*headers: TensorHeader | None) -> bool:
-    return all(header is not None and header.dtype == "BF16" for header in headers)
+    square, finite = _square(tensors, key, base.tensors.blocks(parameter))
+    return (math.sqrt(square), frozenset()) if finite else (None, frozenset({key}))
 
 
 def _compiled_square(tensors: StoredTensors, key: str, base: Base, parameter: str) -> float:
@@ -221,39 +199,29 @@ def _rows_norm(
     rows = tensors.floats(change.key).astype(np.float64)
     if not np.isfinite(rows).all():
         return None, frozenset({change.key})
-    header = base.tensors.get(change.parameter)
-    if header is None or not _is_float(base.tensors, change.parameter):
+    if not base.tensors.is_float(change.parameter):
         return None, frozenset()
-    if header.shape[1:] != rows.shape[1:] or max(change.rows) >= header.shape[0]:
+    shape = base.tensors[change.parameter].shape
+    if shape[1:] != rows.shape[1:] or max(change.rows, default=-1) >= shape[0]:
         return None, frozenset()
     own = base.tensors.floats(change.parameter)[list(change.rows)]
     return float(np.linalg.norm(rows - own)), frozenset()
 
 
-def _square(tensors: StoredTensors, key: str) -> tuple[float, bool]:
-    """Σ x² and whether every x is finite."""
+def _square(
+    tensors: StoredTensors, key: str, others: Iterable[FloatArray | float] | None = None
+) -> tuple[float, bool]:
+    """Σ (x - other)², NaN where a number is none, and whether every x is finite."""
     total, finite = 0.0, True
-    for block in tensors.blocks(key):
-        part = _quick_square(block)
-        if part is None:
+    zeros: Iterable[FloatArray | float] = itertools.repeat(0.0)
+    for block, other in zip(tensors.blocks(key), others or zeros, strict=False):
+        with np.errstate(invalid="ignore"):
             wide = block.astype(np.float64)
-            finite = finite and bool(np.isfinite(wide).all())
-            part = float(wide @ wide)
-        total += part if finite else 0.0
+            wide -= other
+            part = float(np.square(wide, out=wide).sum())
+        finite = finite and (math.isfinite(part) or bool(np.isfinite(block).all()))
+        total += part
     return total, finite
-
-
-def _quick_square(numbers: NDArray[np.float32]) -> float | None:
-    """Σ x², in float64 but within short rows; None where float32 is too narrow for one of them."""
-    whole = numbers.size // _BLOCK * _BLOCK
-    total = 0.0
-    for rows in (numbers[:whole].reshape(-1, _BLOCK), numbers[np.newaxis, whole:]):
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.vecdot(rows, rows)
-        total += float(squares.sum(dtype=np.float64))
-        if rows[squares <= _SMALL].any():
-            return None
-    return total if math.isfinite(total) else None
 
 
 def _is_misshapen(change: Change, base: Base) -> bool:
@@ -263,7 +231,3 @@ def _is_misshapen(change: Change, base: Base) -> bool:
         and header is not None
         and change.shape != header.shape
     )
-
-
-def _is_float(tensors: StoredTensors, key: str) -> bool:
-    return key in tensors and tensors[key].is_float

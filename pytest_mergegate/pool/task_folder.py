@@ -3,15 +3,17 @@ lie where strangers put their files."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_mergegate.gate.gatefile import Gate
 
@@ -28,7 +30,7 @@ def task_folder(gate: Gate) -> Path | None:
     if named is None:
         return None
     where = gate.where("lm_eval_tasks")
-    path = gate.root / Path(named)
+    path = gate.root / named
     if not path.is_dir():
         raise PoolError(
             f"lm_eval_tasks: there is no folder {shown(named)}",
@@ -37,24 +39,21 @@ def task_folder(gate: Gate) -> Path | None:
             fix="correct the path; it is relative to the gate file",
         )
     check_contained(path, root=gate.root, expert=None, where=where)
-    folders = [path, *(entry for entry in path.rglob("*") if entry.is_symlink())]
-    for folder in folders:
-        _check_apart(folder, gate, where)
+    strangers = list(_of_strangers(gate))
+    for folder in (path, *(entry for entry in path.rglob("*") if entry.is_symlink())):
+        real = folder.resolve()
+        for whose, place in strangers:
+            if real.is_relative_to(place) or place.is_relative_to(real):
+                raise PoolError(
+                    f"lm_eval_tasks: the folder {shown(folder.name)} holds, or lies in, "
+                    f"{shown(place.name)}, where {whose} is kept; a task's YAML is run as code, "
+                    "and whoever sends an expert could write one",
+                    code=_CODE,
+                    where=where,
+                    fix="move the tasks to a folder of their own, such as tasks/ beside the gate "
+                    "file",
+                )
     return path.resolve()
-
-
-def _check_apart(folder: Path, gate: Gate, where: str) -> None:
-    real = folder.resolve()
-    for whose, place in _of_strangers(gate):
-        if real.is_relative_to(place) or place.is_relative_to(real):
-            raise PoolError(
-                f"lm_eval_tasks: the folder {shown(folder.name)} holds, or lies in, "
-                f"{shown(place.name)}, where {whose} is kept; a task's YAML is run as code, and "
-                "whoever sends an expert could write one",
-                code=_CODE,
-                where=where,
-                fix="move the tasks to a folder of their own, such as tasks/ beside the gate file",
-            )
 
 
 def _of_strangers(gate: Gate) -> Iterator[tuple[str, Path]]:
@@ -64,12 +63,13 @@ def _of_strangers(gate: Gate) -> Iterator[tuple[str, Path]]:
     """
     root = gate.root.resolve()
     for name, expert in gate.spec.experts.items():
-        given = {"expert": expert.path, "the file of examples of": gate.spec.examples_of(name)}
-        for what, named in given.items():
-            # of links, the place where they lie counts as well as the one that they lead to
-            path = gate.root / Path(named or ".").expanduser()
-            if named is None or not path.exists():
+        given = {"expert": place_of(gate.root, expert.path)}
+        if (examples := gate.spec.examples_of(name)) is not None:
+            given["the file of examples of"] = gate.root / examples
+        for what, path in given.items():
+            if not os.path.exists(path):  # noqa: PTH110 - no error for a name that is too long
                 continue
+            # of links, the place where they lie counts as well as the one that they lead to
             for place in {path.parent.resolve() / path.name, path.resolve()}:
                 yield f"{what} {shown(name)}", place
                 if not root.is_relative_to(place.parent):

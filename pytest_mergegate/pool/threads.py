@@ -1,13 +1,14 @@
-"""Threads: as many as there are cores, and one that nobody has to wait for."""
+"""Threads: as many as there are cores, and two that nobody has to wait for."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,36 +42,32 @@ def workers(
             raise
 
 
-class Background:
-    """Runs one function after the other in a thread that ends with the process.
+def in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    """Run ``function`` in a thread that ends with the process, two at a time.
 
-    Leaving the ``with`` block waits for nothing: what was submitted still gets done. An executor
-    of the standard library would hold up a Ctrl-C until gigabytes are hashed.
+    An executor of the standard library would hold up a Ctrl-C until gigabytes are hashed.
     """
+    future: Future[R] = Future()
 
-    def __init__(self) -> None:
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        Thread(target=self._work, name="mergegate-background", daemon=True).start()
+    def task() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
 
-    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run ``function`` after all that was submitted before."""
-        future: Future[R] = Future()
+    _waiting(os.getpid()).put(task)
+    return future
 
-        def task() -> None:
-            try:
-                future.set_result(function(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
 
-        self._tasks.put(task)
-        return future
+@cache
+def _waiting(_process: int) -> SimpleQueue[Callable[[], None]]:
+    """The tasks of this process, and the threads that see to them; a fork has none of them."""
+    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
-    def __enter__(self) -> Background:
-        return self
+    def work() -> None:
+        while True:
+            tasks.get()()
 
-    def __exit__(self, *_: Any) -> None:
-        self._tasks.put(None)
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            task()
+    for _ in range(2):
+        Thread(target=work, name="mergegate-background", daemon=True).start()
+    return tasks

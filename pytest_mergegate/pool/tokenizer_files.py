@@ -1,4 +1,8 @@
-"""What a model's tokenizer files say, read as data: which token has which id, and what differs."""
+"""What a model's tokenizer files say, read as data: which token has which id, and what differs.
+
+The tokenizers library would build each of them, with a stranger's regular expressions, to say no
+more than which words it has.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.files.regular_files import label, open_regular, read_at_most
 from pytest_mergegate.pool.fingerprints import content_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"
@@ -101,32 +105,23 @@ def _compare(base: TokenizerFiles, expert: TokenizerFiles) -> Differences | None
     if ours is None or theirs is None:
         if base.same(expert, *_SENTENCEPIECE, VOCABULARY, WORDS):
             return None
-        held = " and ".join(sorted(expert.names))
-        against = " and ".join(sorted(base.names))
+        held, against = (" and ".join(sorted(files.names)) for files in (expert, base))
         return Differences(uncompared=f"{held} with the base's {against}")
-    found = _compare_ids(ours.ids, theirs.ids)
-    parts = tuple(
-        part
-        for part, digest in ours.parts.items()
-        if part in theirs.parts and theirs.parts[part] != digest
-    )
-    merged = Differences(**{**found, "parts": parts})
-    return merged if merged != Differences(sizes=merged.sizes) else None
-
-
-def _compare_ids(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, Any]:
-    tokens = {number: token for token, number in ours.items()}
-    moved = next(((t, n, theirs[t]) for t, n in ours.items() if theirs.get(t, n) != n), None)
-    new = [(token, number) for token, number in theirs.items() if token not in ours]
-    replaced = next(((n, tokens[n], token) for token, n in new if n in tokens), None)
+    tokens = {number: token for token, number in ours.ids.items()}
+    moved = ((t, n, theirs.ids[t]) for t, n in ours.ids.items() if theirs.ids.get(t, n) != n)
+    new = [(token, number) for token, number in theirs.ids.items() if token not in ours.ids]
     added = sorted(((t, n) for t, n in new if n not in tokens), key=lambda entry: entry[1])
-    return {
-        "moved": moved,
-        "replaced": replaced,
-        "lacking": tuple(token for token in ours if token not in theirs)[:3],
-        "sizes": (len(ours), len(theirs)),
-        "added": tuple(added),
-    }
+    parts = (part for part, own in ours.parts.items() if theirs.parts.get(part, own) != own)
+    sizes = (len(ours.ids), len(theirs.ids))
+    found = Differences(
+        moved=next(moved, None),
+        replaced=next(((n, tokens[n], token) for token, n in new if n in tokens), None),
+        lacking=tuple(token for token in ours.ids if token not in theirs.ids)[:3],
+        sizes=sizes,
+        added=tuple(added),
+        parts=tuple(parts),
+    )
+    return found if found != Differences(sizes=sizes) else None
 
 
 @lru_cache(maxsize=2)  # a vocabulary takes tens of megabytes; the base's comes back every time
@@ -135,38 +130,31 @@ def _read(files: TokenizerFiles) -> _Tokenizer | None:
     folder, expert = files.folder, files.expert
     if TOKENIZER in files.names:
         parsed = _object(folder / TOKENIZER, expert)
-        ids = dict(_vocabulary(parsed))
+        ids = _vocabulary(parsed)
         return _Tokenizer(ids=ids, parts=dict(_parts(parsed))) if ids else None
     ids = {}
     if VOCABULARY in files.names:
-        ids = _ids(_object(folder / VOCABULARY, expert))
+        ids = _ids(_object(folder / VOCABULARY, expert).items())
     elif WORDS in files.names:
         ids = dict(_words(folder / WORDS, expert))
     return _Tokenizer(ids=ids | _added(files), parts={}) if ids else None
 
 
-def _vocabulary(parsed: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    model = parsed.get("model")
+def _vocabulary(parsed: Mapping[str, Any]) -> dict[str, int]:
+    model, added = parsed.get("model"), parsed.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    found: dict[str, int] = {}
     if isinstance(vocabulary, dict):
-        yield from _ids(vocabulary).items()
+        found = _ids(vocabulary.items())
     elif isinstance(vocabulary, list):  # Unigram: [token, score], its place is its id
-        for number, entry in enumerate(vocabulary):
-            if isinstance(entry, list) and entry and isinstance(entry[0], str):
-                yield entry[0], number
-    added = parsed.get("added_tokens")
-    for entry in added if isinstance(added, list) else ():
-        if isinstance(entry, dict):
-            yield from _pair(entry.get("content"), entry.get("id"))
+        words = (entry[0] if isinstance(entry, list) and entry else None for entry in vocabulary)
+        found = _ids((word, number) for number, word in enumerate(words))
+    entries = (e for e in added if isinstance(e, dict)) if isinstance(added, list) else ()
+    return found | _ids((entry.get("content"), entry.get("id")) for entry in entries)
 
 
-def _ids(entries: Mapping[str, object]) -> dict[str, int]:
-    return {token: number for token, number in entries.items() if type(number) is int}
-
-
-def _pair(token: object, number: object) -> Iterator[tuple[str, int]]:
-    if isinstance(token, str) and isinstance(number, int):
-        yield token, number
+def _ids(pairs: Iterable[tuple[object, object]]) -> dict[str, int]:
+    return {t: number for t, number in pairs if isinstance(t, str) and type(number) is int}
 
 
 def _parts(parsed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -186,7 +174,7 @@ def _digest(value: object) -> str:
 
 def _words(path: Path, expert: str | None) -> Iterator[tuple[str, int]]:
     with open_regular(path, expert=expert) as file:
-        data = file.read(_WORDS_LIMIT + 1)
+        data = read_at_most(file, _WORDS_LIMIT)
     if len(data) > _WORDS_LIMIT or data.count(b"\n") > _MOST_WORDS:
         raise PoolError(
             f"{label(path)} has over {_MOST_WORDS} words, or {_WORDS_LIMIT >> 20} MiB",
@@ -194,8 +182,7 @@ def _words(path: Path, expert: str | None) -> Iterator[tuple[str, int]]:
             where=label(path),
             fix="save the tokenizer again, or remove the file",
         )
-    text = data.decode("utf-8", errors="replace")
-    for number, word in enumerate(text.splitlines()):
+    for number, word in enumerate(data.decode("utf-8", errors="replace").splitlines()):
         yield word, number
 
 
@@ -204,12 +191,12 @@ def _added(files: TokenizerFiles) -> dict[str, int]:
     found: dict[str, int] = {}
     names = {name for name, _ in files.digests}
     if _ADDED in names:
-        found |= _ids(_object(files.folder / _ADDED, files.expert))
+        found |= _ids(_object(files.folder / _ADDED, files.expert).items())
     if SETTINGS in names:
         decoder = _object(files.folder / SETTINGS, files.expert).get("added_tokens_decoder")
         for number, entry in decoder.items() if isinstance(decoder, dict) else ():
             if isinstance(entry, dict) and number.isdecimal() and len(number) < 10:
-                found |= dict(_pair(entry.get("content"), int(number)))
+                found |= _ids([(entry.get("content"), int(number))])
     return found
 
 

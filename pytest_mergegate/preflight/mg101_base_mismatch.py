@@ -6,9 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.preflight.heads import architecture_of, task_of
-from pytest_mergegate.preflight.quantised_names import unquantised
-from pytest_mergegate.preflight.reference_names import base_names, last_part
 from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ _OR_IGNORE = "or, where both are the same weights, say so: `ignore: {MG101: <why
 
 def find(pool: Pool) -> Iterable[Finding]:
     """Hold what an expert says of its base against the gate's."""
-    names = base_names(pool.base)
+    names = pool.base.names
     for expert in pool.experts:
         if expert.is_adapter:
             checks = (_name(expert, pool.base, names), _revision(expert, pool.base))

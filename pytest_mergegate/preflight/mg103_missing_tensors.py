@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG, is_saved, is_within, saved_modules
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
 from pytest_mergegate.pool.changes import Computed, Factors
-from pytest_mergegate.pool.trained import is_saved, is_within, saved_modules
-from pytest_mergegate.preflight.targets import Targets, selection
+from pytest_mergegate.pool.targets import Targets, selection
 from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Computed, Factors, Rows
-from pytest_mergegate.preflight.resized import is_resized
 from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def find(pool: Pool) -> Iterable[Finding]:
             said
             for parameter, change in expert.changes.items()
             if parameter in pool.base.tensors
-            and not is_resized(change, pool.base)
+            and not pool.base.is_resized_by(change)
             and (said := _mismatch(change, pool.base.tensors[parameter].shape)) is not None
         ]
         if wrong:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.preflight.told import error
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.preflight.resized import is_resized
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
 from pytest_mergegate.preflight.told import error, grouped
 
@@ -42,7 +41,7 @@ def find(pool: Pool) -> Iterable[Finding]:
 def _resized(pool: Pool) -> Iterator[Finding]:
     for expert in pool.experts:
         for change in expert.changes.values():
-            if is_resized(change, pool.base):
+            if pool.base.is_resized_by(change):
                 yield error(
                     f"{shown(change.parameter)!r} has {change.shape[0]} rows, "
                     f"{pool.base.tensors[change.parameter].shape[0]} in the base",

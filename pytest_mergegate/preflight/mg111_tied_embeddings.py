@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 _COMPARED = 1 << 20
 _SAVE = "save it again with tie_word_embeddings as it was trained"

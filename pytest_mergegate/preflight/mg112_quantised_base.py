@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.preflight.quantised_names import unquantised
-from pytest_mergegate.preflight.reference_names import base_names, last_part
+from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.preflight.told import grouped
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _FIX = (
 
 def find(pool: Pool) -> Iterable[Finding]:
     """The merge adds such a change to weights that it was not trained on."""
-    names = base_names(pool.base)
+    names = pool.base.names
     said = {e.name: (why, _FIX) for e in pool.experts if (why := _sign(e, names))}
     yield from grouped(pool, "warning", said)
 

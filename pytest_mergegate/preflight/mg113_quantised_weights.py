@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 _WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FIX = "save all of them in one precision, the highest that any of them was trained in"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.pool.chosen_base import in_ci
+from pytest_mergegate.pool.references import in_ci
 from pytest_mergegate.preflight.told import warning
 
 if TYPE_CHECKING:

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.spec import GateSpec, MethodSpec
     from pytest_mergegate.pool.pool import Pool
 
-_DRAWING = frozenset(("dare_ties", "dare_linear", "della", "della_linear"))
-_TRIMMING = _DRAWING | {"ties", "breadcrumbs", "breadcrumbs_ties"}
-_SUMMING = frozenset(("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"))
-_NORMALIZING = frozenset(("ties", "della"))
 _SOME = 0.5
 """In place of a density that is no single number."""
 _TOO_MUCH = 1.5
@@ -60,7 +56,7 @@ def _is_number(value: object) -> bool:
 
 def _rescales(method: MethodSpec) -> bool:
     given = method.parameters
-    return method.method.startswith("dare_") and bool(
+    return method.traits.rescales_unlike_paper and bool(
         given.get("rescale", True) and given.get("density", 1.0) != 1
     )
 
@@ -68,7 +64,7 @@ def _rescales(method: MethodSpec) -> bool:
 def _traps(
     method: MethodSpec, spec: GateSpec, experts: int, *, mergekit: bool
 ) -> Iterator[tuple[str, str]]:
-    given = method.parameters
+    given, traits = method.parameters, method.traits
     run = method.run_on(experts)
     if run != method.method:
         yield (
@@ -76,14 +72,14 @@ def _traps(
             f"write method: {run}, or linear, which is the same at usual LoRA sizes",
         )
     density = given.get("density", 1.0)
-    if method.method in _TRIMMING and density == 1:
+    if traits.trims and density == 1:
         what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"
-        nothing = "drops" if method.method in _DRAWING else "trims"
+        nothing = "drops" if traits.draws else "trims"
         yield (
             f"{what} {nothing} nothing",
             f"write {{method: {method.method}, density: 0.5}}",
         )
-    if method.method in _DRAWING and density != 1 and "seed" not in spec.merge.model_fields_set:
+    if traits.draws and density != 1 and "seed" not in spec.merge.model_fields_set:
         yield (
             f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "
             "mergekit's own run draws anew",
@@ -92,7 +88,8 @@ def _traps(
         )
     weights = spec.merge.weights
     if (
-        method.method in _NORMALIZING
+        traits.trims
+        and traits.parameters.get("normalize")
         and given.get("normalize", True)
         and (len(set(weights.values())) == 1 if isinstance(weights, dict) else True)
         and _scaled(method, spec)
@@ -103,7 +100,7 @@ def _traps(
             f"write {{method: {method.method}, lambda: ...}} to scale the merge",
         )
     total = _sum_of_weights(method, spec, experts)
-    if method.method in _SUMMING and not given.get("normalize", False) and total > _TOO_MUCH:
+    if traits.combines == "sum" and not given.get("normalize", False) and total > _TOO_MUCH:
         yield (
             f"the weights sum to {total:.3g}: what the experts share is added that many times",
             f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "

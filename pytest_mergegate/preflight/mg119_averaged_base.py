@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.gate.mergekit.file import AVERAGING_METHODS, sources
+from pytest_mergegate.gate.merge_methods import traits_of
+from pytest_mergegate.gate.mergekit.file import sources
 from pytest_mergegate.preflight.told import warning
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ _BASE = {"expert": None}
 def find(pool: Pool) -> Iterable[Finding]:
     """An average of N experts and the base moves each expert's weights less than it seems."""
     file = pool.mergekit
-    if file is None or file.config["merge_method"] not in AVERAGING_METHODS or not _takes(file):
+    if file is None:
         return
     method, experts = file.config["merge_method"], len(pool.experts)
+    if traits_of(method).base != "averaged" or not _takes(file):
+        return
     yield warning(
         f"{method} averages the base in, as one of {experts + 1} models, not of {experts}",
         "leave base_model and the base's own entry out"
-        + (", or give that entry weight 0" if method == "linear" else ""),
+        + (", or give that entry weight 0" if traits_of(method).takes_weights else ""),
     )
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def find(pool: Pool) -> Iterable[Finding]:
     """One finding per setting; repeated inputs say nothing new."""
-    limits = pool.spec.effective_budget.limits
     asked = {"probes.per_task": pool.spec.probes.per_task}
-    if {"max_disagreement", "max_loss", "max_loss_increase"} & set(limits):
+    budget = pool.spec.effective_budget
+    if budget.OF_MERGES & set(budget.limits):
         asked["certificate.per_task"] = pool.spec.certificate.per_task
     counts = {
         name: len({example.question for example in examples})

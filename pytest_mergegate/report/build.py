@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.planning.record import curve_records, hinted_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
+from pytest_mergegate.report.planned import curve_records, hinted_records
 from pytest_mergegate.report.types import (
     ApartRecord,
     BaseRecord,
@@ -25,14 +25,14 @@ from pytest_mergegate.report.types import (
     PredictionRecord,
     VerdictRecord,
 )
-from pytest_mergegate.verdict.unmerged import base_disagreement
+from pytest_mergegate.verdict.alone import base_disagreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_mergegate.common.records import Interval
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.stages.evaluate import Apart, EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
@@ -104,7 +104,7 @@ def diagnosis(found: Diagnosis) -> DiagnosisRecord:
         cause=found.cause,
         nearest=found.nearest,
         farthest=found.farthest,
-        cures=tuple(cure.text for cure in found.cures),
+        cures=tuple(remedy.text for remedy in found.remedies),
     )
 
 
@@ -212,7 +212,7 @@ def _bounds(case: Case) -> BoundsRecord | None:
     if case.hidden is None:
         return None
     bounds = case.hidden.bounds
-    linear = next((m for m in case.merges if m.method.name == "linear"), None)
+    linear = next((m for m in case.merges if m.method.traits.has_linearity_gap), None)
     no_gap = Value.missing("no_linear_merge") if case.merges else None
     return BoundsRecord(
         diameter=bounds.diameter,
@@ -348,12 +348,12 @@ def _prediction(found: Prediction) -> PredictionRecord:
 
 
 def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
-    """The curve; of a gate that did not pass also groups, and who to leave out: a cure that was
+    """The curve; of a gate that did not pass also groups, and who to leave out: a remedy that was
     tried on the probes, else what the stored states say."""
     if case.hidden is None:
         return None
     curve = metrics.distortion_curve(case.hidden.squared)
-    drops = (cure.drop for diagnosis in diagnoses for cure in diagnosis.cures if cure.drop)
+    drops = (remedy.drop for found in diagnoses for remedy in found.remedies if remedy.drop)
     return PlanRecord(
         curve=curve_records(curve, case.hidden.states.names),
         drop=next(drops, hint.drop if hint is not None else ()),

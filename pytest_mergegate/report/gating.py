@@ -28,12 +28,13 @@ from pytest_mergegate.stages.preflight import run_preflight
 from pytest_mergegate.stages.results import Results
 from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
 from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.judge import Judgement, judge, plan_depth
+from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.planning.reported import Hint
+    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.verdict.diagnosis import Diagnosis
 
@@ -153,7 +154,7 @@ class _Run:
         gate = self.gate
         results = Results(pool=preflight.pool)
         self.descent = Descent(gate, self.options, results, self.cache, self.clock)
-        depth = plan_depth(gate.spec, preflight.pool, self.options.stage)
+        depth = Decisions(gate.spec, preflight.pool, self.options.stage).deepest
         self.descent.compute(depth)
         case = self._predicted(Case.of(self.descent.results, self._automatic))
         if depth != "preflight":
@@ -165,15 +166,15 @@ class _Run:
 
     def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""
-        from pytest_mergegate.planning.reported import hint
+        from pytest_mergegate.planning.from_states import hint
         from pytest_mergegate.verdict.diagnosis import diagnose
-        from pytest_mergegate.verdict.warnings import find_caveats
+        from pytest_mergegate.verdict.warnings import find_warnings
 
-        self.findings.extend(find_caveats(self.gate, case, judgement))
+        self.findings.extend(find_warnings(self.gate, case, judgement))
         self.diagnoses = diagnose(self.gate, case, judgement, trials)
         with self.clock.timed("hidden"):
-            cures = [cure for diagnosis in self.diagnoses for cure in diagnosis.cures]
-            drop = next((cure.drop for cure in cures if cure.drop), ())
+            remedies = [remedy for found in self.diagnoses for remedy in found.remedies]
+            drop = next((remedy.drop for remedy in remedies if remedy.drop), ())
             self.hint = hint(self.gate, case, judgement, trials, drop)
 
     def _find_limits(self, pool: Pool) -> dict[str, AutomaticLimit]:

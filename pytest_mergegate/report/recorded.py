@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import GateError, first_line
-from pytest_mergegate.gate.spec import reading_text
+from pytest_mergegate.gate.spec import MergeSpec, reading_text
 from pytest_mergegate.history.registry.appending import append_lines, unwritten
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
 
@@ -43,10 +43,11 @@ def lines_of(report: Report) -> tuple[RegistryLine, ...]:
 
 def _line(report: Report, merge: MergeRecord) -> RegistryLine:
     assert report.base is not None
+    methods = MergeSpec.model_validate(report.settings["merge"])
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "base": report.base.fingerprint,
-        "method": merge.method.split(" ")[0],
+        "method": methods.method_called(merge.method).method,
         "label": merge.method,
         "parameters": merge.parameters,
         "weights": {name: _round(weight) for name, weight in merge.weights.items()},

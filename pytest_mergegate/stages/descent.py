@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.imports import nothing_collected
 from pytest_mergegate.gate.spec import STAGES
-from pytest_mergegate.verdict.judge import PER_METHOD
-from pytest_mergegate.verdict.judged_values import straddles
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +42,7 @@ class Descent:
         self.results = results
         self.cache = cache
         self.clock = clock
+        self._decisions = Decisions(gate.spec, results.pool)
         self.device = options.device
         self.positions: Positions | None = None
         """Where states were read; None where none were."""
@@ -139,8 +139,8 @@ class Descent:
     def _compares(self, depth: Stage) -> bool:
         """Whether merges, or the sums that stand for them, are compared with the experts."""
         spec = self.gate.spec
-        asked = PER_METHOD & set(spec.effective_budget.limits)
-        return depth in {"merge", "eval"} or spec.merge.surrogate == "always" or bool(asked)
+        asked = self._decisions.compares_merges
+        return depth in {"merge", "eval"} or spec.merge.surrogate == "always" or asked
 
     def find_states(
         self,
@@ -153,7 +153,6 @@ class Descent:
         ``methods`` are those to forecast."""
         from pytest_mergegate.stages.hidden import run_hidden
 
-        limit = self.gate.spec.effective_budget.limits.get("max_mds")
         with self.clock.timed("hidden"), self._executor() as executor:
             while True:
                 hidden = run_hidden(
@@ -165,7 +164,7 @@ class Descent:
                     ahead=ahead,
                 )
                 scores = [expert.mds for expert in hidden.experts.values()]
-                decided = limit is None or not any(straddles(mds, limit) for mds in scores)
+                decided = not any(map(self._decisions.mds_is_open, scores))
                 if decided or not workspace.draw_more():
                     break
         self.probes = workspace.per_task
@@ -229,7 +228,7 @@ class Descent:
         if merging:
             self._merges(outcomes, methods, evaluate=evaluate)
             self._surrogates(outcomes, [m for m in methods if is_sum(m)])
-        if methods and PER_METHOD & set(spec.effective_budget.limits):
+        if methods and self._decisions.compares_merges:
             self._tell("the base's own answers", 0.0)
             with self.clock.timed("merge" if merging else "hidden"):
                 self.results = replace(self.results, base=outcomes.base)

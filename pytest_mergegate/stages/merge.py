@@ -56,7 +56,7 @@ def run_merge(
 
 
 def _linearity_gap(engine: Engine, method: Method, hidden: HiddenResult) -> Value:
-    if method.name != "linear":
+    if not method.traits.has_linearity_gap:
         return Value.missing("not_linear")
     states = hidden.states
     weights = np.array([hidden.scales[method.label][name] for name in states.names])

@@ -183,16 +183,10 @@ def _merged_expert(
 
 def _is_open(compared: _Compared, name: str, workspace: Workspace, spec: GateSpec) -> bool:
     """Whether more inputs might change on which side of a limit the expert is."""
-    limits, level = spec.effective_budget.limits, spec.level
-    found = compared.disagreement(level)
-    assert found.interval is not None
-    low, high = found.interval
-    if "max_disagreement" in limits and low <= limits["max_disagreement"] < high:
-        return True
-    if "max_loss" not in limits or workspace.pool.labelled(name):
-        return False
-    allowed = limits["max_loss"] / 100 * (spec.experts[name].score or 1.0)
-    return low <= allowed < compared.upper(level)
+    from pytest_mergegate.verdict.decisions import Decisions
+
+    disagreement, upper = compared.disagreement(spec.level), compared.upper(spec.level)
+    return Decisions(spec, workspace.pool).disagreement_is_open(name, disagreement, upper)
 
 
 def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compared:
@@ -219,8 +213,9 @@ def _agreement(
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
         return compare(own, merged)
-    logits, head = engine.require_head().each_logits, engine.mixed_head({task.name: 1.0})
-    agreement = compare(logits(reference.states, head), logits(states))
+    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
+    own_logits = (logits(state, head) for state in reference.states)
+    agreement = compare(own_logits, map(logits, states))
     for index, own_answer, differs in zip(
         reference.inputs, reference.answers, agreement.differs, strict=True
     ):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.gate.gatefile import Gate, gate_from
-from pytest_mergegate.gate.spec import BUDGET_STAGE
+from pytest_mergegate.gate.spec import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,8 @@ def gate_of(request: pytest.FixtureRequest) -> Gate:
     """
     markers = list(request.node.iter_markers("mergeable"))[::-1]
     arguments = {key: value for marker in markers for key, value in marker.kwargs.items()}
-    budget = {k: v for k, v in arguments.items() if k in BUDGET_STAGE}
-    described = {k: v for k, v in arguments.items() if k not in BUDGET_STAGE}
+    budget = {k: v for k, v in arguments.items() if k in Budget.model_fields}
+    described = {k: v for k, v in arguments.items() if k not in Budget.model_fields}
     named = [marker.args[0] for marker in markers if marker.args]
     folder, rootdir = request.node.path.parent, request.config.rootpath
     if named:

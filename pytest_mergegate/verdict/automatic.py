@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.metrics import Undefined
+from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.history.calibration.observations import Observation
-    from pytest_mergegate.history.calibration.performance import Threshold
     from pytest_mergegate.pool.pool import Pool
-
-_SCORE = {"max_mds": "mds", "max_disagreement": "disagreement"}
+    from pytest_mergegate.verdict.budgets import BudgetKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +41,15 @@ def resolve(
     experts and of inputs that were not compared; where experts differ in these, the strictest limit
     holds. One that cannot be certified stays as it is, and nothing is within it.
     """
-    budget = gate.spec.effective_budget
+    spec, budget = gate.spec, gate.spec.effective_budget
     if not budget.automatic:
         return gate, {}
-    experts = gate.spec.experts
-    kinds = {(expert.metric, gate.spec.reading_of(name)) for name, expert in experts.items()}
-    base = pool.base.fingerprint
-    like = [[one for one in past if one.is_like(base, *kind)] for kind in sorted(kinds)]
+    kinds = {(expert.metric, spec.reading_of(name)) for name, expert in spec.experts.items()}
+    like = [
+        [one for one in past if one.is_like(pool.base.fingerprint, *kind)] for kind in sorted(kinds)
+    ]
     found = {
-        name: min((_limit(name, rate, own) for own in like), key=_strictness)
+        name: min((_limit(BUDGETS[name], rate, own) for own in like), key=_strictness)
         for name, rate in budget.automatic.items()
     }
     known = {name: auto.limit for name, auto in found.items() if auto.limit is not None}
@@ -76,32 +75,25 @@ def _strictness(found: AutomaticLimit) -> float:
     return -1.0 if found.limit is None else found.limit
 
 
-def _limit(budget: str, rate: float, past: Sequence[Observation]) -> AutomaticLimit:
+def _limit(kind: BudgetKind, rate: float, past: Sequence[Observation]) -> AutomaticLimit:
     from pytest_mergegate.history.calibration.observations import SAME
     from pytest_mergegate.history.calibration.performance import miss_controlled
 
+    assert kind.calibrated is not None
     try:
-        threshold = miss_controlled(past, _SCORE[budget], rate)
+        threshold = miss_controlled(past, kind.quantity, rate)
     except Undefined as undefined:
         return AutomaticLimit(limit=None, text=f"auto@{rate:g}: {undefined}")
-    said = _counted(threshold)
-    if not threshold.value > 0:
-        return AutomaticLimit(
-            limit=None,
-            text=f"auto@{rate:g}: too many of {said} had a score of 0 to tell any apart",
-        )
-    # below the threshold by more than its rounding, for what is as high as it does not pass
-    limit = min(threshold.value, 1e300) * (1 - SAME)
-    text = f"auto@{rate:g}: misses at most {rate:.0%}, by {said}"
-    counts = (one.probes if budget == "max_mds" else one.compared for one in past if one.collapsed)
-    return AutomaticLimit(limit=limit, text=text, inputs=_most(counts))
-
-
-def _counted(threshold: Threshold) -> str:
     pools = "1 pool" if threshold.pools == 1 else f"{threshold.pools} pools"
-    return f"{threshold.collapses} recorded collapses of {pools}"
-
-
-def _most(counts: Iterable[int | None]) -> int:
-    """The most of ``counts``; where one is not known, more than anybody has."""
-    return max((sys.maxsize if count is None else count for count in counts), default=0)
+    said = f"{threshold.collapses} recorded collapses of {pools}"
+    if not threshold.value > 0:
+        text = f"auto@{rate:g}: too many of {said} had a score of 0 to tell any apart"
+        return AutomaticLimit(limit=None, text=text)
+    counts = [getattr(one, kind.calibrated) for one in past if one.collapsed]
+    return AutomaticLimit(
+        # below the threshold by more than its rounding, for what is as high as it does not pass
+        limit=min(threshold.value, 1e300) * (1 - SAME),
+        text=f"auto@{rate:g}: misses at most {rate:.0%}, by {said}",
+        # where one is not known, more than anybody has
+        inputs=max((sys.maxsize if count is None else count for count in counts), default=0),
+    )

@@ -9,8 +9,8 @@ import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.gate.spec import DEFAULT_MAX_DISAGREEMENT
-from pytest_mergegate.verdict.judged_values import lacking_evidence
-from pytest_mergegate.verdict.remedies import Cure, find_cures, pulls
+from pytest_mergegate.verdict.losses import lacking_evidence
+from pytest_mergegate.verdict.remedies import Remedy, find_remedies, pulls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Diagnosis:
     cause: str | None
     nearest: str | None
     farthest: str | None
-    cures: tuple[Cure, ...]
+    remedies: tuple[Remedy, ...]
 
 
 def diagnose(
@@ -49,25 +49,24 @@ def diagnose(
 ) -> tuple[Diagnosis, ...]:
     """Diagnose every expert with a failed verdict; empty where the states were not read.
 
-    Where a merge was judged, causes and cures are tried out on the probes, a few of them.
+    Where a merge was judged, causes and remedies are tried out on the probes, a few of them.
     """
-    failed = [v for v in judgement.verdicts if v.status == "fail"]
-    hidden = case.hidden
-    if not failed or hidden is None:
+    failed: dict[str, Verdict] = {}
+    for verdict in judgement.verdicts:
+        if verdict.status == "fail":
+            failed.setdefault(verdict.expert, verdict)
+    if not failed or case.hidden is None:
         return ()
-    experts = list(dict.fromkeys(verdict.expert for verdict in failed))
-    cures = find_cures(gate, hidden, judgement, experts, trials)
+    remedies = find_remedies(gate, case.hidden, judgement, list(failed), trials)
     return tuple(
         Diagnosis(
             expert=expert,
-            cause=_cause(
-                case, hidden, judgement, next(v for v in failed if v.expert == expert), trials
-            ),
-            nearest=_partner(hidden, expert, nearest=True),
-            farthest=_partner(hidden, expert, nearest=False),
-            cures=cures,
+            cause=_cause(case, case.hidden, judgement, verdict, trials),
+            nearest=_partner(case.hidden, expert, nearest=True),
+            farthest=_partner(case.hidden, expert, nearest=False),
+            remedies=remedies,
         )
-        for expert in experts
+        for expert, verdict in failed.items()
     )
 
 
@@ -88,13 +87,13 @@ def _cause(
 ) -> str | None:
     label = verdict.method or judgement.method or next(iter(hidden.scales))
     scales = hidden.scales[label]
-    merge = next((m for m in case.merges if m.method.label == label), None)
+    merge = case.merge(label)
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
     cause = None
     if merge and verdict.basis == "certified":
         lacking = lacking_evidence(verdict.limit, verdict.expert, merge, case)
         cause = f"not enough evidence: {lacking}" if lacking else None
-    if cause is None and verdict.method is not None:
+    if cause is None and verdict.method is not None and trials is not None:
         cause = _tried_cause(hidden, scales, verdict, trials)
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
     named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
@@ -102,16 +101,21 @@ def _cause(
 
 
 def _tried_cause(
-    hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict, trials: Trials | None
+    hidden: HiddenResult, scales: Mapping[str, float], verdict: Verdict, trials: Trials
 ) -> str | None:
     """Take the others away: if the expert still fails at its own weight, that is too small, or
     over 1 too large."""
     expert, weight = verdict.expert, scales[verdict.expert]
-    alone = _disagreement(trials, expert, {expert: weight})
+
+    def rate(tried: Mapping[str, float]) -> float | None:
+        agreement = trials.trial(tried)[expert]
+        return None if agreement is None else agreement.rate
+
+    alone = rate({expert: weight})
     if alone is None:
         return None
     if alone > DEFAULT_MAX_DISAGREEMENT:
-        at_one = _disagreement(trials, expert, {**scales, expert: 1.0}) or 0.0
+        at_one = rate({**scales, expert: 1.0}) or 0.0
         kind, moved = ("dilution", "raised") if weight < 1 else ("overshoot", "lowered")
         return (
             f"{kind}: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
@@ -119,13 +123,9 @@ def _tried_cause(
         )
     pull = pulls(hidden, scales, expert)
     strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
-    with_one = {
-        name: _disagreement(trials, expert, {expert: weight, name: scales[name]}) or 0.0
-        for name in strongest
-    }
+    with_one = {n: rate({expert: weight, n: scales[n]}) or 0.0 for n in strongest}
     worst = max(with_one, key=lambda name: with_one[name])
-    rest = {name: scale for name, scale in scales.items() if name != worst}
-    without = _disagreement(trials, expert, rest) or 0.0
+    without = rate({name: scale for name, scale in scales.items() if name != worst}) or 0.0
     left_out = f"with {worst} left out, the merge changes {without:.0%}"
     times = _times_as_far(hidden, scales, expert)
     if times > _DOUBLED:
@@ -155,13 +155,6 @@ def _times_as_far(hidden: HiddenResult, scales: Mapping[str, float], expert: str
     total = metrics.own_input_distortion(gram, weights, own).total
     overshoot = (times - 1) ** 2 * float(gram[own, own])
     return times if overshoot > total / 2 else 0.0
-
-
-def _disagreement(trials: Trials | None, expert: str, scales: Mapping[str, float]) -> float | None:
-    if trials is None:
-        return None
-    agreement = trials.trial(scales)[expert]
-    return None if agreement is None else agreement.rate
 
 
 def _predicted_cause(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> str | None:

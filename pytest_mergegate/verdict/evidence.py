@@ -1,4 +1,4 @@
-"""What a limit is held against, how the two compare, and how much more evidence would decide."""
+"""What is held against a limit, how the two compare, and how much more evidence would decide."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.wording import joined, number_text
 from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.verdict.alone import base_disagreement
 
 if TYPE_CHECKING:
-    from pytest_mergegate.common.values import Value
+    from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+    from pytest_mergegate.verdict.budgets import Asked
 
-Status = Literal["pass", "inconclusive", "fail"]
-
-
-def compare(limit: float, *, passing: float | None, failing: float | None) -> Status:
-    """How evidence stands against ``limit``: it passes where the number ``passing`` is within it,
-    and fails where ``failing`` is not. Between the two, or where a number is missing, it is open.
-    """
-    if failing is not None and not (failing <= limit):  # NaN fails
-        return "fail"
-    return "pass" if passing is not None and passing <= limit else "inconclusive"
+Mode = Literal["point", "bound", "interval"]
+"""What meets the limit: the value, the bad end of its interval, or all of its interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Evidence:
     """A value, in the budget's own direction (a loss is positive), and where it comes from."""
 
     value: Value
@@ -41,33 +37,38 @@ class Found:
     """Of a share of inputs: on how many distinct ones it rests."""
     cut: int = 0
     """How many answers were cut before any difference showed: these may differ or not."""
-    vacuous: str = ""
-    """Why a pass would say nothing of the merge; empty where it does."""
     bound: float | None = None
     """The one-sided bound, where there is one beside the interval."""
+    base: Value | None = None
+    """The same value of the base with nothing merged, whose pass would make that of a merge say
+    nothing (THEORY 9); None where a pass has its say whatever the base does."""
 
-    @property
-    def few(self) -> bool:
-        """Whether only a bound can pass: on so few inputs a share says next to nothing."""
-        return self.inputs is not None and self.inputs < FEWEST
+    @classmethod
+    def missing(cls, reason: str, basis: str, detail: str) -> Evidence:
+        """No value, for a ``reason`` that ``detail`` puts in words."""
+        return cls(value=Value.missing(reason), basis=basis, detail=detail)
 
-    def passing(self, mode: str) -> float | None:
+    def passing(self, mode: Mode) -> float | None:
         """What has to be within the limit for a pass: the bad end of the interval by ``bound``,
         and on few inputs; else the value, counting cut answers as different."""
         number = self.value.number
+        bad_end = self.value.interval[1] if self.value.interval else None
+        if mode == "interval":
+            return bad_end
         if self.exact or number is None:
             return number
-        bad_end = self.value.interval[1] if self.value.interval else None
         if mode == "bound":
             return bad_end
-        if self.few:
+        if self.inputs is not None and self.inputs < FEWEST:  # a share says next to nothing
             return bad_end if self.bound is None else self.bound
         if not self.inputs or not self.cut:
             return number
         return (round(number * self.inputs) + self.cut) / self.inputs  # of counts: no round-off
 
-    def failing(self, mode: str) -> float | None:
+    def failing(self, mode: Mode) -> float | None:
         """What has to be over the limit for a fail: never an answer that was merely cut."""
+        if mode == "interval":
+            return self.value.interval[0] if self.value.interval else None
         if self.exact or mode == "point" or self.cut:
             return self.value.number
         return self.passing(mode)
@@ -76,6 +77,96 @@ class Found:
     def exact(self) -> bool:
         """Whether there is no sampling error in it, or it is a bound already."""
         return self.basis in {"certified", "conflict"}
+
+
+def compare(found: Evidence | Value | float, limit: float, mode: Mode = "point") -> Status:
+    """How ``found`` stands against ``limit``; every limit of the package is held here.
+
+    It passes where all that ``mode`` asks for is known and within the limit, and fails where some
+    of it is over; between the two, or where a number is missing, it is open. A NaN fails, and
+    nothing is decided by a limit that is one, which is still to be found.
+    """
+    if isinstance(found, Value):
+        found = Evidence(value=found, basis="")
+    passing = found.passing(mode) if isinstance(found, Evidence) else found
+    failing = found.failing(mode) if isinstance(found, Evidence) else found
+    if math.isnan(limit) or (isinstance(found, Evidence) and found.undecided):
+        return "inconclusive"
+    if failing is not None and not (failing <= limit):
+        return "fail"
+    return "pass" if passing is not None and passing <= limit else "inconclusive"
+
+
+def is_open(value: Value, limit: float) -> bool:
+    """Whether more of the same evidence might change on which side of ``limit`` a value is."""
+    if value.number is None or math.isnan(limit):
+        return False
+    return compare(value, limit, "interval") == "inconclusive"
+
+
+def difficulty(asked: Asked) -> Evidence | None:
+    """The expert's MDS in the pool."""
+    hidden = asked.case.hidden
+    return Evidence(value=hidden.experts[asked.expert].mds, basis="hidden") if hidden else None
+
+
+def worst_pair(asked: Asked) -> Evidence | None:
+    """The largest ratio, or bad end of one under ``judge: bound``; an undefined one where none of
+    the others is over the limit anyway."""
+    conflict, ratio, expert = asked.case.conflict, asked.kind.quantity, asked.expert
+    if conflict is None:
+        return None
+
+    def bad_end(value: Value) -> float:
+        if value.number is None:
+            return -1.0  # less than any ratio
+        return value.interval[1] if asked.mode == "bound" and value.interval else value.number
+
+    values: list[tuple[Value, str]] = [
+        (getattr(p, ratio), p.b if p.a == expert else p.a)
+        for p in conflict.pairs
+        if expert in (p.a, p.b)
+    ]
+    ranked = sorted(values, key=lambda found: bad_end(found[0]))
+    over = compare(bad_end(ranked[-1][0]), asked.limit) == "fail"
+    value, partner = ranked[-1] if over or ranked[0][0].number is not None else ranked[0]
+    detail = f"with {partner}"
+    if over and (layer := conflict.worst_layer(ratio, expert, partner)):
+        detail += f", {number_text(layer[1])} in {layer[0]}"
+    basis = "conflict" if value.standard_error is None else "sampled"
+    return Evidence(value=value, basis=basis, detail=detail)
+
+
+def disagreement(asked: Asked) -> Evidence | None:
+    """The share of the expert's inputs that the merge answers differently."""
+    merge = asked.merge
+    return _share(asked, merge.expert(asked.expert), "merged") if merge is not None else None
+
+
+def predicted_disagreement(asked: Asked) -> Evidence | None:
+    """The same of the factored sum that was run in place of the merge."""
+    surrogate = asked.case.surrogate(asked.method)
+    if surrogate is None or asked.depth != "hidden":
+        return None
+    return _share(asked, surrogate.expert(asked.expert), "predicted", "no merge made")
+
+
+def _share(asked: Asked, compared: MergedExpert, basis: str, said: str = "") -> Evidence:
+    told = [f"{basis} on {compared.inputs} inputs" if said else f"on {compared.inputs} inputs"]
+    if compared.cut:
+        told.append(f"{compared.cut} answers were cut before they differed, and may go on to")
+    if compared.inputs < FEWEST:
+        bound = number_text(compared.disagreement_upper)
+        told.append(f"fewer than {FEWEST} pass on their bound, {bound}")
+    return Evidence(
+        value=compared.disagreement,
+        basis=basis,
+        detail=joined(*told, said),
+        inputs=compared.inputs,
+        cut=compared.cut,
+        bound=compared.disagreement_upper,
+        base=base_disagreement(compared.name, asked.case),
+    )
 
 
 def examples_needed(value: Value, limit: float, examples: int) -> int | None:
@@ -98,7 +189,7 @@ def inputs_text(expert: MergedExpert, limit: float, confidence: float) -> str | 
     """What a certificate lacks whose bound is over ``limit`` while the rate that was seen is below
     it; None where that is not so."""
     rate = expert.disagreement.number
-    if rate is None or expert.disagreement_upper <= limit:
+    if rate is None or compare(expert.disagreement_upper, limit) != "fail":
         return None
     differing = round(rate * expert.inputs)
     try:

@@ -1,40 +1,26 @@
-"""What has become worse since the baseline: the values that the ``*_increase`` budgets hold."""
+"""What has become worse since the baseline: the evidence of the ``*_increase`` budgets."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.stages.hidden import difficulty_intervals
+from pytest_mergegate.verdict.alone import base_loss
+from pytest_mergegate.verdict.evidence import Evidence, compare
+from pytest_mergegate.verdict.losses import loss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.verdict.budgets import Asked
+    from pytest_mergegate.verdict.pool_parts import PoolPart
 
 NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with the option baseline)"
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
 """What other batches, threads and processors make of the same states."""
-Found = tuple[Value, str, str]
-"""The value, where it comes from, and a word to add to the message."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """The pool as the baseline knew it: its experts alone, on their probes alone."""
-
-    names: tuple[str, ...]
-    distances: NDArray[np.float64]
-    similarity: NDArray[np.float64] | None
-    mds: Mapping[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +31,9 @@ class Earlier:
     """Why nothing can be compared; None where it can."""
     experts: frozenset[str] = frozenset()
     """Those that both have."""
-    common: Common | None = None
-    """What is relative to the pool, today; None where that cannot be compared."""
+    common: PoolPart | None = None
+    """What is relative to the pool, today, in the pool as the baseline knew it; None where that
+    cannot be compared."""
     common_reason: str = ""
     mds: Mapping[str, Value] = field(default_factory=dict)
     """By expert."""
@@ -68,97 +55,75 @@ def moved(before: float | None, after: float | None) -> float:
     return distance / size if distance > _RELATIVE * size + _ABSOLUTE else 0.0
 
 
-def common_states(hidden: HiddenResult, names: Sequence[str], spec: GateSpec) -> Common:
-    """Distances, similarities and MDS of the experts ``names`` among themselves.
-
-    A distance is a mean over the probes of every task, so those of the others are left out too.
-    """
-    states = hidden.states
-    if set(names) == set(states.names):
-        mds = {name: expert.mds for name, expert in hidden.experts.items()}
-        return Common(
-            names=states.names, distances=hidden.distances, similarity=hidden.similarity, mds=mds
-        )
-    kept = [k for k, name in enumerate(states.names) if name in names]
-    own = [k for k, task in enumerate(states.tasks) if task in names]
-    per_probe = metrics.pairwise_distances(
-        [states.experts[k][kept] for k in own],
-        normalize=spec.probes.normalize,
-        base_states=[states.base[k] for k in own] if spec.probes.normalize == "base" else None,
-    )
-    tasks = [states.tasks[k] for k in own]
-    return _compared([states.names[k] for k in kept], per_probe, tasks, spec)
-
-
-def _compared(
-    names: Sequence[str], per_probe: NDArray[np.float64], tasks: Sequence[str], spec: GateSpec
-) -> Common:
-    distances = per_probe.mean(axis=0)
-    similarity = None
-    try:
-        similarity = metrics.hidden_similarity(distances)
-        scores = metrics.merging_difficulty(similarity)
-        ends = difficulty_intervals(per_probe, tasks, spec)
-        found = [
-            Value(number=float(score), interval=ends[i] if ends else None)
-            for i, score in enumerate(scores)
-        ]
-    except metrics.Undefined as undefined:
-        found = [Value.missing(undefined.reason)] * len(names)
-    mds = dict(zip(names, found, strict=True))
-    return Common(names=tuple(names), distances=distances, similarity=similarity, mds=mds)
-
-
-def mds_increase(earlier: Earlier | None, expert: str, limit: float) -> Found:
-    """By how much an MDS exceeds the baseline's, within the pool that the baseline knew."""
-    if earlier is None or earlier.reason is not None:
-        return _incomparable(earlier)
-    if expert not in earlier.experts:
-        return _new()
+def mds_increase(asked: Asked) -> Evidence | None:
+    """By how much an MDS exceeds the baseline's, within the pool that the baseline knew; where the
+    limit is exceeded, with the distance that moved most."""
+    earlier, expert = asked.case.earlier, asked.expert
+    if asked.case.hidden is None:
+        return None
+    if (lacking := _incomparable(earlier, expert)) is not None:
+        return lacking
+    assert earlier is not None
     if earlier.common is None:
-        return Value.missing("baseline_other_pool"), "hidden", earlier.common_reason
+        return Evidence.missing("baseline_other_pool", "hidden", earlier.common_reason)
     before, after = earlier.mds.get(expert), earlier.common.mds[expert]
     value, detail = _difference(before, after, "MDS")
-    if value.number is not None and not value.number <= limit:
+    if compare(value, asked.limit) == "fail":
         detail += _moved_most(earlier, earlier.common, expert)
-    return value, "hidden", detail
+    return Evidence(value=value, basis="hidden", detail=detail)
 
 
-def loss_increase(
-    earlier: Earlier | None, expert: str, method: str | None, loss: Value, basis: str, inputs: int
-) -> Found:
+def loss_increase(asked: Asked) -> Evidence | None:
+    """By how much the loss that would be judged exceeds the baseline's, and the base's would; no
+    limit is inside an interval that is not this one's."""
+    found = loss(replace(asked, limit=math.inf))
+    if found is None or found.basis not in {"measured", "certified"}:
+        return found
+    merge, expert, earlier = asked.merge, asked.expert, asked.case.earlier
+    inputs = merge.expert(expert).inputs if merge is not None else 0
+    grown, of_base = (
+        increase_of_loss(earlier, expert, asked.method, value, found.basis, inputs)
+        for value in (found.value, base_loss(expert, asked.case))
+    )
+    known = grown.value.number is not None
+    detail = f"{grown.detail}; {found.detail}" if known else grown.detail
+    return replace(grown, detail=detail, inputs=found.inputs, base=of_base.value)
+
+
+def increase_of_loss(
+    earlier: Earlier | None, expert: str, method: str | None, now: Value, basis: str, inputs: int
+) -> Evidence:
     """By how many points a loss exceeds the baseline's of the same ``basis``, under one method.
 
     ``inputs`` are those on which a ``certified`` one rests.
     """
-    if earlier is None or earlier.reason is not None:
-        return _incomparable(earlier)
-    if expert not in earlier.experts:
-        return _new()
+    if (lacking := _incomparable(earlier, expert)) is not None:
+        return lacking
+    assert earlier is not None
     at = (method or "", expert)
     if basis == "certified" and at in earlier.inputs and earlier.inputs[at] != inputs:
         said = f"certified on {inputs} inputs, and on {earlier.inputs[at]} in the baseline"
-        return Value.missing("baseline_other_inputs"), basis, said
+        return Evidence.missing("baseline_other_inputs", basis, said)
     before = (earlier.certified if basis == "certified" else earlier.measured).get(at)
     if before is None:
         said = f"the baseline has no {basis} loss of it under {method}"
-        return Value.missing("baseline_without_loss"), basis, said
-    value, detail = _difference(before, loss, f"{basis} loss", " %")
-    return value, basis, detail
+        return Evidence.missing("baseline_without_loss", basis, said)
+    value, detail = _difference(before, now, f"{basis} loss", " %")
+    return Evidence(value=value, basis=basis, detail=detail)
 
 
-def _incomparable(earlier: Earlier | None) -> Found:
-    if earlier is None or earlier.reason is None:
-        return Value.missing("baseline_not_given"), "none", NOT_GIVEN
-    return Value.missing("baseline_not_comparable"), "none", earlier.reason
-
-
-def _new() -> Found:
+def _incomparable(earlier: Earlier | None, expert: str) -> Evidence | None:
+    if earlier is None:
+        return Evidence.missing("baseline_not_given", "none", NOT_GIVEN)
+    if earlier.reason is not None:
+        return Evidence.missing("baseline_not_comparable", "none", earlier.reason)
+    if expert in earlier.experts:
+        return None
     said = (
         "it is not in the baseline and has nothing to increase from (fix: set an absolute limit, "
         "such as max_loss)"
     )
-    return Value.missing("baseline_lacks_expert"), "none", said
+    return Evidence.missing("baseline_lacks_expert", "none", said)
 
 
 def _difference(before: Value | None, after: Value, what: str, unit: str = "") -> tuple[Value, str]:
@@ -179,7 +144,7 @@ def _difference(before: Value | None, after: Value, what: str, unit: str = "") -
     return Value(number=grown, interval=ends), shown
 
 
-def _moved_most(earlier: Earlier, common: Common, expert: str) -> str:
+def _moved_most(earlier: Earlier, common: PoolPart, expert: str) -> str:
     """The partner to which the distance has changed most, in the scale of HiddenSim."""
     i = common.names.index(expert)
     moves = {

@@ -1,4 +1,4 @@
-"""The one place where a value meets a limit."""
+"""Every value of a gate against its limit, and what they come to together."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.wording import verdict_text
-from pytest_mergegate.gate.spec import INCREASES, STAGES, Stage, deepest
-from pytest_mergegate.verdict.evidence import Status, compare
-from pytest_mergegate.verdict.judged_values import find_value, needed_stage
-from pytest_mergegate.verdict.unmerged import too_weak
+from pytest_mergegate.common.statuses import STATUSES, worst
+from pytest_mergegate.common.wording import distinct, joined, number_text
+from pytest_mergegate.verdict.alone import too_weak
+from pytest_mergegate.verdict.budgets import Asked, increases, judges_merges, set_limits
+from pytest_mergegate.verdict.evidence import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.verdict.budgets import BudgetKind
     from pytest_mergegate.verdict.case import Case
-
-_RANK: dict[Status, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 _ALIKE = 0.02
 """Worst experts that differ by no larger a share of what they use up are no reason to choose."""
+_ROUNDING = 1e-9
+"""Round-off must not tell the base from the limit."""
 
-PER_METHOD = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
-"""Budgets that a method of merging is judged by."""
+_WHY = {
+    "needs_three_experts": "similarity is relative to the pool and needs at least three experts",
+    "equidistant": "all experts are equally far apart, which says nothing about their conflicts",
+    "expert_score_zero": "the expert itself scores zero on its examples",
+    "zero_task_vectors": "neither expert changes the base",
+    "zero_hidden_state": "a hidden state is zero and has no direction",
+}
+_TOLD = ("not_computed", "needs_stage", "baseline_", "too_few")
+"""Reasons that the evidence itself puts in words."""
+_RELATION = {"pass": "within", "fail": "over", "inconclusive": "undecided against"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +52,7 @@ class Verdict:
     method: str | None
     status: Status
     basis: str
-    """Where the value comes from: see ``evidence.Found``."""
+    """Where the value comes from: see ``Evidence``."""
     message: str
 
 
@@ -57,57 +66,56 @@ class Judgement:
     """The merge method that was judged under ``select: any``."""
 
 
-def plan_depth(spec: GateSpec, pool: Pool, allowed: Stage | None) -> Stage:
-    """The stage at which every budget is decided, or ``allowed`` where that is less deep."""
-    wanted = deepest(
-        *(
-            needed_stage(budget, pool, expert)
-            for budget in spec.effective_budget.limits
-            for expert in pool.names
-        )
-    )
-    return wanted if allowed is None else min(wanted, allowed, key=STAGES.index)
-
-
 def judge(gate: Gate, case: Case, depth: Stage) -> Judgement:
     """Hold every value against its limit.
 
     ``select: any`` judges the method whose verdicts are best, then whose worst expert does best;
-    ``select: all`` judges every method. A gate passes only if every verdict passes.
+    ``select: all`` judges every method. A gate passes only if every verdict passes; no verdict at
+    all is no pass.
     """
-    spec, limits = gate.spec, gate.spec.effective_budget.limits
-    shared = [b for b in limits if b not in PER_METHOD]
-    per_method = [b for b in limits if b in PER_METHOD]
-    verdicts = [
-        _verdict(b, limits[b], e, None, case, spec, depth)
-        for b in shared
-        for e in _held_to(b, limits, case)
-    ]
-    method: str | None = None
-    if per_method:
-        by_method: dict[str | None, list[Verdict]] = {
-            label: [
-                _verdict(b, limits[b], e, label, case, spec, depth)
-                for b in per_method
-                for e in _held_to(b, limits, case)
-            ]
-            for label in _merged_or_predicted(case) or (None,)
-        }
-        if spec.merge.select == "all":
+    limits = gate.spec.effective_budget.limits
+
+    def verdicts_on(method: str | None, *, of_merges: bool) -> list[Verdict]:
+        return [
+            _verdict(
+                Asked(
+                    case=case,
+                    kind=kind,
+                    limit=limit,
+                    expert=expert,
+                    method=method,
+                    mode=gate.spec.judge,
+                    depth=depth,
+                )
+            )
+            for kind, limit in set_limits(limits)
+            if kind.of_merges is of_merges
+            for expert in _held_to(kind, limits, case)
+        ]
+
+    verdicts, chosen = verdicts_on(None, of_merges=False), None
+    if judges_merges(limits):
+        methods = _merged_or_predicted(case) or (None,)
+        by_method = {method: verdicts_on(method, of_merges=True) for method in methods}
+        if gate.spec.merge.select == "all":
             verdicts += [verdict for group in by_method.values() for verdict in group]
         else:
-            method = _best(by_method)
-            verdicts += by_method[method]
-    return Judgement(
-        verdicts=tuple(verdicts), status=worst([v.status for v in verdicts]), method=method
-    )
+            chosen = _best(by_method)
+            verdicts += by_method[chosen]
+    return Judgement(verdicts=tuple(verdicts), status=_worst(verdicts), method=chosen)
 
 
-def _held_to(budget: str, limits: Mapping[str, float], case: Case) -> tuple[str, ...]:
-    """The experts that ``budget`` is about: an increase is not about those that the baseline lacks,
+def _worst(verdicts: Sequence[Verdict]) -> Status:
+    return worst(verdict.status for verdict in verdicts) if verdicts else "inconclusive"
+
+
+def _held_to(kind: BudgetKind, limits: Mapping[str, float], case: Case) -> tuple[str, ...]:
+    """The experts that a budget is about: an increase is not about those that the baseline lacks,
     where they are held to a limit that needs no baseline."""
     names, earlier = case.pool.names, case.earlier
-    if budget not in INCREASES or earlier is None or earlier.reason or set(limits) <= INCREASES:
+    if not kind.from_baseline or earlier is None or earlier.reason:
+        return names
+    if len(increases(limits)) == len(limits):
         return names
     return tuple(name for name in names if name in earlier.experts)
 
@@ -121,22 +129,22 @@ def _merged_or_predicted(case: Case) -> tuple[str, ...]:
     return tuple(case.hidden.scales)
 
 
-def worst(statuses: Sequence[Status]) -> Status:
-    """The worst of ``statuses``; no verdict at all is no pass."""
-    return max(statuses, key=_RANK.__getitem__, default="inconclusive")
-
-
 def _best(by_method: Mapping[str | None, Sequence[Verdict]]) -> str | None:
     """The method whose worst verdict is best: by status, then by how much of its limit the worst
     expert uses up, then, where that is nearly alike (two total losses), by how many are over it and
     by the mean."""
-    rank = {label: _RANK[worst([v.status for v in group])] for label, group in by_method.items()}
+    rank = {label: STATUSES.index(_worst(group)) for label, group in by_method.items()}
     best = [label for label in by_method if rank[label] == min(rank.values())]
     used = {label: [_used(verdict) for verdict in by_method[label]] for label in best}
     most = {label: max(used[label], default=math.inf) for label in best}
     least = min(most.values())
     near = [label for label in best if most[label] <= least + _ALIKE * abs(least)]
-    return min(near, key=lambda label: (_over(by_method[label]), _mean(used[label])))
+
+    def spared(label: str | None) -> tuple[int, float]:
+        over = sum(verdict.status != "pass" for verdict in by_method[label])
+        return over, sum(used[label]) / len(used[label]) if used[label] else math.inf
+
+    return min(near, key=spared)
 
 
 def _used(verdict: Verdict) -> float:
@@ -147,48 +155,63 @@ def _used(verdict: Verdict) -> float:
     return number / limit if limit else number
 
 
-def _over(verdicts: Sequence[Verdict]) -> int:
-    return sum(verdict.status != "pass" for verdict in verdicts)
-
-
-def _mean(used: Sequence[float]) -> float:
-    return sum(used) / len(used) if used else math.inf
-
-
-def _verdict(
-    budget: str,
-    limit: float,
-    expert: str,
-    method: str | None,
-    case: Case,
-    spec: GateSpec,
-    depth: Stage,
-) -> Verdict:
-    found = find_value(budget, limit, expert, method, case, depth)
-    status: Status = "inconclusive"
-    if not (found.undecided or math.isnan(limit)):
-        passing, failing = found.passing(spec.judge), found.failing(spec.judge)
-        status = compare(limit, passing=passing, failing=failing)
-    detail = found.detail
-    lacking = found.vacuous or too_weak(expert, case)
+def _verdict(asked: Asked) -> Verdict:
+    kind, limit, expert, case = asked.kind, asked.limit, asked.expert, asked.case
+    found = kind.evidence(asked)
+    status, detail = compare(found, limit, asked.mode), found.detail
+    lacking = (found.base and why_vacuous(found.base, limit, kind.words)) or too_weak(expert, case)
     if status == "pass" and lacking:
-        status, detail = "inconclusive", "; ".join(filter(None, (detail, lacking)))
-    if spec.judge == "bound" and not found.exact:
-        detail = "; ".join(filter(None, (detail, "judged on the interval's bad end")))
-    automatic = case.automatic.get(budget)
-    if automatic is not None:
-        looked_at = found.inputs or case.probes_of(expert)
-        if status == "pass" and looked_at < automatic.inputs:
+        status, detail = "inconclusive", joined(detail, lacking)
+    if asked.mode == "bound" and not found.exact:
+        detail = joined(detail, "judged on the interval's bad end")
+    if (automatic := case.automatic.get(kind.name)) is not None:
+        if status == "pass" and (found.inputs or case.probes_of(expert)) < automatic.inputs:
             status = "inconclusive"
-            detail = f"{detail}; the recorded scores are on more inputs than were looked at here"
-        detail = "; ".join(filter(None, (automatic.text, detail.removeprefix("; "))))
+            fewer = "the recorded scores are on more inputs than were looked at here"
+            detail = joined(detail, fewer)
+        detail = joined(automatic.text, detail)
     return Verdict(
-        budget=budget,
+        budget=kind.name,
         limit=limit,
         value=found.value,
         expert=expert,
-        method=method,
+        method=asked.method,
         status=status,
         basis=found.basis,
-        message=verdict_text(budget, limit, found.value, expert, method, status, detail),
+        message=_message(asked, found.value, status, detail),
     )
+
+
+def why_vacuous(base: Value, limit: float, what: str) -> str:
+    """What to say where the base, with nothing merged, would pass too (THEORY 9)."""
+    if base.number is None:
+        why = (base.reason or "unknown").replace("_", " ")
+        return f"whether the base by itself would pass is not known ({why})"
+    if compare(base, limit + _ROUNDING) != "pass":
+        return ""
+    return (
+        f"the base by itself has a {what} of {number_text(base.number)}, within the limit too: "
+        "a pass would say nothing of the merge"
+    )
+
+
+def _message(asked: Asked, value: Value, status: Status, detail: str) -> str:
+    """One line: the value with its interval, the limit, and how they stand."""
+    kind, limit, expert = asked.kind, asked.limit, asked.expert
+    under = f" under {asked.method}" if asked.method else ""
+    if value.number is None:
+        reason = value.reason or ""
+        why = _WHY.get(reason, reason.replace("_", " "))
+        why = detail if reason.startswith(_TOLD) else why
+        return f"{expert}: {kind.words}{under} undecided: {why}"
+    if math.isnan(limit):
+        shown = number_text(value.number)
+        return f"{expert}: {kind.words} {shown}{under} undecided: {detail}"
+    shown, bound = distinct(value.number, limit)
+    interval = ""
+    if value.interval:
+        low, high = (number_text(end) for end in value.interval)
+        interval = f" [{low}, {high}]"
+    held = f"{shown}{kind.unit}{interval} {_RELATION[status]} {bound}{kind.unit}"
+    tail = f" ({detail})" if detail else ""
+    return f"{expert}: {kind.words} {held}{under}{tail}"

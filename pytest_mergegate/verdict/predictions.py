@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.verdict.judged_values import certified_loss
+from pytest_mergegate.verdict.losses import certified_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from pytest_mergegate.verdict.case import Case
 
 Source = Literal["certificate", "registry", "beds", "paper"]
-_SCORES = ("disagreement", "surrogate", "states")
-"""What a calibration reads, best first: of the merge, of its factored sum, of mixed states."""
-_READ = {
+_SCORES = {
     "disagreement": "the disagreement of the merge",
     "surrogate": "the disagreement of the factored sum",
     "states": "the disagreement of mixed states",
 }
+"""What a calibration reads, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class Prediction:
     def detail(self) -> str:
         """Where it comes from, in words."""
         whose = "recorded merges" if self.source == "registry" else "merges of the shipped beds"
-        return f"predicted from {_READ[self.score or 'disagreement']} by {self.merges} {whose}"
+        return f"predicted from {_SCORES[self.score or 'disagreement']} by {self.merges} {whose}"
 
     @property
     def short(self) -> str:
@@ -78,14 +77,18 @@ class Prediction:
 
 def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
     """Every source's word on every expert under every method, the best source first."""
-    base = case.pool.base.fingerprint
     spec = case.pool.spec
     own = {
-        name: past.like(base, expert.metric, spec.reading_of(name), spec.prediction_level)
+        name: past.like(
+            case.pool.base.fingerprint, expert.metric, spec.reading_of(name), spec.prediction_level
+        )
         for name, expert in spec.experts.items()
     }
+    mixed = list(case.hidden.scales) if case.hidden is not None else []
+    merged = [merge.method.label for merge in case.merges]
+    summed = [surrogate.method for surrogate in case.surrogates]
     found: list[Prediction] = []
-    for method in _methods(case):
+    for method in dict.fromkeys([*merged, *summed, *mixed]):
         for expert in case.pool.experts:
             found += _certificate(case, method, expert.name)
             scores = dict(_scores(case, method, expert.name))
@@ -98,13 +101,6 @@ def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
             found += _calibrated(expert, method, scores, past.shipped, "beds")
             found += _paper(case, method, expert.name)
     return tuple(found)
-
-
-def _methods(case: Case) -> tuple[str, ...]:
-    merged = [merge.method.label for merge in case.merges]
-    summed = [surrogate.method for surrogate in case.surrogates]
-    mixed = list(case.hidden.scales) if case.hidden is not None else []
-    return tuple(dict.fromkeys([*merged, *summed, *mixed]))
 
 
 def _certificate(case: Case, method: str, expert: str) -> Iterator[Prediction]:
@@ -124,8 +120,7 @@ def _certificate(case: Case, method: str, expert: str) -> Iterator[Prediction]:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Score:
+class _Score(NamedTuple):
     """A share of an expert's own inputs that is answered otherwise, and of how many."""
 
     value: float
@@ -133,12 +128,8 @@ class _Score:
 
 
 def _scores(case: Case, method: str, expert: str) -> Iterator[tuple[str, _Score]]:
-    merge, surrogate = case.merge(method), case.surrogate(method)
-    compared = {
-        "disagreement": merge.expert(expert) if merge else None,
-        "surrogate": surrogate.expert(expert) if surrogate else None,
-    }
-    for score, found in compared.items():
+    for score, run in (("disagreement", case.merge(method)), ("surrogate", case.surrogate(method))):
+        found = run.expert(expert) if run is not None else None
         if found is not None and found.disagreement.number is not None:
             # an answer that was cut may still go on to differ, as the certificate has it
             rate = min(1.0, found.disagreement.number + found.cut / found.inputs)
@@ -175,9 +166,7 @@ def _calibrated(
 
 def _paper(case: Case, method: str, expert: str) -> Iterator[Prediction]:
     """What the paper's 32 rows say of an MDS: a reference, and no more."""
-    if case.hidden is None:
-        return
-    mds = case.hidden.experts[expert].mds.number
+    mds = case.hidden.experts[expert].mds.number if case.hidden is not None else None
     if mds is None:
         return
     try:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.verdict.evidence import inputs_text
+from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
+from pytest_mergegate.verdict.evidence import compare, inputs_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,23 +21,21 @@ _ROUNDING = 0.01
 """What storing in bfloat16 makes of equal task vectors."""
 
 
-def find_caveats(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Finding]:
+def find_warnings(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Finding]:
     """What a reader of the judged verdicts should know; one finding per expert and kind."""
     yield from _copies(case)
     yield from _sampled(case, judgement)
     yield from _predicted(case, judgement)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
-    seen: set[tuple[str, str]] = set()
     compared = [(merge.method.label, merge.experts) for merge in case.merges]
     compared = compared or [(s.method, s.experts) for s in case.surrogates]
-    for label, experts in compared:
-        if label not in judged:
-            continue
-        for expert in experts:
-            for finding in (_cut(gate, expert), _few(gate, expert)):
-                if finding is not None and (finding.code, expert.name) not in seen:
-                    seen.add((finding.code, expert.name))
-                    yield finding
+    experts = [e for label, experts in compared if label in judged for e in experts]
+    seen: set[tuple[str, str]] = set()
+    for expert in experts:
+        for finding in (_cut(gate, expert), _few(gate, expert)):
+            if finding is not None and (finding.code, expert.name) not in seen:
+                seen.add((finding.code, expert.name))
+                yield finding
 
 
 def _copies(case: Case) -> Iterator[Finding]:
@@ -59,11 +58,11 @@ def _sampled(case: Case, judgement: Judgement) -> Iterator[Finding]:
     for verdict in judgement.verdicts:
         if verdict.basis != "sampled" or verdict.status != "pass" or case.conflict is None:
             continue
-        ratio = verdict.budget.removeprefix("max_")
+        ratio = BUDGETS[verdict.budget].quantity
         pairs = (p for p in case.conflict.pairs if verdict.expert in (p.a, p.b))
         intervals = [getattr(pair, ratio).interval for pair in pairs]
         highest = max(interval[1] for interval in intervals if interval is not None)
-        if not highest <= verdict.limit:
+        if compare(highest, verdict.limit) == "fail":
             yield Finding(
                 code="MG304",
                 severity="warning",
@@ -85,15 +84,12 @@ def _predicted(case: Case, judgement: Judgement) -> Iterator[Finding]:
         return
     sums = (case.surrogate(method) for method in passed)
     exact = all(found is not None and found.exact for found in sums)
+    how = "is this method's merge" if exact else "is only near to this method's merge"
     yield Finding(
         code="MG305",
         severity="note" if exact else "warning",
         message="what passed was predicted, not measured: no merge was made; "
-        + (
-            "the factored sum that was run is this method's merge"
-            if exact
-            else "the factored sum that was run is only near to this method's merge"
-        ),
+        f"the factored sum that was run {how}",
         fix="" if exact else "let the gate go to stage merge before the merge ships",
     )
 
@@ -112,9 +108,11 @@ def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:
 
 
 def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
-    limit = gate.spec.effective_budget.limits.get("max_disagreement")
-    point = expert.disagreement.number
-    if limit is None or point is None or not point <= limit < expert.disagreement_upper:
+    limit = gate.spec.effective_budget.limits.get(limit_on("disagreement"))
+    point, upper = expert.disagreement.number, expert.disagreement_upper
+    if limit is None or point is None or compare(point, limit) != "pass":
+        return None
+    if compare(upper, limit) != "fail":
         return None
     lacking = inputs_text(expert, limit, gate.spec.level)
     return Finding(
@@ -122,7 +120,7 @@ def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
         severity="warning",
         expert=expert.name,
         message=f"the disagreement of {number_text(point)} is within {number_text(limit)}, but on "
-        f"{expert.inputs} inputs it may be {number_text(expert.disagreement_upper)}"
+        f"{expert.inputs} inputs it may be {number_text(upper)}"
         + (f"; to bound it by the limit, {lacking}" if lacking else ""),
         fix="add examples, or hold the bound to the limit with judge: bound",
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from github_runner import Ran, Runner
+from warm import SETTINGS, commands
 
 from pytest_mergegate.common.plain_text import clean
 
@@ -39,6 +40,8 @@ class GitHub:
     environment: dict[str, str] = field(default_factory=dict)
     event: dict[str, Any] = field(default_factory=dict)
     """In place of a push or a pull request."""
+    forks: bool = False
+    """Whether what the steps start may be forks: see tests/warm.py."""
     restored: list[str] = field(default_factory=list)
     """The keys that were asked for."""
 
@@ -77,7 +80,7 @@ class GitHub:
                 "actions/upload-artifact": self._upload,
                 ACTION: gate,
             },
-            environment=_environment() | self.environment,
+            environment=_environment(forks=self.forks) | self.environment,
         )
         job = runner.job(self.workspace / ".github/workflows/mergegate.yml", "gate")
         (action,) = ran
@@ -123,10 +126,12 @@ class GitHub:
         return {}
 
 
-def _environment() -> dict[str, str]:
+def _environment(*, forks: bool) -> dict[str, str]:
     """A runner's, with this package in it; nothing of the tests' own cache."""
-    kept = {k: v for k, v in os.environ.items() if k in {"HOME", "LANG", "OMP_NUM_THREADS"}}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    wanted = ("HOME", "LANG", "OMP_NUM_THREADS", *(SETTINGS if forks else ()))
+    kept = {k: v for k, v in os.environ.items() if k.startswith(wanted)}
+    folders = [commands()] * forks + [Path(sys.executable).parent, os.environ["PATH"]]
+    path = os.pathsep.join(map(str, folders))
     return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
@@ -157,7 +162,7 @@ def on_pull_request(github: GitHub, on_main: Ran) -> Ran:
 @pytest.fixture
 def fresh(tmp_path: Path) -> GitHub:
     """A repository without the files that its gate names."""
-    github = GitHub(folder=tmp_path, workspace=tmp_path / "repository")
+    github = GitHub(folder=tmp_path, workspace=tmp_path / "repository", forks=True)
     shutil.copytree(EXAMPLE, github.workspace)
     return github
 
@@ -290,7 +295,7 @@ HOSTILE = (
 
 def test_nothing_in_the_names_of_experts_is_obeyed(tmp_path: Path) -> None:
     """They are commands to GitHub, to the shell, to Markdown and to HTML."""
-    github = GitHub(folder=tmp_path, workspace=_assemble(tmp_path / "repository"))
+    github = GitHub(folder=tmp_path, workspace=_assemble(tmp_path / "repository"), forks=True)
     github.checkout("add-reverse-shout")
     adapters = ("rotate_upper", "first_last", "reverse_upper", "reverse_shout")
     experts = {
@@ -367,11 +372,11 @@ def test_a_fork_is_given_no_cache(github: GitHub, on_main: Ran, event: dict[str,
     shutil.copytree(github.caches[0][1], forged, dirs_exist_ok=True)
     kept, asked = [*github.caches], [*github.restored]
     github.caches.append(("mergegate-Linux-mergegate-0-1", forged))
-    github.event = event
+    github.event, github.forks = event, True
     try:
         ran = github.workflow(stage="conflict")
     finally:
-        github.event = {}
+        github.event, github.forks = {}, False
         github.caches.remove(("mergegate-Linux-mergegate-0-1", forged))
     assert github.restored == asked
     assert github.caches == kept
@@ -385,11 +390,11 @@ def test_the_repository_s_own_branches_have_one(
     github: GitHub, on_main: Ran, event: dict[str, Any]
 ) -> None:
     github.checkout("main")
-    github.event = event
+    github.event, github.forks = event, True
     try:
         github.workflow(stage="conflict")
     finally:
-        github.event = {}
+        github.event, github.forks = {}, False
     assert github.restored[-1] == f"mergegate-Linux-mergegate-{github.runs}-1"
     assert github.report()["cache"]["hits"] > 0
 

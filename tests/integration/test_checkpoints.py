@@ -173,7 +173,7 @@ def test_a_parameter_that_is_taken_for_an_old_constant(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names alone may mislead; what the loaded model has must not count as unchanged."""
-    monkeypatch.setattr("pytest_mergegate.pool.base._CONSTANTS", (".q_proj.weight",))
+    monkeypatch.setattr("pytest_mergegate.pool.checkpoints._CONSTANTS", (".q_proj.weight",))
     base = ARCHITECTURES["llama"].write(tmp_path / "base", seed)
     for k, name in enumerate("ab", start=1):
         write_expert(base, tmp_path / name, "llama", seed + k)

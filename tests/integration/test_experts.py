@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,14 @@ from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.stages.conflict import run_conflict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def pool_of(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Callable[[str, str], Gate]:
+    """The pool of a case, written once for both tests, which only read it."""
+    return cache(lambda *case: write_pool(tmp_path_factory.mktemp("pool"), *case, seed))
 
 
 def write_pool(folder: Path, variant: str, architecture: str, seed: int) -> Gate:
@@ -43,17 +51,17 @@ def with_peft(folder: Path, name: str, architecture: str) -> Any:
 
 @pytest.mark.parametrize(("variant", "architecture"), CASES)
 def test_task_vectors_are_pefts_merge_minus_the_base(
-    tmp_path: Path, seed: int, variant: str, architecture: str
+    pool_of: Callable[[str, str], Gate], variant: str, architecture: str
 ) -> None:
-    gate = write_pool(tmp_path, variant, architecture, seed)
+    gate = pool_of(variant, architecture)
     pool = read(gate)
     vectors = TaskVectors(pool)
-    base = dict(load(tmp_path / "base", architecture).named_parameters())
+    base = dict(load(gate.root / "base", architecture).named_parameters())
     conflict = run_conflict(pool, dense_of(vectors), lambda _: None)
     for expert in pool.experts:
         assert expert.kind == VARIANTS[variant].kind
         merged = dict(
-            with_peft(tmp_path, expert.name, architecture).merge_and_unload().named_parameters()
+            with_peft(gate.root, expert.name, architecture).merge_and_unload().named_parameters()
         )
         assert set(merged) == set(base)
         assert set(expert.changes) <= set(base)
@@ -122,16 +130,16 @@ def read_by_head(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("variant", "architecture"), CASES)
 def test_hidden_states_are_those_of_pefts_own_forward(
-    tmp_path: Path, seed: int, variant: str, architecture: str
+    pool_of: Callable[[str, str], Gate], variant: str, architecture: str
 ) -> None:
-    gate = write_pool(tmp_path, variant, architecture, seed)
+    gate = pool_of(variant, architecture)
     pool = read(gate)
     engine = Engine(pool, gate.spec, "cpu")
     forced = FORCED if engine.positions in engine.model.forced_positions else ()
     rows = [(prompt, forced) for prompt in PROMPTS]
     base = engine.model.states(rows, engine.positions)
     for name in pool.names:
-        model = with_peft(tmp_path, name, architecture)
+        model = with_peft(gate.root, name, architecture)
         with engine.expert(name):
             states = engine.model.states(rows, engine.positions)
         for prompt, state, unadapted in zip(PROMPTS, states, base, strict=True):

@@ -241,6 +241,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class TestRun:
+    """The first of them starts mergekit as users do; the others, forks that have imported it."""
+
     def test_the_folder_goes_with_the_result(self, tiny: Engine, temporary: Path) -> None:
         merged = merge(plan(tiny, "task_arithmetic"), tiny)
         assert isinstance(merged.weights, OfficialWeights)
@@ -253,6 +255,7 @@ class TestRun:
         gc.collect()
         assert not list(temporary.iterdir())
 
+    @pytest.mark.usefixtures("forked_mergekit")
     def test_a_failure_is_one_line_and_leaves_nothing(self, tiny: Engine, temporary: Path) -> None:
         wrong = replace(plan(tiny, "ties"), parameters={"density": "many"})  # type: ignore[dict-item]
         with pytest.raises(GateError, match=r"own run of ties failed \(.*'many'") as caught:
@@ -260,6 +263,7 @@ class TestRun:
         assert "Traceback" not in str(caught.value)
         assert not list(temporary.iterdir())
 
+    @pytest.mark.usefixtures("forked_mergekit")
     def test_what_is_off_the_arithmetic_is_refused(
         self, tiny: Engine, temporary: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -273,6 +277,7 @@ class TestRun:
         with pytest.raises(GateError, match="broken merge"):
             merge_officially(plan(tiny, "task_arithmetic"), tiny)
 
+    @pytest.mark.usefixtures("forked_mergekit")
     def test_killed(
         self, tiny: Engine, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -294,6 +299,7 @@ class TestRun:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_mergekit")
 def test_what_no_expert_changes_is_in_it_where_it_differs(tiny: Engine) -> None:
     """An average that is not normalised scales the embedding, too."""
     half = plan(tiny, {"method": "linear", "normalize": False, "weight": 0.5})
@@ -306,6 +312,7 @@ def test_what_no_expert_changes_is_in_it_where_it_differs(tiny: Engine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_mergekit")
 def test_half_precision_is_near_enough(tiny_pool: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_pool.parent, tmp_path / "pool")
     gate = read_gate(tiny_pool) | {"dtype": "bfloat16"}
@@ -315,6 +322,7 @@ def test_half_precision_is_near_enough(tiny_pool: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_mergekit")
 def test_what_plain_lora_cannot_say(tmp_path: Path, seed: int) -> None:
     """Other adapters either merge as they do in place, or are refused by name."""
     dora = Adapter(lora={"use_dora": True})
@@ -324,7 +332,7 @@ def test_what_plain_lora_cannot_say(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("any_base")
+@pytest.mark.usefixtures("any_base", "forked_mergekit")
 def test_a_gate_on_the_official_route(tmp_path: Path, seed: int) -> None:
     """It says what the route in place says."""
     path = without_ties(write_pool, tmp_path, seed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from pools import Adapter, read_gate, write_adapter, write_base, write_gate, write_jsonl, write_pool
+from warm import commands
 
 from pytest_mergegate import assess
 from pytest_mergegate.engine.models import placement
@@ -84,7 +85,7 @@ def test_a_base_larger_than_the_limit(tmp_path: Path, tiny_pool: Path, seed: int
     size = (base / "model.safetensors").stat().st_size
     room = size * 2 // 3
     whole = json.loads(assess(gate, cache=False).to_json(None))
-    command = [sys.executable, "-c", LIMITED, str(gate), str(room), str(tiny_pool)]
+    command = [commands() / "python", "-c", LIMITED, str(gate), str(room), str(tiny_pool)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     limited = json.loads(done.stdout.splitlines()[-1])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pools import edit_adapter_config, read_gate, write_gate
+from warm import commands
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,8 @@ class Project:
         command = folder / "bin" / "mergegate"
         command.parent.mkdir()
         command.write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" -m pytest_mergegate.cli "$@"\n', encoding="utf-8"
+            f'#!/bin/sh\nexec "{commands() / "python"}" -m pytest_mergegate.cli "$@"\n',
+            encoding="utf-8",
         )
         command.chmod(0o755)
         hooks = folder / "hooks"

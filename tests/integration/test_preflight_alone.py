@@ -11,6 +11,8 @@ import pytest
 import yaml
 from pools import edit_adapter_config, read_gate, write_gate
 
+from pytest_mergegate.cli import main
+
 ROOT = Path(__file__).parents[2]
 _RUN = """
 import sys
@@ -33,12 +35,21 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def check(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return run(_RUN, "check", "--stage", "preflight", *arguments)
+def check(*arguments: object, stage: str = "preflight") -> int:
+    """The command in this process, where what it imports does not matter."""
+    return main(["check", "--stage", stage, *map(str, arguments)])
 
 
 def test_nothing_wrong_is_0_and_needs_no_torch(tiny_pool: Path, tmp_path: Path) -> None:
-    done = check(tiny_pool, "--report", f"json:{tmp_path / 'report.json'}")
+    done = run(
+        _RUN,
+        "check",
+        "--stage",
+        "preflight",
+        tiny_pool,
+        "--report",
+        f"json:{tmp_path / 'report.json'}",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "HEAVY []" in done.stdout
     assert "3 experts, nothing wrong; not judged: max_disagreement" in done.stdout
@@ -48,34 +59,32 @@ def test_nothing_wrong_is_0_and_needs_no_torch(tiny_pool: Path, tmp_path: Path) 
     assert {v["status"] for v in report["verdicts"]} == {"inconclusive"}
 
 
-def test_warnings_are_shown(pool_copy: Path) -> None:
+def test_warnings_are_shown(pool_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_gate(pool_copy, read_gate(pool_copy) | {"merge": {"methods": ["ties"]}})
-    done = check(pool_copy)
-    assert done.returncode == 0
-    assert "MG118 ties" in done.stdout
+    assert check(pool_copy) == 0
+    assert "MG118 ties" in capsys.readouterr().out
 
 
-def test_something_wrong_is_2(pool_copy: Path) -> None:
+def test_something_wrong_is_2(pool_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_adapter_config(
         pool_copy.parent / "adapters" / "b", base_model_name_or_path="elsewhere/other"
     )
-    done = check(pool_copy)
-    assert done.returncode == 2
-    assert "MG101 b" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    assert check(pool_copy) == 2
+    said = capsys.readouterr()
+    assert "MG101 b" in said.out
+    assert "Traceback" not in said.out + said.err
 
 
 def test_one_of_two_gates_wrong(pool_copy: Path, tiny_pool: Path) -> None:
     edit_adapter_config(
         pool_copy.parent / "adapters" / "b", base_model_name_or_path="elsewhere/other"
     )
-    assert check(tiny_pool, pool_copy).returncode == 2
-    assert check(pool_copy, tiny_pool).returncode == 2
+    assert check(tiny_pool, pool_copy) == 2
+    assert check(pool_copy, tiny_pool) == 2
 
 
 def test_deeper_stages_stay_inconclusive(tiny_pool: Path) -> None:
-    done = run(_RUN, "check", "--stage", "conflict", tiny_pool)
-    assert done.returncode == 1
+    assert check(tiny_pool, stage="conflict") == 1
 
 
 @pytest.mark.parametrize(("setting", "code"), [("fail", 1), ("warn", 0)])

@@ -57,6 +57,7 @@ def test_every_architecture(tmp_path: Path, seed: int, architecture: str) -> Non
     check(tmp_path, load(tmp_path / "out", architecture))
 
 
+@pytest.mark.usefixtures("forked_mergekit")
 def test_tensors_that_are_fused_when_loaded(tmp_path: Path, seed: int) -> None:
     """A mixture of experts is stored under other names than it has in memory."""
     torch.manual_seed(seed)

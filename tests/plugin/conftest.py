@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from warm import commands
 
 from plugin.gates import Gates
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,20 @@ def _at_a_desk(monkeypatch: pytest.MonkeyPatch) -> None:
     """As outside CI, where pytest's last lines do not say each failure whole once more."""
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of an inner pytest-xdist are forks of a process that has imported torch."""
+    from execnet import gateway_io
+
+    own = gateway_io.popen_args
+
+    def popen_args(spec: Any) -> list[str]:
+        _, *options = own(spec)
+        return [str(commands() / "python"), *options]
+
+    monkeypatch.setattr(gateway_io, "popen_args", popen_args)
 
 
 @pytest.fixture

@@ -293,8 +293,8 @@ class TestTheFile:
         commit(pool)
         edit(pool, budget={"max_mds_increase": 0.5, "max_loss_increase": 1.0})
         code = (
-            "import sys; from pytest_mergegate.verdict import judged_values; "
-            "judged_values.why_vacuous = lambda *_: ''; "  # as the fixture any_base
+            "import sys; from pytest_mergegate.verdict import judge; "
+            "judge.why_vacuous = lambda *_: ''; "  # as the fixture any_base
             "from pytest_mergegate.cli import main; "
             f"code = main(['check', {str(pool)!r}, '--baseline', 'baseline.json']); "
             "assert 'torch' not in sys.modules; sys.exit(code)"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from pools import write_jsonl
+from warm import commands
 
 from plugin.test_cli import mergegate
 from pytest_mergegate import Report, assess
@@ -118,7 +118,7 @@ def of(report: Report) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("any_base")
+@pytest.mark.usefixtures("any_base", "forked_mergekit")
 def test_what_mergekit_runs_itself_is_judged_alike(
     configs: Configs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +147,7 @@ def test_another_architecture_is_refused(configs: Configs) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_mergekit")
 def test_a_setting_that_mergekit_refuses(configs: Configs) -> None:
     report = assess(configs.write(parameters={}), max_disagreement=1.0)
     assert report.status == "error"
@@ -157,7 +158,8 @@ def test_a_setting_that_mergekit_refuses(configs: Configs) -> None:
 def test_mergekit_takes_the_same_file(configs: Configs, tmp_path: Path) -> None:
     """Its own key among the others is passed over by mergekit's own command."""
     path, out = configs.write(), tmp_path / "out"
-    command = [sys.executable, "-m", "mergekit.scripts.run_yaml", path, out, "--quiet"]
+    python = commands() / "python"
+    command = [python, "-m", "mergekit.scripts.run_yaml", path, out, "--quiet"]
     cache = ["--lora-merge-cache", tmp_path / "lora"]
     subprocess.run([str(part) for part in (*command, *cache)], check=True, capture_output=True)
     assert json.loads((out / "config.json").read_text("utf-8"))["model_type"] == "llama"

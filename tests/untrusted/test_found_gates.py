@@ -303,3 +303,18 @@ def test_one_that_is_named_is_run(
     path = hostile(gate, PLACES[0], marker)
     assert mergegate("check", path, "--stage", "preflight") == 0
     assert "nothing wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["path", "examples"])
+def test_a_name_that_no_path_can_have(
+    gate: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    """What one gate file says badly must not end the look at all others."""
+    settings = read_gate(gate)
+    settings["experts"]["b"][key] = "a\0b"
+    (gate.parent / "more").mkdir()
+    write_gate(gate.parent / "more" / "mergegate.yaml", settings)
+    assert mergegate("check", gate.parent, "--stage", "preflight") == 2
+    captured = capsys.readouterr()
+    assert "internal error" not in captured.out + captured.err
+    assert "nothing wrong" in captured.out

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import GateError, PoolError
-from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.containment import is_contained
 from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.pool.base import read_base
-from pytest_mergegate.pool.references import Located
-from pytest_mergegate.preflight.quantised_names import unquantised
-from pytest_mergegate.preflight.reference_names import base_names, last_part
+from pytest_mergegate.pool.model_names import last_part, unquantised
+from pytest_mergegate.pool.references import Located, names_repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.first_gate.experts import FoundExpert
     from pytest_mergegate.pool.base import Base
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(@\S+)?", re.ASCII)
 _FIX = "name it: mergegate init DIR --base PATH"
 _MOST = 4
 
@@ -62,7 +60,7 @@ def find_base(
     others: list[str] = []
     for path in _candidates(references, experts, folder=folder, root=root):
         base = _readable(path)
-        if base is not None and {wanted, unquantised(wanted)} & base_names(base):
+        if base is not None and {wanted, unquantised(wanted)} & base.names:
             return _local(path, root, f"what the experts name ({shown(references[0], 60)})", base)
         others.append(relative(path, root))
     return _from_hub(references, named, experts, others, root)
@@ -89,7 +87,7 @@ def _named(experts: Sequence[FoundExpert]) -> dict[str, list[str]]:
 def _given(given: str, root: Path) -> FoundBase:
     path = Path(given).expanduser()
     if not path.is_dir():
-        if not _REPOSITORY.fullmatch(given):
+        if not names_repository(given.partition("@")[0]):
             raise GateError(
                 f"--base: there is no folder {shown(given)}",
                 fix="give a folder that save_pretrained wrote, or org/name on the hub",
@@ -117,7 +115,7 @@ def _from_hub(
         raise _disagreement(named)
     reference = references[0]
     first = root / reference.split("/")[0]
-    if not _REPOSITORY.fullmatch(reference) or "@" in reference or os.path.lexists(first):
+    if not names_repository(reference) or os.path.lexists(first):
         here = f"; {', '.join(others[:_MOST])} is here and called otherwise" if others else ""
         what = "is not here" if not _is_folder(reference) else "lies outside of the repository"
         raise GateError(
@@ -153,16 +151,8 @@ def _candidates(
         except (OSError, RuntimeError, ValueError):
             continue
         seen.add(real)
-        if any(_is_contained(path, place) for place in (root, around)):
+        if any(is_contained(path, root=place, own=False) for place in (root, around)):
             yield real
-
-
-def _is_contained(path: Path, place: Path) -> bool:
-    try:
-        check_contained(path, root=place, expert=None, where="base", own=False)
-    except PoolError:
-        return False
-    return True
 
 
 def _local(path: Path, root: Path, why: str, base: Base) -> FoundBase:

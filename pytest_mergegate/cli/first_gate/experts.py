@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.containment import check_contained, check_way
+from pytest_mergegate.common.files.containment import check_contained, check_way_inside
 from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.places import is_apart, model_file_in
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.spec import POOL
-from pytest_mergegate.pool.adapter_names import CONFIG, WEIGHTS
-from pytest_mergegate.pool.adapters import read_config
-from pytest_mergegate.pool.shards import checkpoint_files, refuse_two_saves
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.adapters import CONFIG, WEIGHTS, read_config
+from pytest_mergegate.pool.checkpoints import read_checkpoint
+from pytest_mergegate.pool.tensors import StoredTensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 DEPTH = 4
 """Levels of folders that are looked into."""
 _TRAINING = re.compile(r"checkpoint-\d+")
-_APART = frozenset(("node_modules", "__pycache__", "build", "dist", "venv", "site-packages"))
-_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +90,6 @@ def find_experts(folder: Path, *, root: Path) -> Found:
     return Found(experts=tuple(experts), left_out=tuple(left_out))
 
 
-def looks_like_expert(folder: Path) -> bool:
-    """Whether a folder holds what an adapter or a checkpoint is made of. Raises OSError."""
-    names = set(os.listdir(folder))  # noqa: PTH208 - one call, where exists() would take several
-    if CONFIG in names or any(name.startswith("adapter_model.") for name in names):
-        return True
-    return "config.json" in names and any(name.endswith(_ENDINGS) for name in names)
-
-
 def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | None]]:
     """Folders that look like experts, in the order of their names; with what is in the way."""
     try:
@@ -114,11 +104,13 @@ def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | No
             yield path, "its name is not printable text; rename it"
             continue
         try:
-            check_way(path, root=root, where=entry.name)  # before anything in there is looked at
+            check_way_inside(
+                path, root=root, where=entry.name
+            )  # before anything in there is looked at
             if not path.exists():
                 yield path, "a link that leads nowhere"
                 continue
-            if looks_like_expert(path):
+            if model_file_in(path) is not None:
                 yield path, None
         except PoolError as error:
             yield path, _reason(error)
@@ -132,11 +124,11 @@ def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | No
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether to look into it: pytest's own taste, and links that lead nowhere."""
-    if entry.name.startswith(".") or entry.name in _APART:
+    if entry.name == "site-packages" or is_apart(Path(entry.path)):
         return False
     if entry.is_symlink() and not Path(entry.path).exists():
         return not Path(entry.name).suffix
-    return entry.is_dir() and not (Path(entry.path) / "pyvenv.cfg").exists()
+    return entry.is_dir()
 
 
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:
@@ -164,8 +156,7 @@ def _read(path: Path, name: str, root: Path) -> FoundExpert:
         StoredTensors([path / WEIGHTS], expert=name)
         return FoundExpert(name=name, path=path, is_adapter=True, config=config)
     config = read_json_object(path / "config.json", expert=name, where=f"{where}/config.json")
-    refuse_two_saves(path, expert=name)
-    StoredTensors(checkpoint_files(path, expert=name), expert=name)
+    read_checkpoint(path, expert=name)
     return FoundExpert(name=name, path=path, is_adapter=False, config=config)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.cli.first_gate.bases import relative
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.containment import check_contained, repository_of
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.files.regular_files import open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.examples import read_examples
@@ -81,7 +82,7 @@ def find_inputs(expert: FoundExpert, *, folder: Path, root: Path) -> Inputs:
 def _places(expert: FoundExpert, *, folder: Path, root: Path) -> Iterator[Path]:
     """The usual places, each once: beside the gate file, beside the experts, in the expert."""
     seen: set[Path] = set()
-    repository = repository_of(root)
+    repository = top_of(root) or root.resolve()
     around = [p for p in (root, folder) if p.is_dir()]
     if folder.resolve().parent.is_relative_to(repository) or repository == root.resolve():
         around.append(folder.parent)

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.cli.first_gate.bases import find_base
-from pytest_mergegate.cli.first_gate.experts import looks_like_expert
 from pytest_mergegate.cli.first_gate.inputs import find_inputs
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.places import model_file_in
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.preflight.heads import task_of
@@ -74,7 +74,7 @@ def propose(found: Found, *, folder: Path, root: Path, base: str | None) -> Prop
 
     Raises GateError for fewer than two experts, and without a base.
     """
-    if not found.experts and looks_like_expert(folder):
+    if not found.experts and model_file_in(folder) is not None:
         fix = "give the folder that holds it and the others"
         raise GateError(f"{folder.name}/ is itself an expert", fix=fix)
     if not found.experts:

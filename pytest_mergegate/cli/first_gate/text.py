@@ -10,6 +10,7 @@ import yaml
 
 from pytest_mergegate.cli.first_gate.bases import relative
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.merge_methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +45,7 @@ _BUDGET = ("budget:", f"what may be lost; how to choose: {DOCS}/choosing-a-budge
 _MERGE = (
     ("merge:", "the merges that are tried"),
     ("  methods:", "mergekit's names and parameters"),
-    ("    - linear", "the average"),
-    ("    - {method: ties, density: 0.5}", "the largest half of each change, signs agreed"),
+    *((f"    - {row.proposal[0]}", row.proposal[1]) for row in METHODS.values() if row.proposal),
     ("  weights: uniform", "or optimal, minimax, or a number for each expert"),
     ("  select: any", "one method that keeps every expert is enough; or all"),
 )

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.git import run_git, top_of
-from pytest_mergegate.common.files.writing import check_way
+from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.common.plain_text import shown
 
 
@@ -38,7 +38,7 @@ def check_cache(folder: Path) -> None:
     be asked, it is refused.
     """
     try:
-        check_way(folder)
+        refuse_links(folder)
         why = _why_not(Path(os.path.realpath(folder)))
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files import git
+from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
@@ -28,36 +28,35 @@ def check_contained(
     may not. A snapshot in a cache of huggingface_hub may link to the blobs of its own repository.
     Raises PoolError under MG003, and under MG001 for FIFOs, sockets and devices.
     """
-    with _followed(path, expert, where):
-        repository = repository_of(root)
-        _check_way(path, repository, expert, where)
+    with _told(path, expert, where):
+        repository = top_of(root) or root.resolve()
+        _check_way(path, repository)
         real = path.resolve()
         inside = real.is_relative_to(repository)
         if not inside and not own:
-            raise _outside(path, expert, where)
+            raise _Refused(
+                f"{shown(str(path))} lies outside of the repository, and is not named by the gate "
+                "file",
+                "name it in the gate file, if it is meant",
+            )
         if real.is_dir():
-            _check_content(real, repository if inside else real, expert, where)
+            _check_content(real, repository if inside else real)
 
 
-def check_way(path: Path, *, root: Path, where: str) -> None:
+def is_contained(path: Path, *, root: Path, own: bool = True) -> bool:
+    """Whether ``check_contained`` has nothing to say, so that what is there may be walked."""
+    try:
+        check_contained(path, root=root, expert=None, where="", own=own)
+    except PoolError:
+        return False
+    return True
+
+
+def check_way_inside(path: Path, *, root: Path, where: str) -> None:
     """Check that no symlink on the way to ``path``, itself included, leaves the repository; what
     is there is not looked at. Raises PoolError as ``check_contained``."""
-    with _followed(path, None, where):
-        _check_way(path, repository_of(root), None, where)
-
-
-@contextmanager
-def _followed(path: Path, expert: str | None, where: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:  # such as links in a circle
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PoolError(
-            f"{shown(str(path))} cannot be followed ({shown(reason)})",
-            expert=expert,
-            where=where,
-            fix="put the files themselves there",
-        ) from None
+    with _told(path, None, where):
+        _check_way(path, top_of(root) or root.resolve())
 
 
 def glob_inside(root: Path, pattern: str, *, where: str) -> list[Path]:
@@ -73,54 +72,70 @@ def glob_inside(root: Path, pattern: str, *, where: str) -> list[Path]:
         # releases of Python differ in whether ** matches links; none looks through them
         found = {p: None for p in sorted(inside) if part != "**" or not p.is_symlink()}
         for path in found:
-            check_way(path, root=root, where=where)
+            check_way_inside(path, root=root, where=where)
     return list({path: None for folder in found for path in folder.glob(last)})
 
 
-def repository_of(root: Path) -> Path:
-    """The nearest folder from ``root`` upwards with a ``.git``, else ``root`` itself."""
-    return git.top_of(root) or root.resolve()
+class _Refused(Exception):
+    """What is wrong with a place, and the way out."""
+
+    def __init__(self, what: str, fix: str, code: str = _LEADS_OUT) -> None:
+        self.what, self.fix, self.code = what, fix, code
 
 
-def _check_way(path: Path, repository: Path, expert: str | None, where: str) -> None:
+@contextmanager
+def _told(path: Path, expert: str | None, where: str) -> Iterator[None]:
+    try:
+        yield
+    except _Refused as refused:
+        problem = refused
+    except (OSError, RuntimeError, ValueError) as error:  # such as links in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = _Refused(
+            f"{shown(str(path))} cannot be followed ({shown(reason)})",
+            "put the files themselves there",
+            "MG001",
+        )
+    else:
+        return
+    raise PoolError(problem.what, code=problem.code, expert=expert, where=where, fix=problem.fix)
+
+
+def _check_way(path: Path, repository: Path) -> None:
     """Check every component of ``path`` that lies in the repository."""
     for step in reversed((path, *path.parents)):
         inside = step.parent.resolve().is_relative_to(repository)
         if inside and step.is_symlink() and not _stays(step.resolve(), repository):
-            raise _leaves(step, repository, expert, where)
+            raise _leaves(step, repository)
 
 
-def _check_content(folder: Path, boundary: Path, expert: str | None, where: str) -> None:
+def _check_content(folder: Path, boundary: Path) -> None:
     blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else None
-    for entry in _entries(folder):
-        if entry.is_symlink():
-            target = Path(entry.path).resolve()
-            if not _stays(target, boundary) and target.parent != blobs:
-                raise _leaves(Path(entry.path), boundary, expert, where)
-        mode = entry.stat().st_mode if not _is_dangling(entry) else stat.S_IFREG
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise PoolError(
-                f"{shown(os.path.relpath(entry.path, folder.parent))} is a FIFO, a socket or a "
-                "device, not a regular file",
-                expert=expert,
-                where=where,
-                fix="remove it",
-            )
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Everything in ``folder`` and its subfolders, without following symlinks to folders."""
     waiting = [str(folder)]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                yield entry
+                _check_entry(entry, folder, boundary, blobs)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
 
 
-def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not Path(entry.path).exists()
+def _check_entry(entry: os.DirEntry[str], folder: Path, boundary: Path, blobs: Path | None) -> None:
+    path = Path(entry.path)
+    if entry.is_symlink():
+        target = path.resolve()
+        if not _stays(target, boundary) and target.parent != blobs:
+            raise _leaves(path, boundary)
+        if not path.exists():
+            return
+    mode = entry.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise _Refused(
+            f"{shown(os.path.relpath(path, folder.parent))} is a FIFO, a socket or a device, not "
+            "a regular file",
+            "remove it",
+            "MG001",
+        )
 
 
 def _stays(target: Path, boundary: Path) -> bool:
@@ -131,22 +146,9 @@ def _stays(target: Path, boundary: Path) -> bool:
     return parts[:1] != (".git",) or parts[:2] == (".git", "annex")
 
 
-def _leaves(link: Path, boundary: Path, expert: str | None, where: str) -> PoolError:
-    return PoolError(
+def _leaves(link: Path, boundary: Path) -> _Refused:
+    return _Refused(
         f"the symlink {shown(os.path.relpath(link, boundary))} leaves the repository: it leads to "
         f"{shown(str(link.readlink()))}",
-        code=_LEADS_OUT,
-        expert=expert,
-        where=where,
-        fix="put the files themselves there, or name the folder by its own path in the gate file",
-    )
-
-
-def _outside(path: Path, expert: str | None, where: str) -> PoolError:
-    return PoolError(
-        f"{shown(str(path))} lies outside of the repository, and is not named by the gate file",
-        code=_LEADS_OUT,
-        expert=expert,
-        where=where,
-        fix="name it in the gate file, if it is meant",
+        "put the files themselves there, or name the folder by its own path in the gate file",
     )

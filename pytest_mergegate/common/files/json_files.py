@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.files.regular_files import label, open_regular, read_at_most
 from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
@@ -32,29 +31,30 @@ def read_json_object(
     """
     where = where or label(path)
     with open_regular(path, expert=expert, where=where) as file:
-        size = os.fstat(file.fileno()).st_size  # read() sets aside all that it is asked for
-        data = file.read(min(size, limit) + 1)
+        data = read_at_most(file, limit)
     name = shown(path.name)
-    if len(data) > limit:
-        raise _refused(f"{name} is larger than {limit >> 20} MiB", expert, where)
-    if sum(data.count(mark) for mark in (b"{", b"[")) > _CONTAINERS or data.count(b",") > _ENTRIES:
-        raise _refused(f"{name} has too many entries", expert, where)
+    crowded = data.count(b"{") + data.count(b"[") > _CONTAINERS or data.count(b",") > _ENTRIES
     try:
-        parsed = parse_json(data)
+        if len(data) > limit:
+            what = f"{name} is larger than {limit >> 20} MiB"
+        elif crowded:
+            what = f"{name} has too many entries"
+        elif isinstance(parsed := parse_json(data), dict):
+            return parsed
+        else:
+            what = f"{name} is not a JSON object"
     except json.JSONDecodeError as error:
         what = f"{name} is not JSON ({error.msg} at column {error.colno})"
-        raise _refused(what, expert, f"{where}:{error.lineno}") from None
+        where += f":{error.lineno}"
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
         what = f"{name} is not JSON (not UTF-8 text)"
-        raise _refused(what, expert, f"{where}:{line}") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        where += f":{line}"
     except RecursionError:
-        raise _refused(f"{name} is nested too deeply", expert, where) from None
+        what = f"{name} is nested too deeply"
     except ValueError as error:
-        raise _refused(f"{name}: {error}", expert, where) from None
-    if not isinstance(parsed, dict):
-        raise _refused(f"{name} is not a JSON object", expert, where)
-    return parsed
+        what = f"{name}: {error}"
+    raise PoolError(what, expert=expert, where=where, fix="save it again as plain JSON")
 
 
 def parse_json(data: bytes) -> Any:
@@ -106,7 +106,3 @@ def _check_depth(parsed: object) -> None:
             raise RecursionError
         containers = [value for value in level if isinstance(value, (dict, list))]
         level = [v for c in containers for v in (c.values() if isinstance(c, dict) else c)]
-
-
-def _refused(what: str, expert: str | None, where: str) -> PoolError:
-    return PoolError(what, expert=expert, where=where, fix="save it again as plain JSON")

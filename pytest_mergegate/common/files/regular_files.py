@@ -1,7 +1,9 @@
-"""Opening files that strangers may have put there: regular files only."""
+"""Opening files that strangers may have put there: regular files only, and no more of them than a
+limit."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -12,6 +14,10 @@ from pytest_mergegate.common.plain_text import shown
 if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
+
+OWN_LIMIT = 256 << 20
+"""Bytes of a file of this package's own: reports, baselines, registries."""
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def label(path: Path) -> str:
@@ -49,7 +55,22 @@ def open_regular(
     return file
 
 
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+def read_at_most(file: BufferedReader, most: int) -> bytes:
+    """The first ``most`` bytes of a file, and one more where it has more."""
+    status = os.fstat(file.fileno())
+    # read() sets aside all that it is asked for
+    size = min(status.st_size, most) if stat.S_ISREG(status.st_mode) else most
+    return file.read(size + 1)
+
+
+def read_own(path: Path, limit: int = OWN_LIMIT) -> bytes:
+    """A file that this package writes, and people may edit. Raises OSError, also for more of it
+    than anybody has."""
+    with path.open("rb") as file:
+        data = read_at_most(file, limit)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB")
+    return data
 
 
 def _check_regular(status: os.stat_result, called: str, expert: str | None, where: str) -> None:

@@ -37,7 +37,7 @@ class Unwritten(GateError):
         super().__init__(f"{shown(str(path), 300)} could not be written ({self.why})", fix=fix)
 
 
-def check_way(path: Path) -> None:
+def refuse_links(path: Path) -> None:
     """Raise OSError where ``path`` is, or leads through, a symlink that a repository holds.
 
     Outside of every repository and of the working directory, links are the user's own.
@@ -79,7 +79,7 @@ def open_to_append(path: Path) -> Iterator[BufferedRandom]:
         number = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o666)
         with os.fdopen(number, "ab+") as file:
             # what was checked may have been replaced before it was opened
-            check_way(path)
+            refuse_links(path)
             _check_regular(os.fstat(number))
             if not os.path.samestat(os.fstat(number), target.lstat()):
                 raise OSError(errno.EAGAIN, "it was replaced meanwhile")
@@ -90,7 +90,7 @@ def open_to_append(path: Path) -> Iterator[BufferedRandom]:
 def make_folder(path: Path, *, mode: int = 0o777) -> None:
     """Make a folder and those around it, where they are not there. Raises Unwritten."""
     with _told(path):
-        check_way(path)
+        refuse_links(path)
         path.mkdir(mode=mode, parents=True, exist_ok=True)
 
 
@@ -106,7 +106,7 @@ def make_private_folder(path: Path) -> None:
 
 def _target(path: Path) -> Path:
     """Where a file is to be, once nothing is in the way. Raises OSError."""
-    check_way(path)
+    refuse_links(path)
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # a link that is left is one in a circle, which is replaced

@@ -58,30 +58,34 @@ def read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
 
     Raises GateFileError for what is no YAML, or more of it than a gate takes.
     """
-    text = read_text(path)
+    loader: _Loader | None = None
     try:
-        loader = _Loader(text)
-    except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        raise GateFileError([GateError(f"not valid YAML: {reason}", where=path.name)]) from None
-    try:
+        loader = _Loader(read_text(path))
         node = loader.get_single_node()
         lines: dict[Location, int] = {(): 1}
+        if node is None:
+            return None, lines
         problems: list[GateError] = []
-        if node is not None:
-            _check_aliases(node, path.name)
-            _note_lines(node, (), lines, problems, path.name)
+        _check_aliases(node, path.name)
+        _note_lines(node, (), lines, problems, path.name)
         if problems:
             raise GateFileError(problems)
-        return (loader.construct_document(node) if node is not None else None), lines
-    except (yaml.MarkedYAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path.name}:{mark.line + 1}" if mark else path.name
-        what = getattr(error, "problem", None) or "nested too deeply"
-        kind = "not allowed here" if isinstance(error, ConstructorError) else "not valid YAML"
-        raise GateFileError([GateError(f"{kind}: {what}", where=where)]) from None
+        return loader.construct_document(node), lines
+    except (yaml.YAMLError, RecursionError) as error:
+        raise GateFileError([_not_yaml(error, path.name)]) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
+
+
+def _not_yaml(error: Exception, name: str) -> GateError:
+    if isinstance(error, RecursionError):
+        return GateError("not valid YAML: nested too deeply", where=name)
+    if not isinstance(error, yaml.MarkedYAMLError):  # characters that no YAML has
+        return GateError(f"not valid YAML: {str(error).splitlines()[0]}", where=name)
+    where = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark else name
+    kind = "not allowed here" if isinstance(error, ConstructorError) else "not valid YAML"
+    return GateError(f"{kind}: {error.problem or 'nested too deeply'}", where=where)
 
 
 def _check_aliases(node: yaml.Node, name: str) -> None:

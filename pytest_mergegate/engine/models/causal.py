@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.engine.models.generation import GenerativeModel
-from pytest_mergegate.engine.models.last_layer import LastLayer
 from pytest_mergegate.engine.models.model import run
 
 if TYPE_CHECKING:
@@ -17,10 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pytest_mergegate.engine.models.placement import Placement
     from pytest_mergegate.engine.models.readings import Row, Tokens
     from pytest_mergegate.gate.spec import Positions
-    from pytest_mergegate.pool.base import Base
 
 
 class CausalModel(GenerativeModel):
@@ -29,18 +25,6 @@ class CausalModel(GenerativeModel):
     kind = "causal language model"
     auto_class = AutoModelForCausalLM
     forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer"})
-
-    _last_layer: LastLayer | None = None
-
-    def __init__(self, base: Base, placement: Placement) -> None:
-        super().__init__(base, placement)
-        if self.is_streamed:  # reading the weights takes longer than what would be saved
-            return
-        whole = self.states(self._trial, "answer")
-        self._last_layer = LastLayer(self.backbone)
-        trimmed = self.states(self._trial, "answer")
-        if not all(map(self._is_same, whole, trimmed)):
-            self._last_layer.enabled = False
 
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether there are positions for a prompt and an answer of so many tokens."""
@@ -57,16 +41,8 @@ class CausalModel(GenerativeModel):
         tokens = [(*prompt, *answer) for (prompt, _), answer in zip(rows, forced, strict=True)]
         ids, mask = self._pad(tokens)
         kept = [slice(len(t) - 1 - len(f), len(t)) for t, f in zip(tokens, forced, strict=True)]
-        keep = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
-        for row, places in enumerate(kept):
-            keep[row, places] = True
-        with self._last_layer.at(keep) if self._last_layer else contextlib.nullcontext():
-            hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
         return [hidden[row, places] for row, places in enumerate(kept)]
-
-    def _is_same(self, states: Tensor, others: Tensor) -> bool:
-        most = 8 * torch.finfo(self.module.dtype).eps ** 0.75 * float(states.abs().max())
-        return bool((states - others).abs().max() <= most)
 
     def _room(self, prompt: Tokens) -> int:
         return self.positions - len(prompt)

@@ -13,7 +13,7 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.model import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.spec import Positions
 
 _TOLERANCE = 1e-4
-_PROJECTED = 128
-"""Positions whose logits are in memory at a time."""
 _SMALLEST = 1e-3
 """Logits smaller than this are no measure for their own error."""
 
@@ -101,19 +99,6 @@ class HeadedModel(Model):
             bias = bias.to(own.device, own.dtype)
         projected = torch.nn.functional.linear(states.to(own.device, own.dtype), weight, bias)
         return self._adjust(projected.to(torch.float32)).cpu()
-
-    def each_logits(self, states: Sequence[Tensor], head: Head | None = None) -> Iterator[Tensor]:
-        """``logits`` of each of ``states``, several projected at once: each time the head's weights
-        are read whole, however few the positions are."""
-        waiting: list[Tensor] = []
-        for number, state in enumerate(states, start=1):
-            waiting.append(state)
-            if number == len(states) or sum(map(len, waiting)) >= _PROJECTED:
-                found, first = self.logits(torch.cat(waiting), head), 0
-                for own in waiting:
-                    yield found[first : first + len(own)]
-                    first += len(own)
-                waiting.clear()
 
     @property
     def _tolerance(self) -> float:

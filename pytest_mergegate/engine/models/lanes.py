@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from pytest_mergegate.engine.models.batches import batches
-from pytest_mergegate.engine.models.mapped_pages import give_back_freed
 from pytest_mergegate.pool.threads import workers
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ def one_core_each() -> Iterator[ThreadPoolExecutor]:
             yield threads
     finally:
         torch.set_num_threads(cores)  # what threads to come start with was changed as well
-        give_back_freed()  # every thread frees into an arena of its own
 
 
 def in_lanes(function: Callable[[T], R], items: Sequence[T], *, alone: bool = False) -> list[R]:

@@ -15,10 +15,10 @@ from pytest_mergegate.engine.models.batches import batch_tokens, pad
 from pytest_mergegate.engine.models.lanes import Lanes
 from pytest_mergegate.engine.models.limits import positions_read
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, parameter_names
-from pytest_mergegate.engine.models.mapped_pages import MappedPages, give_back_freed, room_for
+from pytest_mergegate.engine.models.mapped_pages import MappedPages
 from pytest_mergegate.engine.models.readings import expert_loaded
 from pytest_mergegate.engine.models.streaming import load_streamed
-from pytest_mergegate.engine.weights.mixing import LazyWeights
+from pytest_mergegate.engine.weights.mixing import PlacedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -149,18 +149,16 @@ class Model(ABC):
             for key, value in saved.items():
                 self.parameters[key].data = value
             self.loaded, self._originals = before
-            give_back_freed()
 
     @contextlib.contextmanager
     def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         if self._streamed is None:
-            if self.device.type == "cpu" and isinstance(weights, LazyWeights):
+            if self.device.type == "cpu" and isinstance(weights, PlacedWeights):
                 self._fill(weights)
             else:
                 for key, value in weights.items():
                     held = self.parameters[key]
                     held.data = value.to(held.device, held.dtype)
-            give_back_freed()
             yield
             return
         self._streamed.swapped.append(weights)
@@ -169,9 +167,9 @@ class Model(ABC):
         finally:
             self._streamed.swapped.pop()
 
-    def _fill(self, weights: LazyWeights) -> None:
-        """Have ``weights`` put together where they are to stand, in one piece of memory."""
-        places = room_for({key: self.parameters[key] for key in weights})
+    def _fill(self, weights: PlacedWeights) -> None:
+        """Have ``weights`` put together where they are to stand."""
+        places = {key: torch.empty_like(self.parameters[key]) for key in weights}
 
         def done(key: str) -> None:
             held = self.parameters[key]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.models.placement import Placement
     from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 _DTYPES = {
     "F64": torch.float64,

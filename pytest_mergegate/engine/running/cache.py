@@ -144,10 +144,11 @@ class Cache:
         with contextlib.ExitStack() as stack:
             try:
                 locks = self.folder / "locks"
-                locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(locks, mode=0o700)
                 stack.enter_context(FileLock(locks / digest(key)[:3]))
-            except (OSError, NotImplementedError) as error:
-                self._tell(f"the cache cannot be locked ({error}): {self.folder}")
+            except (OSError, NotImplementedError, Unwritten) as error:
+                why = error.why if isinstance(error, Unwritten) else error
+                self._tell(f"the cache cannot be locked ({why}): {self.folder}")
             yield
 
     def usage(self) -> Usage:

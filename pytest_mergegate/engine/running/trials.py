@@ -156,10 +156,10 @@ class _Answers:
         return self._known[name]
 
     def _scores(self, expert: str, states: Sequence[Tensor], head: Head | None) -> list[Tensor]:
-        options, logits = self._options[expert], self._model.each_logits
+        options, logits = self._options[expert], self._model.logits
         if options is None:
-            return list(logits(states, head))
-        first = logits([state[:1] for state in states], head)
+            return [logits(state, head) for state in states]
+        first = [logits(state[:1], head) for state in states]
         return [own[:, list(tokens)] for own, tokens in zip(first, options, strict=False)]
 
 

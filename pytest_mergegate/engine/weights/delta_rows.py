@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.pool.base import Base
     from pytest_mergegate.pool.changes import Change
-    from pytest_mergegate.pool.stored import StoredTensors
-    from pytest_mergegate.pool.tensor_files import TensorReader
+    from pytest_mergegate.pool.tensors import StoredTensors, TensorReader
 
     Doubles = NDArray[np.float64]
     Floats = NDArray[np.float32] | NDArray[np.float64]

@@ -24,16 +24,28 @@ _WORTH = 1 << 22
 """Numbers of all parameters from which on several cores share them."""
 
 
-class LazyWeights(Mapping[str, "Tensor"]):
-    """Parameters by name, each made when it is asked for."""
+class PlacedWeights(Mapping[str, "Tensor"]):
+    """Parameters by name, put together when they are asked for, or where they are to stand: several
+    at a time or ``alone``.
 
-    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
-        self._names, self._make = dict.fromkeys(names), make
+    ``put`` writes one, on the CPU, into a place of the dtype in which ``model`` holds it.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        model: Model,
+        put: Callable[[str, Tensor], None],
+        *,
+        alone: bool = False,
+    ) -> None:
+        self._names = dict.fromkeys(names)
+        self._model, self._put, self._alone = model, put, alone
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        return self._make(name)
+        return self._made(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -41,40 +53,21 @@ class LazyWeights(Mapping[str, "Tensor"]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def fill(self, places: Mapping[str, Tensor], done: Callable[[str], object]) -> None:
-        """Write every parameter to its place, rounded to the place's dtype; ``done`` hears of it,
-        in whatever thread that was."""
-        for name, place in places.items():
-            place.copy_(self[name])
-            done(name)
-
-
-class PlacedWeights(LazyWeights):
-    """Parameters that are put together where they are to stand, several at a time.
-
-    ``put`` writes one, on the CPU, into a place of the dtype in which ``model`` holds it.
-    """
-
-    def __init__(
-        self, names: Sequence[str], model: Model, put: Callable[[str, Tensor], None]
-    ) -> None:
-        super().__init__(names, self._made)
-        self._model, self._put = model, put
-
     def _made(self, name: str) -> Tensor:
         place = torch.empty_like(self._model.held_weight(name), device="cpu")
         self._put(name, place)
         return place
 
     def fill(self, places: Mapping[str, Tensor], done: Callable[[str], object]) -> None:
-        """Parameter by parameter on as many cores as torch has."""
+        """Write every parameter to its place, on as many cores as torch has; ``done`` hears of it,
+        in whatever thread that was."""
 
         def put(name: str) -> None:
             self._put(name, places[name])
             done(name)
 
         numbers = sum(place.numel() for place in places.values())
-        in_lanes(put, [*places], alone=numbers < _WORTH)
+        in_lanes(put, [*places], alone=self._alone or numbers < _WORTH)
 
 
 class MixedWeights(PlacedWeights):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.weights.plain_adapters import plain_configuration, refused
-from pytest_mergegate.pool.adapter_names import WEIGHTS
+from pytest_mergegate.pool.adapters import WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

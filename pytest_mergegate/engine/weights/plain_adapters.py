@@ -14,11 +14,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import strings
-from pytest_mergegate.pool.adapter_names import CONFIG
-from pytest_mergegate.pool.adapters import COMPUTED
+from pytest_mergegate.pool.adapters import COMPUTED, CONFIG, is_within, saved_modules
 from pytest_mergegate.pool.lora import adapted_modules
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value
-from pytest_mergegate.pool.trained import is_within, saved_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.changes import Change
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.stored import StoredTensors
+    from pytest_mergegate.pool.tensors import StoredTensors
 
 
 class TaskVectors:

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.gate.merge_methods import traits_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_mergegate.gate.merge_methods import MethodTraits
+
 Location = tuple[str | int, ...]
 
-ENDPOINT_METHODS = ("slerp", "nearswap", "arcee_fusion")
-"""Methods whose ``base_model`` is one of the models that are merged."""
-AVERAGING_METHODS = ("linear", "karcher")
-"""Methods to which ``base_model`` is a model like the others."""
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
     *("tokenizer_source", "tokenizer", "chat_template", "mergegate"),
@@ -61,6 +60,11 @@ class Parsed:
     base: Reference | None
     models: tuple[Reference, ...]
     """In the order of the file, each once."""
+
+    @property
+    def traits(self) -> MethodTraits:
+        """The method's row of the table."""
+        return traits_of(self.method)
 
 
 @dataclass

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.errors import GateFileError
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.gate.mergekit.file import (
-    ENDPOINT_METHODS,
     Location,
     MergekitFile,
     Parsed,
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 _SECTION = "mergegate"
 _MERGE_KEYS = ("select", "seed", "route")
-_UNUSABLE = {
-    "passthrough": "it stacks layers, and the result is of another architecture than the base",
-    "nearswap": "it merges one model into another",
-    "arcee_fusion": "it merges one model into another",
-}
 
 
 def gate_of_mergekit(
@@ -44,8 +38,7 @@ def gate_of_mergekit(
     """
     problems = Problems(name, lines)
     parsed = parse(data, root, problems)
-    if parsed is not None and parsed.method in _UNUSABLE:
-        why = _UNUSABLE[parsed.method]
+    if parsed is not None and (why := parsed.traits.refused):
         fix = "gate a merge of whole models, such as linear or ties"
         problems.add(f"{parsed.method} cannot be gated: {why}", ("merge_method",), fix)
     if parsed is None or problems.found:
@@ -94,9 +87,10 @@ class _Reading:
         if "dtype" in data and "dtype" not in gate:
             gate["dtype"] = data["dtype"]
         self._check_tokenizer()
-        if self._parsed.method == "slerp" and len(self._experts) > 2 and "models" in data:
-            what = f"slerp merges exactly two models, the file has {len(self._experts)}"
-            fix = "write merge_method: karcher, or multislerp without base_model"
+        traits, count = self._parsed.traits, len(self._experts)
+        if traits.stand_in and traits.most and count > traits.most and "models" in data:
+            what = f"{traits.name} merges exactly two models, the file has {count}"
+            fix = f"write merge_method: karcher, or {traits.stand_in} without base_model"
             self._problems.add(what, ("merge_method",), fix)
         return gate
 
@@ -131,7 +125,7 @@ class _Reading:
         parsed, own = self._parsed, self._section.get("base")
         prefixes = {r.base: r for r in parsed.models if r.base is not None}
         found = next(iter(prefixes), None)
-        if parsed.base is not None and parsed.method not in ENDPOINT_METHODS:
+        if parsed.base is not None and parsed.traits.base != "expert":
             if parsed.base.base is not None:
                 fix = "merge the adapter into the base, and name the folder"
                 self._problems.add("base_model is an adapter", parsed.base.at, fix)
@@ -150,7 +144,7 @@ class _Reading:
         """What is an expert: every model but the base."""
         parsed = self._parsed
         models = list(parsed.models)
-        if parsed.base is not None and parsed.method in ENDPOINT_METHODS:
+        if parsed.base is not None and parsed.traits.base == "expert":
             # the walk starts at base_model, wherever the list has it
             rest = [m for m in models if not self._same(m, parsed.base)]
             models = [next((m for m in models if self._same(m, parsed.base)), parsed.base), *rest]

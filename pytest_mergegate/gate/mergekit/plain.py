@@ -6,16 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.gate.mergekit.file import AVERAGING_METHODS, ENDPOINT_METHODS
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_mergegate.gate.mergekit.file import Parsed
-
-_WEIGHTLESS = (*ENDPOINT_METHODS, "karcher", "model_stock", "sce", "ram", "ramplus_tl")
-_OPTIONAL_BASE = ("multislerp", "nuslerp")
-"""Methods that compute something else where a base is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,35 +56,31 @@ def _another_shape(parsed: Parsed, experts: Mapping[str, str]) -> str | None:
     if data.get("out_dtype") not in (None, data.get("dtype")):
         return "out_dtype is another than dtype"
     listed = [entry["model"] for entry in data["models"]]
-    if parsed.method in AVERAGING_METHODS and (parsed.base or not set(listed) <= set(experts)):
-        return f"{parsed.method} averages the base in"
-    if parsed.method in _OPTIONAL_BASE and (parsed.base or not set(listed) <= set(experts)):
-        return f"{parsed.method} is given a base"
+    role = parsed.traits.base
+    if role in {"averaged", "optional"} and (parsed.base or not set(listed) <= set(experts)):
+        how = "averages the base in" if role == "averaged" else "is given a base"
+        return f"{parsed.method} {how}"
     if not set(experts) <= set(listed):
         return "its base_model is merged without being listed"
-    needless = (*AVERAGING_METHODS, *_OPTIONAL_BASE)
-    if parsed.method not in needless and parsed.base is None:
+    if role in {"required", "expert"} and parsed.base is None:
         return "it has no base_model"
     return None
 
 
 def _weighed(parsed: Parsed, parameters: dict[str, Any], weights: dict[str, Any]) -> Plain | str:
     given = [weight for weight in weights.values() if weight is not None]
-    if parsed.method in _WEIGHTLESS:
+    traits = parsed.traits
+    if not traits.takes_weights:
         if given:
             return f"{parsed.method} takes no weights"
-        if parsed.method in ENDPOINT_METHODS and "t" not in parameters:
-            return "t is missing"
+        if traits.share_parameter and traits.share_parameter not in parameters:
+            return f"{traits.share_parameter} is missing"
         return Plain(parameters=parameters, weights={})
     if len(given) < len(weights):
         return "a model has no weight"
     weights = {name: float(weight) for name, weight in weights.items()}
     total = sum(weights.values())
-    if (
-        parsed.method == "linear"
-        and not parameters.get("normalize", True)
-        and not math.isclose(total, 1)
-    ):
+    if traits.scales_base and not parameters.get("normalize", True) and not math.isclose(total, 1):
         return "it scales what no expert changes, too"
     return Plain(parameters=parameters, weights=weights)
 

@@ -15,9 +15,9 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.git import run_git, top_of
 from pytest_mergegate.common.files.writing import (
     Unwritten,
-    check_way,
     make_private_folder,
     open_to_append,
+    refuse_links,
 )
 from pytest_mergegate.history.registry.reading import read_registry
 
@@ -84,7 +84,7 @@ def _merge_by_union(path: Path) -> None:
         return
     attributes = path.parent / ".gitattributes"
     try:
-        check_way(attributes)
+        refuse_links(attributes)
         with open_to_append(attributes) as file:
             start = "" if _ends_a_line(file) else "\n"
             file.write(f"{start}{_pattern(path.name)} merge=union\n".encode())

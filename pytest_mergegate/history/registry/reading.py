@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 from pydantic import ValidationError
 
 from pytest_mergegate.common.errors import GateError, first_line
-from pytest_mergegate.common.files.writing import check_way
+from pytest_mergegate.common.files.regular_files import read_own
+from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def read_registry(path: Path) -> Registry:
     GateError for a file that cannot be read at all.
     """
     try:
-        check_way(path)
-        content = path.read_bytes()
+        refuse_links(path)
+        content = read_own(path)
     except FileNotFoundError:
         return Registry(path=path, lines=(), problems=(), exists=False)
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.study.losses import p_value, varies
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 FEWEST = 4
 """Experts of a group, for a correlation over them."""
-
-
-BEST_OF = ("linear", "task_arithmetic", "ties")
-"""The methods whose best loss the paper's Table 5 takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +48,7 @@ class Group:
         Over all of them where none of those was run.
         """
         of = [point for point in self.points if point.name == expert]
-        three = [point for point in of if point.line.method in BEST_OF]
+        three = [point for point in of if traits_of(point.line.method).in_table_5]
         return max(point.loss for point in three or of)
 
     @property

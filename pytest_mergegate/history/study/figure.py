@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import shorten
 from pytest_mergegate.history.study.conflicts import pair_matrices
 from pytest_mergegate.history.study.points import methods_of
-from pytest_mergegate.report.formats.heatmap import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.calibration.observations import is_collapse, latest
 from pytest_mergegate.history.registry.lines import SCORES as NEEDS
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 
 _NAMED: Final = re.compile(r" (weight|density)=")
-SLERPS: Final = ("slerp", "multislerp", "karcher")
-"""One method to mergekit's users: the first takes two models, the others more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,7 @@ class Point:
     @property
     def method(self) -> str:
         """The method and its parameters, in short; slerp's stand-ins in larger pools are slerp."""
-        if self.line.method in SLERPS:
-            return "slerp"
-        return _NAMED.sub(" ", self.line.label)
+        return traits_of(self.line.method).study_name or _NAMED.sub(" ", self.line.label)
 
     @property
     def size(self) -> int:

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.gate.spec import INCREASES
 from pytest_mergegate.report.baseline.comparable import NO_LOSS
 from pytest_mergegate.report.baseline.reading import HOW_TO_WRITE_ANEW, Baseline
 from pytest_mergegate.report.types import BaselineRecord, ChangeRecord
+from pytest_mergegate.verdict.budgets import increases
 from pytest_mergegate.verdict.increases import moved
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def baseline_findings(earlier: Earlier, gate: Gate, case: Case) -> Iterator[Find
             message=f"not compared with the baseline: {why}{part}",
             fix="" if "(fix: " in why else f"write the baseline anew with {anew}",
         )
-    asked = INCREASES & set(gate.spec.effective_budget.limits)
+    asked = increases(gate.spec.effective_budget.limits)
     new = [name for name in case.pool.names if name not in earlier.experts]
     if asked and new and earlier.reason is None:
         yield Finding(

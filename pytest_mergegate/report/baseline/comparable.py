@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.report.baseline.reading import HOW_TO_WRITE_ANEW, depth
-from pytest_mergegate.verdict.increases import Common, Earlier, common_states
+from pytest_mergegate.verdict.increases import Earlier
+from pytest_mergegate.verdict.pool_parts import PoolPart, PoolParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,7 +116,7 @@ def _said(setting: Any) -> str:
     return "unknown" if setting is _UNSAID else str(setting)
 
 
-def _common(entry: Report, case: Case) -> tuple[Common | None, str]:
+def _common(entry: Report, case: Case) -> tuple[PoolPart | None, str]:
     """What is relative to the pool: of fewer experts it can be told, of more it cannot."""
     if case.hidden is None:
         return None, "its states were not read"
@@ -125,7 +126,7 @@ def _common(entry: Report, case: Case) -> tuple[Common | None, str]:
             f"the baseline's pool also had {', '.join(gone)}, on whose inputs its distances and "
             "scores rest (fix: update the baseline)"
         )
-    return common_states(case.hidden, entry.expert_names, case.pool.spec), ""
+    return PoolParts(case.hidden, case.pool.spec).of(entry.expert_names), ""
 
 
 def _loss(expert: MergedExpertRecord) -> Value:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError, first_line
-from pytest_mergegate.common.files.writing import check_way
+from pytest_mergegate.common.files.regular_files import read_own
+from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.report.collected import read_reports
 
 if TYPE_CHECKING:
@@ -62,9 +63,8 @@ def read_baseline(path: Path, root: Path) -> Baseline:
     """
     baseline = Baseline(path=path, root=root, reports=None)
     try:
-        check_way(path)
-        text = path.read_text(encoding="utf-8")
-        reports = read_reports(text).reports
+        refuse_links(path)
+        reports = read_reports(read_own(path).decode()).reports
     except FileNotFoundError:
         return baseline
     except OSError as error:

@@ -1,1 +1,1 @@
-"""The report, one file per format."""
+"""Reports for people and for tools: a module per format, with ``render(Collected) -> str``."""

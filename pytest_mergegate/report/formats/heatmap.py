@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import shorten
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
@@ -19,8 +19,7 @@ _UNKNOWN = "?"
 _NAME = 24
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heatmap:
+class Heatmap(NamedTuple):
     """The picture, and how to read it."""
 
     caption: str
@@ -61,35 +60,19 @@ def heatmap(report: Report, width: int = 80) -> Heatmap | None:
     return Heatmap(caption=f"{what}{more}", lines=tuple(lines))
 
 
-def shorten(name: str, width: int) -> str:
-    """``name`` in exactly ``width`` columns, cut in the middle where it is longer."""
-    if cell_len(name) <= width:
-        return set_cell_size(name, width)
-    head = max(width // 2, 1)
-    kept, tail = set_cell_size(name, head), max(width - head - 1, 0)
-    end = name[len(name) - tail :] if tail > 0 else ""
-    while cell_len(end) > tail:
-        end = end[1:]
-    return set_cell_size(f"{kept}…{end}", width)
-
-
 def _values(report: Report) -> tuple[str, dict[frozenset[str], float], float] | None:
     """What is shown, its values by pair, and the largest."""
-    similar = {(p.a, p.b): p.hidden_similarity for p in report.pairs}
-    apart = {(p.a, p.b): p.distance for p in report.pairs}
-    for values, what in (
-        (similar, f"hidden similarity: {_legend('1 most alike', '0 farthest apart')}"),
-        (apart, f"hidden-state distance: {_legend('farthest apart', '0')}"),
+    for key, what, most, least in (
+        ("hidden_similarity", "hidden similarity", "1 most alike", "0 farthest apart"),
+        ("distance", "hidden-state distance", "farthest apart", "0"),
     ):
-        present = {frozenset(pair): v for pair, v in values.items() if v is not None}
-        if present:
-            largest = 1.0 if values is similar else max(present.values())
-            return what, present, largest or 1.0
+        known = {frozenset((pair.a, pair.b)): getattr(pair, key) for pair in report.pairs}
+        known = {pair: value for pair, value in known.items() if value is not None}
+        if known:
+            largest = 1.0 if key == "hidden_similarity" else max(known.values()) or 1.0
+            legend = " ".join((_SHADES[4], most, *_SHADES[3:0:-1], _SHADES[0], least))
+            return f"{what}: {legend}", known, largest
     return None
-
-
-def _legend(most: str, least: str) -> str:
-    return f"{_SHADES[-1]} {most} {_SHADES[-2]} {_SHADES[-3]} {_SHADES[-4]} {_SHADES[0]} {least}"
 
 
 def _cell(value: float | None, largest: float, size: int, *, own: bool) -> str:

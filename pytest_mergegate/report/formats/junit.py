@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import distinct, number_text
-from pytest_mergegate.report.formats.reading import status_of
+from pytest_mergegate.report.formats.reading import STATUSES, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.report.types import Report, VerdictRecord
-
-_RANK = ("pass", "inconclusive", "fail")
 
 
 def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
@@ -21,8 +20,7 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
 
     Of the pool, every budget has the values of the expert that is worst off.
     """
-    named = {verdict.expert for verdict in report.verdicts}
-    own = status_of(report, expert) if expert in named and expert else report.status
+    own = (expert and status_of(report, expert)) or report.status
     yield "mergegate.status", report.status if report.status == "error" else own
     yield "mergegate.gate_status", report.status
     if expert is not None:
@@ -44,14 +42,14 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _verdict(verdict: VerdictRecord, *, of_pool: bool) -> Iterator[tuple[str, str]]:
-    name = f"mergegate.{verdict.budget}"
-    yield f"{name}.status", verdict.status
-    yield f"{name}.value", _value(verdict)
-    yield f"{name}.limit", "undefined" if verdict.limit is None else f"{verdict.limit:g}"
-    if verdict.method:
-        yield f"{name}.method", clean(verdict.method)
-    if of_pool and verdict.expert:
-        yield f"{name}.expert", clean(verdict.expert)
+    told = {
+        "status": verdict.status,
+        "value": _value(verdict),
+        "limit": "undefined" if verdict.limit is None else f"{verdict.limit:g}",
+        "method": clean(verdict.method or ""),
+        "expert": clean(verdict.expert or "") if of_pool else "",
+    }
+    return ((f"mergegate.{verdict.budget}.{name}", text) for name, text in told.items() if text)
 
 
 def _value(verdict: VerdictRecord) -> str:
@@ -66,5 +64,5 @@ def _value(verdict: VerdictRecord) -> str:
 
 
 def _badness(verdict: VerdictRecord) -> tuple[int, float]:
-    value = float("inf") if verdict.value_infinite else verdict.value
-    return _RANK.index(verdict.status), float("-inf") if value is None else value
+    value = math.inf if verdict.value_infinite else verdict.value
+    return -STATUSES.index(verdict.status), -math.inf if value is None else value

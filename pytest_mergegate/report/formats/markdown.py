@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING
+import re
+from collections import Counter
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.columns import columns
 from pytest_mergegate.report.formats.heatmap import heatmap
-from pytest_mergegate.report.formats.links import finding_page
-from pytest_mergegate.report.formats.markdown_text import (
-    block,
-    code,
-    code_plain,
-    details,
-    prose,
-    table,
-)
-from pytest_mergegate.report.formats.planned import instead
 from pytest_mergegate.report.formats.reading import (
+    Concern,
     change_text,
+    concerns,
+    finding_page,
     headline,
+    instead,
     merge_of,
-    open_verdicts,
     plural,
     some,
     told_findings,
@@ -31,7 +25,7 @@ from pytest_mergegate.report.formats.reading import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_mergegate.report.collected import Collected
     from pytest_mergegate.report.types import BaselineRecord, FindingRecord, Report
@@ -44,46 +38,26 @@ SYMBOLS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️", "error": "⛔
 _WIDE = 120
 
 
-class Weight(IntEnum):
-    """What is left out first where there is no room: the largest."""
+class Kind(StrEnum):
+    """What a part of the page is; where there is no room, the last of these go first."""
 
-    VERDICT = 0
-    CAUSE = 1
-    PASSED = 2
-    TABLE = 3
-    BASELINE = 4
-    FINDINGS = 5
-    METHODS = 6
-    PASSED_TABLE = 7
-    HEATMAP = 8
-    RUN = 9
-
-
-_LEFT_OUT = {
-    Weight.VERDICT: "gates that did not pass",
-    Weight.CAUSE: "experts with causes and cures",
-    Weight.PASSED: "gates that passed",
-    Weight.TABLE: "tables",
-    Weight.BASELINE: "comparisons with the baseline",
-    Weight.FINDINGS: "lists of findings",
-    Weight.METHODS: "other methods",
-    Weight.PASSED_TABLE: "tables of gates that passed",
-    Weight.HEATMAP: "heatmaps",
-    Weight.RUN: "notes on the run",
-}
+    VERDICT = "gates that did not pass"
+    CAUSE = "experts with causes and cures"
+    PASSED = "gates that passed"
+    TABLE = "tables"
+    BASELINE = "comparisons with the baseline"
+    FINDINGS = "lists of findings"
+    METHODS = "other methods"
+    PASSED_TABLE = "tables of gates that passed"
+    HEATMAP = "heatmaps"
+    RUN = "notes on the run"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A part of the page that can be left out as a whole."""
 
-    weight: Weight
+    kind: Kind
     text: str
-
-    @property
-    def size(self) -> int:
-        """In bytes, with what parts it from the next."""
-        return len(self.text.encode()) + 2
 
 
 def render(reports: Collected, *, limit: int = LIMIT) -> str:
@@ -91,24 +65,25 @@ def render(reports: Collected, *, limit: int = LIMIT) -> str:
     top = "\n".join(_top(reports))
     parts = [part for report in reports.reports for part in _parts(reports.name(report), report)]
     kept, cut = _fitting(parts, limit - len(top.encode()) - 600)
-    told = ", ".join(f"{count} {_LEFT_OUT[weight]}" for weight, count in sorted(cut.items()))
+    told = ", ".join(f"{count} {kind}" for kind, count in cut.items())
     note = [f"_Left out for want of room: {told}. The JSON report has everything._"] if cut else []
-    return "\n\n".join([top, *note, *(part.text for part in kept)]) + "\n"
+    return "\n\n".join([top, *note, *kept]) + "\n"
 
 
-def _fitting(parts: Sequence[Part], room: int) -> tuple[list[Part], dict[Weight, int]]:
-    """The parts that fit, in their order, and how many of which weight do not."""
+def _fitting(parts: Sequence[Part], room: int) -> tuple[list[str], Counter[Kind]]:
+    """The texts that fit, in their order, and how many of which kind do not."""
     chosen: set[int] = set()
-    cut: dict[Weight, int] = {}
-    for place in sorted(range(len(parts)), key=lambda place: (parts[place].weight, place)):
-        part = parts[place]
-        # once something is left out, so is all that weighs less
-        if part.size > room or any(weight < part.weight for weight in cut):
-            cut[part.weight] = cut.get(part.weight, 0) + 1
-            continue
-        chosen.add(place)
-        room -= part.size
-    return [part for place, part in enumerate(parts) if place in chosen], cut
+    cut: Counter[Kind] = Counter()
+    for kind in Kind:
+        full = bool(cut)  # once something is left out, so is all that weighs less
+        for place, text in ((k, part.text) for k, part in enumerate(parts) if part.kind is kind):
+            size = len(text.encode()) + 2  # with what parts it from the next
+            if full or size > room:
+                cut[kind] += 1
+            else:
+                chosen.add(place)
+                room -= size
+    return [part.text for place, part in enumerate(parts) if place in chosen], cut
 
 
 def _top(reports: Collected) -> Iterator[str]:
@@ -124,59 +99,56 @@ def _top(reports: Collected) -> Iterator[str]:
 
 
 def _parts(name: str, report: Report) -> Iterator[Part]:
-    verdict = f"### {SYMBOLS[report.status]} {report.status.upper()} {code_plain(name)}"
     passed = report.status == "pass"
-    weight = Weight.PASSED if passed else Weight.VERDICT
-    yield Part(weight=weight, text=f"{verdict}\n\n{prose(headline(report))}")
+    verdict = f"### {SYMBOLS[report.status]} {report.status.upper()} {code_plain(name)}"
+    kind = Kind.PASSED if passed else Kind.VERDICT
+    yield Part(kind, f"{verdict}\n\n{prose(headline(report))}")
     if report.status != "error" and report.experts:
         shown = _experts(report)
-        weight = Weight.PASSED_TABLE if passed else Weight.TABLE
-        text = details(f"{len(report.experts)} experts", shown) if passed else shown
-        yield Part(weight=weight, text=text)
-    for text in _causes(report):
-        yield Part(weight=Weight.CAUSE, text=text)
+        if passed:
+            yield Part(Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown))
+        else:
+            yield Part(Kind.TABLE, shown)
+    yield from (Part(Kind.CAUSE, _cause(concern)) for concern in concerns(report))
     if (line := instead(report)) is not None:
-        yield Part(weight=Weight.CAUSE, text=f"**What would pass instead:** {prose(line)}")
+        yield Part(Kind.CAUSE, f"**What would pass instead:** {prose(line)}")
     if report.baseline is not None:
-        yield Part(weight=Weight.BASELINE, text="\n".join(_baseline(report.baseline)))
+        yield Part(Kind.BASELINE, "\n".join(_baseline(report.baseline)))
     if findings := told_findings(report):
-        yield Part(weight=Weight.FINDINGS, text=_findings(report, findings))
+        text = "\n".join(map(_finding, findings))
+        if report.status != "error":
+            text = details(plural(len(findings), "finding"), text)
+        yield Part(Kind.FINDINGS, text)
     if len(report.merges) > 1:
         rows = [f"- {code_plain(m.method)}: {worst_of(m)}" for m in report.merges]
-        yield Part(weight=Weight.METHODS, text=details("Every method", "\n".join(rows)))
+        yield Part(Kind.METHODS, details("Every method", "\n".join(rows)))
     if report.status != "error" and (picture := heatmap(report, _WIDE)):
-        text = details("How alike the experts are", block(picture.text))
-        yield Part(weight=Weight.HEATMAP, text=text)
-    yield Part(weight=Weight.RUN, text=f"<sub>{_run(report)}</sub>")
+        yield Part(Kind.HEATMAP, details("How alike the experts are", block(picture.text)))
+    yield Part(Kind.RUN, f"<sub>{_run(report)}</sub>")
 
 
 def _experts(report: Report) -> str:
     shown = columns(report)
     heads = [" ".join(filter(None, (c.title, c.unit, c.limit))) for c in shown]
-    rows = [["expert", *heads]]
+    rows = []
     for name in report.expert_names:
-        cells = (_status(c.cells[name]) if c.title == "verdict" else c.cells[name] for c in shown)
-        rows.append([code(name), *cells])
+        cells = [column.cells[name] for column in shown]
+        symbol = SYMBOLS.get(cells[-1], "")
+        rows.append([code(name), *cells[:-1], f"{symbol} {cells[-1]}".strip()])
     merge = merge_of(report)
     method = merge.method if merge else report.judged_method
     under = f"Under {code_plain(method)}:\n\n" if method else ""
-    return under + table(rows)
+    return under + table(["expert", *heads], rows)
 
 
-def _status(status: str) -> str:
-    return f"{SYMBOLS.get(status, '')} {status}".strip()
-
-
-def _causes(report: Report) -> Iterator[str]:
-    """Of every expert that is not within budget: what is over, why, and what to do."""
-    for name in dict.fromkeys(verdict.expert for verdict in open_verdicts(report)):
-        own = [v for v in open_verdicts(report) if v.expert == name]
-        lines = [f"**{code_plain(name or 'the pool')}**", ""]
-        lines += [f"- {SYMBOLS[v.status]} {prose(v.message)}" for v in own]
-        for found in (found for found in report.diagnoses if found.expert == name):
-            lines += [f"- {prose(fact)}" for fact in found.facts]
-            lines += [f"- **Try:** {prose(cure)}" for cure in found.cures]
-        yield "\n".join(lines)
+def _cause(concern: Concern) -> str:
+    """Of an expert that is not within budget: what is over, why, and what to do."""
+    lines = [f"**{code_plain(concern.expert or 'the pool')}**", ""]
+    lines += [f"- {SYMBOLS[v.status]} {prose(v.message)}" for v in concern.verdicts]
+    if concern.diagnosis is not None:
+        lines += [f"- {prose(fact)}" for fact in concern.diagnosis.facts]
+        lines += [f"- **Try:** {prose(cure)}" for cure in concern.diagnosis.cures]
+    return "\n".join(lines)
 
 
 def _baseline(baseline: BaselineRecord) -> Iterator[str]:
@@ -192,27 +164,22 @@ def _baseline(baseline: BaselineRecord) -> Iterator[str]:
     if not baseline.changes:
         yield "- No number moved."
         return
-    rows = [["expert", "what moved"]]
+    rows = []
     for change in baseline.changes:
         pair = f" and {code(change.other)}" if change.other else ""
         rows.append([f"{code(change.expert)}{pair}", prose(change_text(change))])
-    yield f"- {plural(len(baseline.changes), 'number')} moved:"
+    yield f"- {plural(len(rows), 'number')} moved:"
     yield ""
-    yield details("What moved", table(rows)) if len(rows) > 9 else table(rows)
+    moved = table(["expert", "what moved"], rows)
+    yield details("What moved", moved) if len(rows) > 8 else moved
 
 
-def _findings(report: Report, findings: Sequence[FindingRecord]) -> str:
-    lines = []
-    for found in findings:
-        about = f"{code_plain(found.expert)}: " if found.expert else ""
-        where = f" (line {found.line})" if found.line else ""
-        fix = f" **Fix:** {prose(found.fix)}" if found.fix else ""
-        link = f"[{found.code}]({finding_page(found.code)})"
-        lines.append(f"- {link} {found.severity}{where}: {about}{prose(found.message)}{fix}")
-    text = "\n".join(lines)
-    if report.status == "error":
-        return text
-    return details(plural(len(findings), "finding"), text)
+def _finding(found: FindingRecord) -> str:
+    about = f"{code_plain(found.expert)}: " if found.expert else ""
+    where = f" (line {found.line})" if found.line else ""
+    fix = f" **Fix:** {prose(found.fix)}" if found.fix else ""
+    link = f"[{found.code}]({finding_page(found.code)})"
+    return f"- {link} {found.severity}{where}: {about}{prose(found.message)}{fix}"
 
 
 def _run(report: Report) -> str:
@@ -222,3 +189,53 @@ def _run(report: Report) -> str:
     dropped = f"; the plan leaves out {prose(some(drop))}" if drop else ""
     version = clean(report.versions.get("pytest-mergegate", ""))
     return f"{seconds}; {cache}{dropped}; pytest-mergegate {prose(version)}"
+
+
+# Words of strangers: no markup, no link, no mention comes of them.
+
+_MARKUP = re.compile(r"[\\`*_\[\]<|~$&]")
+_LEADING = re.compile(r"^(\d*)([-+=:#>]|[.)](?=\s|$))")
+_REFERENCE = re.compile(r"(?<=[@#])(?=\w)|(?<=://)(?=\S)|(?<=\bGH-)(?=\d)|(?<=\bwww)(?=\.)", re.I)
+_BREAK = "&#8203;"
+"""A space of no width: what it parts is neither a mention, a reference nor a link to GitHub."""
+
+
+def prose(text: str) -> str:
+    """``text`` as it stands, in a paragraph, a list or a cell of a table."""
+    marked = _REFERENCE.sub("\u200b", clean(text))
+    escaped = _MARKUP.sub(r"\\\g<0>", marked)
+    return _LEADING.sub(r"\1\\\2", escaped).replace("\u200b", _BREAK)
+
+
+def code(text: str) -> str:
+    """``text`` as a span of code, also in a cell of a table."""
+    return code_plain(text).replace("|", r"\|")
+
+
+def code_plain(text: str) -> str:
+    """``text`` as a span of code outside of tables, where a bar needs no backslash."""
+    shown = clean(text)
+    fence = "`" * (_longest_run(shown) + 1)
+    space = " " if "`" in shown or not shown.strip() else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def block(text: str) -> str:
+    """``text`` as a block of code."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def details(summary: str, content: str) -> str:
+    """``content``, folded away under a summary of our own words."""
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are Markdown already."""
+    first, *body = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return "\n".join([first, "|" + " --- |" * len(head), *body])
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall(r"`+", text)), default=0)

@@ -1,8 +1,8 @@
-"""What the formats for people read out of a report, so that they all say the same."""
+"""What the formats read out of a report, so that they all say the same."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
 
@@ -11,17 +11,27 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.report.types import (
         ChangeRecord,
+        DiagnosisRecord,
         FindingRecord,
         MergeRecord,
+        PlannedGroupRecord,
         Report,
         VerdictRecord,
     )
 
+DOCS = "https://pytest-mergegate.github.io/pytest-mergegate"
 DIAGNOSIS = "MG401"
 """The finding that repeats a diagnosis."""
+STATUSES = ("fail", "inconclusive", "pass")
+"""Of verdicts, the worst first."""
+NO_VERDICT = "no budget was judged, and a gate without a verdict does not pass"
 _NAMED = 8
 """Experts that a headline names; of more it tells how many."""
-_RANKED = ("fail", "inconclusive", "pass")
+
+
+def finding_page(code: str) -> str:
+    """The page of a finding's code."""
+    return f"{DOCS}/findings/{code}/"
 
 
 def plural(count: int, what: str) -> str:
@@ -36,10 +46,15 @@ def some(names: Iterable[str], most: int = _NAMED) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def status_of(report: Report, expert: str) -> str:
-    """The worst verdict on ``expert``; ``-`` where there is none."""
+def status_of(report: Report, expert: str | None) -> str | None:
+    """The worst verdict on ``expert``; None where there is none."""
     statuses = {v.status for v in report.verdicts if v.expert == expert}
-    return next((status for status in _RANKED if status in statuses), "-")
+    return next((status for status in STATUSES if status in statuses), None)
+
+
+def limit_of(report: Report, budget: str) -> float | None:
+    """What a budget allows; None where it is not judged, or its limit could not be found."""
+    return next((v.limit for v in report.verdicts if v.budget == budget), None)
 
 
 def open_verdicts(report: Report) -> list[VerdictRecord]:
@@ -49,27 +64,51 @@ def open_verdicts(report: Report) -> list[VerdictRecord]:
     return sorted(found, key=lambda verdict: order.get(verdict.expert or "", len(order)))
 
 
+class Concern(NamedTuple):
+    """An expert that is not within budget (None for the pool), why, and what would help."""
+
+    expert: str | None
+    verdicts: list[VerdictRecord]
+    diagnosis: DiagnosisRecord | None
+
+
+def concerns(report: Report) -> list[Concern]:
+    """One of every expert with a verdict that is no pass, in the gate's order."""
+    diagnoses = {diagnosis.expert: diagnosis for diagnosis in report.diagnoses}
+    found: dict[str | None, list[VerdictRecord]] = {}
+    for verdict in open_verdicts(report):
+        found.setdefault(verdict.expert, []).append(verdict)
+    return [Concern(name, own, diagnoses.get(name or "")) for name, own in found.items()]
+
+
+def closest(report: Report) -> VerdictRecord | None:
+    """The verdict whose value uses up most of its limit."""
+    return max(
+        report.verdicts,
+        key=lambda v: (v.value or 0.0) / v.limit if v.limit else v.value or 0.0,
+        default=None,
+    )
+
+
 def headline(report: Report) -> str:
     """The outcome of a gate in one line, without its name and time."""
     under = f" under {clean(report.judged_method)}" if report.judged_method else ""
-    of = f"of {plural(len(report.experts), 'expert')}"
+    experts = plural(len(report.experts), "expert")
     still_open = open_verdicts(report)
-    failing = list(dict.fromkeys(v.expert or "" for v in still_open if v.status == "fail"))
+    failing = dict.fromkeys(v.expert or "" for v in still_open if v.status == "fail")
     if report.status == "error":
         problems = sum(finding.severity == "error" for finding in report.findings)
         return f"{plural(problems, 'problem')}, nothing was judged"
     if failing:
-        return f"{len(failing)} {of} over budget{under}: {some(failing)}"
+        return f"{len(failing)} of {experts} over budget{under}: {some(failing)}"
     if still_open:
         more = f" (and {len(still_open) - 1} more)" if len(still_open) > 1 else ""
         return f"{clean(still_open[0].message)}{more}"
-    if not report.verdicts:
-        return "no budget was judged, and a gate without a verdict does not pass"
+    if (nearest := closest(report)) is None:
+        return NO_VERDICT
     if report.status != "pass":
         return f"the gate is {report.status}, whatever its verdicts say"
-    closest = max(report.verdicts, key=_use)
-    within = f"{plural(len(report.experts), 'expert')} within budget{under}"
-    return f"{within}; closest: {clean(closest.message)}"
+    return f"{experts} within budget{under}; closest: {clean(nearest.message)}"
 
 
 def merge_of(report: Report) -> MergeRecord | None:
@@ -100,38 +139,71 @@ def finding_text(finding: FindingRecord) -> str:
     return f"{finding.code} {about}{clean(finding.message)}{fix}"
 
 
+class Quantity(NamedTuple):
+    """A number that may move against the baseline."""
+
+    name: str
+    up: str = "worse"
+    """What it means that it grew."""
+    down: str = "better"
+    sign: float = 1.0
+    """A loss is positive for people."""
+    unit: str = ""
+
+
+QUANTITIES = {
+    "mds": Quantity("MDS"),
+    "hidden_similarity": Quantity("hidden similarity", "more alike", "less alike"),
+    "distance": Quantity("distance", "farther apart", "closer"),
+    "disagreement": Quantity("disagreement"),
+    "loss": Quantity("loss", sign=-1.0, unit=" %"),
+}
+
+
 def change_text(change: ChangeRecord) -> str:
     """What moved, from where to where, and which way that is; without the experts."""
-    sign = -1.0 if change.quantity == "loss" else 1.0  # a loss is positive for people
-    unit = " %" if change.quantity == "loss" else ""
+    name, up, down, sign, unit = QUANTITIES[change.quantity]
     ends = (change.before, change.after)
     before, after = (None if end is None else sign * end + 0.0 for end in ends)
-    what = {"mds": "MDS", "hidden_similarity": "hidden similarity", "distance": "distance"}
     under = f" under {clean(change.method)}" if change.method else ""
-    moved = f"{_end(before)}{unit} → {_end(after)}{unit}"
-    name = what.get(change.quantity, change.quantity)
-    return f"{name}{under}: {moved} ({_direction(change.quantity, before, after)})"
-
-
-def _end(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3g}"
-
-
-def _direction(quantity: str, before: float | None, after: float | None) -> str:
     if after is None:
-        return "no longer known"
-    if before is None:
-        return "not known before"
-    if after == before:
-        return "unmoved"
-    up, down = {
-        "hidden_similarity": ("more alike", "less alike"),
-        "distance": ("farther apart", "closer"),
-    }.get(quantity, ("worse", "better"))
-    return up if after > before else down
+        which = "no longer known"
+    elif before is None:
+        which = "not known before"
+    else:
+        which = "unmoved" if after == before else up if after > before else down
+    moved = " → ".join(f"{'-' if n is None else f'{n:.3g}'}{unit}" for n in (before, after))
+    return f"{name}{under}: {moved} ({which})"
 
 
-def _use(verdict: VerdictRecord) -> float:
-    """How much of its limit a value uses up."""
-    value = verdict.value or 0.0
-    return value / verdict.limit if verdict.limit else value
+_BASIS = {
+    "exact": "each was run",
+    "merged": "each was made and run",
+    "surrogate": "by the nearest sums of task vectors",
+    "probes": "run on the probes",
+    "states": "stored states, mixed",
+}
+_MOST_GROUPS = 4
+
+
+def instead(report: Report) -> str | None:
+    """The groups that the plan says would pass, and on what that rests; None where it has none of
+    two or more experts, or where it is the pool as it was."""
+    groups = report.plan.groups if report.plan is not None else ()
+    merged = [group for group in groups if len(group.experts) > 1]
+    if not merged or len(groups) < 2:
+        return None
+    alone = [group.experts[0] for group in groups if len(group.experts) == 1]
+    parts = [f"merge {_group(group)}" for group in merged[:_MOST_GROUPS]]
+    if len(merged) > _MOST_GROUPS:
+        parts.append(f"{len(merged) - _MOST_GROUPS} more merges")
+    if alone:
+        parts.append(f"{some(alone)} as {'it is' if len(alone) == 1 else 'they are'}")
+    basis = {merge.basis for group in merged for merge in group.merges[:1]}
+    rests = ", ".join(_BASIS[b] for b in sorted(basis)) or "hidden states"
+    return f"{len(groups)} models in place of one: {'; '.join(parts)} (forecast: {rests})"
+
+
+def _group(group: PlannedGroupRecord) -> str:
+    under = f" under {clean(group.merges[0].method)}" if group.merges else ""
+    return f"{some(group.experts)}{under}"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.report.formats.links import BUDGETS, DOCS, finding_page
+from pytest_mergegate.report.formats.reading import DOCS, finding_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.report.types import FindingRecord, Report, VerdictRecord
+    from pytest_mergegate.report.types import Report, VerdictRecord
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -52,9 +52,12 @@ def render(reports: Collected) -> str:
 def _driver(reports: Collected, rules: list[str]) -> dict[str, Any]:
     versions = (report.versions.get("pytest-mergegate") for report in reports.reports)
     version = next(filter(None, versions), None)
-    driver = {"name": "pytest-mergegate", "informationUri": f"{DOCS}/"}
-    known = {"version": version} if version else {}
-    return driver | known | {"rules": [_rule(rule) for rule in rules]}
+    return {
+        "name": "pytest-mergegate",
+        "informationUri": f"{DOCS}/",
+        **({"version": version} if version else {}),
+        "rules": [_rule(rule) for rule in rules],
+    }
 
 
 def _rule(rule: str) -> dict[str, Any]:
@@ -64,33 +67,25 @@ def _rule(rule: str) -> dict[str, Any]:
         return {"id": rule, "shortDescription": {"text": text}, "helpUri": finding_page(rule)}
     what = budget.removeprefix("max_").replace("_", " ")
     text = f"The merge keeps every expert within the {kind} for {what}"
-    return {
-        "id": rule,
-        "name": budget,
-        "shortDescription": {"text": text},
-        "helpUri": BUDGETS,
-    }
+    page = f"{DOCS}/gate-file/#budgets"
+    return {"id": rule, "name": budget, "shortDescription": {"text": text}, "helpUri": page}
 
 
 def _results(reports: Collected, report: Report) -> Iterator[dict[str, Any]]:
     place = _Place(reports, report)
     for finding in report.findings:
-        yield _of_finding(finding, place)
+        about = f"{clean(finding.expert)}: " if finding.expert else ""
+        fix = f" (fix: {finding.fix})" if finding.fix else ""
+        yield {
+            "ruleId": finding.code,
+            "level": finding.severity,
+            "message": {"text": about + place.portable(finding.message + fix)},
+            "locations": [place.location(finding.line)],
+            "partialFingerprints": place.fingerprint(finding.code, finding.expert, None),
+        }
     for verdict in report.verdicts:
         if verdict.status != "pass":
             yield _of_verdict(verdict, place)
-
-
-def _of_finding(finding: FindingRecord, place: _Place) -> dict[str, Any]:
-    about = f"{clean(finding.expert)}: " if finding.expert else ""
-    fix = f" (fix: {finding.fix})" if finding.fix else ""
-    return {
-        "ruleId": finding.code,
-        "level": finding.severity,
-        "message": {"text": about + place.portable(finding.message + fix)},
-        "locations": [place.location(finding.line)],
-        "partialFingerprints": place.fingerprint(finding.code, finding.expert, None),
-    }
 
 
 def _of_verdict(verdict: VerdictRecord, place: _Place) -> dict[str, Any]:
@@ -113,26 +108,27 @@ def _of_verdict(verdict: VerdictRecord, place: _Place) -> dict[str, Any]:
 
 
 def _invocation(reports: Collected) -> dict[str, Any]:
-    told = [
-        {
-            "level": "error",
-            "message": {"text": _Place(reports, report).portable(finding.message)},
-            "descriptor": {"id": finding.code},
-            "locations": [_Place(reports, report).location(finding.line)],
-        }
-        for report in reports.reports
-        if report.status == "error"
-        for finding in report.findings
-        if finding.severity == "error"
-    ]
-    missing = "Not every gate that was asked for has reported."
+    stopped = [report for report in reports.reports if report.status == "error"]
+    told: list[dict[str, Any]] = []
+    for report in stopped:
+        place = _Place(reports, report)
+        told += [
+            {
+                "level": "error",
+                "message": {"text": place.portable(finding.message)},
+                "descriptor": {"id": finding.code},
+                "locations": [place.location(finding.line)],
+            }
+            for finding in report.findings
+            if finding.severity == "error"
+        ]
     if not reports.reports:
-        missing = "No gate ran."
-    if not reports.complete or not reports.reports:
+        told.append({"level": "error", "message": {"text": "No gate ran."}})
+    elif not reports.complete:
+        missing = "Not every gate that was asked for has reported."
         told.append({"level": "error", "message": {"text": missing}})
-    errors = any(report.status == "error" for report in reports.reports)
     return {
-        "executionSuccessful": not (told or errors),
+        "executionSuccessful": not (told or stopped),
         "toolExecutionNotifications": told,
     }
 
@@ -142,22 +138,16 @@ class _Place:
 
     def __init__(self, reports: Collected, report: Report) -> None:
         self._root = reports.root
-        self._name = reports.name(report).partition("::")[0]
-
-    @property
-    def _within(self) -> bool:
-        return not re.match(r"[A-Za-z]:|/|~|(.*/)?\.\.(/|$)", self._name)
-
-    @property
-    def _path(self) -> str:
-        name = self._name.replace("\\", "/")
-        return name.removeprefix("./") if self._within else name.rpartition("/")[2]
+        name = reports.name(report).partition("::")[0]
+        self._within = not re.match(r"[A-Za-z]:|/|~|(.*/)?\.\.(/|$)", name)
+        path = name.replace("\\", "/")
+        self._path = path.removeprefix("./") if self._within else path.rpartition("/")[2]
 
     def location(self, line: int | None) -> dict[str, Any]:
         """The line of the gate file; its name alone where it lies outside of the root."""
-        file = {"uri": quote(self._path, safe="/"), "uriBaseId": "%SRCROOT%"}
-        if not self._within:
-            del file["uriBaseId"]
+        file = {"uri": quote(self._path, safe="/")}
+        if self._within:
+            file["uriBaseId"] = "%SRCROOT%"
         region = {"region": {"startLine": line}} if line else {}
         return {"physicalLocation": {"artifactLocation": file, **region}}
 

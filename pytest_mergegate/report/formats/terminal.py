@@ -13,30 +13,38 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.formats.columns import columns
-from pytest_mergegate.report.formats.details import baseline_lines, detail_lines, other_methods
+from pytest_mergegate.report.formats.columns import columns, layer_columns
 from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.reading import (
+    NO_VERDICT,
+    Concern,
+    change_text,
+    concerns,
     finding_text,
     headline,
+    instead,
     merge_of,
-    open_verdicts,
     plural,
     some,
     told_findings,
     worst_of,
 )
-from pytest_mergegate.report.formats.tables import COLORS, expert_tables, layer_table
+from pytest_mergegate.report.formats.terminal_tables import COLORS, expert_tables, layer_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_mergegate.report.types import MergeRecord, Report
+    from rich.table import Table
 
+    from pytest_mergegate.report.types import BaselineRecord, Report
+
+_MOVED = 5
+"""As many moved numbers are shown where not all are asked for."""
 _WIDEST = 120
 _ASCII = str.maketrans(
     {"█": "#", "▓": "%", "▒": "+", "░": "-", "·": ".", "…": "~", "≤": "<=", "→": "->", "∞": "inf"}
+    | {"−": "-"}
 )
 
 
@@ -64,14 +72,10 @@ def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> 
         problems = [f for f in report.findings if f.severity == "error"]
         concerned = [f for f in problems if expert in (None, f.expert)] or problems
         return "\n".join(finding_text(finding) for finding in concerned)
-    still_open = open_verdicts(report)
     if expert is not None:
-        lines = [clean(v.message) for v in still_open if v.expert == expert]
-        said = [line for d in report.diagnoses if d.expert == expert for line in d.lines]
-        return "\n".join([*lines, *(f"  {clean(line)}" for line in said)])
-    if not still_open:
-        return "no budget was judged, and a gate without a verdict does not pass"
-    return "\n".join(_pool_lines(report, brief=brief))
+        own = (_cause(concern) for concern in concerns(report) if concern.expert == expert)
+        return "\n".join(line for lines in own for line in lines)
+    return "\n".join(_pool_lines(report, brief=brief)) if concerns(report) else NO_VERDICT
 
 
 def summary(reports: Sequence[Report], look: Look) -> str:
@@ -81,8 +85,9 @@ def summary(reports: Sequence[Report], look: Look) -> str:
     collected = Collected(reports=tuple(reports), root=look.root)
     page = _Page(look)
     for place, report in enumerate(reports):
-        if place and look.verbosity >= 0:
-            page.gap(before=reports[place - 1].status != "pass" or look.verbosity > 0)
+        told_more = place and (reports[place - 1].status != "pass" or look.verbosity > 0)
+        if told_more and look.verbosity >= 0:
+            page.unwrapped([""])
         page.headline(report.status, _line(report, collected.name(report), look))
         if look.verbosity >= 0:
             _explain(page, report, look)
@@ -118,8 +123,9 @@ class _Page:
         width = shutil.get_terminal_size().columns if look.width is None else look.width
         self.width = min(max(width, 40), _WIDEST)
         self._encoding = look.encoding
+        self._written = StringIO()
         self._console = Console(
-            file=StringIO(),
+            file=self._written,
             width=self.width,
             force_terminal=look.color,
             no_color=not look.color,
@@ -132,19 +138,17 @@ class _Page:
     @property
     def text(self) -> str:
         """Everything, without blanks at the ends of lines."""
-        assert isinstance(self._console.file, StringIO)
-        lines = (line.rstrip() for line in self._console.file.getvalue().splitlines())
-        return self._shown("".join(f"{line}\n" for line in lines))
+        text = "".join(f"{line.rstrip()}\n" for line in self._written.getvalue().splitlines())
+        try:
+            text.encode(self._encoding)
+        except (UnicodeEncodeError, LookupError):
+            return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+        return text
 
     def headline(self, status: str, told: str) -> None:
         """The word for the outcome, and the outcome in one line."""
         line = Text(f"{status.upper()} ", style=COLORS.get(status, "green"))
         self._console.print(line.append(printable(told), style="default"), soft_wrap=True)
-
-    def gap(self, *, before: bool = True) -> None:
-        """An empty line, where something long stands before it."""
-        if before:
-            self._console.print()
 
     def unwrapped(self, lines: Iterable[str]) -> None:
         """Lines that hold paths, which are there to be copied."""
@@ -155,35 +159,20 @@ class _Page:
         """Lines that go on, deeper, where they are too long."""
         for line in map(printable, lines):  # before it is wrapped: no word may become a command
             indent = line[: len(line) - len(line.lstrip())]
-            wrapped = textwrap.wrap(
-                line,
-                self.width,
-                subsequent_indent=indent + "    ",
-                break_long_words=False,
-                break_on_hyphens=False,
+            self.unwrapped(
+                textwrap.wrap(
+                    line,
+                    self.width,
+                    subsequent_indent=indent + "    ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
             )
-            self.unwrapped(wrapped)
 
-    def experts(self, report: Report, merge: MergeRecord | None, *, detailed: bool) -> None:
-        """The table of one merge, or of what was computed without one."""
-        title = f"under {merge.method}" if merge else report.judged_method
-        shown = columns(report, merge, detailed=detailed)
-        for part in expert_tables(report.expert_names, shown, self.width, title):
-            self._console.print(part)
-
-    def layers(self, report: Report) -> None:
-        """The conflict in every layer."""
-        for table in layer_table(report, self.width):
-            self._console.print(Text("conflict by layer, means over all pairs"))
+    def tables(self, tables: Iterable[Table]) -> None:
+        """Tables that are no wider than the page."""
+        for table in tables:
             self._console.print(table)
-
-    def _shown(self, text: str) -> str:
-        try:
-            text.encode(self._encoding)
-        except (UnicodeEncodeError, LookupError):
-            ours = text.translate(_ASCII)
-            return ours.encode("ascii", "backslashreplace").decode("ascii")
-        return text
 
 
 def _line(report: Report, name: str, look: Look) -> str:
@@ -201,49 +190,86 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         page.unwrapped(f"  {finding_text(finding)}" for finding in report.findings)
         return
     if report.baseline is not None and not detailed:
-        page.prose(f"  {line}" for line in baseline_lines(report.baseline, brief=True))
+        page.prose(f"  {line}" for line in _baseline_lines(report.baseline, brief=True))
     if report.status == "pass" and not detailed:
         return
     judged = merge_of(report)
-    page.experts(report, judged, detailed=detailed)
-    if detailed:
-        for merge in report.merges:
-            if merge is not judged:
-                page.experts(report, merge, detailed=True)
-    elif look.reasons:
-        page.prose(other_methods(report))
-    picture = heatmap(report, page.width)
-    if picture is not None:
-        page.gap()
+    others = [merge for merge in report.merges if merge is not judged]
+    for merge in (judged, *others) if detailed else (judged,):
+        title = f"under {merge.method}" if merge else report.judged_method
+        shown = columns(report, merge, detailed=detailed)
+        page.tables(expert_tables(report.expert_names, shown, page.width, title))
+    if look.reasons and not detailed:
+        page.prose(f"under {clean(merge.method)}: {worst_of(merge)}" for merge in others)
+    if (picture := heatmap(report, page.width)) is not None:
+        page.unwrapped([""])
         page.prose([picture.caption])
         page.unwrapped(picture.lines)
     if look.reasons and report.status != "pass":
-        page.gap()
-        page.prose(_reasons(report))
+        page.unwrapped([""])
+        for concern in concerns(report):
+            page.prose(_cause(concern) if concern.expert in report.expert_names else ())
     if detailed:
-        page.gap()
-        if look.verbosity > 1:
-            page.layers(report)
-        page.prose(detail_lines(report))
+        page.unwrapped([""])
+        if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
+            page.unwrapped(["conflict by layer, means over all pairs"])
+            layers = report.conflicts.layers
+            page.tables([layer_table(layers, layer_columns(report), page.width)])
+        page.prose(_detail_lines(report))
         page.prose(f"  {finding_text(finding)}" for finding in told_findings(report))
 
 
-def _reasons(report: Report) -> Iterator[str]:
-    """The failure text of every expert that has one."""
-    concerned = {verdict.expert for verdict in open_verdicts(report)}
-    for name in report.expert_names:
-        if name in concerned:
-            yield from failure_text(report, name).splitlines()
+def _cause(concern: Concern) -> Iterator[str]:
+    """What is over budget, why, and what to do."""
+    yield from (clean(verdict.message) for verdict in concern.verdicts)
+    if concern.diagnosis is not None:
+        yield from (f"  {clean(line)}" for line in concern.diagnosis.lines)
 
 
 def _pool_lines(report: Report, *, brief: bool) -> Iterator[str]:
-    still_open = open_verdicts(report)
-    names = list(dict.fromkeys(verdict.expert or "" for verdict in still_open))
+    found = concerns(report)
+    names = [concern.expert or "" for concern in found]
     told = f"{len(names)} of {plural(len(report.experts), 'expert')} not within budget:"
     yield f"{told} {some(names)}" if brief else told
     if not brief:
-        yield from (f"  {clean(verdict.message)}" for verdict in still_open)
+        yield from (f"  {clean(v.message)}" for concern in found for v in concern.verdicts)
     for merge in report.merges:
         yield f"  method {clean(merge.method)}: {worst_of(merge)}"
     for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
         yield f"  try: {clean(cure)}"
+
+
+def _detail_lines(report: Report) -> Iterator[str]:
+    """Baseline, plan, and where the time went."""
+    if report.baseline is not None:
+        yield from _baseline_lines(report.baseline)
+    if (line := instead(report)) is not None:
+        yield f"plan: {line}; mergegate plan makes sure"
+    if report.plan is not None:
+        for point in report.plan.curve:
+            groups = "; ".join(some(group) for group in point.groups)
+            yield f"plan: {point.models} merged: distortion {point.distortion:.3g} ({groups})"
+        if report.plan.drop:
+            yield f"plan: leave out {some(report.plan.drop)}"
+    if report.seconds:
+        stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in report.seconds.items())
+        yield f"seconds: {stages}; on {report.device}"
+    yield f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
+
+
+def _baseline_lines(baseline: BaselineRecord, *, brief: bool = False) -> Iterator[str]:
+    """What moved against the baseline; brief is the first few numbers of it."""
+    path = clean(baseline.path)
+    if not baseline.comparable:
+        yield f"baseline {path}: not comparable: {clean(baseline.reason or 'no reason was given')}"
+        return
+    told = (("added", baseline.added), ("removed", baseline.removed), ("changed", baseline.changed))
+    parts = [f"{what}: {some(names)}" for what, names in told if names]
+    parts += [] if baseline.changes else ["no number moved"]
+    yield f"baseline {path}: {'; '.join(parts) or 'these numbers moved'}"
+    shown = baseline.changes[: _MOVED if brief else None]
+    for change in shown:
+        pair = f" and {clean(change.other)}" if change.other else ""
+        yield f"  {clean(change.expert)}{pair}: {change_text(change)}"
+    if len(shown) < len(baseline.changes):
+        yield f"  and {len(baseline.changes) - len(shown)} more, shown with -v"

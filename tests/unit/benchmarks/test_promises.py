@@ -13,8 +13,8 @@ from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.history.calibration import performance as thresholds
 from pytest_mergegate.metrics import miss_controlled_threshold
 from pytest_mergegate.stages import merge_versus_experts as comparison
-from pytest_mergegate.verdict import judged_values
-from pytest_mergegate.verdict.evidence import Found
+from pytest_mergegate.verdict import judge
+from pytest_mergegate.verdict.evidence import Evidence
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -36,7 +36,7 @@ def test_every_setting_is_drawn_by_a_label_of_its_own() -> None:
     assert {name for name, _ in every} <= {s.name for p in promises.PARTS for s in p.STATEMENTS}
 
 
-def _point(found: Found, mode: str) -> float | None:
+def _point(found: Evidence, mode: str) -> float | None:
     return found.value.number
 
 
@@ -53,14 +53,12 @@ PER_METHOD = property(lambda spec: spec.loss_level)
     [
         pytest.param("certificate", GateSpec, "level", CONFIDENCE, id="methods and looks"),
         pytest.param("measured", GateSpec, "loss_level", CONFIDENCE, id="methods, measured"),
-        pytest.param("few-inputs", Found, "passing", _point, id="the point of few inputs"),
-        pytest.param("bound", Found, "passing", _point, id="the point for the bound"),
-        pytest.param("measured", Found, "passing", _point, id="the point of a loss"),
+        pytest.param("few-inputs", Evidence, "passing", _point, id="the point of few inputs"),
+        pytest.param("bound", Evidence, "passing", _point, id="the point for the bound"),
+        pytest.param("measured", Evidence, "passing", _point, id="the point of a loss"),
         pytest.param("cut", comparison._Compared, "unknown", 0, id="cut answers are the same"),
-        pytest.param("cut-counted", Found, "passing", _point, id="cut answers are not counted"),
-        pytest.param(
-            "base", judged_values, "why_vacuous", lambda *_: "", id="the base is not looked at"
-        ),
+        pytest.param("cut-counted", Evidence, "passing", _point, id="cut answers are not counted"),
+        pytest.param("base", judge, "why_vacuous", lambda *_: "", id="the base is not looked at"),
         pytest.param(
             "auto", thresholds, "miss_controlled_threshold", _without_pools, id="no pools"
         ),

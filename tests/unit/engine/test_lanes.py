@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.engine.models import lanes as engine_lanes
 from pytest_mergegate.engine.models.lanes import in_lanes
-from pytest_mergegate.engine.models.mapped_pages import room_for
 from pytest_mergegate.engine.weights import mixing
 from pytest_mergegate.engine.weights.computed import ComputedDeltas
-from pytest_mergegate.engine.weights.mixing import LazyWeights, Rows
+from pytest_mergegate.engine.weights.mixing import PlacedWeights, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,29 +239,23 @@ class TestPlaces:
             close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {}
             torch.testing.assert_close(place, expected.to(dtype), **close)
 
-    def test_any_other_weights_are_copied(self) -> None:
-        weights = LazyWeights(["a"], lambda _: torch.full((2,), 1 / 3))
-        place = torch.empty(2, dtype=torch.bfloat16)
-        weights.fill({"a": place}, lambda _: None)
-        assert torch.equal(place, torch.full((2,), 1 / 3).bfloat16())
+    @pytest.mark.usefixtures("two_cores")
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_alone_they_are_put_one_after_the_other(
+        self, engine: Engine, alone: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mixing, "_WORTH", 0)
+        threads: set[threading.Thread] = set()
 
-    def test_room_is_one_piece(self) -> None:
-        likes = [
-            torch.empty(3, 5, dtype=torch.bfloat16),
-            torch.empty((), dtype=torch.float32),
-            torch.empty(7, dtype=torch.float16),
-            torch.empty(0, 4, dtype=torch.float64),
-            torch.empty(128, 2, dtype=torch.bfloat16),
-        ]
-        like = {str(k): tensor for k, tensor in enumerate(likes)}
-        places = room_for(like)
-        for name, place in places.items():
-            assert (place.shape, place.dtype) == (like[name].shape, like[name].dtype)
-            assert place.data_ptr() % 64 == 0 or not place.numel()
-            place.fill_(int(name) + 1)
-        assert len({place.untyped_storage().data_ptr() for place in places.values()}) == 1
-        for name, place in places.items():
-            assert bool((place == int(name) + 1).all())
+        def put(_: str, place: torch.Tensor) -> None:
+            threads.add(threading.current_thread())
+            place.fill_(1 / 3)
+
+        weights = PlacedWeights("abc", engine.model, put, alone=alone)
+        places = {name: torch.empty(2, dtype=torch.bfloat16) for name in "abc"}
+        weights.fill(places, lambda _: None)
+        assert (threads == {threading.current_thread()}) == alone
+        assert all(torch.equal(p, torch.full((2,), 1 / 3).bfloat16()) for p in places.values())
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (13, 7), (3, 4, 5)], ids=str)

@@ -13,6 +13,7 @@ from pytest_mergegate.cli.parser import Parser, options_of
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
 from pytest_mergegate.gate.options import Options
+from pytest_mergegate.verdict.caps import CAPS
 
 
 def given(**values: Any) -> Options:
@@ -22,7 +23,7 @@ def given(**values: Any) -> Options:
         value = values.get(option.key, option.default)
         return [Given(value, f"ini mergegate_{option.key}", Path("/project"))]
 
-    return read_options(source)
+    return read_options(source, CAPS)
 
 
 BAD = {
@@ -57,7 +58,7 @@ def test_nothing_said_is_the_default() -> None:
 
 def test_the_command_has_the_same_defaults() -> None:
     parser = Parser()
-    parser.add_options(*(name for name, option in OPTIONS.items() if "command" in option.where))
+    parser.add_options(option for option in OPTIONS.values() if "command" in option.where)
     assert options_of(parser.parse_args(["--no-registry"])) == Options()
 
 
@@ -72,7 +73,7 @@ def test_of_two_caps_the_tighter_holds_and_else_what_comes_first() -> None:
         folder = Path("/project")
         return [Given(first, f"--{option.name}", folder), Given(second, option.key, folder)]
 
-    found = read_options(source)
+    found = read_options(source, CAPS)
     assert (found.caps, found.device, found.registry) == ({"max_mds": 2.0}, "cpu", None)
 
 

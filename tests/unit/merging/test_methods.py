@@ -12,9 +12,10 @@ from mergekit.merge_methods import registered_methods
 from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.gate.gatefile import gate_from
+from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.merging.merge import effective_scales, merge
 from pytest_mergegate.merging.method import Method, linear_scales, with_shares
-from pytest_mergegate.merging.methods import MERGEKIT_UNUSABLE, plan_methods
+from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
@@ -133,9 +134,8 @@ def engine(tiny_pool: Path) -> Engine:
     return Engine(pool, gate.spec, "cpu")
 
 
-USABLE = sorted(
-    {method.spec.name for method in registered_methods()} - {*MERGEKIT_UNUSABLE, "slerp", "nuslerp"}
-)
+KNOWN = (traits_of(method.spec.name) for method in registered_methods())
+USABLE = sorted(traits.name for traits in KNOWN if not traits.refused and traits.most is None)
 
 
 @pytest.mark.parametrize("name", USABLE)

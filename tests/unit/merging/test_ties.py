@@ -10,8 +10,9 @@ from mergekit.merge_methods.api import merge_tensors
 
 from pytest_mergegate.engine.weights.mixing import Rows
 from pytest_mergegate.merging import ties as ties_module
+from pytest_mergegate.merging.in_place import merge_stack, own_arithmetic
 from pytest_mergegate.merging.method import Method
-from pytest_mergegate.merging.ties import is_ties, put_ties, ties
+from pytest_mergegate.merging.ties import put_ties
 
 
 def method(weights: dict[str, float], **parameters: Any) -> Method:
@@ -24,6 +25,10 @@ def method(weights: dict[str, float], **parameters: Any) -> Method:
         takes_base=True,
         takes_weights=True,
     )
+
+
+def ties(planned: Method, base: torch.Tensor, experts: dict[str, torch.Tensor]) -> torch.Tensor:
+    return merge_stack(planned, base, experts, "the only one")
 
 
 def mergekit(planned: Method, base: torch.Tensor, experts: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -61,7 +66,7 @@ def test_equals_mergekit(shape: tuple[int, ...], parameters: dict[str, Any], see
         weights = {name: float(torch.rand((), generator=generator)) + 0.2 for name in names}
         weights[names[-1]] *= 1 if len(names) < 5 else -0.3
         planned = method(weights, **parameters)
-        assert is_ties(planned)
+        assert own_arithmetic(planned) is put_ties
         expected = mergekit(planned, base, experts)
         torch.testing.assert_close(ties(planned, base, experts), expected, rtol=1e-6, atol=1e-7)
 
@@ -113,7 +118,7 @@ def test_an_expert_that_changes_nothing_has_no_say(seed: int) -> None:
 
 
 def test_rescaling_is_left_to_mergekit() -> None:
-    assert not is_ties(method({"a": 1.0}, rescale=True))
+    assert own_arithmetic(method({"a": 1.0}, rescale=True)) is None
 
 
 @pytest.mark.parametrize("density", [0.5, 1.0])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from pools import Adapter, write_adapter
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.gate.gatefile import gate_from
-from pytest_mergegate.pool.adapter_names import CONFIG
+from pytest_mergegate.pool.adapters import CONFIG, WEIGHTS
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.stages.preflight import run_preflight
 
@@ -100,3 +103,21 @@ def test_fingerprint_is_of_the_content(tiny_pool: Path, tmp_path: Path) -> None:
     assert touched[1] == before[1]
     assert touched[0] != before[0]
     assert read(base, one, third)[1].weights_fingerprint != before[1]
+
+
+@pytest.mark.parametrize("shape", [(), (0, 32), (3, 32), (2,)], ids=str)
+def test_rows_of_another_shape_than_is_listed(
+    tiny_pool: Path, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    base = tiny_pool.parent / "base"
+    paths = [write_adapter(base, tmp_path / name, k) for k, name in enumerate("xy")]
+    key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    tensors = load_file(paths[0] / WEIGHTS)
+    save_file({**tensors, key: torch.ones(shape)}, paths[0] / WEIGHTS)
+    config = json.loads((paths[0] / CONFIG).read_text())
+    config["trainable_token_indices"] = [0, 1] if shape != (0, 32) else []
+    (paths[0] / CONFIG).write_text(json.dumps(config))
+    experts = {path.name: str(path) for path in paths}
+    preflight = run_preflight(gate_from({"base": str(base), "experts": experts}, root=base.parent))
+    codes = [finding.code for finding in preflight.findings if finding.severity == "error"]
+    assert codes == ([] if shape == (0, 32) else ["MG104"])

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from pytest_mergegate.pool import statistics
 from pytest_mergegate.pool.bfloat16 import squared_distance
-from pytest_mergegate.pool.stored import StoredTensors
+from pytest_mergegate.pool.tensors import StoredTensors
 
 if TYPE_CHECKING:
     from pathlib import Path

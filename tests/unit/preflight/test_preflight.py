@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.preflight.quantised_names import unquantised
-from pytest_mergegate.preflight.reference_names import last_part
+from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.preflight.told import listed
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,11 +20,20 @@ from pytest_mergegate.report.types import (
     PairRecord,
     Report,
 )
-from pytest_mergegate.verdict.increases import Common, Earlier, loss_increase, mds_increase, moved
+from pytest_mergegate.verdict.budgets import BUDGETS, Asked
+from pytest_mergegate.verdict.increases import (
+    Earlier,
+    increase_of_loss,
+    mds_increase,
+    moved,
+)
+from pytest_mergegate.verdict.pool_parts import PoolPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pytest_mergegate.verdict.evidence import Evidence
 
     Write = Callable[..., Report]
 
@@ -243,18 +253,39 @@ class TestIncreases:
         """An expert with one MDS then, and another now."""
         import numpy as np
 
-        common = Common(names=("a",), distances=np.zeros((1, 1)), similarity=None, mds={"a": after})
+        common = PoolPart(
+            names=("a",), distances=np.zeros((1, 1)), similarity=None, mds={"a": after}
+        )
         return Earlier(experts=frozenset("a"), common=common, mds={"a": before})
+
+    @staticmethod
+    def found(earlier: Earlier | None, limit: float) -> Evidence:
+        """The increase of the expert's MDS."""
+        case: Any = SimpleNamespace(hidden=object(), earlier=earlier)
+        found = mds_increase(
+            Asked(
+                case=case,
+                kind=BUDGETS["max_mds_increase"],
+                limit=limit,
+                expert="a",
+                method=None,
+                mode="point",
+                depth="hidden",
+            )
+        )
+        assert found is not None
+        return found
 
     def test_the_interval_takes_the_far_ends(self) -> None:
         before = Value(number=2.0, interval=(1.0, 3.0))
         after = Value(number=2.5, interval=(2.0, 4.0))
-        value, basis, _ = mds_increase(self.earlier(before, after), "a", 1.0)
-        assert (value.number, value.interval, basis) == (0.5, (-1.0, 3.0), "hidden")
+        found = self.found(self.earlier(before, after), 1.0)
+        assert (found.value.number, found.value.interval) == (0.5, (-1.0, 3.0))
+        assert found.basis == "hidden"
 
     def test_round_off_is_no_increase(self) -> None:
         pair = Value(number=2.0), Value(number=2.0 + 1e-9)
-        assert mds_increase(self.earlier(*pair), "a", 0.0)[0].number == 0.0
+        assert self.found(self.earlier(*pair), 0.0).value.number == 0.0
 
     @pytest.mark.parametrize(
         "undefined", [Value.missing("equidistant"), Value(number=float("inf"))]
@@ -262,7 +293,7 @@ class TestIncreases:
     def test_what_is_undefined_on_either_side_is_undecided(self, undefined: Value) -> None:
         sound = Value(number=2.0)
         for pair in ((sound, undefined), (undefined, sound), (undefined, undefined)):
-            assert mds_increase(self.earlier(*pair), "a", 1e9)[0].number is None
+            assert self.found(self.earlier(*pair), 1e9).value.number is None
 
     def test_a_measured_and_a_certified_loss_never_meet(self) -> None:
         at = ("linear", "a")
@@ -273,13 +304,17 @@ class TestIncreases:
             ("measured", measured, certified),
             ("certified", certified, measured),
         ):
-            assert loss_increase(alike, "a", "linear", loss, basis, 64)[0].number == 0.0
-            assert loss_increase(other, "a", "linear", loss, basis, 64)[0].number is None
-        assert loss_increase(measured, "a", "ties", loss, "measured", 64)[0].number is None
-        assert loss_increase(certified, "a", "linear", loss, "certified", 128)[0].number is None
+            assert increase_of_loss(alike, "a", "linear", loss, basis, 64).value.number == 0.0
+            assert increase_of_loss(other, "a", "linear", loss, basis, 64).value.number is None
+        assert increase_of_loss(measured, "a", "ties", loss, "measured", 64).value.number is None
+        assert (
+            increase_of_loss(certified, "a", "linear", loss, "certified", 128).value.number is None
+        )
 
     def test_nothing_to_compare_with(self) -> None:
         loss = Value(number=3.0)
         for nothing in (None, Earlier(reason="other probes"), Earlier(experts=frozenset("b"))):
-            assert mds_increase(nothing, "a", 1.0)[0].number is None
-            assert loss_increase(nothing, "a", "linear", loss, "measured", 9)[0].number is None
+            assert self.found(nothing, 1.0).value.number is None
+            assert (
+                increase_of_loss(nothing, "a", "linear", loss, "measured", 9).value.number is None
+            )

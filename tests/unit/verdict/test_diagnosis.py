@@ -15,7 +15,7 @@ from pytest_mergegate.report import build
 from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.judge import Judgement, Verdict
-from pytest_mergegate.verdict.remedies import Cure
+from pytest_mergegate.verdict.remedies import Remedy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +146,7 @@ def test_leaving_one_out_helps_the_others(tmp_path: Path, limit: float, helps: b
         distances=distances,
         budget={"max_mds": limit},
     )
-    assert [cure.drop for cure in diagnosis.cures] == ([("d",)] if helps else [])
+    assert [remedy.drop for remedy in diagnosis.remedies] == ([("d",)] if helps else [])
 
 
 @pytest.mark.parametrize(("select", "offered"), [("all", True), ("any", False)])
@@ -159,13 +159,17 @@ def test_methods_that_pass_are_offered_where_all_must(
         verdict("a", "pass"),
         merge={"select": select},
     )
-    texts = [cure.text for cure in diagnosis.cures]
+    texts = [remedy.text for remedy in diagnosis.remedies]
     assert ("merge with merge, which passes" in texts) is offered
 
 
 def test_finding_keeps_the_ways_out_apart() -> None:
     found = Diagnosis(
-        expert="a", cause=None, nearest="b", farthest="c", cures=(Cure(text="x"), Cure(text="y"))
+        expert="a",
+        cause=None,
+        nearest="b",
+        farthest="c",
+        remedies=(Remedy(text="x"), Remedy(text="y")),
     )
     diagnosis = build.diagnosis(found)
     finding = build.diagnosis_finding(diagnosis)

@@ -18,12 +18,13 @@ from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.judge import Judgement, Verdict, plan_depth, worst
+from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.verdict.judge import Judgement, Verdict
 
 NAMES = ("a", "b", "c")
 
@@ -208,8 +209,8 @@ def test_a_score_to_reach_takes_the_stage_that_scores(gate: Gate) -> None:
     labelled, unlabelled = pool("a"), pool()
     for each in (labelled, unlabelled):
         each.spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
-    assert plan_depth(gate.spec, labelled, None) == "eval"
-    assert plan_depth(gate.spec, unlabelled, None) == "merge"
+    assert Decisions(gate.spec, labelled).deepest == "eval"
+    assert Decisions(gate.spec, unlabelled).deepest == "merge"
 
 
 @pytest.mark.parametrize(("select", "methods"), [("any", 1), ("any", 3), ("any", 10), ("all", 10)])
@@ -270,10 +271,22 @@ def test_result_that_is_not_there_is_inconclusive(gate: Gate) -> None:
     assert {v.status for v in judgement.verdicts} == {"inconclusive"}
 
 
-def test_no_verdict_is_no_pass() -> None:
-    assert worst([]) == "inconclusive"
-    assert worst(["pass", "inconclusive"]) == "inconclusive"
-    assert worst(["inconclusive", "fail", "pass"]) == "fail"
+def test_no_verdict_is_no_pass(gate: Gate) -> None:
+    nobody = SimpleNamespace(**vars(pool()) | {"names": ()})
+    assert judge(gate, Case(pool=nobody), "merge").status == "inconclusive"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rates", "status"),
+    [
+        ((0.0, 0.1, 0.2), "pass"),
+        ((0.0, None, 0.2), "inconclusive"),
+        ((None, 0.9, 0.0), "fail"),
+    ],
+)
+def test_the_worst_verdict_counts(gate: Gate, rates: Any, status: str) -> None:
+    results = Case(pool=pool(), merges=(merged("linear", *rates),))
+    assert judge(budgeted(gate, max_disagreement=0.3), results, "merge").status == status
 
 
 class TestSelect:
@@ -512,7 +525,8 @@ class TestRatios:
 def test_depth(
     gate: Gate, limits: dict[str, float], labelled: tuple[str, ...], allowed: Any, depth: str
 ) -> None:
-    assert plan_depth(budgeted(gate, **limits).spec, pool(*labelled), allowed) == depth
+    spec = budgeted(gate, **limits).spec
+    assert Decisions(spec, pool(*labelled), allowed).deepest == depth
 
 
 class TestCaps:

@@ -1,144 +1,168 @@
-"""The table of experts: what was computed of each, and what was not."""
+"""Numbers with their units, and words where there is no number."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.report.formats.html_parts.figures import Cell, judged, scale_of, span
+from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.report.formats.numbers import (
+    NOT_RUN,
+    Estimate,
+    disagreement_of,
+    forecasts_of,
+    loss_of,
+    mds_of,
+    number_beside,
+    span,
+)
+from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import (
+        ChangeRecord,
         ExpertRecord,
         MergedExpertRecord,
-        MergeRecord,
         Report,
         VerdictRecord,
     )
 
-NOT_RUN = "stage_not_run"
-_ORDER = ("fail", "inconclusive", "pass")
+MDS, DISAGREEMENT, LOSS = map(limit_on, ("mds", "disagreement", "loss"))
+
+
+def scale_of(budget: str) -> tuple[float, str]:
+    """By what a budget's numbers are multiplied to be shown, and their unit."""
+    return kind_of(budget).shown
+
+
+def budget_name(budget: str) -> str:
+    """A budget for people."""
+    kind = kind_of(budget)
+    return kind.title or kind.words
+
+
+def missing(reason: str | None) -> str:
+    """What is said in place of a number."""
+    return f"not computed: {reason or 'no reason given'}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertRow:
-    """One expert."""
+class Judged:
+    """A verdict in words, with the unit of its budget."""
 
     name: str
-    kind: str
-    status: str | None
-    mds: Cell
-    disagreement: Cell
-    loss: Cell
-    score: Cell
+    value: str | None
+    reason: str | None
+    """Why there is no value."""
+    limit: str
+    interval: str | None
+    record: VerdictRecord
+    fill: float | None
+    """How far along its bar the value is; None without one."""
+    mark: float
+    """Where on the bar the limit is."""
 
 
-def shown_merge(report: Report) -> MergeRecord | None:
-    """The judged merge, else the first."""
-    judged_merge = (m for m in report.merges if m.method == report.judged_method)
-    return next(judged_merge, report.merges[0] if report.merges else None)
-
-
-def expert_rows(report: Report) -> tuple[ExpertRow, ...]:
-    """Every expert, in the gate's order."""
-    merge = shown_merge(report)
-    merged = {expert.name: expert for expert in merge.experts} if merge else {}
-    return tuple(_row(report, expert, merged.get(expert.name)) for expert in report.experts)
-
-
-def _row(report: Report, expert: ExpertRecord, merged: MergedExpertRecord | None) -> ExpertRow:
-    verdicts = {v.budget: v for v in report.verdicts if v.expert == expert.name}
-    statuses = {verdict.status for verdict in verdicts.values()}
-    return ExpertRow(
-        name=expert.name,
-        kind=expert.kind,
-        status=next((status for status in _ORDER if status in statuses), None),
-        mds=_mds(expert, verdicts.get("max_mds")),
-        disagreement=_disagreement(report, expert, merged, verdicts.get("max_disagreement")),
-        loss=_loss(merged, verdicts.get("max_loss")),
-        score=_score(merged),
-    )
-
-
-def _mds(expert: ExpertRecord, verdict: VerdictRecord | None) -> Cell:
-    text = "∞" if expert.mds_infinite else None if expert.mds is None else f"{expert.mds:.2f}"
-    interval = span(expert.mds_interval, decimals=2)
-    return Cell(
-        text=_digits(text, verdict),
-        reason=expert.mds_reason or NOT_RUN,
-        notes=(interval,) if interval else (),
-        status=_state(verdict),
-    )
-
-
-def _disagreement(
-    report: Report,
-    expert: ExpertRecord,
-    merged: MergedExpertRecord | None,
-    verdict: VerdictRecord | None,
-) -> Cell:
-    status = _state(verdict)
-    if merged is not None:
-        notes = (
-            span(merged.disagreement_interval, 100, decimals=1),
-            _at_most(merged.disagreement_upper),
-        )
-        text = _digits(f"{100 * merged.disagreement:.1f} %", verdict)
-        return Cell(text=text, notes=tuple(filter(None, notes)), status=status)
-    own = (
-        f
-        for f in report.forecasts
-        if (f.kind, f.expert, f.method) == ("surrogate", expert.name, report.judged_method)
-    )
-    forecast = next(own, None)
-    if forecast is None or forecast.disagreement is None:
-        reason = (forecast and forecast.disagreement_reason) or NOT_RUN
-        return Cell(text=None, reason=reason, status=status)
-    said = (
-        span(forecast.disagreement_interval, 100, decimals=1),
-        _at_most(forecast.disagreement_upper),
-        "forecast, no merge made",
-    )
-    text = _digits(f"{100 * forecast.disagreement:.1f} %", verdict)
-    return Cell(text=text, notes=tuple(filter(None, said)), status=status)
-
-
-def _loss(merged: MergedExpertRecord | None, verdict: VerdictRecord | None) -> Cell:
-    """Positive where the merge is worse, as the budget has it."""
-    if merged is not None and merged.loss is not None:
-        text = _digits(f"{0.0 - merged.loss:.1f} %", verdict)
-        interval = span(merged.loss_interval, -1, decimals=1)
-        notes = (interval,) if interval else ()
-        return Cell(text=text, notes=notes, status=_state(verdict))
-    if verdict is not None and verdict.value is not None:  # certified, without targets
-        text = _digits(f"{verdict.value:.1f} %", verdict)
-        return Cell(text=text, notes=(f"{verdict.basis}, not measured",), status=verdict.status)
-    reason = (merged and merged.loss_reason) or (verdict and verdict.value_reason) or NOT_RUN
-    return Cell(text=None, reason=reason, status=_state(verdict))
-
-
-def _score(merged: MergedExpertRecord | None) -> Cell:
-    if merged is None or merged.score_merged is None or merged.score_expert is None:
-        return Cell(text=None, reason=(merged and merged.score_merged_reason) or NOT_RUN)
-    base = () if merged.score_base is None else (f"base {merged.score_base:.2f}",)
-    return Cell(text=f"{merged.score_expert:.2f} → {merged.score_merged:.2f}", notes=base)
-
-
-def _state(verdict: VerdictRecord | None) -> str | None:
-    return None if verdict is None else verdict.status
-
-
-def _at_most(bound: float | None) -> str | None:
-    return None if bound is None else f"at most {100 * bound:.1f} %"
-
-
-def _digits(text: str | None, verdict: VerdictRecord | None) -> str | None:
-    """``text``, or more digits where rounding would put the judged value on its limit."""
-    if text in (None, "∞") or verdict is None or verdict.value in (None, verdict.limit):
-        return text
-    if verdict.limit is None:
-        return text
+def judged(verdict: VerdictRecord) -> Judged:
+    """A verdict with as many digits as it takes to show on which side of its limit it is."""
     scale, unit = scale_of(verdict.budget)
-    rounded = float(text.removesuffix(unit))
-    is_judged = abs(verdict.value * scale - rounded) < 0.06  # not its interval's bad end
-    return judged(verdict).value if is_judged and rounded == verdict.limit * scale else text
+    value = None if verdict.value is None else verdict.value * scale
+    limit = None if verdict.limit is None else verdict.limit * scale
+    shown, bound = _texts(value, limit)
+    if verdict.value_infinite:
+        shown = "∞"
+    top = 100.0 if unit else max(limit or 0, value or 0) * 1.25
+    full = None if limit is None else 100.0 if verdict.value_infinite else value
+    return Judged(
+        name=budget_name(verdict.budget),
+        value=None if shown is None else shown + unit,
+        reason=verdict.value_reason,
+        limit="not known" if bound is None else bound + unit,
+        interval=span(verdict.interval, scale),
+        record=verdict,
+        fill=None if full is None or not top else min(max(100 * full / top, 0), 100),
+        mark=min(max(100 * (limit or 0) / top, 0), 100) if top else 0,
+    )
+
+
+def _texts(a: float | None, b: float | None) -> tuple[str | None, str | None]:
+    """Two numbers told apart, as far as they are there."""
+    if a is not None and b is not None:
+        return distinct(a, b)
+    return None if a is None else number_text(a), None if b is None else number_text(b)
+
+
+def merged_of(report: Report, expert: ExpertRecord) -> MergedExpertRecord | None:
+    """What the judged merge does to an expert."""
+    merge = merge_of(report)
+    return next((e for e in merge.experts if e.name == expert.name), None) if merge else None
+
+
+def estimates_of(report: Report, expert: ExpertRecord) -> dict[str, Estimate]:
+    """What is told of one expert, by the budget that it is judged against."""
+    merged = merged_of(report, expert)
+    differs, lost = disagreement_of(merged), loss_of(merged)
+    forecast = forecasts_of(report, "surrogate", report.judged_method).get(expert.name)
+    if merged is None and forecast is not None:
+        differs = replace(forecast, note="forecast, no merge made")
+    verdict = verdicts_of(report, expert).get(LOSS)
+    if lost.value is None and verdict is not None:  # certified, without targets
+        reason = (merged and merged.loss_reason) or verdict.value_reason or NOT_RUN
+        note = f"{verdict.basis}, not measured"
+        lost = Estimate(value=verdict.value, reason=reason, note=note)
+    return {DISAGREEMENT: differs, LOSS: lost, MDS: mds_of(expert)}
+
+
+def verdicts_of(report: Report, expert: ExpertRecord) -> dict[str, VerdictRecord]:
+    """By budget."""
+    return {v.budget: v for v in report.verdicts if v.expert == expert.name}
+
+
+def estimate_text(
+    budget: str, estimate: Estimate, verdict: VerdictRecord | None, decimals: int
+) -> str | None:
+    """A number with more digits where rounding would put it on its limit."""
+    if estimate.value is None:
+        return None
+    if math.isinf(estimate.value):
+        return "∞"
+    scale, unit = scale_of(budget)
+    limit = None if verdict is None or verdict.limit is None else verdict.limit * scale
+    return number_beside(estimate.value * scale, limit, decimals, apart=True) + unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """One number at the baseline and now; None where there was none."""
+
+    about: str
+    quantity: str
+    before: str | None
+    after: str | None
+    change: str | None
+
+
+_OF = {"hidden_similarity": ", 0 to 1", "distance": " of hidden states"}
+
+
+def moved(record: ChangeRecord) -> Moved:
+    """``record`` for people, with as many digits as it takes to show that it moved."""
+    budget = f"max_{record.quantity}"
+    scale, unit = scale_of(budget)
+    scale *= QUANTITIES[record.quantity].sign
+    before, after = (None if n is None else n * scale + 0.0 for n in (record.before, record.after))
+    texts = _texts(before, after)
+    change = None
+    if before is not None and after is not None:
+        points = " percentage points" if unit else ""
+        change = f"{'+' if after > before else ''}{number_text(after - before)}{points}"
+    about = f"{record.expert} – {record.other}" if record.other else record.expert
+    return Moved(
+        about=f"{about} under {record.method}" if record.method else about,
+        quantity=budget_name(budget) + _OF.get(record.quantity, ""),
+        before=texts[0] and texts[0] + unit,
+        after=texts[1] and texts[1] + unit,
+        change=change,
+    )

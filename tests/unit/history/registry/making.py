@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,12 @@ from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_i
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once: the metadata of a package take longer to parse than all else of a line."""
+    return {name: version(name) for name in ("pytest-mergegate", "mergekit")}
 
 
 def made(
@@ -35,7 +42,7 @@ def made(
         "parameters": {},
         "weights": dict.fromkeys(pool, 0.5),
         "settings": {"seed": 0},
-        "versions": {name: version(name) for name in ("pytest-mergegate", "mergekit")},
+        "versions": dict(_versions()),
         "distances": [],
         "experts": [
             {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from pytest_mergegate.report.formats.heatmap import heatmap, shorten
+from pytest_mergegate.common.wording import shorten
+from pytest_mergegate.report.formats.heatmap import heatmap
 from report.formats.made import HOSTILE, NAMES, pairs, report
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_mergegate.report.formats.html_parts.figures import judged, span
-from pytest_mergegate.report.formats.html_parts.layers import layer_labels
-from pytest_mergegate.report.formats.html_parts.moves import moved
-from pytest_mergegate.report.formats.html_parts.plots import literal, short
+from pytest_mergegate.report.formats.html_parts.charts import literal, short
+from pytest_mergegate.report.formats.html_parts.grids import layer_labels
+from pytest_mergegate.report.formats.html_parts.tables import judged, moved
+from pytest_mergegate.report.formats.numbers import span
 from pytest_mergegate.report.types import ChangeRecord, VerdictRecord
 
 

@@ -27,6 +27,110 @@
       Object.entries(value).map(([key, item]) => [key, coloured(item, style)]));
   }
 
+  // what all plots look like, in Plotly's words
+  const axis = { fixedrange: true, automargin: true, zeroline: false, ticks: "",
+    gridcolor: "var(--rule)", linecolor: "var(--rule)" };
+  const look = {
+    margin: { l: 8, r: 12, t: 24, b: 8 },
+    paper_bgcolor: "var(--surface)",
+    plot_bgcolor: "var(--surface)",
+    font: { family: "system-ui, sans-serif", size: 13, color: "var(--text)" },
+    hoverlabel: { bgcolor: "var(--raised)", bordercolor: "var(--muted)", align: "left",
+      font: { color: "var(--text)" } },
+    dragmode: false,
+  };
+  const title = (text) => ({ text, font: { size: 13 } });
+  const ticks = (labels) => ({ tickvals: [...labels.keys()], ticktext: labels, showgrid: false });
+  const downwards = (labels) => ({ ...ticks(labels), range: [labels.length - 0.5, -0.5] });
+
+  // A grid of numbers; cells without a number stay open.
+  function grid({ values, texts, rows, columns, limits: [low, high], scale, height }) {
+    const cells = { type: "heatmap", z: values, zmin: low, zmax: high, hoverinfo: "text",
+      xgap: columns.length <= 20 ? 2 : 0, ygap: rows.length <= 20 ? 2 : 0,
+      colorscale: [0, 1, 2, 3, 4].map((k) => [k / 4, `var(--${scale}-${k})`]),
+      colorbar: { orientation: "h", thickness: 8, len: 1, outlinewidth: 0,
+        x: 0, xanchor: "left", y: 1, yanchor: "bottom" } };
+    const layout = { height, showlegend: false, yaxis: downwards(rows),
+      xaxis: { ...ticks(columns), range: [-0.5, columns.length - 0.5] } };
+    const small = rows.length * columns.length <= 120;
+    return { data: small ? [cells, numbers(values, texts, low, high, scale)] : [cells], layout };
+  }
+
+  // The numbers of a grid, each in the ink that is legible on its colour: .63 into a scale the
+  // other ink becomes the legible one; both keep a contrast of 4.3.
+  function numbers(values, texts, low, high, scale) {
+    const cells = values.flatMap((row, y) => row.map((z, x) => ({ x, y, z, text: texts[y][x] })))
+      .filter(({ z }) => z !== null);
+    const ink = ({ z }) => {
+      const place = high > low ? (z - low) / (high - low) : 0;
+      const depth = scale === "diverging" ? Math.abs(2 * place - 1) : place;
+      return `var(--ink-${Number(depth > 0.63)})`;
+    };
+    return { type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false,
+      x: cells.map(({ x }) => x), y: cells.map(({ y }) => y),
+      text: cells.map(({ text }) => text),
+      textfont: { size: 12, color: cells.map(ink) } };
+  }
+
+  // One row per expert; of every kind of number a mark, a little off the middle, and its interval.
+  const marks = {
+    states: ["diamond-open", "var(--grey)", -0.27],
+    surrogate: ["circle-open", "var(--green)", -0.09],
+    merged: ["circle", "var(--blue)", 0.09],
+    upper: ["line-ns-open", "var(--blue)", 0.09],
+    loss: ["square", "var(--orange)", 0.27],
+  };
+  const lines = { disagreement: ["var(--blue)", "dash"], loss: ["var(--orange)", "dot"] };
+
+  function damage({ rows, series, limits, height }) {
+    const data = series.map(([kind, name, points]) => {
+      const [symbol, colour, offset] = marks[kind];
+      return { type: "scatter", name, mode: "markers", cliponaxis: false,
+        x: points.map(({ value }) => value), y: points.map(({ row }) => row + offset),
+        error_x: { type: "data", symmetric: false, thickness: 1.5, width: 0, color: colour,
+          array: points.map(({ value, ends }) => Math.max(ends[1] - value, 0)),
+          arrayminus: points.map(({ value, ends }) => Math.max(value - ends[0], 0)),
+          visible: points.some(({ ends }) => ends[0] !== ends[1]) },
+        marker: { symbol, size: 11, color: colour, line: { width: 2, color: colour } },
+        hovertext: points.map(({ text }) => text), hoverinfo: "text" };
+    });
+    const all = series.flatMap(([, , points]) => points)
+      .flatMap(({ value, ends }) => [value, ...ends]);
+    return { data, layout: { height, yaxis: downwards(rows),
+      legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" },
+      shapes: Object.entries(limits).map(([of, x]) => ({
+        type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "y domain",
+        line: { color: lines[of][0], width: 1.5, dash: lines[of][1] } })),
+      xaxis: { title: title("% of answers, or of the score"), ticksuffix: " %",
+        range: [Math.min(0, ...all) - 3, Math.max(100, ...all) + 3] } } };
+  }
+
+  // What so many merged models leave; across it, what one with equal shares does.
+  function distortion({ models, values, texts, uniform, note, height }) {
+    const layout = { height, showlegend: false,
+      xaxis: { title: title("merged models"), tickformat: "d" },
+      yaxis: { title: title("distortion (squared)"), rangemode: "tozero" } };
+    if (models.length <= 15) layout.xaxis.dtick = 1;
+    if (uniform !== null) {
+      const across = { x0: 0, x1: 1, xref: "x domain", y0: uniform, y1: uniform };
+      layout.shapes = [{ type: "line", ...across,
+        line: { color: "var(--orange)", width: 1.5, dash: "dash" } }];
+      layout.annotations = [{ text: note, font: { color: "var(--orange)" },
+        showarrow: false, x: 1, xref: "x domain", xanchor: "right",
+        y: uniform, yanchor: "bottom" }];
+    }
+    return { layout, data: [{ type: "scatter", x: models, y: values, mode: "lines+markers",
+      line: { color: "var(--blue)", width: 2 }, marker: { size: 9, color: "var(--blue)" },
+      hovertext: texts, hoverinfo: "text", cliponaxis: false }] };
+  }
+
+  const kinds = { grid, damage, distortion };
+  function figureOf({ kind, ...given }) {
+    const { data, layout } = kinds[kind](given);
+    return { data, layout: { ...look, ...layout,
+      xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis } } };
+  }
+
   // Plotly reads tags, entities and formulas in what it is given
   const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;" };
   const literal = (text) => text.replace(/[&<>$]/g, (c) => entities[c]);
@@ -63,7 +167,7 @@
     }
 
     async draw() {
-      const figure = coloured(this.variants[this.chosen].figure, getComputedStyle(root));
+      const figure = coloured(figureOf(this.variants[this.chosen]), getComputedStyle(root));
       figure.layout.shapes = [...(figure.layout.shapes || []), ...this.outline()];
       if (this.output) figure.data[0].hovertext = this.readings.map((row) => row.map(literal));
       // numbers that would run into each other say less than none

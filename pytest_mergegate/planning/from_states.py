@@ -1,0 +1,170 @@
+"""The plan in the report of a gate that did not pass, from what the gate has at hand.
+
+Only stored states are mixed: no model is run. It is a hint, with the basis ``states``; what
+``mergegate plan`` says rests on runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from pytest_mergegate.planning.groups import TriedGroups
+from pytest_mergegate.planning.limits import PoolLimits
+from pytest_mergegate.planning.search import fewest_groups, fewest_left_out
+from pytest_mergegate.planning.weights import OwnInputRisk, scales_of_part
+from pytest_mergegate.verdict.budgets import judges_merges, set_limits, share_within
+from pytest_mergegate.verdict.evidence import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_mergegate.engine.running.trials import Trials
+    from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.judge import Judgement
+
+_MOST_TRIALS = 40
+"""Groups whose states are mixed: a fraction of a second."""
+_DECIDING = ("budget", "judge", "merge", "probes", "conflict")
+"""What of a gate the search hangs on, beside the pool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintedGroup:
+    """Experts that are said to go together, and under which method."""
+
+    names: tuple[str, ...]
+    method: str | None = None
+    """None for a single expert."""
+    scales: dict[str, float] = field(default_factory=dict)
+    expert: str | None = None
+    """Who is worst off."""
+    disagreement: float | None = None
+    """Of that expert, on its probes."""
+    tried: bool = False
+    """Whether the merge was put together and run on the probes, in place of mixing states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hint:
+    """Groups that stored states say would pass."""
+
+    groups: tuple[HintedGroup, ...]
+    at_least: int
+    drop: tuple[str, ...]
+    """Without these the others are said to pass as one merge."""
+
+
+def hint(
+    gate: Gate,
+    case: Case,
+    judgement: Judgement,
+    trials: Trials | None,
+    drop: tuple[str, ...] = (),
+) -> Hint | None:
+    """What to merge instead; None where the gate passed, where its budgets are not about merges, or
+    where answers cannot be read from the states.
+
+    ``drop`` are experts without which the others were tried on the probes, and passed.
+    """
+    hidden, limits = case.hidden, gate.spec.effective_budget.limits
+    if judgement.status == "pass" or hidden is None or trials is None:
+        return None
+    if not judges_merges(limits) or any(kind.unplanned for kind, _ in set_limits(limits)):
+        return None
+    mixed = _MixedStates(gate, case, hidden, trials)
+    described = {
+        "spec": gate.spec.model_dump(mode="json", include=set(_DECIDING)),
+        "scores": {name: expert.score for name, expert in gate.spec.experts.items()},
+        "scales": {label: dict(scales) for label, scales in hidden.scales.items()},
+        "verdict": [judgement.status, judgement.method, list(drop)],
+    }
+    found = trials.remembered("hint", described, lambda: asdict(_search(mixed, judgement, drop)))
+    return TypeAdapter(Hint).validate_python(found)
+
+
+def _search(mixed: _MixedStates, judgement: Judgement, drop: tuple[str, ...]) -> Hint:
+    count = len(mixed.names)
+    tried = TriedGroups(mixed, _MOST_TRIALS, mixed.names)
+    if judgement.status == "fail":
+        tried.note_failure((1 << count) - 1)  # whatever the states say of it
+    found = fewest_groups(count, tried)
+    if drop and 1 + len(drop) <= len(found.groups):
+        alone = tuple(HintedGroup(names=(name,)) for name in drop)
+        kept = mixed.tried_without(drop, judgement.method)
+        return Hint(groups=(kept, *alone), at_least=min(2, 1 + len(drop)), drop=drop)
+    left_out = fewest_left_out(count, tried, found.groups)
+    if left_out is not None and 2 * len(left_out.dropped) > count:
+        left_out = None  # that is no way to save a pool
+    groups = map(tried.named, sorted(found.groups, key=lambda group: -len(group)))
+    return Hint(
+        groups=tuple(mixed.best(names) or HintedGroup(names=names) for names in groups),
+        at_least=found.at_least,
+        drop=tried.named(left_out.dropped) if left_out is not None else (),
+    )
+
+
+class _MixedStates:
+    """Forecasts by mixing the stored states of the probes."""
+
+    def __init__(self, gate: Gate, case: Case, hidden: HiddenResult, trials: Trials) -> None:
+        self.names = hidden.states.names
+        self._gate, self._hidden, self._trials = gate, hidden, trials
+        self._pool_limits = PoolLimits(gate.spec, hidden, case.conflict)
+        self._risk = OwnInputRisk({name: hidden.grams[name] for name in self.names})
+        self._known: dict[tuple[str, ...], HintedGroup | None] = {}
+
+    def risk(self, names: Sequence[str]) -> float:
+        """What the shifts of the states say of an average."""
+        return self._risk.of(names)
+
+    def passes(self, names: tuple[str, ...]) -> bool:
+        """Whether a group does, by its mixed states."""
+        if names not in self._known:
+            self._known[names] = self._passing(names)
+        return self._known[names] is not None
+
+    def best(self, names: tuple[str, ...]) -> HintedGroup | None:
+        """The merge by which a group passes; None where none was looked for."""
+        return self._known.get(names)
+
+    def tried_without(self, drop: Sequence[str], method: str | None) -> HintedGroup:
+        """All but some experts, as one merge that was tried."""
+        rest = tuple(name for name in self.names if name not in drop)
+        label = method or next(iter(self._hidden.scales))
+        scales = self._scales(label, rest)
+        return HintedGroup(names=rest, method=label, scales=scales, tried=True)
+
+    def _scales(self, label: str, names: tuple[str, ...]) -> dict[str, float]:
+        traits = self._gate.spec.merge.method_called(label).traits
+        return scales_of_part(traits, self._hidden.scales[label], names)
+
+    def _passing(self, names: tuple[str, ...]) -> HintedGroup | None:
+        if any(self._pool_limits.against(names)):
+            return None
+        merges = [self._merge(label, names) for label in self._hidden.scales]
+        passing = [merge for merge in merges if merge is not None]
+        if len(passing) < len(merges) and self._gate.spec.merge.select == "all":
+            return None
+        return min(passing, key=lambda m: m.disagreement or 0.0, default=None)
+
+    def _merge(self, label: str, names: tuple[str, ...]) -> HintedGroup | None:
+        """The group under one method, or None where an expert is over a limit or cannot be read."""
+        spec = self._gate.spec
+        scales = self._scales(label, names)
+        worst, rate = None, -1.0
+        for name in names:
+            # a loss counts every answer that differs as lost
+            allowed = share_within(spec.effective_budget.limits, spec.experts[name].score or 1.0)
+            _, agreement = self._trials.forecast(name, scales)
+            if agreement is None or compare(agreement.rate, allowed) != "pass":
+                return None
+            if agreement.rate > rate:
+                worst, rate = name, agreement.rate
+        return HintedGroup(
+            names=names, method=label, scales=scales, expert=worst, disagreement=rate
+        )

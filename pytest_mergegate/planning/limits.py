@@ -1,0 +1,241 @@
+"""What a gate's limits say of a group of experts, and of what a merge makes of one of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate import metrics
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.statuses import STATUSES
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.planning.forecasts import ExpertForecast
+from pytest_mergegate.verdict.budgets import set_limits
+from pytest_mergegate.verdict.evidence import Evidence, compare
+from pytest_mergegate.verdict.pool_parts import PoolParts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from pytest_mergegate.common.statuses import Status
+    from pytest_mergegate.gate.spec import GateSpec
+    from pytest_mergegate.stages.conflict import ConflictResult
+    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.verdict.budgets import BudgetKind
+
+
+def refuse_unplanned(spec: GateSpec) -> None:
+    """Raise GateError for budgets that no plan can look ahead to."""
+    limits = set_limits(spec.effective_budget.limits)
+    for kind in sorted((kind for kind, _ in limits if kind.unplanned), key=lambda kind: kind.name):
+        raise GateError(
+            f"{kind.name} cannot be planned for: {kind.unplanned}",
+            fix="plan with a gate file without it",
+        )
+
+
+class PoolLimits:
+    """The limits that no method changes, for any group: conflicts of its weights, and MDS.
+
+    What the gate of a group would find follows from the whole pool: pairs are the same in any.
+    """
+
+    def __init__(
+        self, spec: GateSpec, hidden: HiddenResult, conflict: ConflictResult | None
+    ) -> None:
+        limits = set_limits(spec.effective_budget.limits)
+        pairs_first = sorted(limits, key=lambda set_: set_[0].about != "pair")
+        self._limits = [(kind, limit) for kind, limit in pairs_first if not kind.of_merges]
+        self._bound = spec.judge == "bound"
+        self._pairs = {} if conflict is None else {frozenset((p.a, p.b)): p for p in conflict.pairs}
+        self.parts = PoolParts(hidden, spec)
+        """Distances and MDS within any group."""
+
+    def against(self, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What speaks against a group, and what cannot be told of it, one statement each."""
+        against: list[str] = []
+        undecided: list[str] = []
+        for kind, limit in self._limits:
+            values = self._of_pairs if kind.about == "pair" else self._of_experts
+            for whose, value in values(kind, names):
+                number, what = self._number(value), f"{kind.words} of {whose} is"
+                if number is None:
+                    known = "known" if kind.about == "pair" else "defined"
+                    undecided.append(f"{what} not {known} ({value.reason})")
+                elif compare(number, limit) != "pass":
+                    against.append(f"{what} {number_text(number)}, over {number_text(limit)}")
+        return tuple(against), tuple(undecided)
+
+    def _number(self, value: Value) -> float | None:
+        """What meets the limit."""
+        return value.interval[1] if self._bound and value.interval else value.number
+
+    def _of_pairs(self, kind: BudgetKind, names: Sequence[str]) -> Iterator[tuple[str, Value]]:
+        for k, one in enumerate(names):
+            for other in names[:k]:
+                pair = self._pairs[frozenset((one, other))]
+                yield f"{other} and {one}", getattr(pair, kind.quantity)
+
+    def _of_experts(self, kind: BudgetKind, names: Sequence[str]) -> Iterator[tuple[str, Value]]:
+        assert kind.quantity == "mds"
+        scores = self.parts.of(names, intervals=self._bound).mds
+        first = next(iter(scores.values()))  # whether there is a score is the same for all
+        if first.number is not None and self._bound and first.interval is None:
+            first = Value.missing("too_few_probes")
+        yield from [(f"{len(names)} experts", first)] if first.number is None else scores.items()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """One expert's own inputs under some model: where it answers otherwise than the expert."""
+
+    differs: tuple[bool, ...]
+    cut: tuple[bool, ...]
+    """Where the expert's answer was cut, so that agreement is not known to last."""
+    scores: NDArray[np.float64] | None = None
+    """The expert's own score per input; None where it is not known."""
+    labelled: int = 0
+    """How many examples with targets there are in all."""
+
+    def __add__(self, more: Differences) -> Differences:
+        known = self.scores is not None and more.scores is not None
+        return Differences(
+            differs=self.differs + more.differs,
+            cut=self.cut + more.cut,
+            scores=np.concatenate([self.scores, more.scores]) if known else None,
+            labelled=self.labelled,
+        )
+
+    def first(self, count: int) -> Differences:
+        """Those of the first inputs."""
+        return Differences(differs=self.differs[:count], cut=self.cut[:count])
+
+    @property
+    def with_cut(self) -> int:
+        """How many differ, counting the cut answers that do not."""
+        return sum(d or c for d, c in zip(self.differs, self.cut, strict=True))
+
+
+class MergeLimits:
+    """The limits that merges are judged by, held to what a sum of task vectors does."""
+
+    def __init__(self, spec: GateSpec) -> None:
+        self._spec = spec
+        limits = set_limits(spec.effective_budget.limits)
+        self._limits = [(kind, limit) for kind, limit in limits if kind.of_merges]
+
+    def inputs(self, labelled: int, most: int) -> int:
+        """How many inputs decide an expert's forecast."""
+        certificate = self._spec.certificate.per_task
+        if labelled and any(kind.measured for kind, _ in self._limits):
+            return max(certificate, min(labelled, most))
+        return certificate
+
+    def of(self, name: str, found: Differences) -> ExpertForecast:
+        """What the gate is expected to say of an expert.
+
+        The disagreement is that on the certificate's inputs. A loss counts every answer that
+        differs as lost: what was right before may be right in another way, so it is rarely less.
+        """
+        first = found.first(self._spec.certificate.per_task)
+        disagreement, loss = self._disagreement(first), Value.missing("not_asked_for")
+        status: Status = "pass"
+        use, why = 0.0, ""
+        for kind, limit in self._limits:
+            evidence = disagreement
+            if kind.quantity != "disagreement":
+                assert kind.quantity == "loss"
+                evidence = self._loss(name, found, first, limit)
+                loss = evidence.value
+            held = self._held(kind, evidence, limit)
+            status, use, why = max(
+                (status, use, why), held, key=lambda told: (STATUSES.index(told[0]), told[1])
+            )
+        return ExpertForecast(
+            name=name,
+            inputs=len(found.differs),
+            disagreement=disagreement.value,
+            loss=loss,
+            use=use,
+            status=status,
+            why=why,
+        )
+
+    def is_lost(self, name: str, found: Differences, rest: Differences) -> bool:
+        """Whether an expert is over a limit even if it keeps all of the ``rest`` of its inputs, as
+        if each of them were worth most."""
+        count = len(rest.differs)
+        kept = replace(rest, differs=(False,) * count, cut=(False,) * count, scores=np.ones(count))
+        return self.of(name, found + kept).status == "fail"
+
+    def _disagreement(self, found: Differences) -> Evidence:
+        n, differing, level = len(found.differs), sum(found.differs), self._spec.level
+        low, _ = metrics.disagreement_interval(differing, n, confidence=level)
+        _, high = metrics.disagreement_interval(found.with_cut, n, confidence=level)
+        return Evidence(
+            value=Value(number=differing / n, interval=(low, high)),
+            basis="predicted",
+            inputs=n,
+            cut=found.with_cut - differing,
+            bound=metrics.disagreement_bound(found.with_cut, n, confidence=level),
+        )
+
+    def _loss(self, name: str, found: Differences, first: Differences, limit: float) -> Evidence:
+        """The expected loss; without targets the certificate."""
+        score = self._spec.experts[name].score or 1.0
+        if not found.labelled:
+            return self._certified(first, score, limit)
+        count, differing = len(found.differs), np.array(found.differs, dtype=np.float64)
+        rate, share = float(differing.mean()), 1 / score
+        if found.scores is not None:
+            whole = float(found.scores.sum())
+            if whole == 0:
+                why = f"{name} itself scores zero"
+                none = Evidence.missing("expert_score_zero", "predicted", why)
+                return replace(none, undecided=True)
+            rate, share = float(found.scores @ differing) / count, count / whole
+        _, high = metrics.disagreement_interval(
+            sum(found.differs), count, confidence=self._spec.level
+        )
+        expected, most = (100.0 * min(1.0, of * share) for of in (rate, high))
+        return Evidence(
+            value=Value(number=expected, interval=(0.0, most)),
+            basis="predicted",
+            detail=f"a loss on {found.labelled} examples is not foretold, it takes {FEWEST}",
+            undecided=found.labelled < FEWEST,
+        )
+
+    def _certified(self, first: Differences, score: float, limit: float) -> Evidence:
+        inputs = len(first.differs)
+        upper = metrics.disagreement_bound(first.with_cut, inputs, confidence=self._spec.level)
+        bound = 100.0 * min(1.0, upper / score)
+        expected = 100.0 * sum(first.differs) / inputs / score
+        return Evidence(
+            value=Value(number=bound),
+            basis="certified",
+            detail=f"a loss within the limit is not certified on {inputs} inputs",
+            undecided=compare(expected, limit) == "pass" and compare(bound, limit) == "fail",
+        )
+
+    def _held(self, kind: BudgetKind, found: Evidence, limit: float) -> tuple[Status, float, str]:
+        """How it stands, how much of the limit is used up, and what is over it."""
+        mode = self._spec.judge
+        if found.undecided:
+            return "inconclusive", 0.0, found.detail
+        status = compare(found, limit, mode)
+        number = found.failing(mode) if status == "fail" else found.passing(mode)
+        if number is None:
+            return "inconclusive", 0.0, f"{kind.words} is not known"
+        use = number / limit if limit else (math.inf if number > 0 else 0.0)
+        if status == "pass":
+            return status, use, ""
+        shown, bound = distinct(number, limit)
+        may = "" if status == "fail" else "may be "
+        return status, use, f"{kind.words} {may}{shown}{kind.unit} over {bound}{kind.unit}"

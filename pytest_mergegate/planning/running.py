@@ -1,0 +1,147 @@
+"""Runs sums of task vectors, and merges, on the inputs of some experts, each once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_mergegate.engine.running.workspace import own_processor
+from pytest_mergegate.evaluation.scoring import score_outputs
+from pytest_mergegate.gate.spec import BUILTIN_METRICS
+from pytest_mergegate.planning.limits import Differences
+from pytest_mergegate.stages.merge_versus_experts import answers_differ
+from pytest_mergegate.stages.references import References
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from pytest_mergegate.engine.running.workspace import Workspace
+    from pytest_mergegate.merging.method import Method
+    from pytest_mergegate.planning.limits import MergeLimits
+    from pytest_mergegate.stages.references import Reference
+
+    Differing = Generator[tuple[str, Differences], None, None]
+
+_MOST_SCORED = 256
+"""Examples with targets on which a loss is forecast."""
+
+
+class Runs:
+    """θ_0 + Σ λ_j τ_j on the experts' own inputs, from the cache where it was run before."""
+
+    def __init__(self, workspace: Workspace, limits: MergeLimits) -> None:
+        self._workspace = workspace
+        self._references = References(workspace)
+        self._limits = limits
+        self._known: dict[str, tuple[tuple[Reference, Differences], ...]] = {}
+        self.done = 0
+        """Models that were put together and run."""
+
+    def of(
+        self, scales: Mapping[str, float], order: Sequence[str], *, hasty: bool = False
+    ) -> Differing:
+        """The experts in ``order``, one by one, under the model with these λ_j.
+
+        The model is put together when the first of them is asked for that is not known; ``hasty``
+        looks at no more inputs of an expert once it is over a limit whatever the rest would be.
+        """
+        models, label = self._workspace.models, f"group:{dict(scales)}"
+        described = {"scales": [(models[name], float(scale)) for name, scale in scales.items()]}
+
+        def load() -> AbstractContextManager[None]:
+            return self._workspace.engine.mixed(label, scales)
+
+        yield from self._each(described, label, load, order, hasty=hasty)
+
+    def merged(self, method: Method, order: Sequence[str]) -> Differing:
+        """The same under the real merge, made in memory with mergekit's arithmetic.
+
+        Raises GateError where mergekit refuses.
+        """
+        models, label = self._workspace.models, f"group:{method.label}:{dict(method.weights)}"
+        described = {
+            "method": method.plain,
+            "experts": [(name, models[name]) for name in method.weights],
+            "processor": own_processor(),
+        }
+
+        def load() -> AbstractContextManager[None]:
+            from pytest_mergegate.merging.in_place import lazy_weights
+
+            engine = self._workspace.engine
+            parameters = engine.vectors.parameters(*method.weights)
+            return engine.model.swapped(label, lazy_weights(method, engine, parameters))
+
+        yield from self._each(described, label, load, order)
+
+    def _each(
+        self,
+        described: Mapping[str, Any],
+        label: str,
+        load: Callable[[], AbstractContextManager[None]],
+        order: Sequence[str],
+        *,
+        hasty: bool = False,
+    ) -> Differing:
+        with ExitStack() as loaded:
+
+            def run(name: str, reference: Reference) -> list[int]:
+                engine = self._workspace.engine
+                if engine.model.loaded != label:
+                    loaded.enter_context(load())
+                    self.done += 1
+                return [int(differs) for differs in answers_differ(engine, name, reference)]
+
+            for name in order:
+                found: Differences | None = None
+                for reference, own in self._own(name):
+                    if hasty and found is not None and self._limits.is_lost(name, found, own):
+                        break
+                    key = self._key(described, name, reference)
+                    plain = self._workspace.cache.json(key, partial(run, name, reference))
+                    piece = replace(own, differs=tuple(map(bool, plain)))
+                    found = piece if found is None else found + piece
+                assert found is not None
+                yield name, found
+
+    def _key(self, described: Mapping[str, Any], name: str, reference: Reference) -> dict[str, Any]:
+        workspace = self._workspace
+        return workspace.key(
+            "group",
+            of=name,
+            expert=workspace.models[name],
+            examples=workspace.pool.examples_fingerprint.get(name),
+            read=workspace.spec.experts[name].how_read,
+            inputs=list(reference.inputs),
+            probes=workspace.spec.probes.model_dump(mode="json"),
+            **described,
+        )
+
+    def _own(self, name: str) -> tuple[tuple[Reference, Differences], ...]:
+        """The expert by itself, on the certificate's inputs, then on those that only a loss asks
+        for: its answers, and their scores as far as they follow from those."""
+        if name not in self._known:
+            pool, first = self._workspace.pool, self._workspace.spec.certificate.per_task
+            labelled = len(pool.examples[name]) if pool.labelled(name) else 0
+            count = self._limits.inputs(labelled, _MOST_SCORED)
+            order = self._workspace.draws[name].order
+            pieces = [inputs for inputs in (order[:first], order[first:count]) if inputs]
+            self._known[name] = tuple(self._piece(name, inputs, labelled) for inputs in pieces)
+        return self._known[name]
+
+    def _piece(
+        self, name: str, inputs: tuple[int, ...], labelled: int
+    ) -> tuple[Reference, Differences]:
+        reference = self._references.of(name, inputs)
+        metric, scores = self._workspace.spec.experts[name].metric, None
+        if labelled and metric in BUILTIN_METRICS:
+            examples = self._workspace.pool.examples[name]
+            targets = [examples[k].target or "" for k in reference.inputs]
+            scores = score_outputs(metric, reference.outputs, targets)
+        own = Differences(
+            differs=(False,) * len(inputs), cut=reference.cut, scores=scores, labelled=labelled
+        )
+        return reference, own

@@ -1,0 +1,225 @@
+"""Tensors in safetensors files: headers by name, and numbers on demand, whole or a run at a time.
+
+Read with numpy alone: the safetensors library hands bfloat16 to torch only, and maps a file into
+memory, where a file that shrinks ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.tensor_headers import TensorHeader, read_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from io import BufferedReader
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+    Numbers = NDArray[np.float32] | NDArray[np.float64]
+    StoredArray = NDArray[np.generic]
+
+_STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_RUN, _RUNS = 1024, 64
+"""Of a sample: most elements read in one go, and fewest places read from."""
+_BLOCK = 1 << 16
+"""Elements of a block: a few of them stay in a core's cache."""
+
+
+class StoredTensors(Mapping[str, TensorHeader]):
+    """Names to headers, and the numbers behind them on demand.
+
+    Holds neither numbers nor open files, and may be used from several threads. Raises PoolError
+    for a file that is not sound safetensors.
+    """
+
+    def __init__(self, files: Sequence[Path], *, expert: str | None = None) -> None:
+        self.files = tuple(files)
+        self._entries: dict[str, _Entry] = {}
+        for path in files:
+            file = _File(path=path, expert=expert, state=_state(path))
+            for name, header in read_headers(path, expert=expert).items():
+                self._entries[name] = _Entry(file=file, name=name, header=header)
+
+    def __getitem__(self, name: str) -> TensorHeader:
+        return self._entries[name].header
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def renamed(self, rename: Callable[[str], str | None]) -> StoredTensors:
+        """The same tensors under other names; without those that ``rename`` gives none."""
+        other = StoredTensors(())
+        other.files = self.files
+        names = ((rename(name), entry) for name, entry in self._entries.items())
+        other._entries = {name: entry for name, entry in names if name is not None}
+        return other
+
+    def check_unchanged(self, *names: str) -> None:
+        """Raises PoolError where a file that holds one of ``names`` (default: any of them) was
+        written to since its headers were read."""
+        for file in {self._entries[name].file for name in names or self._entries}:
+            if _state(file.path) != file.state:
+                raise file.written_to()
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds tensor ``name``."""
+        return self._entries[name].file.path
+
+    def is_float(self, name: str) -> bool:
+        """Whether there is a tensor of this name, and it holds numbers that can be merged."""
+        return name in self._entries and self[name].is_float
+
+    def floats(self, name: str) -> FloatArray:
+        """Tensor ``name``, in its shape, in float32; float64 beyond its range becomes infinite.
+
+        Raises PoolError for element types other than float64, float32, float16 and bfloat16.
+        """
+        header = self[name]
+        with self.reader(name) as reader:
+            return reader.floats(0, header.size).reshape(header.shape)
+
+    def blocks(self, name: str, elements: int = _BLOCK) -> Iterator[FloatArray]:
+        """Tensor ``name`` flat, in blocks of ``elements`` but for the last; each until the next.
+
+        Raises PoolError as ``floats`` does.
+        """
+        size = self[name].size
+        with self.reader(name) as reader:
+            for start in range(0, size, elements):
+                yield reader.floats(start, min(start + elements, size))
+
+    def sample(self, name: str, elements: int) -> FloatArray:
+        """At most ``elements`` numbers of tensor ``name``, flat: the same ones every time.
+
+        Where not all are taken, runs of neighbours are drawn evenly over the tensor, one from each
+        of as many equal parts. Raises PoolError as ``floats`` does.
+        """
+        size = self[name].size
+        if size <= elements:
+            return self.floats(name).ravel()
+        run = max(min(_RUN, elements // _RUNS), 1)
+        starts = _spread(size // run, elements // run) * run
+        with self.reader(name) as reader:
+            return np.concatenate([reader.floats(int(s), int(s) + run).copy() for s in starts])
+
+    @contextmanager
+    def reader(self, name: str) -> Iterator[TensorReader]:
+        """Tensor ``name`` in its file, opened for this. Raises PoolError as ``floats`` does."""
+        entry = self._entries[name]
+        file, header = entry.file, entry.header
+        if not header.is_float:
+            raise PoolError(
+                f"tensor '{shown(entry.name)}' is stored as {header.dtype}, which cannot be "
+                "checked or merged",
+                expert=file.expert,
+                where=label(file.path),
+                fix="save it in float32, float16 or bfloat16",
+            )
+        with open_regular(file.path, expert=file.expert) as opened:
+            if _state(opened.fileno()) != file.state:
+                raise file.written_to()
+            yield TensorReader(opened, header, file)
+
+
+class TensorReader:
+    """One tensor in its open file, flat, as runs of elements; for one thread at a time."""
+
+    def __init__(self, opened: BufferedReader, header: TensorHeader, file: _File) -> None:
+        self._opened, self._start, self._file = opened, header.start, file
+        self._is_bfloat16 = header.dtype == "BF16"  # read as uint16, the upper half of a float32
+        self._stored = np.dtype(_STORED[header.dtype])
+        self._buffer: StoredArray = np.empty(0, dtype=self._stored)
+        self._floats: FloatArray = np.empty(0, dtype=np.float32)
+
+    def read(self, start: int, stop: int) -> StoredArray:
+        """Elements ``start`` to ``stop`` as they are stored, until the next call.
+
+        Raises PoolError where the file has been written to.
+        """
+        if len(self._buffer) < stop - start:
+            self._buffer = np.empty(stop - start, dtype=self._stored)
+        self.read_into(self._buffer[: stop - start], start)
+        return self._buffer[: stop - start]
+
+    def read_into(self, run: StoredArray, start: int) -> None:
+        """Fill ``run``, of the stored type, with the elements from ``start`` on."""
+        self._opened.seek(self._start + start * self._stored.itemsize)
+        if self._opened.readinto(run.view(np.uint8).data) < run.nbytes:
+            raise self._file.written_to()
+
+    def floats(self, start: int, stop: int) -> FloatArray:
+        """The same in float32; float64 beyond its range becomes infinite."""
+        stored = self.read(start, stop)
+        if len(self._floats) < stop - start:
+            self._floats = np.empty(stop - start, dtype=np.float32)
+        floats = self._floats[: stop - start]
+        if self._is_bfloat16:
+            np.left_shift(stored, 16, out=floats.view("<u4"), dtype="<u4")
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                floats[:] = stored
+        return floats
+
+    def numbers(self, start: int, stop: int) -> Numbers:
+        """The same without loss: float64 stays what it is."""
+        if self._stored == np.float64:
+            return self.read(start, stop)  # type: ignore[return-value]
+        return self.floats(start, stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    path: Path
+    expert: str | None
+    state: tuple[int, int, int] | None
+    """When its headers were read."""
+
+    def written_to(self) -> PoolError:
+        return PoolError(
+            f"{shown(self.path.name)} was written to while it was read",
+            expert=self.expert,
+            where=label(self.path),
+            fix="run the gate again when nothing writes to it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    file: _File
+    name: str
+    """In the file."""
+    header: TensorHeader
+
+
+def _state(file: Path | int) -> tuple[int, int, int] | None:
+    """What is another as soon as a file is written to, or replaced."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 - of an open file, too
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """``wanted`` of ``count`` indices, a random one from each of as many equal parts.
+
+    At equal distances they could all fall on the same row of every attention head.
+    """
+    edges = np.arange(wanted + 1, dtype=np.int64) * count // wanted
+    drawn = np.random.default_rng(0).random(wanted)
+    return edges[:-1] + (drawn * np.diff(edges)).astype(np.int64)

@@ -1,0 +1,261 @@
+"""The table of budgets: all that the package knows of a limit of the gate file, one row for each.
+
+Every pytest session reads it for its options, so it imports nothing heavy; how a value is found is
+named as ``module:function`` of this folder, and imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.evidence import Evidence
+
+    Finder = Callable[["Asked"], Evidence | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """For which value a case is asked."""
+
+    case: Case
+    kind: BudgetKind
+    limit: float
+    expert: str
+    method: str | None
+    """The merge method; None for a budget that no merge is judged by."""
+    mode: Literal["point", "bound"]
+    """What of a value is held against the limit."""
+    depth: Stage
+    """The deepest stage that ran."""
+
+    @property
+    def merge(self) -> MergeResult | None:
+        """The merge by the method; None where it was not made."""
+        return self.case.merge(self.method)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the expert's examples have targets, so that its losses are measured."""
+        return self.case.pool.labelled(self.expert)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapOption:
+    """The command-line option that tightens a budget in every gate."""
+
+    metavar: str
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetKind:
+    """One limit that a gate file may set."""
+
+    name: str
+    """As the gate file, markers, options and reports have it; the type is in ``gate.spec``."""
+    quantity: str
+    """The number that is limited, by its name in results and reports."""
+    about: Literal["expert", "pair", "merge"]
+    """Whether it is a property of an expert in the pool, of an expert's worst pair, or of what a
+    merge method makes of an expert."""
+    stage: Stage
+    """The stage that decides it."""
+    find: str | Finder
+    """How its value is found once that stage has run; None for a value that is not there."""
+    forecast: str | Finder | None = None
+    """How its value is forecast where that stage may not run; None where it cannot be."""
+    measured: bool = False
+    """Whether it takes the last stage where an expert's examples have targets."""
+    from_baseline: bool = False
+    """Whether the limit is on the increase over the baseline."""
+    differing: Callable[[float, float], float] | None = None
+    """The share of an expert's answers that may differ within a limit, by limit and own score;
+    None where such a share says nothing of it."""
+    calibrated: Literal["probes", "compared"] | None = None
+    """For ``auto@RATE``: which count of a recorded merge says on how many inputs the quantity
+    rests; None where the registry sets no such limit."""
+    unplanned: str = ""
+    """Why no plan can look ahead to it; empty where groups are held to it."""
+    unit: str = ""
+    """In messages."""
+    title: str = ""
+    """In tables, where that is not what messages say."""
+    shown: tuple[float, str] = (1, "")
+    """By what tables multiply it, and with which unit."""
+    most: float = math.inf
+    """The largest number that can be a limit."""
+    option: CapOption | None = None
+
+    @property
+    def of_merges(self) -> bool:
+        """Whether merge methods are judged by it."""
+        return self.about == "merge"
+
+    @property
+    def words(self) -> str:
+        """What is limited, in the words of messages."""
+        return self.name.removeprefix("max_").replace("_", " ").replace("mds", "MDS")
+
+    @property
+    def column_unit(self) -> str:
+        """Of the column that shows the values as they are."""
+        scale, unit = self.shown
+        return unit.strip() if scale == 1 else ""
+
+    def needs(self, pool: Pool, expert: str) -> Stage:
+        """The stage that decides it for one expert."""
+        scored = self.measured or pool.spec.experts[expert].min_score is not None
+        return "eval" if scored and pool.labelled(expert) else self.stage
+
+    def evidence(self, asked: Asked) -> Evidence:
+        """What there is to hold against the limit, or what is missing."""
+        from pytest_mergegate.gate.spec import STAGES
+        from pytest_mergegate.verdict.evidence import Evidence
+
+        needed = self.needs(asked.case.pool, asked.expert)
+        ran = STAGES.index(needed) <= STAGES.index(asked.depth)
+        find = self.find if ran else self.forecast
+        found = (resolve(find) if isinstance(find, str) else find)(asked) if find else None
+        if found is not None:
+            return found
+        if ran:
+            return Evidence.missing("not_computed", "none", "was not computed")
+        deeper = f"needs stage {needed}, and the gate may go no deeper than {asked.depth}"
+        return Evidence.missing(f"needs_stage_{needed}", needed, deeper)
+
+
+@cache
+def resolve(name: str) -> Finder:
+    """The function ``module:function`` of this folder."""
+    finder: Finder = resolve_name(f"{__package__}.{name}")
+    return finder
+
+
+def _ratio(quantity: str) -> BudgetKind:
+    return BudgetKind(
+        name=f"max_{quantity}",
+        quantity=quantity,
+        about="pair",
+        stage="conflict",
+        find="evidence:worst_pair",
+    )
+
+
+_TABLE = (
+    BudgetKind(
+        name="max_mds",
+        quantity="mds",
+        about="expert",
+        stage="hidden",
+        find="evidence:difficulty",
+        calibrated="probes",
+        option=CapOption(metavar="N", help="largest MDS allowed (a relative score of the pool)"),
+    ),
+    BudgetKind(
+        name="max_loss",
+        quantity="loss",
+        about="merge",
+        stage="merge",
+        measured=True,
+        find="losses:loss",
+        forecast="losses:predicted_loss",
+        differing=lambda limit, score: limit / 100 * score,
+        unit=" %",
+        title="loss of score",
+        shown=(1, " %"),
+        option=CapOption(metavar="PCT", help="largest merging loss allowed, in percent"),
+    ),
+    BudgetKind(
+        name="max_disagreement",
+        quantity="disagreement",
+        about="merge",
+        stage="merge",
+        find="evidence:disagreement",
+        forecast="evidence:predicted_disagreement",
+        differing=lambda limit, _: limit,
+        calibrated="compared",
+        shown=(100, " %"),
+        most=1.0,
+        option=CapOption(
+            metavar="F",
+            help="largest share of inputs that a merge may answer differently from its expert",
+        ),
+    ),
+    _ratio("magnitude_change_ratio"),
+    _ratio("sign_change_ratio"),
+    _ratio("conflicting_magnitude_ratio"),
+    BudgetKind(
+        name="max_mds_increase",
+        quantity="mds",
+        about="expert",
+        stage="hidden",
+        from_baseline=True,
+        find="increases:mds_increase",
+        unplanned="it is held against a baseline",
+        title="increase of MDS",
+    ),
+    BudgetKind(
+        name="max_loss_increase",
+        quantity="loss",
+        about="merge",
+        stage="merge",
+        measured=True,
+        from_baseline=True,
+        find="increases:loss_increase",
+        unplanned="it is held against a baseline",
+        unit=" points",
+        title="increase of the loss",
+        shown=(1, " %"),
+    ),
+)
+BUDGETS = {kind.name: kind for kind in _TABLE}
+
+
+def kind_of(name: str) -> BudgetKind:
+    """The row of a budget; of one that a report of another version names, what its name says."""
+    plain = BudgetKind(
+        name=name, quantity=name, about="expert", stage="preflight", find=lambda _: None
+    )
+    return BUDGETS.get(name, plain)
+
+
+def limit_on(quantity: str) -> str:
+    """The name of the budget that limits ``quantity`` itself, not its increase."""
+    return next(
+        kind.name
+        for kind in BUDGETS.values()
+        if kind.quantity == quantity and not kind.from_baseline
+    )
+
+
+def set_limits(limits: Mapping[str, float]) -> Iterator[tuple[BudgetKind, float]]:
+    """The rows of the limits that a gate sets, each with its limit, in the order of ``limits``."""
+    return ((BUDGETS[name], limit) for name, limit in limits.items())
+
+
+def judges_merges(limits: Mapping[str, float]) -> bool:
+    """Whether any of ``limits`` is one that merges are judged by."""
+    return any(kind.of_merges for kind, _ in set_limits(limits))
+
+
+def increases(limits: Mapping[str, float]) -> list[str]:
+    """Those of ``limits`` that are on an increase over the baseline."""
+    return [kind.name for kind, _ in set_limits(limits) if kind.from_baseline]
+
+
+def share_within(limits: Mapping[str, float], score: float) -> float:
+    """The share of its answers that an expert with ``score`` may change within all of ``limits``
+    that such a share says anything of; infinite where there is none."""
+    shares = (kind.differing(limit, score) for kind, limit in set_limits(limits) if kind.differing)
+    return min(shares, default=math.inf)

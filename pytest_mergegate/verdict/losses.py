@@ -1,0 +1,133 @@
+"""The evidence of a merging loss: measured on targets, else certified, else predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_mergegate import metrics
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.wording import joined, number_text
+from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.verdict.alone import base_loss, known_score
+from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
+from pytest_mergegate.verdict.evidence import (
+    Evidence,
+    compare,
+    examples_needed,
+    inputs_text,
+    is_open,
+)
+
+if TYPE_CHECKING:
+    from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.verdict.budgets import Asked
+    from pytest_mergegate.verdict.case import Case
+
+
+def certified_loss(case: Case, merge: MergeResult, expert: str) -> Value:
+    """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6)."""
+    upper, known = merge.expert(expert).disagreement_upper, known_score(case, expert)
+    return Value.computed(lambda: metrics.certified_loss(upper, known))
+
+
+def lacking_evidence(limit: float, expert: str, merge: MergeResult, case: Case) -> str | None:
+    """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
+    differing = BUDGETS[limit_on("loss")].differing
+    assert differing is not None
+    rate = min(1.0, differing(limit, known_score(case, expert)))
+    return inputs_text(merge.expert(expert), rate, case.pool.spec.level)
+
+
+def loss(asked: Asked) -> Evidence | None:
+    """What a merge has lost of the expert's score, in percent."""
+    found = _measured(asked) if asked.labelled else _certified(asked)
+    return found and replace(found, base=base_loss(asked.expert, asked.case))
+
+
+def predicted_loss(asked: Asked) -> Evidence | None:
+    """The same of a merge that was not made; targets wait until they can be measured."""
+    found = None if asked.labelled else _predicted(asked)
+    return found and replace(found, base=base_loss(asked.expert, asked.case))
+
+
+def _measured(asked: Asked) -> Evidence | None:
+    """A measured loss, and how many examples would decide it."""
+    evaluation = next((e for e in asked.case.evaluations if e.method == asked.method), None)
+    if evaluation is None:
+        return None
+    scored = next(e for e in evaluation.experts if e.name == asked.expert)
+    value, examples = _positive(scored.loss), scored.examples
+    detail = f"measured on {examples} examples"
+    if examples < FEWEST:
+        detail += f"; fewer than {FEWEST} pass on the interval's bad end"
+    if is_open(value, asked.limit):
+        needed = examples_needed(value, asked.limit, examples)
+        if needed is None:
+            detail += "; it cannot be told apart from the limit by sampling"
+        else:
+            detail += (
+                f"; the limit is inside the interval; about {needed} in all would likely decide it"
+            )
+    return Evidence(value=value, basis="measured", detail=detail, inputs=examples)
+
+
+def _certified(asked: Asked) -> Evidence | None:
+    """The loss without labels: certified within the limit, or else predicted.
+
+    A bound that is over the limit decides nothing by itself: another answer may be as right.
+    """
+    merge, expert = asked.merge, asked.expert
+    if merge is None:
+        return None
+    value, inputs = (
+        _positive(certified_loss(asked.case, merge, expert)),
+        merge.expert(expert).inputs,
+    )
+    bound = Evidence(value=value, basis="certified", detail=f"certified on {inputs} inputs")
+    if value.number is None or compare(bound, asked.limit) == "pass":
+        return bound
+    lacking = lacking_evidence(asked.limit, expert, merge, asked.case)
+    predicted = _predicted(asked)
+    if predicted is None:
+        return replace(bound, detail=joined(bound.detail, lacking))
+    if not predicted.undecided:
+        return predicted
+    said = f"at most {number_text(value.number)} % is certified on {inputs} inputs"
+    return replace(predicted, detail=joined(predicted.detail, said, lacking))
+
+
+def _predicted(asked: Asked) -> Evidence | None:
+    """The best prediction by past merges; None where there is none.
+
+    It decides where its whole interval is on one side of the limit, but merges of another base or
+    metric leave it open, and those that came with this package have seen other models than the
+    team's, and a score on fewer inputs than those recorded says less than they do: on the word of
+    either nothing passes.
+    """
+    wanted = (asked.expert, asked.method)
+    usable = (
+        p
+        for p in asked.case.predictions
+        if (p.expert, p.method) == wanted and p.judges and p.loss.number is not None
+    )
+    prediction = next(usable, None)
+    if prediction is None:
+        return None
+    value = _positive(prediction.loss)
+    status = compare(value, asked.limit, "interval")
+    doubted = prediction.other or (status == "pass" and not prediction.enough)
+    return Evidence(
+        value=value,
+        basis="predicted",
+        detail=prediction.detail + (f", {prediction.short}" if doubted else ""),
+        undecided=status == "inconclusive" or (doubted if status == "pass" else prediction.other),
+    )
+
+
+def _positive(loss: Value) -> Value:
+    """A loss of Eq. 1 (negative when worse) in the budget's direction (positive when worse)."""
+    if loss.number is None:
+        return loss
+    interval = None if loss.interval is None else (-loss.interval[1], -loss.interval[0])
+    return Value(number=-loss.number, interval=interval)
