@@ -12,7 +12,7 @@ from pytest_mergegate.common.errors import GateError, GateFileError, UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
-from pytest_mergegate.verdict.caps import CAPS
+from pytest_mergegate.verdict.caps import cap_options
 
 if TYPE_CHECKING:
     import argparse
@@ -49,7 +49,7 @@ def add_to(commands: Commands) -> None:
     )
     alone = "preflight alone exits 0 where nothing is wrong, and judges no budget"
     check.add_options(
-        (*CAPS, *(option for option in OPTIONS.values() if "command" in option.where)),
+        (*cap_options(), *(option for option in OPTIONS.values() if "command" in option.where)),
         stage=f"{OPTIONS['stage'].help}; {alone}",
         registry=f"append measured losses to this file (default: {REGISTRY})",
     )

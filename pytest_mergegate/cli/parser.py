@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from pytest_mergegate.common.plain_text import cut
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import Given, read_options
-from pytest_mergegate.verdict.caps import CAPS
+from pytest_mergegate.verdict.caps import cap_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,4 +56,4 @@ def options_of(chosen: argparse.Namespace) -> Options:
         value = option.default if value is None else value
         return [Given(value, f"--{option.name}", Path.cwd())]
 
-    return read_options(given, CAPS)
+    return read_options(given, cap_options())

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
-from pytest_mergegate.verdict.caps import CAPS
+from pytest_mergegate.verdict.caps import cap_options
 
 if TYPE_CHECKING:
     from pytest_mergegate.gate.options import Options
@@ -34,7 +34,7 @@ def add_options(parser: pytest.Parser) -> None:
     told = f"{_ON}: gate files and tests marked mergeable"
     group.addoption("--mergegate", action="store_true", default=None, help=told)
     parser.addini("mergegate", _ON, type="bool", default=False)
-    for option in (*CAPS, *OPTIONS.values()):
+    for option in (*cap_options(), *OPTIONS.values()):
         if "pytest" in option.where:
             named = {"metavar": option.metavar} if option.metavar else {}
             action = _ACTIONS[option.kind] | named
@@ -59,7 +59,7 @@ def options_of(config: pytest.Config) -> Options:
     except ValueError as error:
         raise pytest.UsageError(f"verbosity_mergegate must be a whole number: {error}") from None
     try:
-        return read_options(lambda option: _given(option, config), CAPS)
+        return read_options(lambda option: _given(option, config), cap_options())
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -13,7 +13,7 @@ from pytest_mergegate.cli.parser import Parser, options_of
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.verdict.caps import CAPS
+from pytest_mergegate.verdict.caps import cap_options
 
 
 def given(**values: Any) -> Options:
@@ -23,7 +23,7 @@ def given(**values: Any) -> Options:
         value = values.get(option.key, option.default)
         return [Given(value, f"ini mergegate_{option.key}", Path("/project"))]
 
-    return read_options(source, CAPS)
+    return read_options(source, cap_options())
 
 
 BAD = {
@@ -73,7 +73,7 @@ def test_of_two_caps_the_tighter_holds_and_else_what_comes_first() -> None:
         folder = Path("/project")
         return [Given(first, f"--{option.name}", folder), Given(second, option.key, folder)]
 
-    found = read_options(source, CAPS)
+    found = read_options(source, cap_options())
     assert (found.caps, found.device, found.registry) == ({"max_mds": 2.0}, "cpu", None)
 
 
