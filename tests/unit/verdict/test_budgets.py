@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pytest_mergegate.report.formats.html_parts.figures import judged
+from pytest_mergegate.report.formats.html_parts.tables import judged
 from report.formats.made import report
 
 from pytest_mergegate.cli.check import add_to
