@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pytest_mergegate.report.formats.html_parts.tables import judged
 from report.formats.made import report
 
 from pytest_mergegate.cli.check import add_to
@@ -20,6 +19,7 @@ from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.spec import Budget, GateSpec, NonNegative
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.report import build
+from pytest_mergegate.report.formats.html_parts.tables import judged
 from pytest_mergegate.report.formats.terminal import Look, summary
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict.budgets import (
