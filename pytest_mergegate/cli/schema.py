@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.statuses import Exit
 
 if TYPE_CHECKING:
     import argparse

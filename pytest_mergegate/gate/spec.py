@@ -21,15 +21,15 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pytest_mergegate.gate.merge_methods import traits_of
+from pytest_mergegate.gate.options import STAGES as STAGES
+from pytest_mergegate.gate.options import Stage as Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_mergegate.gate.merge_methods import MethodTraits
 
-Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
 Positions = Literal["answer", "last", "mean", "head"]
-STAGES: tuple[Stage, ...] = ("preflight", "conflict", "hidden", "merge", "eval")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
