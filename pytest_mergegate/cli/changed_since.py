@@ -18,7 +18,7 @@ from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
-from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from pytest_mergegate.common.findings import Finding, cache_finding, file_findin
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.no_code import refuse_code
-from pytest_mergegate.gate.options import Options
-from pytest_mergegate.gate.spec import STAGES, Stage
+from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
 from pytest_mergegate.report import build
 from pytest_mergegate.report.baseline.changes import baseline_findings, baseline_record

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.models.readings import Reading, Row
-    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.gate.sections import Positions
 
 
 class HeadlessModel(Model):

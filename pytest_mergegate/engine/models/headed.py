@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.models.readings import Row, Tokens
-    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.gate.sections import Positions
 
 _TOLERANCE = 1e-4
 _SMALLEST = 1e-3
