@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from schema_tables import attribute_docstrings, json_default, json_type, one_line, table
 
 from pytest_mergegate import cli
-from pytest_mergegate.cli.exits import Exit
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import schema
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.report import plan_records, pool_records, types
 from pytest_mergegate.report.types import Report
-from pytest_mergegate.verdict.budgets import BUDGETS
+from pytest_mergegate.testing.options import add_options
 
 if TYPE_CHECKING:
     import argparse
@@ -71,7 +70,7 @@ class _Recorder:
 def options() -> str:
     """pytest's options and ini keys."""
     told = _Recorder()
-    settings.add_options(told, BUDGETS.values())  # type: ignore[arg-type]
+    add_options(told)  # type: ignore[arg-type]
     twins = {flag.removeprefix("--").replace("-", "_"): flag for flag in told.options}
     rows = [
         (

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import beta
 
 from pytest_mergegate import metrics
-from pytest_mergegate.cli.plan_checks import verify
+from pytest_mergegate.cli.plan_text import verify
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.options import Options
@@ -115,7 +115,7 @@ def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
                 shares=best.shares.kind,
                 basis=best.basis,
                 expected=best.use,
-                status=found.status,
+                status=found.report.status,
             )
         )
         own = outcomes[-1]

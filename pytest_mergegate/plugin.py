@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.common.files.places import is_gate_name
-from pytest_mergegate.gate import settings
 from pytest_mergegate.testing import fixtures, hooks
+from pytest_mergegate.testing.options import add_options, enabled, options_of
 from pytest_mergegate.verdict.budgets import BUDGETS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _BUDGET_KEYS = frozenset(BUDGETS)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
-    settings.add_options(parser, BUDGETS.values())
+    add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -40,10 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "(pytest-mergegate)",
     )
     config.pluginmanager.register(fixtures, "mergegate-fixtures")
-    if settings.enabled(config):
+    if enabled(config):
         from pytest_mergegate.testing.session import GateSession
 
-        session = GateSession(config, settings.read_settings(config, BUDGETS.values()))
+        session = GateSession(config, options_of(config))
         config.stash[fixtures.SESSION] = session
         config.pluginmanager.register(session, "mergegate-session")
 
@@ -53,7 +53,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path.suffix not in {".yaml", ".yml"}:
         return None
     named = parent.session.isinitpath(file_path)
-    if not named and not (is_gate_name(file_path.name) and settings.enabled(parent.config)):
+    if not named and not (is_gate_name(file_path.name) and enabled(parent.config)):
         return None
     from pytest_mergegate.testing.items import GateFile, looks_like_gate
 
@@ -65,7 +65,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A link to a folder around the project, as an expert's may be one to ``/``: nobody's tests
     are there that are not found without it."""
-    if not settings.enabled(config) or not collection_path.is_symlink():
+    if not enabled(config) or not collection_path.is_symlink():
         return None
     root = config.rootpath.resolve()
     return True if root.is_relative_to(collection_path.resolve()) else None
@@ -73,7 +73,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the markers, and skip the gates with a reason where they are off."""
-    off = not settings.enabled(config)
+    off = not enabled(config)
     for item in items:
         markers = list(item.iter_markers("mergeable"))
         if not markers:

@@ -25,7 +25,7 @@ from pytest_mergegate.verdict.decisions import Decisions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.verdict.judge import Judgement
 
 HAIR = 1e-6

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _COMMANDS = ("check", "init", "plan", "calibrate", "study", "report", "github", "cache", "schema")
+"""A subcommand is a module here with ``add_to`` and ``run``, and its name in this list."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,12 +30,10 @@ def subcommands() -> Iterator[ModuleType]:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    import pytest
-
-    from pytest_mergegate.cli.exits import Exit
     from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.common.errors import GateError
+    from pytest_mergegate.common.errors import GateError, UsageError
     from pytest_mergegate.common.plain_text import complain
+    from pytest_mergegate.common.statuses import Exit
 
     parser = Parser(prog="mergegate", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
@@ -45,11 +44,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = int(chosen.run(chosen))
         sys.stdout.flush()
         return code
+    except UsageError as error:
+        parser.error(str(error))
     except GateError as error:  # a file that an option names
         complain(str(error).splitlines())
         return Exit.UNREADABLE
-    except pytest.UsageError as error:
-        parser.error(str(error))
     except BrokenPipeError:  # whoever read along has heard enough; what is left to say is lost
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.UNREADABLE

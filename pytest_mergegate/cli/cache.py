@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.cli.exits import Exit
 from pytest_mergegate.common.plain_text import complain, say
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import OPTIONS, Given, parse_cache
 
 if TYPE_CHECKING:
     import argparse
@@ -20,16 +20,17 @@ def add_to(commands: Commands) -> None:
     cache = commands.add_parser(
         "cache", help="show or clear kept results", description="Show or clear kept results."
     )
-    cache.add_argument("--cache", metavar="DIR", help="the folder (default: the user's own)")
+    cache.add_options([OPTIONS["cache"]], cache="the folder (default: the user's own)")
     cache.add_argument("--clear", action="store_true", help="remove them all")
     cache.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Show or clear; returns the exit code. Raises pytest.UsageError."""
+    """Show or clear; returns the exit code. Raises UsageError."""
     from pytest_mergegate.engine.running.cache import Cache
 
-    folder = settings.parse_cache(chosen.cache, Path.cwd(), none=False)
+    given = Given(chosen.cache, "--cache", Path.cwd()) if chosen.cache else None
+    folder = parse_cache(given)
     if folder is None:
         complain(["there is no home folder; name one with --cache DIR"])
         return Exit.BAD_OPTIONS

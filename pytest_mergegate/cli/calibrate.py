@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.plain_text import complain
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import REGISTRY
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from pytest_mergegate.cli.parser import Commands
-    from pytest_mergegate.history.calibration.summary import Summary
     from pytest_mergegate.history.registry.lines import RegistryLine
+    from pytest_mergegate.history.registry.reading import Registry
 
 
 def add_to(commands: Commands) -> None:
     """Declare the command."""
-    text = "say what recorded merges foretell"
     calibrate = commands.add_parser(
         "calibrate",
-        help=text,
+        help="say what recorded merges foretell",
         description="Say what the merges in registries foretell: losses with intervals, and "
         "thresholds that control misses.",
     )
@@ -37,7 +34,7 @@ def add_to(commands: Commands) -> None:
         nargs="*",
         type=Path,
         metavar="REGISTRY",
-        help=f"what gates have appended to (default: {settings.REGISTRY})",
+        help=f"what gates have appended to (default: {REGISTRY})",
     )
     calibrate.add_argument(
         "--report",
@@ -62,72 +59,59 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Say it; returns the exit code. Raises pytest.UsageError, GateError."""
+    """Say it; returns the exit code. Raises UsageError, GateError."""
     from pytest_mergegate.cli.calibrate_text import text_of
+    from pytest_mergegate.cli.output import encodable, is_saved
     from pytest_mergegate.history.calibration.observations import observations
     from pytest_mergegate.history.calibration.summary import summarise
     from pytest_mergegate.history.registry.lines import SCORES
 
     _check(chosen, tuple(SCORES))
+    asked = {name: getattr(chosen, name) for name in ("score", "confidence", "miss_rate")}
     lines = _read(chosen.registries)
-    found = summarise(
-        observations(lines),
-        tuple(SCORES),
-        score=chosen.score,
-        confidence=chosen.confidence,
-        miss_rate=chosen.miss_rate,
-        with_performance=chosen.report,
-    )
+    found = summarise(observations(lines), tuple(SCORES), with_performance=chosen.report, **asked)
     if not found.observations:
         complain(["there is no measured loss to calibrate on"])
         return Exit.NOTHING_GATED
-    sys.stdout.write(text_of(found, chosen.score, chosen.confidence, chosen.miss_rate))
-    written = chosen.json is None or _write(found, chosen.json)
-    if not written:
-        return Exit.NOT_PASSED
+    sys.stdout.write(encodable(text_of(found, bold=sys.stdout.isatty(), **asked)))
+    if chosen.json is not None:
+        text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
+        if not is_saved(chosen.json, f"{text}\n"):
+            return Exit.NOT_PASSED
     return Exit.NOTHING_GATED if found.says_nothing else Exit.PASSED
 
 
 def _check(chosen: argparse.Namespace, scores: Sequence[str]) -> None:
     for option in ("confidence", "miss_rate"):
         value = getattr(chosen, option)
-        if not 0 < value < 1 or math.isnan(value):
-            raise pytest.UsageError(
-                f"--{option.replace('_', '-')} must lie between 0 and 1, not {value!r}"
-            )
+        if not 0 < value < 1:
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} must lie between 0 and 1, not {value!r}")
     if chosen.score not in scores:
-        raise pytest.UsageError(f"--score must be one of {', '.join(scores)}, not {chosen.score!r}")
+        raise UsageError(f"--score must be one of {', '.join(scores)}, not {chosen.score!r}")
     if chosen.json is not None and chosen.json.is_dir():
-        raise pytest.UsageError(f"--json: {chosen.json} is a folder; name a file in it")
+        raise UsageError(f"--json: {chosen.json} is a folder; name a file in it")
 
 
 def _read(named: Sequence[Path]) -> list[RegistryLine]:
-    """The lines of all registries, each once; what cannot be used is told."""
-    from pytest_mergegate.common.errors import GateError
-    from pytest_mergegate.history.registry.reading import read_registry, told
-
+    """The lines of all registries, each once."""
     lines: dict[str, RegistryLine] = {}
-    for path in named or (Path(settings.REGISTRY),):
-        registry = read_registry(path)
-        if not registry.exists and named:
-            raise GateError(
-                "there is no such registry",
-                where=path.as_posix(),
-                fix="gates that measure a loss write it; or name another",
-            )
-        for said in told(registry):
-            complain([said])
-        lines |= {line.id: line for line in registry.lines}
+    for path in named or (Path(REGISTRY),):
+        lines |= {line.id: line for line in registry_at(path, required=bool(named)).lines}
     return list(lines.values())
 
 
-def _write(found: Summary, path: Path) -> bool:
-    from pytest_mergegate.common.files.writing import Unwritten, write_file
+def registry_at(path: Path, *, required: bool) -> Registry:
+    """Read a registry, and tell what of it cannot be used. Raises GateError where it must be there
+    and is not."""
+    from pytest_mergegate.history.registry.reading import read_registry, told
 
-    text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        write_file(path, f"{text}\n")
-    except Unwritten as error:
-        complain([str(error)])
-        return False
-    return True
+    registry = read_registry(path)
+    if required and not registry.exists:
+        raise GateError(
+            "there is no such registry",
+            where=path.as_posix(),
+            fix="gates that measure a loss write it; or name another",
+        )
+    complain(told(registry))
+    return registry

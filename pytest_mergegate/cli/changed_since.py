@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.errors import GateFileError, PoolError, UsageError
 from pytest_mergegate.common.files.containment import is_contained
 from pytest_mergegate.common.files.git import run_git, top_of
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
-from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _CLUTTER = frozenset({"__pycache__", ".DS_Store", ".ipynb_checkpoints"})
 """Ignored by git, and read by no gate."""
 
 
-class GitError(GateError):
+class GitError(UsageError):
     """git cannot say what changed."""
 
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Tell; returns the exit code. Raises pytest.UsageError."""
+    """Tell; returns the exit code. Raises UsageError."""
     from pytest_mergegate.cli import github_actions as github
 
     workspace = Path(_variable("GITHUB_WORKSPACE"))
     summary, outputs = (Path(_variable(f"GITHUB_{k}")) for k in ("STEP_SUMMARY", "OUTPUT"))
     number = chosen.pull_request
     if number and not (number.isascii() and number.isdecimal()):
-        raise pytest.UsageError(f"--pull-request must be a number, not {number!r}")
+        raise UsageError(f"--pull-request must be a number, not {number!r}")
     found, unreadable = _read(chosen.reports / "mergegate-report.json", workspace)
     came_to = github.outcome(
         found,
@@ -76,7 +75,7 @@ def run(chosen: argparse.Namespace) -> int:
 def _variable(name: str) -> str:
     value = os.environ.get(name)
     if not value:
-        raise pytest.UsageError(f"{name} is not set: this command runs in GitHub Actions only")
+        raise UsageError(f"{name} is not set: this command runs in GitHub Actions only")
     return value
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate.common.plain_text import clean, cut
+from pytest_mergegate.common.statuses import STATUSES, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.report.types import Report, Status, VerdictRecord
+    from pytest_mergegate.report.types import Report, VerdictRecord
 
 SUMMARY_LIMIT = 1_000_000
 """Bytes. GitHub takes less than 1 MiB of a step."""
@@ -131,7 +132,7 @@ def output_text(outputs: Mapping[str, str]) -> str:
 
 
 def _badness(verdict: VerdictRecord) -> tuple[int, float]:
-    order = ("pass", "inconclusive", "fail").index(verdict.status)
+    order = STATUSES.index(verdict.status)
     if verdict.value_infinite:
         return order, float("inf")
     value = verdict.value or 0.0

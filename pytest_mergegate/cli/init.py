@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_mergegate.cli.exits import Exit
-from pytest_mergegate.common.plain_text import say
+from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.plain_text import say, shown
+from pytest_mergegate.common.statuses import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.first_gate.experts import LeftOut
     from pytest_mergegate.cli.first_gate.proposal import Proposal
     from pytest_mergegate.cli.parser import Commands
-    from pytest_mergegate.common.findings import Finding
 
+NAME = "mergegate.yaml"
+_OF_EXPERTS = {"adapters", "adapter", "loras", "lora", "experts", "checkpoints", "models"}
+_BESIDE = ("base", "data", "examples")
 _MOST = 20
 """Lines of one kind; the gate file has them all."""
 
@@ -47,95 +48,119 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write the gate file; returns the exit code. Raises pytest.UsageError."""
+    """Write the gate file; returns the exit code. Raises UsageError."""
     from pytest_mergegate.cli.first_gate.experts import find_experts
-    from pytest_mergegate.cli.first_gate.place import gate_path
-    from pytest_mergegate.cli.first_gate.proposal import propose_for
+    from pytest_mergegate.cli.first_gate.proposal import propose
     from pytest_mergegate.cli.first_gate.text import gate_text
-    from pytest_mergegate.common.errors import GateError
     from pytest_mergegate.common.files.writing import Unwritten, write_file
 
     if not chosen.folder.is_dir():
-        raise pytest.UsageError(f"there is no folder {chosen.folder}")
+        raise UsageError(f"there is no folder {chosen.folder}")
     folder = chosen.folder.resolve()
-    try:
-        path = gate_path(folder, chosen.output, force=chosen.force)
-    except GateError as error:
-        raise pytest.UsageError(str(error)) from None
+    path = _place(folder, chosen.output, force=chosen.force)
     root = path.parent.resolve()
     found = find_experts(folder, root=root)
     try:
-        proposal = propose_for(found, folder=folder, root=root, base=chosen.base)
+        proposal = propose(found, folder=folder, root=root, base=chosen.base)
     except GateError as error:
-        _err(_left_out(found.left_out, root))
-        _err([f"mergegate: {error}"])
+        say([*_left_out(found.left_out, root), f"mergegate: {error}"], sys.stderr)
         return Exit.UNREADABLE if found.experts else Exit.NOTHING_GATED
     try:
         write_file(path, gate_text(proposal), new=not chosen.force)
     except Unwritten as error:
-        raise pytest.UsageError(str(error)) from None
-    return _report(proposal, path, check=not chosen.no_check)
-
-
-def _report(proposal: Proposal, path: Path, *, check: bool) -> int:
-    """Say what was written, what is wrong with it, and what is next; returns the exit code."""
-    from pytest_mergegate.cli.first_gate.check import open_tasks
-
-    tasks = open_tasks(proposal)
-    _out(_written(proposal, path))
-    _out(_left_out(proposal.left_out, proposal.root))
-    _out(f"to do: {task}" for task in _cut(tasks))
-    if check and proposal.open_tasks:
-        _out(["not checked: that has to be done first"])
-        check = False
-    sound = _check(proposal, path) if check else True
+        raise UsageError(str(error)) from None
+    say(_written(proposal, path))
+    sound = chosen.no_check or _is_sound(proposal, path)
     where = shlex.quote(_from_here(path))
-    _out(["next: " + f"mergegate check {where}", "  or: " + f"pytest --mergegate {where}"])
+    say([f"next: mergegate check {where}", f"  or: pytest --mergegate {where}"])
     broken = any(out.broken for out in proposal.left_out)
-    return Exit.UNREADABLE if tasks or broken or not sound else Exit.PASSED
+    return Exit.UNREADABLE if proposal.open_tasks or broken or not sound else Exit.PASSED
+
+
+def _place(folder: Path, output: Path | None, *, force: bool) -> Path:
+    """The file to write: beside a folder of nothing but experts, else in it.
+
+    Raises UsageError for one that is there, unless ``force``, and for a name that no gate has.
+    """
+    if output is None:
+        path = (folder.parent if _is_part(folder) else folder) / NAME
+    else:
+        path = output / NAME if output.is_dir() else output
+    if path.name != NAME and not path.name.endswith(f".{NAME}"):
+        fix = f"call it {NAME} or SOMETHING.{NAME}; pytest finds no other"
+        raise UsageError(f"--output: {path.name} is no name of a gate file", fix=fix)
+    if path.is_symlink() or path.is_dir() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is there already, and is no regular file", fix="remove it")
+    if path.exists() and not force:
+        fix = "--force overwrites it, --output PATH writes another"
+        raise UsageError(f"{path} is there already", fix=fix)
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", fix="create it first")
+    return path
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder is a part of a project that its parent holds the rest of."""
+    folder = folder.resolve()
+    own, beside = (any((at / n).is_dir() for n in _BESIDE) for at in (folder, folder.parent))
+    return folder.name.lower() in _OF_EXPERTS or (beside and not own)
 
 
 def _written(proposal: Proposal, path: Path) -> Iterator[str]:
-    from pytest_mergegate.common.plain_text import shown
-
+    """What was written, and what is left out or to do."""
     entries = proposal.entries
     yield f"wrote {_from_here(path)}: {len(entries)} experts"
     yield f"  base: {shown(proposal.base.reference)} ({proposal.base.why})"
     ready = [entry.inputs for entry in entries if entry.inputs.problem is None]
     labelled = sum(inputs.labelled for inputs in ready)
     yield f"  examples: for {len(ready)} of them, with targets for {labelled}"
-    metrics = sorted({entry.metric for entry in entries if entry.metric is not None})
-    if metrics:
+    if metrics := sorted({entry.metric for entry in entries if entry.metric is not None}):
         yield f"  metric: {', '.join(metrics)}"
     yield f"  budget: {', '.join(line for line, _ in proposal.budget if line[0] != '#')}"
+    yield from _left_out(proposal.left_out, proposal.root)
+    yield from (f"to do: {task}" for task in _cut(proposal.open_tasks))
 
 
 def _left_out(left_out: Iterable[LeftOut], root: Path) -> Iterator[str]:
     from pytest_mergegate.cli.first_gate.bases import relative
-    from pytest_mergegate.common.plain_text import shown
 
-    lines = [f"left out: {shown(relative(o.path, root))}: {o.reason}" for o in left_out]
-    yield from _cut(lines)
+    return _cut(f"left out: {shown(relative(o.path, root))}: {o.reason}" for o in left_out)
 
 
-def _check(proposal: Proposal, path: Path) -> bool:
+def _is_sound(proposal: Proposal, path: Path) -> bool:
     """Whether preflight finds nothing wrong, as far as it can run without fetching anything."""
-    from pytest_mergegate.cli.first_gate.check import check, is_at_hand
+    from pytest_mergegate.gate.gatefile import load_gate
+    from pytest_mergegate.stages.preflight import run_preflight
 
-    if not is_at_hand(proposal):
-        _out([f"not checked: {proposal.base.reference} is on the hub, and not in the cache yet"])
+    if proposal.unreadable:
+        say(["not checked: that has to be done first"])
         return True
-    findings = check(path)
-    wrong = [finding for finding in findings if finding.severity == "error"]
-    _out(_cut([f"{finding.severity}: {_said(finding)}" for finding in findings]))
-    _out([f"checked: {len(wrong)} errors" if wrong else "checked: preflight finds nothing wrong"])
+    if not _is_at_hand(proposal):
+        say([f"not checked: {proposal.base.reference} is on the hub, and not in the cache yet"])
+        return True
+    findings = run_preflight(load_gate(path)).findings
+    wrong = sum(finding.severity == "error" for finding in findings)
+    say(_cut(f"{finding.severity}: {finding}" for finding in findings))
+    say([f"checked: {wrong} errors" if wrong else "checked: preflight finds nothing wrong"])
     return not wrong
 
 
-def _said(finding: Finding) -> str:
-    about = f"{finding.expert}: " if finding.expert else ""
-    fix = f" (fix: {finding.fix})" if finding.fix else ""
-    return f"{finding.code} {about}{finding.message}{fix}"
+def _is_at_hand(proposal: Proposal) -> bool:
+    """Whether preflight would fetch nothing: a base on the hub has gigabytes."""
+    if proposal.base.path is not None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = proposal.base.reference.partition("@")
+    names = ("config.json", "model.safetensors", "model.safetensors.index.json")
+    try:
+        config, *weights = (
+            isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str)
+            for name in names
+        )
+    except ValueError:  # no repository can be called so
+        return False
+    return config and any(weights)
 
 
 def _cut(lines: Iterable[str]) -> Iterator[str]:
@@ -152,11 +177,3 @@ def _from_here(path: Path) -> str:
     except ValueError:  # another drive
         return str(path)
     return str(path) if short.startswith("..") else short
-
-
-def _out(lines: Iterable[str]) -> None:
-    say(lines)
-
-
-def _err(lines: Iterable[str]) -> None:
-    say(lines, sys.stderr)

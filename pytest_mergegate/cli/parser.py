@@ -1,13 +1,31 @@
-"""The parser of the command line, with pytest's exit code for bad options."""
+"""The parser of the command line: the options that the command shares with pytest, and errors."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from pytest_mergegate.cli.exits import Exit
 from pytest_mergegate.common.plain_text import cut
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import Given, read_options
+from pytest_mergegate.verdict.caps import cap_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_mergegate.gate.option_table import Option
+    from pytest_mergegate.gate.options import Options
+
+    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+_ACTIONS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "number": {"type": float},
+    "flag": {"action": "store_true"},
+    "list": {"action": "append"},
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +36,24 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {cut(message)}\n")
 
+    def add_options(self, options: Iterable[Option], **told: str) -> None:
+        """Declare options that pytest has too; ``told`` is what this command says of some."""
+        for option in options:
+            action = dict(_ACTIONS[option.kind], help=told.get(option.key, option.help))
+            if option.metavar is not None:
+                action["metavar"] = option.metavar
+            self.add_argument(f"--{option.name}", **action)
 
-if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[Parser]
+
+def options_of(chosen: argparse.Namespace) -> Options:
+    """The options that the user chose; defaults for those that a command does not have.
+
+    Raises UsageError.
+    """
+
+    def given(option: Option) -> list[Given]:
+        value = getattr(chosen, option.key, None)
+        value = option.default if value is None else value
+        return [Given(value, f"--{option.name}", Path.cwd())]
+
+    return read_options(given, cap_options())

@@ -6,19 +6,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.cli.parser import options_of
+from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.plain_text import complain, say
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Sequence
 
     from pytest_mergegate.cli.parser import Commands
-    from pytest_mergegate.cli.plan_checks import Verified
+    from pytest_mergegate.cli.plan_text import Verified
     from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.gate.options import Options, Progress
     from pytest_mergegate.planning.opened_pool import OpenedPool
     from pytest_mergegate.planning.plan import Plan
     from pytest_mergegate.report.plan_records import PlanRecord
@@ -63,84 +64,67 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="groups that may be tried (default: 200)",
     )
-    plan.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]")
-    plan.add_argument("--cache", metavar="DIR", help="where results are kept between runs")
-    plan.add_argument("--no-cache", action="store_true", help="keep no results, and use none")
-    plan.add_argument(
-        "--registry",
-        metavar="PATH",
-        help=f"recorded merges, for limits that are auto@RATE (default: {settings.REGISTRY})",
-    )
-    plan.add_argument("--no-code", action="store_true", help=settings.NO_CODE)
+    registry = f"recorded merges, for limits that are auto@RATE (default: {REGISTRY})"
+    shared = ("device", "cache", "no-cache", "registry", "no-code")
+    plan.add_options((OPTIONS[name] for name in shared), registry=registry)
     plan.add_argument("-v", "--verbose", action="store_true", help="show every merge forecast")
     plan.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Make the plan; returns the exit code. Raises pytest.UsageError, GateError."""
+    """Make the plan; returns the exit code. Raises UsageError, GateError."""
+    from dataclasses import replace
+
+    from pytest_mergegate.cli.plan_text import plan_lines, verify
     from pytest_mergegate.gate.gatefile import load_gate
     from pytest_mergegate.gate.no_code import refuse_code
-    from pytest_mergegate.gate.options import Options
     from pytest_mergegate.report.formats.progress import progress_bar
 
     _check_options(chosen)
+    options = options_of(chosen)
     gate = load_gate(chosen.gate)
-    if chosen.no_code:
+    if options.no_code:
         refuse_code(gate)
-    cache = settings.parse_cache(chosen.cache, Path.cwd(), none=chosen.no_cache)
-    device = settings.parse_device(chosen.device)
     with progress_bar() as tell:
-        opened, plan, record = _planned(
-            gate, chosen, device, cache, tell or (lambda _what, _done: None)
-        )
-    from pytest_mergegate.cli.plan_text import plan_lines
-
+        opened, plan, record = _planned(gate, chosen, options, tell or (lambda _what, _done: None))
     name = chosen.gate.as_posix()
-    _out(plan_lines(record, name, len(gate.spec.experts), verbose=chosen.verbose))
+    say(plan_lines(record, name, len(gate.spec.experts), verbose=chosen.verbose))
     if plan.ran_out:
-        _out([f"{plan.most} groups were tried, and no more: --most-trials N tries more"])
+        say([f"{plan.most} groups were tried, and no more: --most-trials N tries more"])
     if chosen.write is not None:
         _write(gate, opened, plan, chosen)
     verified: tuple[Verified, ...] = ()
     if chosen.verify:
-        from pytest_mergegate.cli.plan_checks import verify
-
         with progress_bar() as tell:
-            options = Options(device=device, cache=cache, registry=_registry(chosen), progress=tell)
-            verified = verify(gate, plan.groups, options)
-        _out(line for found in verified for line in found.lines)
+            verified = verify(gate, plan.groups, replace(options, progress=tell))
+        say(line for found in verified for line in found.lines)
     if chosen.json is not None:
         _write_json(chosen.json, gate, record, verified)
-    if any(found.status == "error" for found in verified):
+    if any(found.report.status == "error" for found in verified):
         return Exit.UNREADABLE
-    sound = plan.found and all(found.status == "pass" for found in verified)
+    sound = plan.found and all(found.report.status == "pass" for found in verified)
     return Exit.PASSED if sound else Exit.NOT_PASSED
 
 
 def _check_options(chosen: argparse.Namespace) -> None:
     if not chosen.gate.is_file():
-        raise pytest.UsageError(f"plan: there is no gate file {chosen.gate}")
+        raise UsageError(f"plan: there is no gate file {chosen.gate}")
     for option in ("write", "json"):
         if (place := getattr(chosen, option)) is not None:
-            settings.check_place(place, f"--{option}")
+            check_place(place, f"--{option}")
     if chosen.most_trials is not None and chosen.most_trials < 1:
-        raise pytest.UsageError(f"--most-trials must be at least 1, not {chosen.most_trials}")
+        raise UsageError(f"--most-trials must be at least 1, not {chosen.most_trials}")
     if chosen.force and chosen.write is None:
-        raise pytest.UsageError("--force is for --write")
+        raise UsageError("--force is for --write")
     if chosen.write is not None and chosen.write.exists() and not chosen.write.is_dir():
-        raise pytest.UsageError(f"--write: {chosen.write} is no folder")
+        raise UsageError(f"--write: {chosen.write} is no folder")
     if chosen.json is not None and not chosen.json.absolute().parent.is_dir():
-        raise pytest.UsageError(f"--json: there is no folder {chosen.json.parent}")
+        raise UsageError(f"--json: there is no folder {chosen.json.parent}")
 
 
 def _planned(
-    gate: Gate,
-    chosen: argparse.Namespace,
-    device: str,
-    cache: Path | None,
-    tell: Callable[[str, float], None],
+    gate: Gate, chosen: argparse.Namespace, options: Options, tell: Progress
 ) -> tuple[OpenedPool, Plan, PlanRecord]:
-    from pytest_mergegate.common.errors import GateError
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.history.past import Past
     from pytest_mergegate.planning.forecaster import Forecaster
@@ -148,29 +132,24 @@ def _planned(
     from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
     from pytest_mergegate.report.planned import plan_record
 
-    names = tuple(gate.spec.experts)
     wider, candidates = gate, tuple[str, ...]()
     if chosen.candidates:
         try:
             wider, candidates = with_candidates(gate, chosen.candidates)
         except GateError as error:
-            raise pytest.UsageError(str(error)) from None
-    past = Past(_registry(chosen), Cache(folder=cache))
+            raise UsageError(str(error)) from None
+    past = Past(options.registry, Cache(folder=options.cache))
     opened = open_pool(
         wider,
-        device=device,
-        cache=Cache(folder=cache),
+        device=options.device,
+        cache=Cache(folder=options.cache),
         tell=tell,
         past=lambda: past.observations,
     )
     forecaster = Forecaster(opened, lambda what: tell(what, 0.5))
-    plan = make_plan(forecaster, names, chosen.most_trials or MOST_TRIALS)
+    plan = make_plan(forecaster, tuple(gate.spec.experts), chosen.most_trials or MOST_TRIALS)
     found = find_replacements(forecaster, plan.whole, candidates) if candidates else ()
     return opened, plan, plan_record(plan, found)
-
-
-def _registry(chosen: argparse.Namespace) -> Path | None:
-    return settings.parse_registry(chosen.registry, Path.cwd(), none=False)
 
 
 def _write(gate: Gate, opened: OpenedPool, plan: Plan, chosen: argparse.Namespace) -> None:
@@ -179,11 +158,11 @@ def _write(gate: Gate, opened: OpenedPool, plan: Plan, chosen: argparse.Namespac
     passing = [group for group in plan.groups if group.status == "pass"]
     written = plan_files(gate, opened.pool, passing, chosen.write)
     write_files(written, force=chosen.force)
-    _out(f"wrote {path}" for path in written.texts)
+    say(f"wrote {path}" for path in written.texts)
     complain(f"not written: {why}" for why in written.missing)
 
 
-def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[Verified]) -> None:
+def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Sequence[Verified]) -> None:
     from pytest_mergegate.common.files.writing import write_file
     from pytest_mergegate.report.provenance import now, versions
 
@@ -196,7 +175,3 @@ def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Iterable[V
         "verified": [found.plain for found in verified],
     }
     write_file(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _out(lines: Iterable[str]) -> None:
-    say(lines)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.common.plain_text import complain, say
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import Given, parse_report
 
 if TYPE_CHECKING:
     import argparse
@@ -36,18 +35,18 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write the files; returns the exit code. Raises pytest.UsageError."""
+    """Write the files; returns the exit code. Raises UsageError."""
     from pytest_mergegate.common.files.writing import Unwritten
-    from pytest_mergegate.report.files import write_report
+    from pytest_mergegate.report.run_end import write_report
 
     targets = [
-        settings.parse_report(f"{name}:{path}", Path.cwd())
+        parse_report(Given(f"{name}:{path}", f"--{name}", Path.cwd()))
         for name in _FORMATS
         if (path := getattr(chosen, name)) is not None
     ]
     if not targets:
         asked = ", ".join(f"--{name}" for name in _FORMATS)
-        raise pytest.UsageError(f"report: name a file to write, with one or more of {asked}")
+        raise UsageError(f"report: name a file to write, with one or more of {asked}")
     try:
         reports = _read(chosen.report)
     except OSError as error:

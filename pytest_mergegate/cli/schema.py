@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.statuses import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -72,7 +72,7 @@ def _tidy(node: Any) -> None:
 
 def _sharpen(found: dict[str, Any]) -> None:
     """What validators in Python check, and pydantic cannot say."""
-    from pytest_mergegate.gate.spec import BUILTIN_METRICS
+    from pytest_mergegate.gate.sections import BUILTIN_METRICS
 
     gate, parts = found["properties"], found["$defs"]
     experts = next(kind for kind in gate["experts"]["anyOf"] if kind["type"] == "object")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import say
 from pytest_mergegate.gate.discovery import gates_below, refusals
 
@@ -15,17 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from pytest_mergegate.common.errors import GateFileError
-    from pytest_mergegate.report.baseline.reading import Baseline
 
 
 def find_gates(chosen: argparse.Namespace) -> dict[Path, GateFileError | None]:
     """Every gate file that was named, or lies in a folder that was; with why it must not run, where
-    it lies among the data of strangers. Raises pytest.UsageError."""
+    it lies among the data of strangers. Raises UsageError."""
     paths = chosen.paths
     if not paths:
         if chosen.changed_since is None:
-            raise pytest.UsageError("name a gate file, or a folder of them")
-        paths = [_repository()]
+            raise UsageError("name a gate file, or a folder of them")
+        from pytest_mergegate.cli.changed_since import repository
+
+        top = repository(Path.cwd())
+        paths = [Path() if top == Path.cwd() else top]
     found: dict[Path, GateFileError | None] = {}
     for path in paths:
         if path.is_dir():
@@ -33,7 +34,7 @@ def find_gates(chosen: argparse.Namespace) -> dict[Path, GateFileError | None]:
             here = path.absolute().is_relative_to(Path.cwd())
             found |= dict.fromkeys(files) | refusals(files, start=Path.cwd() if here else path)
         elif not path.exists():
-            raise pytest.UsageError(f"there is no file or folder {path}")
+            raise UsageError(f"there is no file or folder {path}")
     return found | dict.fromkeys(path for path in paths if not path.is_dir())
 
 
@@ -49,42 +50,23 @@ def too_few(found: Collection[Path], required: int) -> str:
 def concerned(
     found: Mapping[Path, GateFileError | None],
     chosen: argparse.Namespace,
-    baseline: Baseline | None,
+    baseline: Path | None,
 ) -> list[Path]:
     """Those that changes since ``--changed-since`` concern, all of them without it; says which
-    are left out. Raises pytest.UsageError."""
-    if chosen.changed_since is None:
+    are left out. Raises UsageError."""
+    since = chosen.changed_since
+    if since is None:
         return list(found)
-    from pytest_mergegate.cli.changed_since import GitError, changes_since
+    from pytest_mergegate.cli.changed_since import changes_since
 
-    try:
-        changes = changes_since(chosen.changed_since, next(iter(found)).absolute().parent)
-    except GitError as error:
-        raise pytest.UsageError(str(error)) from None
-    moved = baseline is not None and changes.touch(baseline.path)
+    changes = changes_since(since, next(iter(found)).absolute().parent)
+    moved = baseline is not None and changes.touch(baseline)
     kept = [file for file, refused in found.items() if moved or refused or changes.concern(file)]
-    if chosen.quiet == 0:
-        say(_told(found, kept, chosen.changed_since))
+    left_out = ", ".join(file.as_posix() for file in found if file not in kept)
+    if chosen.quiet == 0 and not kept:
+        looked_at = f"({len(found)} gate{'s' * (len(found) != 1)} looked at)"
+        none = f"no gate is concerned by the changes since {since} {looked_at}"
+        say([f"{none}: left out {left_out}"])
+    elif chosen.quiet == 0 and left_out:
+        say([f"not concerned by the changes since {since}, and left out: {left_out}"])
     return kept
-
-
-def _told(found: Collection[Path], kept: Collection[Path], since: str) -> list[str]:
-    looked_at = f"({len(found)} gate{'s' * (len(found) != 1)} looked at)"
-    left_out = [file.as_posix() for file in found if file not in kept]
-    if not kept:
-        told = f"no gate is concerned by the changes since {since} {looked_at}"
-        return [f"{told}: left out {', '.join(left_out)}"]
-    if not left_out:
-        return []
-    return [f"not concerned by the changes since {since}, and left out: {', '.join(left_out)}"]
-
-
-def _repository() -> Path:
-    """The repository around the working directory, as a path from there where it is that."""
-    from pytest_mergegate.cli.changed_since import GitError, repository
-
-    try:
-        top = repository(Path.cwd())
-    except GitError as error:
-        raise pytest.UsageError(str(error)) from None
-    return Path() if top == Path.cwd() else top

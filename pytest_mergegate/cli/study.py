@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.cli.exits import Exit
+from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
+from pytest_mergegate.common.statuses import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -42,88 +43,75 @@ def add_to(commands: Commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print them; returns the exit code. Raises pytest.UsageError and GateError."""
-    import pytest
-
+    """Print them; returns the exit code. Raises UsageError and GateError."""
     if chosen.paper and (chosen.registries or chosen.heatmap):
-        raise pytest.UsageError("study: --paper prints the paper's rows; it takes no registry")
+        raise UsageError("study: --paper prints the paper's rows; it takes no registry")
+    found: dict[str, Any]
+    written: dict[Path, str] = {}
     if chosen.paper:
         from pytest_mergegate.history.study.paper import paper_tables
 
-        tables = paper_tables()
-        _print(tables)
-        return _write(chosen.json, {"paper": {t.key: t.to_dict() for t in tables}})
-    beds = _read(chosen.registries)
-    if not beds:
-        complain(["no merge with a measured loss is recorded there"])
-        return Exit.NOTHING_GATED
-    from pytest_mergegate.history.study import report
-
-    found: dict[str, Any] = {}
-    for bed, points in beds.items():
-        tables = report.tables_of(bed, points)
-        _print(tables)
-        sys.stdout.write(_encodable(report.figure_of(bed, points, _width())))
-        found[bed] = {table.key: table.to_dict() for table in tables}
-    codes = [_write(chosen.json, {"beds": found})]
+        found = {"paper": _printed(paper_tables())}
+    else:
+        beds = _read(chosen.registries)
+        if not beds:
+            complain(["no merge with a measured loss is recorded there"])
+            return Exit.NOTHING_GATED
+        found = {"beds": _printed_beds(beds)}
+    if chosen.json is not None:
+        data = {"schema": "pytest-mergegate/study/1", **found}
+        written[chosen.json] = json.dumps(data, indent=2, allow_nan=False) + "\n"
     if chosen.heatmap is not None:
-        codes.append(_save(chosen.heatmap, report.heatmap_of(beds)))
-    return max(codes)
+        from pytest_mergegate.history.study.report import heatmap_of
+
+        written[chosen.heatmap] = heatmap_of(beds)
+    return max([Exit.PASSED, *(_save(path, text) for path, text in written.items())])
 
 
 def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
     """The points of every bed that has any."""
-    from pytest_mergegate.common.errors import GateError
+    from pytest_mergegate.cli.calibrate import registry_at
     from pytest_mergegate.history.beds import load_beds
     from pytest_mergegate.history.study.points import by_base
 
     found: dict[str, Sequence[Point]] = {}
-    if not paths:
-        for bed in load_beds():
-            found |= by_base(bed.name, bed.lines)
-    else:
-        from pytest_mergegate.history.registry.reading import read_registry, told
-
-        for path in paths:
-            if not path.exists():
-                raise GateError("there is no such registry", where=str(path))
-            registry = read_registry(path)
-            complain(told(registry))
-            found |= by_base(path.as_posix(), registry.lines)
+    for path in paths:
+        found |= by_base(path.as_posix(), registry_at(path, required=True).lines)
+    for bed in () if paths else load_beds():
+        found |= by_base(bed.name, bed.lines)
     return {bed: points for bed, points in found.items() if points}
 
 
-def _print(tables: Sequence[Table]) -> None:
+def _printed_beds(beds: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
+    from pytest_mergegate.cli.output import encodable
+    from pytest_mergegate.history.study.report import figure_of, tables_of
+
+    found = {}
+    for bed, points in beds.items():
+        found[bed] = _printed(tables_of(bed, points))
+        sys.stdout.write(encodable(figure_of(bed, points, _width())))
+    return found
+
+
+def _printed(tables: Sequence[Table]) -> dict[str, Any]:
+    """Print the tables; gives them back as JSON has them."""
+    from pytest_mergegate.cli.output import encodable
     from pytest_mergegate.history.study.tables import text
 
     for table in tables:
         shown = text(table, _width(), color=sys.stdout.isatty())
-        sys.stdout.write(_encodable(shown) + "\n")
+        sys.stdout.write(encodable(shown) + "\n")
+    return {table.key: table.to_dict() for table in tables}
 
 
 def _width() -> int:
     return min(max(shutil.get_terminal_size().columns, 60), 160)
 
 
-def _encodable(text: str) -> str:
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+def _save(path: Path, text: str) -> Exit:
+    from pytest_mergegate.cli.output import is_saved
 
-
-def _write(path: Path | None, data: Mapping[str, Any]) -> int:
-    if path is None:
-        return Exit.PASSED
-    text = json.dumps({"schema": "pytest-mergegate/study/1", **data}, indent=2, allow_nan=False)
-    return _save(path, text + "\n")
-
-
-def _save(path: Path, text: str) -> int:
-    from pytest_mergegate.common.files.writing import Unwritten, write_file
-
-    try:
-        write_file(path, text)
-    except Unwritten as error:
-        complain([str(error)])
+    if not is_saved(path, text):
         return Exit.NOT_PASSED
     say([f"wrote {path}"])
     return Exit.PASSED

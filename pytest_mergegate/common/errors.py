@@ -43,6 +43,10 @@ class GateError(Exception):
         return f"{self.located} (fix: {self.fix})" if self.fix else self.located
 
 
+class UsageError(GateError):
+    """An option, or a setting of pytest's, that has a value which cannot be used."""
+
+
 class GateFileError(GateError):
     """A gate file, or the arguments of ``@mergeable``, that cannot be understood."""
 

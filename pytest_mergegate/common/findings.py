@@ -5,14 +5,13 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import cut
 
 if TYPE_CHECKING:
     from pytest_mergegate.common.errors import GateError, PoolError
-
-Severity = Literal["error", "warning", "note"]
+    from pytest_mergegate.common.statuses import Severity
 
 
 @dataclass(frozen=True, kw_only=True)

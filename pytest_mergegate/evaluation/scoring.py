@@ -17,7 +17,7 @@ from pytest_mergegate.evaluation.own_metric import (
     load_metric,
     takes_model,
 )
-from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

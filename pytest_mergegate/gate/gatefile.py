@@ -16,16 +16,11 @@ from pytest_mergegate.common.files.containment import glob_inside
 from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.files.yaml_files import Location, read_yaml
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.budget_section import Budget
+from pytest_mergegate.gate.merge_section import MergeSpec
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
-from pytest_mergegate.gate.spec import (
-    Budget,
-    CertificateSpec,
-    ConflictSpec,
-    ExpertSpec,
-    GateSpec,
-    MergeSpec,
-    ProbesSpec,
-)
+from pytest_mergegate.gate.sections import CertificateSpec, ConflictSpec, ExpertSpec, ProbesSpec
+from pytest_mergegate.gate.spec import GateSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError, GateFileError
-from pytest_mergegate.gate.spec import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

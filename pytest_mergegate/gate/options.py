@@ -1,29 +1,43 @@
-"""How to run a gate; what the gate file does not say."""
+"""How a run gates: what the gate file does not say.
+
+Every pytest session imports this module, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from pytest_mergegate.common.files.cache_folder import cache_folder
-from pytest_mergegate.engine.running.cache import DEFAULT_LIMIT
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.gate.spec import Stage
-    from pytest_mergegate.report.baseline.reading import Baseline
-
+Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""From the cheapest to the dearest."""
 Scorer = Callable[..., Sequence[float] | None]
 """Called like the hook ``pytest_mergegate_evaluate``."""
 Progress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, in [0, 1]."""
 
 
+def _own_cache() -> Path | None:
+    from pytest_mergegate.common.files.cache_folder import cache_folder
+
+    return cache_folder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTarget:
+    """A report to be written."""
+
+    format: str
+    path: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run a gate; what the gate file does not say."""
+    """How a run gates; what the gate file does not say."""
 
     stage: Stage | None = None
     """The deepest stage that may run; None for as deep as the budgets ask."""
@@ -32,26 +46,28 @@ class Options:
     device: str = "auto"
     executor: str = "local"
     """``local``, ``ray`` or ``ray:ADDRESS``."""
-    cache: Path | None = field(default_factory=cache_folder)
+    cache: Path | None = field(default_factory=_own_cache)
     """Where results are kept between runs; None for nowhere."""
-    cache_size: int = DEFAULT_LIMIT
+    cache_size: int = 5 << 30
     """Bytes beyond which the least recently used are evicted."""
-    baseline: Baseline | None = None
-    """A committed report to compare with."""
+    reports: tuple[ReportTarget, ...] = ()
+    baseline: Path | None = None
+    """The committed report to compare with; whether there is one shows later."""
+    update_baseline: bool = False
+    """Whether it is written anew at the end."""
     registry: Path | None = None
     """The team's recorded merges, to predict losses from; there need be no such file."""
+    no_code: bool = False
+    """Whether everything in a gate that is code of its repository is refused."""
+    on_inconclusive: Literal["fail", "warn"] = "fail"
+    files: tuple[Path, ...] = ()
+    """Gate files of marked tests that name none."""
     scorer: Scorer | None = None
     """Asked first for scores by a metric that is not built in."""
     progress: Progress | None = None
-    no_code: bool = False
-    """Whether everything in a gate that is code of its repository is refused."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the report keeps of them."""
-        return {
-            "stage": self.stage,
-            "caps": dict(self.caps),
-            "device": self.device,
-            "executor": self.executor,
-        }
+        kept = ("stage", "caps", "device", "executor")
+        return {name: getattr(self, name) for name in kept} | {"caps": dict(self.caps)}

@@ -11,7 +11,7 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.gate.mergekit.gate import conventional_examples
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.gate.spec import POOL, ExpertSpec
+from pytest_mergegate.gate.sections import POOL, ExpertSpec
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.pool.adapters import CONFIG

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
-from pytest_mergegate.gate.spec import BUILTIN_METRICS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS
 from pytest_mergegate.planning.limits import Differences
 from pytest_mergegate.stages.merge_versus_experts import answers_differ
 

@@ -9,7 +9,7 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained, is_contained
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.gate.spec import HARNESS
+from pytest_mergegate.gate.sections import HARNESS
 from pytest_mergegate.pool.adapters import CONFIG, read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.examples import Example, read_examples

@@ -9,7 +9,7 @@ from pytest_mergegate.common.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_mergegate.common.findings import Severity
+    from pytest_mergegate.common.statuses import Severity
     from pytest_mergegate.pool.examples import Example
     from pytest_mergegate.pool.pool import Pool
 

@@ -9,7 +9,7 @@ from pytest_mergegate.common.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_mergegate.common.findings import Severity
+    from pytest_mergegate.common.statuses import Severity
     from pytest_mergegate.pool.pool import Pool
 
 _LISTED = 4

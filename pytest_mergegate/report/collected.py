@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from pytest_mergegate.report.types import Report, Status
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pytest_mergegate.common.statuses import Status, worst
+from pytest_mergegate.report.types import Report
 
 SCHEMA = "pytest-mergegate/reports/1"
-_WORST: tuple[Status, ...] = ("pass", "inconclusive", "fail", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +26,10 @@ class Collected:
     def status(self) -> Status:
         """The worst of them; where gates are missing, no pass whatever the others say."""
         at_best: Status = "pass" if self.complete and self.reports else "inconclusive"
-        return max((at_best, *(report.status for report in self.reports)), key=_WORST.index)
+        return worst((report.status for report in self.reports), at_best)
 
     def name(self, report: Report) -> str:
         """The gate of ``report`` as people are shown it: relative to the root, with slashes."""
-        from pathlib import Path
-
         path = Path(report.gate)
         if self.root is not None and path.is_relative_to(self.root):
             path = path.relative_to(self.root)
@@ -51,8 +46,14 @@ def read_reports(text: str, root: Path | None = None) -> Collected:
     reports = tuple(Report.model_validate(report) for report in data.get("reports", ()))
     found = Collected(reports=reports, root=root)
     # where it says less than its reports do, some of its gates never ran
-    return (
-        found
-        if data.get("status") == found.status
-        else Collected(reports=reports, root=root, complete=False)
-    )
+    return found if data.get("status") == found.status else replace(found, complete=False)
+
+
+def reports_json(reports: Collected) -> str:
+    """Several reports, or none, as one document."""
+    data = {
+        "schema": SCHEMA,
+        "status": reports.status,
+        "reports": [json.loads(report.to_json()) for report in reports.reports],
+    }
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"

@@ -15,15 +15,14 @@ from pytest_mergegate.common.findings import Finding, cache_finding, file_findin
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.no_code import refuse_code
-from pytest_mergegate.gate.options import Options
-from pytest_mergegate.gate.spec import STAGES, Stage
+from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
 from pytest_mergegate.report import build
 from pytest_mergegate.report.baseline.changes import baseline_findings, baseline_record
 from pytest_mergegate.report.baseline.comparable import earlier_of
-from pytest_mergegate.report.baseline.reading import read_baseline
+from pytest_mergegate.report.baseline.reading import Baseline, read_baseline
 from pytest_mergegate.report.provenance import gate_settings, now, versions
-from pytest_mergegate.report.types import CacheUse, Report, Status
+from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
@@ -34,6 +33,7 @@ from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
+    from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.pool import Pool
@@ -44,7 +44,7 @@ def assess(
     source: object,
     *,
     stage: Stage | None = None,
-    device: str = "auto",
+    device: str = Options.device,
     cache: Path | str | bool = True,
     root: Path | None = None,
     baseline: Path | str | None = None,
@@ -74,15 +74,17 @@ def assess(
         stage=stage,
         device=device,
         cache=folder,
-        baseline=compared,
         registry=root / registry if registry is not None else None,
     )
-    return run_gate(gate, options)
+    return run_gate(gate, options, compared)
 
 
-def run_gate(gate: Gate, options: Options) -> Report:
-    """Take one gate down the stages; what cannot be computed makes the status ``error``."""
-    run = _Run(gate, options)
+def run_gate(gate: Gate, options: Options, baseline: Baseline | None = None) -> Report:
+    """Take one gate down the stages, and compare it with what ``baseline`` holds of it.
+
+    What cannot be computed makes the status ``error``.
+    """
+    run = _Run(gate, options, baseline)
     try:
         run.to_verdicts()
     except UnsoundPool as unsound:
@@ -118,12 +120,13 @@ def error_report(name: str, error: GateError, options: Options) -> Report:
 class _Run:
     """One gate on its way down: what is known of it, as it accumulates."""
 
-    def __init__(self, gate: Gate, options: Options) -> None:
+    def __init__(self, gate: Gate, options: Options, baseline: Baseline | None) -> None:
         self.gate = gate
         self.options = options
         self.clock = Clock()
         self.cache = Cache(folder=options.cache, limit=options.cache_size)
         self.past = Past(options.registry, self.cache)
+        self.baseline = baseline
         self.findings: list[Finding] = []
         self.automatic: dict[str, AutomaticLimit] = {}
         self.case: Case | None = None
@@ -176,7 +179,7 @@ class _Run:
 
     def _looked_back(self, case: Case) -> Case:
         """With what the baseline says of the gate, where there is something to compare with it."""
-        if (baseline := self.options.baseline) is None:
+        if (baseline := self.baseline) is None:
             return case
         earlier = earlier_of(baseline, self.gate.path, case, gate_settings(self.gate, case))
         case = replace(case, earlier=earlier)
@@ -220,7 +223,7 @@ class _Run:
             diagnoses=diagnoses,
             **build.sections(case, self.judgement, self.diagnoses, self.gate, self.hint),
         )
-        if (baseline := options.baseline) is None:
+        if (baseline := self.baseline) is None:
             return report
         record = baseline_record(baseline, self.gate.path, case.earlier if case else None, report)
         return report.model_copy(update={"baseline": record})

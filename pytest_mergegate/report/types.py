@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from pytest_mergegate.common.records import Interval, Number, Record
+from pytest_mergegate.common.statuses import Severity, Status
 from pytest_mergegate.report.plan_records import PlanRecord
 from pytest_mergegate.report.pool_records import (
     BaseRecord,
@@ -20,8 +21,6 @@ from pytest_mergegate.report.pool_records import (
 )
 
 SCHEMA: Final = "pytest-mergegate/report/1"
-
-Status = Literal["pass", "fail", "inconclusive", "error"]
 
 
 class CacheUse(Record):
@@ -141,7 +140,7 @@ class FindingRecord(Record):
     """One coded finding."""
 
     code: str
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     expert: str | None
     message: str
     fix: str

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.weights.conflicts import TensorConflicts
     from pytest_mergegate.engine.weights.tensor_sums import Dense
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.context import Context
     from pytest_mergegate.stages.results import Results

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.engine.running.workspace import Workspace
-from pytest_mergegate.gate.spec import STAGES, Stage
+from pytest_mergegate.gate.options import STAGES, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

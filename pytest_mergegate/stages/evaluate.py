@@ -13,7 +13,8 @@ from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import Scored, score_loaded
-from pytest_mergegate.gate.spec import BUILTIN_METRICS, FEWEST, HARNESS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.spec import FEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.evaluation.scoring import Scores
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.stages.context import Context
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.results import Results

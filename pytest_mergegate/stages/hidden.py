@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.spec import GateSpec, Stage
+    from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.stages.context import Context, Decisions
     from pytest_mergegate.stages.results import Results

@@ -20,7 +20,7 @@ from pytest_mergegate.stages.merge_versus_experts import MergedExpert, compare_l
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.stages.context import Context
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.stages.results import Results

@@ -14,7 +14,7 @@ from pytest_mergegate.stages.results import Results
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.gate.spec import Stage as StageName
+    from pytest_mergegate.gate.options import Stage as StageName
     from pytest_mergegate.stages.context import Context
 
 

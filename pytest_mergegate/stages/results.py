@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.gate.sections import Positions
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.conflict import ConflictResult

@@ -44,7 +44,7 @@ def merge_pool(request: pytest.FixtureRequest) -> Any:
     """
     from pytest_mergegate.testing.marked import default_pool
 
-    return default_pool(_session(request).settings.files, request.config.rootpath)
+    return default_pool(_session(request).options.files, request.config.rootpath)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pytest_mergegate.common.files.yaml_files import read_text
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.gate.discovery import gates_below, refusals
 from pytest_mergegate.gate.gatefile import Gate, load_gate
-from pytest_mergegate.gate.spec import POOL
+from pytest_mergegate.gate.sections import POOL
 from pytest_mergegate.testing.fixtures import SESSION, SKIP_REASON
 
 if TYPE_CHECKING:

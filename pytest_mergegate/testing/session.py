@@ -11,30 +11,25 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from pytest_mergegate.common.errors import GateError, GateFileError
-from pytest_mergegate.common.files.writing import Unwritten
 from pytest_mergegate.common.plain_text import printable
-from pytest_mergegate.gate.options import Options
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.baseline.reading import read_baseline
-from pytest_mergegate.report.baseline.rewriting import update_baseline
 from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.files import write_report
 from pytest_mergegate.report.formats.junit import properties
 from pytest_mergegate.report.formats.progress import progress_bar
 from pytest_mergegate.report.formats.terminal import Look, encoding_of, failure_text, summary
 from pytest_mergegate.report.gating import error_report, run_gate
-from pytest_mergegate.report.recorded import keep_losses
+from pytest_mergegate.report.run_end import Run, RunEnd, end_run
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.testing.items import GateItem, GateNotPassed
 from pytest_mergegate.testing.marked import gate_of
 from pytest_mergegate.testing.workers import clean_up, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Scorer
-    from pytest_mergegate.gate.settings import Settings
+    from pytest_mergegate.gate.options import Options
     from pytest_mergegate.report.baseline.reading import Baseline
 
 PROPERTY = "mergegate"
@@ -44,9 +39,9 @@ _ASSESSED: pytest.StashKey[tuple[Gate, Report]] = pytest.StashKey()
 class GateSession:
     """Registered as a plugin while the gates are on, in the controller and in every worker."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, options: Options) -> None:
         self.config = config
-        self.settings = settings
+        self.options = options
         self._assessed: dict[str, Report] = {}
         self._unreadable: dict[str, Report] = {}
         self._received: dict[str, Report] = {}
@@ -54,40 +49,14 @@ class GateSession:
         self._ran: set[str] = set()
         self._skipped: set[str] = set()
         self._files: set[str] = set()
-        self._problem: str | None = None
-        self._notes: tuple[str, ...] = ()
+        self._end: RunEnd | None = None
         self._baseline = self._read_baseline()
 
-    # -- assessing -----------------------------------------------------------------------------
-
-    @property
-    def options(self) -> Options:
-        """How gates run in this session."""
-        settings = self.settings
-        return Options(
-            stage=settings.stage,
-            caps=settings.caps,
-            device=settings.device,
-            executor=settings.executor,
-            cache=settings.cache,
-            cache_size=settings.cache_size,
-            baseline=self._baseline,
-            registry=settings.registry,
-            scorer=self._scorer,
-            no_code=settings.no_code,
-        )
-
-    @property
-    def _scorer(self) -> Scorer | None:
-        """The hook, where anybody implements it: a model has to be lent to it."""
-        hook = self.config.hook.pytest_mergegate_evaluate
-        return hook if hook.get_hookimpls() else None
-
     def _read_baseline(self) -> Baseline | None:
-        if self.settings.baseline is None:
+        if self.options.baseline is None:
             return None
         try:
-            return read_baseline(self.settings.baseline, self.config.rootpath)
+            return read_baseline(self.options.baseline, self.config.rootpath)
         except GateError as error:
             pytest.exit(f"mergegate: {error}", returncode=int(pytest.ExitCode.INTERRUPTED))
 
@@ -112,9 +81,7 @@ class GateSession:
             _fail(str(error))
         report = self.report(gate)
         request.node.stash[_ASSESSED] = (gate, report)
-        if report.status == "error":
-            _attach(request.node, report, None)
-            _fail(failure_text(report, None))
+        _require_no_error(request.node, report, None)
         return report
 
     def merged_model(self, request: pytest.FixtureRequest) -> Any:
@@ -122,22 +89,20 @@ class GateSession:
         from pytest_mergegate.merging.build import build_merged_model
 
         report = self.assess_for(request)
-        gate, _ = request.node.stash[_ASSESSED]
-        merges = {merge.method: merge for merge in report.merges}
-        judged = merges.get(report.judged_method or "")
-        try:
-            return build_merged_model(gate, judged, self.settings.device)
-        except GateError as error:
-            _fail(str(error))
+        judged = next((m for m in report.merges if m.method == report.judged_method), None)
+        return self._built(build_merged_model, request, judged)
 
     def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
         """One expert of the test's pool, as a model of its own."""
         from pytest_mergegate.merging.build import build_expert_model
 
         self.assess_for(request)
+        return self._built(build_expert_model, request, name)
+
+    def _built(self, build: Callable[..., Any], request: pytest.FixtureRequest, what: Any) -> Any:
         gate, _ = request.node.stash[_ASSESSED]
         try:
-            return build_expert_model(gate, name, self.settings.device)
+            return build(gate, what, self.options.device)
         except GateError as error:
             _fail(str(error))
 
@@ -145,10 +110,7 @@ class GateSession:
 
     def require_computed(self, item: GateItem, gate: Gate) -> None:
         """Fail, without a traceback, where the pool could not be read or computed."""
-        report = self.report(gate)
-        if report.status == "error":
-            _attach(item, report, item.expert)
-            _fail(failure_text(report, item.expert))
+        _require_no_error(item, self.report(gate), item.expert)
 
     def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
         """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
@@ -160,7 +122,7 @@ class GateSession:
         if statuses == {"pass"} and (expert is not None or report.status == "pass"):
             return
         text = failure_text(report, expert, brief=_has_items_of_its_experts(item, gate))
-        if "fail" not in statuses and self.settings.on_inconclusive == "warn":
+        if "fail" not in statuses and self.options.on_inconclusive == "warn":
             item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
             return
         raise GateNotPassed(text)
@@ -221,16 +183,13 @@ class GateSession:
             output[PROPERTY] = self._worker_output()
             return
         if not self._only_looks:
-            session.exitstatus = self._exit_status(int(exitstatus))
-            self._hand_over(session)
-            self._write_reports(session)
-            self._update_baseline(session)
-            self._append_to_registry()
+            self._end = end_run(self._run(int(exitstatus)), self.options, self._baseline)
+            session.exitstatus = self._end.code
         clean_up(self.config)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table on failure or -v, else one line per gate."""
-        if self._only_looks:
+        if self._end is None:
             return
         look = Look(
             verbosity=self.config.get_verbosity("mergegate"),
@@ -243,10 +202,10 @@ class GateSession:
             terminalreporter.ensure_newline()
             terminalreporter.section("merge gates", sep="=")
             terminalreporter.write(text)
-        for note in self._notes:
+        for note in (*self._end.notes, *self._end.unkept):
             terminalreporter.write_line(printable(note))
-        if self._problem:
-            terminalreporter.write_line(printable(f"mergegate: {self._problem}"), red=True)
+        for problem in self._end.problems:
+            terminalreporter.write_line(printable(f"mergegate: {problem}"), red=True)
 
     @property
     def reports(self) -> tuple[Report, ...]:
@@ -261,81 +220,29 @@ class GateSession:
         options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
         return any(self.config.getoption(option, None) for option in options)
 
-    @property
-    def _lost(self) -> list[str]:
-        """Gates that were collected and never reported: the run stopped, or a worker died."""
-        return sorted(self._expected - self._ran - self._skipped)
+    def _run(self, code: int) -> Run:
+        """What there is to say of the run; hands every report to whoever implements the hook."""
+        # the run stopped, or a worker died, before these have reported
+        lost = tuple(sorted(self._expected - self._ran - self._skipped))
+        root = self.config.rootpath
+        return Run(
+            found=Collected(reports=self.reports, complete=not lost, root=root),
+            code=code,
+            gated=bool(self._ran),
+            lost=lost,
+            selected=frozenset(self._files),
+            problems=tuple(self._hand_over()),
+        )
 
-    def _exit_status(self, status: int) -> int:
-        code = pytest.ExitCode
-        soft = (code.OK, code.TESTS_FAILED, code.NO_TESTS_COLLECTED)
-        if any(report.status == "error" for report in self.reports) and status in soft:
-            return int(pytest.ExitCode.INTERRUPTED)
-        if status != pytest.ExitCode.OK:
-            return status
-        if not self._ran:
-            self._problem = "asked to gate, but no gate ran"
-            return int(pytest.ExitCode.NO_TESTS_COLLECTED)
-        if lost := self._lost:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            self._problem = f"collected, but never reported: {lost[0]}{more}"
-            return int(pytest.ExitCode.TESTS_FAILED)
-        if hidden := self._deselected_failures:
-            self._problem = f"not passed, though the items selected of it did: {', '.join(hidden)}"
-            return int(pytest.ExitCode.TESTS_FAILED)
-        return status
-
-    @property
-    def _deselected_failures(self) -> list[str]:
-        """Gate files that did not pass and of which only passing items were selected."""
-        tolerated = {"pass"}
-        if self.settings.on_inconclusive == "warn":
-            tolerated.add("inconclusive")
-        reports = (report for report in self.reports if report.gate in self._files)
-        shown = Collected(reports=self.reports, root=self.config.rootpath)
-        return [shown.name(report) for report in reports if report.status not in tolerated]
-
-    def _hand_over(self, session: pytest.Session) -> None:
-        """Give every report to whoever implements the hook."""
+    def _hand_over(self) -> Iterator[str]:
+        hook = self.config.hook.pytest_mergegate_report
         for report in self.reports:
             try:
-                self.config.hook.pytest_mergegate_report(report=report, config=self.config)
+                hook(report=report, config=self.config)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # sys.exit must not set the exit code, nor lose reports
-                said = f"{type(error).__name__}: {error}"
-                self._problem = f"pytest_mergegate_report raised {said} ({report.gate})"
-                if session.exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def _write_reports(self, session: pytest.Session) -> None:
-        reports = Collected(
-            reports=self.reports, complete=not self._lost, root=self.config.rootpath
-        )
-        for target in self.settings.reports:
-            try:
-                write_report(reports, target)
-            except Unwritten as error:
-                self._problem = f"the report {error}"
-                if session.exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def _update_baseline(self, session: pytest.Session) -> None:
-        """Keep what this run found; no verdict hangs on it."""
-        if self._baseline is None or not self.settings.update_baseline:
-            return
-        try:
-            self._notes = update_baseline(self._baseline, self.reports)
-        except GateError as error:
-            self._problem = f"the baseline was not written ({error})"
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def _append_to_registry(self) -> None:
-        """Keep the losses of this run, once, whatever its workers; no verdict hangs on it."""
-        if self.settings.registry is not None:
-            said = keep_losses(self.settings.registry, self.reports)
-            self._notes = (*self._notes, *said)
+                yield f"{hook.name} raised {type(error).__name__}: {error} ({report.gate})"
 
     def _worker_output(self) -> str:
         return json.dumps(
@@ -348,17 +255,26 @@ class GateSession:
 
     def _compute(self, gate: Gate) -> Report:
         """Run the gate, with a progress bar where the terminal is ours to write to."""
+        hook = self.config.hook.pytest_mergegate_evaluate
+        # a model has to be lent to the hook, so only where anybody implements it by now
+        options = replace(self.options, scorer=hook if hook.get_hookimpls() else None)
         capture = self.config.pluginmanager.getplugin("capturemanager")
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if capture is None or not getattr(terminal, "isatty", False):
-            return run_gate(gate, self.options)
+            return run_gate(gate, options, self._baseline)
         with capture.global_and_fixture_disabled(), progress_bar() as tell:
-            return run_gate(gate, replace(self.options, progress=tell))
+            return run_gate(gate, replace(options, progress=tell), self._baseline)
 
 
 def _fail(text: str) -> NoReturn:
     """Fail with that text alone: after the exception that it comes from, it would stand twice."""
     raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def _require_no_error(item: pytest.Item, report: Report, expert: str | None) -> None:
+    if report.status == "error":
+        _attach(item, report, expert)
+        _fail(failure_text(report, expert))
 
 
 def _key(gate: Gate, options: Options) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.verdict.case import Case
@@ -120,7 +120,7 @@ class BudgetKind:
 
     def evidence(self, asked: Asked) -> Evidence:
         """What there is to hold against the limit, or what is missing."""
-        from pytest_mergegate.gate.spec import STAGES
+        from pytest_mergegate.gate.options import STAGES
         from pytest_mergegate.verdict.evidence import Evidence
 
         needed = self.needs(asked.case.pool, asked.expert)

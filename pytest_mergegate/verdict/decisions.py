@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.gate.spec import STAGES, deepest
+from pytest_mergegate.gate.options import STAGES
+from pytest_mergegate.gate.spec import deepest
 from pytest_mergegate.verdict.budgets import judges_merges, set_limits
 from pytest_mergegate.verdict.evidence import is_open
 
 if TYPE_CHECKING:
-    from pytest_mergegate.gate.spec import GateSpec, Stage
+    from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.pool.pool import Pool
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.verdict.budgets import Asked
     from pytest_mergegate.verdict.pool_parts import PoolPart
 
-NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with --mergegate-baseline)"
+NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with the option baseline)"
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
 """What other batches, threads and processors make of the same states."""
 

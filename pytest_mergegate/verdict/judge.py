@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.verdict.budgets import BudgetKind
     from pytest_mergegate.verdict.case import Case
 

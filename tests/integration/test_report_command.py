@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.cli import main
-from pytest_mergegate.gate import settings
+from pytest_mergegate.gate import option_table
 from pytest_mergegate.report.types import Report
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def test_a_place_that_cannot_be_written(
 
 @pytest.fixture
 def _no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings.find_spec
+    found = option_table.find_spec
     monkeypatch.setattr(
-        settings, "find_spec", lambda name: None if name == "plotly" else found(name)
+        option_table, "find_spec", lambda name: None if name == "plotly" else found(name)
     )
 
 
@@ -119,7 +119,7 @@ def test_a_missing_extra_stops_pytest_before_anything_is_computed(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makeconftest(
-        "import pytest_mergegate.gate.settings as s\n"
+        "import pytest_mergegate.gate.option_table as s\n"
         "s.find_spec = lambda name: None if name == 'plotly' else name\n"
     )
     result = pytester.runpytest_subprocess("--mergegate", "--mergegate-report=html:out.html")

@@ -146,7 +146,9 @@ class TestCheck:
     ) -> None:
         gates.passing()
         assert mergegate(*arguments) == 4
-        assert "mergegate" in capsys.readouterr().err.splitlines()[-1]
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "mergegate" in said
+        assert "--mergegate-" not in said
 
 
 def test_run_as_a_module_it_gates_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pytest_mergegate.common.files.containment import check_contained, check_way
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.places import is_apart, model_file_in
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.gate.spec import POOL
+from pytest_mergegate.gate.sections import POOL
 from pytest_mergegate.pool.adapters import CONFIG, WEIGHTS, read_config
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.tensors import StoredTensors

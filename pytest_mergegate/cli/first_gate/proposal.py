@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.cli.first_gate.bases import find_base
 from pytest_mergegate.cli.first_gate.inputs import find_inputs
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import model_file_in
+from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.preflight.heads import task_of
 
 if TYPE_CHECKING:
@@ -19,9 +22,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.first_gate.experts import Found, FoundExpert, LeftOut
     from pytest_mergegate.cli.first_gate.inputs import Inputs
 
-ENOUGH = 30
-"""Examples below which a measured loss is inconclusive."""
 _SHORT = 40
+"""Characters of a target that is right or wrong as a whole."""
 _HEADLESS = "FEATURE_EXTRACTION"
 
 
@@ -51,22 +53,30 @@ class Proposal:
     """None for a base that decodes nothing."""
 
     @property
+    def unreadable(self) -> tuple[str, ...]:
+        """What keeps examples from being read."""
+        problems = (entry.inputs.problem for entry in self.entries)
+        return tuple(shown(problem, 500) for problem in problems if problem is not None)
+
+    @property
     def open_tasks(self) -> tuple[str, ...]:
         """What has to be done before the gate runs as it stands."""
-        problems = [e.inputs.problem for e in self.entries if e.inputs.problem is not None]
-        return tuple(problems)
+        rouge = any(entry.metric == "rouge_l" for entry in self.entries)
+        if not rouge or find_spec("rouge_score") is not None:
+            return self.unreadable
+        install = "the metric rouge_l needs: pip install 'pytest-mergegate[rouge]'"
+        return (*self.unreadable, install)
 
 
-def propose_for(found: Found, *, folder: Path, root: Path, base: str | None) -> Proposal:
-    """What to write for the experts of ``folder``; ``base`` where the user names it.
+def propose(found: Found, *, folder: Path, root: Path, base: str | None) -> Proposal:
+    """Sensible settings for the experts of ``folder``, and nothing that needs what is not there;
+    ``base`` where the user names it.
 
     Raises GateError for fewer than two experts, and without a base.
     """
     if not found.experts and model_file_in(folder) is not None:
-        raise GateError(
-            f"{folder.name}/ is itself an expert",
-            fix="give the folder that holds it and the others",
-        )
+        fix = "give the folder that holds it and the others"
+        raise GateError(f"{folder.name}/ is itself an expert", fix=fix)
     if not found.experts:
         raise GateError(
             f"there is no expert in {folder.name}/",
@@ -78,30 +88,19 @@ def propose_for(found: Found, *, folder: Path, root: Path, base: str | None) -> 
     if len(experts) < 2:
         names = "".join(f", it is {expert.name}" for expert in experts)
         raise GateError(f"a merge takes two experts, there are {len(experts)}{names}")
-    inputs = [find_inputs(expert, folder=folder, root=root) for expert in experts]
-    return propose(chosen, experts, inputs, found.left_out, root)
-
-
-def propose(
-    base: FoundBase,
-    experts: Sequence[FoundExpert],
-    inputs: Sequence[Inputs],
-    left_out: Sequence[LeftOut],
-    root: Path,
-) -> Proposal:
-    """Sensible settings for what was found; nothing that needs what is not there."""
-    headless = _task(base, experts) == _HEADLESS
+    headless = _task(chosen, experts) == _HEADLESS
     entries = []
-    for expert, found in zip(experts, inputs, strict=True):
-        metric, why = (None, "") if headless else _metric(found)
-        entries.append(Entry(expert=expert, inputs=found, metric=metric, why=why))
+    for expert in experts:
+        inputs = find_inputs(expert, folder=folder, root=root)
+        metric, why = (None, "") if headless else _metric(inputs)
+        entries.append(Entry(expert=expert, inputs=inputs, metric=metric, why=why))
     return Proposal(
         root=root,
-        base=base,
+        base=chosen,
         entries=tuple(entries),
-        left_out=tuple(left_out),
+        left_out=found.left_out,
         budget=_headless_budget(len(entries)) if headless else _budget(entries),
-        max_answer_tokens=None if headless else _answer_tokens(inputs),
+        max_answer_tokens=None if headless else _answer_tokens(entries),
     )
 
 
@@ -125,33 +124,25 @@ def _metric(inputs: Inputs) -> tuple[str | None, str]:
 
 
 def _budget(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    lines = [("max_disagreement: 0.3", "at most 30 % of an expert's inputs answered differently")]
-    short = [e.expert.name for e in entries if not e.inputs.labelled or e.inputs.count < ENOUGH]
-    loss = "max_loss: 10"
-    if not short:
-        lines.append((loss, "and no expert may lose more than 10 % of its score"))
-    else:
-        some = ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
-        why = f"percent of the score; first give {some} {ENOUGH} examples with targets or more"
-        lines.append((f"# {loss}", why))
-    return tuple(lines)
+    few = [e.expert.name for e in entries if not e.inputs.labelled or e.inputs.count < FEWEST]
+    loss = ("max_loss: 10", "and no expert may lose more than 10 % of its score")
+    if few:
+        some = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
+        why = f"percent of the score; first give {some} {FEWEST} examples with targets or more"
+        loss = (f"# {loss[0]}", why)
+    answered = "at most 30 % of an expert's inputs answered differently"
+    return (("max_disagreement: 0.3", answered), loss)
 
 
 def _headless_budget(experts: int) -> tuple[tuple[str, str], ...]:
     """A backbone answers nothing, so what is left are weak scores, and the comment says so."""
     if experts > 2:
         return (("max_mds: 3.0", "a guess: MDS is relative to the pool; calibrate it on yours"),)
-    return (
-        (
-            "max_conflicting_magnitude_ratio: 0.5",
-            "a guess: two experts have no MDS, and a backbone has no answers to compare",
-        ),
-    )
+    why = "a guess: two experts have no MDS, and a backbone has no answers to compare"
+    return (("max_conflicting_magnitude_ratio: 0.5", why),)
 
 
-def _answer_tokens(inputs: Sequence[Inputs]) -> int:
+def _answer_tokens(entries: Sequence[Entry]) -> int:
     """The next power of two above the longest target: a token is seldom less than a character."""
-    longest = max((found.longest for found in inputs), default=0)
-    if longest == 0:
-        return 64
-    return min(512, max(16, 1 << longest.bit_length()))
+    longest = max(entry.inputs.longest for entry in entries)
+    return min(512, max(16, 1 << longest.bit_length())) if longest else 64

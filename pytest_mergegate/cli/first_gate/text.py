@@ -26,11 +26,35 @@ _WIDTH = 100
 _COLUMN = 34
 _PLAIN = re.compile(r"(\.\./)*[A-Za-z_][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*", re.ASCII)
 _WORDS = frozenset(("y", "yes", "n", "no", "on", "off", "true", "false", "null"))
+_HEAD = (
+    f"# yaml-language-server: $schema={SCHEMA}\n"
+    "# Written by `mergegate init`, and yours to change. What every key means:\n"
+    f"# {DOCS}/gate-file.md\n"
+)
+_PROBES = (
+    ("probes:", "inputs on which hidden states are compared"),
+    ("  per_task: 5", "of every expert's examples"),
+    ("  seed: 0", "by which they are drawn"),
+)
+_CERTIFICATE = (
+    ("certificate:", "bounds the disagreement, labels or not"),
+    ("  per_task: 64", "inputs of each expert, or as many as there are"),
+    ("  confidence: 0.95", "of the bound"),
+)
+_BUDGET = ("budget:", f"what may be lost; how to choose: {DOCS}/choosing-a-budget.md")
+_MERGE = (
+    ("merge:", "the merges that are tried"),
+    ("  methods:", "mergekit's names and parameters"),
+    *((f"    - {row.proposal[0]}", row.proposal[1]) for row in METHODS.values() if row.proposal),
+    ("  weights: uniform", "or optimal, minimax, or a number for each expert"),
+    ("  select: any", "one method that keeps every expert is enough; or all"),
+)
 
 
 def gate_text(proposal: Proposal) -> str:
     """The gate file. Nothing that a stranger named can leave its comment or its quotes."""
-    return "\n".join(_lines(proposal)) + "\n"
+    written = (part for line, why in _lines(proposal) for part in _commented(line, why))
+    return _HEAD + "".join(f"{line}\n" for line in written)
 
 
 def scalar(text: str) -> str:
@@ -41,75 +65,51 @@ def scalar(text: str) -> str:
     return str(quoted).rstrip("\n")
 
 
-def _lines(proposal: Proposal) -> Iterator[str]:
-    yield f"# yaml-language-server: $schema={SCHEMA}"
-    yield "# Written by `mergegate init`, and yours to change. What every key means:"
-    yield f"# {DOCS}/gate-file.md"
-    yield from _commented(f"base: {scalar(proposal.base.reference)}", proposal.base.why)
-    yield from _commented("experts:", "what is to be merged; paths start at this file's folder")
+def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
+    """Lines of the file and their comments; a line of nothing but spaces is a comment's indent."""
+    yield f"base: {scalar(proposal.base.reference)}", proposal.base.why
+    yield "experts:", "what is to be merged; paths start at this file's folder"
     for entry in proposal.entries:
         yield from _entry(entry, proposal)
     for out in proposal.left_out:
-        yield from _comment(
-            f"left out: {shown(relative(out.path, proposal.root))}: {shown(out.reason, 300)}", "  "
-        )
-    yield from _settings(proposal)
-
-
-def _entry(entry: Entry, proposal: Proposal) -> Iterator[str]:
-    yield f"  {scalar(entry.expert.name)}:"
-    kind = "a PEFT adapter" if entry.expert.is_adapter else "a full checkpoint"
-    path = scalar(relative(entry.expert.path, proposal.root))
-    yield from _commented(f"    path: {path}", kind)
-    inputs = entry.inputs
-    if inputs.problem is not None:
-        yield from _comment(f"to do: {shown(inputs.problem, 400)}", "    ")
-    if inputs.also:
-        yield from _comment(f"also there: {shown(', '.join(inputs.also), 200)}", "    ")
-    said = f"{inputs.count} inputs {'with' if inputs.labelled else 'without'} targets"
-    file = f"    examples: {scalar(inputs.file)}"
-    yield from _commented(file, said if inputs.problem is None else "")
-    if entry.metric is not None:
-        yield from _commented(f"    metric: {entry.metric}", entry.why)
-
-
-def _settings(proposal: Proposal) -> Iterator[str]:
-    yield from _commented("probes:", "inputs on which hidden states are compared")
-    yield from _commented("  per_task: 5", "of every expert's examples")
-    yield from _commented("  seed: 0", "by which they are drawn")
+        place = shown(relative(out.path, proposal.root))
+        yield "  ", f"left out: {place}: {shown(out.reason, 300)}"
+    yield from _PROBES
     if proposal.max_answer_tokens is not None:
         tokens = f"  max_answer_tokens: {proposal.max_answer_tokens}"
-        yield from _commented(tokens, "an answer is cut here; room for the longest target")
-        yield from _commented("certificate:", "bounds the disagreement, labels or not")
-        yield from _commented("  per_task: 64", "inputs of each expert, or as many as there are")
-        yield from _commented("  confidence: 0.95", "of the bound")
-    how = f"{DOCS}/choosing-a-budget.md"
-    yield from _commented("budget:", f"what may be lost; how to choose: {how}")
-    for line, why in proposal.budget:
-        yield from _commented(f"  {line}", why)
-    yield from _commented("merge:", "the merges that are tried")
-    yield from _commented("  methods:", "mergekit's names and parameters")
-    for written, what in (row.proposal for row in METHODS.values() if row.proposal):
-        yield from _commented(f"    - {written}", what)
-    yield from _commented("  weights: uniform", "or optimal, minimax, or a number for each expert")
-    yield from _commented("  select: any", "one method that keeps every expert is enough; or all")
+        yield tokens, "an answer is cut here; room for the longest target"
+        yield from _CERTIFICATE
+    yield _BUDGET
+    yield from ((f"  {line}", why) for line, why in proposal.budget)
+    yield from _MERGE
+
+
+def _entry(entry: Entry, proposal: Proposal) -> Iterator[tuple[str, str]]:
+    inputs = entry.inputs
+    yield f"  {scalar(entry.expert.name)}:", ""
+    kind = "a PEFT adapter" if entry.expert.is_adapter else "a full checkpoint"
+    yield f"    path: {scalar(relative(entry.expert.path, proposal.root))}", kind
+    if inputs.problem is not None:
+        yield "    ", f"to do: {shown(inputs.problem, 400)}"
+    if inputs.also:
+        yield "    ", f"also there: {shown(', '.join(inputs.also), 200)}"
+    said = f"{inputs.count} inputs {'with' if inputs.labelled else 'without'} targets"
+    yield f"    examples: {scalar(inputs.file)}", said if inputs.problem is None else ""
+    if entry.metric is not None:
+        yield f"    metric: {entry.metric}", entry.why
 
 
 def _commented(line: str, comment: str) -> Iterator[str]:
     """The line with its comment behind it, or, where there is no room, above."""
-    if not comment:
-        yield line
-        return
-    joined = f"{line.ljust(_COLUMN)}  # {comment}"
-    if len(joined) <= _WIDTH:
+    key = line.strip()
+    joined = f"{line.ljust(_COLUMN)}  # {comment}" if comment else line
+    if not comment or (key and len(joined) <= _WIDTH):
         yield joined
         return
-    yield from _comment(comment, line[: len(line) - len(line.lstrip())])
-    yield line
-
-
-def _comment(text: str, indent: str) -> Iterator[str]:
+    indent = line[: len(line) - len(line.lstrip())]
     first, rest = f"{indent}# ", f"{indent}#   "
     yield from textwrap.wrap(
-        text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+        comment, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     )
+    if key:
+        yield line

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.models.model import Model
     from pytest_mergegate.engine.models.readings import Row
-    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.gate.sections import Positions
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.models.placement import Placement
     from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
     from pytest_mergegate.engine.models.streaming import StreamedWeights
-    from pytest_mergegate.gate.spec import Positions
+    from pytest_mergegate.gate.sections import Positions
     from pytest_mergegate.pool.base import Base
 
 

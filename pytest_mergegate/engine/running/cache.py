@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_mergegate.common.files.writing import PARTIAL, Unwritten, make_folder, write_file
 from pytest_mergegate.common.plain import dump, load
 from pytest_mergegate.engine.running.entries import Corrupt, digest, pack, unpack
+from pytest_mergegate.gate.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FORMAT = "entries-2"
 """The folder of the entries, beside whatever else the cache folder holds."""
-DEFAULT_LIMIT = 5 << 30
+DEFAULT_LIMIT = Options.cache_size
 _SUFFIX = ".safetensors"
 _ABANDONED = 3600.0
 """Seconds after which a temporary file belongs to a process that was killed."""

@@ -18,7 +18,5 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):
-        raise GateError(
-            f"device {name!r} is not available here", fix="use --mergegate-device auto or cpu"
-        )
+        raise GateError(f"device {name!r} is not available here", fix="use the device auto or cpu")
     return device

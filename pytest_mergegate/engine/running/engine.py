@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.models.readings import Row, Tokens
-    from pytest_mergegate.gate.spec import GateSpec, Positions
+    from pytest_mergegate.gate.sections import Positions
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.pool.pool import Pool
 

@@ -69,8 +69,7 @@ def connected(address: str | None) -> Iterator[Any]:
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
             raise GateError(
                 f"there is no Ray cluster at {target!r}, or none that answers: {first_line(error)}",
-                fix="ray status shows whether it runs; --mergegate-executor ray starts one of its "
-                "own",
+                fix="ray status shows whether it runs; the executor ray starts one of its own",
             ) from None
         try:
             yield ray

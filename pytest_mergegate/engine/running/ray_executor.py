@@ -222,7 +222,7 @@ def _lost(model: str | None, error: Exception) -> GateError:
     return GateError(
         f"{_named(model)} has lost {_LOSSES} Ray workers, the last one to: {first_line(error)}",
         fix="the usual cause is memory: give the nodes more, or run with "
-        "--mergegate-executor local; ray logs has the details",
+        "the executor local; ray logs has the details",
     )
 
 
@@ -230,5 +230,5 @@ def _no_node(resource: str) -> GateError:
     return GateError(
         f"the Ray cluster has no node with a {resource}",
         fix="start a worker node"
-        + (", or use --mergegate-device cpu" if resource == "GPU" else " with ray start"),
+        + (", or use the device cpu" if resource == "GPU" else " with ray start"),
     )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.models.model import Model
     from pytest_mergegate.engine.models.readings import Reading, Tokens
-    from pytest_mergegate.gate.spec import ExpertSpec, GateSpec
+    from pytest_mergegate.gate.sections import ExpertSpec
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.pool.examples import Example
     from pytest_mergegate.pool.pool import Pool
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.imports import nothing_collected
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.engine.models.readings import Reading
-from pytest_mergegate.gate.spec import Positions
+from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.fingerprints import fingerprint
 
 if TYPE_CHECKING:

@@ -92,7 +92,7 @@ class TensorSums:
             if not np.allclose(found, expected[0], rtol=1e-9, atol=least, equal_nan=True):
                 raise GateError(
                     f"{accelerator.device} does not add up as the CPU does",
-                    fix="use --mergegate-device cpu",
+                    fix="use the device cpu",
                 )
             accelerator.trusted = True
         return accelerator.over(self.factors, *piece)

@@ -19,7 +19,8 @@ from pytest_mergegate.gate.mergekit.file import (
     same_model,
 )
 from pytest_mergegate.gate.mergekit.plain import plain
-from pytest_mergegate.gate.spec import POOL, ExpertSpec, GateSpec
+from pytest_mergegate.gate.sections import POOL, ExpertSpec
+from pytest_mergegate.gate.spec import GateSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

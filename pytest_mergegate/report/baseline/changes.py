@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.report.baseline.comparable import NO_LOSS
+from pytest_mergegate.report.baseline.reading import HOW_TO_WRITE_ANEW, Baseline
 from pytest_mergegate.report.types import BaselineRecord, ChangeRecord
 from pytest_mergegate.verdict.budgets import increases
 from pytest_mergegate.verdict.increases import moved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.report.baseline.reading import Baseline
-    from pytest_mergegate.report.types import MergedExpertRecord, Report
+    from pytest_mergegate.report.types import Report
     from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.increases import Earlier
-
-_NO_LOSS = frozenset({"no_targets", "stage_not_run"})
 
 
 def baseline_record(
@@ -42,7 +42,7 @@ def baseline_record(
         added=tuple(name for name in new if name not in old),
         removed=tuple(name for name in old if name not in new),
         changed=tuple(name for name in new if name in old and new[name] != old[name]),
-        changes=tuple(sorted(_moves(changes), key=lambda c: -moved(c.before, c.after))),
+        changes=tuple(sorted(filter(_size, changes), key=_size, reverse=True)),
     )
 
 
@@ -51,14 +51,12 @@ def baseline_findings(earlier: Earlier, gate: Gate, case: Case) -> Iterator[Find
     why = earlier.reason or (earlier.common_reason if case.hidden is not None else "")
     if why:
         part = "" if earlier.reason else "; losses and disagreements are"
+        anew = f"{HOW_TO_WRITE_ANEW}, or go back to what it was made with"
         yield Finding(
             code="MG601",
             severity="warning",
             message=f"not compared with the baseline: {why}{part}",
-            fix=""
-            if "(fix: " in why
-            else "write the baseline anew with --update-baseline "
-            "(pytest: --mergegate-update-baseline), or go back to what it was made with",
+            fix="" if "(fix: " in why else f"write the baseline anew with {anew}",
         )
     asked = increases(gate.spec.effective_budget.limits)
     new = [name for name in case.pool.names if name not in earlier.experts]
@@ -73,8 +71,8 @@ def baseline_findings(earlier: Earlier, gate: Gate, case: Case) -> Iterator[Find
         )
 
 
-def _moves(changes: Iterable[ChangeRecord]) -> Iterator[ChangeRecord]:
-    return (change for change in changes if moved(change.before, change.after))
+def _size(change: ChangeRecord) -> float:
+    return moved(change.before, change.after)
 
 
 def _of_states(earlier: Earlier, entry: Report) -> Iterator[ChangeRecord]:
@@ -85,57 +83,32 @@ def _of_states(earlier: Earlier, entry: Report) -> Iterator[ChangeRecord]:
     for name in common.names:
         before, after = earlier.mds.get(name), common.mds[name]
         if before is not None and before.number != after.number:  # not where both are infinite
-            yield ChangeRecord(
-                quantity="mds", expert=name, before=_finite(before), after=_finite(after)
-            )
+            ends = {"before": _finite(before), "after": _finite(after)}
+            yield ChangeRecord(quantity="mds", expert=name, **ends)
     for pair in entry.pairs:
+        if pair.distance is None:
+            continue
         i, j = (common.names.index(name) for name in (pair.a, pair.b))
-        now = None if common.similarity is None else float(common.similarity[i, j])
-        if pair.distance is not None:
-            yield ChangeRecord(
-                quantity="distance",
-                expert=pair.a,
-                other=pair.b,
-                before=pair.distance,
-                after=float(common.distances[i, j]),
-            )
-            yield ChangeRecord(
-                quantity="hidden_similarity",
-                expert=pair.a,
-                other=pair.b,
-                before=pair.hidden_similarity,
-                after=now,
-            )
+        alike = None if common.similarity is None else float(common.similarity[i, j])
+        change = partial(ChangeRecord, expert=pair.a, other=pair.b)
+        apart = float(common.distances[i, j])
+        yield change(quantity="distance", before=pair.distance, after=apart)
+        yield change(quantity="hidden_similarity", before=pair.hidden_similarity, after=alike)
 
 
 def _of_merges(entry: Report, report: Report) -> Iterator[ChangeRecord]:
     old = {(merge.method, e.name): e for merge in entry.merges for e in merge.experts}
     for merge in report.merges:
-        for expert in merge.experts:
-            before = old.get((merge.method, expert.name))
-            if before is not None:
-                yield from _of_merged(merge.method, before, expert)
-
-
-def _of_merged(
-    method: str, before: MergedExpertRecord, after: MergedExpertRecord
-) -> Iterator[ChangeRecord]:
-    if (before.inputs, before.reading) == (after.inputs, after.reading):
-        yield ChangeRecord(
-            quantity="disagreement",
-            expert=after.name,
-            method=method,
-            before=before.disagreement,
-            after=after.disagreement,
-        )
-    if not _NO_LOSS & {before.loss_reason, after.loss_reason}:
-        yield ChangeRecord(
-            quantity="loss",
-            expert=after.name,
-            method=method,
-            before=before.loss,
-            after=after.loss,
-        )
+        for after in merge.experts:
+            before = old.get((merge.method, after.name))
+            if before is None:
+                continue
+            change = partial(ChangeRecord, expert=after.name, method=merge.method)
+            if (before.inputs, before.reading) == (after.inputs, after.reading):
+                ends = {"before": before.disagreement, "after": after.disagreement}
+                yield change(quantity="disagreement", **ends)
+            if not NO_LOSS & {before.loss_reason, after.loss_reason}:
+                yield change(quantity="loss", before=before.loss, after=after.loss)
 
 
 def _finite(value: Value) -> float | None:

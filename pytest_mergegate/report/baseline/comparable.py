@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.common.values import Interval, Value
-from pytest_mergegate.report.baseline.reading import depth
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.report.baseline.reading import HOW_TO_WRITE_ANEW, depth
 from pytest_mergegate.verdict.increases import Earlier
 from pytest_mergegate.verdict.pool_parts import PoolPart, PoolParts
 
@@ -26,6 +26,8 @@ COMPARED: dict[str, tuple[str, ...]] = {
 """The settings by section that must agree; methods are compared one by one."""
 WHOLE = ("dtype", "trust_remote_code", "mergekit")
 BY_EXPERT = ("score", "metric", "reading", "examples")
+NO_LOSS = frozenset({"no_targets", "stage_not_run"})
+"""Why an expert has no loss that could be compared."""
 _UNSAID = object()
 
 
@@ -51,7 +53,7 @@ def earlier_of(
             (merge.method, e.name): _loss(e)
             for merge in entry.merges
             for e in merge.experts
-            if e.loss_reason not in {"no_targets", "stage_not_run"}
+            if e.loss_reason not in NO_LOSS
         },
         certified={
             (p.method or "", p.expert): _value(_negated(p.loss), p.loss_reason)
@@ -63,7 +65,7 @@ def earlier_of(
 
 
 def _nothing_there(baseline: Baseline, gate: Path | None, entry: Report | None) -> str | None:
-    update = "write it with --update-baseline (pytest: --mergegate-update-baseline)"
+    update = f"write it with {HOW_TO_WRITE_ANEW}"
     if baseline.reports is None:
         return f"there is no baseline {baseline.shown} (fix: {update})"
     if gate is None:
@@ -147,10 +149,7 @@ def _negated(loss: float | None) -> float | None:
 def _value(number: float | None, reason: str | None, ends: Any = None) -> Value:
     if number is None:
         return Value.missing(reason or "undefined")
-    return Value(number=number, interval=_ends(ends))
-
-
-def _ends(ends: Any) -> Interval | None:
     if ends is None or ends[0] is None:
-        return None
-    return ends[0], float("inf") if ends[1] is None else ends[1]
+        return Value(number=number)
+    high = float("inf") if ends[1] is None else ends[1]
+    return Value(number=number, interval=(ends[0], high))

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
 
 
+HOW_TO_WRITE_ANEW = "--update-baseline (pytest: --mergegate-update-baseline)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """What a run is compared with."""
@@ -73,7 +76,7 @@ def read_baseline(path: Path, root: Path) -> Baseline:
             f"this is no baseline: {' '.join(str(first_line(error)).split())}",
             where=baseline.shown,
             fix="restore it from version control, or remove it and write it anew with "
-            "--update-baseline (pytest: --mergegate-update-baseline)",
+            f"{HOW_TO_WRITE_ANEW}",
         ) from None
     return Baseline(path=path, root=root, reports=reports)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.report.baseline.comparable import BY_EXPERT, COMPARED, WHOLE
 from pytest_mergegate.report.baseline.reading import Baseline, depth, read_baseline
-from pytest_mergegate.report.collected import SCHEMA, Collected
-from pytest_mergegate.report.types import CacheUse, Report
+from pytest_mergegate.report.collected import Collected, reports_json
+from pytest_mergegate.report.types import Report
 from pytest_mergegate.verdict.increases import moved
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def update_baseline(baseline: Baseline, reports: Iterable[Report]) -> tuple[str,
         if not same:
             entries[key] = new
     if counts["added"] or counts["rewritten"]:
-        write_file(baseline.path, _text(entries.values()))
+        written = sorted(entries.values(), key=lambda entry: entry.gate)
+        write_file(baseline.path, reports_json(Collected(reports=tuple(written))))
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return (*([f"baseline {baseline.shown}: {told}"] if told else []), *kept)
 
@@ -80,7 +81,6 @@ def _entry(report: Report, key: str) -> Report:
         versions=report.versions,
         device=report.device,
         seconds={},
-        cache=CacheUse(),
         settings=kept,
         base=report.base,
         experts=report.experts,
@@ -106,13 +106,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return not moved(one, other)
     return bool(one == other)
-
-
-def _text(found: Iterable[Report]) -> str:
-    entries = sorted(found, key=lambda entry: entry.gate)
-    data = {
-        "schema": SCHEMA,
-        "status": Collected(reports=tuple(entries)).status,
-        "reports": [json.loads(entry.to_json()) for entry in entries],
-    }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"

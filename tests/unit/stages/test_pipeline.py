@@ -10,7 +10,7 @@ import pytest
 
 from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.gate.spec import STAGES
+from pytest_mergegate.gate.options import STAGES
 from pytest_mergegate.stages import pipeline
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.gate.budget_section import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
-from pytest_mergegate.gate.spec import Budget
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict import judge as judging
@@ -23,7 +23,7 @@ from pytest_mergegate.verdict.decisions import Decisions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.gate.spec import Stage
+    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.verdict.judge import Judgement, Verdict
 
 NAMES = ("a", "b", "c")

@@ -14,10 +14,11 @@ import pytest
 from pytest_mergegate.cli import main
 from pytest_mergegate.cli import report as report_command
 from pytest_mergegate.common import formats
-from pytest_mergegate.gate import settings
+from pytest_mergegate.common.errors import UsageError
+from pytest_mergegate.gate.option_table import Given, parse_report
 from pytest_mergegate.report import formats as modules
-from pytest_mergegate.report.files import write_report
 from pytest_mergegate.report.formats.columns import columns
+from pytest_mergegate.report.run_end import write_report
 from report.formats.made import NAMES, report, run
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def read(path: Path) -> list[list[str]]:
 
 @pytest.mark.usefixtures("toy")
 def test_a_new_format_is_written_where_reports_are(tmp_path: Path) -> None:
-    target = settings.parse_report("csv", tmp_path)
+    target = parse_report(Given("csv", "--report", tmp_path))
     assert target.path.name == "mergegate-report.csv"
     write_report(run(report()), target)
     head, *rows = read(target.path)
@@ -78,8 +79,8 @@ def test_a_new_format_is_an_option_of_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_a_new_format_is_named_among_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(pytest.UsageError, match=r"available: .*csv"):
-        settings.parse_report("tsv", tmp_path)
+    with pytest.raises(UsageError, match=r"available: .*csv"):
+        parse_report(Given("tsv", "--report", tmp_path))
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -94,5 +95,5 @@ def test_a_format_that_needs_more_says_what_brings_it(
 ) -> None:
     poor = formats.Format(ending="html", needs=("no_such_module",))
     monkeypatch.setitem(formats.FORMATS, "html", poor)
-    with pytest.raises(pytest.UsageError, match=r"pip install 'pytest-mergegate\[html\]'"):
-        settings.parse_report("html", tmp_path)
+    with pytest.raises(UsageError, match=r"pip install 'pytest-mergegate\[html\]'"):
+        parse_report(Given("html", "--report", tmp_path))

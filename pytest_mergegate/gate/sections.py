@@ -1,0 +1,181 @@
+"""The sections of a gate file on what is compared: experts, probes, conflicts, certificate."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+Positions = Literal["answer", "last", "mean", "head"]
+BUILTIN_METRICS = ("exact_match", "accuracy", "rouge_l")
+HARNESS = "lm_eval:"
+"""What a metric starts with that is a task of lm-evaluation-harness."""
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+POOL = "pool"
+"""How pytest calls the verdict on the pool as a whole, beside one per expert."""
+
+
+def _expert_name(name: str) -> str:
+    """A name that can be part of a pytest node id, and is no command to a CI service."""
+    if name == POOL:
+        raise ValueError(f"{POOL!r} stands for the pool as a whole; give the expert another name")
+    if not name.strip() or not name.isprintable() or "::" in name or "##" in name:
+        raise ValueError(
+            f"{name!r} is no name for an expert; use printable text without '::' and '##'"
+        )
+    return name
+
+
+ExpertName = Annotated[str, AfterValidator(_expert_name)]
+
+
+def reading_text(how: Mapping[str, Any], max_answer_tokens: int) -> str:
+    """One line for ``ExpertSpec.how_read``, with or without the metric."""
+    stop = json.dumps(list(how["stop"]))
+    return f"{how['length_normalization']} stop={stop} max_answer_tokens={max_answer_tokens}"
+
+
+class Section(BaseModel):
+    """A part of a gate file: typed strictly, frozen, and without room for unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,  # editors show them, by way of `mergegate schema`
+    )
+
+
+class ExpertSpec(Section):
+    """One expert of the pool."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A PEFT adapter or a full checkpoint: a directory, or ``org/name@revision``."""
+    examples: Annotated[str, Field(min_length=1)] | None = None
+    """JSONL of ``{"input", "target"?, "choices"?}``, relative to the gate file."""
+    score: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The expert's known score, used where its examples have no targets."""
+    min_score: Annotated[float, Field(gt=0, le=1)] | None = None
+    """What the expert must itself reach: below it, nothing about the expert passes."""
+    metric: str = "exact_match"
+    """``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>`` or
+    ``package.module:function``."""
+    length_normalization: Literal["none", "tokens", "bytes"] = "none"
+    """By what ``accuracy`` divides the log-likelihood of a choice before it ranks them."""
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    """A greedy answer ends where one of these first completes, and is read without it."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric.startswith(HARNESS) and metric.removeprefix(HARNESS).strip():
+            return metric
+        if metric not in BUILTIN_METRICS and not _FUNCTION.fullmatch(metric):
+            raise ValueError(
+                f"unknown metric {metric!r}; use one of {', '.join(BUILTIN_METRICS)}, "
+                f"{HARNESS}<task> or package.module:function"
+            )
+        return metric
+
+    @model_validator(mode="after")
+    def _ranks_choices(self) -> ExpertSpec:
+        if self.length_normalization != "none" and self.metric != "accuracy":
+            raise ValueError(
+                "length_normalization is for metric: accuracy, which ranks choices, "
+                f"not for {self.metric}"
+            )
+        return self
+
+    @property
+    def how_read(self) -> dict[str, Any]:
+        """All that decides how answers are read: part of the key of whatever comes of them."""
+        return self.model_dump(mode="json", include={"metric", "length_normalization", "stop"})
+
+
+class ProbesSpec(Section):
+    """On which inputs, and where in them, hidden states are compared (THEORY 3)."""
+
+    per_task: Annotated[int, Field(ge=1)] = 5
+    """Inputs of every expert that are run through the base and all experts."""
+    max_per_task: Annotated[int, Field(ge=1)] | None = None
+    """Up to so many are drawn while the interval of an MDS straddles its limit; None for no more
+    than ``per_task``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """By which they are drawn."""
+    positions: Positions | None = None
+    """None for the family's own: ``answer``, a classifier's ``head``, or ``mean``."""
+    normalize: Literal["unit", "none", "base"] = "unit"
+    """How hidden states are scaled before their distances are taken."""
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 64
+    """Greedy answers, wherever the gate decodes one, stop here."""
+
+    @property
+    def level(self) -> float:
+        """The confidence of an MDS's interval at one look: 95 % of all looks together."""
+        looks = 1 + math.ceil(math.log2((self.max_per_task or self.per_task) / self.per_task))
+        return 1 - 0.05 / looks
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> ProbesSpec:
+        if self.max_per_task is not None and self.max_per_task < self.per_task:
+            raise ValueError(
+                f"max_per_task {self.max_per_task} is less than per_task {self.per_task}"
+            )
+        return self
+
+
+class ConflictSpec(Section):
+    """How parameter conflicts are computed (THEORY 2)."""
+
+    mode: Literal["exact", "sampled"] = "exact"
+    """Every number of every task vector, or some rows of each matrix."""
+    rows: Annotated[int, Field(ge=4, multiple_of=2)] = 64
+    """Of each matrix, where they are sampled; two from each of as many equal parts."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """By which they are drawn."""
+
+
+class CertificateSpec(Section):
+    """How many unlabelled inputs bound the disagreement, and how surely."""
+
+    per_task: Annotated[int, Field(ge=1)] = 64
+    """Inputs of every expert on which the merge is compared with it."""
+    max_per_task: Annotated[int, Field(ge=1)] | None = None
+    """Up to so many, twice as many at a time, while it is open on which side of its limit an
+    expert is; None for no more than ``per_task``."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the bound on the disagreement, and of its interval."""
+
+    @model_validator(mode="after")
+    def _most_is_no_less(self) -> CertificateSpec:
+        if self.max_per_task is not None and self.max_per_task < self.per_task:
+            raise ValueError(
+                f"max_per_task {self.max_per_task} is less than per_task {self.per_task}"
+            )
+        return self
+
+    @property
+    def most(self) -> int:
+        """The most inputs of one task that are compared."""
+        return self.max_per_task or self.per_task
+
+    @property
+    def looks(self) -> int:
+        """How often it may be decided whether to go on."""
+        return 1 + math.ceil(math.log2(self.most / self.per_task))

@@ -1,0 +1,133 @@
+"""The end of a run, the same for pytest and the command: what is written, said, and ended in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.writing import Unwritten, write_file
+from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.report.baseline.rewriting import update_baseline
+from pytest_mergegate.report.formats.terminal import preflight_summary, summary
+from pytest_mergegate.report.recorded import keep_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_mergegate.gate.options import Options, ReportTarget
+    from pytest_mergegate.report.baseline.reading import Baseline
+    from pytest_mergegate.report.collected import Collected
+    from pytest_mergegate.report.formats.terminal import Look
+    from pytest_mergegate.report.types import Report
+
+_OWN = frozenset({Exit.PASSED, Exit.NOT_PASSED, Exit.NOTHING_GATED})
+"""Exit codes that a gate in error goes before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run has come to before anything of it is written."""
+
+    found: Collected
+    code: int | None = None
+    """What pytest would end in, by the tests that ran; None where gates alone were run."""
+    preflight_alone: bool = False
+    """Whether preflight was asked for and nothing else, so that budgets may stay unjudged."""
+    gated: bool = True
+    """Whether any gate ran, or all that were found were rightly left out."""
+    lost: tuple[str, ...] = ()
+    """Gates that were asked for and never reported."""
+    selected: frozenset[str] = frozenset()
+    """Gate files of which single verdicts were shown, so that others may have been hidden."""
+    problems: tuple[str, ...] = ()
+    """What went wrong beside the gates."""
+
+    @property
+    def sound(self) -> tuple[Report, ...]:
+        """Those in which preflight alone found nothing wrong."""
+        reports = self.found.reports if self.preflight_alone else ()
+        return tuple(report for report in reports if report.status == "inconclusive")
+
+    @property
+    def judged(self) -> tuple[Report, ...]:
+        """The others."""
+        return tuple(report for report in self.found.reports if report not in self.sound)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """What a front door says at the end, and the exit code."""
+
+    code: int
+    notes: tuple[str, ...]
+    """What became of the baseline."""
+    unkept: tuple[str, ...]
+    """Why measured losses are not in the registry; no exit code hangs on it."""
+    problems: tuple[str, ...]
+
+
+def end_run(run: Run, options: Options, baseline: Baseline | None) -> RunEnd:
+    """Write the reports, the baseline and the registry, and choose the exit code."""
+    code, problem = _exit_code(run, options)
+    notes: tuple[str, ...] = ()
+    problems = [*([problem] if problem else []), *run.problems, *_write(run.found, options)]
+    if baseline is not None and options.update_baseline:
+        try:
+            notes = update_baseline(baseline, run.found.reports)
+        except GateError as error:
+            problems.append(f"the baseline was not written ({error})")
+    registry = options.registry
+    return RunEnd(
+        code=Exit.NOT_PASSED if problems and code == Exit.PASSED else code,
+        notes=notes,
+        unkept=keep_losses(registry, run.found.reports) if registry is not None else (),
+        problems=tuple(problems),
+    )
+
+
+def summary_of(run: Run, look: Look) -> str:
+    """What a run has found, in lines for a terminal."""
+    return preflight_summary(run.sound, look) + summary(run.judged, look)
+
+
+def write_report(found: Collected, target: ReportTarget) -> None:
+    """Write the reports of a run as ``target`` asks. Raises Unwritten."""
+    form = import_module(f"pytest_mergegate.report.formats.{target.format}")
+    write_file(target.path, form.render(found))
+
+
+def _write(found: Collected, options: Options) -> Iterator[str]:
+    """Write every report; what went wrong."""
+    for target in options.reports:
+        try:
+            write_report(found, target)
+        except Unwritten as error:
+            yield f"the report {error}"
+
+
+def _exit_code(run: Run, options: Options) -> tuple[int, str | None]:
+    """The exit code by what was gated, and what to say of it that no verdict has said."""
+    code = _code_of(run.judged) if run.code is None else run.code
+    if code in _OWN and any(report.status == "error" for report in run.found.reports):
+        return Exit.UNREADABLE, None
+    if code != Exit.PASSED:
+        return code, None
+    if not run.gated:
+        return Exit.NOTHING_GATED, "asked to gate, but no gate ran"
+    if run.lost:
+        more = f" and {len(run.lost) - 1} more" if len(run.lost) > 1 else ""
+        return Exit.NOT_PASSED, f"collected, but never reported: {run.lost[0]}{more}"
+    tolerated = {"pass", "inconclusive"} if options.on_inconclusive == "warn" else {"pass"}
+    reports = (report for report in run.judged if report.gate in run.selected)
+    hidden = [run.found.name(report) for report in reports if report.status not in tolerated]
+    if hidden:
+        said = f"not passed, though the items selected of it did: {', '.join(hidden)}"
+        return Exit.NOT_PASSED, said
+    return Exit.PASSED, None
+
+
+def _code_of(reports: Iterable[Report]) -> Exit:
+    passed = all(report.status == "pass" for report in reports)
+    return Exit.PASSED if passed else Exit.NOT_PASSED
