@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_mergegate.history.calibration.fit import Calibration
-    from pytest_mergegate.history.calibration.performance import Estimate, Performance
+    from pytest_mergegate.history.calibration.performance import EstimatedShare, Performance
     from pytest_mergegate.history.calibration.summary import Summary
 
 WIDTH: Final = 80
@@ -173,7 +173,7 @@ def _base_rates(known: Mapping[str, Performance]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _with_intervals(labels: tuple[str, ...], shares: Sequence[Estimate | None]) -> Rows:
+def _with_intervals(labels: tuple[str, ...], shares: Sequence[EstimatedShare | None]) -> Rows:
     """A row of values, and one of their intervals where there are any."""
     values = [f"{share.value:.3f}" if share else "-" for share in shares]
     ends = [share.interval if share else None for share in shares]

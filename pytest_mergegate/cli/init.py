@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from pytest_mergegate.cli.first_gate.experts import LeftOut
+    from pytest_mergegate.cli.first_gate.experts import SkippedFolder
     from pytest_mergegate.cli.first_gate.proposal import Proposal
     from pytest_mergegate.cli.parser import Commands
 
@@ -121,7 +121,7 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
     yield from (f"to do: {task}" for task in _cut(proposal.open_tasks))
 
 
-def _left_out(left_out: Iterable[LeftOut], root: Path) -> Iterator[str]:
+def _left_out(left_out: Iterable[SkippedFolder], root: Path) -> Iterator[str]:
     from pytest_mergegate.cli.first_gate.bases import relative
 
     return _cut(f"left out: {shown(relative(o.path, root))}: {o.reason}" for o in left_out)

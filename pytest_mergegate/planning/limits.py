@@ -93,7 +93,7 @@ class PoolLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Differences:
+class ComparedAnswers:
     """One expert's own inputs under some model: where it answers otherwise than the expert."""
 
     differs: tuple[bool, ...]
@@ -104,18 +104,18 @@ class Differences:
     labelled: int = 0
     """How many examples with targets there are in all."""
 
-    def __add__(self, more: Differences) -> Differences:
+    def __add__(self, more: ComparedAnswers) -> ComparedAnswers:
         known = self.scores is not None and more.scores is not None
-        return Differences(
+        return ComparedAnswers(
             differs=self.differs + more.differs,
             cut=self.cut + more.cut,
             scores=np.concatenate([self.scores, more.scores]) if known else None,
             labelled=self.labelled,
         )
 
-    def first(self, count: int) -> Differences:
+    def first(self, count: int) -> ComparedAnswers:
         """Those of the first inputs."""
-        return Differences(differs=self.differs[:count], cut=self.cut[:count])
+        return ComparedAnswers(differs=self.differs[:count], cut=self.cut[:count])
 
     @property
     def with_cut(self) -> int:
@@ -138,7 +138,7 @@ class MergeLimits:
             return max(certificate, min(labelled, most))
         return certificate
 
-    def of(self, name: str, found: Differences) -> ExpertForecast:
+    def of(self, name: str, found: ComparedAnswers) -> ExpertForecast:
         """What the gate is expected to say of an expert.
 
         The disagreement is that on the certificate's inputs. A loss counts every answer that
@@ -168,14 +168,14 @@ class MergeLimits:
             why=why,
         )
 
-    def is_lost(self, name: str, found: Differences, rest: Differences) -> bool:
+    def is_lost(self, name: str, found: ComparedAnswers, rest: ComparedAnswers) -> bool:
         """Whether an expert is over a limit even if it keeps all of the ``rest`` of its inputs, as
         if each of them were worth most."""
         count = len(rest.differs)
         kept = replace(rest, differs=(False,) * count, cut=(False,) * count, scores=np.ones(count))
         return self.of(name, found + kept).status == "fail"
 
-    def _disagreement(self, found: Differences) -> Evidence:
+    def _disagreement(self, found: ComparedAnswers) -> Evidence:
         n, differing, level = len(found.differs), sum(found.differs), self._spec.level
         low, _ = metrics.disagreement_interval(differing, n, confidence=level)
         _, high = metrics.disagreement_interval(found.with_cut, n, confidence=level)
@@ -187,7 +187,9 @@ class MergeLimits:
             bound=metrics.disagreement_bound(found.with_cut, n, confidence=level),
         )
 
-    def _loss(self, name: str, found: Differences, first: Differences, limit: float) -> Evidence:
+    def _loss(
+        self, name: str, found: ComparedAnswers, first: ComparedAnswers, limit: float
+    ) -> Evidence:
         """The expected loss; without targets the certificate."""
         score = self._spec.experts[name].score or 1.0
         if not found.labelled:
@@ -212,7 +214,7 @@ class MergeLimits:
             undecided=found.labelled < FEWEST,
         )
 
-    def _certified(self, first: Differences, score: float, limit: float) -> Evidence:
+    def _certified(self, first: ComparedAnswers, score: float, limit: float) -> Evidence:
         inputs = len(first.differs)
         upper = metrics.disagreement_bound(first.with_cut, inputs, confidence=self._spec.level)
         bound = 100.0 * min(1.0, upper / score)

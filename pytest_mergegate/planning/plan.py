@@ -121,7 +121,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replacement:
+class SuggestedReplacement:
     """The candidates for the place of one expert, the best first: the paper's task selection."""
 
     order: Order
@@ -132,7 +132,7 @@ class Replacement:
 
 def find_replacements(
     forecaster: Forecaster, whole: GroupForecast, candidates: Sequence[str]
-) -> tuple[Replacement, ...]:
+) -> tuple[SuggestedReplacement, ...]:
     """The candidates in the place of the expert that the forecast says is worst off, and in that of
     the one whose MDS is largest; the latter only where MDS is defined."""
     worst = whole.best.worst if whole.best is not None else None
@@ -142,7 +142,7 @@ def find_replacements(
         "mds": max(mds, key=lambda name: mds[name], default=None),
     }
     return tuple(
-        Replacement(
+        SuggestedReplacement(
             order=order,
             replaced=name,
             candidates=_ranked(forecaster, whole.names, name, candidates, order),

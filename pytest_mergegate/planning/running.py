@@ -11,19 +11,19 @@ from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
-from pytest_mergegate.planning.limits import Differences
+from pytest_mergegate.planning.limits import ComparedAnswers
 from pytest_mergegate.stages.merge_versus_experts import answers_differ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from pytest_mergegate.engine.running.references import Reference
+    from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.limits import MergeLimits
 
-    Differing = Generator[tuple[str, Differences], None, None]
+    Differing = Generator[tuple[str, ComparedAnswers], None, None]
 
 _MOST_SCORED = 256
 """Examples with targets on which a loss is forecast."""
@@ -36,7 +36,7 @@ class Runs:
         self._workspace = workspace
         self._references = References(workspace)
         self._limits = limits
-        self._known: dict[str, tuple[tuple[Reference, Differences], ...]] = {}
+        self._known: dict[str, tuple[tuple[OwnAnswers, ComparedAnswers], ...]] = {}
         self.done = 0
         """Models that were put together and run."""
 
@@ -88,7 +88,7 @@ class Runs:
     ) -> Differing:
         with ExitStack() as loaded:
 
-            def run(name: str, reference: Reference) -> list[int]:
+            def run(name: str, reference: OwnAnswers) -> list[int]:
                 engine = self._workspace.engine
                 if engine.model.loaded != label:
                     loaded.enter_context(load())
@@ -96,7 +96,7 @@ class Runs:
                 return [int(differs) for differs in answers_differ(engine, name, reference)]
 
             for name in order:
-                found: Differences | None = None
+                found: ComparedAnswers | None = None
                 for reference, own in self._own(name):
                     if hasty and found is not None and self._limits.is_lost(name, found, own):
                         break
@@ -107,7 +107,9 @@ class Runs:
                 assert found is not None
                 yield name, found
 
-    def _key(self, described: Mapping[str, Any], name: str, reference: Reference) -> dict[str, Any]:
+    def _key(
+        self, described: Mapping[str, Any], name: str, reference: OwnAnswers
+    ) -> dict[str, Any]:
         workspace = self._workspace
         return workspace.key(
             "group",
@@ -120,7 +122,7 @@ class Runs:
             **described,
         )
 
-    def _own(self, name: str) -> tuple[tuple[Reference, Differences], ...]:
+    def _own(self, name: str) -> tuple[tuple[OwnAnswers, ComparedAnswers], ...]:
         """The expert by itself, on the certificate's inputs, then on those that only a loss asks
         for: its answers, and their scores as far as they follow from those."""
         if name not in self._known:
@@ -134,14 +136,14 @@ class Runs:
 
     def _piece(
         self, name: str, inputs: tuple[int, ...], labelled: int
-    ) -> tuple[Reference, Differences]:
+    ) -> tuple[OwnAnswers, ComparedAnswers]:
         reference = self._references.of(name, inputs)
         metric, scores = self._workspace.spec.experts[name].metric, None
         if labelled and metric in BUILTIN_METRICS:
             examples = self._workspace.pool.examples[name]
             targets = [examples[k].target or "" for k in reference.inputs]
             scores = score_outputs(metric, reference.outputs, targets)
-        own = Differences(
+        own = ComparedAnswers(
             differs=(False,) * len(inputs), cut=reference.cut, scores=scores, labelled=labelled
         )
         return reference, own

@@ -15,7 +15,7 @@ from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
@@ -85,6 +85,27 @@ def locate(
             "give the folder that holds it",
         )
         raise refused(what, fix=fix)
+    repository, revision = _checked(reference, root, refused, own=own, allowed=allowed)
+    try:
+        return _from_hub(repository, revision or None, code=with_code)
+    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
+        named = f"{repository}@{revision}" if revision else repository
+        raise refused(
+            f"{named!r} is neither a directory beside the gate file nor to be had from the "
+            f"hub ({first_line(error)})",
+            fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
+        ) from None
+
+
+def _checked(
+    reference: str,
+    root: Path,
+    refused: Callable[..., PoolError],
+    *,
+    own: bool,
+    allowed: Collection[str],
+) -> tuple[str, str]:
+    """A repository of the hub that may be read, and the revision, empty where none is named."""
     repository, at, revision = reference.partition("@")
     first = reference.split("/")[0]  # not Path's parts, which drop a leading "./"
     if not names_repository(repository) or ".." in reference or _exists(root / first):
@@ -101,15 +122,7 @@ def locate(
             code="MG101",
             fix=f"write base: {base} in the gate file, or allowed_bases: ['{base}']",
         )
-    try:
-        return _from_hub(repository, revision or None, code=with_code)
-    except Exception as error:  # huggingface_hub's errors, and those of its HTTP client
-        named = f"{repository}@{revision}" if revision else repository
-        raise refused(
-            f"{named!r} is neither a directory beside the gate file nor to be had from the "
-            f"hub ({first_line(error)})",
-            fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
-        ) from None
+    return repository, revision
 
 
 def names_repository(reference: str) -> bool:

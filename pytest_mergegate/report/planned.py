@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pytest_mergegate.metrics import CurvePoint
     from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
     from pytest_mergegate.planning.from_states import Hint
-    from pytest_mergegate.planning.plan import Plan, Replacement
+    from pytest_mergegate.planning.plan import Plan, SuggestedReplacement
 
 
-def plan_record(plan: Plan, replacements: Iterable[Replacement] = ()) -> PlanRecord:
+def plan_record(plan: Plan, replacements: Iterable[SuggestedReplacement] = ()) -> PlanRecord:
     """All of a plan."""
     return PlanRecord(
         curve=curve_records(plan.curve, plan.names),
@@ -101,7 +101,7 @@ def _merge(merge: MergeForecast) -> PlannedMergeRecord:
     )
 
 
-def _replacement(replacement: Replacement) -> ReplacementRecord:
+def _replacement(replacement: SuggestedReplacement) -> ReplacementRecord:
     return ReplacementRecord(
         order=replacement.order,
         replaced=replacement.replaced,

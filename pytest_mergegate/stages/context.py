@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 
 
-class Decisions(Protocol):
+class BudgetQuestions(Protocol):
     """What the stages must know of the budgets."""
 
     @property
@@ -67,7 +67,7 @@ class Context:
         options: Options,
         cache: Cache,
         clock: Clock,
-        decide: Callable[[], Decisions],
+        decide: Callable[[], BudgetQuestions],
     ) -> None:
         self.gate = gate
         self.pool = pool
@@ -81,7 +81,7 @@ class Context:
         """By method and expert, of merges that were scored while they were in place."""
 
     @cached_property
-    def decisions(self) -> Decisions:
+    def decisions(self) -> BudgetQuestions:
         """What the budgets ask for. Raises GateError for a limit that cannot be found."""
         return self._decide()
 

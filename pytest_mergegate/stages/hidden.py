@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.stages.context import Context, Decisions
+    from pytest_mergegate.stages.context import BudgetQuestions, Context
     from pytest_mergegate.stages.results import Results
 
 
@@ -120,7 +120,7 @@ def _read(context: Context, ahead: int) -> HiddenResult:
 
 
 def until_decided(
-    look: Callable[[], HiddenResult], workspace: Workspace, decisions: Decisions
+    look: Callable[[], HiddenResult], workspace: Workspace, decisions: BudgetQuestions
 ) -> HiddenResult:
     """The first ``look`` at the states that leaves no MDS open, with more probes each time; or the
     last, where there are no more."""

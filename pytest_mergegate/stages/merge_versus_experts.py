@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.engine.running.references import Reference
+    from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.stages.context import Context
     from pytest_mergegate.stages.results import Results
@@ -126,7 +126,7 @@ def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
     )
 
 
-def answers_differ(engine: Engine, name: str, reference: Reference) -> tuple[bool, ...]:
+def answers_differ(engine: Engine, name: str, reference: OwnAnswers) -> tuple[bool, ...]:
     """Per input of ``reference``, whether the loaded model answers otherwise than the expert."""
     return _compare_inputs(engine, engine.tasks[name], reference).differs
 
@@ -204,7 +204,7 @@ def _merged_expert(
     )
 
 
-def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compared:
+def _compare_inputs(engine: Engine, task: Task, reference: OwnAnswers) -> _Compared:
     states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
     pairs = list(zip(states, reference.states, strict=True))
@@ -220,7 +220,7 @@ def _compare_inputs(engine: Engine, task: Task, reference: Reference) -> _Compar
 
 
 def _agreement(
-    engine: Engine, task: Task, reference: Reference, states: Sequence[Tensor]
+    engine: Engine, task: Task, reference: OwnAnswers, states: Sequence[Tensor]
 ) -> Agreement:
     if reference.choice_scores is not None:
         own = [scores[None] for scores in reference.choice_scores]

@@ -19,7 +19,7 @@ from pools import write_adapter
 from reports import same
 
 from pytest_mergegate.engine.running import ray_cluster, ray_executor
-from pytest_mergegate.engine.running.ray_worker import Entry, Worker
+from pytest_mergegate.engine.running.ray_worker import Worker, WorkerEntry
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.report.gating import run_gate
@@ -91,7 +91,7 @@ def cold(cluster: Any, tiny_pool: Path, tmp_path_factory: pytest.TempPathFactory
     log = folder / "log"
 
     class Logging(Worker):
-        def run(self, job: Job) -> Entry | GateError:
+        def run(self, job: Job) -> WorkerEntry | GateError:
             answer = super().run(job)
             with log.open("a") as file:
                 engine = id(self._workspace.engine)
@@ -147,7 +147,7 @@ class TestLostWorkers:
         folder.mkdir()
 
         class Dying(Worker):
-            def run(self, job: Job) -> Entry | GateError:
+            def run(self, job: Job) -> WorkerEntry | GateError:
                 left = sorted(folder.iterdir())
                 if job.model == "b" and left:
                     left[0].unlink()
@@ -191,7 +191,7 @@ class TestLostWorkers:
         doomed, marker = node.node_id, tmp_path / "marker"
 
         class Hanging(Worker):
-            def run(self, job: Job) -> Entry | GateError:
+            def run(self, job: Job) -> WorkerEntry | GateError:
                 import ray
 
                 if ray.get_runtime_context().get_node_id() == doomed:
@@ -221,7 +221,7 @@ class TestErrors:
         self, pool_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Blind(Worker):
-            def run(self, job: Job) -> Entry | GateError:
+            def run(self, job: Job) -> WorkerEntry | GateError:
                 shutil.rmtree(pool_copy.parent / "adapters" / "b", ignore_errors=True)
                 return super().run(job)
 
@@ -260,7 +260,7 @@ class TestErrors:
         self, tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Broken(Worker):
-            def run(self, job: Job) -> Entry | GateError:
+            def run(self, job: Job) -> WorkerEntry | GateError:
                 raise ZeroDivisionError("worker")
 
         monkeypatch.setattr(ray_executor, "Worker", Broken)

@@ -46,7 +46,7 @@ class FoundExpert:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class SkippedFolder:
     """A folder that looks like an expert and is none of the gate's."""
 
     path: Path
@@ -60,7 +60,7 @@ class Found:
     """What a folder holds."""
 
     experts: tuple[FoundExpert, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedFolder, ...]
 
 
 def find_experts(folder: Path, *, root: Path) -> Found:
@@ -69,13 +69,13 @@ def find_experts(folder: Path, *, root: Path) -> Found:
     Nothing that looks like an expert is dropped without a reason.
     """
     candidates: list[Path] = []
-    left_out: list[LeftOut] = []
+    left_out: list[SkippedFolder] = []
     for path, reason in _walk(folder, DEPTH, root):
         if reason is not None:
-            left_out.append(LeftOut(path=path, reason=reason, broken=True))
+            left_out.append(SkippedFolder(path=path, reason=reason, broken=True))
         elif _TRAINING.fullmatch(path.name):
             what = f"a training checkpoint of {shown(path.parent.name)}"
-            left_out.append(LeftOut(path=path, reason=what, broken=False))
+            left_out.append(SkippedFolder(path=path, reason=what, broken=False))
         else:
             candidates.append(path)
     experts: list[FoundExpert] = []
@@ -83,10 +83,10 @@ def find_experts(folder: Path, *, root: Path) -> Found:
         try:
             experts.append(_read(path, name, root))
         except PoolError as error:
-            left_out.append(LeftOut(path=path, reason=_reason(error), broken=True))
+            left_out.append(SkippedFolder(path=path, reason=_reason(error), broken=True))
         except OSError as error:
             what = f"it cannot be read ({error.strerror})"
-            left_out.append(LeftOut(path=path, reason=what, broken=True))
+            left_out.append(SkippedFolder(path=path, reason=what, broken=True))
     return Found(experts=tuple(experts), left_out=tuple(left_out))
 
 

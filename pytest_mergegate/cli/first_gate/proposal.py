@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.cli.first_gate.bases import FoundBase
-    from pytest_mergegate.cli.first_gate.experts import Found, FoundExpert, LeftOut
+    from pytest_mergegate.cli.first_gate.experts import Found, FoundExpert, SkippedFolder
     from pytest_mergegate.cli.first_gate.inputs import Inputs
 
 _SHORT = 40
@@ -28,7 +28,7 @@ _HEADLESS = "FEATURE_EXTRACTION"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ProposedExpert:
     """One expert of the gate."""
 
     expert: FoundExpert
@@ -45,8 +45,8 @@ class Proposal:
 
     root: Path
     base: FoundBase
-    entries: tuple[Entry, ...]
-    left_out: tuple[LeftOut, ...]
+    entries: tuple[ProposedExpert, ...]
+    left_out: tuple[SkippedFolder, ...]
     budget: tuple[tuple[str, str], ...]
     """Lines and their comments; a line that starts with ``#`` is one to uncomment."""
     max_answer_tokens: int | None
@@ -93,7 +93,7 @@ def propose(found: Found, *, folder: Path, root: Path, base: str | None) -> Prop
     for expert in experts:
         inputs = find_inputs(expert, folder=folder, root=root)
         metric, why = (None, "") if headless else _metric(inputs)
-        entries.append(Entry(expert=expert, inputs=inputs, metric=metric, why=why))
+        entries.append(ProposedExpert(expert=expert, inputs=inputs, metric=metric, why=why))
     return Proposal(
         root=root,
         base=chosen,
@@ -123,7 +123,7 @@ def _metric(inputs: Inputs) -> tuple[str | None, str]:
     return "rouge_l", f"long targets, {size}: how much is there"
 
 
-def _budget(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
+def _budget(entries: Sequence[ProposedExpert]) -> tuple[tuple[str, str], ...]:
     few = [e.expert.name for e in entries if not e.inputs.labelled or e.inputs.count < FEWEST]
     loss = ("max_loss: 10", "and no expert may lose more than 10 % of its score")
     if few:
@@ -142,7 +142,7 @@ def _headless_budget(experts: int) -> tuple[tuple[str, str], ...]:
     return (("max_conflicting_magnitude_ratio: 0.5", why),)
 
 
-def _answer_tokens(entries: Sequence[Entry]) -> int:
+def _answer_tokens(entries: Sequence[ProposedExpert]) -> int:
     """The next power of two above the longest target: a token is seldom less than a character."""
     longest = max(entry.inputs.longest for entry in entries)
     return min(512, max(16, 1 << longest.bit_length())) if longest else 64

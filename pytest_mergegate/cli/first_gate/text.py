@@ -15,7 +15,7 @@ from pytest_mergegate.gate.merge_methods import METHODS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.cli.first_gate.proposal import Entry, Proposal
+    from pytest_mergegate.cli.first_gate.proposal import Proposal, ProposedExpert
 
 SCHEMA = (
     "https://raw.githubusercontent.com/pytest-mergegate/pytest-mergegate/main/docs/"
@@ -84,7 +84,7 @@ def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
     yield from _MERGE
 
 
-def _entry(entry: Entry, proposal: Proposal) -> Iterator[tuple[str, str]]:
+def _entry(entry: ProposedExpert, proposal: Proposal) -> Iterator[tuple[str, str]]:
     inputs = entry.inputs
     yield f"  {scalar(entry.expert.name)}:", ""
     kind = "a PEFT adapter" if entry.expert.is_adapter else "a full checkpoint"

@@ -14,7 +14,7 @@ from pytest_mergegate.engine.running.blocks import ROWS
 from pytest_mergegate.engine.running.entries import Corrupt, key_text, unpack
 from pytest_mergegate.engine.running.executors import Job, look_up, without
 from pytest_mergegate.engine.running.ray_cluster import connected
-from pytest_mergegate.engine.running.ray_worker import Entry, Worker
+from pytest_mergegate.engine.running.ray_worker import Worker, WorkerEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +86,7 @@ class RayExecutor:
             progress(len(results) / total)
         return results
 
-    def _computed(self, jobs: Sequence[Job], device: str) -> Iterator[tuple[Job, Entry]]:
+    def _computed(self, jobs: Sequence[Job], device: str) -> Iterator[tuple[Job, WorkerEntry]]:
         """Each job with its result, in the order in which they come in."""
         left, losses = list(jobs), Counter[Job]()
         if left:
@@ -189,7 +189,7 @@ class RayExecutor:
             raise _no_node(resource)
 
 
-def _kept(workspace: Workspace, job: Job, entry: Entry) -> Rows:
+def _kept(workspace: Workspace, job: Job, entry: WorkerEntry) -> Rows:
     """The rows of a result that was computed from the files that are seen here."""
     key = job.blocks[0].key(workspace, job.kind, job.model)
     if key_text(entry.key) != key_text(key):

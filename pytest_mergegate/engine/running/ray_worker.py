@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class WorkerEntry:
     """The result of one block of a job, as the cache keeps it."""
 
     node: str
@@ -45,21 +45,23 @@ class Worker:
     def ready(self) -> None:
         """Return, once there is a process to run it."""
 
-    def run(self, job: Job) -> Entry | GateError:
+    def run(self, job: Job) -> WorkerEntry | GateError:
         """The result of ``job``; or what is wrong, as a value, so that Ray adds nothing to it."""
         try:
             return self._run(job)
         except GateError as error:
             return error
 
-    def _run(self, job: Job) -> Entry:
+    def _run(self, job: Job) -> WorkerEntry:
         workspace, (block,) = self._workspace, job.blocks
         if block.answers is not None:
             block.tell(workspace)
         key = block.key(workspace, job.kind, job.model)
         self._put_in_place(job.model)
         (rows,) = compute(workspace.engine, job.kind, [block])
-        return Entry(node=socket.gethostname(), key=key, file=pack(key, dump(ROWS[job.kind], rows)))
+        return WorkerEntry(
+            node=socket.gethostname(), key=key, file=pack(key, dump(ROWS[job.kind], rows))
+        )
 
     @cached_property
     def _workspace(self) -> Workspace:

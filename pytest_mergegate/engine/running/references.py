@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class OwnAnswers:
     """What one expert does on some of its own inputs: the yardstick for every merge."""
 
     inputs: tuple[int, ...]
@@ -41,20 +41,20 @@ class References:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._known: dict[tuple[str, tuple[int, ...]], Reference] = {}
+        self._known: dict[tuple[str, tuple[int, ...]], OwnAnswers] = {}
 
     def read(self, inputs: int) -> None:
         """Have the first ``inputs`` of every task at hand; answers kept by other runs serve."""
         for name, draw in self._workspace.draws.items():
             self.of(name, draw.order[:inputs])
 
-    def of(self, name: str, inputs: tuple[int, ...]) -> Reference:
+    def of(self, name: str, inputs: tuple[int, ...]) -> OwnAnswers:
         """What expert ``name`` makes of ``inputs`` of its own, whatever is loaded now."""
         if (name, inputs) not in self._known:
             self._known[name, inputs] = self._read(name, inputs)
         return self._known[name, inputs]
 
-    def _read(self, name: str, inputs: tuple[int, ...]) -> Reference:
+    def _read(self, name: str, inputs: tuple[int, ...]) -> OwnAnswers:
         workspace, local = self._workspace, LocalExecutor()
         blocks = blocks_of(name, inputs)
         kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
@@ -81,11 +81,11 @@ def _reference(
     inputs: tuple[int, ...],
     answers: list[list[int]],
     states: list[Tensor] | None,
-) -> Reference:
+) -> OwnAnswers:
     """What expert ``task.name`` makes of ``inputs``; ``states`` where they are known."""
     model, choosing = engine.require_head(), task.choices is not None
     with engine.expert(task.name) if choosing or states is None else contextlib.nullcontext():
-        return Reference(
+        return OwnAnswers(
             inputs=inputs,
             answers=tuple(answers),
             outputs=tuple(

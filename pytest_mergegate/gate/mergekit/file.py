@@ -40,7 +40,7 @@ class MergekitFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ModelReference:
     """A model as the file names it, and where."""
 
     text: str
@@ -57,8 +57,8 @@ class Parsed:
 
     data: Mapping[str, Any]
     method: str
-    base: Reference | None
-    models: tuple[Reference, ...]
+    base: ModelReference | None
+    models: tuple[ModelReference, ...]
     """In the order of the file, each once."""
 
     @property
@@ -178,7 +178,7 @@ def _entries(
             problems.add(what, (*at, key, index), f"write {known[0]}: in front")
 
 
-def _reference(value: Any, at: Location, root: Path, problems: Problems) -> Reference | None:
+def _reference(value: Any, at: Location, root: Path, problems: Problems) -> ModelReference | None:
     if value is None and at == ("base_model",):
         return None
     if not isinstance(value, str) or not value.strip():
@@ -186,7 +186,7 @@ def _reference(value: Any, at: Location, root: Path, problems: Problems) -> Refe
         problems.add(f"a model must be a path or org/name, not {value!r}", at, fix)
         return None
     base, path = _split(value, root)
-    return Reference(text=value, at=at, base=base, path=path)
+    return ModelReference(text=value, at=at, base=base, path=path)
 
 
 def _split(text: str, root: Path) -> tuple[str | None, str]:

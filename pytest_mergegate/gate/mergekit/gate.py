@@ -11,9 +11,9 @@ from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.gate.mergekit.file import (
     Location,
     MergekitFile,
+    ModelReference,
     Parsed,
     Problems,
-    Reference,
     is_folder,
     parse,
     same_model,
@@ -141,7 +141,7 @@ class _Reading:
             self._problems.add(what, (_SECTION, "base"), "leave mergegate.base out")
         return found or own
 
-    def _references(self) -> list[Reference]:
+    def _references(self) -> list[ModelReference]:
         """What is an expert: every model but the base."""
         parsed = self._parsed
         models = list(parsed.models)
@@ -151,10 +151,10 @@ class _Reading:
             models = [next((m for m in models if self._same(m, parsed.base)), parsed.base), *rest]
         return [model for model in models if not self._is_base(model)]
 
-    def _same(self, one: Reference, other: Reference) -> bool:
+    def _same(self, one: ModelReference, other: ModelReference) -> bool:
         return one.base == other.base and same_model(one.path, other.path, self._root)
 
-    def _is_base(self, model: Reference) -> bool:
+    def _is_base(self, model: ModelReference) -> bool:
         base = self._base
         return base is not None and model.base is None and same_model(model.path, base, self._root)
 
@@ -242,11 +242,11 @@ def _renamed(part: Any, known: Mapping[str, str | None]) -> Any:
 _NAMING = ("model", "base_model", "tokenizer_source", "source")
 
 
-def _unique_names(references: list[Reference], root: Path) -> dict[str, Reference]:
+def _unique_names(references: list[ModelReference], root: Path) -> dict[str, ModelReference]:
     """Experts by folder name, with the folder above where two are alike."""
     folders = [_folder_names(reference, root) for reference in references]
     plain_names = [folder for folder, _ in folders]
-    found: dict[str, Reference] = {}
+    found: dict[str, ModelReference] = {}
     for reference, (folder, above) in zip(references, folders, strict=True):
         wanted = f"{above}-{folder}" if plain_names.count(folder) > 1 and above else folder
         wanted = f"{wanted}-expert" if wanted == POOL else wanted
@@ -257,7 +257,7 @@ def _unique_names(references: list[Reference], root: Path) -> dict[str, Referenc
     return found
 
 
-def _folder_names(reference: Reference, root: Path) -> tuple[str, str]:
+def _folder_names(reference: ModelReference, root: Path) -> tuple[str, str]:
     """The names of the folder and of the one above it, without a revision."""
     path = Path(reference.path)
     name = path.name if is_folder(root, reference.path) else path.name.partition("@")[0]

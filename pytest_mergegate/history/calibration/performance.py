@@ -37,7 +37,7 @@ LEAST_POOLS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class EstimatedShare:
     """A share with its 95 % interval."""
 
     value: float
@@ -49,9 +49,9 @@ class Estimate:
 class Alarms:
     """What blocking at a threshold would have meant."""
 
-    recall: Estimate
+    recall: EstimatedShare
     """Of the collapses, how many it would have blocked."""
-    false_alarms: Estimate
+    false_alarms: EstimatedShare
     """Of what did not collapse."""
 
 
@@ -63,8 +63,8 @@ class Performance:
     observations: int
     pools: int
     collapses: int
-    auroc: Estimate
-    auprc: Estimate
+    auroc: EstimatedShare
+    auprc: EstimatedShare
     """To be held against ``base_rate``."""
     controlled: Alarms | None
     """At thresholds that control misses, each chosen without the pool that it judges; None where
@@ -134,13 +134,13 @@ def _alarms(observations: Sequence[Observation], alarms: npt.NDArray[np.bool_]) 
     )
 
 
-def _share(which: npt.NDArray[np.bool_], pools: Sequence[str]) -> Estimate:
+def _share(which: npt.NDArray[np.bool_], pools: Sequence[str]) -> EstimatedShare:
     """With the wider ends of Clopper-Pearson's interval, which takes points for independent, and of
     the bootstrap over pools, which is a point where all or none are in."""
     exact = disagreement_interval(int(which.sum()), len(which))
     drawn = _estimate(lambda times: _mean(which, times), pools).interval
     interval = drawn and (min(exact[0], drawn[0]), max(exact[1], drawn[1]))
-    return Estimate(value=float(which.mean()), interval=interval)
+    return EstimatedShare(value=float(which.mean()), interval=interval)
 
 
 def _mean(which: npt.NDArray[np.bool_], times: Floats) -> float:
@@ -148,11 +148,11 @@ def _mean(which: npt.NDArray[np.bool_], times: Floats) -> float:
     return float(times[which].sum()) / total if total else math.nan
 
 
-def _estimate(statistic: Callable[[Floats], float], pools: Sequence[str]) -> Estimate:
+def _estimate(statistic: Callable[[Floats], float], pools: Sequence[str]) -> EstimatedShare:
     interval = None
     if len(set(pools)) >= LEAST_POOLS:
         interval = cluster_interval(statistic, pools, resamples=RESAMPLES)
-    return Estimate(value=statistic(np.ones(len(pools))), interval=interval)
+    return EstimatedShare(value=statistic(np.ones(len(pools))), interval=interval)
 
 
 @dataclass(frozen=True, kw_only=True)
