@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Without ``arguments`` it is the process's."""
     code = _run(arguments)
     if arguments is None:
-        gc.freeze()  # or the interpreter looks for garbage in all of torch, a second long, to end
+        # or the interpreter looks for garbage in all of torch to end: a fifth of a small gate
+        gc.freeze()
     return code
 
 

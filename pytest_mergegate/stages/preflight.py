@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.common.imports import nothing_collected
 from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.pool import Pool, read_pool
@@ -98,7 +97,7 @@ def _planned(context: Context) -> tuple[Method, ...]:
     gate, names = context.gate, context.pool.names
 
     def plan() -> tuple[Method, ...]:
-        with context.clock.timed("load"), nothing_collected():
+        with context.clock.timed("load"):
             from pytest_mergegate.merging.methods import plan_methods
 
         return plan_methods(gate, names)

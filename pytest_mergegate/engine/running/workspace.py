@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.common.imports import nothing_collected
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.engine.models.readings import Reading
 from pytest_mergegate.gate.sections import Positions
@@ -91,11 +90,9 @@ class Workspace:
         return "engine" in self.__dict__
 
     def _load(self) -> Engine:
-        with nothing_collected():
-            from pytest_mergegate.engine.running.engine import Engine
+        from pytest_mergegate.engine.running.engine import Engine
 
-            vectors = self._vectors()
-            engine = Engine(self.pool, self.spec, self._device, vectors, answers=self.answers)
+        engine = Engine(self.pool, self.spec, self._device, self._vectors(), answers=self.answers)
         # what is kept under the base's fingerprint must come from the files that had it
         self.pool.base.tensors.check_unchanged()
         return engine
