@@ -229,10 +229,10 @@ def _agreement(
     logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
     own_logits = (logits(state, head) for state in reference.states)
     agreement = agreement_of(own_logits, map(logits, states))
-    for index, own_answer, differs in zip(
-        reference.inputs, reference.answers, agreement.differs, strict=True
+    for index, own_answer, same in zip(
+        reference.inputs, reference.answers, agreement.same, strict=True
     ):
-        if not differs:
+        if same:
             engine.note_answer(task, index, own_answer)
     return agreement
 

@@ -11,6 +11,7 @@ import yaml
 from pytest_mergegate.cli.first_gate.bases import relative
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.merge_methods import METHODS
+from pytest_mergegate.gate.sections import CertificateSpec, ProbesSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,15 +32,16 @@ _HEAD = (
     "# Written by `mergegate init`, and yours to change. What every key means:\n"
     f"# {DOCS}/gate-file.md\n"
 )
+_SAMPLED, _COMPARED = ProbesSpec(), CertificateSpec()
 _PROBES = (
     ("probes:", "inputs on which hidden states are compared"),
-    ("  per_task: 5", "of every expert's examples"),
-    ("  seed: 0", "by which they are drawn"),
+    (f"  per_task: {_SAMPLED.per_task}", "of every expert's examples"),
+    (f"  seed: {_SAMPLED.seed}", "by which they are drawn"),
 )
 _CERTIFICATE = (
     ("certificate:", "bounds the disagreement, labels or not"),
-    ("  per_task: 64", "inputs of each expert, or as many as there are"),
-    ("  confidence: 0.95", "of the bound"),
+    (f"  per_task: {_COMPARED.per_task}", "inputs of each expert, or as many as there are"),
+    (f"  confidence: {_COMPARED.confidence}", "of the bound"),
 )
 _BUDGET = ("budget:", f"what may be lost; how to choose: {DOCS}/choosing-a-budget.md")
 _MERGE = (

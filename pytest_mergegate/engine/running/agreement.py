@@ -19,6 +19,9 @@ class Agreement:
 
     differs: tuple[bool, ...]
     """Per input: whether the answers differ."""
+    same: tuple[bool, ...]
+    """Per input: whether the other's answer is the expert's to the last token, so that whatever is
+    known of one holds for the other."""
     divergences: tuple[float, ...]
     """Per input: KL(expert ‖ other) in nats, mean over its positions."""
 
@@ -49,11 +52,12 @@ def agreement_of(expert: Iterable[Tensor], other: Iterable[Tensor]) -> Agreement
     Greedy answers agree exactly when every argmax on the expert's own answer agrees: up to the
     first position that differs both models have seen the same tokens.
     """
-    differs, divergences = [], []
+    differs, same, divergences = [], [], []
     for own, theirs in zip(expert, other, strict=True):
-        differs.append(bool((own.argmax(-1) != theirs.argmax(-1)).any()))
+        same.append(bool((own.argmax(-1) == theirs.argmax(-1)).all()))
+        differs.append(not same[-1])
         divergences.append(_divergence(own, theirs))
-    return Agreement(differs=tuple(differs), divergences=tuple(divergences))
+    return Agreement(differs=tuple(differs), same=tuple(same), divergences=tuple(divergences))
 
 
 def _divergence(own: Tensor, theirs: Tensor) -> float:
