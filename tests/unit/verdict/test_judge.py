@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.gate.budget_section import Budget
@@ -17,8 +18,10 @@ from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict import judge as judging
+from pytest_mergegate.verdict.alone import base_loss
 from pytest_mergegate.verdict.case import Case
 from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.increases import Earlier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -570,3 +573,55 @@ def test_two_total_losses_are_told_apart_by_the_others(gate: Gate) -> None:
         budgeted(gate, max_disagreement=0.3), Case(pool=pool(), merges=merges), "merge"
     )
     assert judgement.method == "spares"
+
+
+class TestWhoIsHeldToAnIncrease:
+    """A new expert has nothing to increase from, where another limit holds it."""
+
+    def experts(self, gate: Gate, earlier: Any, **limits: float) -> set[str]:
+        one = Value(number=1.0, interval=(1.0, 1.0))
+        case = Case(pool=pool(), hidden=hidden(one, one, one), earlier=earlier)
+        judgement = judge(budgeted(gate, **limits), case, "hidden")
+        return {v.expert for v in judgement.verdicts if v.budget == "max_mds_increase"}
+
+    def test_those_of_the_baseline_beside_another_limit(self, gate: Gate) -> None:
+        known = Earlier(experts=frozenset("ab"))
+        assert self.experts(gate, known, max_mds_increase=0.1, max_mds=3) == {"a", "b"}
+
+    @pytest.mark.parametrize(
+        "earlier",
+        [
+            pytest.param(None, id="no baseline"),
+            pytest.param(Earlier(reason="other probes", experts=frozenset("ab")), id="another"),
+        ],
+    )
+    def test_all_where_there_is_nothing_to_compare_with(self, gate: Gate, earlier: Any) -> None:
+        assert self.experts(gate, earlier, max_mds_increase=0.1, max_mds=3) == set("abc")
+
+    def test_all_where_nothing_else_holds_them(self, gate: Gate) -> None:
+        assert self.experts(gate, Earlier(experts=frozenset("ab")), max_mds_increase=0.1) == set(
+            "abc"
+        )
+
+
+@pytest.mark.parametrize(
+    ("score", "differing", "percent"), [(0.5, 10, 20.0), (0.5, 80, 100.0), (1.0, 10, 10.0)]
+)
+def test_the_base_loses_every_answer_that_differs(
+    gate: Gate, score: float, differing: int, percent: float
+) -> None:
+    """Of what the expert has to lose, and no more than all of it."""
+    asked = SimpleNamespace(experts={"a": SimpleNamespace(score=score)})
+    case = Case(
+        pool=SimpleNamespace(spec=asked),  # type: ignore[arg-type]
+        base={"a": BaseAnswers(inputs=100, differing=differing)},
+    )
+    assert base_loss("a", case).number == pytest.approx(percent)
+
+
+def test_statuses_and_exit_codes_are_pytests_own() -> None:
+    assert [int(code) for code in Exit] == [0, 1, 2, 4, 5]
+    assert Exit.PASSED == pytest.ExitCode.OK
+    assert Exit.NOT_PASSED == pytest.ExitCode.TESTS_FAILED
+    assert Exit.BAD_OPTIONS == pytest.ExitCode.USAGE_ERROR
+    assert Exit.NOTHING_GATED == pytest.ExitCode.NO_TESTS_COLLECTED
