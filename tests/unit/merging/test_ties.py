@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -60,15 +61,23 @@ def test_equals_mergekit(shape: tuple[int, ...], parameters: dict[str, Any], see
     for names in ("a", "ab", "abcde"):
         # no base: (base + τ) − base would round numbers to equal ones, of which any may be trimmed
         base = torch.zeros(shape)
-        experts = {
-            name: torch.randn(shape, generator=generator) * 10.0**-k for k, name in enumerate(names)
-        }
+        experts = {name: _apart(shape, generator) * 10.0**-k for k, name in enumerate(names)}
         weights = {name: float(torch.rand((), generator=generator)) + 0.2 for name in names}
         weights[names[-1]] *= 1 if len(names) < 5 else -0.3
         planned = method(weights, **parameters)
         assert own_arithmetic(planned) is put_ties
         expected = mergekit(planned, base, experts)
         torch.testing.assert_close(ties(planned, base, experts), expected, rtol=1e-6, atol=1e-7)
+
+
+def _apart(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Normal numbers of random signs in a random order, no two of one size: of equal ones any may
+    be trimmed."""
+    count = math.prod(shape)
+    sizes = torch.erfinv((torch.arange(count, dtype=torch.float64) + 0.5) / count).float()
+    assert len(sizes.unique()) == count
+    signs = torch.randint(2, (count,), generator=generator) * 2 - 1
+    return (sizes[torch.randperm(count, generator=generator)] * signs).reshape(shape)
 
 
 def test_equal_numbers_are_trimmed_to_the_density(seed: int) -> None:

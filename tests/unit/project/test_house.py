@@ -24,7 +24,8 @@ def _place(module: Path) -> str:
 
 
 def test_few_entries_at_the_top() -> None:
-    entries = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
+    # a folder without modules is what Python left behind of one that is gone
+    entries = [p for p in PACKAGE.iterdir() if p.is_file() or any(p.rglob("*.py"))]
     assert len(entries) <= 18
 
 
