@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -82,12 +81,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+_FOLDER = Path.cwd()
+
+
 @pytest.fixture(autouse=True)
 def _same_folder() -> Iterator[None]:
-    """Every test ends in the folder where it began: gates are looked for from there, and a worker's
-    next test would look elsewhere."""
-    with contextlib.chdir(Path.cwd()):
-        yield
+    """Every test begins and ends in the folder where the run began: gates are looked for from
+    there, and a worker's next test would look elsewhere."""
+    assert Path.cwd() == _FOLDER
+    yield
+    after = Path.cwd()
+    os.chdir(_FOLDER)
+    assert after == _FOLDER
 
 
 @pytest.fixture(scope="session")
