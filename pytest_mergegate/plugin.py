@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_mergegate.common.errors import did_you_mean
 from pytest_mergegate.common.files.places import is_gate_name
 from pytest_mergegate.testing import fixtures, hooks
 from pytest_mergegate.testing.options import add_options, enabled, options_of
@@ -104,10 +105,7 @@ def _problem_of(marker: pytest.Mark) -> str | None:
     if len(marker.args) > 1:
         return f"{_SIGNATURE} takes one pool, got {marker.args!r}"
     if unknown := sorted(set(marker.kwargs) - known):
-        import difflib
-
-        close = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+        hint = did_you_mean(unknown[0], sorted(known), "known")
         return f"mergeable has no setting {unknown[0]!r}; {hint}"
     if marker.args and set(marker.kwargs) & _POOL_KEYS:
         return f"mergeable takes a gate file or {', '.join(sorted(_POOL_KEYS))}, not both"

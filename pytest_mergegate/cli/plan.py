@@ -76,8 +76,7 @@ def run(chosen: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from pytest_mergegate.cli.plan_text import plan_lines, verify
-    from pytest_mergegate.gate.gatefile import load_gate
-    from pytest_mergegate.gate.no_code import refuse_code
+    from pytest_mergegate.gate.gatefile import load_gate, refuse_code
     from pytest_mergegate.report.formats.progress import progress_bar
 
     _check_options(chosen)

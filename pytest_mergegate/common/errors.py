@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.plain_text import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 _MOST = 50
@@ -89,3 +89,14 @@ def first_line(error: Exception) -> str:
     """What another library's exception says, in one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def did_you_mean(
+    given: object, known: Iterable[str], called: str = "known keys", *, cutoff: float = 0.5
+) -> str:
+    """The known name that was probably meant, else all of them: the fix for an unknown one."""
+    import difflib  # few sessions of pytest need it
+
+    names = list(known)
+    close = difflib.get_close_matches(str(given), names, n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else f"{called}: {', '.join(names)}"

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.errors import GateError, GateFileError, PoolError, did_you_mean
 from pytest_mergegate.common.files.containment import glob_inside
 from pytest_mergegate.common.files.places import as_found
-from pytest_mergegate.common.files.yaml_files import Location, read_yaml
+from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yaml, where_of
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.gate.budget_section import Budget
-from pytest_mergegate.gate.merge_section import MergeSpec
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
-from pytest_mergegate.gate.sections import CertificateSpec, ConflictSpec, ExpertSpec, ProbesSpec
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, Budget, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic_core import ErrorDetails
 
     from pytest_mergegate.gate.mergekit.file import MergekitFile
 
-# what pydantic adds to a location beside the file's own keys
+# what pydantic adds to a location beside the file's own keys, from the third part on
 _PYDANTIC_PARTS = ("[key]", "literal[", "dict[", "<")
 _SHOWN = 5
 """Folders that a message names."""
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "probes": ProbesSpec,
-    "conflict": ConflictSpec,
-    "certificate": CertificateSpec,
-    "budget": Budget,
-    "merge": MergeSpec,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +51,11 @@ class Gate:
     @property
     def name(self) -> str:
         """How reports and messages call this gate."""
-        return self.path.name if self.path else "<mergeable>"
+        return _name(self.path)
 
     def where(self, *location: str | int) -> str:
         """``file:line`` of a key, for error messages."""
-        return _where(self.name, self.lines, location)
+        return where_of(self.name, self.lines, location)
 
     def with_budget(self, budget: Budget) -> Gate:
         """The same gate under another budget."""
@@ -78,7 +68,7 @@ def load_gate(path: Path) -> Gate:
     Raises GateFileError with every problem of the file at once, each with ``file:line``.
     """
     data, lines = read_yaml(path)
-    return _validate(data, name=path.name, root=path.parent.resolve(), path=path, lines=lines)
+    return _validate(data, root=path.parent.resolve(), path=path, lines=lines)
 
 
 def gate_from(source: object, *, root: Path, budget: Mapping[str, Any] | None = None) -> Gate:
@@ -92,16 +82,11 @@ def gate_from(source: object, *, root: Path, budget: Mapping[str, Any] | None = 
     elif isinstance(source, (str, Path)):
         gate = load_gate(Path(os.path.normpath(root / source)))
     elif isinstance(source, dict):
-        gate = _validate(source, name="<mergeable>", root=root, path=None, lines={})
+        gate = _validate(source, root=root, path=None, lines={})
     else:
-        raise GateFileError(
-            [
-                GateError(
-                    f"a pool cannot be made of {type(source).__name__}",
-                    fix="give the path of a gate file, or a mapping like one",
-                )
-            ]
-        )
+        what = f"a pool cannot be made of {type(source).__name__}"
+        fix = "give the path of a gate file, or a mapping like one"
+        raise GateFileError([GateError(what, fix=fix)])
     if not budget:
         return gate
     merged = {**gate.spec.budget.model_dump(exclude_none=True), **budget}
@@ -113,27 +98,24 @@ def gate_from(source: object, *, root: Path, budget: Mapping[str, Any] | None = 
 
 
 def _validate(
-    data: object, *, name: str, root: Path, path: Path | None, lines: Mapping[Location, int]
+    data: object, *, root: Path, path: Path | None, lines: Mapping[Location, int]
 ) -> Gate:
+    name = _name(path)
     if not isinstance(data, dict):
-        raise GateFileError(
-            [
-                GateError(
-                    "a gate file is a mapping with base, experts and budget",
-                    where=f"{name}:1",
-                    fix="start from the example in README",
-                )
-            ]
-        )
+        what = "a gate file is a mapping with base, experts and budget"
+        fix = "start from the example in README"
+        raise GateFileError([GateError(what, where=f"{name}:1", fix=fix)])
     mergekit = None
     if "merge_method" in data and "experts" not in data:
         data, lines, mergekit = gate_of_mergekit(data, lines, name=name, root=root)
     pattern = data.get("experts")
-    data = _expand_glob(data, name=name, root=root, lines=lines)
+    if isinstance(pattern, str):
+        where = where_of(name, lines, ("experts",))
+        data = {**data, "experts": _matches_of(pattern, root=root, where=where)}
     try:
         spec = GateSpec.model_validate(data)
     except ValidationError as error:
-        located = sorted(error.errors(), key=lambda e: _line(lines, e["loc"]))
+        located = sorted(error.errors(), key=lambda e: line_of(lines, e["loc"]))
         # entries that are wrong themselves do not make a list too short
         own = [e for e in located if not (e["type"] == "too_short" and e["input"])]
         problems = {str(p): p for p in (_problem(e, name, lines) for e in own)}
@@ -148,14 +130,8 @@ def _validate(
     )
 
 
-def _expand_glob(
-    data: dict[Any, Any], *, name: str, root: Path, lines: Mapping[Location, int]
-) -> dict[Any, Any]:
-    """The gate with the folders that ``experts`` matches, where that is a glob."""
-    pattern = data.get("experts")
-    if not isinstance(pattern, str):
-        return data
-    where = _where(name, lines, ("experts",))
+def _matches_of(pattern: str, *, root: Path, where: str) -> dict[str, dict[str, str]]:
+    """The experts that a glob stands for: the folders that it matches. Raises GateFileError."""
 
     def refused(what: str, fix: str | None = None) -> GateFileError:
         return GateFileError([GateError(f"experts: {pattern!r} {what}", where=where, fix=fix)])
@@ -183,36 +159,31 @@ def _expand_glob(
             f"matches several folders named {', '.join(map(shown, twice[:_SHOWN]))}",
             "list the experts by name",
         )
-    entries = {f.name: {"path": as_found(f.relative_to(root))} for f in folders}
-    return {**data, "experts": entries}
+    return {folder.name: {"path": as_found(folder.relative_to(root))} for folder in folders}
 
 
-def _line(lines: Mapping[Location, int], location: Location) -> int:
-    """The line of the innermost known key on the way to ``location``; 0 where none is known."""
-    known = (lines.get(location[:length]) for length in range(len(location), -1, -1))
-    return next((line for line in known if line is not None), 0)
-
-
-def _where(name: str, lines: Mapping[Location, int], location: Location) -> str:
-    line = _line(lines, location)
-    return f"{name}:{line}" if line else name
+def _name(path: Path | None) -> str:
+    return path.name if path else "<mergeable>"
 
 
 def _problem(
     error: ErrorDetails | dict[str, Any], name: str, lines: Mapping[Location, int]
 ) -> GateError:
-    location: Location = tuple(p for p in error["loc"] if not str(p).startswith(_PYDANTIC_PARTS))
+    # a key of the file's may look like one of pydantic's parts; beside an unknown one there is none
+    sure = len(error["loc"]) if error["type"] == "extra_forbidden" else 2
+    named, rest = error["loc"][:sure], error["loc"][sure:]
+    location: Location = (*named, *(p for p in rest if not str(p).startswith(_PYDANTIC_PARTS)))
     key = ".".join(str(part) for part in location) or "gate"
-    where = _where(name, lines, location)
+    where = where_of(name, lines, location)
     match error["type"]:
         case "extra_forbidden":
-            fix = _did_you_mean(str(location[-1]), location[:-1])
+            fix = did_you_mean(location[-1], _keys_at(location[:-1]))
             return GateError(f"unknown key {key!r}", where=where, fix=fix)
         case "missing":
             return GateError(f"{key!r} is missing", where=where, fix=f"add {location[-1]}:")
         case "inconsistent":
             at = tuple(error["ctx"]["at"])
-            return GateError(str(error["msg"]), where=_where(name, lines, at))
+            return GateError(str(error["msg"]), where=where_of(name, lines, at))
         case "value_error":
             message = str(error["msg"]).removeprefix("Value error, ")
             return GateError(message if not location else f"{key}: {message}", where=where)
@@ -223,13 +194,45 @@ def _problem(
             )
 
 
-def _did_you_mean(key: str, parent: Location) -> str:
-    if not parent:
-        model: type[BaseModel] = GateSpec
-    elif parent[0] == "experts":
-        model = ExpertSpec
-    else:
-        model = _SECTIONS.get(str(parent[0]), GateSpec)
-    known = list(model.model_fields)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+def _keys_at(location: Location) -> Iterable[str]:
+    """The keys that may stand under ``location``."""
+    match location:
+        case ():
+            model: Any = GateSpec
+        case ("experts", *_):
+            model = ExpertSpec
+        case (section, *_):
+            model = GateSpec.model_fields[str(section)].annotation
+    return tuple(model.model_fields)
+
+
+def refuse_code(gate: Gate) -> None:
+    """Raise GateFileError with every key by which ``gate`` would run code of its repository."""
+    if found := list(_code_of(gate)):
+        raise GateFileError(found)
+
+
+def _code_of(gate: Gate) -> Iterator[GateError]:
+    spec = gate.spec
+    for name, expert in spec.experts.items():
+        if expert.metric not in BUILTIN_METRICS and not expert.metric.startswith(HARNESS):
+            fix = f"use {', '.join(BUILTIN_METRICS)}"
+            yield _refused(gate, f"metric {expert.metric}", fix, "experts", name, "metric")
+    for index, method in enumerate(spec.merge.methods):
+        if ":" in method.method:
+            fix = "use a method of mergekit's"
+            yield _refused(gate, f"method {method.method}", fix, "merge", "methods", index)
+    if spec.lm_eval_tasks is not None:
+        fix = "leave it out, and use tasks that the harness brings"
+        yield _refused(gate, f"a task in lm_eval_tasks: {spec.lm_eval_tasks}", fix, "lm_eval_tasks")
+    if spec.trust_remote_code:
+        fix = "use a base of an architecture that transformers knows"
+        yield _refused(gate, "the base, with trust_remote_code", fix, "trust_remote_code")
+
+
+def _refused(gate: Gate, what: str, fix: str, *at: str | int) -> GateError:
+    return GateError(
+        f"{what} is code of the repository, and this run allows none",
+        where=gate.where(*at),
+        fix=f"{fix}, or leave out the option no-code (ini mergegate_no_code)",
+    )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.merge_methods import MethodTraits, Parameters
-    from pytest_mergegate.gate.merge_section import MethodSpec
+    from pytest_mergegate.gate.spec import MethodSpec
 
 _WITHIN_ONE = ("density", "t")
 """Parameters that are shares."""

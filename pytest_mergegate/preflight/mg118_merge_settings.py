@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.gate.merge_section import MethodSpec
-    from pytest_mergegate.gate.spec import GateSpec
+    from pytest_mergegate.gate.spec import GateSpec, MethodSpec
     from pytest_mergegate.pool.pool import Pool
 
 _SOME = 0.5

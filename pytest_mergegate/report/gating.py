@@ -13,8 +13,7 @@ from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
 from pytest_mergegate.common.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.engine.running.cache import Cache
-from pytest_mergegate.gate.gatefile import Gate, gate_from
-from pytest_mergegate.gate.no_code import refuse_code
+from pytest_mergegate.gate.gatefile import Gate, gate_from, refuse_code
 from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
 from pytest_mergegate.report import build

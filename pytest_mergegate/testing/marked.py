@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.gate.budget_section import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.gate.sections import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

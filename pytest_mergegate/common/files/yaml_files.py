@@ -12,6 +12,7 @@ from pytest_mergegate.common.files.regular_files import open_regular
 from pytest_mergegate.common.plain_text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Location = tuple[str | int, ...]
@@ -76,6 +77,18 @@ def read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def line_of(lines: Mapping[Location, int], location: Location) -> int:
+    """The line of the innermost known key on the way to ``location``; 0 where none is known."""
+    known = (lines.get(location[:length]) for length in range(len(location), -1, -1))
+    return next((line for line in known if line is not None), 0)
+
+
+def where_of(name: str, lines: Mapping[Location, int], location: Location) -> str:
+    """``file:line`` of a key, for error messages."""
+    line = line_of(lines, location)
+    return f"{name}:{line}" if line else name
 
 
 def _not_yaml(error: Exception, name: str) -> GateError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.errors import GateError, did_you_mean
 from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.files.yaml_files import Location, where_of
 from pytest_mergegate.gate.merge_methods import traits_of
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.gate.merge_methods import MethodTraits
-
-Location = tuple[str | int, ...]
 
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
@@ -77,19 +75,14 @@ class Problems:
 
     def add(self, what: str, at: Location, fix: str | None = None) -> None:
         """Note a problem of the key ``at``."""
-        known = (self.lines.get(at[:length]) for length in range(len(at), -1, -1))
-        line = next((line for line in known if line), None)
-        where = f"{self.name}:{line}" if line else self.name
-        self.found.append(GateError(what, where=where, fix=fix))
+        self.found.append(GateError(what, where=where_of(self.name, self.lines, at), fix=fix))
 
     def check_keys(self, part: Mapping[Any, Any], known: tuple[str, ...], at: Location) -> None:
         """Note the keys of ``part`` that mergekit would pass over in silence."""
         for key in part:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                fix = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
                 label = ".".join(map(str, (*at, key)))
-                self.add(f"unknown key {label!r}", (*at, str(key)), fix)
+                self.add(f"unknown key {label!r}", (*at, str(key)), did_you_mean(key, known))
 
 
 def parse(data: Mapping[str, Any], root: Path, problems: Problems) -> Parsed | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.common.errors import GateFileError
+from pytest_mergegate.common.errors import GateFileError, did_you_mean
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.gate.mergekit.file import (
-    Location,
     MergekitFile,
     ModelReference,
     Parsed,
@@ -24,6 +22,8 @@ from pytest_mergegate.gate.spec import GateSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pytest_mergegate.common.files.yaml_files import Location
 
 _SECTION = "mergegate"
 _MERGE_KEYS = ("select", "seed", "route")
@@ -171,10 +171,7 @@ class _Reading:
             given = {}
         for name in given:
             if name not in self._experts:
-                close = difflib.get_close_matches(str(name), self._experts, n=1)
-                fix = (
-                    f"did you mean {close[0]!r}?" if close else f"known: {', '.join(self._experts)}"
-                )
+                fix = did_you_mean(name, self._experts, "known", cutoff=0.6)
                 what = f"no model of the file is called {name!r}"
                 self._problems.add(what, (_SECTION, "experts", str(name)), fix)
         return {name: self._entry(name, given.get(name) or {}) for name in self._experts}

@@ -250,3 +250,13 @@ def test_a_glob_that_meets_a_link_to_nowhere(file: Path) -> None:
     file.write_text("base: base\nexperts: adapters/*\n")
     with pytest.raises(GateFileError, match=r"mergegate.yaml:2: .*leads nowhere, c"):
         load_gate(file)
+
+
+@pytest.mark.parametrize("key", ["<x>", "dict[x", "[key]", "literal[x"])
+def test_a_key_that_looks_like_one_of_pydantics(file: Path, key: str) -> None:
+    (told,) = problems(file, f"{MINIMAL}'{key}': 1\n")
+    assert told.startswith(f"mergegate.yaml:3: unknown key {key!r} (fix: known keys: base, ")
+    inside = f"base: base\nexperts:\n  a: a\n  {key!r}: {{path: b, {key!r}: 1}}\n"
+    assert problems(file, inside)[0].startswith(
+        f"mergegate.yaml:4: unknown key 'experts.{key}.{key}' (fix: known keys: path, "
+    )

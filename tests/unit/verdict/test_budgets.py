@@ -15,8 +15,8 @@ from pytest_mergegate.cli.check import add_to
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.gate.budget_section import Budget, NonNegative
 from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.gate.sections import Budget, NonNegative
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.report import build

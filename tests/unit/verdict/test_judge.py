@@ -13,8 +13,8 @@ import pytest
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
-from pytest_mergegate.gate.budget_section import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.gate.sections import Budget
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict import judge as judging
