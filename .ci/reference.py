@@ -17,7 +17,8 @@ from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import schema
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.merge_methods import METHODS
-from pytest_mergegate.report import plan_records, pool_records, types
+from pytest_mergegate.planning import records as plan_records
+from pytest_mergegate.report import pool_records, types
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.testing.options import add_options
 

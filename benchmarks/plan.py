@@ -24,14 +24,12 @@ from scipy.stats import beta
 
 from pytest_mergegate import metrics
 from pytest_mergegate.cli.plan_text import verify
-from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.planning.forecaster import Forecaster
-from pytest_mergegate.planning.groups import Group, TriedGroups
 from pytest_mergegate.planning.opened_pool import open_pool
 from pytest_mergegate.planning.plan import make_plan
-from pytest_mergegate.planning.search import fewest_groups, fewest_left_out
+from pytest_mergegate.planning.search import Group, TriedGroups, fewest_groups, fewest_left_out
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 METHODS: dict[str, list[Any]] = {
@@ -93,9 +91,9 @@ def _expert(name: str, metric: str) -> dict[str, str]:
 def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
     """Plan, then gate every group that is said to pass; the seconds are those of the plan."""
     start = time.perf_counter()
-    opened = open_pool(gate, device="cpu", cache=Cache(folder=cache), tell=lambda *_: None)
-    forecaster = Forecaster(opened)
-    plan = make_plan(forecaster, opened.hidden.states.names)
+    options = Options(device="cpu", cache=cache)
+    forecaster = Forecaster(*open_pool(gate, options))
+    plan = make_plan(forecaster, tuple(gate.spec.experts))
     seconds = time.perf_counter() - start
     print(
         f"{methods}: {', '.join(plan.names)}: {len(plan.groups)} models, at least {plan.at_least}, "
@@ -103,7 +101,7 @@ def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
         flush=True,
     )
     outcomes = []
-    for found in verify(gate, plan.groups, Options(device="cpu", cache=cache)):
+    for found in verify(gate, plan.groups, options):
         best = found.group.best
         assert best is not None
         outcomes.append(
@@ -114,7 +112,7 @@ def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
                 method=best.method.label,
                 shares=best.shares.kind,
                 basis=best.basis,
-                expected=best.use,
+                expected=best.rank[1],
                 status=found.report.status,
             )
         )

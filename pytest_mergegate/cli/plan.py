@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pytest_mergegate.cli.parser import Commands
     from pytest_mergegate.cli.plan_text import Verified
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Options, Progress
-    from pytest_mergegate.planning.opened_pool import OpenedPool
+    from pytest_mergegate.gate.options import Options
     from pytest_mergegate.planning.plan import Plan
-    from pytest_mergegate.report.plan_records import PlanRecord
+    from pytest_mergegate.planning.records import PlanRecord
+    from pytest_mergegate.pool.pool import Pool
 
 SCHEMA = "pytest-mergegate/plan/1"
 
@@ -85,13 +85,13 @@ def run(chosen: argparse.Namespace) -> int:
     if options.no_code:
         refuse_code(gate)
     with progress_bar() as tell:
-        opened, plan, record = _planned(gate, chosen, options, tell or (lambda _what, _done: None))
+        pool, plan, record = _planned(gate, chosen, replace(options, progress=tell))
     name = chosen.gate.as_posix()
     say(plan_lines(record, name, len(gate.spec.experts), verbose=chosen.verbose))
     if plan.ran_out:
         say([f"{plan.most} groups were tried, and no more: --most-trials N tries more"])
     if chosen.write is not None:
-        _write(gate, opened, plan, chosen)
+        _write(gate, pool, plan, chosen)
     verified: tuple[Verified, ...] = ()
     if chosen.verify:
         with progress_bar() as tell:
@@ -122,14 +122,11 @@ def _check_options(chosen: argparse.Namespace) -> None:
 
 
 def _planned(
-    gate: Gate, chosen: argparse.Namespace, options: Options, tell: Progress
-) -> tuple[OpenedPool, Plan, PlanRecord]:
-    from pytest_mergegate.engine.running.cache import Cache
-    from pytest_mergegate.history.past import Past
+    gate: Gate, chosen: argparse.Namespace, options: Options
+) -> tuple[Pool, Plan, PlanRecord]:
     from pytest_mergegate.planning.forecaster import Forecaster
     from pytest_mergegate.planning.opened_pool import open_pool, with_candidates
     from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
-    from pytest_mergegate.report.planned import plan_record
 
     wider, candidates = gate, tuple[str, ...]()
     if chosen.candidates:
@@ -137,25 +134,18 @@ def _planned(
             wider, candidates = with_candidates(gate, chosen.candidates)
         except GateError as error:
             raise UsageError(str(error)) from None
-    past = Past(options.registry, Cache(folder=options.cache))
-    opened = open_pool(
-        wider,
-        device=options.device,
-        cache=Cache(folder=options.cache),
-        tell=tell,
-        past=lambda: past.observations,
-    )
-    forecaster = Forecaster(opened, lambda what: tell(what, 0.5))
+    context, results = open_pool(wider, options)
+    forecaster = Forecaster(context, results)
     plan = make_plan(forecaster, tuple(gate.spec.experts), chosen.most_trials or MOST_TRIALS)
     found = find_replacements(forecaster, plan.whole, candidates) if candidates else ()
-    return opened, plan, plan_record(plan, found)
+    return context.pool, plan, plan.record(found)
 
 
-def _write(gate: Gate, opened: OpenedPool, plan: Plan, chosen: argparse.Namespace) -> None:
+def _write(gate: Gate, pool: Pool, plan: Plan, chosen: argparse.Namespace) -> None:
     from pytest_mergegate.planning.files import plan_files, write_files
 
     passing = [group for group in plan.groups if group.status == "pass"]
-    written = plan_files(gate, opened.pool, passing, chosen.write)
+    written = plan_files(gate, pool, passing, chosen.write)
     write_files(written, force=chosen.force)
     say(f"wrote {path}" for path in written.texts)
     complain(f"not written: {why}" for why in written.missing)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
     from pytest_mergegate.planning.forecasts import GroupForecast
-    from pytest_mergegate.report.plan_records import (
+    from pytest_mergegate.planning.records import (
         PlannedGroupRecord,
         PlannedMergeRecord,
         PlanRecord,

@@ -8,26 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.merging.method import is_sum
+from pytest_mergegate.merging.method import is_sum, with_shares
 from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
 from pytest_mergegate.planning.limits import MergeLimits, PoolLimits
 from pytest_mergegate.planning.running import Runs
-from pytest_mergegate.planning.weights import (
-    GroupShares,
-    OwnInputRisk,
-    distinct,
-    group_methods,
-    group_scales,
-    weighted,
-)
+from pytest_mergegate.planning.weights import GroupShares, OwnInputRisk, distinct, group_methods
+from pytest_mergegate.stages.forecasts import method_scales
 from pytest_mergegate.verdict.budgets import judges_merges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.opened_pool import OpenedPool
     from pytest_mergegate.planning.weights import Shares
+    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.results import Results
 
 _WORTH_IT = 0.9
 """Other shares are tried where they lower the predicted distortion to this part, or less."""
@@ -38,15 +33,15 @@ _HARDLY = 0.15
 class Forecaster:
     """Forecasts of groups of the experts, by name, each made once."""
 
-    def __init__(self, opened: OpenedPool, tell: Callable[[str], None] = lambda _: None) -> None:
-        gate, hidden = opened.gate, opened.hidden
+    def __init__(self, context: Context, results: Results) -> None:
+        gate, hidden = context.gate, results.hidden
+        assert hidden is not None
         self.shares = GroupShares(hidden)
-        self.pool_limits = PoolLimits(gate.spec, hidden, opened.conflict)
+        self.pool_limits = PoolLimits(gate.spec, hidden, results.conflict)
         self._gate = gate
-        self._workspace = opened.workspace
-        self._tell = tell
+        self._context = context
         self._merge_limits = MergeLimits(gate.spec)
-        self._runs = Runs(opened.workspace, self._merge_limits)
+        self._runs = Runs(context.workspace, self._merge_limits)
         self._merging = judges_merges(gate.spec.effective_budget.limits)
         self._risk = OwnInputRisk({name: hidden.grams[name] for name in hidden.states.names})
         self._known: dict[tuple[tuple[str, ...], bool], GroupForecast] = {}
@@ -65,12 +60,12 @@ class Forecaster:
     def passes(self, names: Sequence[str]) -> bool:
         """Whether a group is forecast to pass: by the first merge that does under
         ``select: any``."""
-        self._tell(f"trying {len(names)} experts")
+        self._context.tell(f"trying {len(names)} experts", 0.5)
         if any(self.pool_limits.against(names)):
             return False
         if not self._merging:
             return True
-        methods = group_methods(self._gate, names, self._workspace)
+        methods = group_methods(self._gate, names)
         enough = all if self._gate.spec.merge.select == "all" else any
         return bool(methods) and any(
             enough(self._merge(m, shares, names, whole=False).status == "pass" for m in methods)
@@ -88,9 +83,9 @@ class Forecaster:
     def _forecast(self, names: tuple[str, ...], own_shares: bool) -> GroupForecast:
         if len(names) == 1:
             return GroupForecast(names=names, merges=())
-        self._tell(f"forecasting {len(names)} experts")
+        self._context.tell(f"forecasting {len(names)} experts", 0.5)
         against, undecided = self.pool_limits.against(names)
-        methods = group_methods(self._gate, names, self._workspace) if self._merging else ()
+        methods = group_methods(self._gate, names) if self._merging else ()
         if self._merging and not methods:
             undecided = (*undecided, "no sum of task vectors stands for any of the methods")
         every = self._shares(names)
@@ -127,7 +122,7 @@ class Forecaster:
 
     def _made(self, merge: MergeForecast, names: Sequence[str]) -> MergeForecast:
         method = replace(merge.method, route="in_place")
-        self._tell(f"merging {len(names)} experts")
+        self._context.tell(f"merging {len(names)} experts", 0.5)
         with closing(self._runs.merged(method, names)) as running:
             found = tuple(self._merge_limits.of(name, differing) for name, differing in running)
         return replace(merge, basis="merged", experts=found)
@@ -153,8 +148,9 @@ class Forecaster:
         self, method: Method, shares: Shares, names: Sequence[str], *, whole: bool
     ) -> MergeForecast:
         """One merge; unless the ``whole`` is wanted, no more experts than it takes to fail."""
-        method = weighted(method, shares)
-        scales = group_scales(method, names, self._workspace)
+        if shares.kind not in {"given", "uniform"}:  # which are the method's own
+            method = with_shares(method, shares.shares)
+        scales = method_scales(method, names, self._context.workspace)
         risk = self._risk.by_expert(names, np.array([scales[name] for name in names]))
         order = [name for _, name in sorted(zip(-risk, names, strict=True))]
         found = []

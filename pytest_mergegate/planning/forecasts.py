@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_mergegate.common.statuses import STATUSES, worst
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from pytest_mergegate.planning.weights import Shares
 
 Basis = Literal["exact", "merged", "surrogate"]
+
+
+class Forecasts(Protocol):
+    """What a search asks of a pool; its experts are named, or else numbered."""
+
+    def risk(self, group: Any) -> float:
+        """How likely a group is to fail, in any unit; costs next to nothing."""
+
+    def passes(self, group: Any) -> bool:
+        """Whether a group of two or more is forecast to keep the budget; costs model runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

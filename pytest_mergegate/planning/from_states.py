@@ -6,14 +6,11 @@ Only stored states are mixed: no model is run. It is a hint, with the basis ``st
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
-from pytest_mergegate.planning.groups import TriedGroups
 from pytest_mergegate.planning.limits import PoolLimits
-from pytest_mergegate.planning.search import fewest_groups, fewest_left_out
+from pytest_mergegate.planning.records import PlannedGroupRecord, PlannedMergeRecord, PlanRecord
+from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out
 from pytest_mergegate.planning.weights import OwnInputRisk, scales_of_part
 from pytest_mergegate.verdict.budgets import judges_merges, set_limits, share_within
 from pytest_mergegate.verdict.evidence import compare
@@ -33,39 +30,13 @@ _DECIDING = ("budget", "judge", "merge", "probes", "conflict")
 """What of a gate the search hangs on, beside the pool."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HintedGroup:
-    """Experts that are said to go together, and under which method."""
-
-    names: tuple[str, ...]
-    method: str | None = None
-    """None for a single expert."""
-    scales: dict[str, float] = field(default_factory=dict)
-    expert: str | None = None
-    """Who is worst off."""
-    disagreement: float | None = None
-    """Of that expert, on its probes."""
-    tried: bool = False
-    """Whether the merge was put together and run on the probes, in place of mixing states."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hint:
-    """Groups that stored states say would pass."""
-
-    groups: tuple[HintedGroup, ...]
-    at_least: int
-    drop: tuple[str, ...]
-    """Without these the others are said to pass as one merge."""
-
-
 def hint(
     gate: Gate,
     case: Case,
     judgement: Judgement,
     trials: Trials | None,
     drop: tuple[str, ...] = (),
-) -> Hint | None:
+) -> PlanRecord | None:
     """What to merge instead; None where the gate passed, where its budgets are not about merges, or
     where answers cannot be read from the states.
 
@@ -83,29 +54,35 @@ def hint(
         "scales": {label: dict(scales) for label, scales in hidden.scales.items()},
         "verdict": [judgement.status, judgement.method, list(drop)],
     }
-    found = trials.remembered("hint", described, lambda: asdict(_search(mixed, judgement, drop)))
-    return TypeAdapter(Hint).validate_python(found)
+    found = trials.remembered(
+        "hint", described, lambda: _search(mixed, judgement, drop).model_dump(mode="json")
+    )
+    return PlanRecord.model_validate(found)
 
 
-def _search(mixed: _MixedStates, judgement: Judgement, drop: tuple[str, ...]) -> Hint:
+def _search(mixed: _MixedStates, judgement: Judgement, drop: tuple[str, ...]) -> PlanRecord:
     count = len(mixed.names)
     tried = TriedGroups(mixed, _MOST_TRIALS, mixed.names)
     if judgement.status == "fail":
         tried.note_failure((1 << count) - 1)  # whatever the states say of it
     found = fewest_groups(count, tried)
     if drop and 1 + len(drop) <= len(found.groups):
-        alone = tuple(HintedGroup(names=(name,)) for name in drop)
-        kept = mixed.tried_without(drop, judgement.method)
-        return Hint(groups=(kept, *alone), at_least=min(2, 1 + len(drop)), drop=drop)
+        groups = (mixed.tried_without(drop, judgement.method), *(_group((name,)) for name in drop))
+        return PlanRecord(groups=groups, at_least=min(2, 1 + len(drop)), drop=drop)
     left_out = fewest_left_out(count, tried, found.groups)
     if left_out is not None and 2 * len(left_out.dropped) > count:
         left_out = None  # that is no way to save a pool
-    groups = map(tried.named, sorted(found.groups, key=lambda group: -len(group)))
-    return Hint(
-        groups=tuple(mixed.best(names) or HintedGroup(names=names) for names in groups),
+    largest_first = map(tried.named, sorted(found.groups, key=lambda group: -len(group)))
+    return PlanRecord(
+        groups=tuple(_group(names, mixed.best(names)) for names in largest_first),
         at_least=found.at_least,
         drop=tried.named(left_out.dropped) if left_out is not None else (),
     )
+
+
+def _group(names: tuple[str, ...], merge: PlannedMergeRecord | None = None) -> PlannedGroupRecord:
+    """Experts that are said to go together, and how; a single one is not merged."""
+    return PlannedGroupRecord(experts=names, status="pass", merges=(merge,) if merge else ())
 
 
 class _MixedStates:
@@ -116,7 +93,7 @@ class _MixedStates:
         self._gate, self._hidden, self._trials = gate, hidden, trials
         self._pool_limits = PoolLimits(gate.spec, hidden, case.conflict)
         self._risk = OwnInputRisk({name: hidden.grams[name] for name in self.names})
-        self._known: dict[tuple[str, ...], HintedGroup | None] = {}
+        self._known: dict[tuple[str, ...], PlannedMergeRecord | None] = {}
 
     def risk(self, names: Sequence[str]) -> float:
         """What the shifts of the states say of an average."""
@@ -128,22 +105,28 @@ class _MixedStates:
             self._known[names] = self._passing(names)
         return self._known[names] is not None
 
-    def best(self, names: tuple[str, ...]) -> HintedGroup | None:
+    def best(self, names: tuple[str, ...]) -> PlannedMergeRecord | None:
         """The merge by which a group passes; None where none was looked for."""
         return self._known.get(names)
 
-    def tried_without(self, drop: Sequence[str], method: str | None) -> HintedGroup:
-        """All but some experts, as one merge that was tried."""
+    def tried_without(self, drop: Sequence[str], method: str | None) -> PlannedGroupRecord:
+        """All but some experts, as one merge that was put together and run on the probes."""
         rest = tuple(name for name in self.names if name not in drop)
         label = method or next(iter(self._hidden.scales))
-        scales = self._scales(label, rest)
-        return HintedGroup(names=rest, method=label, scales=scales, tried=True)
+        merge = PlannedMergeRecord(
+            method=label,
+            shares="own",
+            weights=self._scales(label, rest),
+            basis="probes",
+            status="pass",
+        )
+        return _group(rest, merge)
 
     def _scales(self, label: str, names: tuple[str, ...]) -> dict[str, float]:
         traits = self._gate.spec.merge.method_called(label).traits
         return scales_of_part(traits, self._hidden.scales[label], names)
 
-    def _passing(self, names: tuple[str, ...]) -> HintedGroup | None:
+    def _passing(self, names: tuple[str, ...]) -> PlannedMergeRecord | None:
         if any(self._pool_limits.against(names)):
             return None
         merges = [self._merge(label, names) for label in self._hidden.scales]
@@ -152,7 +135,7 @@ class _MixedStates:
             return None
         return min(passing, key=lambda m: m.disagreement or 0.0, default=None)
 
-    def _merge(self, label: str, names: tuple[str, ...]) -> HintedGroup | None:
+    def _merge(self, label: str, names: tuple[str, ...]) -> PlannedMergeRecord | None:
         """The group under one method, or None where an expert is over a limit or cannot be read."""
         spec = self._gate.spec
         scales = self._scales(label, names)
@@ -165,6 +148,12 @@ class _MixedStates:
                 return None
             if agreement.rate > rate:
                 worst, rate = name, agreement.rate
-        return HintedGroup(
-            names=names, method=label, scales=scales, expert=worst, disagreement=rate
+        return PlannedMergeRecord(
+            method=label,
+            shares="own",
+            weights=scales,
+            basis="states",
+            status="pass",
+            expert=worst,
+            disagreement=rate,
         )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.mergekit.gate import conventional_examples
-from pytest_mergegate.gate.options import Options
 from pytest_mergegate.gate.sections import POOL, ExpertSpec
+from pytest_mergegate.history.past import Past
 from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.planning.limits import refuse_unplanned
+from pytest_mergegate.planning.weights import with_merge
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
@@ -23,40 +25,17 @@ from pytest_mergegate.verdict.budgets import set_limits
 from pytest_mergegate.verdict.decisions import Decisions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pytest_mergegate.engine.running.cache import Cache
-    from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.history.calibration.observations import Observation
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.conflict import ConflictResult
-    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.gate.options import Options
+    from pytest_mergegate.stages.results import Results
 
 _MODEL = "config.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenedPool:
-    """A pool with its hidden states."""
-
-    gate: Gate
-    """With all its limits as numbers."""
-    pool: Pool
-    workspace: Workspace
-    hidden: HiddenResult
-    conflict: ConflictResult | None
-
-
-def open_pool(
-    gate: Gate,
-    *,
-    device: str,
-    cache: Cache,
-    tell: Callable[[str, float], None],
-    past: Callable[[], Sequence[Observation]] = tuple,
-) -> OpenedPool:
-    """Read the pool and its states; ``past`` gives recorded merges, where a limit is ``auto@RATE``.
+def open_pool(gate: Gate, options: Options) -> tuple[Context, Results]:
+    """Read the pool and its states; the gate of the context has all its limits as numbers.
 
     Raises GateError, also for what preflight finds.
     """
@@ -71,23 +50,16 @@ def open_pool(
     preflight = run_preflight(gate)
     if not preflight.ok or preflight.pool is None:
         raise UnsoundPool(preflight.findings)
-    pool = preflight.pool
-    gate = with_known_limits(gate, pool, past)
+    pool, cache = preflight.pool, Cache(folder=options.cache)
+    past = Past(options.registry, cache)
+    gate = with_known_limits(gate, pool, lambda: past.observations)
     plan_methods(gate, pool.names)  # a typo fails at once
     decisions = Decisions(gate.spec, pool)
-    options = Options(device=device, progress=tell)
     context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
     about_pairs = any(kind.about == "pair" for kind, _ in set_limits(decisions.limits))
     results = pipeline.read_states(context, conflicts=about_pairs)
     pool.wait_for_hashes(base=True)
-    assert results.hidden is not None
-    return OpenedPool(
-        gate=gate,
-        pool=pool,
-        workspace=context.workspace,
-        hidden=results.hidden,
-        conflict=results.conflict,
-    )
+    return context, results
 
 
 def with_candidates(gate: Gate, entries: Sequence[str]) -> tuple[Gate, tuple[str, ...]]:
@@ -111,12 +83,11 @@ def with_candidates(gate: Gate, entries: Sequence[str]) -> tuple[Gate, tuple[str
             fix="write NAME=PATH, or a glob of folders with adapter_config.json or config.json",
         )
     experts = {name: _expert(gate, name, path) for name, path in found.items()}
-    changes: dict[str, object] = {"experts": {**spec.experts, **experts}}
+    wider = replace(gate, spec=spec.model_copy(update={"experts": {**spec.experts, **experts}}))
     if isinstance(given := spec.merge.weights, dict):
         mean = sum(given.values()) / len(given)
-        weights = {**given, **dict.fromkeys(experts, mean)}
-        changes["merge"] = spec.merge.model_copy(update={"weights": weights})
-    return replace(gate, spec=spec.model_copy(update=changes)), tuple(experts)
+        wider = with_merge(wider, weights={**given, **dict.fromkeys(experts, mean)})
+    return wider, tuple(experts)
 
 
 def _named(entry: str, gate: Gate) -> Iterator[tuple[str, str]]:

@@ -7,28 +7,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
-from pytest_mergegate.planning.groups import TriedGroups, mask_of
-from pytest_mergegate.planning.search import Grouping, LeftOut, fewest_groups, fewest_left_out
+from pytest_mergegate.planning.records import (
+    PlanRecord,
+    ReplacementRecord,
+    StandInRecord,
+    curve_records,
+    group_record,
+)
+from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out, mask_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pytest_mergegate.metrics import CurvePoint
     from pytest_mergegate.planning.forecaster import Forecaster
     from pytest_mergegate.planning.forecasts import GroupForecast
-    from pytest_mergegate.planning.groups import Group
+    from pytest_mergegate.planning.search import Group, Grouping, LeftOut
 
 MOST_TRIALS = 200
 Order = Literal["forecast", "mds"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Experts to leave out so that the others pass as one merge."""
-
-    names: tuple[str, ...]
-    at_least: int
-    """Leaving out fewer than these does not do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +41,10 @@ class Plan:
     """Fewer groups than these do not do, as far as a group that holds a failing one fails."""
     whole: GroupForecast
     """The whole pool as one merge."""
-    drop: Drop | None
-    """None where no two experts pass together."""
+    drop: tuple[str, ...]
+    """Experts to leave out so that the others pass as one merge."""
+    drop_at_least: int | None
+    """Leaving out fewer than these does not do; None where no two experts pass together."""
     tried: int
     """Groups that were tried."""
     most: int
@@ -62,6 +61,15 @@ class Plan:
         """Whether there were too few trials to be sure that no fewer groups do."""
         return self.tried >= self.most and self.at_least < len(self.groups)
 
+    def record(self, replacements: Iterable[ReplacementRecord] = ()) -> PlanRecord:
+        """All of it for others to read."""
+        return PlanRecord.of(
+            self,
+            curve=curve_records(self.curve, self.names),
+            groups=tuple(map(group_record, self.groups)),
+            replacements=tuple(replacements),
+        )
+
 
 def make_plan(forecaster: Forecaster, names: Sequence[str], most: int = MOST_TRIALS) -> Plan:
     """Plan for those experts of the forecaster's pool."""
@@ -69,19 +77,14 @@ def make_plan(forecaster: Forecaster, names: Sequence[str], most: int = MOST_TRI
     found = _confirmed_groups(forecaster, trials, len(names))
     left_out = _confirmed_rest(forecaster, trials, len(names), found.groups)
     groups = [forecaster.forecast(trials.named(group)) for group in found.groups]
-    drop = None
-    if left_out is not None:
-        drop = Drop(
-            names=trials.named(left_out.dropped),
-            at_least=left_out.at_least,
-        )
     return Plan(
         names=tuple(names),
         curve=tuple(metrics.distortion_curve(forecaster.shares.squared(names))),
         groups=tuple(sorted(groups, key=lambda g: -len(g.names))),
         at_least=found.at_least,
         whole=forecaster.forecast(names, own_shares=True),
-        drop=drop,
+        drop=trials.named(left_out.dropped) if left_out is not None else (),
+        drop_at_least=left_out.at_least if left_out is not None else None,
         tried=len(trials.known),
         most=most,
     )
@@ -109,32 +112,12 @@ def _confirmed_rest(
         trials.note_failure(mask_of(found.kept))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One expert in the place of another."""
-
-    name: str
-    forecast: GroupForecast
-    """Of the pool with it."""
-    mds: float | None
-    """The candidate's in that pool; None where it is not defined."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuggestedReplacement:
-    """The candidates for the place of one expert, the best first: the paper's task selection."""
-
-    order: Order
-    """``forecast``, or ``mds`` as in the paper: decides who is replaced, and who comes first."""
-    replaced: str
-    candidates: tuple[Candidate, ...]
-
-
 def find_replacements(
     forecaster: Forecaster, whole: GroupForecast, candidates: Sequence[str]
-) -> tuple[SuggestedReplacement, ...]:
-    """The candidates in the place of the expert that the forecast says is worst off, and in that of
-    the one whose MDS is largest; the latter only where MDS is defined."""
+) -> tuple[ReplacementRecord, ...]:
+    """The paper's task selection: the candidates in the place of the expert that the forecast says
+    is worst off, and in that of the one whose MDS is largest; the latter only where MDS is defined.
+    """
     worst = whole.best.worst if whole.best is not None else None
     mds = _difficulties(forecaster, whole.names)
     replaced: dict[Order, str | None] = {
@@ -142,7 +125,7 @@ def find_replacements(
         "mds": max(mds, key=lambda name: mds[name], default=None),
     }
     return tuple(
-        SuggestedReplacement(
+        ReplacementRecord(
             order=order,
             replaced=name,
             candidates=_ranked(forecaster, whole.names, name, candidates, order),
@@ -158,20 +141,20 @@ def _ranked(
     replaced: str,
     candidates: Sequence[str],
     order: Order,
-) -> tuple[Candidate, ...]:
-    found = []
+) -> tuple[StandInRecord, ...]:
+    """The candidates, the best first: by their pool's forecast, or by their MDS in it."""
+    ranked: list[tuple[tuple[float, ...], StandInRecord]] = []
     for candidate in candidates:
         pool = [candidate if name == replaced else name for name in names]
         forecast = forecaster.forecast(pool, own_shares=True)
-        mds = _difficulties(forecaster, pool).get(candidate)
-        found.append(Candidate(name=candidate, forecast=forecast, mds=mds))
-
-    def rank(candidate: Candidate) -> tuple[float, ...]:
-        if order == "forecast":
-            return candidate.forecast.rank
-        return (math.inf if candidate.mds is None else candidate.mds,)
-
-    return tuple(sorted(found, key=rank))
+        mds = _difficulties(forecaster, pool).get(candidate, math.inf)
+        record = StandInRecord(
+            name=candidate,
+            mds=mds if math.isfinite(mds) else None,
+            pool=group_record(forecast),
+        )
+        ranked.append((forecast.rank if order == "forecast" else (mds,), record))
+    return tuple(record for _, record in sorted(ranked, key=lambda pair: pair[0]))
 
 
 def _difficulties(forecaster: Forecaster, names: Sequence[str]) -> dict[str, float]:

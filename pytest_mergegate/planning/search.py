@@ -1,5 +1,10 @@
 """The fewest groups that are all forecast to pass, and the fewest experts to leave out.
 
+Whether a group passes is forecast, and a forecast need not be monotone. A group that holds one
+that fails is taken to fail too, and not tried: it almost always does, since more experts neither
+raise anyone's weight nor pull any less. What the search ends with is put to the test once more
+without that assumption (``joined``).
+
 Of up to a dozen experts the fewest groups are found by dynamic programming over all subsets; trying
 each of those would cost too much. The program is solved with what is known, as if all other groups
 passed; the groups of its solution are tried, and it is solved again, until all of them are known to
@@ -10,19 +15,18 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pytest_mergegate.metrics.exact_partitions import parts_of
-from pytest_mergegate.planning.groups import Group, mask_of, members
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.planning.groups import TriedGroups
+    from pytest_mergegate.planning.forecasts import Forecasts
 
 LARGEST_EXACT = 12
 """Every subset of so many experts is looked at."""
@@ -30,6 +34,81 @@ _PLACES = 4
 """Groups into which an expert of a larger pool is tried."""
 _MOST_SUBSETS = 5000
 """Ways to leave out so many experts, of which all are looked at."""
+Group = tuple[int, ...]
+"""Experts by their place in the pool, ascending."""
+
+
+class TriedGroups:
+    """The groups tried so far, by bit mask, and how many more may be."""
+
+    def __init__(self, forecasts: Forecasts, most: int, names: Sequence[str] | None = None) -> None:
+        """``names`` are those of the experts in the order of their bits, where they have any."""
+        self._forecasts = forecasts
+        self._most = most
+        self._names = names
+        self._risks: dict[int, float] = {}
+        self.known: dict[int, bool] = {}
+        """Whether a group passes."""
+        self.cores: list[int] = []
+        """The failing groups that hold no other failing one."""
+
+    def named(self, group: Group) -> tuple[Any, ...]:
+        """The experts as the forecasts know them."""
+        return group if self._names is None else tuple(self._names[k] for k in group)
+
+    @property
+    def left(self) -> int:
+        """How many groups may still be tried."""
+        return self._most - len(self.known)
+
+    def risk(self, mask: int) -> float:
+        """The risk of a group; none of a single expert."""
+        if mask not in self._risks:
+            group = self.named(members(mask))
+            self._risks[mask] = self._forecasts.risk(group) if len(group) > 1 else 0.0
+        return self._risks[mask]
+
+    def riskiest(self, masks: Iterable[int]) -> list[int]:
+        """The groups, the riskiest first."""
+        return sorted(masks, key=lambda mask: -self.risk(mask))
+
+    def blocked(self, mask: int) -> bool:
+        """Whether a group is known or taken to fail."""
+        return any(core & mask == core for core in self.cores)
+
+    def passes(self, mask: int, *, even_so: bool = False) -> bool | None:
+        """Whether a group passes; None where no more may be tried.
+
+        ``even_so`` tries a group that holds a failing one, too.
+        """
+        if mask & (mask - 1) == 0:
+            return True
+        if mask not in self.known:
+            if not even_so and self.blocked(mask):
+                return False
+            if self.left <= 0:
+                return None
+            if self._forecasts.passes(self.named(members(mask))):
+                self.known[mask] = True
+            else:
+                self.note_failure(mask)
+        return self.known[mask]
+
+    def note_failure(self, mask: int) -> None:
+        """A group that is known to fail."""
+        self.known[mask] = False
+        self.cores = [core for core in self.cores if core & mask != mask]
+        self.cores += [] if self.blocked(mask) else [mask]
+
+
+def members(mask: int) -> Group:
+    """The experts of a bit mask."""
+    return tuple(index for index in range(mask.bit_length()) if mask >> index & 1)
+
+
+def mask_of(group: Iterable[int]) -> int:
+    """The bit mask of some experts."""
+    return sum(1 << index for index in group)
 
 
 class Grouping(NamedTuple):
@@ -49,26 +128,24 @@ def fewest_groups(count: int, trials: TriedGroups) -> Grouping:
     full = (1 << count) - 1
     if trials.passes(full):
         return Grouping(groups=(members(full),), at_least=1)
-    try_pairs(count, trials)
+    _try_pairs(range(count), trials, most=trials.left // 2)
     found = _placed(count, trials)
     if count > LARGEST_EXACT:
         _try_apart(found, trials)
     at_least = _apart(count, trials)
     if count <= LARGEST_EXACT:
-        found, at_least = _Subsets(count, trials).fewest(found, at_least)
+        found, at_least = _fewest_of_all(count, trials, found, at_least)
     found = joined(found, trials)
-    return Grouping(
-        groups=tuple(sorted(map(members, found))),
-        at_least=min(at_least, len(found)),
-    )
+    groups = tuple(sorted(map(members, found)))
+    return Grouping(groups=groups, at_least=min(at_least, len(groups)))
 
 
-def try_pairs(count: int, trials: TriedGroups) -> None:
-    """Try every pair, the riskiest first, where half of the trials are enough for that: a pair that
-    fails rules out more than any larger group."""
-    pairs = [mask_of(pair) for pair in combinations(range(count), 2)]
-    if 2 * len(pairs) <= trials.left:
-        for pair in sorted(pairs, key=lambda mask: -trials.risk(mask)):
+def _try_pairs(experts: Iterable[int], trials: TriedGroups, *, most: float = math.inf) -> None:
+    """Try every pair, the riskiest first, where they are no more than ``most``: a pair that fails
+    rules out more than any larger group."""
+    pairs = [mask_of(pair) for pair in combinations(experts, 2)]
+    if len(pairs) <= most:
+        for pair in trials.riskiest(pairs):
             trials.passes(pair)
 
 
@@ -99,9 +176,7 @@ def _try_apart(groups: Sequence[int], trials: TriedGroups) -> None:
     for group in groups:
         own = members(group)
         picked.append(max(own, key=lambda i: sum(trials.risk(mask_of((i, j))) for j in picked)))
-    pairs = [mask_of(pair) for pair in combinations(picked, 2)]
-    for pair in sorted(pairs, key=lambda mask: -trials.risk(mask)):
-        trials.passes(pair)
+    _try_pairs(picked, trials)
 
 
 def _apart(count: int, trials: TriedGroups) -> int:
@@ -129,60 +204,48 @@ def joined(groups: Sequence[int], trials: TriedGroups) -> list[int]:
     return found
 
 
-class _Subsets:
-    """All subsets of ``count`` experts, as bit masks."""
+def _fewest_of_all(
+    count: int, trials: TriedGroups, found: list[int], at_least: int
+) -> tuple[list[int], int]:
+    """No more groups than those ``found``, by the program over all subsets of ``count`` experts,
+    and how many it takes at least."""
+    masks = np.arange(1 << count)
+    parts = [parts_of(subset) for subset in range(1, 1 << count)]
+    risks = np.array([trials.risk(mask) for mask in masks.tolist()])
+    worst = float(risks.max())
+    # so small that all of them together are less than one group
+    risks = risks / worst / (2 * count) if worst > 0 else risks
+    while at_least < len(found):
+        cost = 1.0 + risks
+        cost[[mask for mask, passes in trials.known.items() if passes]] = 1.0
+        for core in trials.cores:
+            cost[(masks & core) == core] = np.inf
+        groups = _cheapest(cost, parts)
+        at_least = max(at_least, len(groups))
+        if at_least >= len(found):
+            break
+        tried = map(trials.passes, trials.riskiest(groups))
+        outcome = next((passes for passes in tried if not passes), True)
+        if outcome:
+            return groups, at_least
+        if outcome is None:  # the trials ran out
+            break
+    return found, at_least
 
-    def __init__(self, count: int, trials: TriedGroups) -> None:
-        self._count = count
-        self._trials = trials
-        self._masks = np.arange(1 << count)
-        self._parts = [np.array([0]), *(parts_of(subset) for subset in range(1, 1 << count))]
-        risks = np.array([trials.risk(int(mask)) for mask in self._masks])
-        worst = float(risks.max())
-        # so small that all of them together are less than one group
-        self._risk = risks / worst / (2 * count) if worst > 0 else risks
 
-    def fewest(self, found: list[int], at_least: int) -> tuple[list[int], int]:
-        """No more groups than those ``found``, and how many it takes at least."""
-        while at_least < len(found):
-            groups = self._best()
-            at_least = max(at_least, len(groups))
-            if at_least >= len(found):
-                break
-            outcome = self._all_pass(groups)
-            if outcome:
-                return groups, at_least
-            if outcome is None:
-                break
-        return found, at_least
-
-    def _all_pass(self, groups: list[int]) -> bool | None:
-        """Whether they do, the riskiest tried first; None where the trials ran out."""
-        for group in sorted(groups, key=lambda mask: -self._trials.risk(mask)):
-            if not (passes := self._trials.passes(group)):
-                return passes
-        return True
-
-    def _best(self) -> list[int]:
-        """The fewest groups that are not known to fail, of the least risk in sum."""
-        cost = 1.0 + self._risk
-        known = [mask for mask, passes in self._trials.known.items() if passes]
-        cost[known] = 1.0
-        for core in self._trials.cores:
-            cost[(self._masks & core) == core] = np.inf
-        best = np.full(1 << self._count, np.inf)
-        best[0] = 0.0
-        chosen: NDArray[np.int64] = np.zeros(1 << self._count, dtype=np.int64)
-        for subset in range(1, 1 << self._count):
-            parts = self._parts[subset]
-            total = cost[parts] + best[subset ^ parts]
-            pick = int(total.argmin())
-            best[subset], chosen[subset] = total[pick], parts[pick]
-        groups, rest = [], mask_of(range(self._count))
-        while rest:
-            groups.append(int(chosen[rest]))
-            rest ^= groups[-1]
-        return groups
+def _cheapest(cost: NDArray[np.float64], parts: Sequence[NDArray[np.int64]]) -> list[int]:
+    """The groups of least cost in sum, by the ``parts`` of each subset with its first expert."""
+    best = np.zeros(len(cost))
+    chosen: NDArray[np.int64] = np.zeros(len(cost), dtype=np.int64)
+    for subset, own in enumerate(parts, start=1):
+        total = cost[own] + best[subset ^ own]
+        pick = int(total.argmin())
+        best[subset], chosen[subset] = total[pick], own[pick]
+    groups, rest = [], len(cost) - 1
+    while rest:
+        groups.append(int(chosen[rest]))
+        rest ^= groups[-1]
+    return groups
 
 
 class LeftOut(NamedTuple):
@@ -204,27 +267,20 @@ def fewest_left_out(
     full = (1 << count) - 1
     if trials.passes(full):
         return LeftOut(kept=members(full), dropped=(), at_least=0)
-    try_pairs(count, trials)
-    known = [mask for mask, passes in trials.known.items() if passes]
-    passing = [mask for mask in known if not trials.blocked(mask)]
+    _try_pairs(range(count), trials, most=trials.left // 2)
+    passing = [mask for mask, ok in trials.known.items() if ok and not trials.blocked(mask)]
     passing += [mask_of(group) for group in groups if len(group) > 1]
     best = max(passing, key=lambda mask: (mask.bit_count(), -trials.risk(mask)), default=0)
     if best:
-        best = _filled(best, count, trials)
+        # every other expert that goes into it, the least risky first
+        others = [1 << k for k in range(count) if not best >> k & 1]
+        for own in sorted(others, key=lambda own: trials.risk(best | own)):
+            if trials.passes(best | own):
+                best |= own
     found, at_least = _larger(best, count, trials)
     if not found:
         return None
-    dropped = full ^ found
-    return LeftOut(kept=members(found), dropped=members(dropped), at_least=at_least)
-
-
-def _filled(group: int, count: int, trials: TriedGroups) -> int:
-    """The group with every other expert that goes into it, the least risky first."""
-    others = [1 << k for k in range(count) if not group >> k & 1]
-    for own in sorted(others, key=lambda own: trials.risk(group | own)):
-        if trials.passes(group | own):
-            group |= own
-    return group
+    return LeftOut(kept=members(found), dropped=members(full ^ found), at_least=at_least)
 
 
 def _larger(best: int, count: int, trials: TriedGroups) -> tuple[int, int]:
@@ -234,9 +290,8 @@ def _larger(best: int, count: int, trials: TriedGroups) -> tuple[int, int]:
     for dropped in range(1, most + 1):
         if math.comb(count, dropped) > _MOST_SUBSETS:
             return best, dropped
-        rests = [full ^ mask_of(out) for out in combinations(range(count), dropped)]
-        open_ones = [rest for rest in rests if not trials.blocked(rest)]
-        for rest in sorted(open_ones, key=trials.risk):
+        rests = (full ^ mask_of(out) for out in combinations(range(count), dropped))
+        for rest in sorted((r for r in rests if not trials.blocked(r)), key=trials.risk):
             passes = trials.passes(rest)
             if passes is None:
                 return best, dropped

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.running.workspace import own_code
-from pytest_mergegate.merging.method import Method, has_surrogate, linear_scales, with_shares
+from pytest_mergegate.merging.method import Method, has_surrogate
+from pytest_mergegate.merging.methods import plan_methods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.merge_methods import MethodTraits
     from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
@@ -42,15 +41,19 @@ class Shares:
     probes: no less than the group's R²."""
 
 
+def with_merge(gate: Gate, **changes: object) -> Gate:
+    """The gate with other settings of its merges."""
+    merge = gate.spec.merge.model_copy(update=changes)
+    return replace(gate, spec=gate.spec.model_copy(update={"merge": merge}))
+
+
 def group_gate(gate: Gate, names: Sequence[str]) -> Gate:
     """The gate of some of its experts, under all of its methods."""
-    spec, merge = gate.spec, gate.spec.merge
-    if isinstance(merge.weights, dict):
-        weights = {name: merge.weights[name] for name in names}
-        merge = merge.model_copy(update={"weights": weights})
-    experts = {name: spec.experts[name] for name in names}
-    part = spec.model_copy(update={"experts": experts, "merge": merge})
-    return replace(gate, spec=part, mergekit=None, experts_pattern=None)
+    if isinstance(given := gate.spec.merge.weights, dict):
+        gate = with_merge(gate, weights={name: given[name] for name in names})
+    experts = {name: gate.spec.experts[name] for name in names}
+    spec = gate.spec.model_copy(update={"experts": experts})
+    return replace(gate, spec=spec, mergekit=None, experts_pattern=None)
 
 
 def proposed_gate(gate: Gate, group: GroupForecast) -> Gate:
@@ -65,8 +68,7 @@ def proposed_gate(gate: Gate, group: GroupForecast) -> Gate:
     changes: dict[str, object] = {"weights": _gate_weights(gate, group.names, best)}
     if gate.spec.merge.select == "any":
         changes["methods"] = (part.spec.merge.method_called(best.method.label),)
-    merge = part.spec.merge.model_copy(update=changes)
-    return replace(part, spec=part.spec.model_copy(update={"merge": merge}))
+    return with_merge(part, **changes)
 
 
 def _gate_weights(gate: Gate, names: Sequence[str], best: MergeForecast) -> str | dict[str, float]:
@@ -80,7 +82,7 @@ def _gate_weights(gate: Gate, names: Sequence[str], best: MergeForecast) -> str 
     return {name: round(len(names) * s, 6) for name, s in best.shares.shares.items()}
 
 
-def group_methods(gate: Gate, names: Sequence[str], workspace: Workspace) -> tuple[Method, ...]:
+def group_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
     """The gate's methods for a group, as far as a sum of task vectors can stand for them.
 
     Under ``select: any`` a method that does not fit a group of that size is left out.
@@ -88,46 +90,12 @@ def group_methods(gate: Gate, names: Sequence[str], workspace: Workspace) -> tup
     part = group_gate(gate, names)
     found: list[Method] = []
     for method in part.spec.merge.methods:
-        merge = part.spec.merge.model_copy(update={"methods": (method,)})
-        alone = replace(part, spec=part.spec.model_copy(update={"merge": merge}))
-        key = {
-            "kind": "methods of a group",
-            "code": own_code(),
-            "versions": workspace.ground["versions"],
-            "merge": merge.model_dump(mode="json"),
-            "names": list(names),
-        }
         try:
-            planned = workspace.cache.json(key, partial(_planned, alone, names))
+            found += plan_methods(with_merge(part, methods=(method,)), names)
         except GateError:
             if len(names) == len(gate.spec.experts) or gate.spec.merge.select == "all":
                 raise
-            continue
-        found += [Method(**plain) for plain in planned]
     return tuple(method for method in found if has_surrogate(method))
-
-
-def _planned(gate: Gate, names: Sequence[str]) -> list[dict[str, Any]]:
-    from pytest_mergegate.merging.methods import plan_methods
-
-    return [method.plain for method in plan_methods(gate, names)]
-
-
-def group_scales(method: Method, names: Sequence[str], workspace: Workspace) -> dict[str, float]:
-    """λ_j by expert: known, or measured on a sample of really merged tensors."""
-    known = linear_scales(method)
-    if known is not None:
-        return known
-
-    def measure() -> dict[str, float]:
-        from pytest_mergegate.merging.merge import effective_scales
-
-        return effective_scales(method, workspace.engine)
-
-    models = {name: workspace.models[name] for name in names}
-    key = workspace.key("scales", method=method.plain, experts=models)
-    found = workspace.cache.json(key, measure)
-    return {name: float(found[name]) for name in names}
 
 
 def scales_of_part(
@@ -142,12 +110,6 @@ def scales_of_part(
     else:
         factor = 1.0 if traits.scales is not None else math.sqrt(len(whole) / len(own))
     return {name: factor * scale for name, scale in own.items()}
-
-
-def weighted(method: Method, shares: Shares) -> Method:
-    """The method with its total weight divided in these shares, if they are not its own."""
-    own = shares.kind in {"given", "uniform"}
-    return method if own else with_shares(method, shares.shares)
 
 
 class OwnInputRisk:
@@ -198,13 +160,12 @@ class GroupShares:
         """The gate's own first, then the others that its states suggest."""
         squared = self.squared(names)
         uniform = np.full(len(names), 1 / len(names))
-        shares: dict[str, FloatArray]
         if isinstance(given, str):
-            shares = {
-                "uniform": uniform,
-                "optimal": metrics.minimum_distortion(squared).weights,
-                "minimax": self._minimax(names, uniform),
-            }
+            optimal, minimax = metrics.minimum_distortion(squared).weights, uniform
+            at = [self._names.index(name) for name in names]
+            with suppress(metrics.Undefined):
+                minimax = metrics.minimax_weights(self._grams[np.ix_(at, at, at)]).weights
+            shares = {"uniform": uniform, "optimal": optimal, "minimax": minimax}
             shares = {given: shares.pop(given), **shares}
         else:
             weights = np.array([given[name] for name in names])
@@ -219,22 +180,12 @@ class GroupShares:
             for kind, own in shares.items()
         )
 
-    def _minimax(self, names: Sequence[str], uniform: FloatArray) -> FloatArray:
-        at = [self._names.index(name) for name in names]
-        try:
-            return metrics.minimax_weights(self._grams[np.ix_(at, at, at)]).weights
-        except metrics.Undefined:
-            return uniform
-
 
 def distinct(found: Sequence[Shares]) -> list[Shares]:
     """The shares without those that are much like some before them."""
     kept: list[Shares] = []
     for shares in found:
-        if all(_differ(shares, other) for other in kept):
+        apart = (max(abs(s - other.shares[n]) for n, s in shares.shares.items()) for other in kept)
+        if all(most > _ALIKE for most in apart):
             kept.append(shares)
     return kept
-
-
-def _differ(one: Shares, other: Shares) -> bool:
-    return max(abs(one.shares[name] - other.shares[name]) for name in one.shares) > _ALIKE

@@ -9,9 +9,8 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.records import interval_of
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.planning.records import PlanRecord, curve_records
 from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
-from pytest_mergegate.report.plan_records import PlanRecord
-from pytest_mergegate.report.planned import curve_records, hinted_records
 from pytest_mergegate.report.pool_records import BaseRecord, BoundsRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import (
     ApartRecord,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.planning.from_states import Hint
     from pytest_mergegate.pool.experts import Expert
     from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
@@ -47,7 +45,7 @@ def sections(
     judgement: Judgement | None,
     diagnoses: Sequence[Diagnosis],
     gate: Gate,
-    hint: Hint | None,
+    hint: PlanRecord | None,
 ) -> dict[str, Any]:
     """Every part of the report that comes from stages and verdicts."""
     if case is None:
@@ -223,16 +221,13 @@ def _prediction(found: Prediction) -> PredictionRecord:
     return PredictionRecord.of(found, **more)
 
 
-def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: Hint | None) -> PlanRecord | None:
+def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: PlanRecord | None) -> PlanRecord | None:
     """The curve; of a gate that did not pass also groups, and who to leave out: a remedy that was
     tried on the probes, else what the stored states say."""
     if case.hidden is None:
         return None
     curve = metrics.distortion_curve(case.hidden.squared)
     drops = (remedy.drop for found in diagnoses for remedy in found.remedies if remedy.drop)
-    return PlanRecord(
-        curve=curve_records(curve, case.hidden.states.names),
-        drop=next(drops, hint.drop if hint is not None else ()),
-        groups=hinted_records(hint) if hint is not None else (),
-        at_least=hint.at_least if hint is not None else None,
-    )
+    hint = hint or PlanRecord()
+    told = {"curve": curve_records(curve, case.hidden.states.names)}
+    return hint.model_copy(update={**told, "drop": next(drops, hint.drop)})

@@ -34,7 +34,7 @@ from pytest_mergegate.verdict.predictions import predict
 if TYPE_CHECKING:
     from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.planning.from_states import Hint
+    from pytest_mergegate.planning.records import PlanRecord
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.verdict.diagnosis import Diagnosis
 
@@ -132,7 +132,7 @@ class _Run:
         """What was found so far; None before there is a sound pool."""
         self.judgement: Judgement | None = None
         self.diagnoses: tuple[Diagnosis, ...] = ()
-        self.hint: Hint | None = None
+        self.hint: PlanRecord | None = None
 
     def to_verdicts(self) -> None:
         """Read the pool, take it down the stages that the budgets need, judge, and explain."""

@@ -54,17 +54,21 @@ class Surrogate:
 
 def scales_of(methods: Sequence[Method], context: Context) -> dict[str, dict[str, float]]:
     """λ_j by method and expert: known, or measured on a sample of really merged tensors."""
-    return {m.label: linear_scales(m) or _measured(m, context.workspace) for m in methods}
+    return {m.label: method_scales(m, context.pool.names, context.workspace) for m in methods}
 
 
-def _measured(method: Method, workspace: Workspace) -> dict[str, float]:
+def method_scales(method: Method, names: Sequence[str], workspace: Workspace) -> dict[str, float]:
+    """λ_j by expert of those that are merged."""
+
     def measure() -> dict[str, float]:
         from pytest_mergegate.merging.merge import effective_scales
 
         return effective_scales(method, workspace.engine)
 
-    key = workspace.key("scales", method=method.plain, experts=workspace.models)
-    return workspace.cache.kept(dict[str, float], key, measure)
+    models = {name: workspace.models[name] for name in names}
+    key = workspace.key("scales", method=method.plain, experts=models)
+    found = linear_scales(method) or workspace.cache.kept(dict[str, float], key, measure)
+    return {name: found[name] for name in names}
 
 
 def forecast_all(

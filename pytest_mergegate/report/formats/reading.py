@@ -9,7 +9,7 @@ from pytest_mergegate.common.plain_text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_mergegate.report.plan_records import PlannedGroupRecord
+    from pytest_mergegate.planning.records import PlannedGroupRecord
     from pytest_mergegate.report.types import (
         ChangeRecord,
         DiagnosisRecord,

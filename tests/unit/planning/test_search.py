@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pytest_mergegate.planning.groups import TriedGroups, mask_of, members
-from pytest_mergegate.planning.search import fewest_groups, fewest_left_out
+from pytest_mergegate.planning.search import (
+    TriedGroups,
+    fewest_groups,
+    fewest_left_out,
+    mask_of,
+    members,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.planning.groups import Group
+    from pytest_mergegate.planning.search import Group
 
 SEEDS = range(12)
 ALL = 10_000

@@ -1,10 +1,17 @@
-"""What the report says of other ways to merge a pool."""
+"""What the report, and ``mergegate plan --json``, say of other ways to merge a pool."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate.common.records import Number, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_mergegate.metrics import CurvePoint
+    from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
 
 
 class CurvePointRecord(Record):
@@ -89,3 +96,39 @@ class PlanRecord(Record):
     at_least: int | None = None
     """Fewer groups than these do not do, as far as a group fails that holds a failing one."""
     replacements: tuple[ReplacementRecord, ...] = ()
+
+
+def curve_records(
+    curve: Iterable[CurvePoint], names: Sequence[str]
+) -> tuple[CurvePointRecord, ...]:
+    """The curve, its groups by name."""
+    return tuple(
+        CurvePointRecord.of(
+            point, groups=tuple(tuple(names[k] for k in group) for group in point.groups)
+        )
+        for point in curve
+    )
+
+
+def group_record(group: GroupForecast) -> PlannedGroupRecord:
+    """A group and every merge of it that was forecast."""
+    return PlannedGroupRecord(
+        experts=group.names,
+        status=group.status,
+        against=(*group.shared, *group.undecided),
+        merges=tuple(map(_merge, group.merges)),
+    )
+
+
+def _merge(merge: MergeForecast) -> PlannedMergeRecord:
+    worst, distortion = merge.worst, merge.shares.distortion
+    return PlannedMergeRecord.of(
+        worst,  # what it may differ in and lose, and why
+        method=merge.method.label,
+        shares=merge.shares.kind,
+        weights=dict(merge.method.weights),
+        basis=merge.basis,
+        status=merge.status,
+        distortion=distortion if math.isfinite(distortion) else None,
+        expert=worst and worst.name,
+    )
