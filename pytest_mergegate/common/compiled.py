@@ -1,10 +1,9 @@
 """Compiling loops over numbers with numba, and remembering the machine code between processes."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from pytest_mergegate.common.working_folder import apart
 
@@ -12,8 +11,6 @@ with apart():
     import numba
     from numba.core import config as numba_settings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,14 +1,8 @@
 """Errors that say what is wrong, where, and how to fix it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from pytest_mergegate.common.plain_text import cut
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
 
 _MOST = 50
 """Problems of one file that are told."""

@@ -1,17 +1,13 @@
 """Coded findings: what the stages noticed and what to do about it."""
 
-from __future__ import annotations
-
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
+from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.plain_text import cut
-
-if TYPE_CHECKING:
-    from pytest_mergegate.common.errors import GateError, PoolError
-    from pytest_mergegate.common.statuses import Severity
+from pytest_mergegate.common.statuses import Severity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,7 @@ class Finding:
         return f"{self.code} {about}{self.message}" + (f" (fix: {self.fix})" if self.fix else "")
 
     @classmethod
-    def of(cls, error: PoolError) -> Finding:
+    def of(cls, error: PoolError) -> Self:
         """The finding that files ``error`` in the report."""
         return cls(
             code=error.code,

@@ -1,7 +1,5 @@
 """The formats of reports, as options and the report read them off one table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

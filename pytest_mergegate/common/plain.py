@@ -1,24 +1,17 @@
 """Results as plain data, and back: what the cache keeps, workers hand over and keys are made of."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from pydantic_core import core_schema
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pydantic import ValidationInfo
-    from pydantic_core.core_schema import SerializationInfo
 
 T = TypeVar("T")
 JSON = "json"
@@ -94,12 +87,15 @@ class _Numbers:
         return {dtype: np.concatenate(parts) for dtype, parts in self._parts.items()}
 
 
-def _note(array: NDArray[Any], info: SerializationInfo[_Numbers]) -> list[Any]:
+# neither takes arguments while the program runs, in the first releases of pydantic that do here
+def _note(array: NDArray[Any], info: "core_schema.SerializationInfo[_Numbers]") -> list[Any]:
     assert info.context is not None
     return info.context.add(array)
 
 
-def _read(noted: list[Any], info: ValidationInfo[Mapping[str, NDArray[Any]]]) -> NDArray[Any]:
+def _read(
+    noted: list[Any], info: "core_schema.ValidationInfo[Mapping[str, NDArray[Any]]]"
+) -> NDArray[Any]:
     dtype, start, *shape = noted
     assert info.context is not None
     return info.context[dtype][start : start + math.prod(shape)].reshape(shape)

@@ -1,14 +1,10 @@
 """The one exit for text: whatever a stranger wrote into it, whoever shows it reads only text."""
 
-from __future__ import annotations
-
 import re
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
+from typing import TextIO
 
 LONGEST = 900
 """Characters of one message; what a stranger made longer is cut."""

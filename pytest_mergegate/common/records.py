@@ -3,8 +3,6 @@
 Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot be represented.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Self
 

@@ -1,12 +1,8 @@
 """What gates, findings and runs come to: statuses from best to worst, severities, exit codes."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Literal, get_args
 
 Status = Literal["pass", "inconclusive", "fail", "error"]
 """What a gate comes to; a single verdict is never an error."""

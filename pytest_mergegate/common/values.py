@@ -1,15 +1,11 @@
 """A number, or the reason why there is none: what flows between stages and into the report."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from pytest_mergegate.metrics import Undefined
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 Interval = tuple[float, float]
 
@@ -32,12 +28,12 @@ class Value:
             raise ValueError("a value is a number, or a reason why there is none")
 
     @classmethod
-    def missing(cls, reason: str) -> Value:
+    def missing(cls, reason: str) -> Self:
         """An undefined value."""
         return cls(number=None, reason=reason)
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Value:
+    def of(cls, plain: Mapping[str, Any]) -> Self:
         """What ``dataclasses.asdict`` made plain data of."""
         ends = plain["interval"]
         return cls(**{**plain, "interval": None if ends is None else (ends[0], ends[1])})
@@ -47,7 +43,7 @@ class Value:
         cls,
         number: Callable[[], float],
         interval: Callable[[], Interval] | None = None,
-    ) -> Value:
+    ) -> Self:
         """The result of ``number``, undefined for the reason that the metric gives."""
         try:
             result = float(number())

@@ -1,7 +1,5 @@
 """Numbers and lists in words."""
 
-from __future__ import annotations
-
 import math
 
 from rich.cells import cell_len, set_cell_size

@@ -5,16 +5,11 @@ settings from there, matplotlib the module that it draws with, evaluate the code
 and Ray hands its path to every worker.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextlib.contextmanager

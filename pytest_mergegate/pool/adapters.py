@@ -3,19 +3,15 @@
 PEFT itself would load torch to read them, and import what a configuration names.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object, strings
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.checkpoints import refuse_pickles
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

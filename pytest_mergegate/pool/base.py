@@ -1,11 +1,12 @@
 """The base: the checkpoint that every expert was fine-tuned from."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeGuard
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -17,15 +18,9 @@ from pytest_mergegate.pool.changes import Change, Factors, Replacement
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
 from pytest_mergegate.pool.model_names import last_part
+from pytest_mergegate.pool.references import Located
+from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from concurrent.futures import Future
-    from pathlib import Path
-
-    from pytest_mergegate.pool.references import Located
-    from pytest_mergegate.pool.tensors import StoredTensors
 
 OUTPUT_LAYERS = ("lm_head", "cls.predictions.decoder")
 """What makes logits over the vocabulary, under today's names."""

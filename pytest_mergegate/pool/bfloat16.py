@@ -1,17 +1,11 @@
 """Runs of stored bfloat16, compiled: worth it for checkpoints of millions of numbers."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.compiled import compiled
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Bits = NDArray[np.uint16]
+Bits = NDArray[np.uint16]
 
 _SPAN = 512
 

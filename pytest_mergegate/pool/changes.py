@@ -3,8 +3,6 @@
 Two adapters' factors are never compared directly: many pairs (B, A) have the same product.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,9 +1,9 @@
 """Examples of a task: JSONL of inputs, and targets and choices where there are labels."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,10 +11,6 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import unique
 from pytest_mergegate.common.files.regular_files import open_regular, read_at_most
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-    from pathlib import Path
 
 _SHAPE = 'an example is {"input": ..., "target": ..., "choices": [...]}'
 _BYTES, _ROWS, _LINE, _ENTRIES = 128 << 20, 100_000, 1 << 20, 10_000
@@ -47,7 +43,7 @@ class Example(BaseModel):
         return self.input, self.choices
 
     @model_validator(mode="after")
-    def _consistent(self) -> Example:
+    def _consistent(self) -> Self:
         if not self.input:
             raise ValueError("input is empty")
         if self.choices is not None:

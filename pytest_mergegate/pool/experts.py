@@ -1,10 +1,11 @@
 """An expert of the pool: a PEFT adapter or a full checkpoint, read as far as headers go."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
@@ -17,20 +18,14 @@ from pytest_mergegate.pool.adapters import (
     is_computed,
     read_config,
 )
+from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Change, Computed
 from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as, read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.lora import LoraAdapter
+from pytest_mergegate.pool.references import Located
 from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from concurrent.futures import Future
-    from pathlib import Path
-
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.references import Located
 
 FULL = "full"
 _WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")

@@ -1,24 +1,19 @@
 """Fingerprints of files by content; large files are hashed once, until they change."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import os
 import re
 import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
 from pytest_mergegate.common.files.regular_files import open_regular, read_at_most
 from pytest_mergegate.common.files.writing import Unwritten, make_folder, write_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MEMO = "content-hashes.json"
 MOST_ENTRIES = 10_000

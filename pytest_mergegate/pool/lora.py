@@ -1,25 +1,20 @@
 """LoRA adapters: tensor names and configuration to what each does to the base's parameters."""
 
-from __future__ import annotations
-
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS, is_saved, saved_modules
+from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
 from pytest_mergegate.pool.patterns import pattern_value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.tensors import StoredTensors
+from pytest_mergegate.pool.tensors import StoredTensors
 
 _PARTS = {
     "lora_A.weight": "A",

@@ -1,7 +1,5 @@
 """What a model is called, whatever folder or cache it lies in, and by its quantised copies."""
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePath
 

@@ -1,7 +1,5 @@
 """Regular expressions from adapters, matched as PEFT does but within limits of time and memory."""
 
-from __future__ import annotations
-
 import math
 import re
 import time

@@ -1,15 +1,18 @@
 """The pool: one base, its experts and their examples, read as far as headers go."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained, is_contained
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.mergekit.file import MergekitFile
 from pytest_mergegate.gate.sections import HARNESS
+from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.pool.adapters import CONFIG, read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.examples import Example, read_examples
@@ -19,14 +22,6 @@ from pytest_mergegate.pool.references import Located, in_ci, locate
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.task_folder import task_folder
 from pytest_mergegate.pool.threads import workers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.mergekit.file import MergekitFile
-    from pytest_mergegate.gate.spec import GateSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,21 +1,16 @@
 """A reference in a gate file (a directory, ``org/name``, ``org/name@revision``) to a directory."""
 
-from __future__ import annotations
-
 import os
 import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError, first_line
 from pytest_mergegate.common.files.containment import check_contained
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)

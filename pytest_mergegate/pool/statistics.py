@@ -1,24 +1,17 @@
 """What a look at every stored number of an expert finds: NaN, zeros, and the size of its change."""
 
-from __future__ import annotations
-
 import itertools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_mergegate.pool.changes import Factors, Offset, Replacement, Rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.changes import Change
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.tensors import FloatArray, StoredTensors
+from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.tensors import FloatArray, StoredTensors
 
 NEGLIGIBLE = 1e-6
 """Of ‖W‖: a change that is smaller is lost in the rounding of a stored merge."""

@@ -1,22 +1,15 @@
 """Which modules of a base PEFT adapts, by what an adapter's configuration says."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import strings
 from pytest_mergegate.pool.adapters import CONFIG, is_within, saved_modules
-from pytest_mergegate.pool.base import OUTPUT_LAYERS
+from pytest_mergegate.pool.base import OUTPUT_LAYERS, Base
 from pytest_mergegate.pool.patterns import matches_fully
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from pytest_mergegate.pool.base import Base
 
 ALL_LINEAR = "all-linear"
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)

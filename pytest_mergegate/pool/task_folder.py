@@ -1,21 +1,15 @@
 """The folder of a team's own tasks of lm-evaluation-harness, which holds code: nothing of it may
 lie where strangers put their files."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained
 from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.gatefile import Gate
 
 _CODE = "MG301"
 

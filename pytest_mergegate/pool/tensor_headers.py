@@ -4,13 +4,13 @@ The library alone would not do: it takes a name that is given twice, headers of 
 that no array can have, and its errors name no tensor.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -18,10 +18,6 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import parse_json
 from pytest_mergegate.common.files.regular_files import label, open_regular
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 MOST_TENSORS = 200_000
 _HEADER_LIMIT = 32 << 20

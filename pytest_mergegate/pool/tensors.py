@@ -4,32 +4,24 @@ Read with numpy alone: the safetensors library hands bfloat16 to torch only, and
 memory, where a file that shrinks ends the process.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from io import BufferedReader
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.regular_files import label, open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.tensor_headers import TensorHeader, read_headers
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from io import BufferedReader
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    FloatArray = NDArray[np.float32]
-    Numbers = NDArray[np.float32] | NDArray[np.float64]
-    StoredArray = NDArray[np.generic]
-
+FloatArray = NDArray[np.float32]
+Numbers = NDArray[np.float32] | NDArray[np.float64]
+StoredArray = NDArray[np.generic]
 _STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _RUN, _RUNS = 1024, 64
 """Of a sample: most elements read in one go, and fewest places read from."""
@@ -61,7 +53,7 @@ class StoredTensors(Mapping[str, TensorHeader]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def renamed(self, rename: Callable[[str], str | None]) -> StoredTensors:
+    def renamed(self, rename: Callable[[str], str | None]) -> "StoredTensors":
         """The same tensors under other names; without those that ``rename`` gives none."""
         other = StoredTensors(())
         other.files = self.files
@@ -118,7 +110,7 @@ class StoredTensors(Mapping[str, TensorHeader]):
             return np.concatenate([reader.floats(int(s), int(s) + run).copy() for s in starts])
 
     @contextmanager
-    def reader(self, name: str) -> Iterator[TensorReader]:
+    def reader(self, name: str) -> Iterator["TensorReader"]:
         """Tensor ``name`` in its file, opened for this. Raises PoolError as ``floats`` does."""
         entry = self._entries[name]
         file, header = entry.file, entry.header
@@ -139,7 +131,7 @@ class StoredTensors(Mapping[str, TensorHeader]):
 class TensorReader:
     """One tensor in its open file, flat, as runs of elements; for one thread at a time."""
 
-    def __init__(self, opened: BufferedReader, header: TensorHeader, file: _File) -> None:
+    def __init__(self, opened: BufferedReader, header: TensorHeader, file: "_File") -> None:
         self._opened, self._start, self._file = opened, header.start, file
         self._is_bfloat16 = header.dtype == "BF16"  # read as uint16, the upper half of a float32
         self._stored = np.dtype(_STORED[header.dtype])

@@ -4,22 +4,18 @@ The tokenizers library would build each of them, with a stranger's regular expre
 more than which words it has.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Self
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.regular_files import label, open_regular, read_at_most
 from pytest_mergegate.pool.fingerprints import content_hash
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
 TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"
 SETTINGS = "tokenizer_config.json"
@@ -60,7 +56,7 @@ class TokenizerFiles:
     """Name and content hash of each."""
 
     @classmethod
-    def of(cls, folder: Path, expert: str | None = None) -> TokenizerFiles:
+    def of(cls, folder: Path, expert: str | None = None) -> Self:
         """Look at a folder. Raises PoolError for files that cannot be read."""
         # tokenizer.json holds it all; beside it, the others say nothing more
         others = () if (folder / TOKENIZER).exists() else (VOCABULARY, WORDS, _ADDED, SETTINGS)
@@ -77,7 +73,7 @@ class TokenizerFiles:
         """The files that hold a vocabulary."""
         return frozenset(name for name, _ in self.digests) - {_ADDED, SETTINGS}
 
-    def same(self, other: TokenizerFiles, *names: str) -> bool:
+    def same(self, other: Self, *names: str) -> bool:
         """Whether both have one of ``names``, with the same content."""
         return any(entry in other.digests for entry in self.digests if entry[0] in names)
 

@@ -4,21 +4,15 @@ A rule is a module ``mgNNN_name.py`` with a function ``find(pool)``, which yield
 makes: errors, warnings and notes. They are told under the code in the name of the module.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
-
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,9 @@
 """Heads: what a model ends in, and what the task of an architecture is."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
 
 _HEADS = frozenset(
     (

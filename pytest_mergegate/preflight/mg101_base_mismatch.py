@@ -1,23 +1,17 @@
 """MG101: an expert says it was trained on another base, or another kind of model."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.model_names import last_part, unquantised
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import architecture_of, task_of
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _SIZES = (

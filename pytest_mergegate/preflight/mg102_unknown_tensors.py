@@ -1,21 +1,15 @@
 """MG102: tensors of an expert that match nothing in the base (PEFT drops them silently)."""
 
-from __future__ import annotations
-
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Offset
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import head_of
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.pool import Pool
 
 _OTHER_BASE = "gate against the base it was trained on, or restore the tensor names"
 _NO_BIAS = "under lora_bias, PEFT merges only into layers with a bias; train without lora_bias"

@@ -1,24 +1,17 @@
 """MG103: what an expert should hold, by its configuration or its base, and what it holds."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG, is_saved, is_within, saved_modules
-from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
+from pytest_mergegate.pool.base import OUTPUT_WEIGHTS, Base
 from pytest_mergegate.pool.changes import Computed, Factors
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.targets import Targets, selection
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 _SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 

@@ -1,19 +1,12 @@
 """MG104: changes whose shape is not that of the base's parameter."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.changes import Computed, Factors, Rows
+from pytest_mergegate.pool.changes import Change, Computed, Factors, Rows
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.changes import Change
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

@@ -1,19 +1,13 @@
 """MG105: NaN or infinity in an expert (mergekit writes it to the merge without a word)."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

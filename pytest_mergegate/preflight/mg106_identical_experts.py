@@ -1,19 +1,13 @@
 """MG106: two experts with the same content: the merge would count one of them twice."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.changes import Computed, Factors, Offset
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

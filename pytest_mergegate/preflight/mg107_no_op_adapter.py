@@ -1,17 +1,11 @@
 """MG107: an expert that changes nothing, and so agrees with every merge that ignores it."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.statistics import NEGLIGIBLE
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

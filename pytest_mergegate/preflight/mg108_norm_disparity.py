@@ -1,17 +1,11 @@
 """MG108: an expert whose change is far larger or smaller than those of its pool."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from statistics import median
-from typing import TYPE_CHECKING
 
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 _FACTOR = 10.0
 _FIX = "give the larger change a smaller weight in merge.weights, or check scales and training"

@@ -1,20 +1,14 @@
 """MG109: an expert was trained with another tokenizer than the base's."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.tokenizer_files import Differences
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
 from pytest_mergegate.preflight.told import grouped
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.tokenizer_files import Differences
 
 _OTHER_IDS = (
     "merge only experts that were trained with one tokenizer; if the files beside this expert are "

@@ -1,19 +1,13 @@
 """MG110: an expert with tokens or embedding rows that the base does not have."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.tokenizers import tokenizer_differences
 from pytest_mergegate.preflight.told import error, grouped
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

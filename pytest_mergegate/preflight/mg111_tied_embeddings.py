@@ -1,24 +1,17 @@
 """MG111: input embedding and output layer that are one weight here and two there."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.base import OUTPUT_WEIGHTS
+from pytest_mergegate.pool.base import OUTPUT_WEIGHTS, Base
 from pytest_mergegate.pool.changes import Rows
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.tensors import StoredTensors
 
 _COMPARED = 1 << 20
 _SAVE = "save it again with tie_word_embeddings as it was trained"

@@ -1,19 +1,13 @@
 """MG112: an adapter that was trained on a quantised copy of the base."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.model_names import last_part, unquantised
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import grouped
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 _FIX = (
     "what the adapter learned also makes up for the rounding of those weights: compare its scores "

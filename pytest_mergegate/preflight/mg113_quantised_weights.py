@@ -1,19 +1,13 @@
 """MG113: a base, or a full checkpoint, whose weights are stored quantised."""
 
-from __future__ import annotations
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.preflight.told import error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.tensors import StoredTensors
 
 _WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 

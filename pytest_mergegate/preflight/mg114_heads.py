@@ -1,23 +1,17 @@
 """MG114: heads that cannot be combined: trained apart, for other labels, or unknown to the base."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Replacement
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import architecture_of, head_of
 from pytest_mergegate.preflight.told import error, listed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 _COMPARED = 1 << 16
 _Labels = tuple[str, ...]

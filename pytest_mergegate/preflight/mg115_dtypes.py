@@ -1,19 +1,13 @@
 """MG115: weights stored in several precisions, or in another than the configuration says."""
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.preflight.told import grouped, listed, warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.tensors import StoredTensors
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FIX = "save all of them in one precision, the highest that any of them was trained in"

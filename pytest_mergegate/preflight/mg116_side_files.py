@@ -1,23 +1,18 @@
 """MG116: chat template or generation settings that differ from the base's, and would be lost."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.fingerprints import content_hash
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tokenizer_files import SETTINGS
 from pytest_mergegate.preflight.told import grouped
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 _TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"
 _PROVENANCE = {"transformers_version", "_from_model_config"}

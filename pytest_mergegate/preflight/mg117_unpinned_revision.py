@@ -1,18 +1,11 @@
 """MG117: in CI, a reference to the hub that may be another model tomorrow."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
-from pytest_mergegate.pool.references import in_ci
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.references import Located, in_ci
 from pytest_mergegate.preflight.told import warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.pool.references import Located
 
 
 def find(pool: Pool) -> Iterable[Finding]:

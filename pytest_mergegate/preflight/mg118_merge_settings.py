@@ -1,18 +1,12 @@
 """MG118: merge settings that do something else than their name promises."""
 
-from __future__ import annotations
+from collections.abc import Iterable, Iterator, Sequence
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.mergekit.file import sources
+from pytest_mergegate.gate.spec import GateSpec, MethodSpec
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import note, warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.gate.spec import GateSpec, MethodSpec
-    from pytest_mergegate.pool.pool import Pool
 
 _SOME = 0.5
 """In place of a density that is no single number."""

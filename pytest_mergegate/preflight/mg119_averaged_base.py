@@ -1,19 +1,12 @@
 """MG119: a mergekit configuration that averages the base in, as one more model."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.merge_methods import traits_of
-from pytest_mergegate.gate.mergekit.file import sources
+from pytest_mergegate.gate.mergekit.file import MergekitFile, sources
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.gate.mergekit.file import MergekitFile
-    from pytest_mergegate.pool.pool import Pool
 
 _BASE = {"expert": None}
 

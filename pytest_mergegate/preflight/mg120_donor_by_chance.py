@@ -1,16 +1,10 @@
 """MG120: a mergekit configuration whose configuration and tokenizer donor is left to chance."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

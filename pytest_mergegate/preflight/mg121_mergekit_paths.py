@@ -1,17 +1,11 @@
 """MG121: paths that mergekit itself reads in another way than they are meant."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import note, warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

@@ -1,16 +1,10 @@
 """MG204: fewer distinct inputs than the gate asks for; what it says is then less sure."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import listed, warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

@@ -1,17 +1,11 @@
 """MG205: the same input twice among one expert's examples."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from pytest_mergegate.common.findings import Finding
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pytest_mergegate.common.statuses import Severity
-    from pytest_mergegate.pool.examples import Example
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.common.statuses import Severity
+from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.pool.pool import Pool
 
 
 def find(pool: Pool) -> Iterable[Finding]:

@@ -1,16 +1,10 @@
 """MG206: inputs that several tasks share, and may want different answers to."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import listed, warning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.common.findings import Finding
-    from pytest_mergegate.pool.pool import Pool
 
 _SHOWN = 3
 _TORN = "tell the tasks apart in the input, or do not merge them: no model can answer both"

@@ -1,17 +1,11 @@
 """The tokenizers of a pool's experts against the base's; each distinct pair is compared once."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tokenizer_files import Differences, TokenizerFiles, differences
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 
 def tokenizer_differences(pool: Pool) -> Iterator[tuple[Expert, Differences | PoolError]]:

@@ -1,16 +1,10 @@
 """What rules say: findings without their code, and those that several experts share, told once."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_mergegate.common.findings import Finding
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pytest_mergegate.common.statuses import Severity
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.common.statuses import Severity
+from pytest_mergegate.pool.pool import Pool
 
 _LISTED = 4
 

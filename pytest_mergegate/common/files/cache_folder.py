@@ -4,8 +4,6 @@ Whoever writes to a cache says what gates will find in it, so a folder that a pu
 bring along is none.
 """
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from pathlib import Path, PurePath

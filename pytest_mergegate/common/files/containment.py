@@ -1,19 +1,14 @@
 """Symlinks that strangers commit must not lead out of the repository of the gate file."""
 
-from __future__ import annotations
-
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _LEADS_OUT = "MG003"
 

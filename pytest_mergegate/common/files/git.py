@@ -1,7 +1,5 @@
 """git, asked at the root of a repository, and so that no setting or file there starts a program."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,16 +1,12 @@
 """JSON files from strangers, read as data within limits."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.regular_files import label, open_regular, read_at_most
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LIMIT = 64 << 20
 """Bytes of a file, unless the caller says otherwise."""

@@ -1,7 +1,5 @@
 """Paths as gate files write them, and as they are found; and what lies in a folder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,19 +1,14 @@
 """Opening files that strangers may have put there: regular files only, and no more of them than a
 limit."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from io import BufferedReader
+from pathlib import Path
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from io import BufferedReader
-    from pathlib import Path
 
 OWN_LIMIT = 256 << 20
 """Bytes of a file of this package's own: reports, baselines, registries."""

@@ -4,23 +4,19 @@ What a pull request commits as a symlink, where a report, a registry or a folder
 would have the gate write to a place of its choice.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from io import BufferedRandom
 
 PARTIAL: Final = ".part"
 """The ending of files that are not whole yet."""

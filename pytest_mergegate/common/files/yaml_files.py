@@ -1,8 +1,8 @@
 """YAML files of gates: safe, small, and every error and every key with its line."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -10,10 +10,6 @@ from yaml.constructor import ConstructorError
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.regular_files import open_regular
 from pytest_mergegate.common.plain_text import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 Location = tuple[str | int, ...]
 LIMIT = 512 << 10
