@@ -14,7 +14,7 @@ from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate.history.calibration.observations import COLLAPSE, Observation, observations
 from pytest_mergegate.verdict import automatic
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.case import Case
+from pytest_mergegate.verdict.evidence import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,7 @@ from pytest_mergegate import metrics
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.evidence import Case, budget_questions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +129,7 @@ def found_by(gate: Gate, distances: Floats) -> Any:
     def look() -> Any:
         return _hidden(gate, distances[:, : workspace.per_task])
 
-    decisions = Decisions(gate.spec, pool_of(gate), "hidden")
+    decisions = budget_questions(gate.spec, pool_of(gate), "hidden")
     return hidden.until_decided(look, workspace, decisions)
 
 

@@ -19,8 +19,7 @@ from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers, MergedExpert
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.evidence import Case, budget_questions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -155,7 +154,7 @@ class Comparisons:
             workspace=SimpleNamespace(engine=engine),
             gate=SimpleNamespace(spec=self._spec),
             references=SimpleNamespace(of=lambda name, inputs: inputs),
-            decisions=Decisions(self._spec, self._pool),
+            decisions=budget_questions(self._spec, self._pool),
         )
         task: Any = SimpleNamespace(name=name, reading="greedy", order=tuple(range(len(answers))))
         with mock.patch.object(comparison, "_compare_inputs", _drawn):

@@ -17,7 +17,7 @@ from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages import evaluate
 from pytest_mergegate.stages.evaluate import EvaluateResult, ExpertScores, ReferenceScores
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.case import Case
+from pytest_mergegate.verdict.evidence import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from promised.records import COMPARED, Fate, Kind, past_of
 from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate.gate.spec import PREDICTION
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.case import Case
+from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from promised.losses import Measured, Setting
 from promised.rows import Row, Scenario, Statement, counted
 from promised.shapes import RIGHT
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.case import Case
+from pytest_mergegate.verdict.evidence import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

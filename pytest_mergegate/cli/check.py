@@ -12,7 +12,7 @@ from pytest_mergegate.common.errors import GateError, GateFileError, UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
-from pytest_mergegate.verdict.caps import cap_options
+from pytest_mergegate.verdict.budgets import cap_options
 
 if TYPE_CHECKING:
     import argparse

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from pytest_mergegate.common.plain_text import cut
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import Given, read_options
-from pytest_mergegate.verdict.caps import cap_options
+from pytest_mergegate.verdict.budgets import cap_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.evidence import Case
     from pytest_mergegate.verdict.judge import Judgement
 
 _MOST_TRIALS = 40

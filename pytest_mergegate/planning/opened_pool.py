@@ -22,7 +22,7 @@ from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
 from pytest_mergegate.verdict.automatic import with_known_limits
 from pytest_mergegate.verdict.budgets import set_limits
-from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.evidence import budget_questions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def open_pool(gate: Gate, options: Options) -> tuple[Context, Results]:
     past = Past(options.registry, cache)
     gate = with_known_limits(gate, pool, lambda: past.observations)
     plan_methods(gate, pool.names)  # a typo fails at once
-    decisions = Decisions(gate.spec, pool)
+    decisions = budget_questions(gate.spec, pool)
     context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
     about_pairs = any(kind.about == "pair" for kind, _ in set_limits(decisions.limits))
     results = pipeline.read_states(context, conflicts=about_pairs)

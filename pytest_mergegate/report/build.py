@@ -22,7 +22,7 @@ from pytest_mergegate.report.types import (
     PredictionRecord,
     VerdictRecord,
 )
-from pytest_mergegate.verdict.alone import base_disagreement
+from pytest_mergegate.verdict.evidence import base_disagreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.case import Case
     from pytest_mergegate.verdict.diagnosis import Diagnosis
+    from pytest_mergegate.verdict.evidence import Case
     from pytest_mergegate.verdict.judge import Judgement, Verdict
     from pytest_mergegate.verdict.predictions import Prediction
 

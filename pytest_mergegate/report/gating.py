@@ -26,8 +26,7 @@ from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
-from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.evidence import Case, budget_questions
 from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.predictions import predict
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.planning.records import PlanRecord
     from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.context import BudgetQuestions
     from pytest_mergegate.verdict.diagnosis import Diagnosis
 
 
@@ -161,7 +161,7 @@ class _Run:
         for results in pipeline.run(context):
             if self.case is None:  # preflight is the first to find something
                 self.findings.extend(results.findings)
-            self.case = case = Case.of(results, self.automatic)
+            self.case = case = Case(**vars(results), automatic=self.automatic)
         return case
 
     def _cap(self) -> None:
@@ -169,12 +169,12 @@ class _Run:
         budget = self.gate.spec.effective_budget.capped(self.options.caps)
         self.gate = self.gate.with_budget(budget)
 
-    def _decide(self, pool: Pool) -> Decisions:
+    def _decide(self, pool: Pool) -> BudgetQuestions:
         """The budgets, with all limits as numbers: those that the registry sets, then the caps."""
         if self.gate.spec.effective_budget.automatic:
             self.gate, self.automatic = resolve(self.gate, pool, self.past.observations)
             self._cap()
-        return Decisions(self.gate.spec, pool, self.options.stage)
+        return budget_questions(self.gate.spec, pool, self.options.stage)
 
     def _looked_back(self, case: Case) -> Case:
         """With what the baseline says of the gate, where there is something to compare with it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.trials import Trials, trials_of
@@ -30,27 +31,21 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 
 
-class BudgetQuestions(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class BudgetQuestions:
     """What the stages must know of the budgets."""
 
-    @property
-    def deepest(self) -> Stage:
-        """The stage at which every budget is decided, or the deepest that may run."""
-
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """All that it hangs on whether something is open: a part of keys."""
-
-    @property
-    def compares_merges(self) -> bool:
-        """Whether a budget is about what a merge answers."""
-
-    def mds_is_open(self, mds: Value) -> bool:
-        """Whether more probes might change on which side of its limit an MDS is."""
-
-    def disagreement_is_open(self, expert: str, disagreement: Value, upper: float) -> bool:
-        """Whether more inputs might change on which side of a limit an expert is whose interval of
-        the disagreement, and bound on it, these are."""
+    deepest: Stage
+    """At which every budget is decided, or the deepest that may run."""
+    compares_merges: bool
+    """Whether a budget is about what a merge answers."""
+    limits: Mapping[str, float]
+    """All that it hangs on whether something is open: a part of keys."""
+    mds_is_open: Callable[[Value], bool]
+    """Whether more probes might change on which side of its limit an MDS is."""
+    disagreement_is_open: Callable[[str, Value, float], bool]
+    """Whether more inputs might change on which side of a limit an expert is whose interval of
+    the disagreement, and bound on it, these are."""
 
 
 class Context:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
-from pytest_mergegate.verdict.caps import cap_options
+from pytest_mergegate.verdict.budgets import cap_options
 
 if TYPE_CHECKING:
     from pytest_mergegate.gate.options import Options

@@ -8,54 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
+
+from pytest_mergegate.gate.option_table import cap_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pytest_mergegate.gate.option_table import Option
     from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.verdict.case import Case
-    from pytest_mergegate.verdict.evidence import Evidence
+    from pytest_mergegate.verdict.evidence import Asked, Evidence
 
-    Finder = Callable[["Asked"], Evidence | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """For which value a case is asked."""
-
-    case: Case
-    kind: BudgetKind
-    limit: float
-    expert: str
-    method: str | None
-    """The merge method; None for a budget that no merge is judged by."""
-    mode: Literal["point", "bound"]
-    """What of a value is held against the limit."""
-    depth: Stage
-    """The deepest stage that ran."""
-
-    @property
-    def merge(self) -> MergeResult | None:
-        """The merge by the method; None where it was not made."""
-        return self.case.merge(self.method)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the expert's examples have targets, so that its losses are measured."""
-        return self.case.pool.labelled(self.expert)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CapOption:
-    """The command-line option that tightens a budget in every gate."""
-
-    metavar: str
-    help: str
+    Finder = Callable[[Asked], Evidence | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +60,8 @@ class BudgetKind:
     """By what tables multiply it, and with which unit."""
     most: float = math.inf
     """The largest number that can be a limit."""
-    option: CapOption | None = None
+    option: tuple[str, str] | None = None
+    """Metavariable and help of the command-line option that tightens it in every gate."""
 
     @property
     def of_merges(self) -> bool:
@@ -118,29 +84,6 @@ class BudgetKind:
         scored = self.measured or pool.spec.experts[expert].min_score is not None
         return "eval" if scored and pool.labelled(expert) else self.stage
 
-    def evidence(self, asked: Asked) -> Evidence:
-        """What there is to hold against the limit, or what is missing."""
-        from pytest_mergegate.gate.options import STAGES
-        from pytest_mergegate.verdict.evidence import Evidence
-
-        needed = self.needs(asked.case.pool, asked.expert)
-        ran = STAGES.index(needed) <= STAGES.index(asked.depth)
-        find = self.find if ran else self.forecast
-        found = (resolve(find) if isinstance(find, str) else find)(asked) if find else None
-        if found is not None:
-            return found
-        if ran:
-            return Evidence.missing("not_computed", "none", "was not computed")
-        deeper = f"needs stage {needed}, and the gate may go no deeper than {asked.depth}"
-        return Evidence.missing(f"needs_stage_{needed}", needed, deeper)
-
-
-@cache
-def resolve(name: str) -> Finder:
-    """The function ``module:function`` of this folder."""
-    finder: Finder = resolve_name(f"{__package__}.{name}")
-    return finder
-
 
 def _ratio(quantity: str) -> BudgetKind:
     return BudgetKind(
@@ -160,7 +103,7 @@ _TABLE = (
         stage="hidden",
         find="evidence:difficulty",
         calibrated="probes",
-        option=CapOption(metavar="N", help="largest MDS allowed (a relative score of the pool)"),
+        option=("N", "largest MDS allowed (a relative score of the pool)"),
     ),
     BudgetKind(
         name="max_loss",
@@ -174,7 +117,7 @@ _TABLE = (
         unit=" %",
         title="loss of score",
         shown=(1, " %"),
-        option=CapOption(metavar="PCT", help="largest merging loss allowed, in percent"),
+        option=("PCT", "largest merging loss allowed, in percent"),
     ),
     BudgetKind(
         name="max_disagreement",
@@ -187,9 +130,9 @@ _TABLE = (
         calibrated="compared",
         shown=(100, " %"),
         most=1.0,
-        option=CapOption(
-            metavar="F",
-            help="largest share of inputs that a merge may answer differently from its expert",
+        option=(
+            "F",
+            "largest share of inputs that a merge may answer differently from its expert",
         ),
     ),
     _ratio("magnitude_change_ratio"),
@@ -222,11 +165,16 @@ _TABLE = (
 BUDGETS = {kind.name: kind for kind in _TABLE}
 
 
+def cap_options() -> tuple[Option, ...]:
+    """The options that tighten a budget in every gate."""
+    return tuple(
+        cap_option(kind.name, *kind.option, kind.most) for kind in BUDGETS.values() if kind.option
+    )
+
+
 def kind_of(name: str) -> BudgetKind:
     """The row of a budget; of one that a report of another version names, what its name says."""
-    plain = BudgetKind(
-        name=name, quantity=name, about="expert", stage="preflight", find=lambda _: None
-    )
+    plain = BudgetKind(name=name, quantity=name, about="expert", stage="preflight", find="")
     return BUDGETS.get(name, plain)
 
 

@@ -1,24 +1,69 @@
-"""What is held against a limit, how the two compare, and how much more evidence would decide."""
+"""What is known of a gate, what is held against a limit, how the two compare, and when more of the
+same would decide."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
-from pytest_mergegate.gate.spec import FEWEST
-from pytest_mergegate.verdict.alone import base_disagreement
+from pytest_mergegate.gate.options import STAGES
+from pytest_mergegate.gate.spec import FEWEST, deepest
+from pytest_mergegate.stages.context import BudgetQuestions
+from pytest_mergegate.stages.results import Results
+from pytest_mergegate.verdict.budgets import judges_merges, set_limits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_mergegate.common.statuses import Status
+    from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.gate.spec import GateSpec
+    from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.budgets import Asked
+    from pytest_mergegate.verdict.automatic import AutomaticLimit
+    from pytest_mergegate.verdict.budgets import BudgetKind
+    from pytest_mergegate.verdict.increases import Earlier
+    from pytest_mergegate.verdict.predictions import Prediction
 
 Mode = Literal["point", "bound", "interval"]
 """What meets the limit: the value, the bad end of its interval, or all of its interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Results):
+    """All that a judge knows of a gate: what the stages found, and what past merges say of it."""
+
+    predictions: tuple[Prediction, ...] = ()
+    """Losses that were not measured; of one expert under one method, the best source first."""
+    earlier: Earlier | None = None
+    """What the baseline says of the gate; None where no baseline was given."""
+    automatic: Mapping[str, AutomaticLimit] = field(default_factory=dict)
+    """What the registry made of the limits that are ``auto@RATE``, by budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """For which value a case is asked."""
+
+    case: Case
+    kind: BudgetKind
+    limit: float
+    expert: str
+    method: str | None
+    """The merge method; None for a budget that no merge is judged by."""
+    mode: Literal["point", "bound"]
+    """What of a value is held against the limit."""
+    depth: Stage
+    """The deepest stage that ran."""
+
+    @property
+    def merge(self) -> MergeResult | None:
+        """The merge by the method; None where it was not made."""
+        return self.case.merge(self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +85,8 @@ class Evidence:
     bound: float | None = None
     """The one-sided bound, where there is one beside the interval."""
     base: Value | None = None
-    """The same value of the base with nothing merged, whose pass would make that of a merge say
-    nothing (THEORY 9); None where a pass has its say whatever the base does."""
+    """Of a merge: the same value of the base with nothing merged, whose pass would make that of the
+    merge say nothing (THEORY 9). Where it is None, no merge passes."""
 
     @classmethod
     def missing(cls, reason: str, basis: str, detail: str) -> Evidence:
@@ -102,6 +147,39 @@ def is_open(value: Value, limit: float) -> bool:
     if value.number is None or math.isnan(limit):
         return False
     return compare(value, limit, "interval") == "inconclusive"
+
+
+def budget_questions(spec: GateSpec, pool: Pool, allowed: Stage | None = None) -> BudgetQuestions:
+    """What the stages ask of a gate's budgets, none of which they know by name; ``allowed`` is the
+    deepest that may run, None for as deep as the budgets ask."""
+    limits = spec.effective_budget.limits
+    wanted = deepest(*(k.needs(pool, name) for k, _ in set_limits(limits) for name in pool.names))
+
+    def mds_is_open(mds: Value) -> bool:
+        return any(
+            is_open(mds, limit)
+            for kind, limit in set_limits(limits)
+            if kind.quantity == "mds" and not kind.from_baseline
+        )
+
+    def disagreement_is_open(expert: str, disagreement: Value, upper: float) -> bool:
+        # a loss that is measured does not hang on it; one that is certified rests on the bound
+        assert disagreement.interval is not None
+        certified = Value(number=disagreement.number, interval=(disagreement.interval[0], upper))
+        score = spec.experts[expert].score or 1.0
+        return any(
+            is_open(certified if kind.measured else disagreement, kind.differing(limit, score))
+            for kind, limit in set_limits(limits)
+            if kind.differing and not (kind.measured and pool.labelled(expert))
+        )
+
+    return BudgetQuestions(
+        deepest=min(wanted, allowed or wanted, key=STAGES.index),
+        compares_merges=judges_merges(limits),
+        limits=limits,
+        mds_is_open=mds_is_open,
+        disagreement_is_open=disagreement_is_open,
+    )
 
 
 def difficulty(asked: Asked) -> Evidence | None:
@@ -169,38 +247,8 @@ def _share(asked: Asked, compared: MergedExpert, basis: str, said: str = "") -> 
     )
 
 
-def examples_needed(value: Value, limit: float, examples: int) -> int | None:
-    """On about how many examples the interval of a measured value would leave ``limit`` out.
-
-    An interval shrinks with the square root of their number. None where the value is the limit.
-    """
-    assert value.number is not None
-    assert value.interval is not None
-    low, high = value.interval
-    side = high - value.number if limit > value.number else value.number - low
-    distance = abs(value.number - limit)
-    ratio = side / distance if distance else math.inf
-    if not examples * ratio**2 < 1e12:
-        return None
-    return max(examples + 1, math.ceil(examples * ratio**2))
-
-
-def inputs_text(expert: MergedExpert, limit: float, confidence: float) -> str | None:
-    """What a certificate lacks whose bound is over ``limit`` while the rate that was seen is below
-    it; None where that is not so."""
-    rate = expert.disagreement.number
-    if rate is None or compare(expert.disagreement_upper, limit) != "fail":
-        return None
-    differing = round(rate * expert.inputs)
-    try:
-        needed = metrics.inputs_needed(
-            differing + expert.cut, expert.inputs, limit, confidence=confidence
-        )
-    except metrics.Undefined:
-        if not expert.cut or differing >= limit * expert.inputs:
-            return None
-        return (
-            f"{expert.cut} of {expert.inputs} answers were cut, and count as different until "
-            "probes.max_answer_tokens lets them end"
-        )
-    return f"at the rate of {differing + expert.cut} in {expert.inputs} it takes {needed} inputs"
+def base_disagreement(expert: str, case: Case) -> Value:
+    """Share of its own inputs that the base answers differently from the expert."""
+    if case.base is None:
+        return Value.missing("base_not_compared")
+    return Value(number=case.base[expert].disagreement)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.verdict.alone import base_loss
 from pytest_mergegate.verdict.evidence import Evidence, compare
-from pytest_mergegate.verdict.losses import loss
+from pytest_mergegate.verdict.losses import base_loss, loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_mergegate.verdict.budgets import Asked
+    from pytest_mergegate.verdict.evidence import Asked
     from pytest_mergegate.verdict.pool_parts import PoolPart
 
 NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with the option baseline)"

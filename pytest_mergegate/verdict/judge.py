@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.statuses import STATUSES, worst
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, joined, number_text
-from pytest_mergegate.verdict.alone import too_weak
-from pytest_mergegate.verdict.budgets import Asked, increases, judges_merges, set_limits
-from pytest_mergegate.verdict.evidence import compare
+from pytest_mergegate.gate.options import STAGES
+from pytest_mergegate.verdict.budgets import increases, judges_merges, set_limits
+from pytest_mergegate.verdict.evidence import Asked, Evidence, compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Stage
-    from pytest_mergegate.verdict.budgets import BudgetKind
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.budgets import BudgetKind, Finder
+    from pytest_mergegate.verdict.evidence import Case
 
 _ALIKE = 0.02
 """Worst experts that differ by no larger a share of what they use up are no reason to choose."""
@@ -157,9 +159,12 @@ def _used(verdict: Verdict) -> float:
 
 def _verdict(asked: Asked) -> Verdict:
     kind, limit, expert, case = asked.kind, asked.limit, asked.expert, asked.case
-    found = kind.evidence(asked)
+    found = _found(asked)
     status, detail = compare(found, limit, asked.mode), found.detail
-    lacking = (found.base and why_vacuous(found.base, limit, kind.words)) or too_weak(expert, case)
+    lacking = _too_weak(expert, case)
+    if kind.of_merges:
+        base = found.base or Value.missing("base_not_compared")
+        lacking = why_vacuous(base, limit, kind.words) or lacking
     if status == "pass" and lacking:
         status, detail = "inconclusive", joined(detail, lacking)
     if asked.mode == "bound" and not found.exact:
@@ -180,6 +185,41 @@ def _verdict(asked: Asked) -> Verdict:
         basis=found.basis,
         message=_message(asked, found.value, status, detail),
     )
+
+
+def _found(asked: Asked) -> Evidence:
+    """What there is to hold against the limit, or what is missing."""
+    needed = asked.kind.needs(asked.case.pool, asked.expert)
+    ran = STAGES.index(needed) <= STAGES.index(asked.depth)
+    find = asked.kind.find if ran else asked.kind.forecast
+    if isinstance(find, str):
+        find = _finder(find)
+    if find is not None and (found := find(asked)) is not None:
+        return found
+    if ran:
+        return Evidence.missing("not_computed", "none", "was not computed")
+    deeper = f"needs stage {needed}, and the gate may go no deeper than {asked.depth}"
+    return Evidence.missing(f"needs_stage_{needed}", needed, deeper)
+
+
+@cache
+def _finder(name: str) -> Finder:
+    """The function ``module:function`` of this folder."""
+    finder: Finder = resolve_name(f"{__package__}.{name}")
+    return finder
+
+
+def _too_weak(expert: str, case: Case) -> str:
+    """What to say of an expert that is not known to reach its own ``min_score``."""
+    spec = case.pool.spec.experts[expert]
+    if spec.min_score is None:
+        return ""
+    measured = case.scores.get(expert) if case.scores is not None else None
+    score = spec.score if measured is None else float(measured.expert.mean())
+    if score is not None and score >= spec.min_score:
+        return ""
+    own = "is not known" if score is None else f"is {number_text(score)}"
+    return f"its own score {own}, and min_score asks for {number_text(spec.min_score)}"
 
 
 def why_vacuous(base: Value, limit: float, what: str) -> str:

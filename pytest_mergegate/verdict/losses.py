@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,20 +10,21 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
 from pytest_mergegate.gate.spec import FEWEST
-from pytest_mergegate.verdict.alone import base_loss, known_score
-from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
-from pytest_mergegate.verdict.evidence import (
-    Evidence,
-    compare,
-    examples_needed,
-    inputs_text,
-    is_open,
-)
+from pytest_mergegate.verdict.budgets import limit_on, share_within
+from pytest_mergegate.verdict.evidence import Evidence, base_disagreement, compare, is_open
 
 if TYPE_CHECKING:
     from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.verdict.budgets import Asked
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+    from pytest_mergegate.verdict.evidence import Asked, Case
+
+
+def known_score(case: Case, expert: str) -> float:
+    """The expert's score to which a certificate is relative: measured, given, or 1."""
+    measured = case.scores.get(expert) if case.scores is not None else None
+    if measured is not None and measured.of_outputs:
+        return float(measured.expert.mean())
+    return case.pool.spec.experts[expert].score or 1.0
 
 
 def certified_loss(case: Case, merge: MergeResult, expert: str) -> Value:
@@ -33,21 +35,19 @@ def certified_loss(case: Case, merge: MergeResult, expert: str) -> Value:
 
 def lacking_evidence(limit: float, expert: str, merge: MergeResult, case: Case) -> str | None:
     """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
-    differing = BUDGETS[limit_on("loss")].differing
-    assert differing is not None
-    rate = min(1.0, differing(limit, known_score(case, expert)))
+    rate = min(1.0, share_within({limit_on("loss"): limit}, known_score(case, expert)))
     return inputs_text(merge.expert(expert), rate, case.pool.spec.level)
 
 
 def loss(asked: Asked) -> Evidence | None:
     """What a merge has lost of the expert's score, in percent."""
-    found = _measured(asked) if asked.labelled else _certified(asked)
+    found = _measured(asked) if asked.case.pool.labelled(asked.expert) else _certified(asked)
     return found and replace(found, base=base_loss(asked.expert, asked.case))
 
 
 def predicted_loss(asked: Asked) -> Evidence | None:
     """The same of a merge that was not made; targets wait until they can be measured."""
-    found = None if asked.labelled else _predicted(asked)
+    found = None if asked.case.pool.labelled(asked.expert) else _predicted(asked)
     return found and replace(found, base=base_loss(asked.expert, asked.case))
 
 
@@ -131,3 +131,53 @@ def _positive(loss: Value) -> Value:
         return loss
     interval = None if loss.interval is None else (-loss.interval[1], -loss.interval[0])
     return Value(number=-loss.number, interval=interval)
+
+
+def base_loss(expert: str, case: Case) -> Value:
+    """The loss in percent, positive when worse, of the base with nothing merged: measured, or
+    every answer that differs counted as lost."""
+    measured = case.scores.get(expert) if case.scores is not None else None
+    if measured is not None:
+        base, own = float(measured.base.sum()), float(measured.expert.sum())
+        return Value.computed(lambda: -metrics.merging_loss(base, own))
+    differing = base_disagreement(expert, case)
+    if differing.number is None:
+        return differing
+    return Value(number=100 * min(1.0, differing.number / known_score(case, expert)))
+
+
+def examples_needed(value: Value, limit: float, examples: int) -> int | None:
+    """On about how many examples the interval of a measured value would leave ``limit`` out.
+
+    An interval shrinks with the square root of their number. None where the value is the limit.
+    """
+    assert value.number is not None
+    assert value.interval is not None
+    low, high = value.interval
+    side = high - value.number if limit > value.number else value.number - low
+    distance = abs(value.number - limit)
+    ratio = side / distance if distance else math.inf
+    if not examples * ratio**2 < 1e12:
+        return None
+    return max(examples + 1, math.ceil(examples * ratio**2))
+
+
+def inputs_text(expert: MergedExpert, limit: float, confidence: float) -> str | None:
+    """What a certificate lacks whose bound is over ``limit`` while the rate that was seen is below
+    it; None where that is not so."""
+    rate = expert.disagreement.number
+    if rate is None or compare(expert.disagreement_upper, limit) != "fail":
+        return None
+    differing = round(rate * expert.inputs)
+    try:
+        needed = metrics.inputs_needed(
+            differing + expert.cut, expert.inputs, limit, confidence=confidence
+        )
+    except metrics.Undefined:
+        if not expert.cut or differing >= limit * expert.inputs:
+            return None
+        return (
+            f"{expert.cut} of {expert.inputs} answers were cut, and count as different until "
+            "probes.max_answer_tokens lets them end"
+        )
+    return f"at the rate of {differing + expert.cut} in {expert.inputs} it takes {needed} inputs"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.history.calibration.fit import Calibration
     from pytest_mergegate.history.past import Past
     from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.evidence import Case
 
 Source = Literal["certificate", "registry", "beds", "paper"]
 _SCORES = {

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
-from pytest_mergegate.verdict.evidence import compare, inputs_text
+from pytest_mergegate.verdict.evidence import compare
+from pytest_mergegate.verdict.losses import inputs_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.evidence import Case
     from pytest_mergegate.verdict.judge import Judgement
 
 _ROUNDING = 0.01

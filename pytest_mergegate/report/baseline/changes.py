@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.report.types import Report
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.evidence import Case
     from pytest_mergegate.verdict.increases import Earlier
 
 

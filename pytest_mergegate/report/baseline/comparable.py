@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.report.baseline.reading import Baseline
     from pytest_mergegate.report.pool_records import ExpertRecord
     from pytest_mergegate.report.types import MergedExpertRecord, Report
-    from pytest_mergegate.verdict.case import Case
+    from pytest_mergegate.verdict.evidence import Case
 
 COMPARED: dict[str, tuple[str, ...]] = {
     "probes": ("drawn_per_task", "seed", "positions", "normalize", "max_answer_tokens"),

@@ -13,7 +13,7 @@ from pytest_mergegate.cli.parser import Parser, options_of
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.verdict.caps import cap_options
+from pytest_mergegate.verdict.budgets import cap_options
 
 
 def given(**values: Any) -> Options:

@@ -14,7 +14,8 @@ from pytest_mergegate.report.baseline.reading import read_baseline
 from pytest_mergegate.report.baseline.rewriting import update_baseline
 from pytest_mergegate.report.pool_records import BaseRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
-from pytest_mergegate.verdict.budgets import BUDGETS, Asked
+from pytest_mergegate.verdict.budgets import BUDGETS
+from pytest_mergegate.verdict.evidence import Asked
 from pytest_mergegate.verdict.increases import (
     Earlier,
     increase_of_loss,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import replace
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -25,23 +26,19 @@ from pytest_mergegate.report.formats.terminal import Look, summary
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict.budgets import (
     BUDGETS,
-    Asked,
     BudgetKind,
-    CapOption,
     kind_of,
     limit_on,
-    resolve,
     share_within,
 )
-from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.decisions import Decisions
-from pytest_mergegate.verdict.evidence import Evidence, compare, is_open
+from pytest_mergegate.verdict.evidence import Case, Evidence, budget_questions, compare, is_open
 from pytest_mergegate.verdict.judge import judge
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.verdict.evidence import Asked
 
 KINDS = list(BUDGETS.values())
 NAMES = ("a", "b")
@@ -55,7 +52,8 @@ def divergence(asked: Asked) -> Evidence | None:
         return None
     compared = merge.expert(asked.expert)
     detail = f"on {compared.inputs} inputs"
-    return Evidence(value=Value(number=compared.kl), basis="merged", detail=detail)
+    far = Value(number=9.0)
+    return Evidence(value=Value(number=compared.kl), basis="merged", detail=detail, base=far)
 
 
 MAX_KL = BudgetKind(
@@ -67,7 +65,7 @@ MAX_KL = BudgetKind(
     unplanned="only a merge shows it",
     unit=" nats",
     title="divergence",
-    option=CapOption(metavar="NATS", help="largest mean divergence from an expert's answers"),
+    option=("NATS", "largest mean divergence from an expert's answers"),
 )
 
 
@@ -106,6 +104,18 @@ class TestOneMore:
         assert [v.status for v in found.verdicts] == ["pass", "fail"]
         assert (found.status, found.method) == ("fail", "linear")
 
+    def test_passes_nothing_without_a_word_on_the_base(
+        self, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def baseless(asked: Asked) -> Evidence | None:
+            found = divergence(asked)
+            return found and replace(found, base=None)
+
+        monkeypatch.setitem(BUDGETS, "max_kl", replace(MAX_KL, find=baseless))
+        found = judge(gate, case(gate, 0.1, 0.75), "merge")
+        assert [v.status for v in found.verdicts] == ["inconclusive", "fail"]
+        assert "whether the base by itself would pass is not known" in found.verdicts[0].message
+
     def test_has_its_words_and_its_unit(self, gate: Gate) -> None:
         found = judge(gate, case(gate, 0.1, 0.75), "merge")
         said = "b: kl 0.75 nats over 0.5 nats under linear (on 64 inputs)"
@@ -113,8 +123,8 @@ class TestOneMore:
 
     def test_asks_for_its_stage(self, gate: Gate) -> None:
         pool = case(gate, 0.1, 0.1).pool
-        assert Decisions(gate.spec, pool).deepest == "merge"
-        assert Decisions(gate.spec, pool).compares_merges
+        assert budget_questions(gate.spec, pool).deepest == "merge"
+        assert budget_questions(gate.spec, pool).compares_merges
         (verdict, _) = judge(gate, replace(case(gate, 0.1, 0.1), merges=()), "hidden").verdicts
         assert verdict.status == "inconclusive"
         assert "needs stage merge" in verdict.message
@@ -151,9 +161,9 @@ class TestRows:
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
     def test_name_what_exists(self, kind: BudgetKind) -> None:
         for finder in (kind.find, kind.forecast):
-            assert finder is None or list(inspect.signature(resolve(str(finder))).parameters) == [
-                "asked"
-            ]
+            if finder is not None:
+                found = resolve_name(f"pytest_mergegate.verdict.{finder}")
+                assert list(inspect.signature(found).parameters) == ["asked"]
 
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
     def test_automatic_limits_are_those_of_the_gate_file(self, kind: BudgetKind) -> None:
@@ -242,4 +252,4 @@ def test_sequential_sampling_asks_the_table(
     pool: Any = SimpleNamespace(names=NAMES, labelled=lambda _: labelled, spec=spec)
     allowed: Stage | None = None
     value = Value(number=sum(interval) / 2, interval=interval)
-    assert Decisions(spec, pool, allowed).disagreement_is_open("a", value, upper) is more
+    assert budget_questions(spec, pool, allowed).disagreement_is_open("a", value, upper) is more

@@ -18,10 +18,9 @@ from pytest_mergegate.gate.sections import Budget
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 from pytest_mergegate.verdict import judge as judging
-from pytest_mergegate.verdict.alone import base_loss
-from pytest_mergegate.verdict.case import Case
-from pytest_mergegate.verdict.decisions import Decisions
+from pytest_mergegate.verdict.evidence import Case, budget_questions
 from pytest_mergegate.verdict.increases import Earlier
+from pytest_mergegate.verdict.losses import base_loss
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,8 +211,8 @@ def test_a_score_to_reach_takes_the_stage_that_scores(gate: Gate) -> None:
     labelled, unlabelled = pool("a"), pool()
     for each in (labelled, unlabelled):
         each.spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
-    assert Decisions(gate.spec, labelled).deepest == "eval"
-    assert Decisions(gate.spec, unlabelled).deepest == "merge"
+    assert budget_questions(gate.spec, labelled).deepest == "eval"
+    assert budget_questions(gate.spec, unlabelled).deepest == "merge"
 
 
 @pytest.mark.parametrize(("select", "methods"), [("any", 1), ("any", 3), ("any", 10), ("all", 10)])
@@ -529,7 +528,7 @@ def test_depth(
     gate: Gate, limits: dict[str, float], labelled: tuple[str, ...], allowed: Any, depth: str
 ) -> None:
     spec = budgeted(gate, **limits).spec
-    assert Decisions(spec, pool(*labelled), allowed).deepest == depth
+    assert budget_questions(spec, pool(*labelled), allowed).deepest == depth
 
 
 class TestCaps:
