@@ -11,8 +11,14 @@ from card.beds import experts_of, pools_of
 from pytest_mergegate.history.study.points import SCORES, collapses_of, losses_of, methods_of
 from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined
-from pytest_mergegate.metrics.orders import spearman, worst_hit
-from pytest_mergegate.metrics.ranking import auprc, auprc_interval, auroc, auroc_interval
+from pytest_mergegate.metrics.ranking import (
+    auprc,
+    auprc_interval,
+    auroc,
+    auroc_interval,
+    spearman,
+    worst_hit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
     from card.baselines import Past
     from card.beds import Evidence
     from pytest_mergegate.history.study.points import Point, Score
-    from pytest_mergegate.metrics.orders import WorstHit
+    from pytest_mergegate.metrics.ranking import WorstHit
 
     Ranks = Score | Past
 

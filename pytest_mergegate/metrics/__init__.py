@@ -2,10 +2,12 @@
 
 All follow "An Empirical Study and Theoretical Explanation on Task-Level Model-Merging Collapse"
 (2026) where they name an equation. Bad input raises ``ValueError``, and so does a number that
-float64 cannot hold; one that does not exist raises ``Undefined``, itself a ``ValueError`` with a
-``reason``. No result depends on the unit of the input.
+float64 cannot hold, or so far beyond float32 that its squares would be lost; one that does not
+exist raises ``Undefined``, itself a ``ValueError`` with a ``reason``. No result depends on the unit
+of the input.
 """
 
+from ._checks import Undefined
 from .bounds import (
     Feasibility,
     MinimumDistortion,
@@ -35,13 +37,6 @@ from .conflicts import (
     parameter_conflicts,
     sign_change_ratio,
 )
-from .linear import (
-    effective_scale,
-    linearity_gap,
-    mean_square_norm,
-    mix_states,
-    relative_size,
-)
 from .losses import (
     PoolLoss,
     majority_rate,
@@ -50,21 +45,38 @@ from .losses import (
     pool_losses,
     retention,
 )
-from .minimax import MinimaxWeights, minimax_weights, worst_own_input_distortion
-from .own_inputs import OwnInputDistortion, own_input_distortion, own_input_gram
-from .partition_floor import distortion_floor
-from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
+from .own_inputs import (
+    MinimaxWeights,
+    OwnInputDistortion,
+    minimax_weights,
+    own_input_distortion,
+    own_input_gram,
+    worst_own_input_distortion,
+)
+from .partitions import (
+    CurvePoint,
+    Partition,
+    distortion_curve,
+    distortion_floor,
+    fewest_merges,
+)
 from .prediction import PredictedLoss, miss_controlled_threshold, paper_loss_model
 from .similarity import (
-    Normalize,
     hidden_similarity,
     mean_similarity,
     merging_difficulty,
     merging_difficulty_interval,
+)
+from .states import (
+    Normalize,
+    effective_scale,
+    linearity_gap,
+    mean_square_norm,
+    mix_states,
     pairwise_distances,
     pairwise_squared_distances,
+    relative_size,
 )
-from .undefined import Undefined
 
 __all__ = [
     "ConflictSums",

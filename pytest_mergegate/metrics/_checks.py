@@ -1,7 +1,12 @@
-"""Checks of the inputs that all equations share; every failure is a ``ValueError``."""
+"""Checks of the inputs that all equations share; every failure is a ``ValueError``.
+
+No number is computed where float64 would lose it: what is to be squared is refused beyond
+``LARGEST``, far outside of float32, and a quotient that overflows or vanishes is an error.
+"""
 
 import math
 import operator
+import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -11,10 +16,34 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 Item = TypeVar("Item")
 
+LARGEST = 2.0**200
+"""Up to here, and down to its inverse, float64 loses nothing of squares, nor of the squares of
+differences and quotients. The numbers of float32 end at 2^128 and 2^-149."""
+_LARGEST_SQUARE = LARGEST**3
 # Relative to the largest entry: what float64 sums over many states may leave behind.
 SYMMETRY_TOLERANCE = 1e-9
 # Squared distances that were stored in single precision still pass.
 EUCLIDEAN_TOLERANCE = 1e-6
+
+
+class Undefined(ValueError):
+    """A number that is undefined by convention (THEORY sections 1-7).
+
+    Raised in place of a NaN, which would slip through every comparison, and of a zero, which
+    would read as a result.
+
+    Attributes:
+        reason: A snake_case word for reports, such as ``equidistant``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        # Both go to the base class, so that the exception survives pickling between workers.
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def number(name: str, value: float) -> float:
@@ -53,6 +82,14 @@ def fraction(name: str, value: float) -> float:
     return found
 
 
+def ratio(name: str, above: float, below: float) -> float:
+    """Return ``above`` / ``below``, refusing one that float64 cannot hold."""
+    found = above / below
+    if above and not sys.float_info.min <= abs(found) <= sys.float_info.max:
+        raise ValueError(f"{name} is too large or too small for float64")
+    return found
+
+
 def count(name: str, value: int, *, least: int = 0) -> int:
     """Return ``value`` as an int of at least ``least``; a float or a bool is refused."""
     if isinstance(value, (bool, np.bool_)):
@@ -81,7 +118,8 @@ def numbers(name: str, value: ArrayLike) -> FloatArray:
     try:
         # As it is first: told to make numbers, numpy would read them from strings.
         raw = np.asarray(value)
-        if raw.dtype.kind not in "biufO" or (raw.dtype.kind == "O" and _holds_text(raw)):
+        holds_text = raw.dtype.kind == "O" and any(isinstance(e, (str, bytes)) for e in raw.flat)
+        if raw.dtype.kind not in "biufO" or holds_text:
             raise TypeError(f"got {raw.dtype.name}")
         with np.errstate(over="ignore"):  # of a wider type; infinity is seen below
             return raw.astype(np.float64, copy=False)
@@ -89,8 +127,32 @@ def numbers(name: str, value: ArrayLike) -> FloatArray:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
 
 
-def _holds_text(raw: NDArray[np.object_]) -> bool:
-    return any(isinstance(each, (str, bytes)) for each in raw.flat)
+def squarable(name: str, value: ArrayLike, *, ndim: int | None = None) -> FloatArray:
+    """Return the same of numbers to be squared: 0, or of a size up to ``LARGEST`` either way."""
+    result = array(name, value, ndim=ndim)
+    sizes = np.abs(result)
+    if ((sizes > LARGEST) | (sizes < 1 / LARGEST) & (sizes > 0)).any():
+        raise ValueError(
+            f"{name} must be 0 or between {1 / LARGEST:.2g} and {LARGEST:.2g} in size: float64 "
+            "loses the squares of other numbers; scale them"
+        )
+    return result
+
+
+def require_sums(name: str, largest: float) -> None:
+    """Refuse sums of squares of which the ``largest``, in size, is such that float64 loses some."""
+    if largest and not 1 / _LARGEST_SQUARE <= largest <= _LARGEST_SQUARE:
+        raise ValueError(f"{name} is too large or too small for float64; scale it")
+
+
+def weights(value: ArrayLike, experts: int) -> FloatArray:
+    """Return ``value`` as a vector of one weight per expert, none beyond ``LARGEST`` in size."""
+    result = array("weights", value, ndim=1)
+    if len(result) != experts:
+        raise ValueError(f"weights must have length {experts}, got {len(result)}")
+    if float(np.abs(result).max(initial=0.0)) > LARGEST:
+        raise ValueError(f"weights must not be beyond {LARGEST:.2g}: too large for float64")
+    return result
 
 
 def items(name: str, value: Iterable[Item]) -> list[Item]:
@@ -120,12 +182,11 @@ def symmetric(name: str, value: ArrayLike) -> FloatArray:
     matrix = array(name, value, ndim=2)
     if matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
-    # Halves, whose difference float64 can hold.
-    half = 0.5 * matrix
-    if float(np.abs(half - half.T).max()) > SYMMETRY_TOLERANCE * float(np.abs(half).max()):
+    largest = float(np.abs(matrix).max())
+    require_sums(name, largest)
+    if float(np.abs(matrix - matrix.T).max()) > SYMMETRY_TOLERANCE * largest:
         raise ValueError(f"{name} must be symmetric")
-    # The half of a number that is nearly zero may be zero: equal ones stay as they are.
-    return np.where(matrix == matrix.T, matrix, half + half.T)
+    return 0.5 * (matrix + matrix.T)
 
 
 def distance_matrix(name: str, value: ArrayLike) -> FloatArray:
@@ -146,30 +207,24 @@ def squared_distance_matrix(value: ArrayLike) -> FloatArray:
     problem of the enclosing ball is not concave and its bounds promise nothing.
     """
     matrix = distance_matrix("squared_distances", value)
-    scale = float(matrix.max())
-    if scale > 0:
-        lowest = float(np.linalg.eigvalsh(centred_gram(matrix / scale))[0])
-        if lowest < -EUCLIDEAN_TOLERANCE * len(matrix):
-            raise ValueError(
-                "squared_distances must be mean squared distances between points; "
-                "no points have these"
-            )
+    scaled = matrix / (float(matrix.max()) or 1.0)
+    # the Gram matrix of the points about their mean, -½ J D2 J
+    rows = scaled - scaled.mean(axis=0)
+    if not _has_points(-0.5 * (rows - rows.mean(axis=1, keepdims=True))):
+        raise ValueError(
+            "squared_distances must be mean squared distances between points; no points have these"
+        )
     return matrix
 
 
-def centred_gram(squared_distances: FloatArray) -> FloatArray:
-    """Return the Gram matrix of the points about their mean, -½ J D2 J."""
-    rows = squared_distances - squared_distances.mean(axis=0)
-    gram: FloatArray = -0.5 * (rows - rows.mean(axis=1, keepdims=True))
-    return gram
+def gram_matrix(value: ArrayLike) -> FloatArray:
+    """Return a Gram matrix of N shifts. Raises ``ValueError`` where no shifts have it."""
+    matrix = symmetric("gram", value)
+    if not _has_points(matrix / (float(np.abs(matrix).max()) or 1.0)):
+        raise ValueError("gram must be a Gram matrix of shifts: it has a negative eigenvalue")
+    return matrix
 
 
-def order_statistics(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Return the ends of the central interval along axis 0, as elements of ``values``.
-
-    Elements, not interpolations: between an infinite and a finite value (or two infinities)
-    an interpolation is NaN. The ranks are rounded outwards.
-    """
-    ordered = np.sort(values, axis=0)
-    skipped = math.floor((1 - confidence) / 2 * (len(ordered) - 1))
-    return ordered[skipped], ordered[len(ordered) - 1 - skipped]
+def _has_points(gram: FloatArray) -> bool:
+    lowest = float(np.linalg.eigvalsh(gram)[0])
+    return lowest >= -EUCLIDEAN_TOLERANCE * len(gram)

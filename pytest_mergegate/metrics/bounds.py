@@ -13,31 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks, _scales
+from . import _checks
 from ._checks import FloatArray
 from .enclosing_ball import CONVERGED, enclosing_ball
-from .own_inputs import OwnInputDistortion, own_input_distortion
-from .partitions import CurvePoint, Partition, distortion_curve, fewest_merges
-
-__all__ = [
-    "CurvePoint",
-    "Feasibility",
-    "MinimumDistortion",
-    "OwnInputDistortion",
-    "Partition",
-    "RadiusBounds",
-    "diameter",
-    "distortion_curve",
-    "distortions",
-    "feasibility",
-    "fewest_merges",
-    "jung_upper",
-    "minimum_distortion",
-    "own_input_distortion",
-    "paper_bound",
-    "radius_bounds",
-    "uniform_distortion",
-]
 
 Feasibility = Literal["impossible", "possible", "undecided"]
 
@@ -100,23 +78,16 @@ def distortions(squared_distances: ArrayLike, weights: ArrayLike) -> FloatArray:
         weights: α, shape [N]; they sum to 1 and may be negative.
 
     Raises:
-        ValueError: As ``minimum_distortion``, weights of a wrong length or sum, or float64 cannot
-            hold a distortion.
+        ValueError: As ``minimum_distortion``, weights of a wrong length or sum, or numbers beyond
+            what float64 can multiply.
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
-    alpha = _checks.array("weights", weights, ndim=1)
-    if len(alpha) != len(matrix):
-        raise ValueError(f"weights must have length {len(matrix)}, got {len(alpha)}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float(alpha.sum())
+    alpha = _checks.weights(weights, len(matrix))
+    total = float(alpha.sum())
     if not abs(total - 1) <= _SUM_TOLERANCE:
         raise ValueError(f"weights must sum to 1, got {total}")
-    unit, size = _scales.spare(matrix), max(0, _scales.exponent(alpha))
-    alpha = np.ldexp(alpha, -size)
-    to_experts = np.ldexp(matrix, -unit) @ alpha
-    # what is linear in the weights beside what is quadratic
-    apart = np.ldexp(to_experts, -size) - 0.5 * float(alpha @ to_experts)
-    return _scales.rounded("a distortion", np.maximum(apart, 0.0), unit + 2 * size)
+    to_experts = matrix @ alpha
+    return np.asarray(np.maximum(to_experts - 0.5 * float(alpha @ to_experts), 0.0))
 
 
 def uniform_distortion(squared_distances: ArrayLike) -> float:
@@ -145,9 +116,8 @@ def radius_bounds(squared_distances: ArrayLike) -> RadiusBounds:
         ValueError: As ``minimum_distortion``.
     """
     matrix = _checks.squared_distance_matrix(squared_distances)
-    (squared, exponent), experts = math.frexp(float(matrix.max())), len(matrix)
-    upper = squared * (experts - 1) / (2 * experts)
-    return RadiusBounds(lower=math.ldexp(squared / 4, exponent), upper=math.ldexp(upper, exponent))
+    squared, experts = float(matrix.max()), len(matrix)
+    return RadiusBounds(lower=squared / 4, upper=squared * (experts - 1) / (2 * experts))
 
 
 def paper_bound(squared_distances: ArrayLike, dimension: int) -> float:
@@ -179,18 +149,17 @@ def feasibility(
         (1e-12 of Δ²) counts as within the budget.
 
     Raises:
-        ValueError: As ``minimum_distortion``, or a negative budget or gap.
+        ValueError: As ``minimum_distortion``, or a budget or gap that is negative, or a gap beyond
+            what float64 can square.
     """
     limit = _checks.at_least_zero("budget", budget)
     eta = _checks.at_least_zero("linearity_gap", linearity_gap)
+    _checks.squarable("linearity_gap", eta)
     best = minimum_distortion(squared_distances)
     slack = CONVERGED * _squared_diameter(squared_distances)
     if not best.value - slack <= limit:
         return "impossible"
-    # R + η near 1, where its square neither overflows nor vanishes
-    reach, exponent = math.frexp(math.sqrt(best.value + best.gap) + eta)
-    slack, limit = _scales.shifted([slack, limit + best.gap], -2 * exponent).tolist()
-    if reach**2 - slack <= limit:
+    if (math.sqrt(best.value + best.gap) + eta) ** 2 - slack <= limit + best.gap:
         return "possible"
     return "undecided"
 

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from . import _checks
-from .undefined import Undefined
+from ._checks import Undefined
 
 # Up to here float64 counts exactly.
 _MOST_INPUTS = 2**53

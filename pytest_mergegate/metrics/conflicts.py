@@ -1,28 +1,83 @@
 """Parameter conflicts between two task vectors (THEORY section 2).
 
-Everything follows from sums over positions (``conflict_sums``).
+Everything follows from sums over positions, which add up tile by tile.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks, _scales
-from .conflict_sums import ConflictSums
-from .undefined import Undefined
+from . import _checks
+from ._checks import Undefined
 
-__all__ = [
-    "ConflictSums",
-    "ParameterConflicts",
-    "conflicting_magnitude_ratio",
-    "cosine",
-    "magnitude_change_ratio",
-    "mean_cosine",
-    "parameter_conflicts",
-    "sign_change_ratio",
-]
+
+@dataclass(frozen=True, kw_only=True)
+class ConflictSums:
+    """Sums over positions for task vectors a and b. They add: tiles, then tensors.
+
+    Raises ``ValueError`` for sums that are not finite, negative where they cannot be, or beyond
+    what float64 can divide.
+    """
+
+    absolute_difference: float = 0.0
+    """Σ|a - b|"""
+    absolute_a: float = 0.0
+    """Σ|a|"""
+    absolute_b: float = 0.0
+    """Σ|b|"""
+    sign_changes: int = 0
+    """Number of positions where sign(a) ≠ sign(b), with sign(0) = 0"""
+    conflicting: float = 0.0
+    """Σ|a - b| over those positions"""
+    positions: int = 0
+    """Number of positions"""
+    dot: float = 0.0
+    """⟨a, b⟩"""
+    squared_a: float = 0.0
+    """‖a‖²"""
+    squared_b: float = 0.0
+    """‖b‖²"""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check = _checks.finite if field.name == "dot" else _checks.at_least_zero
+            _checks.require_sums(field.name, abs(check(field.name, getattr(self, field.name))))
+        if self.sign_changes > self.positions:
+            raise ValueError(f"{self.sign_changes} sign changes in {self.positions} positions")
+
+    @classmethod
+    def of(cls, a: ArrayLike, b: ArrayLike) -> "ConflictSums":
+        """Return the sums for two arrays of one shape.
+
+        Raises:
+            ValueError: The shapes differ, or a value is NaN, infinite, or beyond what float64 can
+                square.
+        """
+        left, right = _checks.squarable("a", a), _checks.squarable("b", b)
+        if left.shape != right.shape:
+            raise ValueError(f"a and b must have one shape, got {left.shape} and {right.shape}")
+        changed = np.sign(left) != np.sign(right)
+        difference = np.abs(left - right)
+        return cls(
+            absolute_difference=float(difference.sum()),
+            absolute_a=float(np.abs(left).sum()),
+            absolute_b=float(np.abs(right).sum()),
+            sign_changes=int(np.count_nonzero(changed)),
+            conflicting=float(difference[changed].sum()),
+            positions=left.size,
+            dot=float(np.sum(left * right)),
+            squared_a=float(np.sum(left * left)),
+            squared_b=float(np.sum(right * right)),
+        )
+
+    def __add__(self, other: "ConflictSums") -> "ConflictSums":
+        if not isinstance(other, ConflictSums):
+            return NotImplemented
+        both = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return ConflictSums(**both)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +149,8 @@ def cosine(sums: ConflictSums) -> float:
     _checks.instance("sums", sums, ConflictSums)
     if sums.squared_a == 0 or sums.squared_b == 0:
         raise Undefined("zero_task_vectors", "the cosine needs two task vectors that are not zero")
-    size_a, size_b = math.sqrt(sums.squared_a), math.sqrt(sums.squared_b)
-    norms = size_a * size_b
-    # A product of norms that is nearly zero is inexact.
-    ratio = sums.dot / norms if _scales.trusted(norms) else sums.dot / size_a / size_b
-    return max(-1.0, min(1.0, ratio))
+    norms = math.sqrt(sums.squared_a) * math.sqrt(sums.squared_b)
+    return max(-1.0, min(1.0, sums.dot / norms))
 
 
 def mean_cosine(tensors: Iterable[ConflictSums]) -> float:
@@ -150,10 +202,7 @@ def parameter_conflicts(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Param
 def _share(sums: ConflictSums, part: str) -> float:
     """Return one of the sums over Σ|a| + Σ|b|."""
     _require_magnitude(sums)
-    above, magnitude = float(getattr(sums, part)), sums.absolute_a + sums.absolute_b
-    if math.isinf(magnitude):
-        above, magnitude = above / 2, sums.absolute_a / 2 + sums.absolute_b / 2
-    return min(1.0, above / magnitude)
+    return min(1.0, float(getattr(sums, part)) / (sums.absolute_a + sums.absolute_b))
 
 
 def _require_magnitude(sums: ConflictSums) -> None:

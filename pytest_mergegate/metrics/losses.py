@@ -4,7 +4,6 @@
 Collapse" (2026).
 """
 
-import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks, _scales
-from ._checks import FloatArray
+from . import _checks
+from ._checks import FloatArray, Undefined
 from .betting import ratio_bounds
 from .certificates import disagreement_bound
-from .undefined import Undefined
 
 TOTAL_LOSS = -100.0
 
@@ -47,8 +45,7 @@ def merging_loss(merged: float, expert: float) -> float:
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     _require_positive(expert)
-    apart, exponent = _scales.total([merged, -expert])
-    return _scales.quotient("the merging loss", 100 * apart, expert, exponent)
+    return _checks.ratio("the merging loss", 100 * (merged - expert), expert)
 
 
 def merging_loss_interval(
@@ -112,15 +109,13 @@ def retention(merged: float, expert: float, chance: float) -> float:
     """
     merged, expert = _checks.finite("merged", merged), _checks.finite("expert", expert)
     chance = _checks.finite("chance", chance)
-    above, unit = _scales.total([expert, -chance])
-    # the larger of the two is ½ to 1 in that unit
-    if above <= _CHANCE_TOLERANCE * max(abs(math.ldexp(each, -unit)) for each in (expert, chance)):
+    above = expert - chance
+    if above <= _CHANCE_TOLERANCE * max(abs(expert), abs(chance)):
         raise Undefined(
             "expert_not_above_chance",
             f"retention needs an expert above chance: it scores {expert}, chance is {chance}",
         )
-    left, exponent = _scales.total([merged, -chance])
-    return _scales.quotient("the retention", left, above, exponent - unit)
+    return _checks.ratio("the retention", merged - chance, above)
 
 
 def majority_rate(labels: Iterable[Hashable]) -> float:
@@ -142,11 +137,12 @@ def pool_losses(losses: Collection[float]) -> PoolLoss:
     """Return the mean and the worst of the experts' losses, in percent.
 
     Raises:
-        ValueError: No losses, or one that is NaN or infinite.
+        ValueError: No losses, one that is NaN or infinite, or float64 cannot hold their mean.
     """
     values = _checks.sample("losses", _checks.items("losses", losses))
-    mean = _scales.rounded("the mean loss", *_scales.mean(values))
-    return PoolLoss(mean=float(mean), worst=float(values.min()))
+    with np.errstate(over="ignore"):  # infinity is refused
+        mean = _checks.ratio("the mean loss", float(values.sum()), len(values))
+    return PoolLoss(mean=mean, worst=float(values.min()))
 
 
 def _require_positive(expert: float) -> None:

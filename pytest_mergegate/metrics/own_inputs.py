@@ -1,16 +1,16 @@
-"""What a linear merge does to an expert on its own inputs (end of THEORY section 5)."""
+"""What a linear merge does to every expert on its own inputs, and the weights that leave the
+worst-off expert best off (end of THEORY section 5)."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks, _scales
-from ._checks import FloatArray
-from ._scales import Exponents
-from .distances import check_base_states, check_states
+from . import _checks
+from ._checks import FloatArray, Undefined
+from .states import check_base_states, check_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,16 @@ class OwnInputDistortion:
     """What the two add (or, negative, cancel) together"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MinimaxWeights:
+    """Shares that leave the worst-off expert best off."""
+
+    weights: FloatArray
+    """λ, shape [N], in the simplex"""
+    value: float
+    """max_i δ_i² / G⁽ⁱ⁾_ii: 0 keeps every expert, 1 is as far as the base is"""
+
+
 def own_input_distortion(gram: ArrayLike, weights: ArrayLike, expert: int) -> OwnInputDistortion:
     """Return δ_i² = (λ - e_i)ᵀ G (λ - e_i) and its parts (end of THEORY section 5).
 
@@ -36,39 +46,27 @@ def own_input_distortion(gram: ArrayLike, weights: ArrayLike, expert: int) -> Ow
         expert: i, in 0..N-1.
 
     Raises:
-        ValueError: G is not a Gram matrix, lengths disagree, there is no such expert, or float64
-            cannot hold a part.
+        ValueError: G is not a Gram matrix, lengths disagree, there is no such expert, or numbers
+            are beyond what float64 can multiply.
     """
-    matrix = check_gram(gram)
-    scales = check_weights(weights, len(matrix))
+    matrix = _checks.gram_matrix(gram)
+    scales = _checks.weights(weights, len(matrix))
     own = _checks.count("expert", expert)
     if own >= len(matrix):
         raise ValueError(f"expert must be below {len(matrix)}, got {own}")
     missing = 1 - float(scales[own])
     others = scales.copy()
     others[own] = 0.0
-    # All near 1 while they are multiplied, whatever their units.
-    unit = _scales.spare(matrix)
-    own_size, size = _scales.exponent(missing), _scales.exponent(others)
-    parts = _parts(
-        np.ldexp(matrix, -unit), math.ldexp(missing, -own_size), np.ldexp(others, -size), own
-    )
-    exponents = unit + np.array([2 * own_size, 2 * size, own_size + size])
-    total, common = _scales.total(parts.tolist(), exponents.tolist())
-    dilution, interference, cross = _scales.rounded("the distortion", parts, exponents).tolist()
+    pull = matrix @ others
+    dilution = missing**2 * float(matrix[own, own])
+    interference = max(0.0, float(others @ pull))
+    cross = -2 * missing * float(pull[own]) + 0.0  # no negative zero
     return OwnInputDistortion(
-        total=max(0.0, float(_scales.rounded("the distortion", total, common))),
+        total=max(0.0, dilution + interference + cross),
         dilution=dilution,
         interference=interference,
         cross=cross,
     )
-
-
-def _parts(matrix: FloatArray, missing: float, others: FloatArray, own: int) -> FloatArray:
-    pull = matrix @ others
-    dilution = missing**2 * float(matrix[own, own])
-    interference = max(0.0, float(others @ pull))
-    return np.array([dilution, interference, -2 * missing * float(pull[own]) + 0.0])
 
 
 def own_input_gram(states: Sequence[ArrayLike], base_states: Sequence[ArrayLike]) -> FloatArray:
@@ -82,55 +80,105 @@ def own_input_gram(states: Sequence[ArrayLike], base_states: Sequence[ArrayLike]
         Array [N, N]: the mean over probes of the mean over positions.
 
     Raises:
-        ValueError: Shapes disagree, a value is NaN or infinite, or float64 cannot hold one of G.
+        ValueError: Shapes disagree, or a value is NaN, infinite, or beyond what float64 can square.
     """
     probes = check_states(states)
     bases = check_base_states(base_states, probes)
-    with np.errstate(over="ignore", invalid="ignore"):
-        gram = _mean_gram(probe - base for probe, base in zip(probes, bases, strict=True))
-    if _scales.trusted(np.diagonal(gram)).all():
-        return gram
-    # An expert that does not move, or sizes whose squares float64 loses.
-    return _scaled_gram(probes, bases)
-
-
-def _mean_gram(shifts: Iterable[FloatArray]) -> FloatArray:
-    grams = [_gram(each.reshape(len(each), -1)) / each.shape[1] for each in shifts]
+    shifts = [
+        (probe - base).reshape(len(probe), -1) for probe, base in zip(probes, bases, strict=True)
+    ]
+    grams = [rows @ rows.T / probe.shape[1] for rows, probe in zip(shifts, probes, strict=True)]
     gram: FloatArray = sum(grams[1:], grams[0]) / len(grams)
     return gram
 
 
-def _gram(rows: FloatArray) -> FloatArray:
-    gram: FloatArray = rows @ rows.T
-    return gram
+def worst_own_input_distortion(grams: ArrayLike, weights: ArrayLike) -> float:
+    """Return max_i δ_i² / G⁽ⁱ⁾_ii, each expert's distortion in shares of its own shift.
+
+    Args:
+        grams: G⁽ⁱ⁾ of ``own_input_gram`` for every expert i, shape [N, N, N].
+        weights: λ, shape [N], any real numbers.
+
+    Raises:
+        Undefined: ``zero_task_vectors``, no expert moves its own inputs.
+        ValueError: Shapes disagree, a G⁽ⁱ⁾ is not a Gram matrix, or numbers are beyond what float64
+            can multiply.
+    """
+    parts = _relative_grams(grams)
+    return _worst(parts, _checks.weights(weights, len(parts[0][1])))
 
 
-def _scaled_gram(probes: list[FloatArray], bases: list[FloatArray]) -> FloatArray:
-    """Return the same of shifts that are scaled, every expert's by its own power of two."""
-    both = list(zip(probes, bases, strict=True))
-    sizes = np.max([_scales.sizes(*_scales.differences(*each)) for each in both], axis=0)
-    gram = _mean_gram(_scaled(*_scales.differences(*each), sizes) for each in both)
-    return _scales.restored("the Gram matrix of shifts", gram, sizes[:, np.newaxis] + sizes)
+def minimax_weights(grams: ArrayLike) -> MinimaxWeights:
+    """Return the shares λ whose worst own-input distortion is least (end of THEORY section 5).
+
+    A convex problem: the largest of N quadratics over the simplex. An expert that does not move
+    its own inputs has nothing to lose and is left out of the maximum.
+
+    Args:
+        grams: G⁽ⁱ⁾ of ``own_input_gram`` for every expert i, shape [N, N, N].
+
+    Raises:
+        Undefined: ``zero_task_vectors``, no expert moves its own inputs.
+        ValueError: Shapes disagree, a G⁽ⁱ⁾ is not a Gram matrix, or one expert moves another's
+            inputs so much farther than that one does that float64 cannot hold it.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint, minimize
+
+    parts = _relative_grams(grams)
+    count = len(parts[0][1])
+    start: FloatArray = np.append(np.full(count, 1 / count), 0.0)
+    start[-1] = _worst(parts, start[:-1])
+
+    def slack(x: FloatArray) -> FloatArray:
+        return np.array([x[-1] - _relative_distortion(m, x[:-1], own) for own, m in parts])
+
+    def slack_gradient(x: FloatArray) -> FloatArray:
+        rows = [-2 * m @ (x[:-1] - np.eye(count)[own]) for own, m in parts]
+        return np.column_stack([np.array(rows), np.ones(len(rows))])
+
+    def worst(x: FloatArray) -> float:
+        return float(x[-1])
+
+    how: dict[str, Any] = {
+        "method": "SLSQP",
+        "jac": lambda x: np.append(np.zeros(count), 1.0),
+        "bounds": Bounds(np.zeros(count + 1), np.append(np.ones(count), np.inf)),
+        "constraints": [
+            NonlinearConstraint(slack, 0, np.inf, jac=slack_gradient),
+            LinearConstraint(np.append(np.ones(count), 0.0), 1, 1),
+        ],
+        "options": {"maxiter": 500, "ftol": 1e-12},
+    }
+    found = minimize(worst, start, **how)
+    shares = np.clip(found.x[:-1], 0, None)
+    shares = shares / shares.sum() if shares.sum() > 0 else start[:-1]
+    best = _worst(parts, shares)
+    if not best <= start[-1]:  # the search went astray
+        shares, best = start[:-1], start[-1]
+    return MinimaxWeights(weights=shares, value=float(best))
 
 
-def _scaled(shifts: FloatArray, exponents: Exponents, sizes: Exponents) -> FloatArray:
-    return np.asarray(np.ldexp(shifts, (exponents - sizes[:, np.newaxis])[..., np.newaxis]))
+def _relative_grams(grams: ArrayLike) -> list[tuple[int, FloatArray]]:
+    """Each expert that moves its own inputs, with its G in shares of how far."""
+    stack = _checks.array("grams", grams, ndim=3)
+    if not len(stack) == stack.shape[1] == stack.shape[2]:
+        raise ValueError(f"grams must have shape [N, N, N], got {list(stack.shape)}")
+    matrices = [_checks.gram_matrix(matrix) for matrix in stack]
+    with np.errstate(over="ignore"):
+        moved = [(i, m / m[i, i]) for i, m in enumerate(matrices) if m[i, i] > 0]
+    if not moved:
+        raise Undefined("zero_task_vectors", "no expert moves its own inputs")
+    for i, matrix in moved:
+        largest = float(np.abs(matrix).max())
+        _checks.require_sums(f"grams[{i}], in shares of expert {i}'s own,", largest)
+    return moved
 
 
-def check_weights(weights: ArrayLike, experts: int) -> FloatArray:
-    """``weights`` as float64 [N]. Raises ValueError."""
-    scales = _checks.array("weights", weights, ndim=1)
-    if len(scales) != experts:
-        raise ValueError(f"weights must have length {experts}, got {len(scales)}")
-    return scales
+def _worst(parts: list[tuple[int, FloatArray]], weights: FloatArray) -> float:
+    return max(_relative_distortion(matrix, weights, own) for own, matrix in parts)
 
 
-def check_gram(gram: ArrayLike) -> FloatArray:
-    """``gram`` as float64 [N, N]. Raises ValueError where it is no Gram matrix."""
-    matrix = _checks.symmetric("gram", gram)
-    scale = float(np.abs(matrix).max())
-    if scale > 0:
-        lowest = float(np.linalg.eigvalsh(matrix / scale)[0])
-        if lowest < -_checks.EUCLIDEAN_TOLERANCE * len(matrix):
-            raise ValueError("gram must be a Gram matrix of shifts: it has a negative eigenvalue")
-    return matrix
+def _relative_distortion(matrix: FloatArray, weights: FloatArray, own: int) -> float:
+    off = weights.copy()
+    off[own] -= 1
+    return max(0.0, float(off @ matrix @ off))

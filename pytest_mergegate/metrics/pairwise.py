@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._scales import SMALLEST
-
 Doubles = NDArray[np.float64]
 
 DIFFERENCE, CONFLICTING, SIGN_CHANGES, DOT, SIZE_A, SIZE_B, SQUARE_A, SQUARE_B = range(8)
@@ -81,13 +79,7 @@ class PairwiseConflicts:
 
     def cosine(self) -> Doubles:
         """⟨a, b⟩ / (‖a‖‖b‖), in [-1, 1]."""
-        norms = self._norms
-        found = _divide(self.sums[DOT], norms)
-        if norms.min(initial=1.0) < SMALLEST:  # some product of norms may be inexact
-            one, two = np.sqrt(self.sums[SQUARE_A]), np.sqrt(self.sums[SQUARE_B])
-            again = _divide(_divide(self.sums[DOT], one), two)
-            found = np.where(norms < SMALLEST, again, found)
-        return np.clip(found, -1.0, 1.0)
+        return np.clip(_divide(self.sums[DOT], self._norms), -1.0, 1.0)
 
     def gradient_of(self, ratio: str, positions: int | None = None) -> Doubles:
         """The derivative of one of the ratios by the sums, [8, experts, experts]; 0 where it is
@@ -103,10 +95,7 @@ class PairwiseConflicts:
         else:
             above = {"magnitude_change_ratio": DIFFERENCE}.get(ratio, CONFLICTING)
             gradient[above] = _divide(1.0, self._size)
-            # of a size near 1, whose square neither overflows nor vanishes
-            size, exponents = np.frexp(self._size)
-            share = _divide(np.ldexp(self.sums[above], -exponents), size**2)
-            gradient[SIZE_A] = gradient[SIZE_B] = -np.ldexp(share, -exponents)
+            gradient[SIZE_A] = gradient[SIZE_B] = -_divide(self.sums[above], self._size**2)
         return np.nan_to_num(gradient, nan=0.0)
 
     def _among(self, positions: int | None) -> Doubles:

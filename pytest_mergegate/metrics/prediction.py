@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
-from ._checks import FloatArray
+from ._checks import FloatArray, Undefined
 from .losses import TOTAL_LOSS
-from .undefined import Undefined
 
 # Least squares of the best merging loss on MDS over the paper's 32 task rows: Tables 7-10 with
 # GLUE's losses taken as the best of all five methods in Table 2.
@@ -21,7 +20,6 @@ ROWS = 32
 MEAN_MDS = 2.2825
 SUM_OF_SQUARES_MDS = 63.84
 
-_FAR = 1e100
 # Above, ½ of 1 and the level may round to 1, whose quantile is infinite.
 _SURE = 1 - 1e-6
 
@@ -52,22 +50,20 @@ def paper_loss_model(mds: float, *, confidence: float = 0.90) -> PredictedLoss:
 
     Raises:
         Undefined: ``infinite_mds``, the line says nothing there.
-        ValueError: MDS below 1 or NaN, or float64 cannot hold the upper end.
+        ValueError: MDS below 1 or NaN, or beyond what float64 can square.
     """
     confidence = _checks.fraction("confidence", confidence)
     mds = _checks.number("mds", mds)
     if mds == math.inf:
         raise Undefined("infinite_mds", "the fitted line has no value at an infinite MDS")
-    mds = _checks.finite("mds", mds)
+    _checks.squarable("mds", mds)
     if mds < 1:
         raise ValueError(f"mds must be at least 1, got {mds}")
-    # Far out all is in shares of the MDS, whose square float64 could not hold.
-    unit = mds if mds > _FAR else 1.0
-    loss = INTERCEPT / unit + SLOPE * (mds / unit)
-    leverage = 1 / ROWS / unit / unit + ((mds - MEAN_MDS) / unit) ** 2 / SUM_OF_SQUARES_MDS
-    half = _quantile(confidence) * RESIDUAL_SD * math.sqrt(1 / unit / unit + leverage)
-    low, point, high = (max(TOTAL_LOSS, unit * end) for end in (loss - half, loss, loss + half))
-    return PredictedLoss(loss=point, low=low, high=_checks.finite("the upper end", high))
+    loss = INTERCEPT + SLOPE * mds
+    leverage = 1 / ROWS + (mds - MEAN_MDS) ** 2 / SUM_OF_SQUARES_MDS
+    half = _quantile(confidence) * RESIDUAL_SD * math.sqrt(1 + leverage)
+    low, point, high = (max(TOTAL_LOSS, end) for end in (loss - half, loss, loss + half))
+    return PredictedLoss(loss=point, low=low, high=high)
 
 
 def _quantile(confidence: float) -> float:

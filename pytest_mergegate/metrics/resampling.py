@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _checks, _scales
+from . import _checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 RESAMPLES, PERMUTATIONS, SEED = 2000, 9999, 0
 _BLOCK = 1 << 21
 """Numbers of relabelled pairs in memory at one time."""
-_LARGE = 200
-"""Numbers above 2 to this have products that float64 may not hold."""
 
 
 def cluster_interval(
@@ -111,12 +109,12 @@ def mantel(
 
 
 def _unscaled(name: str, matrix: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The matrix, over a power of two where round-off could not be told from small numbers."""
+    """The matrix over a power of two, so that round-off can be told from small numbers."""
     found = _checks.numbers(name, matrix)
     if np.isinf(found).any():
         raise ValueError(f"{name} must not be infinite")
-    size = _scales.exponent(np.nan_to_num(found))
-    return np.ldexp(found, -size) if size < 0 or size > _LARGE else found
+    size = np.frexp(np.nanmax(np.abs(found), initial=0.0))[1]
+    return np.asarray(np.ldexp(found, -size))
 
 
 def _student(r: Any, pairs: Any) -> Any:

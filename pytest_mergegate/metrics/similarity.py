@@ -14,20 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _checks
-from ._checks import FloatArray
-from .distances import Normalize, pairwise_distances, pairwise_squared_distances
-from .undefined import Undefined
-
-__all__ = [
-    "EQUIDISTANT",
-    "Normalize",
-    "hidden_similarity",
-    "mean_similarity",
-    "merging_difficulty",
-    "merging_difficulty_interval",
-    "pairwise_distances",
-    "pairwise_squared_distances",
-]
+from ._checks import FloatArray, Undefined
 
 # max D - min D below this share of max D is no difference (THEORY section 3).
 EQUIDISTANT = 1e-9
@@ -154,12 +141,23 @@ def merging_difficulty_interval(
     weights = _stratified_weights(tasks, resamples, np.random.default_rng(seed))
     upper = np.triu_indices(probes.shape[1], 1)
     drawn = _similarity_of_pairs(weights @ probes[:, *upper], upper, probes.shape[1])
-    low, high = _checks.order_statistics(drawn, confidence)
+    low, high = order_statistics(drawn, confidence)
     bias = drawn.mean(axis=0) - estimate
     widened = _widening(fewest, confidence)
     low = estimate - widened * np.maximum(estimate - low, 0) - np.maximum(bias, 0)
     high = estimate + widened * np.maximum(high - estimate, 0) + np.maximum(-bias, 0)
     return _inverse(np.stack([np.minimum(high, 1.0), np.maximum(low, 0.0)], axis=1))
+
+
+def order_statistics(values: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """Return the ends of the central interval along axis 0, as elements of ``values``.
+
+    Elements, not interpolations: between an infinite and a finite value (or two infinities)
+    an interpolation is NaN. The ranks are rounded outwards.
+    """
+    ordered = np.sort(values, axis=0)
+    skipped = math.floor((1 - confidence) / 2 * (len(ordered) - 1))
+    return ordered[skipped], ordered[len(ordered) - 1 - skipped]
 
 
 def _require_three(experts: int) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pytest_mergegate.metrics.exact_partitions import parts_of
+from pytest_mergegate.metrics.partitions import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -20,8 +20,8 @@ import numpy as np
 from pytest_mergegate.history.calibration.curves import Curve, around, fit_link, fit_scale, reaches
 from pytest_mergegate.history.calibration.effects import Fitted, fit_effects
 from pytest_mergegate.history.calibration.observations import as_risk
+from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.losses import TOTAL_LOSS
-from pytest_mergegate.metrics.undefined import Undefined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,11 @@ import numpy as np
 
 from pytest_mergegate.history.calibration.fit import calibrate, folds, grouping, with_score
 from pytest_mergegate.history.calibration.observations import SAME, as_risk
+from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.certificates import disagreement_interval
 from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
 from pytest_mergegate.metrics.ranking import auprc, auroc
 from pytest_mergegate.metrics.resampling import cluster_interval
-from pytest_mergegate.metrics.undefined import Undefined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

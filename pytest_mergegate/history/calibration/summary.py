@@ -16,7 +16,7 @@ from pytest_mergegate.history.calibration.performance import (
     performance,
     validate,
 )
-from pytest_mergegate.metrics.undefined import Undefined
+from pytest_mergegate.metrics import Undefined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

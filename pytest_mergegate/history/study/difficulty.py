@@ -13,7 +13,7 @@ from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.study.losses import p_value, varies
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
-from pytest_mergegate.metrics.orders import spearman
+from pytest_mergegate.metrics.ranking import spearman
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

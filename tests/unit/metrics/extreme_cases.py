@@ -123,9 +123,7 @@ _angle = partial(Case, make=_vectors)
 _matrix = partial(Case, make=_points, units={"squared_distances": 1})
 
 CASES: dict[str, tuple[Case, ...]] = {
-    "ConflictSums": (
-        Case(make=lambda rng: dict.fromkeys(("absolute_a", "dot", "positions", "exponent_a"), 1)),
-    ),
+    "ConflictSums": (Case(make=lambda rng: dict.fromkeys(("absolute_a", "dot", "positions"), 1)),),
     "certified_loss": (Case(make=lambda rng: {"disagreement_upper": 0.1, "expert_score": 0.5}),),
     "conflicting_magnitude_ratio": _ratio(metrics.conflicting_magnitude_ratio),
     "cosine": _ratio(

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from pytest_mergegate.metrics import Undefined, pairwise_distances, pairwise_squared_distances
+from pytest_mergegate.metrics import (
+    Undefined,
+    effective_scale,
+    linearity_gap,
+    mean_square_norm,
+    mix_states,
+    own_input_distortion,
+    own_input_gram,
+    pairwise_distances,
+    pairwise_squared_distances,
+    relative_size,
+)
 
 from .strategies import generators, quick
 
@@ -29,7 +40,7 @@ def naive(states, power, scale=None):
     return np.array(result)
 
 
-def random_states(rng):
+def probes_of_experts(rng):
     experts, width = int(rng.integers(1, 6)), int(rng.integers(1, 5))
     lengths = rng.integers(1, 4, size=int(rng.integers(1, 4)))
     states = [rng.normal(size=(experts, int(t), width)) + 0.1 for t in lengths]
@@ -40,7 +51,7 @@ def random_states(rng):
 @given(generators)
 @quick
 def test_against_loops(rng):
-    states, bases = random_states(rng)
+    states, bases = probes_of_experts(rng)
 
     def norm(vector):
         return math.sqrt(sum(float(x) ** 2 for x in vector))
@@ -66,7 +77,7 @@ def test_against_loops(rng):
 @given(generators)
 @quick
 def test_permuting_experts_permutes_distances(rng):
-    states, _ = random_states(rng)
+    states, _ = probes_of_experts(rng)
     order = rng.permutation(len(states[0]))
     np.testing.assert_allclose(
         pairwise_distances([probe[order] for probe in states]),
@@ -78,7 +89,7 @@ def test_permuting_experts_permutes_distances(rng):
 @given(generators)
 @quick
 def test_unit_distances_ignore_the_length_of_each_state(rng):
-    states, _ = random_states(rng)
+    states, _ = probes_of_experts(rng)
     stretched = [probe * rng.uniform(0.1, 10, size=(*probe.shape[:2], 1)) for probe in states]
     result = pairwise_distances(stretched)
     np.testing.assert_allclose(result, pairwise_distances(states), atol=1e-12)
@@ -136,3 +147,74 @@ def test_refuses(states, options, message):
     if not options:
         with pytest.raises(ValueError, match=message):
             pairwise_squared_distances(states)
+
+
+def random_states(rng, experts):
+    lengths = [int(t) for t in rng.integers(1, 4, size=3)]
+    states = [rng.normal(size=(experts, t, 3)) for t in lengths]
+    return states, [rng.normal(size=(t, 3)) for t in lengths]
+
+
+def test_identity_weights_forecast_the_expert_itself():
+    states, bases = random_states(np.random.default_rng(0), 3)
+    for mixed, probe in zip(mix_states(states, bases, [0, 1, 0]), states, strict=True):
+        np.testing.assert_allclose(mixed, probe[1], atol=1e-12)
+    for mixed, base in zip(mix_states(states, bases, [0, 0, 0]), bases, strict=True):
+        np.testing.assert_array_equal(mixed, base)
+
+
+def test_linearity_gap():
+    mixed = [np.zeros((2, 2)), np.zeros((1, 2))]
+    merged = [np.array([[3.0, 4.0], [0.0, 0.0]]), np.zeros((1, 2))]
+    # Probe means 25/2 and 0, then their mean.
+    assert linearity_gap(merged, mixed) == pytest.approx(2.5)
+    assert linearity_gap(mixed, mixed) == 0
+    with pytest.raises(ValueError, match="match"):
+        linearity_gap(merged[:1], mixed)
+
+
+def test_mean_square_norm_weighs_probes_equally():
+    assert mean_square_norm([np.array([[3.0, 4.0]]), np.zeros((5, 2))]) == 12.5
+    with pytest.raises(ValueError, match="empty"):
+        mean_square_norm([])
+
+
+def test_relative_size():
+    assert relative_size(4.0, 16.0) == 0.5
+    assert relative_size(0.0, 16.0) == 0
+    with pytest.raises(Undefined) as caught:
+        relative_size(1.0, 0.0)
+    assert caught.value.reason == "zero_hidden_states"
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="mean_square"):
+            relative_size(bad, 1.0)
+
+
+@given(generators)
+@quick
+def test_effective_scale_is_the_least_squares_fit(rng):
+    merged, summed = rng.normal(size=(2, 3, 5))
+    fitted = np.linalg.lstsq(summed.reshape(-1, 1), merged.ravel(), rcond=None)[0][0]
+    assert effective_scale(merged, summed) == pytest.approx(fitted)
+    assert effective_scale(0.25 * summed, summed) == pytest.approx(0.25)
+
+
+def test_refuses_bad_input():
+    gram, states, bases = np.eye(2), [np.ones((2, 1, 3))], [np.ones((1, 3))]
+    for call, message in (
+        (lambda: own_input_distortion(gram, [1.0], 0), "length 2"),
+        (lambda: own_input_distortion(gram, [1.0, math.nan], 0), "NaN"),
+        (lambda: own_input_distortion(gram, [1.0, 0.0], 2), "below 2"),
+        (lambda: own_input_distortion(gram, [1.0, 0.0], -1), "expert"),
+        (lambda: own_input_distortion(-gram, [1.0, 0.0], 0), "Gram"),
+        (lambda: own_input_distortion([[1, 2], [0, 1]], [1.0, 0.0], 0), "symmetric"),
+        (lambda: own_input_gram(states, []), "match"),
+        (lambda: mix_states(states, bases, [1.0]), "length 2"),
+        (lambda: mix_states(states, [np.ones((2, 3))], [1.0, 0.0]), "match"),
+        (lambda: effective_scale([1.0], [1.0, 2.0]), "one shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(Undefined) as caught:
+        effective_scale([1.0], [0.0])
+    assert caught.value.reason == "zero_task_vectors"
