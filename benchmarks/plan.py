@@ -97,7 +97,7 @@ def run(gate: Gate, methods: str, cache: Path) -> tuple[list[Outcome], float]:
     seconds = time.perf_counter() - start
     print(
         f"{methods}: {', '.join(plan.names)}: {len(plan.groups)} models, at least {plan.at_least}, "
-        f"{plan.tried} groups tried, {forecaster.runs} runs, {seconds:.1f} s",
+        f"{plan.tried} groups tried, {forecaster.runs.done} runs, {seconds:.1f} s",
         flush=True,
     )
     outcomes = []

@@ -145,10 +145,10 @@ def _write(gate: Gate, pool: Pool, plan: Plan, chosen: argparse.Namespace) -> No
     from pytest_mergegate.planning.files import plan_files, write_files
 
     passing = [group for group in plan.groups if group.status == "pass"]
-    written = plan_files(gate, pool, passing, chosen.write)
-    write_files(written, force=chosen.force)
-    say(f"wrote {path}" for path in written.texts)
-    complain(f"not written: {why}" for why in written.missing)
+    texts, missing = plan_files(gate, pool, passing, chosen.write)
+    write_files(texts, force=chosen.force)
+    say(f"wrote {path}" for path in texts)
+    complain(f"not written: {why}" for why in missing)
 
 
 def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Sequence[Verified]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +36,11 @@ _SYNTAX = ("+", "@")
 """What mergekit takes for its own in a path."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """The files of a plan, by path, not yet written, and what is missing among them."""
-
-    texts: Mapping[Path, str]
-    missing: tuple[str, ...]
-
-
-def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupForecast], folder: Path) -> Written:
-    """The files for every group of two or more. Raises GateError."""
+def plan_files(
+    gate: Gate, pool: Pool, groups: Sequence[GroupForecast], folder: Path
+) -> tuple[dict[Path, str], list[str]]:
+    """The files for every group of two or more, by path, not yet written, and what is missing among
+    them. Raises GateError."""
     _check_metrics(gate, folder)
     texts: dict[Path, str] = {}
     missing: list[str] = []
@@ -68,21 +62,21 @@ def plan_files(gate: Gate, pool: Pool, groups: Sequence[GroupForecast], folder: 
             continue
         how = f"{head},\n# for mergekit-yaml, and for `mergegate check`."
         texts[folder / f"{name}.mergekit.yaml"] = f"{how}\n{_dumped(config)}"
-    return Written(texts=texts, missing=tuple(missing))
+    return texts, missing
 
 
-def write_files(written: Written, *, force: bool) -> None:
+def write_files(texts: Mapping[Path, str], *, force: bool) -> None:
     """Write them all, or none where one is there already and ``force`` is off; then read each
     back as a gate. Raises GateError."""
-    there = [path for path in written.texts if path.exists() or path.is_symlink()]
+    there = [path for path in texts if path.exists() or path.is_symlink()]
     if there and not force:
         raise GateError(
             f"--write: {there[0]} is there already",
             fix="--force overwrites it, another folder keeps it",
         )
-    for path, text in written.texts.items():
+    for path, text in texts.items():
         write_file(path, text, new=not force)
-    for path in written.texts:
+    for path in texts:
         load_gate(path)
 
 
@@ -110,18 +104,17 @@ def _check_metrics(gate: Gate, folder: Path) -> None:
 
 
 def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:
-    spec = gate.spec
-    paths = {expert.name: _reference(expert, folder) for expert in pool.experts}
-    data: dict[str, Any] = {"base": _reference(pool.base, folder)}
-    data["experts"] = {n: {"path": paths[n]} | _read(gate, n, folder) for n in spec.experts}
-    data |= _settings(gate, folder)
-    merge = spec.merge.model_dump(mode="json", exclude_unset=True)
-    merge["methods"] = [
-        {"method": m.method, **m.parameters} if m.parameters else m.method
-        for m in spec.merge.methods
+    merge, paths = gate.spec.merge, {e.name: _reference(e, folder) for e in pool.experts}
+    methods = [
+        {"method": m.method, **m.parameters} if m.parameters else m.method for m in merge.methods
     ]
-    data["merge"] = {**merge, "weights": spec.merge.weights}
-    return data
+    said = merge.model_dump(mode="json", exclude_unset=True)
+    return {
+        "base": _reference(pool.base, folder),
+        "experts": {n: {"path": paths[n]} | _read(gate, n, folder) for n in gate.spec.experts},
+        **_settings(gate, folder),
+        "merge": {**said, "methods": methods, "weights": merge.weights},
+    }
 
 
 def _settings(gate: Gate, folder: Path) -> dict[str, Any]:
@@ -172,17 +165,12 @@ def _mergekit_data(gate: Gate, pool: Pool, method: Method, folder: Path) -> dict
         section["base"] = base
     section["merge"] = {"seed": gate.spec.merge.seed}
     config["mergegate"] = section
-    called = _called(config, folder)
-    section["experts"] = {called[text]: _read(gate, n, folder) for n, text in written.items()}
-    return config
-
-
-def _called(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """What the gate of a configuration calls each model. Raises GateError."""
     _, _, file = gate_of_mergekit(config, {(): 1}, name="the configuration", root=folder)
     if file.why_official is not None:
         raise GateError(f"mergekit's form of this merge is another one ({file.why_official})")
-    return {text: name for name, text in file.written.items()}
+    called = {text: name for name, text in file.written.items()}
+    section["experts"] = {called[text]: _read(gate, n, folder) for n, text in written.items()}
+    return config
 
 
 def _absolute(model: Base | Expert) -> str:

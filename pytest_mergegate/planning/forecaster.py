@@ -6,8 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pytest_mergegate.merging.method import is_sum, with_shares
 from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
 from pytest_mergegate.planning.limits import MergeLimits, PoolLimits
@@ -36,22 +34,17 @@ class Forecaster:
     def __init__(self, context: Context, results: Results) -> None:
         gate, hidden = context.gate, results.hidden
         assert hidden is not None
-        self.shares = GroupShares(hidden)
+        self.shares = GroupShares(hidden, gate.spec.merge.weights)
         self.pool_limits = PoolLimits(gate.spec, hidden, results.conflict)
         self._gate = gate
         self._context = context
         self._merge_limits = MergeLimits(gate.spec)
-        self._runs = Runs(context.workspace, self._merge_limits)
+        self.runs = Runs(context, self._merge_limits)
         self._merging = judges_merges(gate.spec.effective_budget.limits)
         self._risk = OwnInputRisk({name: hidden.grams[name] for name in hidden.states.names})
         self._known: dict[tuple[tuple[str, ...], bool], GroupForecast] = {}
         given = gate.spec.merge.weights
         self._own_kind = given if isinstance(given, str) else "given"
-
-    @property
-    def runs(self) -> int:
-        """Models that were put together and run."""
-        return self._runs.done
 
     def risk(self, names: Sequence[str]) -> float:
         """What the shifts of the states say of an average."""
@@ -88,7 +81,7 @@ class Forecaster:
         methods = group_methods(self._gate, names) if self._merging else ()
         if self._merging and not methods:
             undecided = (*undecided, "no sum of task vectors stands for any of the methods")
-        every = self._shares(names)
+        every = self.shares.of(names)
         merges = [
             self._merge(method, shares, names, whole=True)
             for shares in (every[:1] if own_shares else distinct(every))
@@ -114,30 +107,23 @@ class Forecaster:
             doubtful = next((m for m in group.deciding if m.basis == "surrogate"), None)
             if doubtful is None:
                 break
-            made = self._made(doubtful, group.names)
+            self._context.tell(f"merging {len(names)} experts", 0.5)
+            method = replace(doubtful.method, route="in_place")
+            with closing(self.runs.merged(method, group.names)) as running:
+                experts = tuple(self._merge_limits.of(*found) for found in running)
+            made = replace(doubtful, basis="merged", experts=experts)
             merges = [made if merge is doubtful else merge for merge in group.merges]
             group = replace(group, merges=self._best_first(merges))
             self._known[group.names, False] = group
         return group.status == "pass"
 
-    def _made(self, merge: MergeForecast, names: Sequence[str]) -> MergeForecast:
-        method = replace(merge.method, route="in_place")
-        self._context.tell(f"merging {len(names)} experts", 0.5)
-        with closing(self._runs.merged(method, names)) as running:
-            found = tuple(self._merge_limits.of(name, differing) for name, differing in running)
-        return replace(merge, basis="merged", experts=found)
-
-    def _shares(self, names: Sequence[str]) -> tuple[Shares, ...]:
-        return self.shares.of(names, self._gate.spec.merge.weights)
-
     def _promising(self, names: Sequence[str]) -> Iterator[Shares]:
         """The gate's own shares, and others that the states say are clearly better."""
 
         def predicted(shares: Shares) -> float:
-            scales = np.array([shares.shares[name] for name in names])
-            return float(self._risk.by_expert(names, scales).max())
+            return float(self._risk.by_expert(names, shares.shares).max())
 
-        own, *others = self._shares(names)
+        own, *others = self.shares.of(names)
         yield own
         limit = _WORTH_IT * predicted(own)
         for shares in distinct([own, *sorted(others, key=predicted)])[1:]:
@@ -151,10 +137,10 @@ class Forecaster:
         if shares.kind not in {"given", "uniform"}:  # which are the method's own
             method = with_shares(method, shares.shares)
         scales = method_scales(method, names, self._context.workspace)
-        risk = self._risk.by_expert(names, np.array([scales[name] for name in names]))
+        risk = self._risk.by_expert(names, scales)
         order = [name for _, name in sorted(zip(-risk, names, strict=True))]
         found = []
-        with closing(self._runs.of(scales, order, hasty=not whole)) as running:
+        with closing(self.runs.of(scales, order, hasty=not whole)) as running:
             for name, differing in running:
                 found.append(self._merge_limits.of(name, differing))
                 if found[-1].status == "fail" and not whole:

@@ -15,6 +15,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.planning.forecasts import ExpertForecast
+from pytest_mergegate.stages.merge_versus_experts import DifferingAnswers
 from pytest_mergegate.verdict.budgets import set_limits
 from pytest_mergegate.verdict.evidence import Evidence, compare
 from pytest_mergegate.verdict.pool_parts import PoolParts
@@ -65,17 +66,14 @@ class PoolLimits:
         for kind, limit in self._limits:
             values = self._of_pairs if kind.about == "pair" else self._of_experts
             for whose, value in values(kind, names):
-                number, what = self._number(value), f"{kind.words} of {whose} is"
+                number = value.interval[1] if self._bound and value.interval else value.number
+                what = f"{kind.words} of {whose} is"
                 if number is None:
                     known = "known" if kind.about == "pair" else "defined"
                     undecided.append(f"{what} not {known} ({value.reason})")
                 elif compare(number, limit) != "pass":
                     against.append(f"{what} {number_text(number)}, over {number_text(limit)}")
         return tuple(against), tuple(undecided)
-
-    def _number(self, value: Value) -> float | None:
-        """What meets the limit."""
-        return value.interval[1] if self._bound and value.interval else value.number
 
     def _of_pairs(self, kind: BudgetKind, names: Sequence[str]) -> Iterator[tuple[str, Value]]:
         for k, one in enumerate(names):
@@ -93,12 +91,9 @@ class PoolLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedAnswers:
-    """One expert's own inputs under some model: where it answers otherwise than the expert."""
+class ComparedAnswers(DifferingAnswers):
+    """One expert's own inputs under some model, with what the expert itself scores on them."""
 
-    differs: tuple[bool, ...]
-    cut: tuple[bool, ...]
-    """Where the expert's answer was cut, so that agreement is not known to last."""
     scores: NDArray[np.float64] | None = None
     """The expert's own score per input; None where it is not known."""
     labelled: int = 0
@@ -112,15 +107,6 @@ class ComparedAnswers:
             scores=np.concatenate([self.scores, more.scores]) if known else None,
             labelled=self.labelled,
         )
-
-    def first(self, count: int) -> ComparedAnswers:
-        """Those of the first inputs."""
-        return ComparedAnswers(differs=self.differs[:count], cut=self.cut[:count])
-
-    @property
-    def with_cut(self) -> int:
-        """How many differ, counting the cut answers that do not."""
-        return sum(d or c for d, c in zip(self.differs, self.cut, strict=True))
 
 
 class MergeLimits:
@@ -144,24 +130,29 @@ class MergeLimits:
         The disagreement is that on the certificate's inputs. A loss counts every answer that
         differs as lost: what was right before may be right in another way, so it is rarely less.
         """
-        first = found.first(self._spec.certificate.per_task)
-        disagreement, loss = self._disagreement(first), Value.missing("not_asked_for")
-        status: Status = "pass"
-        use, why = 0.0, ""
+        spec = self._spec
+        count = spec.certificate.per_task
+        first = DifferingAnswers(differs=found.differs[:count], cut=found.cut[:count])
+        disagreement, loss = first.disagreement(spec.level), Value.missing("not_asked_for")
+        held: list[tuple[Status, float, str]] = [("pass", 0.0, "")]
         for kind, limit in self._limits:
-            evidence = disagreement
+            evidence = Evidence(
+                value=disagreement,
+                basis="predicted",
+                inputs=len(first.differs),
+                cut=first.unknown,
+                bound=first.upper(spec.level),
+            )
             if kind.quantity != "disagreement":
                 assert kind.quantity == "loss"
                 evidence = self._loss(name, found, first, limit)
                 loss = evidence.value
-            held = self._held(kind, evidence, limit)
-            status, use, why = max(
-                (status, use, why), held, key=lambda told: (STATUSES.index(told[0]), told[1])
-            )
+            held.append(self._held(kind, evidence, limit))
+        status, use, why = max(held, key=lambda told: (STATUSES.index(told[0]), told[1]))
         return ExpertForecast(
             name=name,
             inputs=len(found.differs),
-            disagreement=disagreement.value,
+            disagreement=disagreement,
             loss=loss,
             use=use,
             status=status,
@@ -175,25 +166,21 @@ class MergeLimits:
         kept = replace(rest, differs=(False,) * count, cut=(False,) * count, scores=np.ones(count))
         return self.of(name, found + kept).status == "fail"
 
-    def _disagreement(self, found: ComparedAnswers) -> Evidence:
-        n, differing, level = len(found.differs), sum(found.differs), self._spec.level
-        low, _ = metrics.disagreement_interval(differing, n, confidence=level)
-        _, high = metrics.disagreement_interval(found.with_cut, n, confidence=level)
-        return Evidence(
-            value=Value(number=differing / n, interval=(low, high)),
-            basis="predicted",
-            inputs=n,
-            cut=found.with_cut - differing,
-            bound=metrics.disagreement_bound(found.with_cut, n, confidence=level),
-        )
-
     def _loss(
-        self, name: str, found: ComparedAnswers, first: ComparedAnswers, limit: float
+        self, name: str, found: ComparedAnswers, first: DifferingAnswers, limit: float
     ) -> Evidence:
         """The expected loss; without targets the certificate."""
-        score = self._spec.experts[name].score or 1.0
+        score, level = self._spec.experts[name].score or 1.0, self._spec.level
         if not found.labelled:
-            return self._certified(first, score, limit)
+            inputs = len(first.differs)
+            bound = 100.0 * min(1.0, first.upper(level) / score)
+            expected = 100.0 * first.differing / inputs / score
+            return Evidence(
+                value=Value(number=bound),
+                basis="certified",
+                detail=f"a loss within the limit is not certified on {inputs} inputs",
+                undecided=compare(expected, limit) == "pass" and compare(bound, limit) == "fail",
+            )
         count, differing = len(found.differs), np.array(found.differs, dtype=np.float64)
         rate, share = float(differing.mean()), 1 / score
         if found.scores is not None:
@@ -203,27 +190,13 @@ class MergeLimits:
                 none = Evidence.missing("expert_score_zero", "predicted", why)
                 return replace(none, undecided=True)
             rate, share = float(found.scores @ differing) / count, count / whole
-        _, high = metrics.disagreement_interval(
-            sum(found.differs), count, confidence=self._spec.level
-        )
+        _, high = metrics.disagreement_interval(found.differing, count, confidence=level)
         expected, most = (100.0 * min(1.0, of * share) for of in (rate, high))
         return Evidence(
             value=Value(number=expected, interval=(0.0, most)),
             basis="predicted",
             detail=f"a loss on {found.labelled} examples is not foretold, it takes {FEWEST}",
             undecided=found.labelled < FEWEST,
-        )
-
-    def _certified(self, first: ComparedAnswers, score: float, limit: float) -> Evidence:
-        inputs = len(first.differs)
-        upper = metrics.disagreement_bound(first.with_cut, inputs, confidence=self._spec.level)
-        bound = 100.0 * min(1.0, upper / score)
-        expected = 100.0 * sum(first.differs) / inputs / score
-        return Evidence(
-            value=Value(number=bound),
-            basis="certified",
-            detail=f"a loss within the limit is not certified on {inputs} inputs",
-            undecided=compare(expected, limit) == "pass" and compare(bound, limit) == "fail",
         )
 
     def _held(self, kind: BudgetKind, found: Evidence, limit: float) -> tuple[Status, float, str]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_mergegate.engine.running.references import OwnAnswers
-    from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.limits import MergeLimits
+    from pytest_mergegate.stages.context import Context
 
     Differing = Generator[tuple[str, ComparedAnswers], None, None]
 
@@ -32,11 +31,11 @@ _MOST_SCORED = 256
 class Runs:
     """θ_0 + Σ λ_j τ_j on the experts' own inputs, from the cache where it was run before."""
 
-    def __init__(self, workspace: Workspace, limits: MergeLimits) -> None:
-        self._workspace = workspace
-        self._references = References(workspace)
+    def __init__(self, context: Context, limits: MergeLimits) -> None:
+        self._workspace = context.workspace
+        self._references = context.references
         self._limits = limits
-        self._known: dict[str, tuple[tuple[OwnAnswers, ComparedAnswers], ...]] = {}
+        self._known: dict[str, list[tuple[OwnAnswers, ComparedAnswers]]] = {}
         self.done = 0
         """Models that were put together and run."""
 
@@ -86,64 +85,56 @@ class Runs:
         *,
         hasty: bool = False,
     ) -> Differing:
+        workspace = self._workspace
         with ExitStack() as loaded:
 
-            def run(name: str, reference: OwnAnswers) -> list[int]:
-                engine = self._workspace.engine
-                if engine.model.loaded != label:
+            def run(name: str, reference: OwnAnswers) -> list[bool]:
+                if workspace.engine.model.loaded != label:
                     loaded.enter_context(load())
                     self.done += 1
-                return [int(differs) for differs in answers_differ(engine, name, reference)]
+                return list(answers_differ(workspace.engine, name, reference))
 
             for name in order:
                 found: ComparedAnswers | None = None
                 for reference, own in self._own(name):
                     if hasty and found is not None and self._limits.is_lost(name, found, own):
                         break
-                    key = self._key(described, name, reference)
-                    plain = self._workspace.cache.json(key, partial(run, name, reference))
-                    piece = replace(own, differs=tuple(map(bool, plain)))
+                    key = workspace.key(
+                        "group",
+                        of=name,
+                        expert=workspace.models[name],
+                        examples=workspace.pool.examples_fingerprint.get(name),
+                        read=workspace.spec.experts[name].how_read,
+                        inputs=list(reference.inputs),
+                        probes=workspace.spec.probes.model_dump(mode="json"),
+                        **described,
+                    )
+                    differs = workspace.cache.kept(list[bool], key, partial(run, name, reference))
+                    piece = replace(own, differs=tuple(differs))
                     found = piece if found is None else found + piece
                 assert found is not None
                 yield name, found
 
-    def _key(
-        self, described: Mapping[str, Any], name: str, reference: OwnAnswers
-    ) -> dict[str, Any]:
-        workspace = self._workspace
-        return workspace.key(
-            "group",
-            of=name,
-            expert=workspace.models[name],
-            examples=workspace.pool.examples_fingerprint.get(name),
-            read=workspace.spec.experts[name].how_read,
-            inputs=list(reference.inputs),
-            probes=workspace.spec.probes.model_dump(mode="json"),
-            **described,
-        )
-
-    def _own(self, name: str) -> tuple[tuple[OwnAnswers, ComparedAnswers], ...]:
+    def _own(self, name: str) -> list[tuple[OwnAnswers, ComparedAnswers]]:
         """The expert by itself, on the certificate's inputs, then on those that only a loss asks
         for: its answers, and their scores as far as they follow from those."""
-        if name not in self._known:
-            pool, first = self._workspace.pool, self._workspace.spec.certificate.per_task
-            labelled = len(pool.examples[name]) if pool.labelled(name) else 0
-            count = self._limits.inputs(labelled, _MOST_SCORED)
-            order = self._workspace.draws[name].order
-            pieces = [inputs for inputs in (order[:first], order[first:count]) if inputs]
-            self._known[name] = tuple(self._piece(name, inputs, labelled) for inputs in pieces)
-        return self._known[name]
-
-    def _piece(
-        self, name: str, inputs: tuple[int, ...], labelled: int
-    ) -> tuple[OwnAnswers, ComparedAnswers]:
-        reference = self._references.of(name, inputs)
-        metric, scores = self._workspace.spec.experts[name].metric, None
-        if labelled and metric in BUILTIN_METRICS:
-            examples = self._workspace.pool.examples[name]
-            targets = [examples[k].target or "" for k in reference.inputs]
-            scores = score_outputs(metric, reference.outputs, targets)
-        own = ComparedAnswers(
-            differs=(False,) * len(inputs), cut=reference.cut, scores=scores, labelled=labelled
-        )
-        return reference, own
+        if name in self._known:
+            return self._known[name]
+        workspace = self._workspace
+        pool, metric = workspace.pool, workspace.spec.experts[name].metric
+        first, order = workspace.spec.certificate.per_task, workspace.draws[name].order
+        labelled = len(pool.examples[name]) if pool.labelled(name) else 0
+        count = self._limits.inputs(labelled, _MOST_SCORED)
+        found = []
+        for inputs in filter(None, (order[:first], order[first:count])):
+            reference, scores = self._references.of(name, inputs), None
+            if labelled and metric in BUILTIN_METRICS:
+                targets = [pool.examples[name][k].target or "" for k in reference.inputs]
+                scores = score_outputs(metric, reference.outputs, targets)
+            differs = (False,) * len(inputs)
+            own = ComparedAnswers(
+                differs=differs, cut=reference.cut, scores=scores, labelled=labelled
+            )
+            found.append((reference, own))
+        self._known[name] = found
+        return found

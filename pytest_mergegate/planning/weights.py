@@ -123,13 +123,13 @@ class OwnInputRisk:
 
     def of(self, names: Sequence[str]) -> float:
         """0 for a group that keeps every expert, 1 for one that is as far from it as the base."""
-        return float(self.by_expert(names, np.full(len(names), 1 / len(names))).max())
+        return float(self.by_expert(names, dict.fromkeys(names, 1 / len(names))).max())
 
-    def by_expert(self, names: Sequence[str], scales: FloatArray) -> FloatArray:
+    def by_expert(self, names: Sequence[str], scales: Mapping[str, float]) -> FloatArray:
         """δ_i² / G⁽ⁱ⁾_ii of every expert of the group under λ; 0 for one that moves nothing."""
         at = [self._names.index(name) for name in names]
         grams = self._grams[np.ix_(at, at, at)]
-        off = scales - np.eye(len(at))
+        off = np.array([scales[name] for name in names]) - np.eye(len(at))
         moved = np.einsum("ij,ijk,ik->i", off, grams, off)
         own = np.einsum("iii->i", grams)
         relative: FloatArray = np.divide(moved, own, out=np.zeros(len(at)), where=own > 0)
@@ -137,10 +137,11 @@ class OwnInputRisk:
 
 
 class GroupShares:
-    """The shares of any group, from the states of the pool."""
+    """The shares of any group: the weights ``given`` by the gate, and what the states suggest."""
 
-    def __init__(self, hidden: HiddenResult) -> None:
+    def __init__(self, hidden: HiddenResult, given: str | Mapping[str, float]) -> None:
         states = hidden.states
+        self._given = given
         self._names = states.names
         self._grams = np.stack([hidden.grams[name] for name in states.names])
         squared = metrics.pairwise_squared_distances(states.experts)
@@ -156,9 +157,9 @@ class GroupShares:
         result: FloatArray = total / self._probes[at].sum()
         return result
 
-    def of(self, names: Sequence[str], given: str | Mapping[str, float]) -> tuple[Shares, ...]:
+    def of(self, names: Sequence[str]) -> tuple[Shares, ...]:
         """The gate's own first, then the others that its states suggest."""
-        squared = self.squared(names)
+        given, squared = self._given, self.squared(names)
         uniform = np.full(len(names), 1 / len(names))
         if isinstance(given, str):
             optimal, minimax = metrics.minimum_distortion(squared).weights, uniform

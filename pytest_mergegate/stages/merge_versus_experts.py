@@ -132,12 +132,41 @@ def answers_differ(engine: Engine, name: str, reference: OwnAnswers) -> tuple[bo
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Compared:
-    """Some inputs of one expert, one entry each."""
+class DifferingAnswers:
+    """Some inputs of one expert, one entry each: where a model answers otherwise."""
 
-    inputs: tuple[int, ...]
     differs: tuple[bool, ...]
     cut: tuple[bool, ...]
+    """Where the expert's answer was cut, so that agreement is not known to last."""
+
+    @property
+    def differing(self) -> int:
+        """How many are answered otherwise."""
+        return sum(self.differs)
+
+    @property
+    def unknown(self) -> int:
+        """Answers that were cut before any difference showed."""
+        return sum(was and not differs for was, differs in zip(self.cut, self.differs, strict=True))
+
+    def disagreement(self, confidence: float) -> Value:
+        """The share that differs; the upper end counts the cut answers as different."""
+        n, differing = len(self.differs), self.differing
+        low, _ = metrics.disagreement_interval(differing, n, confidence=confidence)
+        _, high = metrics.disagreement_interval(differing + self.unknown, n, confidence=confidence)
+        return Value(number=differing / n, interval=(low, high))
+
+    def upper(self, confidence: float) -> float:
+        """The one-sided bound on it, counting the cut answers as different."""
+        differing = self.differing + self.unknown
+        return metrics.disagreement_bound(differing, len(self.differs), confidence=confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared(DifferingAnswers):
+    """The same, with how far the answers are apart."""
+
+    inputs: tuple[int, ...]
     kl: tuple[float, ...]
     moved: tuple[float, ...]
     """‖h_merged − h_i‖²."""
@@ -148,25 +177,6 @@ class _Compared:
 
     def __add__(self, more: _Compared) -> _Compared:
         return _Compared(**{k: (*v, *getattr(more, k)) for k, v in vars(self).items()})
-
-    @property
-    def differing(self) -> int:
-        return sum(self.differs)
-
-    @property
-    def unknown(self) -> int:
-        """Answers that were cut before any difference showed."""
-        return sum(was and not differs for was, differs in zip(self.cut, self.differs, strict=True))
-
-    def disagreement(self, confidence: float) -> Value:
-        n, differing = len(self.differs), self.differing
-        low, _ = metrics.disagreement_interval(differing, n, confidence=confidence)
-        _, high = metrics.disagreement_interval(differing + self.unknown, n, confidence=confidence)
-        return Value(number=differing / n, interval=(low, high))
-
-    def upper(self, confidence: float) -> float:
-        differing = self.differing + self.unknown
-        return metrics.disagreement_bound(differing, len(self.differs), confidence=confidence)
 
 
 def _compare(context: Context, task: Task) -> _Compared:
