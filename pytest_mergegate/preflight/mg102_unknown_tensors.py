@@ -1,15 +1,13 @@
 """MG102: tensors of an expert that match nothing in the base (PEFT drops them silently)."""
 
 import difflib
-from collections.abc import Iterable
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Offset
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import head_of
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 _OTHER_BASE = "gate against the base it was trained on, or restore the tensor names"
 _NO_BIAS = "under lora_bias, PEFT merges only into layers with a bias; train without lora_bias"
@@ -17,7 +15,7 @@ _COMPARED = 200
 """Characters of a name: looking for a similar one takes their square."""
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Every parameter that an expert changes must be one of the base; heads are MG114's."""
     for expert in pool.experts:
         unknown = [p for p in expert.changes if p not in pool.base.tensors and not head_of(p)]
@@ -28,7 +26,7 @@ def find(pool: Pool) -> Iterable[Finding]:
                 f"{count} {whose} parameters match nothing in the base, first "
                 f"{shown(unknown[0])!r}{_hint(unknown[0], pool.base)}",
                 _NO_BIAS if isinstance(expert.changes[unknown[0]], Offset) else _OTHER_BASE,
-                expert=expert.name,
+                expert.name,
                 final=True,
             )
 

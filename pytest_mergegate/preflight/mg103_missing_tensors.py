@@ -1,6 +1,6 @@
 """MG103: what an expert should hold, by its configuration or its base, and what it holds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
@@ -11,12 +11,12 @@ from pytest_mergegate.pool.changes import Computed, Factors
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.targets import Targets, selection
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 _SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Targeted and adapted modules must be the same; checkpoints must be whole."""
     targets = Targets(pool.base)
     for expert in pool.experts:
@@ -30,12 +30,12 @@ def find(pool: Pool) -> Iterable[Finding]:
         yield from _trained(expert, pool.base)
 
 
-def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]:
+def _targeted(expert: Expert, base: Base, targets: Targets) -> Findings:
     chosen = selection(expert.config, expert=expert.name)
     if chosen is None:
         if expert.config.get("target_modules") is not None:
             said = "target_modules or layers_to_transform name no modules and no layers"
-            yield error(f"{CONFIG}: {said}", _SAVE_AGAIN, expert=expert.name)
+            yield error(f"{CONFIG}: {said}", _SAVE_AGAIN, expert.name)
         return
     targeted = targets.parameters(chosen, expert=expert.name)
     adapted = {
@@ -52,12 +52,10 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Iterator[Finding]
     ):
         if odd:
             first = shown(min(odd).removesuffix(".weight"))
-            yield error(
-                f"{len(odd)} modules {says}, first {first!r}", _SAVE_AGAIN, expert=expert.name
-            )
+            yield error(f"{len(odd)} modules {says}, first {first!r}", _SAVE_AGAIN, expert.name)
 
 
-def _trained(expert: Expert, base: Base) -> Iterator[Finding]:
+def _trained(expert: Expert, base: Base) -> Findings:
     """modules_to_save, and biases under ``bias: all`` and ``lora_bias``, must be there."""
     names, bias = saved_modules(expert.config), expert.config.get("bias")
     known = set(_parameters(base))
@@ -73,10 +71,10 @@ def _trained(expert: Expert, base: Base) -> Iterator[Finding]:
     if missing := wanted - set(expert.changes):
         settings = "modules_to_save, bias or lora_bias"
         said = f"{len(missing)} parameters that {settings} call for have no tensors"
-        yield error(f"{said}, first {shown(min(missing))!r}", _SAVE_AGAIN, expert=expert.name)
+        yield error(f"{said}, first {shown(min(missing))!r}", _SAVE_AGAIN, expert.name)
 
 
-def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
+def _checkpoint(expert: Expert, base: Base) -> Findings:
     held = {*expert.changes, *expert.tensors}
     lacking = [p for p in _parameters(base) if p not in held]
     if lacking:
@@ -84,7 +82,7 @@ def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
             f"the checkpoint lacks {len(lacking)} of the base's {len(base.tensors)} tensors, "
             f"first {lacking[0]!r}",
             "save it again as a whole, with every shard; the same class as the base",
-            expert=expert.name,
+            expert.name,
         )
 
 

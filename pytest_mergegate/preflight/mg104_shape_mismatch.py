@@ -1,15 +1,12 @@
 """MG104: changes whose shape is not that of the base's parameter."""
 
-from collections.abc import Iterable
-
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Change, Computed, Factors, Rows
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """A change must fit the weight that it is added to; resized embeddings are MG110's."""
     for expert in pool.experts:
         wrong = [
@@ -24,7 +21,7 @@ def find(pool: Pool) -> Iterable[Finding]:
             yield error(
                 wrong[0] + more,
                 "gate against the base it was trained on",
-                expert=expert.name,
+                expert.name,
                 final=True,
             )
 

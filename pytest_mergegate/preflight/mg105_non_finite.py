@@ -1,16 +1,14 @@
 """MG105: NaN or infinity in an expert (mergekit writes it to the merge without a word)."""
 
 import math
-from collections.abc import Iterable
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Every stored number must be finite, and so must what they amount to."""
     if (name := _of_the_base(pool)) is not None:
         said = f"the base's tensor {name!r} holds NaN or infinity"
@@ -22,7 +20,7 @@ def find(pool: Pool) -> Iterable[Finding]:
                 f"the change of {shown(min(statistics.overflowing))!r} overflows float32, "
                 "though its tensors are finite",
                 f"check lora_alpha and r in {CONFIG}, or use an earlier checkpoint",
-                expert=expert.name,
+                expert.name,
                 final=True,
             )
         if bad := statistics.non_finite:
@@ -32,7 +30,7 @@ def find(pool: Pool) -> Iterable[Finding]:
                 f"{shown(expert.tensors.file_of(name).name)}: tensor {shown(name)!r} "
                 f"holds NaN or infinity{more}",
                 "the training diverged or the file is damaged; use an earlier checkpoint",
-                expert=expert.name,
+                expert.name,
                 final=True,
             )
 

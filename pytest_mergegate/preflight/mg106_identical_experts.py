@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterable
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.changes import Computed, Factors, Offset
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Compare weights and scales; a touched configuration does not make another expert."""
     alike: dict[tuple[object, ...], list[Expert]] = {}
     for expert in pool.experts:
@@ -24,7 +23,7 @@ def find(pool: Pool) -> Iterable[Finding]:
                 yield error(
                     f"has the same weights as expert {other!r}",
                     "remove one of the two, or correct the path that was copied",
-                    expert=expert.name,
+                    expert.name,
                 )
 
 

@@ -1,14 +1,11 @@
 """MG107: an expert that changes nothing, and so agrees with every merge that ignores it."""
 
-from collections.abc import Iterable
-
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.statistics import NEGLIGIBLE
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """The change as a whole must be more than a rounding error of what it changes."""
     for expert in pool.experts:
         statistics = pool.statistics[expert.name]
@@ -21,5 +18,5 @@ def find(pool: Pool) -> Iterable[Finding]:
             yield error(
                 f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: {size}",
                 "it was saved untrained, or its tensors were lost; save it again",
-                expert=expert.name,
+                expert.name,
             )

@@ -1,38 +1,21 @@
 """MG108: an expert whose change is far larger or smaller than those of its pool."""
 
-from collections.abc import Iterable
 from statistics import median
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import warning
+from pytest_mergegate.preflight.told import Findings, warning
 
 _FACTOR = 10.0
 _FIX = "give the larger change a smaller weight in merge.weights, or check scales and training"
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Under equal weights, the largest change decides and the smallest is drowned out."""
     known = {
         name: norm
         for name, statistics in pool.statistics.items()
         if (norm := statistics.relative_norm) is not None and norm > 0
     }
-    if len(known) < 3:
-        yield from _pair(known)
-        return
-    middle = median(known.values())
-    for name, norm in known.items():
-        if not middle / _FACTOR <= norm <= middle * _FACTOR:
-            times = f"{norm / middle:.1f}" if norm > middle else f"1/{middle / norm:.1f}"
-            yield warning(
-                f"‖ΔW‖/‖W‖ is {norm:.2g}, {times} times the pool's median {middle:.2g}",
-                _FIX,
-                expert=name,
-            )
-
-
-def _pair(known: dict[str, float]) -> Iterable[Finding]:
     if len(known) == 2:
         (small, less), (large, more) = sorted(known.items(), key=lambda item: item[1])
         if more > _FACTOR * less:
@@ -41,3 +24,11 @@ def _pair(known: dict[str, float]) -> Iterable[Finding]:
                 f"{more / less:.1f} times smaller",
                 _FIX,
             )
+    if len(known) < 3:
+        return
+    middle = median(known.values())
+    for name, norm in known.items():
+        if not middle / _FACTOR <= norm <= middle * _FACTOR:
+            times = f"{norm / middle:.1f}" if norm > middle else f"1/{middle / norm:.1f}"
+            said = f"‖ΔW‖/‖W‖ is {norm:.2g}, {times} times the pool's median {middle:.2g}"
+            yield warning(said, _FIX, name)

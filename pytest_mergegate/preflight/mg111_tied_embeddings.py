@@ -1,23 +1,20 @@
 """MG111: input embedding and output layer that are one weight here and two there."""
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS, Base
 from pytest_mergegate.pool.changes import Rows
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tensors import StoredTensors
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 _COMPARED = 1 << 20
 _SAVE = "save it again with tie_word_embeddings as it was trained"
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """The flag, the stored tensors and what an adapter changes must agree on the tying."""
     base = pool.base
     if base.ties_embeddings and (two := _two_weights(base, base.tensors)):
@@ -29,7 +26,7 @@ def find(pool: Pool) -> Iterable[Finding]:
             yield from _one_side(expert, pool)
 
 
-def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
+def _checkpoint(expert: Expert, base: Base) -> Findings:
     flag = expert.config.get("tie_word_embeddings")
     ties = flag if isinstance(flag, bool) else base.ties_embeddings
     if ties != base.ties_embeddings:
@@ -37,12 +34,10 @@ def _checkpoint(expert: Expert, base: Base) -> Iterator[Finding]:
         said = f"the checkpoint {one} its embeddings, the base {other}"
         yield error(said, "untie, or tie, all of them in the same way first", expert=expert.name)
     elif ties and (two := _two_weights(base, expert.tensors)):
-        yield error(
-            f"the checkpoint ties its embeddings, but stores {two}", _SAVE, expert=expert.name
-        )
+        yield error(f"the checkpoint ties its embeddings, but stores {two}", _SAVE, expert.name)
 
 
-def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
+def _one_side(expert: Expert, pool: Pool) -> Findings:
     """PEFT's forward changes the side that was adapted, its merge both of them."""
     embedding = pool.base.embedding
     unchanged = pool.statistics[expert.name].unchanged
@@ -55,7 +50,7 @@ def _one_side(expert: Expert, pool: Pool) -> Iterator[Finding]:
                 "merged, it changes both",
                 "train with ensure_weight_tying=True, or leave the embedding and the output layer "
                 "out of target_modules and modules_to_save",
-                expert=expert.name,
+                expert.name,
             )
 
 

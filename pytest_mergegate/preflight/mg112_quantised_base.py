@@ -1,13 +1,10 @@
 """MG112: an adapter that was trained on a quantised copy of the base."""
 
-from collections.abc import Iterable
-
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import grouped
+from pytest_mergegate.preflight.told import Findings, grouped, warning
 
 _FIX = (
     "what the adapter learned also makes up for the rounding of those weights: compare its scores "
@@ -15,11 +12,11 @@ _FIX = (
 )
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """The merge adds such a change to weights that it was not trained on."""
     names = pool.base.names
-    said = {e.name: (why, _FIX) for e in pool.experts if (why := _sign(e, names))}
-    yield from grouped(pool, "warning", said)
+    signs = ((expert.name, _sign(expert, names)) for expert in pool.experts)
+    yield from grouped(pool, (warning(sign, _FIX, name) for name, sign in signs if sign))
 
 
 def _sign(expert: Expert, names: frozenset[str]) -> str | None:

@@ -1,18 +1,17 @@
 """MG113: a base, or a full checkpoint, whose weights are stored quantised."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tensors import StoredTensors
-from pytest_mergegate.preflight.told import error
+from pytest_mergegate.preflight.told import Findings, error
 
 _WEIGHTS = (".weight", ".bias", ".qweight", ".weight_packed")
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Arithmetic on quantised weights is not arithmetic on the weights."""
     models: list[tuple[str | None, Mapping[str, Any], StoredTensors]] = [
         (None, pool.base.config, pool.base.tensors),
@@ -23,7 +22,7 @@ def find(pool: Pool) -> Iterable[Finding]:
             yield error(
                 f"the {'checkpoint' if name else 'base'} is quantised: {how}",
                 "use the full-precision original, and quantise the merge afterwards",
-                expert=name,
+                name,
                 final=True,
             )
 

@@ -1,23 +1,22 @@
 """MG114: heads that cannot be combined: trained apart, for other labels, or unknown to the base."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.changes import Replacement
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import architecture_of, head_of
-from pytest_mergegate.preflight.told import error, listed
+from pytest_mergegate.preflight.told import Findings, error, listed
 
 _COMPARED = 1 << 16
 _Labels = tuple[str, ...]
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """A merge averages heads like any other weight, whatever their outputs mean."""
     for expert in pool.experts:
         unknown = [p for p in expert.changes if head_of(p) and p not in pool.base.tensors]
@@ -25,14 +24,14 @@ def find(pool: Pool) -> Iterable[Finding]:
             yield error(
                 f"brings a head that the base does not have, {shown(unknown[0])!r}",
                 "gate against a base of the same class with that head, saved with save_pretrained",
-                expert=expert.name,
+                expert.name,
                 final=True,
             )
     yield from _trained_apart(pool)
     yield from _labels(pool)
 
 
-def _trained_apart(pool: Pool) -> Iterator[Finding]:
+def _trained_apart(pool: Pool) -> Findings:
     """Heads that several adapters carry as a whole, and not the same ones."""
     owners: dict[str, dict[str, list[tuple[Expert, Replacement]]]] = {}
     for expert in pool.experts:
@@ -66,7 +65,7 @@ def _differ(owners: list[tuple[Expert, Replacement]]) -> bool:
     return any(not np.array_equal(first, e.tensors.sample(c.key, _COMPARED)) for e, c in others)
 
 
-def _labels(pool: Pool) -> Iterator[Finding]:
+def _labels(pool: Pool) -> Findings:
     """Output k must mean the same label in every full checkpoint and in the base."""
     configs = [("the base", pool.base.config)]
     configs += [(e.name, e.config) for e in pool.experts if not e.is_adapter]
@@ -79,7 +78,7 @@ def _labels(pool: Pool) -> Iterator[Finding]:
             yield error(
                 said,
                 "train all of them with one id2label in one order, or merge the backbones only",
-                expert=name,
+                name,
             )
 
 

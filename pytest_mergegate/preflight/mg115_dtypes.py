@@ -1,40 +1,40 @@
 """MG115: weights stored in several precisions, or in another than the configuration says."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tensors import StoredTensors
-from pytest_mergegate.preflight.told import grouped, listed, warning
+from pytest_mergegate.preflight.told import Findings, grouped, listed, warning
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FIX = "save all of them in one precision, the highest that any of them was trained in"
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Look at the type of most of the numbers: norms are often kept in another."""
     base = _main(pool.base.tensors)
     stored = {expert.name: _main(expert.tensors) for expert in pool.experts}
     yield from _mixed(pool, stored)
-    against: dict[str, tuple[str, str]] = {}
-    config: dict[str, tuple[str, str]] = {}
+    yield from grouped(pool, _against_base(pool, stored, base))
+    checkpoints = [expert for expert in pool.experts if not expert.is_adapter]
+    odd = ((e.name, _against_config(e.config, stored[e.name])) for e in checkpoints)
+    yield from grouped(pool, (warning(said, _FIX, name) for name, said in odd if said))
+    if said := _against_config(pool.base.config, base):
+        yield warning(f"the base is {said}", "save it again")
+
+
+def _against_base(pool: Pool, stored: Mapping[str, str | None], base: str | None) -> Findings:
     for expert in pool.experts:
         own = stored[expert.name]
         # adapters are trained and saved in float32 on a base in half precision: as it should be
         halves = {own, base} == {"F16", "BF16"}
         if own and base and (halves or (not expert.is_adapter and own != base)):
-            against[expert.name] = (f"stored in {own}, the base in {base}", _FIX)
-        if not expert.is_adapter and (said := _against_config(expert.config, own)):
-            config[expert.name] = (said, _FIX)
-    yield from grouped(pool, "warning", against)
-    yield from grouped(pool, "warning", config)
-    if said := _against_config(pool.base.config, base):
-        yield warning(f"the base is {said}", "save it again")
+            yield warning(f"stored in {own}, the base in {base}", _FIX, expert.name)
 
 
-def _mixed(pool: Pool, stored: Mapping[str, str | None]) -> Iterator[Finding]:
+def _mixed(pool: Pool, stored: Mapping[str, str | None]) -> Findings:
     """One finding for the adapters among themselves; checkpoints are held against the base."""
     by_type: dict[str, list[str]] = {}
     for expert in pool.experts:

@@ -1,14 +1,11 @@
 """MG117: in CI, a reference to the hub that may be another model tomorrow."""
 
-from collections.abc import Iterable
-
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.references import Located, in_ci
-from pytest_mergegate.preflight.told import warning
+from pytest_mergegate.preflight.told import Findings, warning
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """A gate that passed must pass again on the same commit of the gate file."""
     if not in_ci():
         return
@@ -21,5 +18,5 @@ def find(pool: Pool) -> Iterable[Finding]:
                 f"{'' if name else 'the base '}{place.repository} at "
                 f"{place.revision or 'its default branch'} can change between two runs",
                 f"write {place.repository}@{commit}",
-                expert=name,
+                name,
             )

@@ -1,12 +1,11 @@
 """MG118: merge settings that do something else than their name promises."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.mergekit.file import sources
 from pytest_mergegate.gate.spec import GateSpec, MethodSpec
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import note, warning
+from pytest_mergegate.preflight.told import Findings, note, warning
 
 _SOME = 0.5
 """In place of a density that is no single number."""
@@ -14,7 +13,7 @@ _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
     mergekit, experts = pool.mergekit is not None, len(pool.experts)
     if pool.mergekit is not None and pool.mergekit.why_official is not None:

@@ -1,17 +1,14 @@
 """MG119: a mergekit configuration that averages the base in, as one more model."""
 
-from collections.abc import Iterable
-
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.gate.mergekit.file import MergekitFile, sources
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import warning
+from pytest_mergegate.preflight.told import Findings, warning
 
 _BASE = {"expert": None}
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """An average of N experts and the base moves each expert's weights less than it seems."""
     file = pool.mergekit
     if file is None:

@@ -1,13 +1,10 @@
 """MG120: a mergekit configuration whose configuration and tokenizer donor is left to chance."""
 
-from collections.abc import Iterable
-
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import warning
+from pytest_mergegate.preflight.told import Findings, warning
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """Adapters of one base all lead back to it; checkpoints bring files of their own."""
     file = pool.mergekit
     if file is None or file.config.get("base_model") is not None:

@@ -1,25 +1,26 @@
 """MG121: paths that mergekit itself reads in another way than they are meant."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.told import note, warning
+from pytest_mergegate.preflight.told import Findings, note, warning
 
 
-def find(pool: Pool) -> Iterable[Finding]:
+def find(pool: Pool) -> Findings:
     """The gate finds these models; ``mergekit-yaml`` may not, or may find others."""
     if pool.mergekit is None:
         return
-    local = dict(_local_paths(pool))
-    odd = {path: name for path, name in local.items() if {"+", "@"} & {*path}}
-    for path, name in odd.items():
-        yield warning(
-            f"{path}: mergekit takes '+' and '@' in a path for its own syntax",
-            "rename the folder, or name a link to it",
-            expert=name,
-        )
+    local: dict[str, str | None] = {}
+    if pool.base.located.repository is None:
+        local[pool.base.reference] = None
+    local |= {e.reference: e.name for e in pool.experts if e.located.repository is None}
+    for path, name in local.items():
+        if {"+", "@"} & {*path}:
+            yield warning(
+                f"{path}: mergekit takes '+' and '@' in a path for its own syntax",
+                "rename the folder, or name a link to it",
+                name,
+            )
     relative = [path for path in local if not path.startswith("~") and not Path(path).is_absolute()]
     if relative:
         yield note(
@@ -27,24 +28,11 @@ def find(pool: Pool) -> Iterable[Finding]:
             "is started, and then on the hub; the gate from the configuration's own",
             "start mergekit in the configuration's folder, or write absolute paths",
         )
-    yield from _bare_adapters(pool)
-
-
-def _local_paths(pool: Pool) -> Iterator[tuple[str, str | None]]:
-    if pool.base.located.repository is None:
-        yield pool.base.reference, None
-    for expert in pool.experts:
-        if expert.located.repository is None:
-            yield expert.reference, expert.name
-
-
-def _bare_adapters(pool: Pool) -> Iterator[Finding]:
-    assert pool.mergekit is not None
     for expert in pool.experts:
         written = pool.mergekit.written.get(expert.name)
         if expert.is_adapter and written == expert.reference:
             yield warning(
                 f"{written} is an adapter, which mergekit takes for a whole model",
                 f"write {pool.base.reference}+{written}",
-                expert=expert.name,
+                expert.name,
             )

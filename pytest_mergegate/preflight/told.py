@@ -1,11 +1,12 @@
 """What rules say: findings without their code, and those that several experts share, told once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pytest_mergegate.common.findings import Finding
-from pytest_mergegate.common.statuses import Severity
 from pytest_mergegate.pool.pool import Pool
 
+Findings = Iterator[Finding]
 _LISTED = 4
 
 
@@ -25,22 +26,17 @@ def note(message: str, fix: str) -> Finding:
     return Finding(code="", severity="note", message=message, fix=fix)
 
 
-def grouped(
-    pool: Pool, severity: Severity, said: Mapping[str, tuple[str, str]]
-) -> Iterator[Finding]:
-    """One finding for each distinct (message, fix), whichever experts it is said of."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for name, told in said.items():
-        groups.setdefault(told, []).append(name)
-    for (message, fix), names in groups.items():
-        alone = len(names) == 1
-        yield Finding(
-            code="",
-            severity=severity,
-            expert=names[0] if alone else None,
-            message=message if alone else f"{listed(names, len(pool.experts))}: {message}",
-            fix=fix,
-        )
+def grouped(pool: Pool, findings: Findings) -> Findings:
+    """What is said of several experts in the same words, told once; errors before warnings."""
+    groups: dict[Finding, list[str]] = {}
+    for finding in findings:
+        groups.setdefault(replace(finding, expert=None), []).append(finding.expert or "")
+    for finding in sorted(groups, key=lambda one: one.severity):
+        if len(names := groups[finding]) == 1:
+            yield replace(finding, expert=names[0])
+        else:
+            said = f"{listed(names, len(pool.experts))}: {finding.message}"
+            yield replace(finding, message=said)
 
 
 def listed(names: Sequence[str], total: int | None = None) -> str:
