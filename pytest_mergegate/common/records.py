@@ -12,6 +12,7 @@ from pytest_mergegate.common.values import Value
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Number | None, Number | None]
+NOT_RUN = "stage_not_run"
 _OPTIONAL = ("_reason", "_standard_error")
 """Endings of keys that are left out where there is nothing to say."""
 
@@ -53,10 +54,25 @@ def interval_of(value: Value) -> Interval | None:
     return low, high
 
 
+def value_of(record: Record | None, name: str) -> Value:
+    """The Value that ``record`` was made of under ``name``; None is of a stage that did not run."""
+    told = {} if record is None else dict(record)
+    infinite = told.get(f"{name}_infinite", False)
+    number = math.inf if infinite else told.get(name)
+    if number is None:
+        return Value.missing(told.get(f"{name}_reason") or NOT_RUN)
+    ends = told.get(f"{name}_interval")
+    if ends is not None:
+        low, high = ends
+        ends = (-math.inf if low is None else low, math.inf if high is None else high)
+    error = told.get(f"{name}_standard_error")
+    return Value(number=number, interval=ends, standard_error=error)
+
+
 def _parts(value: Value | None) -> dict[str, Any]:
     """By what is added to the name of a value."""
     if value is None:
-        return {"": None, "_reason": "stage_not_run"}
+        return {"": None, "_reason": NOT_RUN}
     infinite = value.number is not None and math.isinf(value.number)
     return {
         "": None if infinite else value.number,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pytest_mergegate.metrics import Undefined
@@ -31,6 +31,17 @@ class Value:
     def missing(cls, reason: str) -> Self:
         """An undefined value."""
         return cls(number=None, reason=reason)
+
+    def times(self, factor: float) -> Self:
+        """The same in another unit; a negative ``factor`` turns the interval round."""
+        if self.number is None:
+            return self
+        ends = None
+        if self.interval is not None:
+            low, high = sorted(end * factor + 0.0 for end in self.interval)
+            ends = (low, high)
+        error = None if self.standard_error is None else self.standard_error * abs(factor)
+        return replace(self, number=self.number * factor + 0.0, interval=ends, standard_error=error)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.records import NOT_RUN, value_of
 from pytest_mergegate.report.baseline.reading import HOW_TO_WRITE_ANEW, depth
 from pytest_mergegate.verdict.increases import Earlier
 from pytest_mergegate.verdict.pool_parts import PoolPart, PoolParts
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.report.baseline.reading import Baseline
-    from pytest_mergegate.report.pool_records import ExpertRecord
-    from pytest_mergegate.report.types import MergedExpertRecord, Report
+    from pytest_mergegate.report.types import Report
     from pytest_mergegate.verdict.evidence import Case
 
 COMPARED: dict[str, tuple[str, ...]] = {
@@ -26,7 +25,7 @@ COMPARED: dict[str, tuple[str, ...]] = {
 """The settings by section that must agree; methods are compared one by one."""
 WHOLE = ("dtype", "trust_remote_code", "mergekit")
 BY_EXPERT = ("score", "metric", "reading", "examples")
-NO_LOSS = frozenset({"no_targets", "stage_not_run"})
+NO_LOSS = frozenset({"no_targets", NOT_RUN})
 """Why an expert has no loss that could be compared."""
 _UNSAID = object()
 
@@ -47,16 +46,16 @@ def earlier_of(
         experts=experts,
         common=common,
         common_reason=why,
-        mds={e.name: _mds(e) for e in entry.experts},
+        mds={e.name: value_of(e, "mds") for e in entry.experts},
         distances={frozenset({pair.a, pair.b}): pair.distance for pair in entry.pairs},
         measured={
-            (merge.method, e.name): _loss(e)
+            (merge.method, e.name): value_of(e, "loss").times(-1)
             for merge in entry.merges
             for e in merge.experts
             if e.loss_reason not in NO_LOSS
         },
         certified={
-            (p.method or "", p.expert): _value(_negated(p.loss), p.loss_reason)
+            (p.method or "", p.expert): value_of(p, "loss").times(-1)
             for p in entry.predictions
             if p.source == "certificate"
         },
@@ -128,28 +127,3 @@ def _common(entry: Report, case: Case) -> tuple[PoolPart | None, str]:
             "scores rest (fix: update the baseline)"
         )
     return PoolParts(case.hidden, case.pool.spec).of(entry.expert_names), ""
-
-
-def _loss(expert: MergedExpertRecord) -> Value:
-    ends = expert.loss_interval
-    flipped = ends and (_negated(ends[1]), _negated(ends[0]))
-    return _value(_negated(expert.loss), expert.loss_reason, flipped)
-
-
-def _mds(expert: ExpertRecord) -> Value:
-    if expert.mds_infinite:
-        return Value(number=float("inf"))
-    return _value(expert.mds, expert.mds_reason, expert.mds_interval)
-
-
-def _negated(loss: float | None) -> float | None:
-    return None if loss is None else -loss
-
-
-def _value(number: float | None, reason: str | None, ends: Any = None) -> Value:
-    if number is None:
-        return Value.missing(reason or "undefined")
-    if ends is None or ends[0] is None:
-        return Value(number=number)
-    high = float("inf") if ends[1] is None else ends[1]
-    return Value(number=number, interval=(ends[0], high))

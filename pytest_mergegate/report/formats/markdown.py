@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.report.formats.columns import columns
 from pytest_mergegate.report.formats.heatmap import heatmap
+from pytest_mergegate.report.formats.numbers import columns
 from pytest_mergegate.report.formats.reading import (
     Concern,
     change_text,

@@ -1,88 +1,42 @@
-"""The numbers of experts that formats show, each with what stands beside it."""
+"""The numbers of experts that formats show, one by one and as columns of a table."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.common.records import value_of
 from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.report.formats.reading import limit_of, merge_of, status_of
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from pytest_mergegate.common.records import Interval
-    from pytest_mergegate.report.pool_records import ExpertRecord
-    from pytest_mergegate.report.types import MergedExpertRecord, Report
-
-NOT_RUN = "stage_not_run"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """One number of one expert, or why there is none."""
-
-    value: float | None = None
-    interval: Interval | None = None
-    """A null end is infinite."""
-    upper: float | None = None
-    """What the number is at most, at the certificate's confidence."""
-    reason: str = NOT_RUN
-    note: str = ""
-    """What else has to be said of it."""
-
-    def times(self, factor: float) -> Estimate:
-        """The same in another unit, ``factor`` of which make one of this."""
-
-        def of(number: float | None) -> float | None:
-            return None if number is None else number * factor
-
-        ends = self.interval and (of(self.interval[0]), of(self.interval[1]))
-        return Estimate(
-            value=of(self.value), interval=ends, upper=of(self.upper), reason=self.reason
-        )
-
-
-def mds_of(expert: ExpertRecord) -> Estimate:
-    """How hard an expert is to merge within its pool."""
-    return Estimate(
-        value=math.inf if expert.mds_infinite else expert.mds,
-        interval=expert.mds_interval,
-        reason=expert.mds_reason or NOT_RUN,
+    from pytest_mergegate.common.values import Value
+    from pytest_mergegate.report.types import (
+        ForecastRecord,
+        MergedExpertRecord,
+        MergeRecord,
+        Report,
     )
 
-
-def forecasts_of(report: Report, kind: str, method: str | None) -> dict[str, Estimate]:
-    """The disagreement that is expected of every expert of which a forecast was made."""
-    return {
-        found.expert: Estimate(
-            value=found.disagreement,
-            interval=found.disagreement_interval,
-            upper=found.disagreement_upper,
-            reason=found.disagreement_reason or NOT_RUN,
-        )
-        for found in report.forecasts
-        if (found.kind, found.method) == (kind, method)
-    }
+NONE = "-"
+MDS, DISAGREEMENT, LOSS = map(limit_on, ("mds", "disagreement", "loss"))
+"""Budgets whose values have columns of their own."""
 
 
-def disagreement_of(merged: MergedExpertRecord | None) -> Estimate:
-    """How often the merge answers an expert's inputs differently."""
-    if merged is None:
-        return Estimate()
-    return Estimate(
-        value=merged.disagreement,
-        interval=merged.disagreement_interval,
-        upper=merged.disagreement_upper,
-    )
+def forecasts_of(report: Report, kind: str, method: str | None) -> dict[str, ForecastRecord]:
+    """By expert, as far as a forecast was made."""
+    return {f.expert: f for f in report.forecasts if (f.kind, f.method) == (kind, method)}
 
 
-def loss_of(merged: MergedExpertRecord | None) -> Estimate:
+def loss_of(merged: MergedExpertRecord | None) -> Value:
     """The loss in percent, positive where the merge is worse, as the budget has it."""
-    if merged is None or merged.loss is None:
-        return Estimate(reason=(merged and merged.loss_reason) or NOT_RUN)
-    low, high = merged.loss_interval or (None, None)
-    turned = (None if high is None else -high, None if low is None else -low)
-    return Estimate(value=0.0 - merged.loss, interval=merged.loss_interval and turned)
+    return value_of(merged, "loss").times(-1)
 
 
 def by_layer(report: Report, ratio: str) -> dict[tuple[str, str], list[float | None]]:
@@ -113,6 +67,8 @@ def number_beside(
 
     With ``apart`` also with those it takes not to look like the limit, where it is not.
     """
+    if math.isinf(value):
+        return number_text(value)
     value += 0.0
     while limit is not None and digits < 16:
         shown = float(f"{value:.{digits}f}")
@@ -129,11 +85,137 @@ def span(ends: Interval | None, scale: float = 1, decimals: int | None = None) -
         return None
     low = -math.inf if ends[0] is None else ends[0]
     high = math.inf if ends[1] is None else ends[1]
-    low, high = sorted((low * scale, high * scale))
-    return f"[{_end(low, decimals)}, {_end(high, decimals)}]"
+
+    def text(end: float) -> str:
+        if math.isinf(end):
+            return "∞" if end > 0 else "−∞"
+        return number_text(end) if decimals is None else f"{end + 0.0:.{decimals}f}"
+
+    return f"[{', '.join(map(text, sorted((low * scale, high * scale))))}]"
 
 
-def _end(end: float, decimals: int | None) -> str:
-    if math.isinf(end):
-        return "∞" if end > 0 else "−∞"
-    return number_text(end) if decimals is None else f"{end + 0.0:.{decimals}f}"
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: what, in which unit and against which limit, and a cell per expert."""
+
+    title: str
+    unit: str = ""
+    limit: str = ""
+    cells: dict[str, str]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return set(self.cells.values()) <= {NONE}
+
+
+def columns(
+    report: Report, merge: MergeRecord | None = None, *, detailed: bool = False
+) -> list[Column]:
+    """What was computed of every expert, as deep as the gate went; the last is the verdict.
+
+    Of the judged merge unless another is given; in detail, the forecasts stand beside it.
+    """
+    shown = merge or merge_of(report)
+    judged = shown is merge_of(report)
+    found = []
+    if judged:
+        of_each = {expert.name: value_of(expert, "mds") for expert in report.experts}
+        found = [_column(report, "MDS", "", MDS, of_each, intervals=detailed), *_ratios(report)]
+    if detailed or shown is None:
+        predicted = list(_forecasts(report, shown.method if shown else report.judged_method))
+        # stored states cry wolf: who did not ask for everything sees them where all else is lacking
+        found += predicted if detailed or predicted[-1].empty else predicted[-1:]
+    if shown is not None:
+        found += _merged(report, shown, intervals=detailed)
+    found = [column for column in found if not column.empty]
+    if judged:
+        statuses = {name: status_of(report, name) or NONE for name in report.expert_names}
+        found.append(Column(title="verdict", cells=statuses))
+    return found
+
+
+def _column(
+    report: Report,
+    title: str,
+    unit: str,
+    budget: str,
+    values: Mapping[str, Value],
+    *,
+    digits: int = 2,
+    intervals: bool = False,
+    bounds: Mapping[str, float] | None = None,
+) -> Column:
+    """One of numbers, with the digits it takes to tell them from the budget's limit."""
+    limit = limit_of(report, budget)
+
+    def cell(name: str) -> str:
+        value = values.get(name)
+        if value is None or value.number is None:
+            return NONE
+        text = number_beside(value.number, limit, digits)
+        if bounds is not None:
+            return f"{text} (≤{bounds[name]:.2f})"
+        ends = span(value.interval) if intervals and math.isfinite(value.number) else None
+        return f"{text} {ends}" if ends else text
+
+    cells = {name: cell(name) for name in report.expert_names}
+    shown = "" if limit is None else f"≤ {limit:g}"
+    return Column(title=title, unit=unit, limit=shown, cells=cells)
+
+
+def _ratios(report: Report) -> Iterator[Column]:
+    """Budgets without a column of their own, by what was judged."""
+    own = (MDS, DISAGREEMENT, LOSS)
+    for budget in dict.fromkeys(v.budget for v in report.verdicts if v.budget not in own):
+        judged = [v for v in report.verdicts if v.budget == budget]
+        values = {v.expert: value_of(v, "value") for v in judged if v.expert is not None}
+        kind = kind_of(budget)
+        yield _column(report, kind.words, kind.column_unit, budget, values)
+
+
+def _forecasts(report: Report, method: str | None) -> Iterator[Column]:
+    for kind, by in (("states", "from states"), ("surrogate", "by surrogate")):
+        found = forecasts_of(report, kind, method)
+        shares = {name: value_of(record, "disagreement") for name, record in found.items()}
+        column = _column(report, "predicted disagreement", by, DISAGREEMENT, shares)
+        yield column if kind == "surrogate" else replace(column, limit="")
+
+
+def _merged(report: Report, merge: MergeRecord, *, intervals: bool) -> Iterator[Column]:
+    merged = {expert.name: expert for expert in merge.experts}
+    differs = {name: value_of(expert, "disagreement") for name, expert in merged.items()}
+    bounds = {name: expert.disagreement_upper for name, expert in merged.items()}
+    yield _column(report, "disagreement", "(bound)", DISAGREEMENT, differs, bounds=bounds)
+    lost = {name: loss_of(expert) for name, expert in merged.items()}
+    measured = _column(report, "loss", "%", LOSS, lost, digits=1, intervals=intervals)
+    yield measured
+    if measured.empty and limit_of(report, LOSS) is not None:
+        # those that are certified, and those that past merges foretold and that were judged
+        certified = {
+            found.expert: value_of(found, "loss").times(-1)
+            for found in report.predictions
+            if (found.source, found.method) == ("certificate", merge.method)
+        }
+        yield _column(report, "certified loss", "%, at most", LOSS, certified, digits=1)
+        foretold = {
+            v.expert: value_of(v, "value")
+            for v in report.verdicts
+            if (v.budget, v.basis, v.method) == (LOSS, "predicted", merge.method)
+            and v.expert is not None
+        }
+        yield _column(report, "predicted loss", "%", LOSS, foretold, digits=1)
+    scores = {name: score_text(merged.get(name)) or NONE for name in report.expert_names}
+    yield Column(title="score", unit="alone → merged", cells=scores)
+
+
+def layer_columns(report: Report) -> list[Column]:
+    """The conflict in every layer, as means over the pairs; cells by the name of the layer."""
+    layers = report.conflicts.layers if report.conflicts else ()
+    columns = []
+    for ratio in ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio"):
+        means = mean_by_layer(ratio, report)
+        cells = (NONE if mean is None else f"{mean:.3f}" for mean in means)
+        found = dict(zip(layers, cells, strict=True))
+        columns.append(Column(title=ratio.replace("_", " "), cells=found))
+    return columns

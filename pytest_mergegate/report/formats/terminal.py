@@ -13,8 +13,8 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.formats.columns import columns, layer_columns
 from pytest_mergegate.report.formats.heatmap import heatmap
+from pytest_mergegate.report.formats.numbers import columns, layer_columns
 from pytest_mergegate.report.formats.reading import (
     NO_VERDICT,
     Concern,

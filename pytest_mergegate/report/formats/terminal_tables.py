@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import JustifyMethod
 
-    from pytest_mergegate.report.formats.columns import Column
+    from pytest_mergegate.report.formats.numbers import Column
 
 COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 _GAP = 2

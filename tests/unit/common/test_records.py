@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from pytest_mergegate.common.records import Interval, Number, Record
+from pytest_mergegate.common.records import Interval, Number, Record, value_of
 from pytest_mergegate.common.values import Value
 
 
@@ -69,3 +69,26 @@ def test_what_is_given_is_not_asked_of_the_source() -> None:
 def test_a_field_that_is_none_is_refused() -> None:
     with pytest.raises(ValidationError, match="nmae"):
         Made.of(source(None), nmae="b")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Value(number=2.0, interval=(-math.inf, math.inf), standard_error=0.5),
+        Value(number=math.inf),
+        Value.missing("no_targets"),
+    ],
+)
+def test_a_value_comes_back_as_it_was(value: Value) -> None:
+    assert value_of(Made.of(source(value)), "size") == value
+
+
+def test_what_is_not_told_is_of_a_stage_that_did_not_run() -> None:
+    nothing = Value.missing("stage_not_run")
+    assert [value_of(record, "size") for record in (None, Made.of(source(None)))] == [nothing] * 2
+
+
+def test_another_unit_turns_the_interval_round() -> None:
+    loss = Value(number=-4.0, interval=(-math.inf, 1.0), standard_error=0.5).times(-1)
+    assert loss == Value(number=4.0, interval=(-1.0, math.inf), standard_error=0.5)
+    assert str(Value(number=0.0).times(-1).number) == "0.0"

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.common.records import value_of
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.formats.html_parts.tables import missing, scale_of
-from pytest_mergegate.report.formats.numbers import (
-    Estimate,
-    disagreement_of,
-    forecasts_of,
-    loss_of,
-    span,
-)
+from pytest_mergegate.report.formats.html_parts.tables import missing
+from pytest_mergegate.report.formats.numbers import forecasts_of, loss_of, span
 from pytest_mergegate.report.formats.reading import limit_of, plural
-from pytest_mergegate.verdict.budgets import limit_on
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
@@ -57,7 +54,7 @@ def short(text: str, longest: int = 20) -> str:
     return literal(cut) or "(unnamed)"
 
 
-Damage = dict[str, dict[str, Estimate]]
+Damage = dict[str, dict[str, Value]]
 """By expert, then by series, in percent."""
 SERIES = {
     "states": "forecast from states",
@@ -69,25 +66,29 @@ SERIES = {
 """Kinds of numbers."""
 
 
-def damage_methods(report: Report) -> list[str]:
-    """The methods that anything is known of, the judged one first."""
+def damage_of(report: Report) -> dict[str, Damage]:
+    """Forecast, certified and measured, side by side, by method: the judged one first."""
     known = [*(m.method for m in report.merges), *(f.method for f in report.forecasts)]
-    return sorted(dict.fromkeys(known), key=lambda method: method != report.judged_method)
+    methods = sorted(dict.fromkeys(known), key=lambda method: method != report.judged_method)
+    return {method: _damage(report, method) for method in methods}
 
 
-def damage_of(report: Report, method: str) -> Damage:
-    """Forecast, certified and measured, side by side."""
+def _damage(report: Report, method: str) -> Damage:
     merge = next((m for m in report.merges if m.method == method), None)
     merged = {expert.name: expert for expert in merge.experts} if merge else {}
     forecasts = {kind: forecasts_of(report, kind, method) for kind in ("states", "surrogate")}
-    nothing = Estimate(reason="not_forecast")
+    nothing = Value.missing("not_forecast")
     rows: Damage = {}
     for name in report.expert_names:
-        differs = disagreement_of(merged.get(name))
-        shares = {kind: of.get(name, nothing) for kind, of in forecasts.items()}
-        shares |= {"merged": differs, "upper": Estimate(value=differs.upper)}
-        percents = {kind: estimate.times(100) for kind, estimate in shares.items()}
-        rows[name] = percents | {"loss": loss_of(merged.get(name))}
+        one = merged.get(name)
+        shares = {
+            kind: value_of(of[name], "disagreement") if name in of else nothing
+            for kind, of in forecasts.items()
+        }
+        shares["merged"] = value_of(one, "disagreement")
+        shares["upper"] = value_of(one, "disagreement_upper")
+        percents = {kind: share.times(100) for kind, share in shares.items()}
+        rows[name] = percents | {"loss": loss_of(one)}
     return rows
 
 
@@ -95,42 +96,41 @@ def worst_off(damage: Damage) -> str:
     """The expert to which a merge does most."""
 
     def worst(name: str) -> float:
-        known = (damage[name][kind].value for kind in ("merged", "loss", "surrogate", "states"))
-        return next((value for value in known if value is not None), float("-inf"))
+        known = (damage[name][kind].number for kind in ("merged", "loss", "surrogate", "states"))
+        return next((number for number in known if number is not None), float("-inf"))
 
     return max(damage, key=worst)
 
 
-def damage_text(estimate: Estimate) -> str:
+def damage_text(value: Value) -> str:
     """For the table."""
-    if estimate.value is None:
-        return missing(estimate.reason)
-    interval = f" {span(_ends(estimate), decimals=1)}" if _ends(estimate) else ""
-    return f"{estimate.value + 0.0:.1f} %{interval}"
+    if value.number is None:
+        return missing(value.reason)
+    ends = _ends(value)
+    return f"{value.number + 0.0:.1f} %{f' {span(ends, decimals=1)}' if ends else ''}"
 
 
-def _ends(estimate: Estimate) -> tuple[float, float] | None:
+def _ends(value: Value) -> tuple[float, float] | None:
     """Of the interval; None where one is infinite, which a plot cannot show."""
-    low, high = estimate.interval or (None, None)
-    return None if low is None or high is None else (low, high)
+    ends = value.interval
+    return ends if ends is not None and all(map(math.isfinite, ends)) else None
 
 
 def damage_chart(report: Report, key: str) -> Chart | None:
     """A variant per method, or None where nothing was forecast or merged."""
+    limits = {
+        of: limit * kind_of(limit_on(of)).shown[0]
+        for of in ("disagreement", "loss")
+        if (limit := limit_of(report, limit_on(of))) is not None
+    }
     variants = []
-    limits = {of: limit_of(report, limit_on(of)) for of in ("disagreement", "loss")}
-    for method in damage_methods(report):
-        damage = damage_of(report, method)
+    for method, damage in damage_of(report).items():
         points = {kind: _points(damage, kind) for kind in SERIES}
         data = {
             "kind": "damage",
             "rows": [short(name) for name in damage],
             "series": [[kind, SERIES[kind], found] for kind, found in points.items() if found],
-            "limits": {
-                of: limit * scale_of(limit_on(of))[0]
-                for of, limit in limits.items()
-                if limit is not None
-            },
+            "limits": limits,
             "height": 150 + (56 if len(damage) <= 10 else 36) * len(damage),
         }
         if data["series"]:
@@ -143,12 +143,12 @@ def _points(damage: Damage, kind: str) -> list[dict[str, Any]]:
     return [
         {
             "row": place,
-            "value": row[kind].value,
-            "ends": _ends(row[kind]) or (row[kind].value, row[kind].value),
+            "value": row[kind].number,
+            "ends": _ends(row[kind]) or (row[kind].number, row[kind].number),
             "text": literal(f"{name}: {SERIES[kind]} {damage_text(row[kind])}"),
         }
         for place, (name, row) in enumerate(damage.items())
-        if row[kind].value is not None
+        if row[kind].number is not None
     ]
 
 

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_mergegate.common.records import NOT_RUN, value_of
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.report.formats.numbers import (
-    NOT_RUN,
-    Estimate,
-    disagreement_of,
+    DISAGREEMENT,
+    LOSS,
+    MDS,
     forecasts_of,
     loss_of,
-    mds_of,
     number_beside,
+    score_text,
     span,
 )
 from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
-from pytest_mergegate.verdict.budgets import kind_of, limit_on
+from pytest_mergegate.verdict.budgets import kind_of
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.pool_records import ExpertRecord
     from pytest_mergegate.report.types import (
         ChangeRecord,
+        ForecastRecord,
         MergedExpertRecord,
         Report,
         VerdictRecord,
     )
-
-MDS, DISAGREEMENT, LOSS = map(limit_on, ("mds", "disagreement", "loss"))
-
-
-def scale_of(budget: str) -> tuple[float, str]:
-    """By what a budget's numbers are multiplied to be shown, and their unit."""
-    return kind_of(budget).shown
-
-
-def budget_name(budget: str) -> str:
-    """A budget for people."""
-    kind = kind_of(budget)
-    return kind.title or kind.words
 
 
 def missing(reason: str | None) -> str:
@@ -67,7 +56,8 @@ class Judged:
 
 def judged(verdict: VerdictRecord) -> Judged:
     """A verdict with as many digits as it takes to show on which side of its limit it is."""
-    scale, unit = scale_of(verdict.budget)
+    kind = kind_of(verdict.budget)
+    scale, unit = kind.shown
     value = None if verdict.value is None else verdict.value * scale
     limit = None if verdict.limit is None else verdict.limit * scale
     shown, bound = _texts(value, limit)
@@ -76,7 +66,7 @@ def judged(verdict: VerdictRecord) -> Judged:
     top = 100.0 if unit else max(limit or 0, value or 0) * 1.25
     full = None if limit is None else 100.0 if verdict.value_infinite else value
     return Judged(
-        name=budget_name(verdict.budget),
+        name=kind.title or kind.words,
         value=None if shown is None else shown + unit,
         reason=verdict.value_reason,
         limit="not known" if bound is None else bound + unit,
@@ -94,43 +84,58 @@ def _texts(a: float | None, b: float | None) -> tuple[str | None, str | None]:
     return None if a is None else number_text(a), None if b is None else number_text(b)
 
 
-def merged_of(report: Report, expert: ExpertRecord) -> MergedExpertRecord | None:
-    """What the judged merge does to an expert."""
+class Cell(NamedTuple):
+    """A number of one expert in the table of experts."""
+
+    text: str | None
+    """None where there is no number."""
+    reason: str | None
+    """Why there is none."""
+    notes: tuple[str | None, ...]
+    status: str | None = None
+    """Of the verdict on it."""
+
+
+def expert_cells(report: Report, expert: ExpertRecord) -> list[Cell]:
+    """What is told of one expert: its disagreement, loss, scores and MDS."""
     merge = merge_of(report)
-    return next((e for e in merge.experts if e.name == expert.name), None) if merge else None
+    merged = next((e for e in merge.experts if e.name == expert.name), None) if merge else None
+    verdicts = {v.budget: v for v in report.verdicts if v.expert == expert.name}
 
+    def cell(budget: str, value: Value, upper: float | None, note: str, decimals: int) -> Cell:
+        """A number with more digits where rounding would put it on its limit."""
+        verdict = verdicts.get(budget)
+        scale, unit = kind_of(budget).shown
+        text = None
+        if value.number is not None:
+            limit = None if verdict is None or verdict.limit is None else verdict.limit * scale
+            text = number_beside(value.number * scale, limit, decimals, apart=True) + unit
+        bound = None if upper is None else f"at most {100 * upper:.1f} %"
+        beside = (span(value.interval, scale, decimals), bound, note)
+        return Cell(text, value.reason, beside, verdict.status if verdict else None)
 
-def estimates_of(report: Report, expert: ExpertRecord) -> dict[str, Estimate]:
-    """What is told of one expert, by the budget that it is judged against."""
-    merged = merged_of(report, expert)
-    differs, lost = disagreement_of(merged), loss_of(merged)
-    forecast = forecasts_of(report, "surrogate", report.judged_method).get(expert.name)
-    if merged is None and forecast is not None:
-        differs = replace(forecast, note="forecast, no merge made")
-    verdict = verdicts_of(report, expert).get(LOSS)
-    if lost.value is None and verdict is not None:  # certified, without targets
+    shown: MergedExpertRecord | ForecastRecord | None = merged
+    if merged is None:
+        shown = forecasts_of(report, "surrogate", report.judged_method).get(expert.name)
+    forecast = "forecast, no merge made" if shown is not merged else ""
+    lost, verdict = loss_of(merged), verdicts.get(LOSS)
+    instead = ""
+    if lost.number is None and verdict is not None:  # certified, without targets
         reason = (merged and merged.loss_reason) or verdict.value_reason or NOT_RUN
-        note = f"{verdict.basis}, not measured"
-        lost = Estimate(value=verdict.value, reason=reason, note=note)
-    return {DISAGREEMENT: differs, LOSS: lost, MDS: mds_of(expert)}
-
-
-def verdicts_of(report: Report, expert: ExpertRecord) -> dict[str, VerdictRecord]:
-    """By budget."""
-    return {v.budget: v for v in report.verdicts if v.expert == expert.name}
-
-
-def estimate_text(
-    budget: str, estimate: Estimate, verdict: VerdictRecord | None, decimals: int
-) -> str | None:
-    """A number with more digits where rounding would put it on its limit."""
-    if estimate.value is None:
-        return None
-    if math.isinf(estimate.value):
-        return "∞"
-    scale, unit = scale_of(budget)
-    limit = None if verdict is None or verdict.limit is None else verdict.limit * scale
-    return number_beside(estimate.value * scale, limit, decimals, apart=True) + unit
+        lost = Value.missing(reason) if verdict.value is None else Value(number=verdict.value)
+        instead = f"{verdict.basis}, not measured"
+    upper = shown.disagreement_upper if shown else None
+    base = merged.score_base if merged else None
+    return [
+        cell(DISAGREEMENT, value_of(shown, "disagreement"), upper, forecast, 1),
+        cell(LOSS, lost, None, instead, 1),
+        Cell(
+            score_text(merged),
+            (merged and merged.score_merged_reason) or NOT_RUN,
+            (None if base is None else f"base {base:.2f}",),
+        ),
+        cell(MDS, value_of(expert, "mds"), None, "", 2),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +154,8 @@ _OF = {"hidden_similarity": ", 0 to 1", "distance": " of hidden states"}
 
 def moved(record: ChangeRecord) -> Moved:
     """``record`` for people, with as many digits as it takes to show that it moved."""
-    budget = f"max_{record.quantity}"
-    scale, unit = scale_of(budget)
+    kind = kind_of(f"max_{record.quantity}")
+    scale, unit = kind.shown
     scale *= QUANTITIES[record.quantity].sign
     before, after = (None if n is None else n * scale + 0.0 for n in (record.before, record.after))
     texts = _texts(before, after)
@@ -161,7 +166,7 @@ def moved(record: ChangeRecord) -> Moved:
     about = f"{record.expert} – {record.other}" if record.other else record.expert
     return Moved(
         about=f"{about} under {record.method}" if record.method else about,
-        quantity=budget_name(budget) + _OF.get(record.quantity, ""),
+        quantity=(kind.title or kind.words) + _OF.get(record.quantity, ""),
         before=texts[0] and texts[0] + unit,
         after=texts[1] and texts[1] + unit,
         change=change,

@@ -17,7 +17,7 @@ from pytest_mergegate.common import formats
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import Given, parse_report
 from pytest_mergegate.report import formats as modules
-from pytest_mergegate.report.formats.columns import columns
+from pytest_mergegate.report.formats.numbers import columns
 from pytest_mergegate.report.run_end import write_report
 from report.formats.made import NAMES, report, run
 
