@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.weights.conflicts import TensorConflicts
-    from pytest_mergegate.engine.weights.tensor_sums import Dense
+    from pytest_mergegate.engine.weights.conflicts import Dense, TensorConflicts
     from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.context import Context
@@ -105,7 +104,6 @@ class Conflict:
             "base": pool.base.fingerprint,
             "experts": [(expert.name, expert.fingerprint) for expert in pool.experts],
             "conflict": pool.spec.conflict.model_dump(mode="json"),
-            "device": device.partition(":")[0],
         }
 
         def dense(expert: str, parameter: str) -> Any:
@@ -114,26 +112,25 @@ class Conflict:
             return delta.numpy()
 
         def compute() -> ConflictResult:
-            return run_conflict(pool, dense, lambda done: context.tell("conflict", done), device)
+            if device not in ("auto", "cpu"):
+                _ = context.workspace.device  # one that is not there is told of at once
+            return run_conflict(pool, dense, lambda done: context.tell("conflict", done))
 
         yield replace(earlier, conflict=context.cache.kept(ConflictResult, key, compute))
 
 
-def run_conflict(
-    pool: Pool, dense: Dense, progress: Callable[[float], None], device: str = "cpu"
-) -> ConflictResult:
+def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) -> ConflictResult:
     """Compute every pair's ratios in one pass over the parameters.
 
-    ``dense`` gives τ of an expert and a parameter that only a library can work out; ``device`` is
-    ``auto``, ``cpu`` or ``cuda[:i]``. Raises PoolError for what cannot be read, and for a τ that
-    is not finite, GateError for a device that is not there.
+    ``dense`` gives τ of an expert and a parameter that only a library can work out. Raises
+    PoolError for what cannot be read, and for a τ that is not finite.
     """
     from pytest_mergegate.engine.weights.conflicts import tensor_conflicts  # imports numba
 
     found: list[TensorConflicts] = []
     uncertainty = _Uncertainty(len(pool.experts))
     parameters = {name for expert in pool.experts for name in expert.changes}
-    with closing(tensor_conflicts(pool, dense, device)) as each:
+    with closing(tensor_conflicts(pool, dense)) as each:
         for tensor in each:
             uncertainty.add(tensor)
             found.append(replace(tensor, covariances=None))  # too large to keep

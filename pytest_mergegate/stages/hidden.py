@@ -94,7 +94,7 @@ class Hidden:
         if context.reaches("merge") and not facts.has_head:
             workspace.engine.require_head()  # before anything is computed in vain
         comparing = context.compares and facts.has_head
-        hidden = _read(context, ahead=context.gate.spec.certificate.per_task if comparing else 0)
+        hidden = _read(context)
         methods: tuple[Method, ...] = ()
         if self.forecasts:
             methods = _with_shares(context.gate.spec.merge.weights, earlier.methods, hidden.bounds)
@@ -107,14 +107,14 @@ class Hidden:
             yield from run_surrogates(context, results)
 
 
-def _read(context: Context, ahead: int) -> HiddenResult:
+def _read(context: Context) -> HiddenResult:
     """What the states say, of as many probes as the limits on an MDS take."""
     workspace, spec = context.workspace, context.gate.spec
     with context.executor() as executor:
 
         def look() -> HiddenResult:
             tell = partial(context.tell, "hidden states")
-            return compare_states(collect_states(workspace, executor, tell, ahead=ahead), spec)
+            return compare_states(collect_states(workspace, executor, tell), spec)
 
         return until_decided(look, workspace, context.decisions)
 

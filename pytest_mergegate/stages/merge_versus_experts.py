@@ -10,8 +10,7 @@ import numpy as np
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.agreement import Agreement, agreement_of
-from pytest_mergegate.engine.running.references import own_states
+from pytest_mergegate.engine.running.references import Agreement, agreement_of, own_states
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import torch
 from pools import read_gate, write_gate
 from transformers import AutoModelForCausalLM
 
+from pytest_mergegate import assess
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -63,3 +65,10 @@ def test_needs_no_torch(pool_copy: Path, seed: int, kind: str, mode: str) -> Non
     for pair in report["pairs"]:
         assert 0 < pair["sign_change_ratio"] < 1
     assert found["heavy"] == []
+
+
+def test_a_device_that_is_not_there_is_told_of_before_a_model_needs_it(pool_copy: Path) -> None:
+    budget = {"stage": "conflict", "max_sign_change_ratio": 1.0}
+    report = assess(pool_copy, root=pool_copy.parent, device="cuda:99", cache=False, **budget)
+    assert report.status == "error"
+    assert "cuda:99" in report.findings[0].message

@@ -19,7 +19,7 @@ from pools import write_adapter
 from reports import same
 
 from pytest_mergegate.engine.running import ray_cluster, ray_executor
-from pytest_mergegate.engine.running.ray_worker import Worker, WorkerEntry
+from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.report.gating import run_gate

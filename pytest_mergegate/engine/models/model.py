@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models.batches import Lanes, batch_tokens, pad
+from pytest_mergegate.engine.models.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
 from pytest_mergegate.engine.models.readings import expert_loaded
 from pytest_mergegate.engine.models.streaming import MappedPages, load_streamed
@@ -77,7 +76,6 @@ class Model(ABC):
         self.changes = 0
         """How many times weights were put in place, or taken out again."""
         self._originals: Mapping[str, Tensor] = {}
-        self._lanes = Lanes(self)
         pad = self.tokenizer.pad_token_id
         self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
 
@@ -194,6 +192,7 @@ class Model(ABC):
             return self._streamed.loaded(parameter)
         return self.parameters[parameter].data
 
+    @torch.inference_mode()
     def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
         """Last hidden states (after the final norm) at ``positions``.
 
@@ -201,9 +200,14 @@ class Model(ABC):
         positions of an answer. Raises PoolError where they are not finite: no comparison with
         NaN means anything.
         """
-        cut = self._lanes.cut([len(p) + len(f) for p, f in rows], self._batch_tokens)
-        read = self._lanes.read([[rows[index] for index in batch] for batch in cut], positions)
-        found = dict(zip((i for b in cut for i in b), (s for b in read for s in b), strict=True))
+        found: dict[int, Tensor] = {}
+        for batch in batches([len(p) + len(f) for p, f in rows], self._batch_tokens):
+            read = self._read([rows[index] for index in batch], positions)
+            if positions == "mean":
+                read = [state.to(torch.float64).mean(dim=0, keepdim=True) for state in read]
+            # copies: views would keep the whole batch alive
+            own = [state.to("cpu", torch.float32).clone() for state in read]
+            found.update(zip(batch, own, strict=True))
         states = [found[index] for index in range(len(rows))]
         if not all(bool(torch.isfinite(state).all()) for state in states):
             raise PoolError(
@@ -213,15 +217,6 @@ class Model(ABC):
                 fix="the weights are finite but too large; check scales and merge weights",
             )
         return states
-
-    @torch.inference_mode()
-    def batch_states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
-        """``states`` of one batch, whatever they are."""
-        states = self._read(rows, positions)
-        if positions == "mean":
-            states = [state.to(torch.float64).mean(dim=0, keepdim=True) for state in states]
-        # copies: views would keep the whole batch alive
-        return [state.to("cpu", torch.float32).clone() for state in states]
 
     @abstractmethod
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
@@ -233,11 +228,6 @@ class Model(ABC):
         A label takes none.
         """
         return prompt <= self.positions
-
-    def twin(self) -> Self:
-        """The same model on the same weights, with modules of its own."""
-        shared = [*self.module.parameters(), self.tokenizer, self._pages, self._lanes]
-        return copy.deepcopy(self, {id(part): part for part in [*shared, self._originals]})
 
     @property
     def _batch_tokens(self) -> int:

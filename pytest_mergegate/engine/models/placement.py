@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from pytest_mergegate.common.errors import GateError
+
 try:
     import resource
 except ImportError:  # Windows has no such limits
@@ -38,6 +40,21 @@ class Placement:
     residence: Residence = "whole"
     """``whole`` on the device, ``spread`` over all GPUs, or ``streamed``: one module at a time."""
     trust_remote_code: bool = False
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda[:i]`` to a device. Raises GateError where there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise GateError(f"there is no device {name!r}", fix="use auto, cpu or cuda[:i]") from None
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise GateError(f"device {name!r} is not available here", fix="use the device auto or cpu")
+    return device
 
 
 def place(pool: Pool, vectors: TaskVectors, device: torch.device) -> Placement:

@@ -12,10 +12,10 @@ from transformers.pytorch_utils import Conv1D
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
-from pytest_mergegate.engine.models.placement import place
+from pytest_mergegate.engine.models.placement import pick_device, place
 from pytest_mergegate.engine.models.readings import loaded_as
-from pytest_mergegate.engine.running.devices import pick_device
 from pytest_mergegate.engine.running.tasks import Task, build_tasks
+from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.pool.changes import Factors
@@ -66,15 +66,15 @@ class Engine:
         self.kept: dict[str, Any] = {}
         """What one stage made at great cost and another will ask for again."""
 
-    def facts(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> Facts:
         """What a workspace remembers of the base."""
-        positions = self.positions
-        return {
-            "positions": positions,
-            "forced": positions in self.model.forced_positions,
-            "answering": positions == self.model.answer_positions,
-            "has_head": isinstance(self.model, HeadedModel),
-        }
+        return Facts(
+            positions=self.positions,
+            forced=self.positions in self.model.forced_positions,
+            answering=self.positions == self.model.answer_positions,
+            has_head=isinstance(self.model, HeadedModel),
+        )
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -1,17 +1,79 @@
-"""Where models run: in this process, or in workers that hand back cache entries."""
+"""Models on blocks of probes: in this process, or in workers that hand back cache entries."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_mergegate.common.plain import dump, load
-from pytest_mergegate.engine.running.blocks import ROWS, Block, Kind, Rows, compute
+from pytest_mergegate.common.plain import Float32s, dump, load, result
+from pytest_mergegate.engine.models.readings import loaded_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.entries import Key
     from pytest_mergegate.engine.running.workspace import Workspace
+
+Kind = Literal["answers", "states"]
+"""Greedy answers in tokens, or hidden states at the gate's positions."""
+SIZE = 5
+"""Probes in a block."""
+Rows = list[Any]
+"""Per input: an answer's tokens, or float32 states [T, d]."""
+ROWS: dict[Kind, Any] = {"answers": list[list[int]], "states": list[Float32s]}
+"""The type of rows, by which they are kept."""
+
+
+@result
+class Block:
+    """Some probes of one task."""
+
+    task: str
+    """The expert whose inputs they are."""
+    inputs: tuple[int, ...]
+    """Their indices among that expert's examples."""
+    answers: tuple[tuple[int, ...], ...] | None = None
+    """The expert's own answers, in tokens, where states are read along them."""
+
+    def tell(self, workspace: Workspace) -> None:
+        """Let the engine know the answers, so that it need not decode them."""
+        for index, answer in zip(self.inputs, self.answers or (), strict=True):
+            workspace.answers[loaded_as(self.task), self.task, index] = list(answer)
+
+    def key(self, workspace: Workspace, kind: Kind, model: str | None) -> Key:
+        """Under what the results of ``model`` (None: the base) are kept: all they depend on."""
+        examples = workspace.pool.examples[self.task]
+        asked = [examples[index].model_dump(mode="json")["input"] for index in self.inputs]
+        own = "base" if model is None else workspace.models[model]
+        if kind == "answers":
+            most = workspace.spec.probes.max_answer_tokens
+            stop = workspace.spec.experts[self.task].stop
+            return workspace.key(kind, model=own, inputs=asked, max_answer_tokens=most, stop=stop)
+        positions = workspace.facts.positions
+        return workspace.key(
+            kind, model=own, inputs=asked, positions=positions, answers=self.answers
+        )
+
+
+def blocks_of(task: str, inputs: Sequence[int]) -> list[Block]:
+    """Inputs of one task, cut where drawing more of them would go on."""
+    return [
+        Block(task=task, inputs=tuple(inputs[start : start + SIZE]))
+        for start in range(0, len(inputs), SIZE)
+    ]
+
+
+def compute(engine: Engine, kind: Kind, blocks: Sequence[Block]) -> list[Rows]:
+    """What the loaded model makes of ``blocks``, in one go."""
+    asked = [(engine.tasks[block.task], block.inputs) for block in blocks]
+    if kind == "answers":
+        engine.answer(asked)
+        return [engine.answers(task, inputs) for task, inputs in asked]
+    read = engine.states(asked, engine.positions)
+    return [[state.numpy() for state in states] for states in read]
+
 
 Found = dict[tuple[str | None, Block], Rows]
 """By model (None: the base) and block."""
@@ -42,7 +104,7 @@ class LocalExecutor:
     def run(
         self, workspace: Workspace, jobs: Sequence[Job], progress: Callable[[float], None]
     ) -> Found:
-        """The results of all ``jobs``. Raises PoolError."""
+        """See Executor."""
         results: Found = {}
         for done, job in enumerate(jobs, start=1):
             found = look_up(workspace, job)
@@ -58,13 +120,10 @@ class LocalExecutor:
 
 
 def look_up(workspace: Workspace, job: Job, *, again: bool = False) -> Found:
-    """What is known of ``job``, and what the cache holds of it."""
+    """What the cache holds of ``job``."""
     look = workspace.cache.peek if again else workspace.cache.find
     found: Found = {}
     for block in job.blocks:
-        if (rows := workspace.ahead.get((job.kind, job.model, block))) is not None:
-            found[job.model, block] = rows
-            continue
         arrays = look(block.key(workspace, job.kind, job.model))
         if arrays is not None:
             found[job.model, block] = load(ROWS[job.kind], arrays)
@@ -80,15 +139,13 @@ def without(job: Job, found: Found) -> Job | None:
 def run_job(workspace: Workspace, job: Job) -> Found:
     """Compute all of ``job`` with the workspace's engine, and keep it."""
     engine = workspace.engine
-    if job.model is None:
+    with contextlib.nullcontext() if job.model is None else engine.expert(job.model):
         computed = compute(engine, job.kind, job.blocks)
-    else:
-        with engine.expert(job.model):
-            computed = compute(engine, job.kind, job.blocks)
-    for block, rows in zip(job.blocks, computed, strict=True):
-        key = block.key(workspace, job.kind, job.model)
+    found = {(job.model, b): rows for b, rows in zip(job.blocks, computed, strict=True)}
+    for (model, block), rows in found.items():
+        key = block.key(workspace, job.kind, model)
         workspace.cache.keep(key, dump(ROWS[job.kind], rows))
-    return {(job.model, b): rows for b, rows in zip(job.blocks, computed, strict=True)}
+    return found
 
 
 def lock_key(workspace: Workspace, job: Job) -> dict[str, object]:

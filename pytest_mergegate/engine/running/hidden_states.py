@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate.common.plain import Float32s, result
-from pytest_mergegate.engine.running.blocks import Block, blocks_of
-from pytest_mergegate.engine.running.executors import Job, look_up, without
+from pytest_mergegate.engine.running.executors import Block, Job, blocks_of, compute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,54 +47,27 @@ class HiddenStates:
 
 
 def collect_states(
-    workspace: Workspace,
-    executor: Executor,
-    progress: Callable[[float], None],
-    *,
-    ahead: int = 0,
+    workspace: Workspace, executor: Executor, progress: Callable[[float], None]
 ) -> HiddenStates:
     """The states of every probe under the base and every expert; what is kept is not run again.
 
     Where answers are forced, each expert first decodes those to its own probes; then all models
-    see the same tokens. An expert that has to be put in place for it reads the first ``ahead`` of
-    its own inputs as well: to put it there again would take longer. Raises PoolError.
+    see the same tokens. Raises PoolError.
     """
     names = workspace.pool.names
     blocks = [block for n in names for block in blocks_of(n, workspace.probes(n))]
-    further = _further(workspace, blocks, ahead) if workspace.facts.forced else []
     if workspace.facts.forced:
-        asked = [*blocks, *further]
-        answered = answer(workspace, executor, asked, lambda f: progress(0.2 * f))
-        blocks, further = answered[: len(blocks)], answered[len(blocks) :]
-    jobs = [
-        Job(kind="states", model=m, blocks=(*blocks, *(b for b in further if b.task == m)))
-        for m in (None, *names)
-    ]
+        blocks = answer(workspace, executor, blocks, lambda f: progress(0.2 * f))
+    models = (None, *names)
+    jobs = [Job(kind="states", model=model, blocks=tuple(blocks)) for model in models]
     states = executor.run(workspace, jobs, lambda f: progress(0.2 + 0.8 * f))
-    if ahead:
-        for block in (*blocks, *further):
-            workspace.ahead["states", block.task, block] = states[block.task, block]
-    by_model = [[s for block in blocks for s in states[model, block]] for model in (None, *names)]
+    base, *experts = ([s for b in blocks for s in states[model, b]] for model in models)
     return HiddenStates(
         names=names,
         blocks=tuple(blocks),
-        base=tuple(by_model[0]),
-        experts=tuple(np.stack(rows) for rows in zip(*by_model[1:], strict=True)),
+        base=tuple(base),
+        experts=tuple(np.stack(rows) for rows in zip(*experts, strict=True)),
     )
-
-
-def _further(workspace: Workspace, blocks: Sequence[Block], ahead: int) -> list[Block]:
-    """Other inputs, up to ``ahead``, of the experts whose answers to their probes are not kept."""
-    own: dict[str, list[Block]] = {}
-    for block in blocks:
-        own.setdefault(block.task, []).append(block)
-    found: list[Block] = []
-    for name, probes in own.items():
-        job = Job(kind="answers", model=name, blocks=tuple(probes))
-        if ahead and without(job, look_up(workspace, job, again=True)):
-            inputs = workspace.draws[name].order[:ahead]
-            found += [block for block in blocks_of(name, inputs) if block not in probes]
-    return found
 
 
 def answer(
@@ -105,19 +78,17 @@ def answer(
 ) -> list[Block]:
     """The same blocks with the answers of the experts whose inputs they are, known to the engine
     from now on. Raises PoolError."""
-    by_model: dict[str, list[Block]] = {block.task: [] for block in blocks}
-    for block in blocks:
-        by_model[block.task].append(block)
-    jobs = [Job(kind="answers", model=m, blocks=tuple(own)) for m, own in by_model.items()]
+    jobs = [
+        Job(kind="answers", model=name, blocks=tuple(b for b in blocks if b.task == name))
+        for name in dict.fromkeys(block.task for block in blocks)
+    ]
     found = executor.run(workspace, jobs, progress)
-    answered = [block.answered(found[block.task, block]) for block in blocks]
-    for block, own in zip(blocks, answered, strict=True):
-        own.tell(workspace)
-        workspace.ahead["answers", block.task, block] = found[block.task, block]
+    answered = [replace(b, answers=tuple(map(tuple, found[b.task, b]))) for b in blocks]
+    for block in answered:
+        block.tell(workspace)
     return answered
 
 
 def read_probes(engine: Engine, states: HiddenStates) -> list[Float32s]:
     """States of the loaded model where ``states`` were read, per probe [T, d]."""
-    asked = [(engine.tasks[block.task], block.inputs) for block in states.blocks]
-    return [s.numpy() for block in engine.states(asked, engine.positions) for s in block]
+    return [state for rows in compute(engine, "states", states.blocks) for state in rows]

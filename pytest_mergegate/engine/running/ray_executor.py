@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mergegate.common.errors import GateError, PoolError, first_line
 from pytest_mergegate.common.plain import load
-from pytest_mergegate.engine.running.blocks import ROWS
 from pytest_mergegate.engine.running.entries import Corrupt, key_text, unpack
-from pytest_mergegate.engine.running.executors import Job, look_up, without
-from pytest_mergegate.engine.running.ray_cluster import connected
-from pytest_mergegate.engine.running.ray_worker import Worker, WorkerEntry
+from pytest_mergegate.engine.running.executors import ROWS, Job, look_up, without
+from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry, connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_mergegate.engine.running.blocks import Rows
-    from pytest_mergegate.engine.running.executors import Found
+    from pytest_mergegate.engine.running.executors import Found, Rows
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.gate.gatefile import Gate
 

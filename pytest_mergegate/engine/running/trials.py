@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_mergegate.engine.running.agreement import Agreement, agreement_of
+from pytest_mergegate.engine.running.references import Agreement, agreement_of
 from pytest_mergegate.metrics import mix_states
 
 if TYPE_CHECKING:

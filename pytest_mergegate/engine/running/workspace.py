@@ -17,7 +17,6 @@ from pytest_mergegate.pool.fingerprints import fingerprint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_mergegate.engine.running.blocks import Block, Kind, Rows
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
@@ -71,8 +70,6 @@ class Workspace:
         self.cache = cache
         self.answers: dict[tuple[str, str, int], list[int]] = {}
         """Tokens by model, task and input, as the engine knows them."""
-        self.ahead: dict[tuple[Kind, str | None, Block], Rows] = {}
-        """What a model was asked on the way, as it was in place, and a later stage will need."""
         self.per_task = spec.probes.per_task
         """Probes of each task by now."""
         self._device = device
@@ -83,11 +80,6 @@ class Workspace:
     def engine(self) -> Engine:
         """The model and all around it. Raises GateError."""
         return self._loading(self._load)
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether anything took a model so far."""
-        return "engine" in self.__dict__
 
     def _load(self) -> Engine:
         from pytest_mergegate.engine.running.engine import Engine
@@ -103,11 +95,10 @@ class Workspace:
 
         Raises GateError.
         """
-        if self._device == "auto" and not any(map(_exists, _GPU_DRIVERS)):
+        without = self._device == "auto" and not any(Path(p).exists() for p in _GPU_DRIVERS)
+        if without or self._device == "cpu":
             return "cpu"
-        if self._device == "cpu":
-            return "cpu"
-        from pytest_mergegate.engine.running.devices import pick_device
+        from pytest_mergegate.engine.models.placement import pick_device
 
         return str(pick_device(self._device))
 
@@ -138,7 +129,7 @@ class Workspace:
     def facts(self) -> Facts:
         """What the base is. Raises PoolError."""
         key = self.key("facts", positions=self.spec.probes.positions)
-        return self.cache.kept(Facts, key, lambda: Facts(**self.engine.facts()))
+        return self.cache.kept(Facts, key, lambda: self.engine.facts)
 
     @cached_property
     def draws(self) -> dict[str, Draw]:
@@ -154,11 +145,12 @@ class Workspace:
             read=self.spec.experts[name].how_read,
             seed=self.spec.probes.seed,
         )
-        return self.cache.kept(Draw, key, lambda: self._drawn(name))
 
-    def _drawn(self, name: str) -> Draw:
-        task = self.engine.tasks[name]
-        return Draw(reading=task.reading, order=task.order)
+        def draw() -> Draw:
+            task = self.engine.tasks[name]
+            return Draw(reading=task.reading, order=task.order)
+
+        return self.cache.kept(Draw, key, draw)
 
     def probes(self, name: str) -> tuple[int, ...]:
         """The inputs of expert ``name`` on which states are compared."""
@@ -187,7 +179,3 @@ def own_processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
     described = {line for line in text.splitlines() if line.startswith(("model name", "flags"))}
     return hashlib.sha256("\n".join(sorted(described)).encode()).hexdigest()
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,17 +31,17 @@ _BLOCK = 1 << 16
 """Numbers of a task vector that are looked at together."""
 
 
-class DeltaRows(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class DeltaRows:
     """τ of one parameter of one expert, as [rows, columns]."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        ...
-
-    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
-        """What reads it, for one thread, as long as ``files`` are open."""
-        ...
+    shape: tuple[int, int]
+    reader: Callable[[BaseRuns, ExitStack], RowReader]
+    """What reads it, for one thread, as long as the files are open."""
+    factors: FactorRows | None = None
+    """Those whose product it is."""
+    is_stored: bool = False
+    """Whether it is a stored tensor less the base's."""
 
 
 class BaseRuns:
@@ -64,43 +64,6 @@ class BaseRuns:
         return self._files.enter_context(self._base.reader(self._parameter))
 
 
-def delta_rows(
-    change: Change, tensors: StoredTensors, base: Base, dense: Callable[[], Floats]
-) -> DeltaRows:
-    """The rows of what ``change`` makes of ``base``; ``dense`` gives τ where only a library can.
-
-    Raises PoolError for a file that cannot be read.
-    """
-    match change:
-        case Factors(magnitude_key=None, base_key=None):
-            return _factor_rows(change, tensors)
-        case Factors():
-            return _rescaled_rows(change, tensors, base.tensors)
-        case Offset(key=key, scale=scale):
-            return _matrix(_numbers(tensors, key).astype(np.float64) * scale)
-        case Replacement(key=key):
-            return StoredRows(tensors, key)
-        case Rows():
-            return _some_rows(change, tensors, base.tensors)
-        case Computed():
-            return _matrix(dense())
-
-
-def whole_delta(rows: DeltaRows, base: StoredTensors, parameter: str) -> NDArray[np.float32]:
-    """τ of one parameter in float32, in its shape, of which a few rows at a time are in float64."""
-    count, columns = rows.shape
-    found = np.empty((count, columns), np.float32)
-    step = max(_BLOCK // max(columns, 1), 1)
-    block = np.empty((min(step, count), columns))
-    with ExitStack() as files:
-        read = rows.reader(BaseRuns(base, parameter, files), files)
-        for start in range(0, count, step):
-            part = block[: min(step, count - start)]
-            read(start, start + len(part), part)
-            found[start : start + len(part)] = part
-    return found.reshape(base[parameter].shape)
-
-
 @dataclass(frozen=True)
 class FactorRows:
     """τ = scale · left @ right."""
@@ -118,38 +81,59 @@ class FactorRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """See DeltaRows."""
+        """(rows, columns)."""
         return len(self.left), self.right.shape[1]
-
-    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
-        """See DeltaRows."""
-        return self.write
 
     def write(self, start: int, stop: int, out: Doubles) -> None:
         """Write rows ``start`` to ``stop`` to ``out``."""
         multiply(self.left[start:stop].astype(np.float64), self.right, self.scale, out)
 
 
-@dataclass(frozen=True)
-class StoredRows:
-    """τ = a stored tensor less the base's."""
+def delta_rows(
+    change: Change, tensors: StoredTensors, base: Base, dense: Callable[[], Floats]
+) -> DeltaRows:
+    """The rows of what ``change`` makes of ``base``; ``dense`` gives τ where only a library can.
 
-    tensors: StoredTensors
-    key: str
+    Raises PoolError for a file that cannot be read.
+    """
+    match change:
+        case Factors(magnitude_key=None, base_key=None):
+            factors = _factor_rows(change, tensors)
+            return DeltaRows(
+                shape=factors.shape, reader=lambda _, __: factors.write, factors=factors
+            )
+        case Factors():
+            return _rescaled_rows(change, tensors, base.tensors)
+        case Offset(key=key, scale=scale):
+            return _held_rows(_numbers(tensors, key).astype(np.float64) * scale)
+        case Replacement(key=key):
+            return _stored_rows(tensors, key)
+        case Rows():
+            return _some_rows(change, tensors, base.tensors)
+        case Computed():
+            return _held_rows(dense())
 
-    @property
-    def dtype(self) -> str:
-        """In safetensors' names."""
-        return self.tensors[self.key].dtype
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See DeltaRows."""
-        return _matrix_shape(self.tensors[self.key].shape)
+def whole_delta(rows: DeltaRows, base: StoredTensors, parameter: str) -> NDArray[np.float32]:
+    """τ of one parameter in float32, in its shape, of which a few rows at a time are in float64."""
+    count, columns = rows.shape
+    found = np.empty((count, columns), np.float32)
+    step = max(_BLOCK // max(columns, 1), 1)
+    block = np.empty((min(step, count), columns))
+    with ExitStack() as files:
+        read = rows.reader(BaseRuns(base, parameter, files), files)
+        for start in range(0, count, step):
+            part = block[: min(step, count - start)]
+            read(start, start + len(part), part)
+            found[start : start + len(part)] = part
+    return found.reshape(base[parameter].shape)
 
-    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
-        """See DeltaRows."""
-        own = files.enter_context(self.tensors.reader(self.key))
+
+def _stored_rows(tensors: StoredTensors, key: str) -> DeltaRows:
+    """A stored tensor less the base's."""
+
+    def reader(base: BaseRuns, files: ExitStack) -> RowReader:
+        own = files.enter_context(tensors.reader(key))
 
         def read(start: int, stop: int, out: Doubles) -> None:
             first, last = start * out.shape[1], stop * out.shape[1]
@@ -157,85 +141,89 @@ class StoredRows:
 
         return read
 
-
-@dataclass(frozen=True)
-class HeldRows:
-    """τ itself, or those of its rows that are not zero."""
-
-    shape: tuple[int, int]
-    delta: Floats
-    """[len(where), columns]."""
-    where: NDArray[np.int64]
-    """Ascending."""
-
-    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
-        """See DeltaRows."""
-
-        def read(start: int, stop: int, out: Doubles) -> None:
-            first, last = np.searchsorted(self.where, (start, stop))
-            out[:] = 0.0
-            out[self.where[first:last] - start] = self.delta[first:last]
-
-        return read
+    return DeltaRows(shape=_matrix_shape(tensors[key].shape), reader=reader, is_stored=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RescaledRows:
-    """τ = m · V / ‖V‖ - W₀ with V = W + scale · B A: DoRA, or factors with a base of their own."""
+def _held_rows(delta: Floats) -> DeltaRows:
+    """τ itself."""
+    shape = _matrix_shape(delta.shape)
+    matrix = delta.reshape(shape)
 
-    factors: FactorRows
-    carried: StoredTensors
-    """Holds W: the base, or the adapter that carries a copy."""
-    carried_key: str
-    magnitudes: Doubles | None
-    """m of every output; None where only W is the adapter's own."""
-    outputs_are_columns: bool
+    def read(start: int, stop: int, out: Doubles) -> None:
+        out[:] = matrix[start:stop]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See DeltaRows."""
-        return self.factors.shape
+    return DeltaRows(shape=shape, reader=lambda _, __: read)
 
-    def reader(self, base: BaseRuns, files: ExitStack) -> RowReader:
-        """See DeltaRows."""
-        moved = self._moved(files)
 
-        def read(start: int, stop: int, out: Doubles) -> None:
-            moved(start, stop, out)
-            if self.magnitudes is not None and self.outputs_are_columns:
-                out *= self.magnitudes / self._column_lengths
-            elif self.magnitudes is not None:
-                lengths = np.linalg.norm(out, axis=1)
-                out *= (self.magnitudes[start:stop] / lengths)[:, np.newaxis]
-            columns = out.shape[1]
-            out -= base.numbers(start * columns, stop * columns).reshape(out.shape)
+def _some_rows(change: Rows, tensors: StoredTensors, base: StoredTensors) -> DeltaRows:
+    """Those rows of τ that are not zero."""
+    order, width = np.argsort(change.rows), change.width
+    delta = _numbers(tensors, change.key).astype(np.float64)[order]
+    where = np.asarray(change.rows, dtype=np.int64)[order]
+    with base.reader(change.parameter) as reader:
+        for k, row in enumerate(where.tolist()):
+            delta[k] -= reader.numbers(row * width, (row + 1) * width)
 
-        return read
+    def read(start: int, stop: int, out: Doubles) -> None:
+        first, last = np.searchsorted(where, (start, stop))
+        out[:] = 0.0
+        out[where[first:last] - start] = delta[first:last]
 
-    def _moved(self, files: ExitStack) -> RowReader:
+    return DeltaRows(shape=_matrix_shape(base[change.parameter].shape), reader=lambda _, __: read)
+
+
+def _rescaled_rows(change: Factors, tensors: StoredTensors, base: StoredTensors) -> DeltaRows:
+    """τ = m · V / ‖V‖ - W₀ with V = W + scale · B A: DoRA, or factors with a base of their own.
+
+    W is the base's, or the copy that the adapter carries; m, of every output, may be missing.
+    """
+    factors = _factor_rows(change, tensors)
+    carried = (tensors, change.base_key) if change.base_key else (base, change.parameter)
+    magnitudes: Doubles | None = None
+    if change.magnitude_key is not None:
+        magnitudes = _numbers(tensors, change.magnitude_key).astype(np.float64).ravel()
+
+    def moved(files: ExitStack) -> RowReader:
         """What reads V."""
-        carried = files.enter_context(self.carried.reader(self.carried_key))
+        stored, key = carried
+        held = files.enter_context(stored.reader(key))
 
         def read(start: int, stop: int, out: Doubles) -> None:
-            self.factors.write(start, stop, out)
+            factors.write(start, stop, out)
             columns = out.shape[1]
-            out += carried.numbers(start * columns, stop * columns).reshape(out.shape)
+            out += held.numbers(start * columns, stop * columns).reshape(out.shape)
 
         return read
 
-    @cached_property
-    def _column_lengths(self) -> Doubles:
+    @cache
+    def lengths_of_columns() -> Doubles:
         """‖V‖ of every column; rows tell their own."""
-        count, columns = self.shape
+        count, columns = factors.shape
         squares = np.zeros(columns)
         step = max(_BLOCK // columns, 1)
         with ExitStack() as files:
-            read = self._moved(files)
+            read = moved(files)
             for start in range(0, count, step):
                 block = np.empty((min(step, count - start), columns))
                 read(start, start + len(block), block)
                 squares += np.square(block).sum(axis=0)
         return np.sqrt(squares)
+
+    def reader(base_runs: BaseRuns, files: ExitStack) -> RowReader:
+        read_moved = moved(files)
+
+        def read(start: int, stop: int, out: Doubles) -> None:
+            read_moved(start, stop, out)
+            if magnitudes is not None and change.transposed:
+                out *= magnitudes / lengths_of_columns()
+            elif magnitudes is not None:
+                out *= (magnitudes[start:stop] / np.linalg.norm(out, axis=1))[:, np.newaxis]
+            columns = out.shape[1]
+            out -= base_runs.numbers(start * columns, stop * columns).reshape(out.shape)
+
+        return read
+
+    return DeltaRows(shape=factors.shape, reader=reader)
 
 
 def _factor_rows(change: Factors, tensors: StoredTensors) -> FactorRows:
@@ -243,32 +231,6 @@ def _factor_rows(change: Factors, tensors: StoredTensors) -> FactorRows:
     if change.transposed:
         a, b = b.T.copy(), a.T.copy()
     return FactorRows(left=b, right=a, scale=change.scale)
-
-
-def _rescaled_rows(change: Factors, tensors: StoredTensors, base: StoredTensors) -> RescaledRows:
-    key = change.magnitude_key
-    return RescaledRows(
-        factors=_factor_rows(change, tensors),
-        carried=base if change.base_key is None else tensors,
-        carried_key=change.base_key or change.parameter,
-        magnitudes=None if key is None else _numbers(tensors, key).astype(np.float64).ravel(),
-        outputs_are_columns=change.transposed,
-    )
-
-
-def _some_rows(change: Rows, tensors: StoredTensors, base: StoredTensors) -> HeldRows:
-    order, width = np.argsort(change.rows), change.width
-    delta = _numbers(tensors, change.key).astype(np.float64)[order]
-    where = np.asarray(change.rows, dtype=np.int64)[order]
-    with base.reader(change.parameter) as reader:
-        for k, row in enumerate(where.tolist()):
-            delta[k] -= reader.numbers(row * width, (row + 1) * width)
-    return HeldRows(_matrix_shape(base[change.parameter].shape), delta, where)
-
-
-def _matrix(delta: Floats) -> HeldRows:
-    shape = _matrix_shape(delta.shape)
-    return HeldRows(shape, delta.reshape(shape), np.arange(shape[0]))
 
 
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

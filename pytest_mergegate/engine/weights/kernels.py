@@ -8,12 +8,10 @@ import numpy as np
 
 from pytest_mergegate.common.compiled import compiled
 from pytest_mergegate.metrics.pairwise import CONFLICTING, DIFFERENCE, DOT, SIGN_CHANGES
-from pytest_mergegate.pool.bfloat16 import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Bits = NDArray[np.uint16]
     Doubles = NDArray[np.float64]
     Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -107,24 +105,6 @@ def add_pairs(deltas: Doubles, sums: Doubles, with_dots: bool) -> None:
 
 
 @compiled
-def add_bfloat16_pairs(own: Bits, base: Bits, sums: Doubles) -> None:
-    """``add_pairs`` of own - base, [experts, elements] and [elements] as uint16: the upper halves
-    of float32."""
-    experts, elements = own.shape
-    near = np.empty((experts, _SPAN))
-    signs, zeros = np.empty(_SPAN), np.empty(experts)
-    own_bits, base_bits = np.empty(_SPAN, np.uint32), np.empty(_SPAN, np.uint32)
-    own_floats, base_floats = own_bits.view(np.float32), base_bits.view(np.float32)
-    for start in range(0, elements, _SPAN):
-        stop = min(start + _SPAN, elements)
-        widen(base[start:stop], base_bits)
-        for i in range(experts):
-            widen(own[i, start:stop], own_bits)
-            zeros[i] = _difference(own_floats[: stop - start], base_floats, near[i])
-        _add_span(near, stop - start, zeros, signs, sums, True)
-
-
-@compiled
 def _add_span(
     near: Doubles, span: int, zeros: Doubles, signs: Doubles, sums: Doubles, with_dots: bool
 ) -> None:
@@ -152,16 +132,6 @@ def _copy(a: Doubles, near: Doubles) -> float:
     for k in range(a.shape[0]):
         near[k] = a[k]
         zeros += 1.0 if a[k] == 0.0 else 0.0
-    return zeros
-
-
-@compiled
-def _difference(own: Floats, base: Floats, near: Doubles) -> float:
-    """Returns the number of zeros."""
-    zeros = 0.0
-    for k in range(own.shape[0]):
-        near[k] = np.float64(own[k]) - np.float64(base[k])
-        zeros += 1.0 if own[k] == base[k] else 0.0
     return zeros
 
 

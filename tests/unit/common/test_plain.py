@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pytest_mergegate.common.plain import dump, load
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.agreement import Agreement
-from pytest_mergegate.engine.running.blocks import ROWS
 from pytest_mergegate.engine.running.entries import pack, unpack
+from pytest_mergegate.engine.running.executors import ROWS
+from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.engine.running.workspace import Draw, Facts
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.stages.conflict import ConflictResult

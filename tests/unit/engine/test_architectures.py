@@ -11,7 +11,7 @@ import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models import batches, generation
+from pytest_mergegate.engine.models import generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import HeadedModel
@@ -157,22 +157,6 @@ def test_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(engine_model, "batch_tokens", lambda _: 1)
         monkeypatch.setattr(generation, "_KEY_VALUE_BYTES", 1)
         assert model.decode(PROMPTS, LONGEST) == together
-
-
-def test_lanes_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for least in ("_WORTH", "_TOKENS"):
-        monkeypatch.setattr(batches, least, 1)
-    for positions in model.known_positions:
-        alone = model.states(ROWS, positions)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(2)
-        try:
-            together = model.states(ROWS, positions)
-        finally:
-            torch.set_num_threads(threads)
-        for one, other in zip(alone, together, strict=True):
-            assert torch.linalg.norm(one - other) <= 1e-5 * torch.linalg.norm(one)
-    assert len(model._lanes._twins) == 1
 
 
 def test_logits_are_those_of_transformers(name: str, model: Any) -> None:

@@ -1,10 +1,9 @@
-"""Batches side by side, and weights put together by several threads: the same numbers as alone."""
+"""Weights put together by several threads: the same numbers as by one."""
 
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from peft import IA3Config, get_peft_model
 from pools import Adapter, write_pool
 from transformers import AutoModelForCausalLM
 
-from pytest_mergegate.engine.models import batches
-from pytest_mergegate.engine.models.batches import in_lanes
+from pytest_mergegate.engine.models.batches import batches, in_lanes
 from pytest_mergegate.engine.weights import mixing
 from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights
 from pytest_mergegate.engine.weights.task_vectors import ComputedDeltas
@@ -47,117 +45,13 @@ def two_cores() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def random_rows(seed: int, count: int = 24) -> list[Any]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def tokens(least: int, most: int) -> tuple[int, ...]:
-        length = int(torch.randint(least, most, (), generator=generator))
-        return tuple(torch.randint(2, 30, (length,), generator=generator).tolist())
-
-    return [(tokens(1, 24), tokens(0, 6)) for _ in range(count)]
-
-
-@pytest.mark.usefixtures("two_cores")
-@pytest.mark.parametrize("tokens", [0, 1, 40, 10**6])
-@pytest.mark.parametrize("positions", ["answer", "last", "mean"])
-def test_states_are_those_of_one_lane(
-    engine: Engine, tokens: int, positions: Any, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = random_rows(seed + tokens)
-    monkeypatch.setattr("pytest_mergegate.engine.models.model.batch_tokens", lambda _: tokens)
-    for name in ADAPTERS:
-        with engine.expert(name):
-            alone = engine.model.states(rows, positions)
-            with monkeypatch.context() as patch:
-                patch.setattr(batches, "_WORTH", 0)
-                together = engine.model.states(rows, positions)
-        for one, other in zip(alone, together, strict=True):
-            assert torch.linalg.norm(one - other) <= 1e-5 * torch.linalg.norm(one)
-
-
-@pytest.mark.usefixtures("two_cores")
-def test_lanes_share_weights_and_nothing_else(
-    engine: Engine, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "_WORTH", 0)
-    twin = engine.model.twin()
-    own = {id(module) for module in engine.model.module.modules()}
-    assert not own & {id(module) for module in twin.module.modules()}
-    assert list(map(id, engine.model.parameters.values())) == list(
-        map(id, twin.parameters.values())
-    )
-    rows = random_rows(seed)
-    with engine.expert("every_layer"):
-        for one, other in zip(
-            engine.model.batch_states(rows, "answer"),
-            twin.batch_states(rows, "answer"),
-            strict=True,
-        ):
-            assert torch.equal(one, other)
-
-
-@pytest.mark.usefixtures("two_cores")
-@pytest.mark.parametrize("what", ["cannot be copied", "reads otherwise", "gives NaN"])
-def test_a_model_without_a_twin_is_read_in_one_lane(
-    tmp_path: Path, what: str, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "_WORTH", 0)
-    monkeypatch.setattr("pytest_mergegate.engine.models.model.batch_tokens", lambda _: 200)
-    model = engine_of(write_pool(tmp_path, seed, count=2)).model
-    rows, threads = random_rows(seed), set()
-    expected = model.states(rows, "answer")
-    model._lanes = batches.Lanes(model)
-    if what == "cannot be copied":
-        model.module.lock = threading.Lock()
-    else:
-        make = type(model).twin
-
-        def other(self: Any) -> Any:
-            twin = make(self)
-            read = twin.batch_states
-            off = float("nan") if what == "gives NaN" else 1.1
-            twin.batch_states = lambda rows, positions: [off * s for s in read(rows, positions)]
-            return twin
-
-        monkeypatch.setattr(type(model), "twin", other)
-    batch_states = model.batch_states
-
-    def noted(rows: Any, positions: Any) -> Any:
-        threads.add(threading.get_ident())
-        return batch_states(rows, positions)
-
-    monkeypatch.setattr(model, "batch_states", noted)
-    for one, two in zip(expected, model.states(rows, "answer"), strict=True):
-        assert torch.linalg.norm(one - two) <= 1e-5 * torch.linalg.norm(one)
-    assert threads == {threading.get_ident()}
-
-
-def test_batches_are_even() -> None:
-    weights = {"weight": torch.empty(1 << 24)}
-    model = SimpleNamespace(device=torch.device("cpu"), is_streamed=False, parameters=weights)
-    lanes = batches.Lanes(model)  # type: ignore[arg-type]
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        cut = lanes.cut([20] * 200, 2048)
-    finally:
-        torch.set_num_threads(torch_threads)
-    sizes = [20 * len(batch) for batch in cut]
-    assert len(cut) == 8
-    assert sum(sizes) == 4000
-    assert max(sizes) <= 512
-    assert sorted(i for batch in cut for i in batch) == list(range(200))
-
-
-def test_a_few_rows_stay_together(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padding that leaks shows only in a batch of several lengths."""
-    monkeypatch.setattr(batches, "_WORTH", 0)
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(16)
-    try:
-        assert len(batches.Lanes(engine.model).cut([4, 1, 9], 8192)) == 1
-    finally:
-        torch.set_num_threads(torch_threads)
+@pytest.mark.parametrize("most", [0, 1, 40, 10**6])
+def test_batches_hold_every_row_once_and_no_more_than_they_may(seed: int, most: int) -> None:
+    lengths = torch.randint(1, 25, (30,), generator=torch.Generator().manual_seed(seed)).tolist()
+    cut = list(batches(lengths, most))
+    assert sorted(index for batch in cut for index in batch) == list(range(30))
+    for batch in cut:
+        assert len(batch) == 1 or max(lengths[index] for index in batch) * len(batch) <= most
 
 
 @pytest.mark.usefixtures("two_cores")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.weights import conflicts, delta_rows, tensor_sums
+from pytest_mergegate.engine.weights import conflicts, delta_rows
 from pytest_mergegate.stages.conflict import ConflictResult, run_conflict
 
 from .weights import DTYPES, RATIOS, Files, Naive, naive_conflicts
@@ -141,12 +141,12 @@ def test_random_pools(
 
 def cut_small(patch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     """Several runs to a piece and several pieces to a tensor, though all are tiny."""
-    for name in ("_TILE", "_RUN", "_TILES", "_CHUNK"):
-        patch.setattr(tensor_sums, name, int(rng.integers(1, 400)))
-    for module in (tensor_sums, delta_rows):
+    for name in ("_TILE", "_TILES", "_CHUNK"):
+        patch.setattr(conflicts, name, int(rng.integers(1, 400)))
+    for module in (conflicts, delta_rows):
         patch.setattr(module, "_BLOCK", int(rng.integers(1, 400)))
     # of more ranks, inner products are added up like all else
-    patch.setattr(tensor_sums, "MOST_RANKS", int(rng.integers(1, 100)))
+    patch.setattr(conflicts, "MOST_RANKS", int(rng.integers(1, 100)))
 
 
 @pytest.mark.parametrize("own", DTYPES)
@@ -229,7 +229,7 @@ def write_transposed(folder: Path, rng: np.random.Generator) -> Files:
 
 
 def write_bfloat16(folder: Path, rng: np.random.Generator) -> Files:
-    """What is compared as it is stored."""
+    """Checkpoints, and their base, as most are."""
     files = Files(folder, rng)
     files.write_base({f"{Q}.weight": (11, 13), "model.norm.weight": (7,)}, "BF16")
     for name in "abc":
@@ -248,9 +248,8 @@ def test_every_kind_of_change_cut_anywhere(
     pool, expected = files.pool(), naive_conflicts(tmp_path, files.names)
     check(tmp_path, pool)
     for size in range(1, 45):
-        monkeypatch.setattr(tensor_sums, "_TILE", size)
-        monkeypatch.setattr(tensor_sums, "_RUN", size)
-        monkeypatch.setattr(tensor_sums, "_CHUNK", (size % 3 + 1) * size * len(files.names))
+        monkeypatch.setattr(conflicts, "_TILE", size)
+        monkeypatch.setattr(conflicts, "_CHUNK", (size % 3 + 1) * size * len(files.names))
         monkeypatch.setattr(delta_rows, "_BLOCK", size)
         check_pairs(conflict_of(pool), expected)
 
@@ -486,7 +485,7 @@ def test_threads_change_no_number(
     names = [name for name in large.names if name.startswith(kind)]
     pool = large.pool(names, conflict={"mode": mode, "rows": 8})
     if kind != "lora":
-        monkeypatch.setattr(tensor_sums, "_CHUNK", 1 << 18)
+        monkeypatch.setattr(conflicts, "_CHUNK", 1 << 18)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
@@ -541,7 +540,7 @@ def test_ctrl_c_stops_at_once(
     begun: list[float] = []
     prepared: list[str] = []
 
-    class Slow(tensor_sums.TensorSums):
+    class Slow(conflicts.TensorSums):
         def __init__(self, parameter: str, *rest: Any) -> None:
             prepared.append(parameter)
             super().__init__(parameter, *rest)

@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mergegate.engine.weights import tensor_sums
+from pytest_mergegate.engine.weights import conflicts
+from pytest_mergegate.engine.weights.conflicts import factor_dots
 from pytest_mergegate.engine.weights.delta_rows import FactorRows
 from pytest_mergegate.engine.weights.kernels import (
     CONFLICTING,
     DIFFERENCE,
     DOT,
     SIGN_CHANGES,
-    add_bfloat16_pairs,
     add_pairs,
     multiply,
     subtract,
 )
-from pytest_mergegate.engine.weights.tensor_sums import factor_dots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -230,70 +229,6 @@ def check_spoiled(sums: Array, deltas: Array, spoiled: Array, with_dots: bool) -
         np.testing.assert_allclose(sums[sound], rest, rtol=1e-12)
 
 
-# bfloat16
-
-
-def bits_of(values: Array) -> Array:
-    """The upper halves of float32."""
-    halves: Array = (values.astype("<f4").view("<u4") >> np.uint32(16)).astype(np.uint16)
-    return halves
-
-
-def floats_of(bits: Array) -> Array:
-    widened: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-    return widened
-
-
-def checkpoints(rng: np.random.Generator, experts: int, elements: int) -> tuple[Array, Array]:
-    """Numbers near a base, many of them its own, with zeros of both signs and denormals."""
-    base = numbers(rng, (1, elements))[0]
-    moved = base * (1 + 0.1 * rng.normal(size=(experts, elements)))
-    moved = np.where(rng.random(moved.shape) < rng.random(), base, moved)
-    own, base = bits_of(moved), bits_of(base)
-    anything = rng.integers(0, 2**16, size=own.shape).astype(np.uint16)
-    anything[anything & 0x7F80 == 0x7F80] = 0x8000  # but NaN and infinity
-    own = np.where(rng.random(own.shape) < 0.1, anything, own)
-    return own, np.where(rng.random(elements) < 0.1, anything[0], base)
-
-
-@given(generators, st.integers(1, 16), st.sampled_from(SIZES), st.booleans())
-@quick
-def test_bfloat16_pairs(
-    rng: np.random.Generator, experts: int, elements: int, sliced: bool
-) -> None:
-    own, base = checkpoints(rng, experts, elements)
-    given_own = np.pad(own, ((0, 0), (0, 5)), constant_values=0x7FC0)[:, :elements]
-    sums = untouched(experts)
-    add_bfloat16_pairs(given_own if sliced else own, base, sums)
-    check_pairs(sums, floats_of(own) - floats_of(base))
-
-
-@given(generators, st.integers(1, 16), st.sampled_from(SIZES), st.sampled_from([np.nan, np.inf]))
-@quick
-def test_bfloat16_that_is_not_finite_shows_on_its_expert_alone(
-    rng: np.random.Generator, experts: int, elements: int, bad: float
-) -> None:
-    own, base = checkpoints(rng, experts, elements)
-    spoiled = rng.random(experts) < 0.3
-    spoiled[rng.integers(experts)] = True
-    where = int(rng.integers(elements))
-    own[spoiled, where] = bits_of(bad * rng.choice([-1.0, 1.0], size=int(spoiled.sum())))
-    sums = untouched(experts)
-    add_bfloat16_pairs(own, base, sums)
-    check_spoiled(sums, floats_of(own) - floats_of(base), spoiled, with_dots=True)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_base_that_is_not_finite_shows_on_every_expert(seed: int, bad: float) -> None:
-    rng = np.random.default_rng(seed)
-    own, base = checkpoints(rng, 3, SPAN + 1)
-    base[rng.integers(len(base))] = bits_of(np.array([bad]))[0]
-    own[0] = base  # equal, but a difference of infinities is no zero
-    sums = untouched(3)
-    add_bfloat16_pairs(own, base, sums)
-    assert not np.isfinite(np.diagonal(sums[DIFFERENCE])).any()
-
-
 # Inner products of factors
 
 
@@ -322,7 +257,7 @@ def check_dots(rng: np.random.Generator, ranks: list[int], block: int | None = N
     ]
     with pytest.MonkeyPatch.context() as patch:
         if block is not None:
-            patch.setattr(tensor_sums, "_BLOCK", block)
+            patch.setattr(conflicts, "_BLOCK", block)
         found = factor_dots(factors)
     deltas = np.stack([f.scale * (f.left.astype(np.float64) @ f.right).ravel() for f in factors])
     # as near as the factors' sizes allow

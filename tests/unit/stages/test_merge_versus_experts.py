@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pytest_mergegate.engine.running.agreement import agreement_of
+from pytest_mergegate.engine.running.references import agreement_of
 
 
 def test_one_position_that_differs_makes_another_answer() -> None:
