@@ -137,8 +137,8 @@ def _least(root: Path) -> float:
     from pytest_mergegate.engine.running.references import References
     from pytest_mergegate.engine.running.workspace import Workspace
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+    from pytest_mergegate.merging.gate_methods import plan_methods
     from pytest_mergegate.merging.in_place import merge_parameter
-    from pytest_mergegate.merging.methods import plan_methods
     from pytest_mergegate.pool.pool import read_pool
 
     gate = gate_from(gate_of(TIES), root=root)

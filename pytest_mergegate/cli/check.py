@@ -129,7 +129,7 @@ def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None
 
 def _write_merge(file: Path, report: Report, options: Options, chosen: argparse.Namespace) -> int:
     from pytest_mergegate.gate.gatefile import load_gate
-    from pytest_mergegate.merging.write import write_merged
+    from pytest_mergegate.merging.build import write_merged
 
     method = report.judged_method
     judged = next((m for m in report.merges if m.method == method), None)

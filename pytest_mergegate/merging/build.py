@@ -1,24 +1,46 @@
-"""Models of a pool for the user's own hands: one merged, or one expert."""
+"""The gated merge made again, as a model for the user's own hands or as a folder; and one expert.
+
+A folder is written beside its place, read back, and only then put there.
+"""
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.common.files.writing import PARTIAL, refuse_links
+from pytest_mergegate.engine.models.families import load_model
+from pytest_mergegate.engine.models.loading import quiet
+from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import merge
-from pytest_mergegate.merging.methods import plan_methods
+from pytest_mergegate.pool.base import read_base
 from pytest_mergegate.pool.pool import read_pool
+from pytest_mergegate.pool.references import Located
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
+    from pytest_mergegate.engine.models.readings import Row
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.merging.method import JudgedMerge
+
+_GENERATION = "generation_config.json"
+_WRITTEN = ("config.json", _GENERATION, "adapter_config.json")
+_BESIDE = {".json", ".model", ".txt", ".jinja", ".tiktoken", ".bpe", ".vocab"}
+"""Suffixes of what belongs to a tokenizer and its templates."""
+_TOLERANCE = 1e-5
+"""Of states in float32, relative to the largest."""
 
 
 def build_merged_model(gate: Gate, judged: JudgedMerge | None, device: str) -> Any:
@@ -81,3 +103,125 @@ def _with_weights(engine: Engine, weights: Mapping[str, Tensor]) -> Any:
         held = engine.model.parameters[parameter]
         held.data = weight.to(held.device, held.dtype)
     return engine.model.module
+
+
+def write_merged(
+    gate: Gate,
+    judged: JudgedMerge | None,
+    *,
+    device: str,
+    fingerprints: Mapping[str | None, str | None],
+    target: Path,
+) -> None:
+    """Write the merge that was ``judged`` to ``target``, as a transformers model.
+
+    Without one it is the gate's only method. ``fingerprints`` are those of the report, of each
+    expert by name and of the base under None. ``target`` must not exist, or be an empty folder;
+    nothing is left there where anything fails. Raises GateError.
+    """
+    if judged is None and len(gate.spec.merge.methods) > 1:
+        raise GateError(
+            "none of the gate's methods was judged, so none of them can be written",
+            fix="leave one method, or set budget.max_disagreement",
+        )
+    engine = read_engine(gate, device)
+    _check_inputs(engine, fingerprints)
+    merged = merge_again(gate, engine, judged)
+    with engine.model.swapped("merge", merged.weights):
+        check_judged(merged, judged)
+        _put(engine, target)
+
+
+def _put(engine: Engine, target: Path) -> None:
+    """Write the loaded merge beside ``target``, check it there, and move it in place."""
+    staging = target.parent / f".{uuid.uuid4().hex}{PARTIAL}"
+    try:
+        refuse_links(target)
+        staging.mkdir()
+        _save(engine, staging)
+        _check(engine, staging)
+        if target.exists():
+            target.rmdir()
+        staging.rename(target)
+    except OSError as error:
+        raise GateError(
+            f"{target} could not be written ({error.strerror or error})",
+            fix="make room there, or choose another folder",
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_inputs(engine: Engine, fingerprints: Mapping[str | None, str | None]) -> None:
+    """Raise GateError where a file was written to since the gate passed."""
+    now: dict[str | None, str] = {e.name: e.fingerprint for e in engine.pool.experts}
+    now[None] = engine.pool.base.fingerprint
+    changed = [name for name, own in now.items() if fingerprints.get(name) not in (None, own)]
+    if changed:
+        raise GateError(
+            f"{changed[0] or 'the base'} was changed while the gate ran, and what would be written "
+            "was never gated",
+            fix="run the gate again",
+        )
+
+
+def _save(engine: Engine, folder: Path) -> None:
+    module, base = engine.model.module, engine.pool.base.path
+    named = module.config._name_or_path
+    module.config._name_or_path = ""  # a path on this machine
+    try:
+        with quiet():
+            module.save_pretrained(folder)
+    finally:
+        module.config._name_or_path = named
+    (folder / _GENERATION).unlink(missing_ok=True)
+    suffixes = _BESIDE | ({".py"} if engine.pool.spec.trust_remote_code else set())
+    for file in sorted(base.iterdir()):
+        beside = file.suffix in suffixes and not file.name.endswith(".index.json")
+        wanted = file.name == _GENERATION or (beside and file.name not in _WRITTEN)
+        if wanted and file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    if (templates := base / "additional_chat_templates").is_dir():
+        shutil.copytree(templates, folder / templates.name)
+
+
+def _check(engine: Engine, folder: Path) -> None:
+    """Raise GateError where what was written is not what was gated."""
+    gated = engine.model
+    located = read_base(Located(path=folder.resolve()), folder.name, folder.name)
+    trusted = engine.pool.spec.trust_remote_code
+    dtype: torch.dtype = gated.module.dtype
+    placement = Placement(device=gated.device, dtype=dtype, trust_remote_code=trusted)
+    read = load_model(located, placement)
+    if read.names != gated.names:
+        odd = sorted({*read.names.items()} ^ {*gated.names.items()})[0][0]
+        raise _differs(f"{odd!r} is missing, new, or tied to another parameter")
+    numbers = read.module.state_dict()
+    for name, own in gated.module.state_dict().items():
+        if not torch.equal(own, numbers[name]):
+            raise _differs(f"{name!r} has other numbers")
+    tolerance = max(_TOLERANCE, float(torch.finfo(dtype).eps) if dtype != torch.float32 else 0.0)
+    rows = _probes(engine)
+    states = (model.states(rows, engine.positions) for model in (gated, read))
+    for own, other in zip(*states, strict=True):
+        if not float((own - other).abs().max()) <= tolerance * float(own.abs().max()):
+            raise _differs("it gives other hidden states on the probes")
+
+
+def _probes(engine: Engine) -> list[Row]:
+    """Every expert's probes, the merge's own answers forced where states are read at answers."""
+    forced = engine.positions in engine.model.forced_positions
+    rows: list[Row] = []
+    for task in engine.tasks.values():
+        drawn = task.order[: engine.pool.spec.probes.per_task]
+        answers = engine.answers(task, drawn) if forced else [[] for _ in drawn]
+        pairs = zip(drawn, answers, strict=True)
+        rows += [(task.prompts[index], tuple(answer[:-1])) for index, answer in pairs]
+    return rows
+
+
+def _differs(how: str) -> GateError:
+    return GateError(
+        f"the merge as it was written is not the one that was gated: {how}",
+        fix="nothing was left there; report this with the versions of transformers and torch",
+    )

@@ -17,9 +17,13 @@ from pytest_mergegate.engine.models.families import pick_family
 from pytest_mergegate.engine.models.loading import load_module
 from pytest_mergegate.merging import mergekit_process
 from pytest_mergegate.merging.in_place import drawn, merge_parameter
-from pytest_mergegate.merging.linked_models import LinkedModels
 from pytest_mergegate.merging.merge import Merged
-from pytest_mergegate.merging.mergekit_config import check_layers, check_tokenizer, configuration
+from pytest_mergegate.merging.mergekit_process import (
+    LinkedModels,
+    check_layers,
+    check_tokenizer,
+    configuration,
+)
 from pytest_mergegate.merging.method import linear_scales
 from pytest_mergegate.pool.checkpoints import named_as, read_checkpoint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from pytest_mergegate.common.compiled import compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -21,21 +20,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
-    Bits = NDArray[np.uint32]
-    Places = NDArray[np.int64]
 
 _SPAN = 512
 """Numbers of every task vector that stay in the fastest cache at a time."""
 _TILE = 1 << 16
 """Numbers of a tensor that stay in a core's cache at a time, with those of others."""
-_SAMPLE = 1 << 14
-"""Magnitudes that tell about where the cut is."""
-_GOLDEN = 0.6180339887498949
-"""Steps of this share of a tensor fall on all its rows and columns alike."""
-_INFINITE = np.uint32(0xFFFFFFFF)
-"""Above the bits of every magnitude, NaN's too; as integers they are in the same order."""
-_DEVIATIONS = 3.0
-"""Standard deviations, by which a magnitude's place in the sample may be off."""
 
 
 def put_ties(
@@ -44,13 +33,11 @@ def put_ties(
     """Write the merge of one parameter to ``place``.
 
     Of every task vector the ``density`` share that is largest in magnitude is kept, a sign
-    elected by the weighted sum, and what has that sign averaged (Yadav et al. 2023). No task
-    vector is ever written out, and no expert: some rows are made at a time, once to find what is
-    kept and once to merge it.
+    elected by the weighted sum, and what has that sign averaged (Yadav et al. 2023). No expert is
+    ever written out: some rows are made at a time, once to find what is kept and once to merge it.
     """
-    tiles, size = _Tiles(base), base.own.numel()
-    kept = _kept(size, float(method.parameters.get("density", 1.0)))
-    cuts = _cuts([*experts.values()], kept, tiles)
+    tiles, density = _Tiles(base), float(method.parameters.get("density", 1.0))
+    cuts = [_cut(expert, density, tiles) for expert in experts.values()]
     weights = np.array([method.weights[name] for name in experts], np.float32).astype(np.float64)
     normalize = bool(method.parameters.get("normalize", True))
     scale = float(method.parameters.get("lambda", 1.0))
@@ -98,126 +85,29 @@ class _Tiles:
         return tensor.into(tile[:left], first).view(-1).numpy()
 
 
-def _kept(size: int, density: float) -> int:
-    """How many numbers mergekit keeps: at least one, but none at density 0."""
-    if density >= 1:
-        return size
-    return max(1, int(density * size)) if density > 0 and size else 0
-
-
-def _cuts(
-    experts: Sequence[FactoredTensor], kept: int, tiles: _Tiles
-) -> list[tuple[np.float32, int]]:
-    """Of every expert the smallest magnitude that is kept, and from which place on no more of it
-    is."""
+def _cut(expert: FactoredTensor, density: float, tiles: _Tiles) -> tuple[np.float32, int]:
+    """The smallest magnitude that is kept, and from which place on no more like it is."""
     size = tiles.base.own.numel()
-    if kept in (0, size):
-        return [(np.float32(0) if kept else np.float32(np.inf), kept)] * len(experts)
-    near = _brackets(experts, kept, tiles)
-    _look(experts, near, tiles)
-    for expert, bracket in zip(experts, near, strict=True):
-        if not bracket.holds(kept):  # the sample was misleading
-            bracket.widen(size)
-            _look([expert], [bracket], tiles)
-    return [bracket.cut(kept, size) for bracket in near]
+    if density >= 1 or not size:
+        return np.float32(0), size
+    if density <= 0:
+        return np.float32(np.inf), 0
+    kept = max(1, int(density * size))  # like mergekit, at least one
+    bits = _magnitudes(expert, tiles)
+    bits.partition(size - kept)
+    least = bits[-kept]
+    if not least or least not in bits[:-kept]:
+        return least.view(np.float32), size
+    alike = np.flatnonzero(_magnitudes(expert, tiles) == least)
+    return least.view(np.float32), int(alike[np.count_nonzero(bits[-kept:] == least)])
 
 
-def _brackets(experts: Sequence[FactoredTensor], kept: int, tiles: _Tiles) -> list[_Bracket]:
-    """Between which two magnitudes the smallest that is kept should be, by a sample of them."""
-    size = tiles.base.own.numel()
-    if size <= _SAMPLE:
-        return [_Bracket(np.uint32(0), _INFINITE, size) for _ in experts]
-    at = torch.arange(_SAMPLE) * (int(size * _GOLDEN) | 1) % size
-    origin = tiles.base.at(at)
-    middle = (1 - kept / size) * _SAMPLE
-    spread = _DEVIATIONS * math.sqrt(middle * kept / size) + 1
-    ends = max(int(middle - spread), 0), min(int(middle + spread), _SAMPLE - 1)
-    room = int(4 * spread / _SAMPLE * size)
-    found = []
-    for expert in experts:
-        drawn = (expert.at(at) - origin).abs().numpy()
-        low, high = np.partition(drawn, ends)[[*ends]].view(np.uint32)
-        found.append(_Bracket(low, high, room))
-    return found
-
-
-def _look(experts: Sequence[FactoredTensor], near: Sequence[_Bracket], tiles: _Tiles) -> None:
-    """Show every bracket the magnitudes of its expert's task vector."""
+def _magnitudes(expert: FactoredTensor, tiles: _Tiles) -> NDArray[np.uint32]:
+    """Of a task vector, as bits: they are in the same order, with NaN above all numbers."""
+    found = np.empty(tiles.base.own.numel(), np.float32)
     for start, origin in tiles:
-        for expert, bracket in zip(experts, near, strict=True):
-            bracket.look(tiles.of(expert, start), origin, start)
-
-
-class _Bracket:
-    """The magnitudes, as bits, from ``low`` up to ``high``, if there are no more than ``room``."""
-
-    def __init__(self, low: np.uint32, high: np.uint32, room: int) -> None:
-        self._low, self._high = low, high
-        self._bits, self._places = np.empty(room, np.uint32), np.empty(room, np.int64)
-        self._found, self._above = 0, 0
-
-    def widen(self, room: int) -> None:
-        """Begin again, with all magnitudes."""
-        self.__init__(np.uint32(0), _INFINITE, room)  # type: ignore[misc]
-
-    def look(self, own: Floats, base: Floats, start: int) -> None:
-        """Take in what is between of ``own - base``, whose first number stands at ``start``."""
-        rest = slice(self._found, None)
-        bits, places = self._bits[rest], self._places[rest]
-        above, found = _find(own, base, start, self._low, self._high, bits, places)
-        self._above += above
-        self._found += found
-
-    def holds(self, kept: int) -> bool:
-        """Whether the smallest of the ``kept`` largest is between."""
-        return self._above < kept <= self._above + self._found <= self._above + len(self._bits)
-
-    def cut(self, kept: int, size: int) -> tuple[np.float32, int]:
-        """Its magnitude, and the place from which on no more like it is kept; ``size`` if all."""
-        bits, places = self._bits[: self._found], self._places[: self._found]
-        wanted = kept - self._above
-        least = np.partition(bits, len(bits) - wanted)[len(bits) - wanted]
-        equal = places[bits == least]
-        left = wanted - int(np.count_nonzero(bits > least))
-        end = int(equal[left]) if left < len(equal) and least else size
-        return least.view(np.float32), end
-
-
-@compiled
-def _find(
-    own: Floats,
-    base: Floats,
-    offset: int,
-    low: np.uint32,
-    high: np.uint32,
-    bits: Bits,
-    places: Places,
-) -> tuple[int, int]:
-    """How many magnitudes of ``own - base`` are above ``high``, and how many from ``low`` up to it:
-    these are written down, as bits and where they stand behind ``offset``, as long as there is
-    room."""
-    bits_here, marks = np.empty(_SPAN, np.uint32), np.zeros(_SPAN, np.uint8)
-    magnitudes, eights = bits_here.view(np.float32), marks.view(np.uint64)
-    above, found = 0, 0
-    for start in range(0, own.size, _SPAN):
-        # slices: their indices need no look at whether they are negative, and fit vector units
-        mine, base_here = own[start : start + _SPAN], base[start : start + _SPAN]
-        for k in range(mine.size):
-            magnitudes[k] = abs(mine[k] - base_here[k])
-        for k in range(mine.size):
-            above += bits_here[k] > high
-        for k in range(mine.size):
-            marks[k] = np.uint8(bits_here[k] - low <= high - low)
-        marks[mine.size :] = 0
-        for eight in range(eights.size):
-            if eights[eight]:
-                for k in range(8 * eight, 8 * eight + 8):
-                    if marks[k]:
-                        if found < bits.size:
-                            bits[found] = bits_here[k]
-                            places[found] = offset + start + k
-                        found += 1
-    return above, found
+        np.abs(tiles.of(expert, start) - origin, out=found[start : start + origin.size])
+    return found.view(np.uint32)
 
 
 @compiled
@@ -257,7 +147,7 @@ def _average(
     """base + scale · the mean (or sum) of what has the sign of ``total``."""
     sign, mixed, divisor = np.empty(_SPAN), np.empty(_SPAN), np.empty(_SPAN)
     for start in range(0, base.size, _SPAN):
-        # slices, as in _find
+        # slices: their indices need no look at whether they are negative, and fit vector units
         base_here, whole = base[start : start + _SPAN], total[start : start + _SPAN]
         merged, span = out[start : start + _SPAN], base_here.size  # ``total`` may be longer
         for k in range(span):

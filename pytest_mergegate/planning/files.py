@@ -15,7 +15,7 @@ from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
-from pytest_mergegate.merging.mergekit_config import configuration
+from pytest_mergegate.merging.mergekit_process import configuration
 from pytest_mergegate.planning.weights import proposed_gate
 
 if TYPE_CHECKING:

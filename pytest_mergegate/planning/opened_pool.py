@@ -13,7 +13,7 @@ from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.mergekit.gate import conventional_examples
 from pytest_mergegate.gate.sections import POOL, ExpertSpec
 from pytest_mergegate.history.past import Past
-from pytest_mergegate.merging.methods import plan_methods
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.planning.weights import with_merge
 from pytest_mergegate.pool.adapters import CONFIG

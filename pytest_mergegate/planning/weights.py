@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.method import Method, has_surrogate
-from pytest_mergegate.merging.methods import plan_methods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -98,7 +98,7 @@ def _planned(context: Context) -> tuple[Method, ...]:
 
     def plan() -> tuple[Method, ...]:
         with context.clock.timed("load"):
-            from pytest_mergegate.merging.methods import plan_methods
+            from pytest_mergegate.merging.gate_methods import plan_methods
 
         return plan_methods(gate, names)
 

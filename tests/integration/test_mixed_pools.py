@@ -18,8 +18,8 @@ from variants import load, write_variant
 from pytest_mergegate import assess
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.gate.gatefile import gate_from
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import merge
-from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

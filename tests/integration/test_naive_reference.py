@@ -20,8 +20,8 @@ from pytest_mergegate.engine.models import generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import merge
-from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:

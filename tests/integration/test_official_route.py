@@ -24,8 +24,8 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.weights.mixing import FactoredTensor
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.merging import in_place, mergekit_process, run_mergekit
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import merge
-from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.merging.official import OfficialWeights, merge_officially, run_officially
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from variants import load, write_variant
 from pytest_mergegate.cli import main
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.merging.build import build_merged_model
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import merge
-from pytest_mergegate.merging.methods import plan_methods
 
 if TYPE_CHECKING:
     from pathlib import Path

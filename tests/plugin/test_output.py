@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plugin.gates import CHEAP
 from plugin.test_cli import mergegate
-from pytest_mergegate.merging import write
+from pytest_mergegate.merging import build as write
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from pools import edit_adapter_config, read_gate, write_gate
 
 from pytest_mergegate.engine.weights.adapters import plain_configuration
 from pytest_mergegate.gate.gatefile import load_gate
-from pytest_mergegate.merging.linked_models import LinkedModels
+from pytest_mergegate.merging.mergekit_process import LinkedModels
 from pytest_mergegate.pool.pool import Pool, read_pool
 from untrusted.suite import SECONDS, checked, configure, expert
 

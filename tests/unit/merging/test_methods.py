@@ -13,9 +13,10 @@ from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.gate.merge_methods import traits_of
+from pytest_mergegate.merging import ties
+from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import effective_scales, merge
 from pytest_mergegate.merging.method import Method, linear_scales, with_shares
-from pytest_mergegate.merging.methods import plan_methods
 from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ class TestMerged:
         self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         planned = plan(tmp_path, {"method": "ties", "density": 0.5})
-        monkeypatch.setattr("pytest_mergegate.merging.ties._kept", lambda size, _: size)
+        own = ties._cut
+        monkeypatch.setattr(ties, "_cut", lambda expert, _, tiles: own(expert, 1.0, tiles))
         with pytest.raises(GateError, match="broken merge: its election"):
             merge(planned, engine)
 

@@ -14,8 +14,8 @@ from pytest_mergegate import assess
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.gate.merge_methods import METHODS, MethodTraits, traits_of
-from pytest_mergegate.merging.mergekit_config import configuration
-from pytest_mergegate.merging.methods import plan_methods
+from pytest_mergegate.merging.gate_methods import plan_methods
+from pytest_mergegate.merging.mergekit_process import configuration
 from pytest_mergegate.report.recorded import lines_of
 
 if TYPE_CHECKING:
