@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.cli.parser import Commands
     from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.report.baseline.reading import Baseline
+    from pytest_mergegate.report.baseline import Baseline
     from pytest_mergegate.report.run_end import Run, RunEnd
     from pytest_mergegate.report.types import Report
 
@@ -67,9 +67,9 @@ def add_to(commands: Commands) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Run the gates; returns the exit code. Raises UsageError."""
-    from pytest_mergegate.report.baseline.reading import read_baseline
-    from pytest_mergegate.report.collected import Collected
+    from pytest_mergegate.report.baseline import read_baseline
     from pytest_mergegate.report.run_end import Run, end_run
+    from pytest_mergegate.report.types import Collected
 
     options = options_of(chosen)
     baseline = read_baseline(options.baseline, Path.cwd()) if options.baseline else None

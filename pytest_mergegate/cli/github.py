@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.cli.github_actions import Outcome
     from pytest_mergegate.cli.parser import Commands
-    from pytest_mergegate.report.collected import Collected
+    from pytest_mergegate.report.types import Collected
 
 _LONGEST = 4_000
 """Characters of what is wrong with a run."""
@@ -82,7 +82,7 @@ def _variable(name: str) -> str:
 def _read(path: Path, workspace: Path) -> tuple[Collected | None, str | None]:
     """The report, or what keeps it from being read; neither where there is none."""
     from pytest_mergegate.common.files.regular_files import read_own
-    from pytest_mergegate.report.collected import read_reports
+    from pytest_mergegate.report.formats.json import read_reports
 
     try:
         return read_reports(read_own(path).decode(), workspace), None

@@ -17,8 +17,7 @@ from pytest_mergegate.common.statuses import STATUSES, Status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.report.types import Report, VerdictRecord
+    from pytest_mergegate.report.types import Collected, Report, VerdictRecord
 
 SUMMARY_LIMIT = 1_000_000
 """Bytes. GitHub takes less than 1 MiB of a step."""

@@ -153,7 +153,7 @@ def _write(gate: Gate, pool: Pool, plan: Plan, chosen: argparse.Namespace) -> No
 
 def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Sequence[Verified]) -> None:
     from pytest_mergegate.common.files.writing import write_file
-    from pytest_mergegate.report.provenance import now, versions
+    from pytest_mergegate.report.build import now, versions
 
     data: dict[str, Any] = {
         "schema": SCHEMA,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from pytest_mergegate.cli.parser import Commands
-    from pytest_mergegate.report.collected import Collected
+    from pytest_mergegate.report.types import Collected
 
 _FORMATS = tuple(name for name in FORMATS if name != "json")
 
@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _read(path: Path) -> Collected:
     from pytest_mergegate.common.files.regular_files import read_own
-    from pytest_mergegate.report.collected import read_reports
+    from pytest_mergegate.report.formats.json import read_reports
 
     return read_reports(read_own(path).decode(), root=Path.cwd())
 

@@ -1,17 +1,30 @@
-"""What the stages found, and the verdicts, as records of the report."""
+"""What was asked, what the stages found, and the verdicts, as records of the report."""
 
-from __future__ import annotations
-
+import datetime
 import math
-from typing import TYPE_CHECKING, Any
+import platform
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.records import interval_of
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.metrics.pairwise import RATIOS
 from pytest_mergegate.planning.records import PlanRecord, curve_records
-from pytest_mergegate.report.conflicts import conflicts_record, layer_ratios
-from pytest_mergegate.report.pool_records import BaseRecord, BoundsRecord, ExpertRecord, PairRecord
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.report.pool_records import (
+    BaseRecord,
+    BoundsRecord,
+    ConflictsRecord,
+    ExpertRecord,
+    PairRecord,
+    TensorRecord,
+)
 from pytest_mergegate.report.types import (
     ApartRecord,
     DiagnosisRecord,
@@ -22,22 +35,50 @@ from pytest_mergegate.report.types import (
     PredictionRecord,
     VerdictRecord,
 )
-from pytest_mergegate.verdict.evidence import base_disagreement
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.stages.evaluate import EvaluateResult
-    from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.diagnosis import Diagnosis
-    from pytest_mergegate.verdict.evidence import Case
-    from pytest_mergegate.verdict.judge import Judgement, Verdict
-    from pytest_mergegate.verdict.predictions import Prediction
+from pytest_mergegate.stages.conflict import PartConflicts
+from pytest_mergegate.stages.evaluate import EvaluateResult
+from pytest_mergegate.stages.merge import MergeResult
+from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+from pytest_mergegate.verdict.diagnosis import Diagnosis
+from pytest_mergegate.verdict.evidence import Case, base_disagreement
+from pytest_mergegate.verdict.judge import Judgement, Verdict
 
 _MEASURED = ("score_base", "score_expert", "score_merged", "loss", "retention")
+_KEPT = {"probes", "conflict", "certificate", "budget", "judge", "merge", "ignore"}
+"""The sections of a gate file that are settings as they stand."""
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("pytest-mergegate", "torch", "transformers", "peft", "mergekit", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
+    """The settings of a gate that its numbers depend on, as far as ``case`` knows them; it is None
+    where the pool could not be read."""
+    positions, drawn = (case.positions, case.probes) if case else (None, None)
+    spec, experts = gate.spec, gate.spec.experts.items()
+    settings = spec.model_dump(mode="json", include=_KEPT | {"trust_remote_code"})
+    settings["probes"]["positions"] = positions or spec.probes.positions
+    settings["probes"]["drawn_per_task"] = drawn or spec.probes.per_task
+    settings["dtype"] = spec.dtype
+    settings["score"] = {name: e.score for name, e in experts if e.score is not None}
+    settings["metric"] = {name: e.metric for name, e in experts}
+    settings["examples"] = dict(case.pool.examples_fingerprint) if case else {}
+    # how answers are read, beside the metric
+    settings["reading"] = {
+        name: {key: how for key, how in e.how_read.items() if key != "metric"}
+        for name, e in experts
+    }
+    if gate.mergekit is not None and gate.mergekit.why_official:
+        settings["mergekit"] = dict(gate.mergekit.config)
+    return settings
 
 
 def sections(
@@ -61,11 +102,14 @@ def sections(
         ),
         "experts": tuple(_expert(expert, case) for expert in case.pool.experts),
         "pairs": tuple(_pairs(case)),
-        "conflicts": case.conflict and conflicts_record(case.conflict, case.pool),
+        "conflicts": _conflicts(case),
         "bounds": _bounds(case),
         "forecasts": tuple(_forecasts(case)),
         "merges": tuple(_merge(merge, case) for merge in case.merges),
-        "predictions": tuple(map(_prediction, case.predictions)),
+        "predictions": tuple(
+            PredictionRecord.of(p, interval=interval_of(p.loss), merges=p.merges or None)
+            for p in case.predictions
+        ),
         "plan": _plan(case, diagnoses, hint),
         "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
     }
@@ -127,20 +171,53 @@ def _pairs(case: Case) -> Iterator[PairRecord]:
     if case.conflict is None:
         return
     names, hidden = case.pool.names, case.hidden
+    apart: dict[str, Value | None] = dict.fromkeys(
+        ("distance", "distance_squared", "hidden_similarity")
+    )
     for pair in case.conflict.pairs:
         i, j = names.index(pair.a), names.index(pair.b)
-        apart: dict[str, Value | None] = dict.fromkeys(
-            ("distance", "distance_squared", "hidden_similarity")
-        )
         if hidden is not None:
-            apart = {
-                "distance": Value(number=float(hidden.distances[i, j])),
-                "distance_squared": Value(number=float(hidden.squared[i, j])),
-                "hidden_similarity": Value.missing(hidden.similarity_reason or "undefined")
+            apart["distance"] = Value(number=float(hidden.distances[i, j]))
+            apart["distance_squared"] = Value(number=float(hidden.squared[i, j]))
+            apart["hidden_similarity"] = (
+                Value.missing(hidden.similarity_reason or "undefined")
                 if hidden.similarity is None
-                else Value(number=float(hidden.similarity[i, j])),
-            }
-        yield PairRecord.of(pair, **apart, layers=layer_ratios(case.conflict, i, j))
+                else Value(number=float(hidden.similarity[i, j]))
+            )
+        layers = {
+            ratio: tuple(_known(layer.ratios[ratio][i, j]) for layer in case.conflict.layers)
+            for ratio in RATIOS
+        }
+        yield PairRecord.of(pair, **apart, layers=layers)
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
+
+
+def _conflicts(case: Case) -> ConflictsRecord | None:
+    """What holds for all pairs: the mode, the layers, and every tensor."""
+    if case.conflict is None:
+        return None
+    asked = case.pool.spec.conflict
+    return ConflictsRecord(
+        mode=asked.mode,
+        rows=asked.rows if asked.mode == "sampled" else None,
+        layers=tuple(layer.name for layer in case.conflict.layers),
+        tensors=tuple(_tensor(tensor, case.pool.names) for tensor in case.conflict.tensors),
+    )
+
+
+def _tensor(part: PartConflicts, names: Sequence[str]) -> TensorRecord:
+    a, b = np.triu_indices(len(names), 1)
+    found = {ratio: part.ratios[ratio][a, b] for ratio in RATIOS}
+    known = {ratio: values[~np.isnan(values)] for ratio, values in found.items()}
+    worst = None
+    if known["conflicting_magnitude_ratio"].size:
+        k = int(np.nanargmax(found["conflicting_magnitude_ratio"]))
+        worst = (names[int(a[k])], names[int(b[k])])
+    means = {ratio: float(v.mean()) if v.size else None for ratio, v in known.items()}
+    return TensorRecord(name=part.name, worst_pair=worst, **means)
 
 
 def _bounds(case: Case) -> BoundsRecord | None:
@@ -157,17 +234,11 @@ def _bounds(case: Case) -> BoundsRecord | None:
 
 
 def _forecasts(case: Case) -> Iterator[ForecastRecord]:
-    for forecast in case.hidden.forecasts if case.hidden else ():
-        yield ForecastRecord.of(forecast)
-    for surrogate in case.surrogates:
-        for expert in surrogate.experts:
-            yield ForecastRecord.of(
-                expert,
-                method=surrogate.method,
-                expert=expert.name,
-                kind="surrogate",
-                exact=surrogate.exact,
-            )
+    yield from map(ForecastRecord.of, case.hidden.forecasts if case.hidden else ())
+    for run in case.surrogates:
+        told = {"method": run.method, "kind": "surrogate", "exact": run.exact}
+        for expert in run.experts:
+            yield ForecastRecord.of(expert, expert=expert.name, **told)
 
 
 def _merge(merge: MergeResult, case: Case) -> MergeRecord:
@@ -192,15 +263,17 @@ def _pool_losses(
     if evaluation is None:
         return None, None
     losses = [expert.loss.number for expert in evaluation.experts]
-    if not losses:
-        return Value.missing("no_targets"), Value.missing("no_targets")
-    if len(losses) < len(case.pool.names):
-        return Value.missing("some_without_targets"), Value.missing("some_without_targets")
     known = [loss for loss in losses if loss is not None]
-    if len(known) < len(losses):
-        return Value.missing("some_undefined"), Value.missing("some_undefined")
-    pool = metrics.pool_losses(known)
-    return Value(number=pool.worst), Value(number=pool.mean)
+    if not losses:
+        reason = "no_targets"
+    elif len(losses) < len(case.pool.names):
+        reason = "some_without_targets"
+    elif len(known) < len(losses):
+        reason = "some_undefined"
+    else:
+        pool = metrics.pool_losses(known)
+        return Value(number=pool.worst), Value(number=pool.mean)
+    return Value.missing(reason), Value.missing(reason)
 
 
 def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> MergedExpertRecord:
@@ -216,18 +289,12 @@ def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> M
     )
 
 
-def _prediction(found: Prediction) -> PredictionRecord:
-    more = {"interval": interval_of(found.loss), "merges": found.merges or None}
-    return PredictionRecord.of(found, **more)
-
-
 def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: PlanRecord | None) -> PlanRecord | None:
     """The curve; of a gate that did not pass also groups, and who to leave out: a remedy that was
     tried on the probes, else what the stored states say."""
     if case.hidden is None:
         return None
-    curve = metrics.distortion_curve(case.hidden.squared)
+    curve = curve_records(metrics.distortion_curve(case.hidden.squared), case.hidden.states.names)
     drops = (remedy.drop for found in diagnoses for remedy in found.remedies if remedy.drop)
     hint = hint or PlanRecord()
-    told = {"curve": curve_records(curve, case.hidden.states.names)}
-    return hint.model_copy(update={**told, "drop": next(drops, hint.drop)})
+    return hint.model_copy(update={"curve": curve, "drop": next(drops, hint.drop)})

@@ -17,10 +17,9 @@ from pytest_mergegate.gate.gatefile import Gate, gate_from, refuse_code
 from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
 from pytest_mergegate.report import build
-from pytest_mergegate.report.baseline.changes import baseline_findings, baseline_record
-from pytest_mergegate.report.baseline.comparable import earlier_of
-from pytest_mergegate.report.baseline.reading import Baseline, read_baseline
-from pytest_mergegate.report.provenance import gate_settings, now, versions
+from pytest_mergegate.report.baseline import Baseline, read_baseline
+from pytest_mergegate.report.build import gate_settings, now, versions
+from pytest_mergegate.report.compared import baseline_findings, baseline_record, earlier_of
 from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context

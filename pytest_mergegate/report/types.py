@@ -3,14 +3,14 @@
 Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot be represented.
 """
 
-from __future__ import annotations
-
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field
 
 from pytest_mergegate.common.records import Interval, Number, Record
-from pytest_mergegate.common.statuses import Severity, Status
+from pytest_mergegate.common.statuses import Severity, Status, worst
 from pytest_mergegate.planning.records import PlanRecord
 from pytest_mergegate.report.pool_records import (
     BaseRecord,
@@ -269,6 +269,30 @@ class Report(Record):
         return self.model_dump_json(by_alias=True, indent=indent)
 
     @classmethod
-    def from_json(cls, text: str) -> Report:
+    def from_json(cls, text: str) -> Self:
         """Read a report back. Raises pydantic.ValidationError."""
         return cls.model_validate_json(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Every report of a run."""
+
+    reports: tuple[Report, ...]
+    complete: bool = True
+    """Whether every gate that was asked for has reported."""
+    root: Path | None = None
+    """Where the paths that people are shown start."""
+
+    @property
+    def status(self) -> Status:
+        """The worst of them; where gates are missing, no pass whatever the others say."""
+        at_best: Status = "pass" if self.complete and self.reports else "inconclusive"
+        return worst((report.status for report in self.reports), at_best)
+
+    def name(self, report: Report) -> str:
+        """The gate of ``report`` as people are shown it: relative to the root, with slashes."""
+        path = Path(report.gate)
+        if self.root is not None and path.is_relative_to(self.root):
+            path = path.relative_to(self.root)
+        return path.as_posix()

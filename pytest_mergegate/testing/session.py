@@ -13,14 +13,13 @@ import pytest
 from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.common.plain_text import printable
 from pytest_mergegate.pool.pool import pool_state
-from pytest_mergegate.report.baseline.reading import read_baseline
-from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.baseline import read_baseline
 from pytest_mergegate.report.formats.junit import properties
 from pytest_mergegate.report.formats.progress import progress_bar
 from pytest_mergegate.report.formats.terminal import Look, encoding_of, failure_text, summary
 from pytest_mergegate.report.gating import error_report, run_gate
 from pytest_mergegate.report.run_end import Run, RunEnd, end_run
-from pytest_mergegate.report.types import Report
+from pytest_mergegate.report.types import Collected, Report
 from pytest_mergegate.testing.items import GateItem, GateNotPassed
 from pytest_mergegate.testing.marked import gate_of
 from pytest_mergegate.testing.workers import clean_up, shared
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.report.baseline.reading import Baseline
+    from pytest_mergegate.report.baseline import Baseline
 
 PROPERTY = "mergegate"
 _ASSESSED: pytest.StashKey[tuple[Gate, Report]] = pytest.StashKey()

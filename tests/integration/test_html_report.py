@@ -12,10 +12,9 @@ from crowds import HOSTILE, crowd, stopped
 
 from pytest_mergegate import assess
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.formats.html import render
 from pytest_mergegate.report.formats.html_parts.grids import clustered
-from pytest_mergegate.report.types import FindingRecord, Report
+from pytest_mergegate.report.types import Collected, FindingRecord, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,7 @@ from pools import write_pool as write_new_pool
 
 from plugin.test_cli import mergegate
 from pytest_mergegate import Report, assess
-from pytest_mergegate.report.baseline.reading import read_baseline
-from pytest_mergegate.report.baseline.rewriting import update_baseline
+from pytest_mergegate.report.baseline import read_baseline, update_baseline
 
 if TYPE_CHECKING:
     from pathlib import Path

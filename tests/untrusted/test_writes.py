@@ -12,10 +12,9 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.gate.options import ReportTarget
 from pytest_mergegate.history.registry.appending import append_lines
-from pytest_mergegate.report.baseline.reading import read_baseline
-from pytest_mergegate.report.baseline.rewriting import update_baseline
-from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.baseline import read_baseline, update_baseline
 from pytest_mergegate.report.run_end import write_report
+from pytest_mergegate.report.types import Collected
 from untrusted.suite import checked
 
 if TYPE_CHECKING:

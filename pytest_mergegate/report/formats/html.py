@@ -22,9 +22,8 @@ from pytest_mergegate.report.formats.html_parts.tables import Judged, judged
 from pytest_mergegate.report.formats.reading import NO_VERDICT, Concern, concerns, plural, status_of
 
 if TYPE_CHECKING:
-    from pytest_mergegate.report.collected import Collected
     from pytest_mergegate.report.formats.html_parts.charts import Chart
-    from pytest_mergegate.report.types import Report
+    from pytest_mergegate.report.types import Collected, Report
 
 _TEMPLATES = Path(__file__).parent / "html_parts" / "templates"
 

@@ -27,8 +27,7 @@ from pytest_mergegate.report.formats.reading import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.report.types import BaselineRecord, FindingRecord, Report
+    from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
 
 LIMIT = (1 << 20) - 1
 """Bytes: GitHub takes summaries of a job's step below 1 MiB."""

@@ -15,8 +15,7 @@ from pytest_mergegate.report.formats.reading import DOCS, finding_page
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.report.collected import Collected
-    from pytest_mergegate.report.types import Report, VerdictRecord
+    from pytest_mergegate.report.types import Collected, Report, VerdictRecord
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

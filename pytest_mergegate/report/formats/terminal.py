@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
-from pytest_mergegate.report.collected import Collected
 from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.numbers import columns, layer_columns
 from pytest_mergegate.report.formats.reading import (
@@ -30,6 +29,7 @@ from pytest_mergegate.report.formats.reading import (
     worst_of,
 )
 from pytest_mergegate.report.formats.terminal_tables import COLORS, expert_tables, layer_table
+from pytest_mergegate.report.types import Collected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -11,8 +11,13 @@ from github_runner import commands_in, read_outputs
 from pytest_mergegate.cli import github_actions as github
 from pytest_mergegate.cli import main
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.types import DiagnosisRecord, FindingRecord, Report, VerdictRecord
+from pytest_mergegate.report.types import (
+    Collected,
+    DiagnosisRecord,
+    FindingRecord,
+    Report,
+    VerdictRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -274,8 +279,7 @@ class TestCommand:
 
 def test_one_report_of_many(tmp_path: Path) -> None:
     """The worst of a run that the JSON report lists, read as the command reads it."""
-    from pytest_mergegate.report.collected import read_reports
-    from pytest_mergegate.report.formats.json import render
+    from pytest_mergegate.report.formats.json import read_reports, render
 
     both = collected(report("pass"), report("fail", verdicts=[verdict()]))
     found = read_reports(render(both), tmp_path)

@@ -10,8 +10,7 @@ import pytest
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.report.baseline.reading import read_baseline
-from pytest_mergegate.report.baseline.rewriting import update_baseline
+from pytest_mergegate.report.baseline import read_baseline, update_baseline
 from pytest_mergegate.report.pool_records import BaseRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
 from pytest_mergegate.verdict.budgets import BUDGETS

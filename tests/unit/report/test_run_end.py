@@ -8,10 +8,9 @@ import pytest
 
 from pytest_mergegate.common.statuses import STATUSES, Exit, worst
 from pytest_mergegate.gate.options import Options, ReportTarget
-from pytest_mergegate.report.baseline.reading import read_baseline
-from pytest_mergegate.report.collected import Collected
+from pytest_mergegate.report.baseline import read_baseline
 from pytest_mergegate.report.run_end import Run, end_run
-from pytest_mergegate.report.types import Report
+from pytest_mergegate.report.types import Collected, Report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_mergegate.report.collected import Collected
-from pytest_mergegate.report.types import Report
+from pytest_mergegate.report.types import Collected, Report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_mergegate.report.collected import Collected
+    from pytest_mergegate.report.types import Collected
 
 
 def render(reports: Collected) -> str:
