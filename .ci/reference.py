@@ -107,9 +107,9 @@ def options() -> str:
 
 def commands() -> str:
     """The subcommands of ``mergegate``."""
-    parsers = Parser(prog="mergegate").add_subparsers(parser_class=Parser)
-    for command in cli.subcommands():
-        command.add_to(parsers)
+    parser = Parser(prog="mergegate")
+    cli.add_commands(parser)
+    (parsers,) = parser._subparsers._group_actions
     about = {choice.dest: choice.help or "" for choice in parsers._choices_actions}
     parts = [
         "# The command mergegate",

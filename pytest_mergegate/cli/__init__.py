@@ -9,11 +9,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import ModuleType
+    from collections.abc import Collection, Sequence
 
-_COMMANDS = ("check", "init", "plan", "calibrate", "study", "report", "github", "cache", "schema")
-"""A subcommand is a module here with ``add_to`` and ``run``, and its name in this list."""
+    from pytest_mergegate.cli.parser import Parser
+
+_COMMANDS = {
+    "check": ("run gates", "."),
+    "init": ("write a gate file for a folder of adapters or checkpoints", "."),
+    "plan": (
+        "say which merges of a pool would pass",
+        ": in how few groups, what to leave out, what to put in its place. Nothing is merged; "
+        "exits 0 where merges were found that are forecast to pass, else 1.",
+    ),
+    "calibrate": (
+        "say what recorded merges foretell",
+        "Say what the merges in registries foretell: losses with intervals, and thresholds that "
+        "control misses.",
+    ),
+    "study": (
+        "print the paper's tables on recorded merges",
+        "Tables 1 to 6 and Figure 1 of the paper, on the beds that ship with the package or on "
+        "registries of your own.",
+    ),
+    "report": ("write a JSON report in other formats", "; exits 0 whatever the verdict."),
+    "github": (
+        "tell GitHub Actions what a check found",
+        "Writes the job's summary, annotations and outputs from the reports of a check, and what "
+        "is to be said on the pull request. Exits 0 once that is done.",
+    ),
+    "cache": ("show or clear kept results", "."),
+    "schema": (
+        "print the JSON Schema of gate files",
+        ", for editors: mergegate schema > schema.json, and in the gate file the comment "
+        "yaml-language-server: $schema=schema.json",
+    ),
+}
+"""A subcommand is a module here with ``add_to`` and ``run``, and its row: what the command's help
+says of it, and its own help, which may begin with the same words."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def subcommands() -> Iterator[ModuleType]:
-    """The modules of the subcommands, in the order in which ``--help`` lists them."""
-    return (import_module(f"{__name__}.{name}") for name in _COMMANDS)
+def add_commands(parser: Parser, given: Collection[str] = tuple(_COMMANDS)) -> None:
+    """Declare the subcommands, in the order in which ``--help`` lists them; of those that are not
+    ``given`` no module is imported, and no more than the name is known."""
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=type(parser))
+    for name, (text, more) in _COMMANDS.items():
+        about = more if more[0].isupper() else text[0].upper() + text[1:] + more
+        command = commands.add_parser(name, help=text, description=about)
+        if name in given:
+            module = import_module(f"{__name__}.{name}")
+            command.set_defaults(run=module.run)
+            module.add_to(command)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -37,9 +77,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     from pytest_mergegate.common.statuses import Exit
 
     parser = Parser(prog="mergegate", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for command in subcommands():
-        command.add_to(commands)
+    add_commands(parser, sys.argv if arguments is None else arguments)
     chosen = parser.parse_args(arguments)
     try:
         code = int(chosen.run(chosen))
@@ -49,10 +87,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(str(error))
     except GateError as error:  # a file that an option names
         complain(str(error).splitlines())
-        return Exit.UNREADABLE
     except BrokenPipeError:  # whoever read along has heard enough; what is left to say is lost
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.UNREADABLE
     except KeyboardInterrupt:
         complain(["interrupted"])
-        return Exit.UNREADABLE
+    return Exit.UNREADABLE

@@ -7,30 +7,24 @@ from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.option_table import OPTIONS, Given, parse_cache
 
 if TYPE_CHECKING:
     import argparse
 
-    from pytest_mergegate.cli.parser import Commands
+    from pytest_mergegate.cli.parser import Parser
 
 
-def add_to(commands: Commands) -> None:
-    """Declare the command."""
-    cache = commands.add_parser(
-        "cache", help="show or clear kept results", description="Show or clear kept results."
-    )
+def add_to(cache: Parser) -> None:
+    """Declare the arguments."""
     cache.add_options([OPTIONS["cache"]], cache="the folder (default: the user's own)")
     cache.add_argument("--clear", action="store_true", help="remove them all")
-    cache.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Show or clear; returns the exit code. Raises UsageError."""
-    from pytest_mergegate.engine.running.cache import Cache
-
-    given = Given(chosen.cache, "--cache", Path.cwd()) if chosen.cache else None
-    folder = parse_cache(given)
+    folder = parse_cache(Given(chosen.cache, "--cache", Path.cwd()) if chosen.cache else None)
     if folder is None:
         complain(["there is no home folder; name one with --cache DIR"])
         return Exit.BAD_OPTIONS

@@ -7,7 +7,7 @@ and branches come from pull requests.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,7 +47,7 @@ class Annotation:
     level: Literal["error", "warning"]
     title: str
     message: str
-    file: str | None = field(default=None)
+    file: str | None = None
     line: int | None = None
 
     def __str__(self) -> str:
@@ -57,9 +57,15 @@ class Annotation:
             "line": None if self.file is None else self.line,
             "title": cut(self.title),
         }
-        said = ",".join(f"{k}={_property(str(v))}" for k, v in properties.items() if v is not None)
-        message = "\n".join(map(clean, _cut_line(self.message).split("\n")))
-        return f"::{self.level} {said}::{_data(message)}"
+        said = ",".join(
+            f"{name}={_escaped(str(value)).replace(':', '%3A').replace(',', '%2C')}"
+            for name, value in properties.items()
+            if value is not None
+        )
+        text = self.message
+        text = text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]}…"
+        message = "\n".join(map(clean, text.split("\n")))
+        return f"::{self.level} {said}::{_escaped(message)}"
 
 
 def outcome(found: Collected | None, *, exit_code: int, required: int, since: str = "") -> Outcome:
@@ -91,24 +97,17 @@ def outcome(found: Collected | None, *, exit_code: int, required: int, since: st
 
 def only_preflight(found: Collected) -> bool:
     """Whether no verdict on the budgets was asked for, and nothing is wrong so far."""
-    return (
-        found.complete
-        and bool(found.reports)
-        and all(
-            report.status == "inconclusive" and report.settings.get("stage") == "preflight"
-            for report in found.reports
-        )
+    return bool(found.complete and found.reports) and all(
+        report.status == "inconclusive" and report.settings.get("stage") == "preflight"
+        for report in found.reports
     )
 
 
 def annotate(found: Collected, workspace: Path) -> tuple[Annotation, ...]:
     """One for each expert that did not pass and for each finding, the worst first."""
     said = [a for report in found.reports for a in _of_report(report, workspace)]
-    if only_preflight(found):
-        said = [a for a in said if a.level == "warning"]
-    errors = [a for a in said if a.level == "error"]
-    warnings = [a for a in said if a.level == "warning"]
-    return (*_shown(errors), *_shown(warnings))
+    errors = [a for a in said if a.level == "error" and not only_preflight(found)]
+    return (*_shown(errors), *_shown([a for a in said if a.level == "warning"]))
 
 
 def worst_expert(found: Collected) -> str | None:
@@ -139,7 +138,9 @@ def _badness(verdict: VerdictRecord) -> tuple[int, float]:
 
 
 def _of_report(report: Report, workspace: Path) -> Iterator[Annotation]:
-    file = _file(report.gate, workspace)
+    path, root = Path(report.gate).resolve(), workspace.resolve()
+    # from the root of the checkout; None where the gate file lies outside
+    file = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
     yield from _of_verdicts(report, file)
     explained = {d.expert for d in report.diagnoses}
     for found in report.findings:
@@ -162,10 +163,9 @@ def _of_report(report: Report, workspace: Path) -> Iterator[Annotation]:
 
 def _of_verdicts(report: Report, file: str | None) -> Iterator[Annotation]:
     diagnoses = {d.expert: d for d in report.diagnoses}
-    open_verdicts = [v for v in report.verdicts if v.status != "pass"]
-    ranked = sorted(open_verdicts, key=_badness, reverse=True)
-    for expert in dict.fromkeys(v.expert for v in ranked):
-        own = [v for v in open_verdicts if v.expert == expert]
+    undone = [v for v in report.verdicts if v.status != "pass"]
+    for expert in dict.fromkeys(v.expert for v in sorted(undone, key=_badness, reverse=True)):
+        own = [v for v in undone if v.expert == expert]
         said = "over budget" if any(v.status == "fail" for v in own) else "undecided"
         known = diagnoses.get(expert) if expert is not None else None
         lines = [*(v.message for v in own), *(known.lines if known else ())]
@@ -182,30 +182,11 @@ def _shown(said: Sequence[Annotation]) -> Iterator[Annotation]:
     if len(said) <= _SHOWN:
         yield from said
         return
-    yield from said[: _SHOWN - 1]
-    rest = said[_SHOWN - 1 :]
-    yield Annotation(
-        level=rest[0].level,
-        title="merge gates",
-        message=f"and {len(rest)} more, in the summary:\n" + "\n".join(a.title for a in rest),
-        file=rest[0].file,
-    )
+    first, rest = said[: _SHOWN - 1], said[_SHOWN - 1 :]
+    yield from first
+    message = f"and {len(rest)} more, in the summary:\n" + "\n".join(a.title for a in rest)
+    yield replace(rest[0], title="merge gates", message=message, line=None)
 
 
-def _file(gate: str, workspace: Path) -> str | None:
-    """The gate file from the root of the checkout; None where it lies outside."""
-    path = Path(gate).resolve()
-    root = workspace.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else None
-
-
-def _data(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _cut_line(text: str) -> str:
-    return text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]}…"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.cli.first_gate.experts import SkippedFolder
     from pytest_mergegate.cli.first_gate.proposal import Proposal
-    from pytest_mergegate.cli.parser import Commands
+    from pytest_mergegate.cli.parser import Parser
 
 NAME = "mergegate.yaml"
 _OF_EXPERTS = {"adapters", "adapter", "loras", "lora", "experts", "checkpoints", "models"}
@@ -27,10 +27,8 @@ _MOST = 20
 """Lines of one kind; the gate file has them all."""
 
 
-def add_to(commands: Commands) -> None:
-    """Declare the command."""
-    text = "write a gate file for a folder of adapters or checkpoints"
-    init = commands.add_parser("init", help=text, description=f"{text.capitalize()}.")
+def add_to(init: Parser) -> None:
+    """Declare the arguments."""
     init.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds the experts")
     init.add_argument(
         "--output",
@@ -44,7 +42,6 @@ def add_to(commands: Commands) -> None:
     init.add_argument(
         "--no-check", action="store_true", help="do not run the preflight stage on what was written"
     )
-    init.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -59,12 +56,12 @@ def run(chosen: argparse.Namespace) -> int:
     folder = chosen.folder.resolve()
     path = _place(folder, chosen.output, force=chosen.force)
     root = path.parent.resolve()
-    found = find_experts(folder, root=root)
+    experts, left_out = find_experts(folder, root=root)
     try:
-        proposal = propose(found, folder=folder, root=root, base=chosen.base)
+        proposal = propose(experts, left_out, folder=folder, root=root, base=chosen.base)
     except GateError as error:
-        say([*_left_out(found.left_out, root), f"mergegate: {error}"], sys.stderr)
-        return Exit.UNREADABLE if found.experts else Exit.NOTHING_GATED
+        say([*_left_out(left_out, root), f"mergegate: {error}"], sys.stderr)
+        return Exit.UNREADABLE if experts else Exit.NOTHING_GATED
     try:
         write_file(path, gate_text(proposal), new=not chosen.force)
     except Unwritten as error:
@@ -73,7 +70,7 @@ def run(chosen: argparse.Namespace) -> int:
     sound = chosen.no_check or _is_sound(proposal, path)
     where = shlex.quote(_from_here(path))
     say([f"next: mergegate check {where}", f"  or: pytest --mergegate {where}"])
-    broken = any(out.broken for out in proposal.left_out)
+    broken = any(out.broken for out in left_out)
     return Exit.UNREADABLE if proposal.open_tasks or broken or not sound else Exit.PASSED
 
 
@@ -111,10 +108,10 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
     entries = proposal.entries
     yield f"wrote {_from_here(path)}: {len(entries)} experts"
     yield f"  base: {shown(proposal.base.reference)} ({proposal.base.why})"
-    ready = [entry.inputs for entry in entries if entry.inputs.problem is None]
-    labelled = sum(inputs.labelled for inputs in ready)
-    yield f"  examples: for {len(ready)} of them, with targets for {labelled}"
-    if metrics := sorted({entry.metric for entry in entries if entry.metric is not None}):
+    ready = sum(entry.problem is None for entry in entries)
+    labelled = sum(bool(entry.targets) for entry in entries)
+    yield f"  examples: for {ready} of them, with targets for {labelled}"
+    if metrics := sorted({metric[0] for metric in proposal.metrics if metric is not None}):
         yield f"  metric: {', '.join(metrics)}"
     yield f"  budget: {', '.join(line for line, _ in proposal.budget if line[0] != '#')}"
     yield from _left_out(proposal.left_out, proposal.root)
@@ -122,7 +119,7 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
 
 
 def _left_out(left_out: Iterable[SkippedFolder], root: Path) -> Iterator[str]:
-    from pytest_mergegate.cli.first_gate.bases import relative
+    from pytest_mergegate.cli.first_gate.experts import relative
 
     return _cut(f"left out: {shown(relative(o.path, root))}: {o.reason}" for o in left_out)
 
@@ -135,7 +132,7 @@ def _is_sound(proposal: Proposal, path: Path) -> bool:
     if proposal.unreadable:
         say(["not checked: that has to be done first"])
         return True
-    if not _is_at_hand(proposal):
+    if proposal.base.read is None and not _is_in_cache(proposal.base.reference):
         say([f"not checked: {proposal.base.reference} is on the hub, and not in the cache yet"])
         return True
     findings = run_preflight(load_gate(path)).findings
@@ -145,13 +142,11 @@ def _is_sound(proposal: Proposal, path: Path) -> bool:
     return not wrong
 
 
-def _is_at_hand(proposal: Proposal) -> bool:
+def _is_in_cache(reference: str) -> bool:
     """Whether preflight would fetch nothing: a base on the hub has gigabytes."""
-    if proposal.base.path is not None:
-        return True
     from huggingface_hub import try_to_load_from_cache
 
-    repository, _, revision = proposal.base.reference.partition("@")
+    repository, _, revision = reference.partition("@")
     names = ("config.json", "model.safetensors", "model.safetensors.index.json")
     try:
         config, *weights = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_mergegate.common.plain_text import cut
 from pytest_mergegate.common.statuses import Exit
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.option_table import Option
     from pytest_mergegate.gate.options import Options
-
-    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 _ACTIONS: dict[str, dict[str, Any]] = {
     "text": {},

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.cli.parser import options_of
 from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.gatefile import load_gate, refuse_code
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
+from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
+from pytest_mergegate.report.build import now, versions
+from pytest_mergegate.report.formats.progress import progress_bar
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
-    from pytest_mergegate.cli.parser import Commands
+    from pytest_mergegate.cli.parser import Parser
     from pytest_mergegate.cli.plan_text import Verified
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
@@ -27,57 +32,31 @@ if TYPE_CHECKING:
 SCHEMA = "pytest-mergegate/plan/1"
 
 
-def add_to(commands: Commands) -> None:
-    """Declare the command."""
-    text = "say which merges of a pool would pass"
-    plan = commands.add_parser(
-        "plan",
-        help=text,
-        description=f"S{text[1:]}: in how few groups, what to leave out, what to put in its place. "
-        "Nothing is merged; exits 0 where merges were found that are forecast to pass, else 1.",
-    )
+def add_to(plan: Parser) -> None:
+    """Declare the arguments."""
     plan.add_argument("gate", type=Path, metavar="GATE", help="a gate file")
-    plan.add_argument(
-        "--candidates",
-        nargs="+",
-        default=[],
-        metavar="GLOB|NAME=PATH",
-        help="experts that might take the place of the one that merges worst",
-    )
-    plan.add_argument(
-        "--write",
-        type=Path,
-        metavar="DIR",
-        help="write a gate file and a mergekit configuration for each group there",
-    )
+    told = "experts that might take the place of the one that merges worst"
+    named = "GLOB|NAME=PATH"
+    plan.add_argument("--candidates", nargs="+", default=[], metavar=named, help=told)
+    told = "write a gate file and a mergekit configuration for each group there"
+    plan.add_argument("--write", type=Path, metavar="DIR", help=told)
     plan.add_argument("--force", action="store_true", help="overwrite files that are there")
-    plan.add_argument(
-        "--verify",
-        action="store_true",
-        help="gate each group for real, and compare; exits 1 where one fails",
-    )
+    told = "gate each group for real, and compare; exits 1 where one fails"
+    plan.add_argument("--verify", action="store_true", help=told)
     plan.add_argument("--json", type=Path, metavar="PATH", help="write the plan as JSON, too")
-    plan.add_argument(
-        "--most-trials",
-        type=int,
-        default=None,
-        metavar="N",
-        help="groups that may be tried (default: 200)",
-    )
+    told = "groups that may be tried (default: 200)"
+    plan.add_argument("--most-trials", type=int, metavar="N", help=told)
     registry = f"recorded merges, for limits that are auto@RATE (default: {REGISTRY})"
     shared = ("device", "cache", "no-cache", "registry", "no-code")
     plan.add_options((OPTIONS[name] for name in shared), registry=registry)
     plan.add_argument("-v", "--verbose", action="store_true", help="show every merge forecast")
-    plan.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Make the plan; returns the exit code. Raises UsageError, GateError."""
-    from dataclasses import replace
-
+    # with torch, for which neither help nor a bad option waits
     from pytest_mergegate.cli.plan_text import plan_lines, verify
-    from pytest_mergegate.gate.gatefile import load_gate, refuse_code
-    from pytest_mergegate.report.formats.progress import progress_bar
+    from pytest_mergegate.planning.files import plan_files, write_files
 
     _check_options(chosen)
     options = options_of(chosen)
@@ -91,14 +70,27 @@ def run(chosen: argparse.Namespace) -> int:
     if plan.ran_out:
         say([f"{plan.most} groups were tried, and no more: --most-trials N tries more"])
     if chosen.write is not None:
-        _write(gate, pool, plan, chosen)
+        passing = [group for group in plan.groups if group.status == "pass"]
+        texts, missing = plan_files(gate, pool, passing, chosen.write)
+        write_files(texts, force=chosen.force)
+        say(f"wrote {path}" for path in texts)
+        complain(f"not written: {why}" for why in missing)
     verified: tuple[Verified, ...] = ()
     if chosen.verify:
         with progress_bar() as tell:
             verified = verify(gate, plan.groups, replace(options, progress=tell))
         say(line for found in verified for line in found.lines)
     if chosen.json is not None:
-        _write_json(chosen.json, gate, record, verified)
+        data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "gate": str(gate.path or gate.name),
+            "created": now(),
+            "versions": versions(),
+            "plan": record.model_dump(mode="json"),
+            "verified": [found.plain for found in verified],
+        }
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+        write_file(chosen.json, f"{text}\n")
     if any(found.report.status == "error" for found in verified):
         return Exit.UNREADABLE
     sound = plan.found and all(found.report.status == "pass" for found in verified)
@@ -126,7 +118,6 @@ def _planned(
 ) -> tuple[Pool, Plan, PlanRecord]:
     from pytest_mergegate.planning.forecaster import Forecaster
     from pytest_mergegate.planning.opened_pool import open_pool, with_candidates
-    from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
 
     wider, candidates = gate, tuple[str, ...]()
     if chosen.candidates:
@@ -139,28 +130,3 @@ def _planned(
     plan = make_plan(forecaster, tuple(gate.spec.experts), chosen.most_trials or MOST_TRIALS)
     found = find_replacements(forecaster, plan.whole, candidates) if candidates else ()
     return context.pool, plan, plan.record(found)
-
-
-def _write(gate: Gate, pool: Pool, plan: Plan, chosen: argparse.Namespace) -> None:
-    from pytest_mergegate.planning.files import plan_files, write_files
-
-    passing = [group for group in plan.groups if group.status == "pass"]
-    texts, missing = plan_files(gate, pool, passing, chosen.write)
-    write_files(texts, force=chosen.force)
-    say(f"wrote {path}" for path in texts)
-    complain(f"not written: {why}" for why in missing)
-
-
-def _write_json(path: Path, gate: Gate, record: PlanRecord, verified: Sequence[Verified]) -> None:
-    from pytest_mergegate.common.files.writing import write_file
-    from pytest_mergegate.report.build import now, versions
-
-    data: dict[str, Any] = {
-        "schema": SCHEMA,
-        "gate": str(gate.path or gate.name),
-        "created": now(),
-        "versions": versions(),
-        "plan": record.model_dump(mode="json"),
-        "verified": [found.plain for found in verified],
-    }
-    write_file(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

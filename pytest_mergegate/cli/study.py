@@ -8,38 +8,33 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.cli.calibrate import registry_at
+from pytest_mergegate.cli.output import encodable, is_saved
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.history.beds import load_beds
+from pytest_mergegate.history.study.paper import paper_tables
+from pytest_mergegate.history.study.points import by_base
+from pytest_mergegate.history.study.report import figure_of, heatmap_of, tables_of
+from pytest_mergegate.history.study.tables import text
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from pytest_mergegate.cli.parser import Commands
+    from pytest_mergegate.cli.parser import Parser
     from pytest_mergegate.history.study.points import Point
     from pytest_mergegate.history.study.tables import Table
 
 
-def add_to(commands: Commands) -> None:
-    """Declare the command."""
-    study = commands.add_parser(
-        "study",
-        help="print the paper's tables on recorded merges",
-        description="Tables 1 to 6 and Figure 1 of the paper, on the beds that ship with the "
-        "package or on registries of your own.",
-    )
-    study.add_argument(
-        "registries",
-        nargs="*",
-        type=Path,
-        metavar="REGISTRY",
-        help="registry files (default: the beds that ship)",
-    )
+def add_to(study: Parser) -> None:
+    """Declare the arguments."""
+    told = "registry files (default: the beds that ship)"
+    study.add_argument("registries", nargs="*", type=Path, metavar="REGISTRY", help=told)
     study.add_argument("--paper", action="store_true", help="the paper's own rows, recomputed")
     study.add_argument("--heatmap", type=Path, metavar="OUT.html", help="write Figure 1 there")
     study.add_argument("--json", type=Path, metavar="PATH", help="write the tables there")
-    study.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -48,32 +43,30 @@ def run(chosen: argparse.Namespace) -> int:
         raise UsageError("study: --paper prints the paper's rows; it takes no registry")
     found: dict[str, Any]
     written: dict[Path, str] = {}
+    width = min(max(shutil.get_terminal_size().columns, 60), 160)
     if chosen.paper:
-        from pytest_mergegate.history.study.paper import paper_tables
-
-        found = {"paper": _printed(paper_tables())}
+        found = {"paper": _printed(paper_tables(), width)}
     else:
         beds = _read(chosen.registries)
         if not beds:
             complain(["no merge with a measured loss is recorded there"])
             return Exit.NOTHING_GATED
-        found = {"beds": _printed_beds(beds)}
+        found = {"beds": {}}
+        for bed, points in beds.items():
+            found["beds"][bed] = _printed(tables_of(bed, points), width)
+            sys.stdout.write(encodable(figure_of(bed, points, width)))
     if chosen.json is not None:
         data = {"schema": "pytest-mergegate/study/1", **found}
         written[chosen.json] = json.dumps(data, indent=2, allow_nan=False) + "\n"
     if chosen.heatmap is not None:
-        from pytest_mergegate.history.study.report import heatmap_of
-
         written[chosen.heatmap] = heatmap_of(beds)
-    return max([Exit.PASSED, *(_save(path, text) for path, text in written.items())])
+    saved = [path for path, content in written.items() if is_saved(path, content)]
+    say(f"wrote {path}" for path in saved)
+    return Exit.PASSED if len(saved) == len(written) else Exit.NOT_PASSED
 
 
 def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
     """The points of every bed that has any."""
-    from pytest_mergegate.cli.calibrate import registry_at
-    from pytest_mergegate.history.beds import load_beds
-    from pytest_mergegate.history.study.points import by_base
-
     found: dict[str, Sequence[Point]] = {}
     for path in paths:
         found |= by_base(path.as_posix(), registry_at(path, required=True).lines)
@@ -82,36 +75,9 @@ def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
     return {bed: points for bed, points in found.items() if points}
 
 
-def _printed_beds(beds: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
-    from pytest_mergegate.cli.output import encodable
-    from pytest_mergegate.history.study.report import figure_of, tables_of
-
-    found = {}
-    for bed, points in beds.items():
-        found[bed] = _printed(tables_of(bed, points))
-        sys.stdout.write(encodable(figure_of(bed, points, _width())))
-    return found
-
-
-def _printed(tables: Sequence[Table]) -> dict[str, Any]:
+def _printed(tables: Sequence[Table], width: int) -> dict[str, Any]:
     """Print the tables; gives them back as JSON has them."""
-    from pytest_mergegate.cli.output import encodable
-    from pytest_mergegate.history.study.tables import text
-
     for table in tables:
-        shown = text(table, _width(), color=sys.stdout.isatty())
+        shown = text(table, width, color=sys.stdout.isatty())
         sys.stdout.write(encodable(shown) + "\n")
     return {table.key: table.to_dict() for table in tables}
-
-
-def _width() -> int:
-    return min(max(shutil.get_terminal_size().columns, 60), 160)
-
-
-def _save(path: Path, text: str) -> Exit:
-    from pytest_mergegate.cli.output import is_saved
-
-    if not is_saved(path, text):
-        return Exit.NOT_PASSED
-    say([f"wrote {path}"])
-    return Exit.PASSED

@@ -170,17 +170,10 @@ METHODS: dict[str, MethodTraits] = {
             parameters=_RESCALED,
         ),
         MethodTraits(
-            name="della",
-            trims=True,
-            draws=True,
-            parameters={**_RESCALED, "normalize": True},
+            name="della", trims=True, draws=True, parameters={**_RESCALED, "normalize": True}
         ),
         MethodTraits(
-            name="della_linear",
-            combines="sum",
-            trims=True,
-            draws=True,
-            parameters=_RESCALED,
+            name="della_linear", combines="sum", trims=True, draws=True, parameters=_RESCALED
         ),
         MethodTraits(name="breadcrumbs", combines="sum", trims=True, parameters=_KEPT),
         MethodTraits(name="breadcrumbs_ties", trims=True, parameters=_KEPT),

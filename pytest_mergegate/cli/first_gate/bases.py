@@ -6,11 +6,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pytest_mergegate.cli.first_gate.experts import relative
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.containment import is_contained
-from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.pool.base import read_base
@@ -33,12 +33,10 @@ class FoundBase:
 
     reference: str
     """As the gate file says it."""
-    path: Path | None
-    """None for one on the hub."""
     why: str
     """How it was found."""
-    config: Mapping[str, Any]
-    """Its ``config.json``; empty for one on the hub."""
+    read: Base | None = None
+    """None for one on the hub."""
 
 
 def find_base(
@@ -52,72 +50,62 @@ def find_base(
         return _given(given, root)
     named = _named(experts)
     references = list(named)
-    if len({last_part(reference) for reference in references}) > 1:
+    wanted: set[str | None] = {last_part(reference) for reference in references}
+    if len(wanted) > 1:
         raise _disagreement(named)
-    if not references:
-        return _by_its_folder(experts, folder=folder, root=root)
-    wanted = last_part(references[0])
+    wanted |= {unquantised(last_part(reference)) for reference in references}
     others: list[str] = []
     for path in _candidates(references, experts, folder=folder, root=root):
-        base = _readable(path)
-        if base is not None and {wanted, unquantised(wanted)} & base.names:
-            return _local(path, root, f"what the experts name ({shown(references[0], 60)})", base)
+        try:
+            base = _read(path)
+        except (OSError, PoolError):
+            base = None
+        if base is not None and wanted & base.names:
+            why = f"what the experts name ({shown(references[0], 60)})"
+            return FoundBase(reference=relative(path, root), why=why, read=base)
+        if base is not None and not wanted and path.name.lower() == "base":
+            why = "the folder of that name; no expert names one"
+            return FoundBase(reference=relative(path, root), why=why, read=base)
         others.append(relative(path, root))
-    return _from_hub(references, named, experts, others, root)
-
-
-def relative(path: Path, root: Path) -> str:
-    """A path as a gate file in ``root`` writes it."""
-    return as_found(os.path.relpath(path.absolute(), root.resolve()))
+    if not references:
+        what = "none of the experts names its base, and there is no folder base/"
+        raise GateError(what, fix=_FIX)
+    if len(references) > 1:
+        raise _disagreement(named)
+    return _from_hub(references[0], experts, others, root)
 
 
 def _named(experts: Sequence[FoundExpert]) -> dict[str, list[str]]:
     """The experts by what each says its base is; adapters know best, if there are any."""
-    said = [e for e in experts if e.is_adapter] or list(experts)
     found: dict[str, list[str]] = {}
-    for expert in said:
-        if (reference := expert.base_reference) is not None:
-            # a checkpoint that was saved again names itself
-            if not expert.is_adapter and last_part(reference) == expert.path.name.lower():
-                continue
+    for expert in [e for e in experts if e.is_adapter] or experts:
+        reference = expert.base_reference
+        # a checkpoint that was saved again names itself
+        itself = not expert.is_adapter and last_part(reference or "") == expert.path.name.lower()
+        if reference is not None and not itself:
             found.setdefault(reference, []).append(expert.name)
     return found
 
 
 def _given(given: str, root: Path) -> FoundBase:
     path = Path(given).expanduser()
-    if not path.is_dir():
-        if not names_repository(given.partition("@")[0]):
-            raise GateError(
-                f"--base: there is no folder {shown(given)}",
-                fix="give a folder that save_pretrained wrote, or org/name on the hub",
-            )
-        return FoundBase(reference=given, path=None, why="given by --base", config={})
-    return _local(path, root, "given by --base", _read(path))
-
-
-def _by_its_folder(experts: Sequence[FoundExpert], *, folder: Path, root: Path) -> FoundBase:
-    """Nobody names a base: the folder that is called so."""
-    for path in _candidates([], experts, folder=folder, root=root):
-        if path.name.lower() == "base" and (base := _readable(path)) is not None:
-            return _local(path, root, "the folder of that name; no expert names one", base)
-    raise GateError("none of the experts names its base, and there is no folder base/", fix=_FIX)
+    if path.is_dir():
+        return FoundBase(reference=relative(path, root), why="given by --base", read=_read(path))
+    if not names_repository(given.partition("@")[0]):
+        raise GateError(
+            f"--base: there is no folder {shown(given)}",
+            fix="give a folder that save_pretrained wrote, or org/name on the hub",
+        )
+    return FoundBase(reference=given, why="given by --base")
 
 
 def _from_hub(
-    references: Sequence[str],
-    named: Mapping[str, list[str]],
-    experts: Sequence[FoundExpert],
-    others: Sequence[str],
-    root: Path,
+    reference: str, experts: Sequence[FoundExpert], others: Sequence[str], root: Path
 ) -> FoundBase:
-    if len(references) > 1:
-        raise _disagreement(named)
-    reference = references[0]
     first = root / reference.split("/")[0]
     if not names_repository(reference) or os.path.lexists(first):
         here = f"; {', '.join(others[:_MOST])} is here and called otherwise" if others else ""
-        what = "is not here" if not _is_folder(reference) else "lies outside of the repository"
+        what = "lies outside of the repository" if _is_folder(reference) else "is not here"
         raise GateError(
             f"the base that the experts name, '{shown(reference)}', {what}{here}", fix=_FIX
         )
@@ -126,7 +114,7 @@ def _from_hub(
     if isinstance(revision, str) and re.fullmatch(r"[\w./-]+", revision, re.ASCII):
         reference = f"{reference}@{revision}"
     why = "a repository on the hub: what the experts name, and no folder here is called so"
-    return FoundBase(reference=reference, path=None, why=why, config={})
+    return FoundBase(reference=reference, why=why)
 
 
 def _candidates(
@@ -136,10 +124,10 @@ def _candidates(
 
     What an adapter names must not lead out of the repository: such a base has to be given.
     """
-    places = [root, folder, folder.parent, Path.cwd()]
-    paths = [place / reference for reference in references for place in places]
-    for name in [*dict.fromkeys(last_part(reference) for reference in references), "base"]:
-        paths += [place / name for place in (root, folder, folder.parent)]
+    places = (root, folder, folder.parent)
+    paths = [place / reference for reference in references for place in (*places, Path.cwd())]
+    names = dict.fromkeys((*map(last_part, references), "base"))
+    paths += [place / name for name in names for place in places]
     paths += [expert.path for expert in experts if not expert.is_adapter]
     around = folder if (folder / ".git").exists() else folder.parent
     seen: set[Path] = set()
@@ -155,22 +143,9 @@ def _candidates(
             yield real
 
 
-def _local(path: Path, root: Path, why: str, base: Base) -> FoundBase:
-    return FoundBase(
-        reference=relative(path, root), path=path.resolve(), why=why, config=base.config
-    )
-
-
 def _read(path: Path) -> Base:
     where = shown(path.name)
     return read_base(Located(path=path.resolve()), where, where)
-
-
-def _readable(path: Path) -> Base | None:
-    try:
-        return _read(path)
-    except (OSError, PoolError):
-        return None
 
 
 def _is_folder(reference: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained, check_way_inside
 from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.common.files.places import is_apart, model_file_in
+from pytest_mergegate.common.files.places import as_found, is_apart, model_file_in
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.sections import POOL
 from pytest_mergegate.pool.adapters import CONFIG, WEIGHTS, read_config
@@ -51,20 +51,17 @@ class SkippedFolder:
 
     path: Path
     reason: str
-    broken: bool
+    broken: bool = True
     """Whether it was meant to be an expert, as far as one can tell, and cannot be read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a folder holds."""
-
-    experts: tuple[FoundExpert, ...]
-    left_out: tuple[SkippedFolder, ...]
+def relative(path: Path, root: Path) -> str:
+    """A path as a gate file in ``root`` writes it."""
+    return as_found(os.path.relpath(path.absolute(), root))
 
 
-def find_experts(folder: Path, *, root: Path) -> Found:
-    """Every expert below ``folder``; ``root`` is where the gate file goes.
+def find_experts(folder: Path, *, root: Path) -> tuple[list[FoundExpert], list[SkippedFolder]]:
+    """Every expert below ``folder``, and what is left out; ``root`` is where the gate file goes.
 
     Nothing that looks like an expert is dropped without a reason.
     """
@@ -72,7 +69,7 @@ def find_experts(folder: Path, *, root: Path) -> Found:
     left_out: list[SkippedFolder] = []
     for path, reason in _walk(folder, DEPTH, root):
         if reason is not None:
-            left_out.append(SkippedFolder(path=path, reason=reason, broken=True))
+            left_out.append(SkippedFolder(path=path, reason=reason))
         elif _TRAINING.fullmatch(path.name):
             what = f"a training checkpoint of {shown(path.parent.name)}"
             left_out.append(SkippedFolder(path=path, reason=what, broken=False))
@@ -82,12 +79,9 @@ def find_experts(folder: Path, *, root: Path) -> Found:
     for name, path in zip(_names(candidates, folder), candidates, strict=True):
         try:
             experts.append(_read(path, name, root))
-        except PoolError as error:
-            left_out.append(SkippedFolder(path=path, reason=_reason(error), broken=True))
-        except OSError as error:
-            what = f"it cannot be read ({error.strerror})"
-            left_out.append(SkippedFolder(path=path, reason=what, broken=True))
-    return Found(experts=tuple(experts), left_out=tuple(left_out))
+        except (OSError, PoolError) as error:
+            left_out.append(SkippedFolder(path=path, reason=_why(error, "it")))
+    return experts, left_out
 
 
 def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | None]]:
@@ -96,7 +90,7 @@ def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | No
         with os.scandir(folder) as entries:
             inside = sorted((e for e in entries if _is_folder(e)), key=lambda e: e.name)
     except OSError as error:
-        yield folder, f"the folder cannot be read ({error.strerror})"
+        yield folder, _why(error, "the folder")
         return
     for entry in inside:
         path = Path(entry.path)
@@ -104,19 +98,15 @@ def _walk(folder: Path, depth: int, root: Path) -> Iterator[tuple[Path, str | No
             yield path, "its name is not printable text; rename it"
             continue
         try:
-            check_way_inside(
-                path, root=root, where=entry.name
-            )  # before anything in there is looked at
+            # before anything in there is looked at
+            check_way_inside(path, root=root, where=entry.name)
             if not path.exists():
                 yield path, "a link that leads nowhere"
                 continue
             if model_file_in(path) is not None:
                 yield path, None
-        except PoolError as error:
-            yield path, _reason(error)
-            continue
-        except OSError as error:
-            yield path, f"the folder cannot be read ({error.strerror})"
+        except (OSError, PoolError) as error:
+            yield path, _why(error, "the folder")
             continue
         if depth > 1 and not entry.is_symlink():
             yield from _walk(path, depth - 1, root)
@@ -134,15 +124,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _names(paths: Sequence[Path], folder: Path) -> list[str]:
     """A name each: the folder's, or, where several are called so, all of the way to it."""
     count = Counter(path.name for path in paths)
-    taken = {POOL}
-    names = []
+    names: list[str] = []
     for path in paths:
         twice = count[path.name] > 1
         name = "-".join(path.relative_to(folder).parts) if twice else path.name
         name = name.replace("::", "--").replace("##", "--").strip() or "expert"
-        while name in taken:
+        while name in (POOL, *names):
             name += "_"
-        taken.add(name)
         names.append(name)
     return names
 
@@ -151,14 +139,17 @@ def _read(path: Path, name: str, root: Path) -> FoundExpert:
     """Configuration and headers. Raises PoolError and OSError."""
     where = shown(path.name)
     check_contained(path, root=root, expert=None, where=where)
-    if (path / CONFIG).exists() or not (path / "config.json").exists():
+    is_adapter = (path / CONFIG).exists() or not (path / "config.json").exists()
+    if is_adapter:
         config = read_config(path, name, where)
         StoredTensors([path / WEIGHTS], expert=name)
-        return FoundExpert(name=name, path=path, is_adapter=True, config=config)
-    config = read_json_object(path / "config.json", expert=name, where=f"{where}/config.json")
-    read_checkpoint(path, expert=name)
-    return FoundExpert(name=name, path=path, is_adapter=False, config=config)
+    else:
+        config = read_json_object(path / "config.json", expert=name, where=f"{where}/config.json")
+        read_checkpoint(path, expert=name)
+    return FoundExpert(name=name, path=path, is_adapter=is_adapter, config=config)
 
 
-def _reason(error: PoolError) -> str:
+def _why(error: OSError | PoolError, what: str) -> str:
+    if isinstance(error, OSError):
+        return f"{what} cannot be read ({error.strerror})"
     return f"{error.what} (fix: {error.fix})" if error.fix else error.what

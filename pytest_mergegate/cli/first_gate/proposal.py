@@ -1,17 +1,24 @@
-"""What to put into the gate file: metrics, budgets and methods, each with why."""
+"""What to put into the gate file: examples, metrics, budgets and methods, each with why."""
 
 from __future__ import annotations
 
+import json
+import os
+import statistics
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.cli.first_gate.bases import find_base
-from pytest_mergegate.cli.first_gate.inputs import find_inputs
-from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.cli.first_gate.experts import relative
+from pytest_mergegate.common.errors import GateError, PoolError
+from pytest_mergegate.common.files.containment import check_contained
+from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.files.places import model_file_in
+from pytest_mergegate.common.files.regular_files import open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.pool.examples import read_examples
 from pytest_mergegate.preflight.heads import task_of
 
 if TYPE_CHECKING:
@@ -19,24 +26,65 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.cli.first_gate.bases import FoundBase
-    from pytest_mergegate.cli.first_gate.experts import Found, FoundExpert, SkippedFolder
-    from pytest_mergegate.cli.first_gate.inputs import Inputs
+    from pytest_mergegate.cli.first_gate.experts import FoundExpert, SkippedFolder
+    from pytest_mergegate.pool.examples import Example
 
 _SHORT = 40
 """Characters of a target that is right or wrong as a whole."""
-_HEADLESS = "FEATURE_EXTRACTION"
+_FIRST_LINE = 1 << 20
+_OTHER_FORMATS = (".json", ".csv", ".tsv", ".parquet", ".txt")
+# the keys of common data sets, and what jq makes of them
+_KNOWN = (
+    (("messages",), "{input: .messages[:-1], target: .messages[-1].content}"),
+    (("instruction", "output"), "{input: .instruction, target: .output}"),
+    (("prompt", "completion"), "{input: .prompt, target: .completion}"),
+    (("prompt", "response"), "{input: .prompt, target: .response}"),
+    (("question", "answer"), "{input: .question, target: .answer}"),
+    (("source", "target"), "{input: .source, target: .target}"),
+    (("input", "output"), "{input: .input, target: .output}"),
+    (("input", "label"), "{input: .input, target: .label}"),
+    (("text", "label"), "{input: .text, target: .label}"),
+    (("prompt",), "{input: .prompt}"),
+    (("question",), "{input: .question}"),
+    (("text",), "{input: .text}"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProposedExpert:
-    """One expert of the gate."""
+    """One expert of the gate, and what is known of its examples."""
 
     expert: FoundExpert
-    inputs: Inputs
-    metric: str | None
-    """None where there is nothing to score."""
-    why: str
-    """Why that metric."""
+    file: str
+    """Of its examples, from the gate file; where nothing was found, where they should go."""
+    examples: tuple[Example, ...] = ()
+    problem: str | None = None
+    """What has to be done before the gate can run; None where it can."""
+    also: tuple[str, ...] = ()
+    """Other files that could have been meant."""
+
+    @property
+    def count(self) -> int:
+        """How many inputs there are."""
+        return len({example.question for example in self.examples})
+
+    @property
+    def targets(self) -> list[str]:
+        """What is scored against."""
+        return [example.target for example in self.examples if example.target is not None]
+
+    @property
+    def metric(self) -> tuple[str, str] | None:
+        """The metric, and why that one; None where there is nothing to score."""
+        if not self.targets:
+            return None
+        if all(example.choices is not None for example in self.examples):
+            return "accuracy", "every example has choices; the likeliest is the answer"
+        median = int(statistics.median(map(len, self.targets)))
+        size = f"{median} characters on the median"
+        if median <= _SHORT:
+            return "exact_match", f"short targets, {size}: right or wrong"
+        return "rouge_l", f"long targets, {size}: how much is there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,104 +93,169 @@ class Proposal:
 
     root: Path
     base: FoundBase
+    is_headless: bool
+    """Whether the base is a backbone, which answers nothing."""
     entries: tuple[ProposedExpert, ...]
-    left_out: tuple[SkippedFolder, ...]
-    budget: tuple[tuple[str, str], ...]
-    """Lines and their comments; a line that starts with ``#`` is one to uncomment."""
-    max_answer_tokens: int | None
-    """None for a base that decodes nothing."""
+    left_out: Sequence[SkippedFolder]
+
+    @property
+    def metrics(self) -> tuple[tuple[str, str] | None, ...]:
+        """Of every entry."""
+        return tuple(None if self.is_headless else entry.metric for entry in self.entries)
+
+    @property
+    def budget(self) -> tuple[tuple[str, str], ...]:
+        """Lines and their comments; a line that starts with ``#`` is one to uncomment."""
+        if self.is_headless and len(self.entries) > 2:
+            why = "a guess: MDS is relative to the pool; calibrate it on yours"
+            return (("max_mds: 3.0", why),)
+        if self.is_headless:
+            why = "a guess: two experts have no MDS, and a backbone has no answers to compare"
+            return (("max_conflicting_magnitude_ratio: 0.5", why),)
+        few = [e.expert.name for e in self.entries if not e.targets or e.count < FEWEST]
+        loss = ("max_loss: 10", "and no expert may lose more than 10 % of its score")
+        if few:
+            some = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
+            why = f"percent of the score; first give {some} {FEWEST} examples with targets or more"
+            loss = (f"# {loss[0]}", why)
+        answered = "at most 30 % of an expert's inputs answered differently"
+        return (("max_disagreement: 0.3", answered), loss)
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The next power of two above the longest answer: a token is seldom less than a character;
+        None for a base that decodes nothing."""
+        if self.is_headless:
+            return None
+        examples = [example for entry in self.entries for example in entry.examples]
+        answers = [answer for e in examples for answer in (e.target, *(e.choices or ())) if answer]
+        longest = max(map(len, answers), default=0)
+        return min(512, max(16, 1 << longest.bit_length())) if longest else 64
 
     @property
     def unreadable(self) -> tuple[str, ...]:
         """What keeps examples from being read."""
-        problems = (entry.inputs.problem for entry in self.entries)
+        problems = (entry.problem for entry in self.entries)
         return tuple(shown(problem, 500) for problem in problems if problem is not None)
 
     @property
     def open_tasks(self) -> tuple[str, ...]:
         """What has to be done before the gate runs as it stands."""
-        rouge = any(entry.metric == "rouge_l" for entry in self.entries)
+        rouge = any(metric is not None and metric[0] == "rouge_l" for metric in self.metrics)
         if not rouge or find_spec("rouge_score") is not None:
             return self.unreadable
         install = "the metric rouge_l needs: pip install 'pytest-mergegate[rouge]'"
         return (*self.unreadable, install)
 
 
-def propose(found: Found, *, folder: Path, root: Path, base: str | None) -> Proposal:
+def propose(
+    found: Sequence[FoundExpert],
+    left_out: Sequence[SkippedFolder],
+    *,
+    folder: Path,
+    root: Path,
+    base: str | None,
+) -> Proposal:
     """Sensible settings for the experts of ``folder``, and nothing that needs what is not there;
     ``base`` where the user names it.
 
     Raises GateError for fewer than two experts, and without a base.
     """
-    if not found.experts and model_file_in(folder) is not None:
+    if not found and model_file_in(folder) is not None:
         fix = "give the folder that holds it and the others"
         raise GateError(f"{folder.name}/ is itself an expert", fix=fix)
-    if not found.experts:
+    if not found:
         raise GateError(
             f"there is no expert in {folder.name}/",
             fix="give the folder whose folders hold an adapter_config.json, or a config.json and "
             "safetensors",
         )
-    chosen = find_base(found.experts, folder=folder, root=root, given=base)
-    experts = [e for e in found.experts if e.path.resolve() != chosen.path]
+    chosen = find_base(found, folder=folder, root=root, given=base)
+    own = chosen.read.path if chosen.read else None
+    experts = [expert for expert in found if expert.path.resolve() != own]
     if len(experts) < 2:
         names = "".join(f", it is {expert.name}" for expert in experts)
         raise GateError(f"a merge takes two experts, there are {len(experts)}{names}")
-    headless = _task(chosen, experts) == _HEADLESS
-    entries = []
-    for expert in experts:
-        inputs = find_inputs(expert, folder=folder, root=root)
-        metric, why = (None, "") if headless else _metric(inputs)
-        entries.append(ProposedExpert(expert=expert, inputs=inputs, metric=metric, why=why))
+    # of a base that is not here, what the adapters say
+    said: set[object] = {str(expert.config.get("task_type")) for expert in experts}
+    tasks = {task_of(chosen.read.config)} if chosen.read else said
     return Proposal(
         root=root,
         base=chosen,
-        entries=tuple(entries),
-        left_out=found.left_out,
-        budget=_headless_budget(len(entries)) if headless else _budget(entries),
-        max_answer_tokens=None if headless else _answer_tokens(entries),
+        is_headless=tasks == {"FEATURE_EXTRACTION"},
+        entries=tuple(_entry(expert, folder=folder, root=root) for expert in experts),
+        left_out=left_out,
     )
 
 
-def _task(base: FoundBase, experts: Sequence[FoundExpert]) -> object:
-    """What the base is made for; of one that is not here, what the adapters say."""
-    if base.config:
-        return task_of(base.config)
-    said = {str(expert.config.get("task_type")) for expert in experts}
-    return said.pop() if len(said) == 1 else None
+def _entry(expert: FoundExpert, *, folder: Path, root: Path) -> ProposedExpert:
+    """With the first of the usual files that is there, read in full."""
+    places = _places(expert, folder=folder, root=root)
+    there = [path for path in places if path.is_file()]
+    if not there:
+        return _without_examples(expert, places, root)
+    file = relative(there[0], root)
+    examples, problem = _read(there[0], file, expert, root)
+    also = tuple(relative(path, root) for path in there[1:])
+    return ProposedExpert(expert=expert, file=file, examples=examples, problem=problem, also=also)
 
 
-def _metric(inputs: Inputs) -> tuple[str | None, str]:
-    if not inputs.labelled:
-        return None, ""
-    if inputs.choices:
-        return "accuracy", "every example has choices; the likeliest is the answer"
-    size = f"{inputs.median} characters on the median"
-    if inputs.median <= _SHORT:
-        return "exact_match", f"short targets, {size}: right or wrong"
-    return "rouge_l", f"long targets, {size}: how much is there"
+def _read(
+    path: Path, file: str, expert: FoundExpert, root: Path
+) -> tuple[tuple[Example, ...], str | None]:
+    """The examples, or what keeps them from being read."""
+    try:
+        check_contained(path, root=root, expert=None, where=file)
+    except PoolError as error:  # nothing of it is looked at, not even for its keys
+        return (), str(error)
+    try:
+        return read_examples(path, expert=expert.name, where=file), None
+    except PoolError as error:
+        return (), _other_keys(path, file) or f"{file}: {error}"
 
 
-def _budget(entries: Sequence[ProposedExpert]) -> tuple[tuple[str, str], ...]:
-    few = [e.expert.name for e in entries if not e.inputs.labelled or e.inputs.count < FEWEST]
-    loss = ("max_loss: 10", "and no expert may lose more than 10 % of its score")
-    if few:
-        some = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "")
-        why = f"percent of the score; first give {some} {FEWEST} examples with targets or more"
-        loss = (f"# {loss[0]}", why)
-    answered = "at most 30 % of an expert's inputs answered differently"
-    return (("max_disagreement: 0.3", answered), loss)
+def _places(expert: FoundExpert, *, folder: Path, root: Path) -> list[Path]:
+    """The usual places, each once: beside the gate file, beside the experts, in the expert."""
+    around = [(root, expert.name), (folder, expert.name)]
+    repository = top_of(root) or root
+    if folder.parent.is_relative_to(repository) or repository == root:
+        around.append((folder.parent, expert.name))
+    around.append((expert.path.parent, expert.path.name))
+    kinds = ("data", "examples", "")
+    paths = [place / kind / f"{name}.jsonl" for place, name in around for kind in kinds]
+    inside = ("examples", expert.path.name, "eval", "validation", "test")
+    paths += [expert.path / f"{name}.jsonl" for name in inside]
+    # not Path's resolve, which raises for links in a circle
+    first = {os.path.realpath(path): path for path in reversed(paths)}
+    return [path for path in paths if first[os.path.realpath(path)] is path]
 
 
-def _headless_budget(experts: int) -> tuple[tuple[str, str], ...]:
-    """A backbone answers nothing, so what is left are weak scores, and the comment says so."""
-    if experts > 2:
-        return (("max_mds: 3.0", "a guess: MDS is relative to the pool; calibrate it on yours"),)
-    why = "a guess: two experts have no MDS, and a backbone has no answers to compare"
-    return (("max_conflicting_magnitude_ratio: 0.5", why),)
+def _without_examples(expert: FoundExpert, places: Sequence[Path], root: Path) -> ProposedExpert:
+    file = f"data/{expert.name.replace('/', '-')}.jsonl"
+    problem = f'{file} is not there: write it, one {{"input": ..., "target": ...}} a line'
+    for path in places:
+        other = next((p for e in _OTHER_FORMATS if (p := path.with_suffix(e)).is_file()), None)
+        if other is not None and other.parent != expert.path:
+            problem += f" ({relative(other, root)} is there, but a gate reads JSONL)"
+            break
+    return ProposedExpert(expert=expert, file=file, problem=problem)
 
 
-def _answer_tokens(entries: Sequence[ProposedExpert]) -> int:
-    """The next power of two above the longest target: a token is seldom less than a character."""
-    longest = max(entry.inputs.longest for entry in entries)
-    return min(512, max(16, 1 << longest.bit_length())) if longest else 64
+def _other_keys(path: Path, file: str) -> str | None:
+    """How to rename the keys of a file whose first line is an object with other ones."""
+    try:
+        with open_regular(path, expert=None) as opened:
+            row = json.loads(opened.readline(_FIRST_LINE))
+    except (OSError, ValueError, RecursionError, PoolError):
+        return None
+    if not isinstance(row, dict) or set(row) <= {"input", "target", "choices"}:
+        return None
+    keys = shown(", ".join(map(str, row)), 60)
+    said = f"{file}: its lines have the keys {keys}, a gate reads input, target and choices"
+    mapping = next((jq for known, jq in _KNOWN if set(known) <= set(row)), None)
+    if mapping is None:
+        return f"{said}; rename them"
+    if row.get("input") and "instruction" in row:
+        return f"{said}; write the whole prompt, as in training, under input"
+    quoted = file.replace("'", "'\\''")
+    return f"{said}; for instance: jq -c '{mapping}' '{quoted}' > new.jsonl"

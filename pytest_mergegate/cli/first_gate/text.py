@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pytest_mergegate.cli.first_gate.bases import relative
+from pytest_mergegate.cli.first_gate.experts import relative
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.gate.sections import CertificateSpec, ProbesSpec
@@ -16,7 +16,7 @@ from pytest_mergegate.gate.sections import CertificateSpec, ProbesSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.cli.first_gate.proposal import Proposal, ProposedExpert
+    from pytest_mergegate.cli.first_gate.proposal import Proposal
 
 SCHEMA = (
     "https://raw.githubusercontent.com/pytest-mergegate/pytest-mergegate/main/docs/"
@@ -71,8 +71,18 @@ def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
     """Lines of the file and their comments; a line of nothing but spaces is a comment's indent."""
     yield f"base: {scalar(proposal.base.reference)}", proposal.base.why
     yield "experts:", "what is to be merged; paths start at this file's folder"
-    for entry in proposal.entries:
-        yield from _entry(entry, proposal)
+    for entry, metric in zip(proposal.entries, proposal.metrics, strict=True):
+        yield f"  {scalar(entry.expert.name)}:", ""
+        kind = "a PEFT adapter" if entry.expert.is_adapter else "a full checkpoint"
+        yield f"    path: {scalar(relative(entry.expert.path, proposal.root))}", kind
+        if entry.problem is not None:
+            yield "    ", f"to do: {shown(entry.problem, 400)}"
+        if entry.also:
+            yield "    ", f"also there: {shown(', '.join(entry.also), 200)}"
+        said = f"{entry.count} inputs {'with' if entry.targets else 'without'} targets"
+        yield f"    examples: {scalar(entry.file)}", said if entry.problem is None else ""
+        if metric is not None:
+            yield f"    metric: {metric[0]}", metric[1]
     for out in proposal.left_out:
         place = shown(relative(out.path, proposal.root))
         yield "  ", f"left out: {place}: {shown(out.reason, 300)}"
@@ -84,21 +94,6 @@ def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
     yield _BUDGET
     yield from ((f"  {line}", why) for line, why in proposal.budget)
     yield from _MERGE
-
-
-def _entry(entry: ProposedExpert, proposal: Proposal) -> Iterator[tuple[str, str]]:
-    inputs = entry.inputs
-    yield f"  {scalar(entry.expert.name)}:", ""
-    kind = "a PEFT adapter" if entry.expert.is_adapter else "a full checkpoint"
-    yield f"    path: {scalar(relative(entry.expert.path, proposal.root))}", kind
-    if inputs.problem is not None:
-        yield "    ", f"to do: {shown(inputs.problem, 400)}"
-    if inputs.also:
-        yield "    ", f"also there: {shown(', '.join(inputs.also), 200)}"
-    said = f"{inputs.count} inputs {'with' if inputs.labelled else 'without'} targets"
-    yield f"    examples: {scalar(inputs.file)}", said if inputs.problem is None else ""
-    if entry.metric is not None:
-        yield f"    metric: {entry.metric}", entry.why
 
 
 def _commented(line: str, comment: str) -> Iterator[str]:

@@ -272,6 +272,25 @@ class TestWhatIsBroken:
         assert "left out: adapters/lost: a link that leads nowhere" in out
         assert set(read_gate(project / "mergegate.yaml")["experts"]) == set("abc")
 
+    def test_examples_that_are_a_link_to_themselves(self, project: Path, init: Run) -> None:
+        (project / "data/b.jsonl").unlink()
+        (project / "data/b.jsonl").symlink_to("b.jsonl")
+        code, out, _ = init(project / "adapters")
+        assert code == 2
+        assert "to do: data/b.jsonl is not there: write it" in out
+
+    def test_examples_outside_are_not_looked_at(
+        self, project: Path, init: Run, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        outside = tmp_path_factory.mktemp("outside") / "secrets.jsonl"
+        write_jsonl(outside, [{"password": "x"}])
+        (project / "data/b.jsonl").unlink()
+        (project / "data/b.jsonl").symlink_to(outside)
+        code, out, _ = init(project / "adapters")
+        assert code == 2
+        assert "to do: data/b.jsonl: the symlink data/b.jsonl leaves the repository" in out
+        assert "password" not in out + (project / "mergegate.yaml").read_text("utf-8")
+
     def test_a_folder_that_may_not_be_read(
         self, project: Path, init: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:

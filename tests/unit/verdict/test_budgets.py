@@ -145,8 +145,8 @@ class TestOneMore:
 
     def test_has_an_option(self, gate: Gate) -> None:
         parser = Parser()
-        add_to(parser.add_subparsers(parser_class=Parser))
-        assert parser.parse_args(["check", "--max-kl", "0.5"]).max_kl == 0.5
+        add_to(parser)
+        assert parser.parse_args(["--max-kl", "0.5"]).max_kl == 0.5
 
     def test_is_refused_by_who_cannot_plan_for_it(self, gate: Gate) -> None:
         with pytest.raises(GateError, match="max_kl cannot be planned for: only a merge shows it"):
