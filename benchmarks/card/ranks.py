@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,22 +12,17 @@ from card.beds import experts_of, pools_of
 from pytest_mergegate.history.study.points import SCORES, collapses_of, losses_of, methods_of
 from pytest_mergegate.history.study.tables import Table, markdown
 from pytest_mergegate.metrics import Undefined
-from pytest_mergegate.metrics.ranking import (
-    auprc,
-    auprc_interval,
-    auroc,
-    auroc_interval,
-    spearman,
-    worst_hit,
-)
+from pytest_mergegate.metrics.ranking import auprc, auroc, spearman
+from pytest_mergegate.metrics.resampling import cluster_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
+
+    from numpy.typing import NDArray
 
     from card.baselines import Past
     from card.beds import Evidence
     from pytest_mergegate.history.study.points import Point, Score
-    from pytest_mergegate.metrics.ranking import WorstHit
 
     Ranks = Score | Past
 
@@ -34,6 +30,27 @@ RESAMPLES = 1000
 FEW = 10
 """Points of a kind: an AUROC of fewer says little."""
 MAIN = ("disagreement", "surrogate", "states", "mds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstHit:
+    """Whether a score names the expert that lost most."""
+
+    hit: float
+    """1 or 0; where several share the highest score, the share of them that lost most"""
+    chance: float
+    """What drawing an expert at random would score"""
+
+
+def worst_hit(scores: NDArray[np.float64], losses: NDArray[np.float64]) -> WorstHit:
+    """Whether the highest score is that of the worst loss (losses are negative percent).
+
+    Raises Undefined where all losses are equal.
+    """
+    worst, named = losses == losses.min(), scores == scores.max()
+    if worst.all():
+        raise Undefined("no_worst_task", "every expert lost the same")
+    return WorstHit(hit=float(worst[named].mean()), chance=float(worst.mean()))
 
 
 def rank(score: Ranks, points: Sequence[Point]) -> float | None:
@@ -53,11 +70,11 @@ def ranks_part(found: Evidence) -> str:
             "each by itself: the points of a pool come and go together, and so do an expert's. A "
             "constant has 0.5. The last two rows are what other pools of an expert foretell, "
             "without any score.",
-            _ranks(found, auroc, auroc_interval),
+            _ranks(found, auroc),
             "Average precision (AUPRC), with the same intervals. A score that says nothing has the "
             "base rate of the points that it is known of, which stands in the last column: MDS is "
             "known of larger pools only.",
-            _ranks(found, auprc, auprc_interval),
+            _ranks(found, auprc),
             _intervals(found),
             *(_by_method(found, bed) for bed in found.beds),
             f"In brackets where fewer than {FEW} points collapsed, or fewer than {FEW} did not.",
@@ -65,7 +82,14 @@ def ranks_part(found: Evidence) -> str:
     )
 
 
-def _ranks(found: Evidence, point: Callable[..., float], interval: Callable[..., Any]) -> str:
+def interval(
+    point: Callable[..., float], values: Any, bad: Any, *clusters: Sequence[Hashable]
+) -> tuple[float, float]:
+    """95 % bootstrap interval: the points of one cluster come and go together."""
+    return cluster_interval(lambda times: point(values, bad, times), *clusters, resamples=RESAMPLES)
+
+
+def _ranks(found: Evidence, point: Callable[..., float]) -> str:
     rows: list[list[Any]] = []
     for score in (*SCORES, *baselines(found)):
         cells = []
@@ -76,7 +100,7 @@ def _ranks(found: Evidence, point: Callable[..., float], interval: Callable[...,
                 cells.append(None)
                 continue
             clusters = pools_of(known), experts_of(known)
-            low, high = interval(values, bad, *clusters, resamples=RESAMPLES)
+            low, high = interval(point, values, bad, *clusters)
             cells.append(f"{point(values, bad):.3f} ({low:.3f} to {high:.3f})")
         rows.append([score.label, score.needs, *cells, base_rates(score, found)])
     rates = "base rate of its points" + (": " + ", ".join(found.columns)) * (len(found.columns) > 1)
@@ -100,9 +124,7 @@ def _intervals(found: Evidence) -> str:
         if len(set(bad.tolist())) < 2:
             continue
         ways = [pools_of(known)], [experts_of(known)], [pools_of(known), experts_of(known)]
-        found_ones = [
-            auroc_interval(score.of(known), bad, *way, resamples=RESAMPLES) for way in ways
-        ]
+        found_ones = [interval(auroc, score.of(known), bad, *way) for way in ways]
         rows.append([score.label, *(f"{low:.3f} to {high:.3f}" for low, high in found_ones)])
     heads = dict.fromkeys(["score", "over pools", "over experts", "over both"])
     told = markdown(Table(key="ways", title="", columns=heads, rows=rows))

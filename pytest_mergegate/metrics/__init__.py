@@ -10,7 +10,6 @@ of the input.
 from ._checks import Undefined
 from .bounds import (
     Feasibility,
-    MinimumDistortion,
     RadiusBounds,
     diameter,
     distortions,
@@ -37,6 +36,7 @@ from .conflicts import (
     parameter_conflicts,
     sign_change_ratio,
 )
+from .enclosing_ball import MinimumDistortion
 from .losses import (
     PoolLoss,
     majority_rate,

@@ -15,23 +15,11 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import FloatArray
-from .enclosing_ball import CONVERGED, enclosing_ball
+from .enclosing_ball import CONVERGED, MinimumDistortion, enclosing_ball
 
 Feasibility = Literal["impossible", "possible", "undecided"]
 
 _SUM_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class MinimumDistortion:
-    """The best worst-case distortion, in the squared unit of the states."""
-
-    value: float
-    """R²: no model, made by any method, keeps every expert's distortion below it"""
-    weights: FloatArray
-    """α*, shape [N]: the best convex merge's weights"""
-    gap: float
-    """Optimality certificate: the exact R² lies in [value, value + gap]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +43,7 @@ def minimum_distortion(squared_distances: ArrayLike) -> MinimumDistortion:
     Raises:
         ValueError: Not symmetric, negative, non-finite, or not squared distances of points.
     """
-    ball = enclosing_ball(_checks.squared_distance_matrix(squared_distances))
-    return MinimumDistortion(value=ball.squared_radius, weights=ball.weights, gap=ball.gap)
+    return enclosing_ball(_checks.squared_distance_matrix(squared_distances))
 
 
 def diameter(squared_distances: ArrayLike) -> float:

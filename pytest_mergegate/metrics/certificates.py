@@ -6,6 +6,7 @@ that their outputs differ.
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 
 from . import _checks
 from ._checks import Undefined
@@ -78,15 +79,10 @@ def inputs_needed(disagreements: int, n: int, limit: float, *, confidence: float
     if disagreements:
         allowed = _first(lambda k: _is_bounded(k, k * n / disagreements, limit, tail), 1)
     while True:
-        needed = _least_inputs(allowed, limit, tail)
+        needed = _first(partial(_is_bounded, allowed, limit=limit, tail=tail), allowed + 1)
         if disagreements * needed <= allowed * n:
             return needed
         allowed += 1
-
-
-def _least_inputs(disagreements: int, limit: float, tail: float) -> int:
-    """The least number of inputs on which so many disagreements are bounded by ``limit``."""
-    return _first(lambda n: _is_bounded(disagreements, n, limit, tail), disagreements + 1)
 
 
 def _is_bounded(disagreements: int, n: float, limit: float, tail: float) -> bool:

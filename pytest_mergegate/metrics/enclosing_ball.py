@@ -5,7 +5,7 @@ squared distances (THEORY section 5, item 1). An active-set method: add the fart
 then solve exactly on the points in use, dropping those whose weight would turn negative.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,18 @@ _FLAT = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ball:
-    """A candidate for the minimum enclosing ball."""
+class MinimumDistortion:
+    """The best worst-case distortion, in the squared unit of the states."""
 
-    squared_radius: float
-    """½ αᵀ D2 α, never above R² but for round-off"""
+    value: float
+    """R² = ½ αᵀ D2 α: no model, made by any method, keeps every expert's distortion below it"""
     weights: FloatArray
-    """α, the centre's weights on the points"""
+    """α*, shape [N]: the best convex merge's weights, of the ball's centre on the points"""
     gap: float
-    """max_i (D2 α)_i - αᵀ D2 α: R² is at most ``squared_radius + gap``"""
+    """Optimality certificate: the exact R² lies in [value, value + gap]"""
 
 
-def enclosing_ball(distances: FloatArray, start: FloatArray | None = None) -> Ball:
+def enclosing_ball(distances: FloatArray, start: FloatArray | None = None) -> MinimumDistortion:
     """Return the minimum enclosing ball of points with squared ``distances`` [N, N].
 
     ``start`` are weights to search from, by default those of the farthest pair. Where all
@@ -38,40 +38,29 @@ def enclosing_ball(distances: FloatArray, start: FloatArray | None = None) -> Ba
     """
     scale = float(distances.max())
     if scale == 0:
-        return Ball(
-            squared_radius=0.0, weights=np.full(len(distances), 1 / len(distances)), gap=0.0
-        )
-    ball = _search(distances / scale, start)
-    return Ball(
-        squared_radius=scale * ball.squared_radius, weights=ball.weights, gap=scale * ball.gap
-    )
-
-
-def _search(distances: FloatArray, start: FloatArray | None) -> Ball:
-    best = _ball(distances, _farthest_pair(distances) if start is None else start)
+        uniform = np.full(len(distances), 1 / len(distances))
+        return MinimumDistortion(value=0.0, weights=uniform, gap=0.0)
+    distances = distances / scale
+    if start is None:
+        start = np.zeros(len(distances))
+        start[list(np.unravel_index(int(distances.argmax()), distances.shape))] = 0.5
+    best = _ball(distances, start)
     for _ in range(50 + 10 * len(distances)):
         if best.gap <= CONVERGED:
             break
         candidate = _ball(distances, _corrected(distances, best.weights))
-        if candidate.squared_radius <= best.squared_radius and candidate.gap >= best.gap:
+        if candidate.value <= best.value and candidate.gap >= best.gap:
             # Round-off allows no better; the gap says how good it is.
             break
         best = candidate
-    return best
+    return replace(best, value=scale * best.value, gap=scale * best.gap)
 
 
-def _farthest_pair(distances: FloatArray) -> FloatArray:
-    weights = np.zeros(len(distances))
-    for end in np.unravel_index(int(distances.argmax()), distances.shape):
-        weights[end] += 0.5
-    return weights
-
-
-def _ball(distances: FloatArray, weights: FloatArray) -> Ball:
+def _ball(distances: FloatArray, weights: FloatArray) -> MinimumDistortion:
     gradient = distances @ weights
     value = float(weights @ gradient)
     gap = max(0.0, float(gradient.max()) - value)
-    return Ball(squared_radius=0.5 * value, weights=weights, gap=gap)
+    return MinimumDistortion(value=0.5 * value, weights=weights, gap=gap)
 
 
 def _corrected(distances: FloatArray, weights: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
-from ._checks import FloatArray, Undefined
+from ._checks import Undefined
 from .betting import ratio_bounds
 from .certificates import disagreement_bound
 
@@ -79,7 +79,13 @@ def merging_loss_interval(
         ValueError: Empty or unequal scores, scores outside [0, 1] or, where ``binary``, between
             0 and 1, or a bad level.
     """
-    merged, expert = _paired(merged_scores, expert_scores)
+    merged = _checks.sample("merged_scores", merged_scores)
+    expert = _checks.sample("expert_scores", expert_scores)
+    if merged.shape != expert.shape:
+        raise ValueError(
+            "merged_scores and expert_scores must cover the same examples, "
+            f"got {merged.size} and {expert.size}"
+        )
     tail = (1 - _checks.fraction("confidence", confidence)) / 2
     for name, scores in (("merged_scores", merged), ("expert_scores", expert)):
         if float(scores.min()) < 0 or float(scores.max()) > 1:
@@ -153,14 +159,3 @@ def _require_positive(expert: float) -> None:
             "expert_score_negative",
             f"the merging loss is a ratio of scores and needs one above 0, got {expert}",
         )
-
-
-def _paired(merged_scores: ArrayLike, expert_scores: ArrayLike) -> FloatArray:
-    merged = _checks.sample("merged_scores", merged_scores)
-    expert = _checks.sample("expert_scores", expert_scores)
-    if merged.shape != expert.shape:
-        raise ValueError(
-            "merged_scores and expert_scores must cover the same examples, "
-            f"got {merged.size} and {expert.size}"
-        )
-    return np.stack([merged, expert])

@@ -93,22 +93,21 @@ def distortion_curve(squared_distances: ArrayLike) -> list[CurvePoint]:
     small = len(matrix) <= LARGEST_EXACT
     partitions = exact_partitions(matrix) if small else greedy_partitions(matrix)
     floor = distortion_floor(matrix).tolist()
-    return [
-        _point(distortion, groups, floor[len(groups) - 1], small)
-        for distortion, groups in partitions
-    ]
-
-
-def _point(distortion: float, groups: Groups, floor: float, small: bool) -> CurvePoint:
-    # one group, and one for each expert, can be had in one way only
-    exact = small or len(groups) == 1 or floor >= distortion
-    return CurvePoint(
-        models=len(groups),
-        distortion=distortion,
-        groups=groups,
-        exact=exact,
-        at_least=distortion if exact else floor,
-    )
+    curve = []
+    for distortion, groups in partitions:
+        least = floor[len(groups) - 1]
+        # one group, and one for each expert, can be had in one way only
+        exact = small or len(groups) == 1 or least >= distortion
+        curve.append(
+            CurvePoint(
+                models=len(groups),
+                distortion=distortion,
+                groups=groups,
+                exact=exact,
+                at_least=distortion if exact else least,
+            )
+        )
+    return curve
 
 
 def distortion_floor(squared_distances: ArrayLike) -> FloatArray:
@@ -219,7 +218,7 @@ def _subset_radii(distances: FloatArray) -> FloatArray:
         smaller = [subset ^ (1 << member) for member in members]
         start = weights[max(smaller, key=radii.__getitem__)]
         ball = enclosing_ball(distances[np.ix_(members, members)], start[members])
-        radii[subset], weights[subset, members] = ball.squared_radius, ball.weights
+        radii[subset], weights[subset, members] = ball.value, ball.weights
     return radii
 
 
@@ -285,5 +284,5 @@ def _union(distances: FloatArray, a: _Group, b: _Group) -> _Group:
     weights = np.zeros(len(distances))
     weights[indices] = ball.weights
     # Round-off must not make a union look tighter than its parts.
-    squared_radius = max(ball.squared_radius, a.squared_radius, b.squared_radius)
+    squared_radius = max(ball.value, a.squared_radius, b.squared_radius)
     return _Group(members=members, weights=weights, squared_radius=squared_radius)

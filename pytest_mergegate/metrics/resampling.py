@@ -43,7 +43,10 @@ def cluster_interval(
     if not clusters or len({len(each) for each in clusters}) != 1 or not clusters[0]:
         raise ValueError("clusters must be one or more sequences of one length, not empty")
     generator = np.random.default_rng(seed)
-    places = [_places(each) for each in clusters]
+    places = []
+    for each in clusters:
+        numbers: dict[Hashable, int] = {}
+        places.append(np.array([numbers.setdefault(name, len(numbers)) for name in each]))
     found = np.empty(resamples)
     for k in range(resamples):
         times = np.ones(len(clusters[0]))
@@ -135,8 +138,3 @@ def _correlations(
     enough = (known.sum(axis=1) >= 3) & (sizes > 1e-12)
     found = np.where(enough, (dx * dy).sum(axis=1) / np.where(enough, sizes, 1.0), np.nan)
     return found, known.sum(axis=1)
-
-
-def _places(cluster: Sequence[Hashable]) -> npt.NDArray[np.intp]:
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(each, len(numbers)) for each in cluster], dtype=np.intp)

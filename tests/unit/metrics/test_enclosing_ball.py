@@ -32,7 +32,7 @@ def test_against_a_general_solver(rng, experts, width):
     if d2.max() == 0:
         return
     ball = enclosing_ball(d2)
-    assert ball.squared_radius == pytest.approx(slsqp(d2), rel=1e-6)
+    assert ball.value == pytest.approx(slsqp(d2), rel=1e-6)
 
 
 @given(generators, st.integers(1, 64), st.integers(1, 40))
@@ -48,14 +48,14 @@ def test_reaches_its_certificate(rng, experts, width):
     assert gradient.max() - ball.weights @ gradient <= 1e-10 * d2.max()
     assert ball.gap <= 1e-10 * d2.max()
     to_centre = ((x - ball.weights @ x) ** 2).sum(axis=1)
-    assert to_centre.max() == pytest.approx(ball.squared_radius, rel=1e-8, abs=1e-300)
+    assert to_centre.max() == pytest.approx(ball.value, rel=1e-8, abs=1e-300)
 
 
 @given(generators, st.integers(2, 10), st.integers(1, 6))
 @quick
 def test_follows_permutations_scales_and_duplicates(rng, experts, width):
     d2 = squared_distances(points(rng, experts, width))
-    radius = enclosing_ball(d2).squared_radius
+    radius = enclosing_ball(d2).value
     order = rng.permutation(experts)
     doubled = np.tile(d2, (2, 2))
     for variant, factor in (
@@ -65,7 +65,7 @@ def test_follows_permutations_scales_and_duplicates(rng, experts, width):
         (doubled, 1.0),
     ):
         ball = enclosing_ball(variant)
-        assert ball.squared_radius == pytest.approx(factor * radius, rel=1e-10, abs=1e-300)
+        assert ball.value == pytest.approx(factor * radius, rel=1e-10, abs=1e-300)
         assert ball.gap <= 1e-10 * variant.max()
 
 
@@ -77,7 +77,7 @@ def test_any_start_leads_to_the_same_ball(rng, experts):
     if start.sum() == 0:
         start[0] = 1.0
     found = enclosing_ball(d2, start / start.sum())
-    assert found.squared_radius == pytest.approx(enclosing_ball(d2).squared_radius, rel=1e-10)
+    assert found.value == pytest.approx(enclosing_ball(d2).value, rel=1e-10)
 
 
 def test_nearly_dependent_points_on_a_sphere():
@@ -94,12 +94,12 @@ def test_nearly_dependent_points_on_a_sphere():
 @pytest.mark.parametrize("experts", [1, 2, 5])
 def test_equal_points(experts):
     ball = enclosing_ball(np.zeros((experts, experts)))
-    assert ball.squared_radius == ball.gap == 0
+    assert ball.value == ball.gap == 0
     np.testing.assert_allclose(ball.weights, 1 / experts)
 
 
 def test_points_on_a_line_use_only_the_ends():
     x = np.array([[0.0], [1.0], [5.0], [2.0]])
     ball = enclosing_ball(squared_distances(x))
-    assert ball.squared_radius == pytest.approx(6.25)
+    assert ball.value == pytest.approx(6.25)
     np.testing.assert_allclose(ball.weights, [0.5, 0, 0.5, 0], atol=1e-12)

@@ -1,4 +1,4 @@
-"""AUROC, average precision, rates and orders within one merge, against the naive ones."""
+"""AUROC, average precision and rank correlation, against the naive ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.ranking import (
     auprc,
     auroc,
-    auroc_interval,
-    rates,
     spearman,
-    worst_hit,
 )
 
 
@@ -83,39 +80,6 @@ def test_average_precision_at_its_ends() -> None:
     assert np.isnan(auprc([], []))
 
 
-def test_interval_resamples_pools_whole(seed: int) -> None:
-    """Every point a hundred times over says no more than once, if its copies share its pool."""
-    rng = np.random.default_rng(seed)
-    bad = np.r_[True, False, rng.random(38) < 0.5]
-    scores, pools = rng.normal(size=40) + bad, [f"pool {k % 20}" for k in range(40)]
-    once = auroc_interval(scores, bad, pools)
-    often = auroc_interval(np.tile(scores, 100), np.tile(bad, 100), pools * 100)
-    assert often == pytest.approx(once)
-    assert once[0] < auroc(scores, bad) < once[1]
-
-
-def test_rates() -> None:
-    assert rates([True, True, False, True], [True, True, True, False]) == (2 / 3, 1)
-    assert np.isnan(rates([True], [True])[1])
-
-
-def test_worst_hit() -> None:
-    found = worst_hit([0.1, 0.9, 0.2, 0.3], [-1, -50, -2, -3])
-    assert (found.hit, found.chance) == (1, 0.25)
-    assert worst_hit([0.9, 0.1], [-1, -50]).hit == 0
-    assert worst_hit([math.inf, 3, 2], [-9, -1, 0]).hit == 1
-
-
-def test_ties_count_as_what_drawing_among_them_would_score(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores, losses = rng.integers(0, 3, 8), -rng.integers(0, 3, 8)
-    losses[:2] = [0, -1]  # not all alike
-    named, worst = np.flatnonzero(scores == scores.max()), losses == losses.min()
-    drawn = np.mean([worst[rng.choice(named)] for _ in range(4000)])
-    assert worst_hit(scores, losses).hit == pytest.approx(drawn, abs=0.03)
-    assert worst_hit(np.ones(8), losses).hit == worst_hit(np.ones(8), losses).chance
-
-
 def test_spearman_is_scipys(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for values in (4, 10**6):
@@ -125,9 +89,6 @@ def test_spearman_is_scipys(seed: int) -> None:
 
 
 def test_without_an_order_there_is_no_answer() -> None:
-    with pytest.raises(Undefined) as caught:
-        worst_hit([1, 2], [-5, -5])
-    assert caught.value.reason == "no_worst_task"
     for scores, losses in (([1, 1], [1, 2]), ([1, 2], [1, 1])):
         with pytest.raises(Undefined) as caught:
             spearman(scores, losses)

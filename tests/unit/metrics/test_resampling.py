@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_mergegate.metrics.ranking import auroc, auroc_interval
+from pytest_mergegate.metrics.ranking import auroc
 from pytest_mergegate.metrics.resampling import cluster_interval, mantel
 
 
@@ -29,7 +29,26 @@ def test_one_way_it_is_the_bootstrap_over_pools(seed: int) -> None:
     bad = np.r_[True, False, rng.random(98) < 0.5]
     scores, pools = rng.normal(size=100) + bad, [f"pool {k % 20}" for k in range(100)]
     found = cluster_interval(lambda times: auroc(scores, bad, times), pools)
-    assert found == pytest.approx(auroc_interval(scores, bad, pools), abs=0.02)
+    naive = []
+    for _ in range(2000):
+        drawn = np.concatenate([np.arange(k, 100, 20) for k in rng.integers(20, size=20)])
+        naive.append(auroc(scores[drawn], bad[drawn]))
+    assert found == pytest.approx(np.quantile(naive, (0.025, 0.975)), abs=0.03)
+
+
+def test_interval_resamples_pools_whole(seed: int) -> None:
+    """Every point a hundred times over says no more than once, if its copies share its pool."""
+    rng = np.random.default_rng(seed)
+    bad = np.r_[True, False, rng.random(38) < 0.5]
+    scores, pools = rng.normal(size=40) + bad, [f"pool {k % 20}" for k in range(40)]
+
+    def interval(values: Any, kinds: Any, clusters: list[str]) -> tuple[float, float]:
+        return cluster_interval(lambda times: auroc(values, kinds, times), clusters)
+
+    once = interval(scores, bad, pools)
+    often = interval(np.tile(scores, 100), np.tile(bad, 100), pools * 100)
+    assert often == pytest.approx(once)
+    assert once[0] < auroc(scores, bad) < once[1]
 
 
 def test_what_comes_and_goes_together_counts_as_one(seed: int) -> None:
