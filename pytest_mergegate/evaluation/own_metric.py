@@ -40,140 +40,172 @@ def no_scores(who: str, why: str, expert: str, fix: str | None = None) -> PoolEr
     return PoolError(f"{who} {why}", code="MG301", expert=expert, fix=fix)
 
 
-def load_metric(metric: str, *, expert: str, root: Path) -> Callable[..., Any]:
-    """The function behind ``package.module:function``; a module beside the gate file comes first.
+@dataclass(frozen=True, kw_only=True)
+class OwnMetric:
+    """A function ``package.module:function``, or what the hook knows by that name, and the examples
+    of one expert that it is asked to score."""
 
-    Raises PoolError, also for a module that raises or exits when it is imported.
-    """
-    module_name, _, name = metric.partition(":")
-    sys.path.insert(0, str(root))
-    try:
-        function = getattr(_module(module_name, root), name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
-        raise no_scores(
-            f"metric {metric}",
-            f"cannot be imported ({type(error).__name__}: {error})",
-            expert,
-            "write package.module:function; modules beside the gate file are found too",
-        ) from None
-    finally:
-        sys.path.remove(str(root))
-    if not callable(function):
-        raise no_scores(f"metric {metric}", "is not callable", expert)
-    return function  # type: ignore[no-any-return]  # checked to be callable, that is all
+    metric: str
+    expert: str
+    examples: Sequence[Example]
 
+    def refused(self, why: str, fix: str | None = None) -> PoolError:
+        """The error for a metric that gives no scores."""
+        return no_scores(f"metric {self.metric}", why, self.expert, fix)
 
-def takes_model(function: Callable[..., Any], metric: str, *, expert: str) -> bool:
-    """Whether it is a function of (model, tokenizer, examples), not of (outputs, targets).
+    def load(self, root: Path) -> Callable[..., Any]:
+        """The function; a module beside the gate file, in ``root``, comes first.
 
-    One that can be called with two arguments gets two. Raises PoolError for neither.
-    """
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some functions written in C
-        return False
-    for count in (2, 3):
+        Raises PoolError, also for a module that raises or exits when it is imported.
+        """
+        module_name, _, name = self.metric.partition(":")
+        sys.path.insert(0, str(root))
         try:
-            signature.bind(*range(count))
-        except TypeError:
-            continue
-        return count == 3
-    raise no_scores(
-        f"metric {metric}",
-        f"takes {signature}, and is called with two arguments or with three",
-        expert,
-        f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
-    )
+            function = getattr(_module(module_name, root), name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
+            raise self.refused(
+                f"cannot be imported ({type(error).__name__}: {error})",
+                "write package.module:function; modules beside the gate file are found too",
+            ) from None
+        finally:
+            sys.path.remove(str(root))
+        if not callable(function):
+            raise self.refused("is not callable")
+        return function  # type: ignore[no-any-return]  # checked to be callable, that is all
 
+    def takes_model(self, function: Callable[..., Any]) -> bool:
+        """Whether it is a function of (model, tokenizer, examples), not of (outputs, targets).
 
-def apply_metric(
-    function: Callable[..., Any],
-    metric: str,
-    outputs: Sequence[str],
-    targets: Sequence[str],
-    *,
-    expert: str,
-) -> Scores:
-    """Scores [n] of a function of outputs. Raises PoolError naming the example it could not score.
-
-    It is called twice: a metric that gives the same answers different scores measures nothing.
-    """
-    questions = _Questions(
-        metric=f"metric {metric}",
-        expert=expert,
-        count=len(outputs),
-        ask=lambda picked: function([outputs[k] for k in picked], [targets[k] for k in picked]),
-        shown=lambda k: f"output {outputs[k]!r}, target {targets[k]!r}",
-        usage=f"it takes (outputs, targets) and {_RETURNS}",
-    )
-    once, again = questions.scores(), questions.scores()
-    if differing := np.flatnonzero(once != again).tolist():
-        raise questions.refused(
-            f"scored example {differing[0] + 1} as {once[differing[0]]:g}, and as "
-            f"{again[differing[0]]:g} when asked again",
-            "a metric must give equal outputs equal scores; seed what it draws at random",
+        One that can be called with two arguments gets two. Raises PoolError for neither.
+        """
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # some functions written in C
+            return False
+        for count in (2, 3):
+            try:
+                signature.bind(*range(count))
+            except TypeError:
+                continue
+            return count == 3
+        raise self.refused(
+            f"takes {signature}, and is called with two arguments or with three",
+            f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
         )
-    return once
 
+    def of_outputs(
+        self, function: Callable[..., Any], outputs: Sequence[str], targets: Sequence[str]
+    ) -> Scores:
+        """Scores [n] by a function of outputs. Raises PoolError naming what it could not score.
 
-def apply_to_model(
-    function: Callable[..., Any],
-    metric: str,
-    model: Model,
-    examples: Sequence[Example],
-    expert: str,
-) -> Scores:
-    """Scores [n] of a function of the loaded model. Raises PoolError naming the example that it
-    could not score.
+        It is called twice: a metric that gives the same answers different scores measures nothing.
+        """
 
-    It is called once: it may cost as much as everything else together.
-    """
+        def ask(picked: Sequence[int]) -> Any:
+            return function([outputs[k] for k in picked], [targets[k] for k in picked])
 
-    def ask(picked: Sequence[int]) -> list[Any]:
-        rows = [examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
-        with lent(model, f"metric {metric}", expert=expert) as (module, tokenizer):
-            return list(function(module, tokenizer, rows))
+        def shown(k: int) -> str:
+            return f"output {outputs[k]!r}, target {targets[k]!r}"
 
-    return _Questions(
-        metric=f"metric {metric}",
-        expert=expert,
-        count=len(examples),
-        ask=ask,
-        shown=lambda k: f"input {examples[k].input!r}",
-        usage=f"it takes (model, tokenizer, examples) and {_RETURNS}",
-    ).scores()
+        usage = f"it takes (outputs, targets) and {_RETURNS}"
+        once, again = self._scores(ask, shown, usage), self._scores(ask, shown, usage)
+        if differing := np.flatnonzero(once != again).tolist():
+            raise self.refused(
+                f"scored example {differing[0] + 1} as {once[differing[0]]:g}, and as "
+                f"{again[differing[0]]:g} when asked again",
+                "a metric must give equal outputs equal scores; seed what it draws at random",
+            )
+        return once
 
+    def of_model(self, function: Callable[..., Any], model: Model) -> Scores:
+        """Scores [n] by a function of the loaded model. Raises PoolError as ``of_outputs``.
 
-def ask_scorer(
-    scorer: Scorer | None, metric: str, engine: Engine, examples: Sequence[Example], expert: str
-) -> Scores | None:
-    """Scores [n] by the hook, where there is one that knows ``metric``; else None.
+        It is called once: it may cost as much as everything else together.
+        """
 
-    Raises PoolError as for a function of the loaded model, and where the hook scores an expert's
-    examples under one model and leaves them to others under another: no loss lies between two
-    metrics.
-    """
-    if scorer is None:
-        return None
-    left = False
+        def ask(picked: Sequence[int]) -> list[Any]:
+            rows = [self.examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
+            with lent(model, f"metric {self.metric}", expert=self.expert) as (module, tokenizer):
+                return list(function(module, tokenizer, rows))
 
-    def scored(module: Any, tokenizer: Any, rows: Sequence[Any]) -> Sequence[float]:
-        nonlocal left
-        found = scorer(metric=metric, model=module, tokenizer=tokenizer, examples=rows)
-        left = found is None
-        return [0.0] * len(rows) if found is None else found
-
-    scores = apply_to_model(scored, metric, engine.model, examples, expert)
-    if engine.kept.setdefault(f"left by the hook: {metric} of {expert}", left) != left:
-        raise no_scores(
-            f"pytest_mergegate_evaluate scored metric {metric}",
-            f"under one model, and returned None under another ({engine.model.loaded})",
-            expert,
-            "a hook answers for a metric always, or never; raise where it cannot",
+        return self._scores(
+            ask,
+            lambda k: f"input {self.examples[k].input!r}",
+            f"it takes (model, tokenizer, examples) and {_RETURNS}",
         )
-    return None if left else scores
+
+    def by_hook(self, scorer: Scorer | None, engine: Engine) -> Scores | None:
+        """Scores [n] by the hook, where there is one that knows the metric; else None.
+
+        Raises PoolError as ``of_model``, and where the hook scores an expert's examples under one
+        model and leaves them to others under another: no loss lies between two metrics.
+        """
+        if scorer is None:
+            return None
+        left = False
+
+        def scored(module: Any, tokenizer: Any, rows: Sequence[Any]) -> Sequence[float]:
+            nonlocal left
+            found = scorer(metric=self.metric, model=module, tokenizer=tokenizer, examples=rows)
+            left = found is None
+            return [0.0] * len(rows) if found is None else found
+
+        scores = self.of_model(scored, engine.model)
+        key = f"left by the hook: {self.metric} of {self.expert}"
+        if engine.kept.setdefault(key, left) != left:
+            raise no_scores(
+                f"pytest_mergegate_evaluate scored metric {self.metric}",
+                f"under one model, and returned None under another ({engine.model.loaded})",
+                self.expert,
+                "a hook answers for a metric always, or never; raise where it cannot",
+            )
+        return None if left else scores
+
+    def _scores(
+        self, ask: Callable[[Sequence[int]], Any], shown: Callable[[int], str], usage: str
+    ) -> Scores:
+        """What ``ask`` scores the examples with the given indices, checked.
+
+        ``shown`` is what the metric gets of one example, ``usage`` how such a metric is written.
+        """
+        count = len(self.examples)
+
+        def culprit() -> str:
+            """Name the first example that by itself gives no score either."""
+            for index in range(count):
+                try:
+                    scored = len(list(ask([index]))) == 1
+                except (KeyboardInterrupt, PoolError):
+                    raise
+                except BaseException:
+                    scored = False
+                if not scored:
+                    return f" (example {index + 1}: {shown(index)})"
+            return ""
+
+        try:
+            scores = list(ask(range(count)))
+        except (KeyboardInterrupt, PoolError):
+            raise
+        except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
+            why = f"raised {type(error).__name__}: {error}{culprit()}"
+            raise self.refused(why, usage) from error
+        if len(scores) != count:
+            why = f"returned {len(scores)} scores for {count} examples{culprit()}"
+            raise self.refused(why, "return one number in [0, 1] per example")
+        return np.array([self._checked(score, k) for k, score in enumerate(scores)])
+
+    def _checked(self, value: Any, index: int) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number <= 1:
+            why = f"scored example {index + 1} as {repr(value)[:40]}"
+            raise self.refused(why, "scores are numbers between 0 and 1")
+        return number
 
 
 @contextmanager
@@ -219,62 +251,6 @@ def _weights(module: torch.nn.Module) -> dict[str, tuple[int, int, int]]:
         name: (id(held), held.data_ptr(), -1 if held.is_inference() else held._version)
         for name, held in module.named_parameters()
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Questions:
-    """A metric of the user's own, and the examples that it is asked to score."""
-
-    metric: str
-    expert: str
-    count: int
-    """How many examples there are."""
-    ask: Callable[[Sequence[int]], Any]
-    """The metric's scores of the examples with these indices."""
-    shown: Callable[[int], str]
-    """What the metric gets of one example, for messages."""
-    usage: str
-    """How such a metric is written."""
-
-    def refused(self, why: str, fix: str) -> PoolError:
-        return no_scores(self.metric, why, self.expert, fix)
-
-    def scores(self) -> Scores:
-        """One score in [0, 1] per example [n]. Raises PoolError naming the example at fault."""
-        try:
-            scores = list(self.ask(range(self.count)))
-        except (KeyboardInterrupt, PoolError):
-            raise
-        except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
-            why = f"raised {type(error).__name__}: {error}{self._culprit()}"
-            raise self.refused(why, self.usage) from error
-        if len(scores) != self.count:
-            why = f"returned {len(scores)} scores for {self.count} examples{self._culprit()}"
-            raise self.refused(why, "return one number in [0, 1] per example")
-        return np.array([self._checked(score, k) for k, score in enumerate(scores)])
-
-    def _checked(self, value: Any, index: int) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not 0 <= number <= 1:
-            why = f"scored example {index + 1} as {repr(value)[:40]}"
-            raise self.refused(why, "scores are numbers between 0 and 1")
-        return number
-
-    def _culprit(self) -> str:
-        """Name the first example that by itself gives no score either."""
-        for index in range(self.count):
-            try:
-                scored = len(list(self.ask([index]))) == 1
-            except (KeyboardInterrupt, PoolError):
-                raise
-            except BaseException:
-                scored = False
-            if not scored:
-                return f" (example {index + 1}: {self.shown(index)})"
-        return ""
 
 
 def _module(name: str, root: Path) -> ModuleType:

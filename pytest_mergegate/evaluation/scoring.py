@@ -10,13 +10,7 @@ from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.evaluation.own_metric import (
-    apply_metric,
-    apply_to_model,
-    ask_scorer,
-    load_metric,
-    takes_model,
-)
+from pytest_mergegate.evaluation.own_metric import OwnMetric
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 
 if TYPE_CHECKING:
@@ -61,21 +55,19 @@ def score_loaded(
         return harness_scores(engine, name, expert=task.name, tasks=tasks)
     targets = [example.target or "" for example in task.examples]
     chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)
-    function = None
-    if metric not in BUILTIN_METRICS:
-        scores = ask_scorer(scorer, metric, engine, task.examples, task.name)
-        if scores is not None:
-            return Scored(scores=scores, chance=chance, of_outputs=False)
-        function = load_metric(metric, expert=task.name, root=root)
-        if takes_model(function, metric, expert=task.name):
-            scores = apply_to_model(function, metric, engine.model, task.examples, task.name)
-            return Scored(scores=scores, chance=chance, of_outputs=False)
-    outputs = engine.outputs(task, range(len(task.examples)))
-    if function is None:
-        scores = score_outputs(metric, outputs, targets)
+    if metric in BUILTIN_METRICS:
+        scores = score_outputs(metric, engine.outputs(task, range(len(targets))), targets)
+        return Scored(scores=scores, chance=chance, of_outputs=True)
+    own = OwnMetric(metric=metric, expert=task.name, examples=task.examples)
+    hooked = own.by_hook(scorer, engine)
+    if hooked is not None:
+        return Scored(scores=hooked, chance=chance, of_outputs=False)
+    function = own.load(root)
+    if of_outputs := not own.takes_model(function):
+        scores = own.of_outputs(function, engine.outputs(task, range(len(targets))), targets)
     else:
-        scores = apply_metric(function, metric, outputs, targets, expert=task.name)
-    return Scored(scores=scores, chance=chance, of_outputs=True)
+        scores = own.of_model(function, engine.model)
+    return Scored(scores=scores, chance=chance, of_outputs=of_outputs)
 
 
 def score_outputs(metric: str, outputs: Sequence[str], targets: Sequence[str]) -> Scores:

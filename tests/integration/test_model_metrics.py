@@ -13,7 +13,7 @@ from pools import read_gate, read_jsonl, write_gate, write_pool
 
 from pytest_mergegate import assess
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.evaluation.own_metric import apply_to_model, takes_model
+from pytest_mergegate.evaluation.own_metric import OwnMetric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,8 @@ def test_the_model_is_given_back_as_it_was(shared: Path) -> None:
         tokenizer.pad_token = "a"
         return [1.0] * len(examples)
 
-    apply_to_model(spoil, "spoil", engine.model, engine.tasks["b"].examples, "b")
+    metric = OwnMetric(metric="spoil", expert="b", examples=engine.tasks["b"].examples)
+    metric.of_model(spoil, engine.model)
     assert not any(part.training for part in engine.model.module.modules())
     assert engine.model.module.generation_config.to_dict() == settings
     assert engine.model.tokenizer.pad_token != "a"
@@ -164,8 +165,9 @@ def test_the_model_is_given_back_as_it_was(shared: Path) -> None:
 def test_a_streamed_base_is_not_lent(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(shared)
     monkeypatch.setattr(type(engine.model), "is_streamed", True)
+    metric = OwnMetric(metric="m:f", expert="b", examples=engine.tasks["b"].examples)
     with pytest.raises(PoolError, match="needs the whole model in memory") as caught:
-        apply_to_model(lambda *_: [], "m:f", engine.model, engine.tasks["b"].examples, "b")
+        metric.of_model(lambda *_: [], engine.model)
     assert (caught.value.code, caught.value.expert) == ("MG301", "b")
 
 
@@ -181,12 +183,12 @@ def test_a_streamed_base_is_not_lent(shared: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_how_many_arguments(function: Any, model: bool) -> None:
-    assert takes_model(function, "m:f", expert="b") is model
+    assert OwnMetric(metric="m:f", expert="b", examples=[]).takes_model(function) is model
 
 
 def test_no_gradients_are_left(shared: Path) -> None:
     engine = engine_of(shared)
     assert torch.is_grad_enabled()
-    examples = engine.tasks["b"].examples
-    apply_to_model(lambda m, t, e: [1] * len(e), "m:f", engine.model, examples, "b")
+    metric = OwnMetric(metric="m:f", expert="b", examples=engine.tasks["b"].examples)
+    metric.of_model(lambda m, t, e: [1] * len(e), engine.model)
     assert torch.is_grad_enabled()
