@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from card.losses import FROM, SPLITS
+from card.made import markdown
+from card.scores import SCORES, Score, collapses_of
 from pytest_mergegate.history.calibration.observations import COLLAPSE
 from pytest_mergegate.history.calibration.performance import miss_controlled
-from pytest_mergegate.history.study.points import SCORES, Score, collapses_of
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined, certified_loss, disagreement_interval
 
 if TYPE_CHECKING:

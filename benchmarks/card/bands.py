@@ -12,9 +12,10 @@ import numpy as np
 from card.alarms import DEFAULT, DISAGREEMENT
 from card.beds import EVERY
 from card.losses import SPLITS, summary
+from card.made import markdown
+from card.scores import losses_of
 from pytest_mergegate.history.calibration.observations import COLLAPSE
-from pytest_mergegate.history.study.points import losses_of
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

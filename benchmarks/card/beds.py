@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from card.made import markdown
+from card.scores import collapses_of
 from pytest_mergegate.history.beds import load_beds
 from pytest_mergegate.history.calibration.observations import observations
-from pytest_mergegate.history.study.points import collapses_of, methods_of, points_of
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.points import methods_of, points_of
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

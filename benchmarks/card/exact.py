@@ -9,8 +9,9 @@ import numpy as np
 
 from card.alarms import DISAGREEMENT
 from card.beds import experts_of
-from pytest_mergegate.history.study.points import losses_of
-from pytest_mergegate.history.study.tables import Table, markdown
+from card.made import markdown
+from card.scores import losses_of
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

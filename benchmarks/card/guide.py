@@ -8,12 +8,12 @@ from card.alarms import DEFAULT, UPPER, default_alarms
 from card.beds import count_text
 from card.exact import exact_text
 from card.inputs import inputs_text
-from card.made import with_parts
+from card.made import markdown, with_parts
 from card.merges import short_lines
 from card.ranks import rank
+from card.scores import SCORES
 from pytest_mergegate.history.calibration.observations import COLLAPSE
-from pytest_mergegate.history.study.points import SCORES
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from card.beds import Evidence

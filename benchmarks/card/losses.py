@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from card.made import markdown
+from card.scores import SCORES
 from pytest_mergegate.history.calibration.fit import calibrate, folds
-from pytest_mergegate.history.study.points import SCORES
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
 
 if TYPE_CHECKING:

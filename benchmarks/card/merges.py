@@ -10,16 +10,18 @@ import numpy as np
 
 from card.alarms import DEFAULT, DISAGREEMENT, UPPER
 from card.beds import EVERY, pools_of
+from card.made import markdown
 from card.rates import LEAST_POOLS, errors_of, precision_range
-from pytest_mergegate.history.study.points import collapses_of
-from pytest_mergegate.history.study.tables import Table, markdown
+from card.scores import collapses_of
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
     from card.rates import Errors
-    from pytest_mergegate.history.study.points import Point, Score
+    from card.scores import Score
+    from pytest_mergegate.history.study.points import Point
 
 BASE_RATES = (0.05, 0.20, 0.50)
 FEW = 0.1
@@ -47,7 +49,7 @@ def merges_of(points: Sequence[Point], score: Score = DISAGREEMENT) -> list[Merg
         Merge(
             pool=of[0].pool,
             size=of[0].size,
-            lossful=any(point.collapsed for point in of),
+            lossful=bool(collapses_of(of).any()),
             alarm=bool((score.of(of) >= DEFAULT).any()),
         )
         for of in by_line.values()

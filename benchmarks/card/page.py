@@ -19,10 +19,10 @@ from card.merges import merges_part, short_lines
 from card.promises import promises_part
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
+from card.scores import SCORES
 from card.targets import targets_part
 from pytest_mergegate.history.calibration.observations import COLLAPSE
 from pytest_mergegate.history.registry.lines import SCORES as NEEDS
-from pytest_mergegate.history.study.points import SCORES
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from promised.rows import Table as Simulated
 from promised.rows import rows_above
 
-from pytest_mergegate.history.study.tables import Table, markdown
+from card.made import markdown
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from promised.rows import Row, Statement

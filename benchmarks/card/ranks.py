@@ -9,8 +9,10 @@ import numpy as np
 
 from card.baselines import baselines
 from card.beds import experts_of, pools_of
-from pytest_mergegate.history.study.points import SCORES, collapses_of, losses_of, methods_of
-from pytest_mergegate.history.study.tables import Table, markdown
+from card.made import markdown
+from card.scores import SCORES, collapses_of, losses_of
+from pytest_mergegate.history.study.points import methods_of
+from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.ranking import auprc, auroc, spearman
 from pytest_mergegate.metrics.resampling import cluster_interval
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
     from card.baselines import Past
     from card.beds import Evidence
-    from pytest_mergegate.history.study.points import Point, Score
+    from card.scores import Score
+    from pytest_mergegate.history.study.points import Point
 
     Ranks = Score | Past
 
@@ -180,7 +183,7 @@ def within_part(found: Evidence) -> str:
 def _merges(score: Score, points: Sequence[Point]) -> list[list[Point]]:
     merges: dict[tuple[str, str], list[Point]] = {}
     for point in points:
-        merges.setdefault(point.merge, []).append(point)
+        merges.setdefault((point.pool, point.method), []).append(point)
     return [of for of in merges.values() if len(score.known(of)) == len(of) > 1]
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from card.beds import experts_of, pools_of
 from card.losses import CONFIDENCE, experts_out, pools_out
-from card.made import with_parts
+from card.made import markdown, with_parts
 from pytest_mergegate.history.calibration.fit import calibrate
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

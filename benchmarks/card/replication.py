@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from card.made import markdown
 from pytest_mergegate.history.study import conflicts, difficulty, losses, paper
 from pytest_mergegate.history.study.points import largest_pool
-from pytest_mergegate.history.study.tables import Table, markdown
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

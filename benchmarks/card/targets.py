@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from card.alarms import DEFAULT, default_alarms
 from card.beds import experts_of
 from card.losses import SPLITS, summary
+from card.made import markdown
 from card.ranks import rank
-from pytest_mergegate.history.study.points import SCORES
-from pytest_mergegate.history.study.tables import Table, markdown
+from card.scores import SCORES
+from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

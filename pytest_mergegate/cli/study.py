@@ -14,9 +14,9 @@ from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.history.beds import load_beds
+from pytest_mergegate.history.study import conflicts, difficulty, figure, losses
 from pytest_mergegate.history.study.paper import paper_tables
 from pytest_mergegate.history.study.points import by_base
-from pytest_mergegate.history.study.report import figure_of, heatmap_of, tables_of
 from pytest_mergegate.history.study.tables import text
 
 if TYPE_CHECKING:
@@ -53,13 +53,15 @@ def run(chosen: argparse.Namespace) -> int:
             return Exit.NOTHING_GATED
         found = {"beds": {}}
         for bed, points in beds.items():
-            found["beds"][bed] = _printed(tables_of(bed, points), width)
-            sys.stdout.write(encodable(figure_of(bed, points, width)))
+            found["beds"][bed] = _printed(_tables(bed, points), width)
+            drawn = figure.figure_text(figure.grids_of(bed, points), width)
+            sys.stdout.write(encodable(drawn))
     if chosen.json is not None:
         data = {"schema": "pytest-mergegate/study/1", **found}
         written[chosen.json] = json.dumps(data, indent=2, allow_nan=False) + "\n"
     if chosen.heatmap is not None:
-        written[chosen.heatmap] = heatmap_of(beds)
+        grids = [grid for bed, points in beds.items() for grid in figure.grids_of(bed, points)]
+        written[chosen.heatmap] = figure.figure_html(grids)
     saved = [path for path, content in written.items() if is_saved(path, content)]
     say(f"wrote {path}" for path in saved)
     return Exit.PASSED if len(saved) == len(written) else Exit.NOT_PASSED
@@ -73,6 +75,20 @@ def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
     for bed in () if paths else load_beds():
         found |= by_base(bed.name, bed.lines)
     return {bed: points for bed, points in found.items() if points}
+
+
+def _tables(bed: str, points: Sequence[Point]) -> tuple[Table, ...]:
+    """Tables 1 to 6, and the Mantel test beside the fourth."""
+    correlated, groups = conflicts.correlations(points), difficulty.groups_of(points)
+    return (
+        losses.table_1(bed, points),
+        losses.table_2(bed, points),
+        losses.table_3(bed, points),
+        conflicts.table_4(bed, correlated),
+        conflicts.mantel_table(bed, correlated),
+        difficulty.table_5(bed, groups),
+        difficulty.table_6(bed, groups),
+    )
 
 
 def _printed(tables: Sequence[Table], width: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from card.replication import Replication  # noqa: E402
 from card.targets import targets  # noqa: E402
 
 from pytest_mergegate.history.beds import bed_names, load_bed, load_beds  # noqa: E402
+from pytest_mergegate.history.calibration.observations import is_collapse  # noqa: E402
 from pytest_mergegate.history.calibration.stored import from_plain  # noqa: E402
 from pytest_mergegate.history.registry.lines import RegistryLine, line_id  # noqa: E402
 
@@ -83,10 +84,10 @@ def test_thresholds_come_from_the_other_beds(drawn: Evidence) -> None:
     assert list(found) == ["one", "two"]
     threshold, alarms = found["one"]
     assert threshold is not None
-    bad = [p for p in drawn.beds["two"] if p.collapsed]
+    bad = [p for p in drawn.beds["two"] if is_collapse(p.loss)]
     missed = np.mean([(p.expert.score("disagreement") or 0) < threshold for p in bad])
     assert missed <= MISS_RATE
-    assert alarms.collapsed == sum(p.collapsed for p in drawn.beds["one"])
+    assert alarms.collapsed == sum(is_collapse(p.loss) for p in drawn.beds["one"])
     assert 0 < alarms.caught <= alarms.collapsed
     for split in ("pools", "experts"):
         every = left_out(drawn, split, "disagreement")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,10 +54,10 @@ def pair_matrices(
 
     ``points`` are of one method.
     """
-    pairs: dict[frozenset[str], list[Point]] = {}
+    pairs: dict[frozenset[str], list[Point]] = defaultdict(list)
     for point in points:
         if point.size == 2:
-            pairs.setdefault(frozenset(point.partners), []).append(point)
+            pairs[frozenset(point.partners)].append(point)
     names = sorted({name for pair in pairs for name in pair})
     values, losses = (np.full((len(names), len(names)), np.nan) for _ in range(2))
     for pair, both in pairs.items():
@@ -72,31 +74,23 @@ def correlations(
     points: Sequence[Point], permutations: int = PERMUTATIONS
 ) -> dict[tuple[str, str], Correlation]:
     """By method and metric, but for what has fewer than four pairs or does not vary."""
-    found = {}
-    for method in methods_of(points):
-        of = [point for point in points if point.method == method]
-        for metric in METRICS:
-            one = _correlation(of, metric, permutations)
-            if one is not None:
-                found[method, metric] = one
-    return found
-
-
-def _correlation(points: Sequence[Point], metric: str, permutations: int) -> Correlation | None:
     from scipy.stats import pearsonr
 
-    names, values, losses = pair_matrices(points, metric)
-    upper = np.triu_indices(len(names), 1)
-    x, y = values[upper], losses[upper]
-    known = ~np.isnan(x) & ~np.isnan(y)
-    x, y = x[known], y[known]
-    if len(x) < 4 or not varies(x) or not varies(y):
-        return None
-    found = pearsonr(x, y)
-    permuted = mantel(values, losses, permutations=permutations, seed=SEED)
-    return Correlation(
-        pairs=len(x), r=float(found.statistic), p=float(found.pvalue), mantel_p=permuted.p
-    )
+    found = {}
+    for method, metric in product(methods_of(points), METRICS):
+        of = [point for point in points if point.method == method]
+        names, values, losses = pair_matrices(of, metric)
+        upper = np.triu_indices(len(names), 1)
+        x, y = values[upper], losses[upper]
+        known = ~np.isnan(x) & ~np.isnan(y)
+        x, y = x[known], y[known]
+        if len(x) >= 4 and varies(x) and varies(y):
+            r, p = pearsonr(x, y)
+            permuted = mantel(values, losses, permutations=permutations, seed=SEED)
+            found[method, metric] = Correlation(
+                pairs=len(x), r=float(r), p=float(p), mantel_p=permuted.p
+            )
+    return found
 
 
 def table_4(bed: str, found: Correlations) -> Table:
@@ -130,13 +124,13 @@ def _table(
         cells = [found.get((method, metric)) for metric in METRICS]
         pairs = max(cell.pairs for cell in cells if cell)
         rows.append([method, pairs, *(told(cell) if cell else None for cell in cells)])
-    note = note if rows else "Fewer than four pairs with a loss, or losses that do not vary."
+    none = "Fewer than four pairs with a loss, or losses that do not vary."
     return Table(
         key=key,
         title=title,
         columns=dict.fromkeys(["method", "pairs", *METRICS.values()]),
         rows=rows,
-        notes=(note,),
+        notes=(note if rows else none,),
     )
 
 

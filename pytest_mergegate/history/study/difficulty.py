@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.study.losses import p_value, varies
+from pytest_mergegate.history.study.points import methods_of
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.ranking import spearman
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_mergegate.history.study.points import Point
     from pytest_mergegate.history.study.tables import Cell
@@ -55,30 +56,27 @@ class Group:
     def worst_by_mds(self) -> str | None:
         """The one expert with the highest MDS; None where it is not one, or one is unknown."""
         scores = {name: self.mds(name) for name in self.experts}
-        known = [score for score in scores.values() if score is not None]
-        if len(known) < len(scores) or known.count(max(known)) != 1:
-            return None
-        return max(scores, key=lambda name: scores[name] or 0.0)
+        known = {name: score for name, score in scores.items() if score is not None}
+        worst = [name for name, score in known.items() if score == max(known.values())]
+        return worst[0] if len(known) == len(scores) and len(worst) == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """MDS against losses over the experts of one group."""
+    """MDS against losses over the experts of one group; those of infinite MDS count in ``rho``,
+    not in ``r`` and ``p``."""
 
     r: float
     p: float
     rho: float
-    experts: int
-    infinite: int
-    """Experts of infinite MDS: rho has them, r and p have not."""
 
 
 def groups_of(points: Iterable[Point]) -> list[Group]:
     """The pools of three and more, the largest first."""
-    pools: dict[str, list[Point]] = {}
+    pools: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         if point.size > 2:
-            pools.setdefault(point.pool, []).append(point)
+            pools[point.pool].append(point)
     count: Counter[int] = Counter()
     found = []
     for of in sorted(pools.values(), key=lambda of: -of[0].size):
@@ -101,14 +99,8 @@ def fit(scores: Sequence[float], losses: Sequence[float]) -> Fit | None:
         rho = spearman(scores, losses)
     except Undefined:
         return None
-    found = pearsonr(x, y)
-    return Fit(
-        r=float(found.statistic),
-        p=float(found.pvalue),
-        rho=rho,
-        experts=len(scores),
-        infinite=len(scores) - len(finite),
-    )
+    r, p = pearsonr(x, y)
+    return Fit(r=float(r), p=float(p), rho=rho)
 
 
 def fit_group(group: Group) -> Fit | None:
@@ -163,48 +155,43 @@ def replacements(groups: Sequence[Group]) -> list[ReplacedExpert]:
     for first in groups:
         worst = first.worst_by_mds
         for second in groups:
-            gone, new = (set(a.experts) - set(b.experts) for a, b in _both(first, second))
+            own, others = set(first.experts), set(second.experts)
+            gone, new = own - others, others - own
             if gone == {worst} and len(new) == 1 and new != {second.worst_by_mds}:
-                found += _replaced(first, second, str(worst), next(iter(new)))
+                found += _replaced(first, second, gone.pop(), new.pop())
     return found
 
 
-def _both(first: Group, second: Group) -> tuple[tuple[Group, Group], tuple[Group, Group]]:
-    return (first, second), (second, first)
-
-
-def _replaced(first: Group, second: Group, out: str, into: str) -> Iterable[ReplacedExpert]:
-    for method in dict.fromkeys(point.method for point in first.points):
-        losses = [
+def _replaced(first: Group, second: Group, out: str, into: str) -> Iterator[ReplacedExpert]:
+    for method in methods_of(first.points):
+        pools = [
             {point.name: point.loss for point in group.points if point.method == method}
             for group in (first, second)
         ]
-        if not losses[1]:
-            continue
-        kept = [[loss for n, loss in of.items() if n not in (out, into)] for of in losses]
-        before, after = (float(np.mean(list(of.values()))) for of in losses)
-        yield ReplacedExpert(
-            method=method,
-            size=len(first.experts),
-            out=out,
-            into=into,
-            before=before,
-            after=after,
-            kept_before=float(np.mean(kept[0])),
-            kept_after=float(np.mean(kept[1])),
-        )
+        if pools[1]:
+            kept = [[loss for n, loss in of.items() if n not in (out, into)] for of in pools]
+            losses = [*(list(of.values()) for of in pools), *kept]
+            before, after, kept_before, kept_after = (float(np.mean(of)) for of in losses)
+            yield ReplacedExpert(
+                method=method,
+                size=len(first.experts),
+                out=out,
+                into=into,
+                before=before,
+                after=after,
+                kept_before=kept_before,
+                kept_after=kept_after,
+            )
 
 
 def table_6(bed: str, groups: Sequence[Group]) -> Table:
     """Mean losses before and after the expert of the highest MDS was replaced, by method."""
     found = replacements(groups)
     rows: list[list[Cell]] = []
+    keys = ("before", "after", "kept_before", "kept_after")
     for method in dict.fromkeys(one.method for one in found):
         of = [one for one in found if one.method == method]
-        means = [
-            float(np.mean([getattr(one, key) for one in of]))
-            for key in ("before", "after", "kept_before", "kept_after")
-        ]
+        means = [float(np.mean([getattr(one, key) for one in of])) for key in keys]
         milder = sum(one.after > one.before for one in of)
         rows.append([method, len(of), *means, f"{milder} of {len(of)}"])
     told = dict.fromkeys(f"{one.out} → {one.into} (of {one.size})" for one in found)
@@ -213,18 +200,11 @@ def table_6(bed: str, groups: Sequence[Group]) -> Table:
         f"Replaced: {', '.join(told)}.",
     ]
     none = "No two recorded pools differ in just the expert that MDS calls the hardest of one."
+    digits = dict.fromkeys(["before", "after", "kept, before", "kept, after"], 1)
     return Table(
         key="table_6",
         title=f"Table 6, {bed}. Mean loss before and after replacing the expert of the highest MDS",
-        columns={
-            "method": None,
-            "groups": None,
-            "before": 1,
-            "after": 1,
-            "kept, before": 1,
-            "kept, after": 1,
-            "milder": None,
-        },
+        columns={"method": None, "groups": None, **digits, "milder": None},
         rows=rows,
         notes=notes if found else [none],
     )

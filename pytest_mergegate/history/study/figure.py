@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import math
 from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +17,7 @@ from pytest_mergegate.history.study.conflicts import pair_matrices
 from pytest_mergegate.history.study.points import methods_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -33,9 +35,8 @@ class Grid:
     title: str
     names: tuple[str, ...]
     values: npt.NDArray[np.float64]
-    low: float
-    """Where the colours begin, and end."""
-    high: float
+    full: float
+    """The number of the fullest colour; 0 has none."""
     color: str
     digits: int
 
@@ -44,46 +45,37 @@ class Grid:
         value = self.values[i, j]
         if i == j or math.isnan(value):
             return None
-        return float(np.clip((value - self.low) / (self.high - self.low), 0, 1))
+        return float(np.clip(value / self.full, 0, 1))
 
 
 def grids_of(bed: str, points: Sequence[Point]) -> list[Grid]:
     """The hidden similarity of the pairs, and their mean loss under every method."""
     by_method = {m: [p for p in points if p.method == m] for m in methods_of(points)}
-    names, distances, _ = pair_matrices(next(iter(by_method.values()), []), "mean_distance")
+    matrices = {m: pair_matrices(of, "mean_distance") for m, of in by_method.items()}
+    names, distances, _ = next(iter(matrices.values()), ([], np.empty(0), None))
     if len(names) < 3:
         return []
+    shown = []
     span = np.nanmax(distances) - np.nanmin(distances) if np.isfinite(distances).any() else 0.0
-    grids = []
     if span > 0:
         similar = (np.nanmax(distances) - distances) / span
-        title = f"{bed}: hidden similarity"
-        grids.append(_grid(title, names, similar, 0, 1, "37,99,235", 2))
-    for method, of in by_method.items():
-        own, _, losses = pair_matrices(of, "mean_distance")
-        if own == names:
-            grids.append(_grid(f"{bed}: loss, {method}", names, losses, 0, -100, "185,28,28", 0))
-    return grids
-
-
-def _grid(
-    title: str,
-    names: Iterable[str],
-    values: npt.NDArray[np.float64],
-    low: float,
-    high: float,
-    color: str,
-    digits: int,
-) -> Grid:
-    return Grid(
-        title=title,
-        names=tuple(names),
-        values=values,
-        low=low,
-        high=high,
-        color=color,
-        digits=digits,
-    )
+        shown.append(("hidden similarity", similar, 1, "37,99,235", 2))
+    shown += [
+        (f"loss, {method}", losses, -100, "185,28,28", 0)
+        for method, (own, _, losses) in matrices.items()
+        if own == names
+    ]
+    return [
+        Grid(
+            title=f"{bed}: {what}",
+            names=tuple(names),
+            values=values,
+            full=full,
+            color=color,
+            digits=digits,
+        )
+        for what, values, full, color, digits in shown
+    ]
 
 
 def figure_text(grids: Sequence[Grid], width: int) -> str:
@@ -122,31 +114,11 @@ def _cell(grid: Grid, i: int, j: int) -> str:
     return _SHADES[round(share * (len(_SHADES) - 1))]
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Similarity beside loss</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body {{ font: 14px system-ui, sans-serif; margin: 2rem; color: #111; background: #fff }}
-main {{ display: flex; flex-wrap: wrap; gap: 2rem }}
-table {{ border-collapse: collapse; font-size: 11px }}
-caption {{ text-align: left; font-weight: 600; font-size: 14px; padding: .3rem 0 }}
-th {{ font-weight: 400; text-align: right; padding: 0 .4rem; white-space: nowrap }}
-thead th {{ writing-mode: vertical-rl; text-align: left; padding: .4rem 0 }}
-td {{ width: 2.6em; height: 2.2em; text-align: center; border: 1px solid #fff }}
-</style>
-<h1>Similarity beside loss</h1>
-<p>Every pair of experts. Blue: hidden similarity, 1 for the pair most alike, 0 for the one least
-alike. Red: the mean loss of the two after merging them, in percent. Empty: not known.</p>
-<main>
-{tables}
-</main></html>
-"""
-
-
-def figure_html(beds: Mapping[str, Sequence[Grid]]) -> str:
+def figure_html(grids: Iterable[Grid]) -> str:
     """All grids on one page that needs nothing else."""
-    tables = [_table(grid) for grids in beds.values() for grid in grids]
-    return _PAGE.format(tables="\n".join(tables) or "<p>No pairs with a measured loss.</p>")
+    page = Template((files(__package__) / "figure.html").read_text("utf-8"))
+    tables = "\n".join(map(_table, grids))
+    return page.substitute(tables=tables or "<p>No pairs with a measured loss.</p>")
 
 
 def _table(grid: Grid) -> str:
@@ -156,10 +128,9 @@ def _table(grid: Grid) -> str:
         f"<tr><th scope=row>{name}</th>{''.join(_td(grid, i, j) for j in range(len(names)))}</tr>"
         for i, name in enumerate(names)
     ]
-    caption = html.escape(clean(grid.title))
     return (
-        f"<table><caption>{caption}</caption><thead><tr><td></td>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<table><caption>{html.escape(clean(grid.title))}</caption><thead><tr><td></td>{head}"
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 

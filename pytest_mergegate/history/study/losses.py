@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.history.study.points import largest_pool, losses_of, methods_of
+from pytest_mergegate.history.study.points import largest_pool, methods_of
 from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ def anova(values: Sequence[float], groups: Sequence[Hashable]) -> Anova | None:
     """One-way analysis of variance; None where groups are fewer than two, or nothing varies."""
     from scipy.stats import f_oneway
 
-    of: dict[Hashable, list[float]] = {}
+    of: dict[Hashable, list[float]] = defaultdict(list)
     for value, group in zip(values, groups, strict=True):
-        of.setdefault(group, []).append(value)
+        of[group].append(value)
     if len(of) < 2 or len(values) <= len(of) or not any(map(varies, of.values())):
         return None
-    found = f_oneway(*of.values())
-    return Anova(
-        f=float(found.statistic), p=float(found.pvalue), groups=len(of), values=len(values)
-    )
+    f, p = f_oneway(*of.values())
+    return Anova(f=float(f), p=float(p), groups=len(of), values=len(values))
 
 
 def varies(values: npt.ArrayLike) -> bool:
@@ -51,15 +49,29 @@ def varies(values: npt.ArrayLike) -> bool:
     return bool(np.ptp(found) > 1e-9 * np.abs(found).max()) if found.size else False
 
 
+def spread(losses: Sequence[float], digits: int = 1) -> str | None:
+    """Mean and standard deviation, which divides by n; None for no losses."""
+    if not losses:
+        return None
+    return f"{np.mean(losses):.{digits}f} ± {np.std(losses):.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    """Three digits, and an exponent only where it takes one."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
 def table_1(bed: str, points: Sequence[Point]) -> Table:
     """Mean and standard deviation of the losses."""
+    losses: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for point in points:
+        losses[point.method, point.size].append(point.loss)
     sizes = sorted({point.size for point in points})
-    rows: list[list[Cell]] = []
-    for method in methods_of(points):
-        of = [point for point in points if point.method == method]
-        rows.append([method, *(_spread([p for p in of if p.size == size]) for size in sizes)])
-    counts = [Counter(p.method for p in points if p.size == size) for size in sizes]
-    rows.append(["points of a method", *(max(count.values()) for count in counts)])
+    rows: list[list[Cell]] = [
+        [method, *(spread(losses[method, size]) for size in sizes)] for method in methods_of(points)
+    ]
+    counts = [max(len(of) for (_, n), of in losses.items() if n == size) for size in sizes]
+    rows.append(["points of a method", *counts])
     names = ["pairs" if size == 2 else f"pools of {size}" for size in sizes]
     return Table(
         key="table_1",
@@ -70,13 +82,6 @@ def table_1(bed: str, points: Sequence[Point]) -> Table:
     )
 
 
-def _spread(points: Sequence[Point]) -> str | None:
-    if not points:
-        return None
-    losses = losses_of(points)
-    return f"{losses.mean():.1f} ± {losses.std():.1f}"
-
-
 def table_2(bed: str, points: Sequence[Point]) -> Table:
     """Every expert of the largest pool under every method."""
     rows: list[list[Cell]] = []
@@ -85,17 +90,11 @@ def table_2(bed: str, points: Sequence[Point]) -> Table:
         expert = point.expert
         scores = (expert.score_base, expert.score_expert, expert.score_merged)
         rows.append([point.method, point.name, *scores, point.loss])
+    digits = {"base": 3, "fine-tuned": 3, "merged": 3, "loss": 1}
     return Table(
         key="table_2",
         title=f"Table 2, {bed}. Scores of a largest pool, {pool[0].size} experts; loss in percent",
-        columns={
-            "method": None,
-            "expert": None,
-            "base": 3,
-            "fine-tuned": 3,
-            "merged": 3,
-            "loss": 1,
-        },
+        columns={"method": None, "expert": None, **digits},
         rows=rows,
         labels=2,
     )
@@ -111,30 +110,15 @@ def table_3(bed: str, points: Sequence[Point]) -> Table:
     for what, of in (("the largest pool", largest_pool(points)), ("all pools", points)):
         for factor, group in factors.items():
             found = anova([p.loss for p in of], [group(p) for p in of])
-            rows.append([what, factor, *_anova_cells(found)])
+            told: list[Cell] = [None] * 4
+            if found is not None:
+                told = [found.groups, found.values, found.f, p_value(found.p)]
+            rows.append([what, factor, *told])
     return Table(
         key="table_3",
         title=f"Table 3, {bed}. One-way ANOVA of the losses, by method and by task",
-        columns={
-            "points of": None,
-            "factor": None,
-            "groups": None,
-            "points": None,
-            "F": 2,
-            "p": None,
-        },
+        columns={**dict.fromkeys(["points of", "factor", "groups", "points"]), "F": 2, "p": None},
         rows=rows,
         labels=2,
         notes=("Points share experts and pools; p takes them for independent.",),
     )
-
-
-def _anova_cells(found: Anova | None) -> list[Cell]:
-    if found is None:
-        return [None, None, None, None]
-    return [found.groups, found.values, found.f, p_value(found.p)]
-
-
-def p_value(p: float) -> str:
-    """Three digits, and an exponent only where it takes one."""
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"

@@ -10,10 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pytest_mergegate.history.study.difficulty import fit
-from pytest_mergegate.history.study.losses import anova, p_value
+from pytest_mergegate.history.study.losses import anova, p_value, spread
 from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
@@ -60,8 +58,7 @@ def anova_of(factor: str, methods: Sequence[str] = METHODS) -> Anova | None:
 def _table_1() -> Table:
     rows: list[list[Cell]] = []
     for row in rows_of("table1"):
-        found = recomputed_losses(row["model"], row["method"])
-        again = f"{np.mean(found):.2f} ± {np.std(found):.2f}" if found else None
+        again = spread(recomputed_losses(row["model"], row["method"]), digits=2)
         printed = f"-{row['loss_mean']} ± {row['loss_std']}"
         rows.append([row["model"], row["method"], printed, again])
     return Table(
@@ -77,23 +74,14 @@ def _table_1() -> Table:
 def _table_2() -> Table:
     rows: list[list[Cell]] = []
     for row in rows_of("table2"):
-        scores = (float(row["finetuned"]), float(row["merged"]))
+        scores = [float(row[key]) for key in ("finetuned", "merged")]
         again = 100 * (scores[1] / scores[0] - 1)
-        rows.append(
-            [row["model"], row["method"], row["task"], *scores, float(row["loss"]), again],
-        )
+        rows.append([row["model"], row["method"], row["task"], *scores, float(row["loss"]), again])
+    digits = dict.fromkeys(["fine-tuned", "merged", "loss, printed", "from its scores"], 1)
     return Table(
         key="table_2",
         title="Table 2, the paper. Scores and losses in percent",
-        columns={
-            "model": None,
-            "method": None,
-            "task": None,
-            "fine-tuned": 1,
-            "merged": 1,
-            "loss, printed": 1,
-            "from its scores": 1,
-        },
+        columns={"model": None, "method": None, "task": None, **digits},
         rows=rows,
         labels=3,
     )
@@ -123,14 +111,13 @@ def _table_3() -> Table:
 
 
 def _table_4() -> Table:
-    columns = ["metric", *METHODS]
     rows: list[list[Cell]] = [
         [row["metric"], *(float(row[method]) for method in METHODS)] for row in rows_of("table4")
     ]
     return Table(
         key="table_4",
         title="Table 4, the paper. p of each metric against the loss, 28 pairs, as printed",
-        columns=dict.fromkeys(columns, 3),
+        columns=dict.fromkeys(["metric", *METHODS], 3),
         rows=rows,
     )
 

@@ -1,4 +1,4 @@
-"""A table, and the three ways in which it is shown."""
+"""A table, as people and programs read it."""
 
 from __future__ import annotations
 
@@ -56,19 +56,6 @@ def _shown(cell: Cell, digits: int | None) -> str:
         shown = f"{cell:.{3 if digits is None else digits}f}"
         return shown.removeprefix("-") if float(shown) == 0 else shown
     return str(cell)
-
-
-def markdown(table: Table) -> str:
-    """A table of Markdown, its notes below it; no title."""
-    heads = list(table.columns)
-    rows = [heads, ["---"] * len(heads), *table.shown()]
-    lines = ["|" + "|".join(f" {_escaped(cell)} " for cell in row) + "|" for row in rows]
-    lines[1] = "|" + "---|" * len(heads)
-    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)])
-
-
-def _escaped(cell: str) -> str:
-    return " ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def text(table: Table, width: int, *, color: bool = False) -> str:

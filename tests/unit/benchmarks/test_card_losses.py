@@ -14,7 +14,6 @@ from unit.history.registry.making import made
 from unit.history.study.making import drawn_bed
 
 from pytest_mergegate.history.beds import Bed
-from pytest_mergegate.history.study.points import SCORES
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -23,6 +22,7 @@ from card.beds import evidence
 from card.exact import exact_text, nearly_right, sameness
 from card.losses import Foretold
 from card.ranks import base_rates
+from card.scores import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

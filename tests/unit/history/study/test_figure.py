@@ -49,7 +49,7 @@ def test_characters(width: int) -> None:
 
 def test_too_few_pairs_have_a_word() -> None:
     assert "takes three experts" in figure_text(grids_of("bed", points_of("bed", [made("ab")])), 80)
-    assert "No pairs" in figure_html({"bed": []})
+    assert "No pairs" in figure_html([])
 
 
 def test_pairs_that_were_not_merged_are_unknown() -> None:
@@ -57,7 +57,7 @@ def test_pairs_that_were_not_merged_are_unknown() -> None:
     lines = [made(pair, scores=scores) for pair in ("ab", "bc", "cd")]
     grids = grids_of("bed", points_of("bed", lines))
     assert "??" in figure_text(grids, 80)
-    assert "nan" not in figure_html({"bed": grids})
+    assert "nan" not in figure_html(grids)
 
 
 def test_hostile_names_stay_names() -> None:
@@ -71,7 +71,7 @@ def test_hostile_names_stay_names() -> None:
         ]
         lines.append(line.model_copy(update={"experts": tuple(experts)}))
     grids = grids_of("<b>bed</b>", points_of("bed", lines))
-    page = figure_html({"bed": grids})
+    page = figure_html(grids)
     assert "<script" not in page
     assert "<b>bed" not in page
     assert "&lt;script&gt;" in page

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 from unit.history.registry.making import made
 
 from pytest_mergegate.history.calibration.observations import observations
-from pytest_mergegate.history.study.points import (
-    SCORES,
-    by_base,
-    collapses_of,
-    largest_pool,
-    losses_of,
-    methods_of,
-    points_of,
-)
-
-COSINE = next(score for score in SCORES if score.field == "cosine")
-MDS = next(score for score in SCORES if score.field == "mds")
+from pytest_mergegate.history.study.points import by_base, largest_pool, methods_of, points_of
 
 
 def test_points_are_the_experts_whose_loss_is_known() -> None:
     line = made("abc", losses={"a": -31.0, "b": None, "c": -30.0})
     points = points_of("bed", [line])
-    assert [(p.name, p.loss, p.collapsed) for p in points] == [
-        ("a", -31.0, True),
-        ("c", -30.0, False),
-    ]
+    assert [(p.name, p.loss) for p in points] == [("a", -31.0), ("c", -30.0)]
     assert all(p.size == 3 for p in points)
-    assert list(losses_of(points)) == [-31, -30]
-    assert list(collapses_of(points)) == [True, False]
 
 
 def test_a_merge_that_was_measured_again_counts_once_as_it_was_found_last() -> None:
@@ -77,12 +58,3 @@ def test_the_largest_pool() -> None:
     lines = [made("ab"), made("abc"), made("abc", "ties"), made("bcd"), made("cd")]
     points = largest_pool(points_of("bed", lines))
     assert [p.name for p in points] == ["a", "b", "c", "a", "b", "c"]
-
-
-def test_scores_are_turned_so_that_larger_is_riskier() -> None:
-    scores = {"a": {"cosine": 0.9}, "b": {"cosine": -0.2}, "c": {}}
-    points = points_of("bed", [made("abc", scores=scores, infinite=("mds",))])
-    assert COSINE.of(points)[:2].tolist() == [-0.9, 0.2]
-    assert np.isnan(COSINE.of(points)[2])
-    assert [p.name for p in COSINE.known(points)] == ["a", "b"]
-    assert MDS.of(points).tolist() == [math.inf] * 3

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pytest_mergegate.history.study.tables import Table, markdown, text
+from pytest_mergegate.history.study.tables import Table, text
 
 HOSTILE = "<script>alert(1)</script> | 100%\n\x1b[31mred"
 
@@ -23,16 +23,6 @@ def table(**changes: object) -> Table:
 
 def test_numbers_are_shown_to_their_digits() -> None:
     assert table().shown() == [["a", "0.00", "3"], ["b", "-", "40"]]
-
-
-def test_markdown_stays_a_table_whatever_the_names() -> None:
-    shown = markdown(table(rows=[[HOSTILE, 1.0, 2]], notes=["A note."]))
-    lines = shown.splitlines()
-    assert lines[0] == "| name | x | n |"
-    assert lines[1] == "|---|---|---|"
-    assert lines[2].count("|") - lines[2].count("\\|") == 4
-    assert "<script" not in shown
-    assert lines[3:] == ["", "A note."]
 
 
 def test_json_has_the_plain_values() -> None:
