@@ -19,6 +19,8 @@ _MARKS, _ENTRIES = (b"\n", b",", b":", b"[", b"{", b"- ", b"? "), 40_000
 _WRITTEN_OUT = 4 << 20
 """Characters of a file without its aliases, those of each node's place counted in."""
 _NODE = 20
+_BITS = 1000
+"""Of a whole number: of more no float is made, and at last no text."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,9 +28,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            made = super().construct_object(node, deep)
         except ValueError as error:  # such as the 45th of a month
             raise ConstructorError(None, None, str(error), node.start_mark) from None
+        if isinstance(made, int) and made.bit_length() > _BITS:
+            what = "a number with more than 300 digits"
+            raise ConstructorError(None, None, what, node.start_mark)
+        return made
 
 
 def read_text(path: Path) -> str:

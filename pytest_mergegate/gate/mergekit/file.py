@@ -1,7 +1,9 @@
-"""What a mergekit configuration says, as far as gates care: its models, by place and by role."""
+"""What a mergekit configuration says, as far as gates care: its models, by place and by role, and
+whether it is a gate's own method and weights."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +101,7 @@ def parse(data: Mapping[str, Any], root: Path, problems: Problems) -> Parsed | N
     if ("models" in data) == ("slices" in data):
         fix = "list what is merged under models:"
         problems.add("exactly one of models and slices must be there", ("merge_method",), fix)
+    _check_parameters(data, (), problems)
     named = list(_named(data, problems))
     base = _reference(data.get("base_model"), ("base_model",), root, problems)
     if problems.found:
@@ -148,6 +151,13 @@ def _named(data: Mapping[str, Any], problems: Problems) -> Iterator[tuple[Any, L
                 problems.add(f"layer_range must be [first, end], not {said!r}", place, fix)
 
 
+def _check_parameters(part: Mapping[str, Any], at: Location, problems: Problems) -> None:
+    given = part.get("parameters")
+    if given is not None and not isinstance(given, dict):
+        fix = "write {weight: 0.5}, say"
+        problems.add(f"parameters must be a mapping, not {given!r}", (*at, "parameters"), fix)
+
+
 def _is_range(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
@@ -165,6 +175,7 @@ def _entries(
     for index, entry in enumerate(listed):
         if isinstance(entry, dict):
             problems.check_keys(entry, known, (*at, key, index))
+            _check_parameters(entry, (*at, key, index), problems)
             yield index, entry
         else:
             what = f"{key}: {entry!r} is no mapping with {known[0]}:"
@@ -199,3 +210,70 @@ def is_folder(root: Path, text: str) -> bool:
         return placed(root, text).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def plain(parsed: Parsed, experts: Mapping[str, str]) -> dict[str, Any] | str:
+    """The configuration's method and weights as a gate file has them, or why it cannot have them.
+
+    ``experts`` maps each expert's model, as written, to its name.
+    """
+    if why := _another_shape(parsed, experts):
+        return why
+    shared: dict[str, Any] = dict(parsed.data.get("parameters") or {})
+    by_expert = {
+        experts[entry["model"]]: {**shared, **(entry.get("parameters") or {})}
+        for entry in parsed.data["models"]
+        if entry["model"] in experts
+    }
+    values = dict(shared)
+    for name in dict.fromkeys(key for own in by_expert.values() for key in own):
+        given = [own.get(name) for own in by_expert.values()]
+        if not all(value is None or isinstance(value, (bool, int, float)) for value in given):
+            return f"{name} is no single number"
+        if name != "weight" and len(set(given)) > 1:
+            return f"{name} differs from model to model"
+        values[name] = given[0]
+    values.pop("weight", None)
+    weights = [own.get("weight") for own in by_expert.values()]
+    return _weighed(parsed, values, dict(zip(by_expert, weights, strict=True)))
+
+
+def _another_shape(parsed: Parsed, experts: Mapping[str, str]) -> str | None:
+    data = parsed.data
+    if "slices" in data:
+        return "it has slices"
+    if data.get("tokenizer_source") or data.get("tokenizer"):
+        return "it builds a tokenizer"
+    if data.get("out_dtype") not in (None, data.get("dtype")):
+        return "out_dtype is another than dtype"
+    listed = [entry["model"] for entry in data["models"]]
+    role = parsed.traits.base
+    if role in {"averaged", "optional"} and (parsed.base or not set(listed) <= set(experts)):
+        how = "averages the base in" if role == "averaged" else "is given a base"
+        return f"{parsed.method} {how}"
+    if not set(experts) <= set(listed):
+        return "its base_model is merged without being listed"
+    if role in {"required", "expert"} and parsed.base is None:
+        return "it has no base_model"
+    return None
+
+
+def _weighed(
+    parsed: Parsed, parameters: dict[str, Any], weights: dict[str, Any]
+) -> dict[str, Any] | str:
+    given = [weight for weight in weights.values() if weight is not None]
+    traits = parsed.traits
+    merge: dict[str, Any] = {"methods": [{"method": parsed.method, **parameters}]}
+    if not traits.takes_weights:
+        if given:
+            return f"{parsed.method} takes no weights"
+        if traits.share_parameter and traits.share_parameter not in parameters:
+            return f"{traits.share_parameter} is missing"
+        return merge
+    if len(given) < len(weights):
+        return "a model has no weight"
+    weights = {name: float(weight) for name, weight in weights.items()}
+    total = sum(weights.values())
+    if traits.scales_base and not parameters.get("normalize", True) and not math.isclose(total, 1):
+        return "it scales what no expert changes, too"
+    return merge | {"weights": weights}

@@ -14,14 +14,14 @@ from pytest_mergegate.gate.mergekit.file import (
     Problems,
     is_folder,
     parse,
+    plain,
     same_model,
 )
-from pytest_mergegate.gate.mergekit.plain import plain
 from pytest_mergegate.gate.sections import POOL, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_mergegate.common.files.yaml_files import Location
 
@@ -58,24 +58,27 @@ class _Reading:
         self, parsed: Parsed, root: Path, problems: Problems, lines: Mapping[Location, int]
     ) -> None:
         self._parsed, self._root, self._problems, self._lines = parsed, root, problems, lines
-        self._section: Mapping[str, Any] = self._own_section()
+        section = parsed.data.get(_SECTION) or {}
+        said = f"mergegate must be a mapping, not {section!r}"
+        fix = "write keys of a gate file under it"
+        self._section = self._mapping(section, said, (_SECTION,), fix, GateSpec.model_fields)
         self._base = self._find_base()
         self._experts = _unique_names(self._references(), root)
+        self._names = {reference.text: name for name, reference in self._experts.items()}
+        self._form = plain(parsed, self._names)
 
     @property
     def file(self) -> MergekitFile:
         """What is kept beside the gate."""
-        names = {reference.text: name for name, reference in self._experts.items()}
-        known: dict[str, str | None] = {**dict.fromkeys(self._base_texts()), **names}
+        known: dict[str, str | None] = {**dict.fromkeys(self._base_texts()), **self._names}
         if (start := self._parsed.base) is not None and start.text not in known:
             alike = (n for n, r in self._experts.items() if self._same(r, start))
             known[start.text] = next(alike)
         data = {key: value for key, value in self._parsed.data.items() if key != _SECTION}
-        form = plain(self._parsed, names)
         return MergekitFile(
             config=_renamed(data, known),
             written={name: reference.text for name, reference in self._experts.items()},
-            why_official=form if isinstance(form, str) else None,
+            why_official=self._form if isinstance(self._form, str) else None,
         )
 
     def gate(self) -> dict[str, Any]:
@@ -113,14 +116,16 @@ class _Reading:
     def _line(self, *places: Location) -> int:
         return next((self._lines[at] for at in places if at in self._lines), 1)
 
-    def _own_section(self) -> Mapping[str, Any]:
-        section = self._parsed.data.get(_SECTION) or {}
-        if not isinstance(section, dict):
-            what = f"mergegate must be a mapping, not {section!r}"
-            self._problems.add(what, (_SECTION,), "write keys of a gate file under it")
+    def _mapping(
+        self, value: Any, said: str, at: Location, fix: str, known: Iterable[str] | None
+    ) -> Mapping[str, Any]:
+        """A part of the section, with none but ``known`` keys; empty where it is no mapping."""
+        if not isinstance(value, dict):
+            self._problems.add(said, at, fix)
             return {}
-        self._problems.check_keys(section, tuple(GateSpec.model_fields), (_SECTION,))
-        return section
+        if known is not None:
+            self._problems.check_keys(value, tuple(known), at)
+        return value
 
     def _find_base(self) -> str | None:
         parsed, own = self._parsed, self._section.get("base")
@@ -165,24 +170,20 @@ class _Reading:
 
     def _expert_entries(self) -> dict[str, Any]:
         given = self._section.get("experts") or {}
-        if not isinstance(given, dict):
-            what = f"mergegate.experts must be a mapping by name, not {given!r}"
-            self._problems.add(what, (_SECTION, "experts"), "write NAME: {examples: ...}")
-            given = {}
+        said = f"mergegate.experts must be a mapping by name, not {given!r}"
+        at, fix = (_SECTION, "experts"), "write NAME: {examples: ...}"
+        given = self._mapping(given, said, at, fix, None)
         for name in given:
             if name not in self._experts:
                 fix = did_you_mean(name, self._experts, "known", cutoff=0.6)
                 what = f"no model of the file is called {name!r}"
-                self._problems.add(what, (_SECTION, "experts", str(name)), fix)
+                self._problems.add(what, (*at, str(name)), fix)
         return {name: self._entry(name, given.get(name) or {}) for name in self._experts}
 
     def _entry(self, name: str, given: Any) -> dict[str, Any]:
         at = (_SECTION, "experts", name)
-        if not isinstance(given, dict):
-            self._problems.add(f"{given!r} is no mapping", at, "write {examples: ...}")
-            given = {}
-        known = tuple(key for key in ExpertSpec.model_fields if key != "path")
-        self._problems.check_keys(given, known, at)
+        own = [key for key in ExpertSpec.model_fields if key != "path"]
+        given = self._mapping(given, f"{given!r} is no mapping", at, "write {examples: ...}", own)
         entry = {"path": self._experts[name].path, **given}
         if "examples" not in given and not self._section.get("examples"):
             found = conventional_examples(name, self._experts[name].path, self._root)
@@ -190,29 +191,23 @@ class _Reading:
         return entry
 
     def _merge(self) -> dict[str, Any]:
-        given = self._section.get("merge") or {}
-        at: Location = (_SECTION, "merge")
-        if not isinstance(given, dict):
-            what = f"mergegate.merge must be a mapping, not {given!r}"
-            self._problems.add(what, at, "the method is merge_method; write {seed: 0}, say")
-            given = {}
-        self._problems.check_keys(given, _MERGE_KEYS, at)
-        method = self._parsed.method
-        form = plain(self._parsed, {r.text: name for name, r in self._experts.items()})
-        if isinstance(form, str):
-            if given.get("route") == "in_place":
-                what = f"this configuration cannot be merged in place: {form}"
-                self._problems.add(what, (*at, "route"), "leave route out")
-            return {**given, "methods": [method], "route": "official"}
-        merge = {**given, "methods": [{"method": method, **form.parameters}]}
-        return merge | ({"weights": dict(form.weights)} if form.weights else {})
+        given, at = self._section.get("merge") or {}, (_SECTION, "merge")
+        said = f"mergegate.merge must be a mapping, not {given!r}"
+        fix = "the method is merge_method; write {seed: 0}, say"
+        given = self._mapping(given, said, at, fix, _MERGE_KEYS)
+        if not isinstance(self._form, str):
+            return {**given, **self._form}
+        if given.get("route") == "in_place":
+            what = f"this configuration cannot be merged in place: {self._form}"
+            self._problems.add(what, (*at, "route"), "leave route out")
+        return {**given, "methods": [self._parsed.method], "route": "official"}
 
     def _check_tokenizer(self) -> None:
         """The tokenizer must come from a model of the pool: nothing else is at hand."""
         data = self._parsed.data
         tokenizer = data.get("tokenizer")
         source = tokenizer.get("source") if isinstance(tokenizer, dict) else None
-        known = {"union", "base", *self._base_texts(), *(r.text for r in self._experts.values())}
+        known = ["union", "base", *self._base_texts(), *self._names]
         for value, at in (
             (data.get("tokenizer_source"), ("tokenizer_source",)),
             (source, ("tokenizer", "source")),

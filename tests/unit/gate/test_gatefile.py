@@ -260,3 +260,13 @@ def test_a_key_that_looks_like_one_of_pydantics(file: Path, key: str) -> None:
     assert problems(file, inside)[0].startswith(
         f"mergegate.yaml:4: unknown key 'experts.{key}.{key}' (fix: known keys: path, "
     )
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "0x" + "f" * 5000])
+@pytest.mark.parametrize(
+    "text", ["budget: {max_loss: %s}", "merge: {methods: [{method: ties, density: %s}]}"]
+)
+def test_a_number_of_which_no_float_is_made(file: Path, text: str, number: str) -> None:
+    assert problems(file, f"{MINIMAL}{text % number}\n") == [
+        "mergegate.yaml:3: not allowed here: a number with more than 300 digits"
+    ]

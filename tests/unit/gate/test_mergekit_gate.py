@@ -299,3 +299,20 @@ def test_the_route_in_place_cannot_be_forced(tmp_path: Path) -> None:
     text = TIES.replace("0.3", "[0.3, 0.1]") + "mergegate: {merge: {route: in_place}}\n"
     (line,) = problems(tmp_path, text)
     assert line.startswith("merge.yml:10: this configuration cannot be merged in place: weight is")
+
+
+@pytest.mark.parametrize("given", [3, "x", [1]], ids=str)
+def test_parameters_are_a_mapping(tmp_path: Path, given: object) -> None:
+    said = f"parameters must be a mapping, not {given!r} (fix: write {{weight: 0.5}}, say)"
+    text = config("linear", "base+a", "base+b", parameters=given)
+    assert problems(tmp_path, text)[0].endswith(f": {said}")
+    data = yaml.safe_load(text) | {"parameters": {}}
+    data["models"][1]["parameters"] = given
+    assert problems(tmp_path, yaml.safe_dump(data))[0].endswith(f": {said}")
+
+
+def test_a_tokenizer_of_no_name(tmp_path: Path) -> None:
+    text = config("linear", "base+a", "base+b", tokenizer={"source": [1]}, tokenizer_source=[2])
+    first, second = problems(tmp_path, text)
+    assert "[2] is neither union, nor base, nor a model" in first
+    assert "[1] is neither union, nor base, nor a model" in second
