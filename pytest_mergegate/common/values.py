@@ -51,9 +51,7 @@ class Value:
 
     @classmethod
     def computed(
-        cls,
-        number: Callable[[], float],
-        interval: Callable[[], Interval] | None = None,
+        cls, number: Callable[[], float], interval: Callable[[], Interval] | None = None
     ) -> Self:
         """The result of ``number``, undefined for the reason that the metric gives."""
         try:

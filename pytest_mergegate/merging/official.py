@@ -25,7 +25,8 @@ from pytest_mergegate.merging.mergekit_process import (
     configuration,
 )
 from pytest_mergegate.merging.method import linear_scales
-from pytest_mergegate.pool.checkpoints import named_as, read_checkpoint
+from pytest_mergegate.pool.checkpoints import read_checkpoint
+from pytest_mergegate.pool.experts import named_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,7 @@ from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.changes import Change, Factors, Replacement
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
-from pytest_mergegate.pool.model_names import last_part
-from pytest_mergegate.pool.references import Located
+from pytest_mergegate.pool.references import Located, last_part
 from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
 
@@ -26,21 +25,13 @@ OUTPUT_LAYERS = ("lm_head", "cls.predictions.decoder")
 """What makes logits over the vocabulary, under today's names."""
 OUTPUT_WEIGHTS = tuple(f"{layer}.weight" for layer in OUTPUT_LAYERS)
 _EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "shared.weight",
-    "word_embeddings.weight",
+    *("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight"),
     "embed_in.weight",
 )
 _UNTIED_BY_DEFAULT = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "phi", "phi3", "gpt_neox")
 _TIED_BY_DEFAULT = ("gpt2", "opt", "bloom", "t5", "bart", "bert", "roberta", "gemma", "gemma2")
-_BACKBONES = {
-    "gpt2": "transformer.",
-    "bert": "bert.",
-    "roberta": "roberta.",
-    "distilbert": "distilbert.",
-    "opt": "model.",
-}
+_BACKBONES = {name: f"{name}." for name in ("bert", "roberta", "distilbert")}
+_BACKBONES |= {"gpt2": "transformer.", "opt": "model."}
 """Backbones whose checkpoints are also found without the prefix that a model with a head adds."""
 _SAMPLE = 1 << 16
 """Numbers of a parameter that its norm is estimated from."""
@@ -68,15 +59,11 @@ class Base:
         """transformers' name of the architecture, such as ``gpt2``."""
         return str(self.config.get("model_type") or "")
 
-    @property
-    def original_name(self) -> str | None:
-        """The name the checkpoint was saved under, where its configuration keeps it."""
-        return self.config.get("_name_or_path") or None
-
     @cached_property
     def names(self) -> frozenset[str]:
-        """Every name that it is known by."""
-        known = (self.reference, str(self.path), self.located.repository, self.original_name)
+        """Every name that it is known by, also that under which it was saved."""
+        saved_as = self.config.get("_name_or_path")
+        known = (self.reference, str(self.path), self.located.repository, saved_as)
         return frozenset(last_part(name) for name in known if isinstance(name, str) and name)
 
     @property
@@ -164,31 +151,11 @@ class Base:
 
 def read_base(located: Located, reference: str, where: str) -> Base:
     """Read the base's configuration and tensor headers. Raises PoolError."""
-    path = located.path
+    path, called = located.path, f"{located.path.name}/config.json"
     if not (path / "config.json").exists():
         raise _no_config(path, where)
-    config = read_json_object(path / "config.json", expert=None, where=f"{path.name}/config.json")
-    _check_loads_itself(path, config)
-    architectures = config.get("architectures") or [config.get("model_type")]
-    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
-        raise PoolError(
-            "config.json of the base names neither architectures nor model_type",
-            where=f"{path.name}/config.json",
-            fix="save the base again with save_pretrained",
-        )
-    tensors = read_checkpoint(path)
-    prefix = _missing_prefix(architectures[0], str(config.get("model_type") or ""), tensors)
-    return Base(
-        reference=reference,
-        located=located,
-        config=config,
-        architecture=architectures[0],
-        tensors=tensors.renamed(lambda name: _prefixed(name, prefix)) if prefix else tensors,
-    )
-
-
-def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise PoolError where transformers would load other weights than those read here."""
+    config = read_json_object(path / "config.json", expert=None, where=called)
+    # transformers would load other weights than those read here
     if (path / ADAPTER_CONFIG).exists():
         raise PoolError(
             f"the base {path.name}/ holds an {ADAPTER_CONFIG} beside its config.json, and "
@@ -199,9 +166,24 @@ def _check_loads_itself(path: Path, config: Mapping[str, Any]) -> None:
     if (named := config.get("transformers_weights")) is not None:
         raise PoolError(
             f"config.json of the base names its weights itself (transformers_weights: {named!r})",
-            where=f"{path.name}/config.json",
+            where=called,
             fix="save the base again with save_pretrained, under the usual names",
         )
+    architectures = config.get("architectures") or [config.get("model_type")]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise PoolError(
+            "config.json of the base names neither architectures nor model_type",
+            where=called,
+            fix="save the base again with save_pretrained",
+        )
+    model_type = str(config.get("model_type") or "")
+    return Base(
+        reference=reference,
+        located=located,
+        config=config,
+        architecture=architectures[0],
+        tensors=_as_loaded(read_checkpoint(path), architectures[0], model_type),
+    )
 
 
 def _no_config(path: Path, where: str) -> PoolError:
@@ -218,12 +200,15 @@ def _no_config(path: Path, where: str) -> PoolError:
     )
 
 
-def _missing_prefix(architecture: str, model_type: str, tensors: StoredTensors) -> str:
+def _as_loaded(tensors: StoredTensors, architecture: str, model_type: str) -> StoredTensors:
+    """The tensors under the model's names: with the prefix that a model with a head adds."""
     prefix = _BACKBONES.get(model_type, "")
     headless = architecture.endswith("Model") and not architecture.endswith("HeadModel")
-    return "" if headless or any(name.startswith(prefix) for name in tensors) else prefix
+    if headless or any(name.startswith(prefix) for name in tensors):
+        return tensors
 
+    def prefixed(name: str) -> str:
+        head = name in OUTPUT_WEIGHTS or name.startswith(("classifier", "score"))
+        return name if head else prefix + name
 
-def _prefixed(name: str, prefix: str) -> str:
-    head = name in OUTPUT_WEIGHTS or name.startswith(("classifier", "score"))
-    return name if head else prefix + name
+    return tensors.renamed(prefixed)

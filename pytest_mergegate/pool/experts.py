@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.pool.adapters import (
@@ -19,8 +21,8 @@ from pytest_mergegate.pool.adapters import (
     read_config,
 )
 from pytest_mergegate.pool.base import Base
-from pytest_mergegate.pool.changes import Change, Computed
-from pytest_mergegate.pool.checkpoints import checkpoint_changes, named_as, read_checkpoint
+from pytest_mergegate.pool.changes import Change, Computed, Replacement
+from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.lora import LoraAdapter
 from pytest_mergegate.pool.references import Located
@@ -28,6 +30,7 @@ from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
 
 FULL = "full"
+_BUFFERS = ("final_logits_bias",)
 _WITH_BIASES = ("IA3", "LN_TUNING", "ROAD")
 _SHARED = re.compile(r"base_model\.[a-z]+_\w+(\.\w+)*")
 """What all modules share; PEFT itself says whether it belongs there."""
@@ -79,12 +82,7 @@ class Expert:
 
 
 def read_expert(
-    located: Located,
-    base: Base | None,
-    *,
-    name: str,
-    reference: str,
-    where: str,
+    located: Located, base: Base | None, *, name: str, reference: str, where: str
 ) -> Expert:
     """Read the configuration and the tensor headers of an adapter or a full checkpoint.
 
@@ -101,14 +99,13 @@ def read_expert(
         kind, file = FULL, path / "config.json"
         config = read_json_object(file, expert=name, where=f"{path.name}/config.json")
         tensors = named_as(base, read_checkpoint(path, expert=name))
-        changes = checkpoint_changes(tensors, base)
+        changes = _replacements(tensors, base)
         if not changes:
-            raise PoolError(
+            what, fix = (
                 "the checkpoint holds no tensors",
-                expert=name,
-                where=path.name,
-                fix="save it again: model.save_pretrained(path)",
+                "save it again: model.save_pretrained(path)",
             )
+            raise PoolError(what, expert=name, where=path.name, fix=fix)
     return Expert(
         name=name,
         reference=reference,
@@ -121,8 +118,42 @@ def read_expert(
     )
 
 
+def named_as(base: Base | None, tensors: StoredTensors) -> StoredTensors:
+    """The checkpoint's tensors under the base's names.
+
+    The same model is stored with and without the prefix that a class with a head adds
+    (``transformer.h.0`` or ``h.0``).
+    """
+    if base is None or any(name in base.tensors for name in tensors):
+        return tensors
+    prefixes = sorted({name.split(".")[0] + "." for name in base.tensors})
+    prefix = next((p for p in prefixes if any(p + n in base.tensors for n in tensors)), None)
+    if prefix is not None:
+        return tensors.renamed(lambda n: n if n in base.tensors else prefix + n)
+    stripped = tensors.renamed(lambda n: n.partition(".")[2] or n)
+    return stripped if any(name in base.tensors for name in stripped) else tensors
+
+
 def _hash(config: Path, weights: Sequence[Path]) -> tuple[str, str]:
     return fingerprint([*weights, config]), fingerprint(weights)
+
+
+def _replacements(tensors: StoredTensors, base: Base | None) -> dict[str, Replacement]:
+    """One replacement per parameter; buffers, and copies of a tied embedding, are none."""
+    changes = {}
+    for name, header in tensors.items():
+        parameter = base.parameter(name) if base else name
+        if not header.is_float or (parameter != name and parameter in tensors):
+            continue
+        if (
+            base is not None
+            and name in _BUFFERS
+            and name in base.tensors
+            and np.array_equal(tensors.floats(name), base.tensors.floats(name))
+        ):
+            continue
+        changes[parameter] = Replacement(parameter=parameter, key=name, shape=header.shape)
+    return changes
 
 
 def _adapter_changes(

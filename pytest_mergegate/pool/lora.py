@@ -78,7 +78,13 @@ class LoraAdapter:
         for change in changes:  # both sides of a tied pair may be stored as equal copies
             other = found.setdefault(change.parameter, change)
             if other is not change and not self._are_copies(other, change):
-                raise self._changed_twice(change.parameter)
+                tied = self.base is not None and self.base.is_embedding(change.parameter)
+                raise self._refused(
+                    "MG002",
+                    f"{change.parameter!r} is changed in two ways at once"
+                    + (": the base ties its embeddings, the adapter changes both sides" * tied),
+                    "merge the adapter into its base and list the checkpoint",
+                )
         return list(found.values())
 
     def _of_module(self, module: str, keys: Keys) -> Iterator[Change]:
@@ -107,10 +113,24 @@ class LoraAdapter:
     def _factors(self, module: str, keys: Keys) -> Factors:
         embedding = "embedding_A" in keys or "embedding_B" in keys
         names = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-        self._check_whole(module, keys, names)
+        if not set(names) <= set(keys):
+            held = ", ".join(sorted(key.rpartition(f"{module}.")[2] for key in keys.values()))
+            fix = f"{_SAVE_AGAIN}; half of this module is missing"
+            raise self._refused("MG103", f"module {module!r} has only {held}", fix)
+        if self.config.get("use_dora") and "magnitude" not in keys:
+            what = f"module {module!r} has no lora_magnitude_vector, and the adapter is a DoRA"
+            fix = f"{_SAVE_AGAIN}; a third of this module is missing"
+            raise self._refused("MG103", what, fix)
         key_a, key_b = (keys[name] for name in names)
         a, b = self.tensors[key_a].shape, self.tensors[key_b].shape
-        self._check_fits(module, keys, a, b)
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
+            what = f"the factors of {module!r} do not fit: A {a}, B {b}"
+            raise self._refused("MG104", what, _SAVE_AGAIN)
+        lengths = self.tensors[keys["magnitude"]] if "magnitude" in keys else None
+        if lengths is not None and lengths.size != b[0]:
+            what = f"DoRA's magnitudes of {module!r} are {list(lengths.shape)}, "
+            what += f"not one for each of {b[0]} outputs"
+            raise self._refused("MG104", what, _SAVE_AGAIN)
         parameter = self._parameter(f"{module}.weight")
         return Factors(
             parameter=parameter,
@@ -123,29 +143,6 @@ class LoraAdapter:
             magnitude_key=keys.get("magnitude"),
             base_key=keys.get("base"),
         )
-
-    def _check_whole(self, module: str, keys: Keys, names: tuple[str, str]) -> None:
-        """Raise PoolError where one of the factors, or a DoRA's magnitude, is missing."""
-        if not set(names) <= set(keys):
-            held = ", ".join(sorted(key.rpartition(f"{module}.")[2] for key in keys.values()))
-            what, part = f"module {module!r} has only {held}", "half"
-        elif self.config.get("use_dora") and "magnitude" not in keys:
-            what = f"module {module!r} has no lora_magnitude_vector, and the adapter is a DoRA"
-            part = "a third"
-        else:
-            return
-        raise self._refused("MG103", what, f"{_SAVE_AGAIN}; {part} of this module is missing")
-
-    def _check_fits(self, module: str, keys: Keys, a: tuple[int, ...], b: tuple[int, ...]) -> None:
-        """Raise PoolError where A, B and the magnitudes are not of one module."""
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
-            what = f"the factors of {module!r} do not fit: A {a}, B {b}"
-            raise self._refused("MG104", what, _SAVE_AGAIN)
-        lengths = self.tensors[keys["magnitude"]] if "magnitude" in keys else None
-        if lengths is not None and lengths.size != b[0]:
-            what = f"DoRA's magnitudes of {module!r} are {list(lengths.shape)}, "
-            what += f"not one for each of {b[0]} outputs"
-            raise self._refused("MG104", what, _SAVE_AGAIN)
 
     def _is_transposed(self, parameter: str, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether the weight is stored as [inputs, outputs]; PEFT, too, goes by the layer alone,
@@ -196,11 +193,8 @@ class LoraAdapter:
         # as many as are stored, and any: then the file is as large as the list is long
         listed = wanted if header.size and isinstance(wanted, list) else []
         fits = len(header.shape) == 2 and header.shape[0] == len(listed)
-        if (
-            not fits
-            or not all(type(row) is int and row >= 0 for row in listed)
-            or (len(set(listed)) != len(listed))
-        ):
+        rows = fits and all(type(row) is int and row >= 0 for row in listed)
+        if not rows or len(set(listed)) != len(listed):
             raise self._refused(
                 "MG104",
                 f"{key!r} is {list(header.shape)}, trainable_token_indices of {module!r} is "
@@ -215,15 +209,6 @@ class LoraAdapter:
         if not isinstance(one, Replacement) or not isinstance(other, Replacement):
             return False
         return np.array_equal(self.tensors.floats(one.key), self.tensors.floats(other.key))
-
-    def _changed_twice(self, parameter: str) -> PoolError:
-        tied = self.base is not None and self.base.is_embedding(parameter)
-        return self._refused(
-            "MG002",
-            f"{parameter!r} is changed in two ways at once"
-            + (": the base ties its embeddings, the adapter changes both sides" * tied),
-            "merge the adapter into its base and list the checkpoint",
-        )
 
     def _parameter(self, name: str) -> str:
         return self.base.parameter(name) if self.base else name

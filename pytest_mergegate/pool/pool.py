@@ -1,13 +1,14 @@
 """The pool: one base, its experts and their examples, read as far as headers go."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained, is_contained
-from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.mergekit.file import MergekitFile
@@ -20,7 +21,6 @@ from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, in_ci, locate
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
-from pytest_mergegate.pool.task_folder import task_folder
 from pytest_mergegate.pool.threads import workers
 
 P = ParamSpec("P")
@@ -70,27 +70,25 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
 
     Everything is tried, so that one run reports all that is wrong.
     """
-    problems = _Problems()
-    places = {name: problems.tried(_locate, gate, name) for name in gate.spec.experts}
-    located = {name: place for name, place in places.items() if place is not None}
+    problems, names = _Problems(), gate.spec.experts
+    located = problems.each(names, lambda name: _locate(gate, name))
     base = problems.tried(_read_base, gate, located)
-    tried = (problems.tried(_read_expert, gate, name, at, base) for name, at in located.items())
-    experts = tuple(expert for expert in tried if expert is not None)
-    statistics: dict[str, WeightStatistics | None] = {}
+    experts = problems.each(located, lambda name: _read_expert(gate, name, located[name], base))
+    statistics: dict[str, WeightStatistics] = {}
     if base is not None:
         with workers() as threads:
-            futures = {e.name: threads.submit(weight_statistics, e, base) for e in experts}
-            statistics = {n: problems.tried(future.result) for n, future in futures.items()}
-    examples = {name: problems.tried(_read_examples, gate, name) for name in gate.spec.experts}
-    tasks = problems.tried(task_folder, gate)
+            futures = {n: threads.submit(weight_statistics, e, base) for n, e in experts.items()}
+            statistics = problems.each(futures, lambda name: futures[name].result())
+    examples = problems.each(names, lambda name: _read_examples(gate, name))
+    tasks = problems.tried(_task_folder, gate)
     if problems or base is None:
         return None, tuple(problems)
     pool = Pool(
         base=base,
-        experts=experts,
-        examples={name: found[0] for name, found in examples.items() if found},
-        examples_fingerprint={name: found[1] for name, found in examples.items() if found},
-        statistics={name: found for name, found in statistics.items() if found},
+        experts=tuple(experts.values()),
+        examples={name: found for name, (found, _) in examples.items()},
+        examples_fingerprint={name: content for name, (_, content) in examples.items()},
+        statistics=statistics,
         spec=gate.spec,
         mergekit=gate.mergekit,
         tasks=tasks,
@@ -108,6 +106,11 @@ class _Problems(list[PoolError]):
         except PoolError as error:
             self.append(error)
             return None
+
+    def each(self, names: Iterable[str], read: Callable[[str], R | None]) -> dict[str, R]:
+        """What ``read`` returns of each name, as far as it returns anything."""
+        tried = ((name, self.tried(read, name)) for name in names)
+        return {name: found for name, found in tried if found is not None}
 
 
 def _locate(gate: Gate, name: str) -> Located:
@@ -172,6 +175,63 @@ def _read_examples(gate: Gate, name: str) -> tuple[tuple[Example, ...], str] | N
     return read_examples(path, expert=name, where=where), fingerprint([path])
 
 
+def _task_folder(gate: Gate) -> Path | None:
+    """The folder ``lm_eval_tasks``, which holds code; None where the gate has none.
+
+    Raises PoolError where it is no folder, where it is, holds or lies in one that holds experts or
+    examples, and where a link in it leads out of the repository or to such a folder.
+    """
+    named = gate.spec.lm_eval_tasks
+    if named is None:
+        return None
+    where = gate.where("lm_eval_tasks")
+    path = gate.root / named
+    if not path.is_dir():
+        raise PoolError(
+            f"lm_eval_tasks: there is no folder {shown(named)}",
+            code="MG301",
+            where=where,
+            fix="correct the path; it is relative to the gate file",
+        )
+    check_contained(path, root=gate.root, expert=None, where=where)
+    strangers = [(whose, p) for whose, at in _of_strangers(gate) for p in _places(at, gate.root)]
+    for folder in (path, *(entry for entry in path.rglob("*") if entry.is_symlink())):
+        real = folder.resolve()
+        for whose, place in strangers:
+            if real.is_relative_to(place) or place.is_relative_to(real):
+                raise PoolError(
+                    f"lm_eval_tasks: the folder {shown(folder.name)} holds, or lies in, "
+                    f"{shown(place.name)}, where {whose} is kept; a task's YAML is run as code, "
+                    "and whoever sends an expert could write one",
+                    code="MG301",
+                    where=where,
+                    fix="move the tasks to a folder of their own, such as tasks/ beside the gate "
+                    "file",
+                )
+    return path.resolve()
+
+
+def _of_strangers(gate: Gate) -> Iterator[tuple[str, Path]]:
+    """Every expert and every file of examples, in words, and where it lies if it lies anywhere."""
+    for name, expert in gate.spec.experts.items():
+        yield f"expert {shown(name)}", place_of(gate.root, expert.path)
+        if (file := gate.spec.examples_of(name)) is not None:
+            yield f"the file of examples of {shown(name)}", gate.root / file
+
+
+def _places(path: Path, root: Path) -> Iterator[Path]:
+    """What is there, and the folder that holds it; of links, the place where they lie counts as
+    well as the one that they lead to.
+
+    A folder in which the gate file itself lies holds more than experts.
+    """
+    if os.path.exists(path):  # noqa: PTH110 - no error for a name that is too long
+        for place in {path.parent.resolve() / path.name, path.resolve()}:
+            yield place
+            if not root.resolve().is_relative_to(place.parent):
+                yield place.parent
+
+
 def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     """Path, size, time of change and inode of every file a gate reads from disk.
 
@@ -180,11 +240,8 @@ def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     is refused by the gate, not walked.
     """
     spec = gate.spec
-    paths = [placed(gate.root, spec.base)] if spec.base else []
-    for name, expert in spec.experts.items():
-        strangers = [placed(gate.root, expert.path)]
-        strangers += [gate.root / file] if (file := spec.examples_of(name)) else []
-        paths += [path for path in strangers if is_contained(path, root=gate.root)]
+    paths = [path for _, path in _of_strangers(gate) if is_contained(path, root=gate.root)]
+    paths += [place_of(gate.root, spec.base)] if spec.base else []
     files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
     files |= set(gate.root.glob("*.py"))
     files |= set((gate.root / spec.lm_eval_tasks).rglob("*")) if spec.lm_eval_tasks else set()

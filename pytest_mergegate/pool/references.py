@@ -1,11 +1,12 @@
-"""A reference in a gate file (a directory, ``org/name``, ``org/name@revision``) to a directory."""
+"""References in a gate file (a directory, ``org/name``, ``org/name@revision``): the directory that
+one means, and the model's name in it."""
 
 import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pytest_mergegate.common.errors import PoolError, first_line
 from pytest_mergegate.common.files.containment import check_contained
@@ -22,6 +23,12 @@ _UNWANTED = [
     # other checkpoints and formats of the same model
     *("*/*.safetensors", "*/*.json", "*/*.model", "*/*.txt", "consolidated*.safetensors"),
 ]
+
+
+_CACHED = re.compile(r"models--(?:.+--)?(?P<name>[^-](?:(?!--).)*)")
+_QUANTISED = r"bnb|gptq|awq|hqq|eetq|nf4|int[348]|fp8|[348]-?bits?|w[48]a(?:8|16)|quantized"
+_LAST_WORD = re.compile(rf"(.+)[-_](?:(?P<kind>{_QUANTISED})|unsloth|dynamic|g32|g64|g128)", re.I)
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +133,24 @@ def names_repository(reference: str) -> bool:
     huggingface_hub's own check takes a name without an organisation, too, which here is a path.
     """
     return _REPOSITORY.fullmatch(reference) is not None
+
+
+def last_part(reference: str) -> str:
+    """The model's name in lower case: of a path, a repository or a snapshot in the hub's cache."""
+    without_revision = reference if PurePath(reference).is_absolute() else reference.split("@")[0]
+    path = PurePath(without_revision.rstrip("/\\").replace("\\", "/"))
+    for part in path.parts:
+        if (match := _CACHED.fullmatch(part[:_LONGEST_NAME])) is not None:
+            return match["name"].lower()
+    return path.name.lower()
+
+
+def unquantised(name: str) -> str | None:
+    """``name`` without ``-bnb-4bit``, ``-GPTQ-Int4`` and the like; None if it has no such end."""
+    found = False
+    while len(name) <= _LONGEST_NAME and (match := _LAST_WORD.fullmatch(name)) is not None:
+        name, found = match[1], found or match["kind"] is not None
+    return name if found else None
 
 
 def in_ci() -> bool:

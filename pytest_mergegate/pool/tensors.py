@@ -5,7 +5,7 @@ memory, where a file that shrinks ends the process.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -43,6 +43,15 @@ class StoredTensors(Mapping[str, TensorHeader]):
             file = _File(path=path, expert=expert, state=_state(path))
             for name, header in read_headers(path, expert=expert).items():
                 self._entries[name] = _Entry(file=file, name=name, header=header)
+
+    @classmethod
+    def joined(cls, parts: Iterable["StoredTensors"]) -> "StoredTensors":
+        """The tensors of several, which have no name in common."""
+        whole = cls(())
+        for part in parts:
+            whole.files += part.files
+            whole._entries |= part._entries
+        return whole
 
     def __getitem__(self, name: str) -> TensorHeader:
         return self._entries[name].header

@@ -7,9 +7,8 @@ from typing import Any
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.experts import Expert
-from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.pool.references import Located
+from pytest_mergegate.pool.references import Located, last_part, unquantised
 from pytest_mergegate.preflight.heads import architecture_of, task_of
 from pytest_mergegate.preflight.told import Findings, error
 

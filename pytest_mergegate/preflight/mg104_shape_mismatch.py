@@ -19,10 +19,7 @@ def find(pool: Pool) -> Findings:
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             yield error(
-                wrong[0] + more,
-                "gate against the base it was trained on",
-                expert.name,
-                final=True,
+                wrong[0] + more, "gate against the base it was trained on", expert.name, final=True
             )
 
 

@@ -2,8 +2,8 @@
 
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.experts import Expert
-from pytest_mergegate.pool.model_names import last_part, unquantised
 from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.references import last_part, unquantised
 from pytest_mergegate.preflight.told import Findings, grouped, warning
 
 _FIX = (

@@ -68,10 +68,7 @@ def _traps(
     if traits.trims and density == 1:
         what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"
         nothing = "drops" if traits.draws else "trims"
-        yield (
-            f"{what} {nothing} nothing",
-            f"write {{method: {method.method}, density: 0.5}}",
-        )
+        yield (f"{what} {nothing} nothing", f"write {{method: {method.method}, density: 0.5}}")
     if traits.draws and density != 1 and "seed" not in spec.merge.model_fields_set:
         yield (
             f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "

@@ -14,8 +14,7 @@ from pytest_mergegate.common.files.containment import is_contained
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.pool.base import read_base
-from pytest_mergegate.pool.model_names import last_part, unquantised
-from pytest_mergegate.pool.references import Located, names_repository
+from pytest_mergegate.pool.references import Located, last_part, names_repository, unquantised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.pool.checkpoints import checkpoint_files
+from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.tensor_headers import read_headers
 from pytest_mergegate.pool.tensors import StoredTensors
 
@@ -245,10 +245,13 @@ def shards(folder: Path, weight_map: Any = None) -> Path:
 
 
 def test_checkpoint_files(tmp_path: Path) -> None:
-    names = [path.name for path in checkpoint_files(shards(tmp_path))]
+    names = [path.name for path in read_checkpoint(shards(tmp_path)).files]
     assert names == ["one.safetensors", "two.safetensors"]
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
-    assert [path.name for path in checkpoint_files(tmp_path)] == ["model.safetensors"]
+    with pytest.raises(PoolError, match="transformers would load the one"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert [path.name for path in read_checkpoint(tmp_path).files] == ["model.safetensors"]
 
 
 ELSEWHERE = ["../secret.safetensors", "/etc/x.safetensors", "x/y.safetensors", "..", "", 3]
@@ -257,7 +260,7 @@ ELSEWHERE = ["../secret.safetensors", "/etc/x.safetensors", "x/y.safetensors", "
 @pytest.mark.parametrize("name", [*ELSEWHERE, "a\\b.safetensors", "one.bin", None], ids=repr)
 def test_index_names_another_place(tmp_path: Path, name: object) -> None:
     with pytest.raises(PoolError, match="is not the name of a file beside it"):
-        checkpoint_files(shards(tmp_path, {"a": name}), expert="b")
+        read_checkpoint(shards(tmp_path, {"a": name}), expert="b")
 
 
 def test_index_and_shards_disagree(tmp_path: Path) -> None:
@@ -271,30 +274,30 @@ def test_index_and_shards_disagree(tmp_path: Path) -> None:
     ]:
         folder = shards(tmp_path, weight_map)
         if says is None:
-            assert len(checkpoint_files(folder)) == 1
+            assert len(read_checkpoint(folder).files) == 1
             continue
         with pytest.raises(PoolError, match=says):
-            checkpoint_files(folder)
+            read_checkpoint(folder)
     folder = shards(tmp_path)
     save_file({"a": torch.ones(2), "b": torch.ones(2)}, folder / two)
     with pytest.raises(PoolError, match="'a' is in two shards"):
-        checkpoint_files(folder)
+        read_checkpoint(folder)
 
 
 @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{"])
 def test_malformed_index(tmp_path: Path, index: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(PoolError):
-        checkpoint_files(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pt", "consolidated.00.pth", "m.ckpt"])
 def test_pickles_are_never_loaded(tmp_path: Path, name: str) -> None:
     with pytest.raises(PoolError, match="has no weights"):
-        checkpoint_files(tmp_path)
+        read_checkpoint(tmp_path)
     (tmp_path / "training_args.bin").touch()
     (tmp_path / name).touch()
     with pytest.raises(PoolError) as caught:
-        checkpoint_files(tmp_path, expert="b")
+        read_checkpoint(tmp_path, expert="b")
     assert f"{name}, a pickle, which is never loaded" in caught.value.what
     assert "save_pretrained" in (caught.value.fix or "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_mergegate.pool.model_names import last_part, unquantised
+from pytest_mergegate.pool.references import last_part, unquantised
 from pytest_mergegate.preflight.told import listed
 
 if TYPE_CHECKING:
