@@ -19,7 +19,9 @@ class GateError(Exception):
         super().__init__(what)
         # file names, keys and other libraries' words end up in here: cleaned once, for every exit
         self.what = cut(what)
-        self.where = where and _end(where)
+        # of a long place the end, where the file's name and the line are
+        far = where is not None and len(where) > _LONGEST_PLACE
+        self.where = where and cut(f"…{where[-_LONGEST_PLACE:]}" if far else where)
         self.fix = fix and cut(fix)
 
     @property
@@ -72,11 +74,6 @@ class PoolError(GateError):
         super().__init__(what, where=where, fix=fix)
         self.code = code
         self.expert = expert
-
-
-def _end(where: str) -> str:
-    """A place, in one line; of a long one the end, where the file's name and the line are."""
-    return cut(where if len(where) <= _LONGEST_PLACE else f"…{where[-_LONGEST_PLACE:]}")
 
 
 def first_line(error: Exception) -> str:

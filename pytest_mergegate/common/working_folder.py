@@ -23,18 +23,18 @@ def empty_folder() -> Iterator[Path]:
 def working_in(folder: Path) -> Iterator[None]:
     """Have ``folder`` as the working directory inside the block.
 
-    Unlike ``contextlib.chdir``, this works where the working directory was removed.
+    Unlike ``contextlib.chdir``, this comes back to a working directory that was moved or removed.
     """
+    # only a descriptor leads back there; Windows, which has none, removes no folder that is in use
+    by_descriptor = os.chdir in os.supports_fd
+    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY)) if by_descriptor else Path.cwd()
     try:
-        before: Path | None = Path.cwd()
-    except FileNotFoundError:
-        before = None
-    os.chdir(folder)
-    try:
+        os.chdir(folder)
         yield
     finally:
-        # some systems remove no folder that a process works in
-        os.chdir(before or folder.anchor)
+        os.chdir(before)
+        if isinstance(before, int):
+            os.close(before)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
@@ -25,9 +25,7 @@ _SETS = ("[[", "--", "&&", "~~")
 _COUNT = re.compile(r"\{(\d*)(?:,(\d*))?\}", re.ASCII)
 
 
-def matches_fully(
-    pattern: str, text: str, *, expert: str | None = None, where: str | None = None
-) -> bool:
+def matches_fully(pattern: str, text: str, *, expert: str | None = None) -> bool:
     """``re.fullmatch(pattern, text)``, PEFT's rule for target_modules and exclude_modules.
 
     Raises PoolError for an expression that is invalid, too long, or takes too long.
@@ -37,12 +35,10 @@ def matches_fully(
             return name.matches(text)
         return _compiled(pattern, pattern).fullmatch(text)
     except _Refused as refused:
-        _refuse(pattern, refused, expert, where)
+        raise refused.told(pattern, expert) from None
 
 
-def pattern_value(
-    module: str, patterns: object, *, expert: str | None = None, where: str | None = None
-) -> Any:
+def pattern_value(module: str, patterns: object, *, expert: str | None = None) -> Any:
     """The value of the first key that is ``module``'s name, or ends it after a dot; else None.
 
     PEFT's rule for rank_pattern and alpha_pattern: ``re.match(rf"(.*\\.)?({key})$", module)``.
@@ -51,7 +47,7 @@ def pattern_value(
     if patterns is None:
         return None
     if not isinstance(patterns, Mapping) or len(patterns) > _KEYS:
-        _refuse(str(type(patterns).__name__), _Refused("is no mapping of names"), expert, where)
+        raise _Refused("is no mapping of names").told(type(patterns).__name__, expert)
     expressions = 0
     for key, value in patterns.items():
         try:
@@ -63,7 +59,7 @@ def pattern_value(
                     raise _Refused(f"is one of more than {_EXPRESSIONS} expressions")
                 found = _compiled(key, rf"(.*\.)?({key})$").fullmatch(module)
         except _Refused as refused:
-            _refuse(key, refused, expert, where)
+            raise refused.told(key, expert) from None
         if found:
             return value
     return None
@@ -72,14 +68,10 @@ def pattern_value(
 class _Refused(Exception):
     """Why an expression is not matched."""
 
-
-def _refuse(pattern: str, reason: _Refused, expert: str | None, where: str | None) -> NoReturn:
-    raise PoolError(
-        f"the expression '{shown(pattern, 60)}' {reason}",
-        expert=expert,
-        where=where or CONFIG,
-        fix="name the modules plainly, as a list of names",
-    )
+    def told(self, pattern: str, expert: str | None) -> PoolError:
+        what = f"the expression '{shown(pattern, 60)}' {self}"
+        fix = "name the modules plainly, as a list of names"
+        return PoolError(what, expert=expert, where=CONFIG, fix=fix)
 
 
 class _Name:
@@ -117,8 +109,7 @@ class _Expression:
     """A compiled expression and the time that it may still take."""
 
     def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._left = SECONDS
+        self._compiled, self._left = compiled, SECONDS
 
     def fullmatch(self, text: str) -> bool:
         if len(text) > _LENGTH:
@@ -140,7 +131,9 @@ def _compiled(pattern: str, wrapped: str) -> _Expression:
     """``wrapped`` compiled, where ``re`` takes it too and both mean the same by it."""
     import regex  # type: ignore[import-untyped]
 
-    if len(wrapped) * _repeats(pattern) > _UNROLLED:
+    # the product of all counted repeats, as if each stood inside the other
+    bounds = (max(int(n or 0) for n in count) for count in _COUNT.findall(pattern))
+    if len(wrapped) * math.prod(max(bound, 1) for bound in bounds) > _UNROLLED:
         raise _Refused("repeats too often")
     # fuzzy matching and sets of sets are that library's own, and have no place in names
     if "{" in _COUNT.sub("", pattern) or any(mark in pattern for mark in _SETS):
@@ -151,9 +144,3 @@ def _compiled(pattern: str, wrapped: str) -> _Expression:
     except (re.error, regex.error, RecursionError, OverflowError, ValueError, Warning) as error:
         reason = shown(str(error) or type(error).__name__, 80)
         raise _Refused(f"is not valid ({reason})") from None
-
-
-def _repeats(pattern: str) -> int:
-    """The product of all counted repeats, as if each stood inside the other."""
-    bounds = (max(int(n or 0) for n in count) for count in _COUNT.findall(pattern))
-    return math.prod(max(bound, 1) for bound in bounds)

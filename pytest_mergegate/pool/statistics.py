@@ -52,23 +52,20 @@ class WeightStatistics:
 def weight_statistics(expert: Expert, base: Base) -> WeightStatistics:
     """Read every tensor of ``expert`` once. Raises PoolError for types that are no floats."""
     tensors = expert.tensors
-    non_finite: set[str] = set()
+    look = _Look(tensors, base)
     overflowing: set[str] = set()
     norms: dict[str, float | None] = {}
     for parameter, change in expert.changes.items():
-        norms[parameter] = None
-        if _is_misshapen(change, base):  # a finding of its own; there may be terabytes of it
-            continue
-        norm, bad = _norm(change, tensors, base)
-        non_finite |= bad
+        # of another shape: a finding of its own; there may be terabytes of it
+        norm = None if _is_misshapen(change, base) else look.norm(change)
         if norm is not None and not norm <= _LARGEST:
             overflowing.add(parameter)
-        elif not bad:
-            norms[parameter] = norm
+            norm = None
+        norms[parameter] = norm
     read = {key for change in expert.changes.values() for key in change.keys}
-    others = filter(tensors.is_float, set(tensors) - read)
+    look.are_finite(filter(tensors.is_float, set(tensors) - read))
     return WeightStatistics(
-        non_finite=frozenset(non_finite | _not_finite(tensors, others)),
+        non_finite=frozenset(look.non_finite),
         overflowing=frozenset(overflowing),
         norms=norms,
         unchanged=frozenset(parameter for parameter, norm in norms.items() if norm == 0),
@@ -76,64 +73,122 @@ def weight_statistics(expert: Expert, base: Base) -> WeightStatistics:
     )
 
 
-def _not_finite(tensors: StoredTensors, keys: Iterable[str]) -> frozenset[str]:
-    """Those of ``keys`` that hold a NaN or an infinity."""
-    return frozenset(key for key in keys if not _square(tensors, key)[1])
+class _Look:
+    """One expert's numbers, and those of its base; which tensors are not finite is noted."""
 
+    def __init__(self, tensors: StoredTensors, base: Base) -> None:
+        self._tensors, self._base = tensors, base
+        self.non_finite: set[str] = set()
 
-def _norm(
-    change: Change, tensors: StoredTensors, base: Base
-) -> tuple[float | None, frozenset[str]]:
-    """‖τ‖, None where unknown, and the tensors that are not finite."""
-    match change:
-        case Factors():
-            return _factors_norm(change, tensors, base)
-        case Offset(key=key, scale=scale):
-            square, finite = _square(tensors, key)
-            norm = abs(scale) * math.sqrt(square) if finite else None
-            return norm, frozenset(() if finite else (key,))
-        case Replacement(key=key, parameter=parameter):
-            return _difference(tensors, key, base, parameter)
-        case Rows():
-            return _rows_norm(change, tensors, base)
-        case _:
-            return None, _not_finite(tensors, filter(tensors.is_float, change.keys))
+    def are_finite(self, keys: Iterable[str]) -> bool:
+        """Whether none of ``keys`` holds a NaN or an infinity."""
+        return not [key for key in keys if self._square(key) is None]
 
+    def norm(self, change: Change) -> float | None:
+        """‖τ‖; None where it is unknown, or a tensor is not finite."""
+        match change:
+            case Factors():
+                return self._of_factors(change)
+            case Offset(key=key, scale=scale):
+                square = self._square(key)
+                return None if square is None else abs(scale) * math.sqrt(square)
+            case Replacement(key=key, parameter=parameter):
+                return self._difference(key, parameter)
+            case Rows():
+                return self._of_rows(change)
+            case _:
+                self.are_finite(filter(self._tensors.is_float, change.keys))
+                return None
 
-def _factors_norm(
-    change: Factors, tensors: StoredTensors, base: Base
-) -> tuple[float | None, frozenset[str]]:
-    # rank² numbers may be more than there is room for, where the rank is no saving
-    wide = change.shape_a[0] > min(change.shape)
-    size, bad = (_product_norm if wide else _grams_norm)(change, tensors)
-    bad |= _not_finite(tensors, filter(None, (change.magnitude_key, change.base_key)))
-    if bad:
-        return None, bad
-    norm = abs(change.scale) * size
-    if change.magnitude_key is not None and norm == 0:
+    def _of_factors(self, change: Factors) -> float | None:
+        # rank² numbers may be more than there is room for, where the rank is no saving
+        wide = change.shape_a[0] > min(change.shape)
+        size = (self._product_norm if wide else self._grams_norm)(change)
+        others = self.are_finite(filter(None, (change.magnitude_key, change.base_key)))
+        if size is None or not others:
+            return None
+        norm = abs(change.scale) * size
+        if change.magnitude_key is None or norm != 0:
+            return norm
         # only the lengths may have been trained; those of the base tell
-        return _lengths_norm(change, tensors, base), bad
-    return norm, bad
+        if not self._base.tensors.is_float(change.parameter):
+            return None
+        weight = self._base.tensors.floats(change.parameter).astype(np.float64)
+        own = np.linalg.norm(weight, axis=0 if change.transposed else 1)
+        lengths = self._tensors.floats(change.magnitude_key).astype(np.float64).ravel()
+        return float(np.linalg.norm(lengths - own)) if own.shape == lengths.shape else None
 
+    def _grams_norm(self, change: Factors) -> float | None:
+        """‖BA‖² = Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""
+        gram_a = _gram(self._tensors.floats(change.key_a))
+        gram_b = _gram(self._tensors.floats(change.key_b).T)
+        grams = ((change.key_a, gram_a), (change.key_b, gram_b))
+        bad = {key for key, gram in grams if not np.isfinite(gram.diagonal()).all()}
+        self.non_finite |= bad
+        return None if bad else math.sqrt(max(float((gram_a * gram_b).sum()), 0.0))
 
-def _grams_norm(change: Factors, tensors: StoredTensors) -> tuple[float, frozenset[str]]:
-    """‖BA‖² = Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""
-    grams = {
-        change.key_a: _gram(tensors.floats(change.key_a)),
-        change.key_b: _gram(tensors.floats(change.key_b).T),
-    }
-    bad = frozenset(key for key, gram in grams.items() if not np.isfinite(gram.diagonal()).all())
-    gram_a, gram_b = grams.values()
-    return (0.0 if bad else math.sqrt(max(float((gram_a * gram_b).sum()), 0.0))), bad
+    def _product_norm(self, change: Factors) -> float | None:
+        """‖BA‖, some rows of the product at a time."""
+        if not self.are_finite((change.key_a, change.key_b)):
+            return None
+        a = self._tensors.floats(change.key_a).astype(np.float64)
+        b = self._tensors.floats(change.key_b)
+        rows = (b[start : start + _BLOCK] for start in range(0, len(b), _BLOCK))
+        return math.sqrt(sum(float(np.square(row @ a).sum()) for row in rows))
 
+    def _difference(self, key: str, parameter: str) -> float | None:
+        own, header = self._tensors[key], self._base.tensors.get(parameter)
+        if header is None or not header.is_float or header.shape != own.shape:
+            self.are_finite([key])
+            return None
+        square: float | None = None
+        if own.size >= _MANY and own.dtype == header.dtype == "BF16":
+            square = self._compiled_square(key, parameter)
+        if square is None or not math.isfinite(square):
+            square = self._square(key, self._base.tensors.blocks(parameter))
+        return None if square is None else math.sqrt(square)
 
-def _product_norm(change: Factors, tensors: StoredTensors) -> tuple[float, frozenset[str]]:
-    """‖BA‖, some rows of the product at a time."""
-    if bad := _not_finite(tensors, (change.key_a, change.key_b)):
-        return 0.0, bad
-    a, b = tensors.floats(change.key_a).astype(np.float64), tensors.floats(change.key_b)
-    rows = (b[start : start + _BLOCK] for start in range(0, len(b), _BLOCK))
-    return math.sqrt(sum(float(np.square(row @ a).sum()) for row in rows)), frozenset()
+    def _compiled_square(self, key: str, parameter: str) -> float:
+        """‖τ‖² of a large tensor; not finite where one of its numbers, or the base's, is not."""
+        from pytest_mergegate.pool.bfloat16 import squared_distance
+
+        total, size = 0.0, self._tensors[key].size
+        with self._tensors.reader(key) as own, self._base.tensors.reader(parameter) as other:
+            for start in range(0, size, _RUN):
+                stop = min(start + _RUN, size)
+                run, base_run = own.read(start, stop), other.read(start, stop)
+                total += squared_distance(run.view(np.uint16), base_run.view(np.uint16))
+        return total
+
+    def _of_rows(self, change: Rows) -> float | None:
+        rows = self._tensors.floats(change.key).astype(np.float64)
+        if not np.isfinite(rows).all():
+            self.non_finite.add(change.key)
+            return None
+        header = self._base.tensors.get(change.parameter)
+        if header is None or not header.is_float or header.shape[1:] != rows.shape[1:]:
+            return None
+        if max(change.rows, default=-1) >= header.shape[0]:
+            return None
+        own = self._base.tensors.floats(change.parameter)[list(change.rows)]
+        return float(np.linalg.norm(rows - own))
+
+    def _square(
+        self, key: str, others: Iterable[FloatArray | float] = itertools.repeat(0.0)
+    ) -> float | None:
+        """Σ (x - other)², NaN where an other is none; None where an x is not finite."""
+        total, finite = 0.0, True
+        for block, other in zip(self._tensors.blocks(key), others, strict=False):
+            with np.errstate(invalid="ignore"):
+                wide = block.astype(np.float64)
+                wide -= other
+                part = float(np.square(wide, out=wide).sum())
+            finite = finite and (math.isfinite(part) or bool(np.isfinite(block).all()))
+            total += part
+        if finite:
+            return total
+        self.non_finite.add(key)
+        return None
 
 
 def _gram(rows: NDArray[np.float32]) -> Squares:
@@ -148,73 +203,6 @@ def _gram(rows: NDArray[np.float32]) -> Squares:
     wide = rows.astype(np.float64)  # squares may be beyond float32 where the numbers are not
     found: Squares = wide @ wide.T
     return found
-
-
-def _lengths_norm(change: Factors, tensors: StoredTensors, base: Base) -> float | None:
-    if change.magnitude_key is None or not base.tensors.is_float(change.parameter):
-        return None
-    weight = base.tensors.floats(change.parameter).astype(np.float64)
-    own = np.linalg.norm(weight, axis=0 if change.transposed else 1)
-    lengths = tensors.floats(change.magnitude_key).astype(np.float64).ravel()
-    return float(np.linalg.norm(lengths - own)) if own.shape == lengths.shape else None
-
-
-def _difference(
-    tensors: StoredTensors, key: str, base: Base, parameter: str
-) -> tuple[float | None, frozenset[str]]:
-    own, header = tensors[key], base.tensors.get(parameter)
-    if header is None or not header.is_float or header.shape != own.shape:
-        return None, _not_finite(tensors, (key,))
-    if own.size >= _MANY and own.dtype == header.dtype == "BF16":
-        square = _compiled_square(tensors, key, base, parameter)
-        if math.isfinite(square):
-            return math.sqrt(square), frozenset()
-    square, finite = _square(tensors, key, base.tensors.blocks(parameter))
-    return (math.sqrt(square), frozenset()) if finite else (None, frozenset({key}))
-
-
-def _compiled_square(tensors: StoredTensors, key: str, base: Base, parameter: str) -> float:
-    """‖τ‖² of a large tensor; not finite where one of its numbers, or of the base's, is not."""
-    from pytest_mergegate.pool.bfloat16 import squared_distance
-
-    total, size = 0.0, tensors[key].size
-    with tensors.reader(key) as own, base.tensors.reader(parameter) as other:
-        for start in range(0, size, _RUN):
-            stop = min(start + _RUN, size)
-            run, base_run = own.read(start, stop), other.read(start, stop)
-            total += squared_distance(run.view(np.uint16), base_run.view(np.uint16))
-    return total
-
-
-def _rows_norm(
-    change: Rows, tensors: StoredTensors, base: Base
-) -> tuple[float | None, frozenset[str]]:
-    rows = tensors.floats(change.key).astype(np.float64)
-    if not np.isfinite(rows).all():
-        return None, frozenset({change.key})
-    if not base.tensors.is_float(change.parameter):
-        return None, frozenset()
-    shape = base.tensors[change.parameter].shape
-    if shape[1:] != rows.shape[1:] or max(change.rows, default=-1) >= shape[0]:
-        return None, frozenset()
-    own = base.tensors.floats(change.parameter)[list(change.rows)]
-    return float(np.linalg.norm(rows - own)), frozenset()
-
-
-def _square(
-    tensors: StoredTensors, key: str, others: Iterable[FloatArray | float] | None = None
-) -> tuple[float, bool]:
-    """Σ (x - other)², NaN where a number is none, and whether every x is finite."""
-    total, finite = 0.0, True
-    zeros: Iterable[FloatArray | float] = itertools.repeat(0.0)
-    for block, other in zip(tensors.blocks(key), others or zeros, strict=False):
-        with np.errstate(invalid="ignore"):
-            wide = block.astype(np.float64)
-            wide -= other
-            part = float(np.square(wide, out=wide).sum())
-        finite = finite and (math.isfinite(part) or bool(np.isfinite(block).all()))
-        total += part
-    return total, finite
 
 
 def _is_misshapen(change: Change, base: Base) -> bool:

@@ -53,24 +53,21 @@ def _why_not(folder: Path) -> str | None:
     if top is None:
         return None
     place = folder.relative_to(top)
+    own = _parts(place)
     listed = run_git(top, "ls-files", "-z", "--cached")
     if listed.returncode != 0:
         said = os.fsdecode(listed.stderr).strip().splitlines() or ["it says nothing"]
         return f"git cannot tell what it tracks there: {shown(said[0])}"
     for name in os.fsdecode(listed.stdout).split("\0"):
-        if name and _meet(_parts(PurePath(name)), _parts(place)):
+        # a file in the folder, or in place of it or of one around it
+        meet = zip(_parts(PurePath(name)), own, strict=False)
+        if name and all(theirs == ours for theirs, ours in meet):
             return f"git tracks {shown(name)}"
     if folder == Path(os.path.realpath(_usual_folder())):
         return None  # of a home folder under version control, which ignores little
     # asked of a file in it, as a pattern for folders matches no folder that is not there yet
     ignored = run_git(top, "check-ignore", "-q", "--", f"./{place / 'x'}").returncode == 0
     return None if ignored else "it lies in the repository, and git does not ignore it"
-
-
-def _meet(file: tuple[str, ...], folder: tuple[str, ...]) -> bool:
-    """Whether a file lies in a folder, or in place of it or of one around it."""
-    shorter = min(len(file), len(folder))
-    return file[:shorter] == folder[:shorter]
 
 
 def _parts(path: PurePath) -> tuple[str, ...]:

@@ -10,8 +10,6 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.plain_text import shown
 
-_LEADS_OUT = "MG003"
-
 
 def check_contained(
     path: Path, *, root: Path, expert: str | None, where: str, own: bool = True
@@ -29,10 +27,11 @@ def check_contained(
         real = path.resolve()
         inside = real.is_relative_to(repository)
         if not inside and not own:
-            raise _Refused(
+            raise PoolError(
                 f"{shown(str(path))} lies outside of the repository, and is not named by the gate "
                 "file",
-                "name it in the gate file, if it is meant",
+                code="MG003",
+                fix="name it in the gate file, if it is meant",
             )
         if real.is_dir():
             _check_content(real, repository if inside else real)
@@ -71,28 +70,18 @@ def glob_inside(root: Path, pattern: str, *, where: str) -> list[Path]:
     return list({path: None for folder in found for path in folder.glob(last)})
 
 
-class _Refused(Exception):
-    """What is wrong with a place, and the way out."""
-
-    def __init__(self, what: str, fix: str, code: str = _LEADS_OUT) -> None:
-        self.what, self.fix, self.code = what, fix, code
-
-
 @contextmanager
 def _told(path: Path, expert: str | None, where: str) -> Iterator[None]:
+    """Say of a PoolError where the gate asked for the place, and raise one for what else fails."""
     try:
         yield
-    except _Refused as refused:
+        return
+    except PoolError as refused:
         problem = refused
     except (OSError, RuntimeError, ValueError) as error:  # such as links in a circle
         reason = getattr(error, "strerror", None) or str(error)
-        problem = _Refused(
-            f"{shown(str(path))} cannot be followed ({shown(reason)})",
-            "put the files themselves there",
-            "MG001",
-        )
-    else:
-        return
+        what = f"{shown(str(path))} cannot be followed ({shown(reason)})"
+        problem = PoolError(what, fix="put the files themselves there")
     raise PoolError(problem.what, code=problem.code, expert=expert, where=where, fix=problem.fix)
 
 
@@ -110,27 +99,20 @@ def _check_content(folder: Path, boundary: Path) -> None:
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                _check_entry(entry, folder, boundary, blobs)
+                path = Path(entry.path)
+                if entry.is_symlink():
+                    target = path.resolve()
+                    if not _stays(target, boundary) and target.parent != blobs:
+                        raise _leaves(path, boundary)
+                    if not path.exists():
+                        continue
+                mode = entry.stat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    called = shown(os.path.relpath(path, folder.parent))
+                    what = f"{called} is a FIFO, a socket or a device, not a regular file"
+                    raise PoolError(what, fix="remove it")
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-
-
-def _check_entry(entry: os.DirEntry[str], folder: Path, boundary: Path, blobs: Path | None) -> None:
-    path = Path(entry.path)
-    if entry.is_symlink():
-        target = path.resolve()
-        if not _stays(target, boundary) and target.parent != blobs:
-            raise _leaves(path, boundary)
-        if not path.exists():
-            return
-    mode = entry.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise _Refused(
-            f"{shown(os.path.relpath(path, folder.parent))} is a FIFO, a socket or a device, not "
-            "a regular file",
-            "remove it",
-            "MG001",
-        )
 
 
 def _stays(target: Path, boundary: Path) -> bool:
@@ -141,9 +123,10 @@ def _stays(target: Path, boundary: Path) -> bool:
     return parts[:1] != (".git",) or parts[:2] == (".git", "annex")
 
 
-def _leaves(link: Path, boundary: Path) -> _Refused:
-    return _Refused(
+def _leaves(link: Path, boundary: Path) -> PoolError:
+    return PoolError(
         f"the symlink {shown(os.path.relpath(link, boundary))} leaves the repository: it leads to "
         f"{shown(str(link.readlink()))}",
-        "put the files themselves there, or name the folder by its own path in the gate file",
+        code="MG003",
+        fix="put the files themselves there, or name the folder by its own path in the gate file",
     )

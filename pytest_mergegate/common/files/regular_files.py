@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
 
-OWN_LIMIT = 256 << 20
+_OWN_LIMIT = 256 << 20
 """Bytes of a file of this package's own: reports, baselines, registries."""
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -58,13 +58,13 @@ def read_at_most(file: BufferedReader, most: int) -> bytes:
     return file.read(size + 1)
 
 
-def read_own(path: Path, limit: int = OWN_LIMIT) -> bytes:
+def read_own(path: Path) -> bytes:
     """A file that this package writes, and people may edit. Raises OSError, also for more of it
     than anybody has."""
     with path.open("rb") as file:
-        data = read_at_most(file, limit)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB")
+        data = read_at_most(file, _OWN_LIMIT)
+    if len(data) > _OWN_LIMIT:
+        raise OSError(errno.EFBIG, f"it is larger than {_OWN_LIMIT >> 20} MiB")
     return data
 
 

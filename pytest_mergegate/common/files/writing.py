@@ -29,7 +29,8 @@ class Unwritten(GateError):
 
     def __init__(self, path: Path, error: Exception) -> None:
         self.why = getattr(error, "strerror", None) or first_line(error)
-        fix = "remove the link, or name the place itself" if _is_link(error) else "name another"
+        is_link = getattr(error, "errno", None) == errno.ELOOP
+        fix = "remove the link, or name the place itself" if is_link else "name another"
         super().__init__(f"{shown(str(path), 300)} could not be written ({self.why})", fix=fix)
 
 
@@ -40,7 +41,10 @@ def refuse_links(path: Path) -> None:
     """
     path = path.absolute()
     for step in (path, *path.parents):
-        if step.is_symlink() and _holds_files_of_others(step.parent):
+        if not step.is_symlink():
+            continue
+        holder = Path(os.path.realpath(step.parent))
+        if top_of(holder) is not None or holder.is_relative_to(Path.cwd().resolve()):
             told = f"{shown(step.name)} is a symlink to {shown(str(step.readlink()))}"
             raise OSError(errno.ELOOP, f"{told}, and no link in a repository is followed")
 
@@ -116,16 +120,6 @@ def _check_regular(status: os.stat_result) -> None:
         raise OSError(errno.EISDIR, "it is a folder")
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is a FIFO, a socket or a device, and no regular file")
-
-
-def _holds_files_of_others(folder: Path) -> bool:
-    """Whether a folder lies in a repository or, where there is none, in the working directory."""
-    real = Path(os.path.realpath(folder))
-    return top_of(real) is not None or real.is_relative_to(Path.cwd().resolve())
-
-
-def _is_link(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.ELOOP
 
 
 @contextmanager

@@ -54,9 +54,11 @@ def look(
     found = []
     for many in (1, 1 << 60):
         monkeypatch.setattr(statistics, "_MANY", many)
-        found.append(
-            {name: statistics._difference(stored["own"], name, weights, name) for name in own}
-        )
+        norms: Found = {}
+        for name in own:
+            looked = statistics._Look(stored["own"], weights)
+            norms[name] = looked._difference(name, name), frozenset(looked.non_finite)
+        found.append(norms)
     return found[0], found[1]
 
 
