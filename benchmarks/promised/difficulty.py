@@ -14,6 +14,7 @@ from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.stages import hidden
+from pytest_mergegate.stages.pool_parts import compare_experts
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 
@@ -136,16 +137,9 @@ def found_by(gate: Gate, distances: Floats) -> Any:
 def _hidden(gate: Gate, distances: Floats) -> Any:
     names = tuple(gate.spec.experts)
     tasks = [name for name in names for _ in range(distances.shape[1])]
-    states: Any = SimpleNamespace(
-        names=names,
-        tasks=tasks,
-        experts=[np.zeros((len(names), 1, 1))],
-        base=[np.ones((1, 1))],
-    )
     per_probe = distances.reshape(-1, len(names), len(names))
-    similarity = metrics.hidden_similarity(per_probe.mean(axis=0))
-    experts = hidden._experts(states, per_probe, similarity, None, gate.spec)
-    return SimpleNamespace(experts=experts)
+    found = compare_experts(names, per_probe, tasks, gate.spec)
+    return SimpleNamespace(experts={n: SimpleNamespace(mds=mds) for n, mds in found.mds.items()})
 
 
 def broken(setting: Setting, rng: Rng, gates: int) -> list[Row]:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.planning.weights import Shares
-    from pytest_mergegate.stages.context import Context
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Context, Results
 
 _WORTH_IT = 0.9
 """Other shares are tried where they lower the predicted distortion to this part, or less."""

@@ -16,9 +16,9 @@ from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.planning.forecasts import ExpertForecast
 from pytest_mergegate.stages.merge_versus_experts import DifferingAnswers
+from pytest_mergegate.stages.pool_parts import PoolParts
 from pytest_mergegate.verdict.budgets import set_limits
 from pytest_mergegate.verdict.evidence import Evidence, compare
-from pytest_mergegate.verdict.pool_parts import PoolParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

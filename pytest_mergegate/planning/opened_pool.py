@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Results
 
 _MODEL = "config.json"
 
@@ -56,7 +56,9 @@ def open_pool(gate: Gate, options: Options) -> tuple[Context, Results]:
     plan_methods(gate, pool.names)  # a typo fails at once
     decisions = budget_questions(gate.spec, pool)
     context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
-    about_pairs = any(kind.about == "pair" for kind, _ in set_limits(decisions.limits))
+    about_pairs = any(
+        kind.about == "pair" for kind, _ in set_limits(gate.spec.effective_budget.limits)
+    )
     results = pipeline.read_states(context, conflicts=about_pairs)
     pool.wait_for_hashes(base=True)
     return context, results

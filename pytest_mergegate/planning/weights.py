@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.method import Method, has_surrogate
 
 if TYPE_CHECKING:
@@ -87,6 +86,9 @@ def group_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:
 
     Under ``select: any`` a method that does not fit a group of that size is left out.
     """
+    # imports torch, which a gate that explains itself by kept results does without
+    from pytest_mergegate.merging.gate_methods import plan_methods
+
     part = group_gate(gate, names)
     found: list[Method] = []
     for method in part.spec.merge.methods:

@@ -19,10 +19,10 @@ from pytest_mergegate.report.baseline import (
     depth,
 )
 from pytest_mergegate.report.types import BaselineRecord, ChangeRecord, Report
+from pytest_mergegate.stages.pool_parts import PoolPart, PoolParts
 from pytest_mergegate.verdict.budgets import increases
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.increases import Earlier, moved
-from pytest_mergegate.verdict.pool_parts import PoolPart, PoolParts
 
 _NO_LOSS = frozenset({"no_targets", NOT_RUN})
 """Why an expert has no loss that could be compared."""

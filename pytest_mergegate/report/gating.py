@@ -13,6 +13,7 @@ from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
 from pytest_mergegate.common.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.gate.gatefile import Gate, gate_from, refuse_code
 from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
@@ -31,7 +32,6 @@ from pytest_mergegate.verdict.predictions import predict
 
 if TYPE_CHECKING:
     from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.planning.records import PlanRecord
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.context import BudgetQuestions
@@ -152,7 +152,7 @@ class _Run:
         self.case = case
         self.judgement = judge(self.gate, case, depth)
         if depth != "preflight":
-            trials = context.trials(case.hidden.states) if case.hidden is not None else None
+            trials = trials_of(context.workspace, case.hidden.states) if case.hidden else None
             self._explain(case, self.judgement, trials)
 
     def _go_down(self, context: Context) -> Case:

@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.weights.conflicts import Dense, TensorConflicts
-    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.context import Context
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Context, Results
 
     Doubles = NDArray[np.float64]
 
@@ -87,36 +85,30 @@ class ConflictResult:
         return max(known, key=lambda found: found[1]) if len(known) > 1 else None
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """The stage."""
+def run(context: Context, earlier: Results) -> Iterator[Results]:
+    """Compare all pairs once for the same experts, base and settings. Raises GateError."""
+    pool, device = context.pool, context.options.device
+    pool.base.start_hashing()
+    key = {
+        "kind": "conflicts",
+        "engine": own_code(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "base": pool.base.fingerprint,
+        "experts": [(expert.name, expert.fingerprint) for expert in pool.experts],
+        "conflict": pool.spec.conflict.model_dump(mode="json"),
+    }
 
-    name: ClassVar[Stage] = "conflict"
+    def dense(expert: str, parameter: str) -> Any:
+        delta = context.vectors.delta(expert, parameter)
+        assert delta is not None
+        return delta.numpy()
 
-    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
-        """Compare all pairs once for the same experts, base and settings. Raises PoolError."""
-        pool, device = context.pool, context.options.device
-        pool.base.start_hashing()
-        key = {
-            "kind": "conflicts",
-            "engine": own_code(),
-            "versions": {name: version(name) for name in _PACKAGES},
-            "base": pool.base.fingerprint,
-            "experts": [(expert.name, expert.fingerprint) for expert in pool.experts],
-            "conflict": pool.spec.conflict.model_dump(mode="json"),
-        }
+    def compute() -> ConflictResult:
+        if device not in ("auto", "cpu"):
+            _ = context.workspace.device  # one that is not there is told of at once
+        return run_conflict(pool, dense, lambda done: context.tell("conflict", done))
 
-        def dense(expert: str, parameter: str) -> Any:
-            delta = context.vectors.delta(expert, parameter)
-            assert delta is not None
-            return delta.numpy()
-
-        def compute() -> ConflictResult:
-            if device not in ("auto", "cpu"):
-                _ = context.workspace.device  # one that is not there is told of at once
-            return run_conflict(pool, dense, lambda done: context.tell("conflict", done))
-
-        yield replace(earlier, conflict=context.cache.kept(ConflictResult, key, compute))
+    yield replace(earlier, conflict=context.cache.kept(ConflictResult, key, compute))
 
 
 def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) -> ConflictResult:

@@ -1,14 +1,14 @@
-"""What the stages compute with."""
+"""What the stages compute with, and what they have found."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.engine.running.executors import Executor, LocalExecutor
 from pytest_mergegate.engine.running.references import References
-from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.options import STAGES, Stage
 
@@ -16,19 +16,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pytest_mergegate.common.clock import Clock
+    from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.engine.running.executors import Executor
-    from pytest_mergegate.engine.running.hidden_states import HiddenStates
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.evaluation.scoring import Scores
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
+    from pytest_mergegate.gate.sections import Positions
     from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+    from pytest_mergegate.stages.conflict import ConflictResult
+    from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
+    from pytest_mergegate.stages.forecasts import Surrogate
+    from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +44,53 @@ class BudgetQuestions:
     """At which every budget is decided, or the deepest that may run."""
     compares_merges: bool
     """Whether a budget is about what a merge answers."""
-    limits: Mapping[str, float]
+    hangs_on: Mapping[str, Any]
     """All that it hangs on whether something is open: a part of keys."""
     mds_is_open: Callable[[Value], bool]
     """Whether more probes might change on which side of its limit an MDS is."""
     disagreement_is_open: Callable[[str, Value, float], bool]
     """Whether more inputs might change on which side of a limit an expert is whose interval of
     the disagreement, and bound on it, these are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What the stages have found so far; None for a stage that did not run."""
+
+    pool: Pool
+    findings: tuple[Finding, ...] = ()
+    """What preflight has to say of a pool that is sound."""
+    methods: tuple[Method, ...] = ()
+    """The gate's methods of merging; their weights are known once the states are."""
+    device: str | None = None
+    """Where models run; None where none did."""
+    positions: Positions | None = None
+    """Where states were read."""
+    probes: int | None = None
+    """How many of each task were drawn in the end."""
+    conflict: ConflictResult | None = None
+    hidden: HiddenResult | None = None
+    surrogates: tuple[Surrogate, ...] = ()
+    merges: tuple[MergeResult, ...] = ()
+    evaluations: tuple[EvaluateResult, ...] = ()
+    scores: Mapping[str, ReferenceScores] | None = None
+    """Scores of the experts by themselves; None where the last stage did not run."""
+    base: Mapping[str, BaseAnswers] | None = None
+    """The base by itself on every expert's inputs; None where no budget is about merges."""
+    scored: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
+    """By method and expert, of merges that were scored while they were in place."""
+
+    def merge(self, method: str | None) -> MergeResult | None:
+        """The merge by ``method``; None where it was not made."""
+        return next((m for m in self.merges if m.method.label == method), None)
+
+    def probes_of(self, expert: str) -> int:
+        """On how many of its inputs states were compared."""
+        return len(self.hidden.states.own(expert)) if self.hidden is not None else 0
+
+    def surrogate(self, method: str | None) -> Surrogate | None:
+        """The forecast of ``method`` by a factored sum; None where it was not run."""
+        return next((s for s in self.surrogates if s.method == method), None)
 
 
 class Context:
@@ -70,10 +115,6 @@ class Context:
         self.cache = cache
         self.clock = clock
         self._decide = decide
-        self.sums: dict[tuple[tuple[str, float], ...], tuple[MergedExpert, ...]] = {}
-        """How θ_0 + Σ λ_j τ_j compares with the experts, by its λ_j, as far as it was run."""
-        self.scores: dict[str, dict[str, Scores]] = {}
-        """By method and expert, of merges that were scored while they were in place."""
 
     @cached_property
     def decisions(self) -> BudgetQuestions:
@@ -83,12 +124,6 @@ class Context:
     def reaches(self, stage: Stage) -> bool:
         """Whether ``stage`` is run."""
         return STAGES.index(stage) <= STAGES.index(self.decisions.deepest)
-
-    @property
-    def compares(self) -> bool:
-        """Whether merges, or the sums that stand for them, are compared with the experts."""
-        always = self.gate.spec.merge.surrogate == "always"
-        return self.reaches("merge") or always or self.decisions.compares_merges
 
     @cached_property
     def vectors(self) -> TaskVectors:
@@ -100,33 +135,29 @@ class Context:
     @cached_property
     def workspace(self) -> Workspace:
         """Models, and what is known of them without loading one."""
+
+        def loading(load: Callable[[], Engine]) -> Engine:
+            with self.clock.timed("load"):
+                self.tell("loading", 0.0)
+                return load()
+
         return Workspace(
             self.pool,
             self.gate.spec,
             device=self.options.device,
             cache=self.cache,
             vectors=lambda: self.vectors,
-            loading=self._loading,
+            loading=loading,
         )
 
-    def _loading(self, load: Callable[[], Engine]) -> Engine:
-        with self.clock.timed("load"):
-            self.tell("loading", 0.0)
-            return load()
-
-    @contextmanager
-    def executor(self) -> Iterator[Executor]:
+    def executor(self) -> AbstractContextManager[Executor]:
         """Where models run for states."""
         kind, _, address = self.options.executor.partition(":")
         if kind == "local":
-            from pytest_mergegate.engine.running.executors import LocalExecutor
-
-            yield LocalExecutor()
-            return
+            return nullcontext(LocalExecutor())
         from pytest_mergegate.engine.running.ray_executor import RayExecutor
 
-        with RayExecutor(self.gate, address or None) as executor:
-            yield executor
+        return RayExecutor(self.gate, address or None)
 
     @cached_property
     def references(self) -> References:
@@ -149,10 +180,6 @@ class Context:
         with engine.model.swapped(f"merge:{method.label}", merged.weights):
             yield merged
 
-    def trials(self, states: HiddenStates) -> Trials | None:
-        """Other weightings of the pool, tried out; None where that cannot be done."""
-        return trials_of(self.workspace, states)
-
     def key(self, kind: str, **more: Any) -> dict[str, Any]:
         """All that a comparison with the experts depends on, beside ``more``."""
         spec, workspace = self.gate.spec, self.workspace
@@ -165,7 +192,7 @@ class Context:
             probes=spec.probes.model_dump(mode="json"),
             drawn=workspace.per_task,
             certificate=spec.certificate.model_dump(mode="json"),
-            limits=dict(self.decisions.limits) if sequential else None,
+            open=self.decisions.hangs_on if sequential else None,
             levels=[spec.level, spec.loss_level],
             **more,
         )

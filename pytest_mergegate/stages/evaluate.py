@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,17 +18,15 @@ from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.gate.spec import FEWEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.evaluation.scoring import Scores
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Stage
-    from pytest_mergegate.stages.context import Context
+    from pytest_mergegate.stages.context import Context, Results
     from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.stages.results import Results
 
 T = TypeVar("T")
 _BINARY = frozenset({"exact_match", "accuracy"})
@@ -81,18 +80,14 @@ class EvaluateResult:
     experts: tuple[ExpertScores, ...]
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """The stage."""
-
-    name: ClassVar[Stage] = "eval"
-
-    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
-        """Hold every merge's scores against those of the experts by themselves, which the merge
-        stage has read. Raises GateError."""
-        for merge in earlier.merges:
-            found = _find(context, merge, earlier.scores or {})
-            yield (earlier := replace(earlier, evaluations=(*earlier.evaluations, found)))
+def run(context: Context, earlier: Results) -> Iterator[Results]:
+    """Hold every merge's scores against those of the experts by themselves, which the merge stage
+    has read. Raises GateError."""
+    for merge in earlier.merges:
+        made = {"method": merge.method.plain, "processor": own_processor()}
+        evaluate = partial(_evaluate, context, merge, earlier)
+        found = _kept(context, EvaluateResult, "eval", evaluate, **made)
+        yield (earlier := replace(earlier, evaluations=(*earlier.evaluations, found)))
 
 
 def reference_scores(context: Context) -> dict[str, ReferenceScores]:
@@ -109,31 +104,20 @@ def reference_scores(context: Context) -> dict[str, ReferenceScores]:
 def score_merge(context: Context) -> dict[str, Scores]:
     """Of the merge that is in place, by expert."""
     with context.clock.timed("eval"):
-        return {
-            task.name: _distinct(_score_loaded(context, task), task, context.gate)
-            for task in _labelled(context)
-        }
+        return {task.name: _scored(context, task).scores for task in _labelled(context)}
 
 
-def _find(
-    context: Context, merge: MergeResult, references: Mapping[str, ReferenceScores]
-) -> EvaluateResult:
-    method = merge.method
-
-    def evaluate() -> EvaluateResult:
-        merged = context.scores.get(method.label)
-        if merged is None:  # the merge was kept, and its scores were not
-            with context.merged(method):
-                merged = score_merge(context)
-        tasks = context.workspace.engine.tasks
-        experts = tuple(
-            _expert(tasks[name], own, merged[name], context.gate, merge.expert(name).inputs)
-            for name, own in references.items()
-        )
-        return EvaluateResult(method=method.label, experts=experts)
-
-    made = {"method": method.plain, "processor": own_processor()}
-    return _kept(context, EvaluateResult, "eval", evaluate, **made)
+def _evaluate(context: Context, merge: MergeResult, earlier: Results) -> EvaluateResult:
+    method, merged = merge.method, earlier.scored.get(merge.method.label)
+    if merged is None:  # the merge was kept, and its scores were not
+        with context.merged(method):
+            merged = score_merge(context)
+    tasks = context.workspace.engine.tasks
+    experts = tuple(
+        _expert(tasks[name], own, merged[name], context.gate, merge.expert(name).inputs)
+        for name, own in (earlier.scores or {}).items()
+    )
+    return EvaluateResult(method=method.label, experts=experts)
 
 
 def _kept(context: Context, kind: Any, key: str, compute: Callable[[], T], **more: Any) -> T:
@@ -152,31 +136,30 @@ def _labelled(context: Context) -> list[Task]:
 
 
 def _score_references(context: Context) -> dict[str, ReferenceScores]:
-    engine, gate = context.workspace.engine, context.gate
-    base = {task.name: _score_loaded(context, task) for task in _labelled(context)}
+    engine = context.workspace.engine
+    base = {task.name: _scored(context, task).scores for task in _labelled(context)}
     references = {}
     for task in _labelled(context):
         with engine.expert(task.name):
-            expert = _score_loaded(context, task)
+            expert = _scored(context, task)
         references[task.name] = ReferenceScores(
-            base=_distinct(base[task.name], task, gate),
-            expert=_distinct(expert, task, gate),
+            base=base[task.name],
+            expert=expert.scores,
             chance=expert.chance,
             of_outputs=expert.of_outputs,
         )
     return references
 
 
-def _score_loaded(context: Context, task: Task) -> Scored:
-    engine, gate, scorer = context.workspace.engine, context.gate, context.options.scorer
-    return score_loaded(engine, task, gate.spec.experts[task.name].metric, gate.root, scorer)
-
-
-def _distinct(scored: Scored, task: Task, gate: Gate) -> Scores:
-    """Without the copies of an input, which are no evidence of their own."""
-    if gate.spec.experts[task.name].metric.startswith(HARNESS):  # which has examples of its own
-        return scored.scores
-    return scored.scores[sorted(task.order)]
+def _scored(context: Context, task: Task) -> Scored:
+    """The loaded model on a task, without the copies of an input, which are no evidence of their
+    own; a harness has examples of its own."""
+    engine, gate = context.workspace.engine, context.gate
+    metric = gate.spec.experts[task.name].metric
+    found = score_loaded(engine, task, metric, gate.root, context.options.scorer)
+    if metric.startswith(HARNESS):
+        return found
+    return replace(found, scores=found.scores[sorted(task.order)])
 
 
 def _expert(

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.merging.method import has_surrogate, is_sum, linear_scales
-from pytest_mergegate.stages.merge_versus_experts import MergedExpert, compare_loaded, with_base
+from pytest_mergegate.stages.merge_versus_experts import (
+    ComparedMerge,
+    MergedExpert,
+    compare_loaded,
+    with_base,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_mergegate.engine.running.hidden_states import HiddenStates
-    from pytest_mergegate.engine.running.trials import Trials
     from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.stages.context import Context
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Context, Results
 
 
 @result
@@ -39,22 +43,19 @@ class Forecast:
 
 
 @result
-class Surrogate:
+class Surrogate(ComparedMerge):
     """θ_0 + Σ λ_j τ_j against every expert: what a method's merge is expected to do."""
 
     method: str
     exact: bool
     """Whether it is the merge itself."""
-    experts: tuple[MergedExpert, ...]
-
-    def expert(self, name: str) -> MergedExpert:
-        """The comparison with one expert."""
-        return next(expert for expert in self.experts if expert.name == name)
 
 
-def scales_of(methods: Sequence[Method], context: Context) -> dict[str, dict[str, float]]:
+def scales_of(
+    methods: Sequence[Method], names: Sequence[str], workspace: Workspace
+) -> dict[str, dict[str, float]]:
     """λ_j by method and expert: known, or measured on a sample of really merged tensors."""
-    return {m.label: method_scales(m, context.pool.names, context.workspace) for m in methods}
+    return {method.label: method_scales(method, names, workspace) for method in methods}
 
 
 def method_scales(method: Method, names: Sequence[str], workspace: Workspace) -> dict[str, float]:
@@ -75,20 +76,16 @@ def forecast_all(
     scales: Mapping[str, Mapping[str, float]], states: HiddenStates, context: Context
 ) -> tuple[Forecast, ...]:
     """What mixed states say of every method and expert."""
-    trials = context.trials(states)
+    trials, level = trials_of(context.workspace, states), context.gate.spec.level
     return tuple(
-        _forecast(trials, label, expert, by_expert, context.gate.spec)
+        _forecast(trials, label, expert, by_expert, level)
         for label, by_expert in scales.items()
         for expert in states.names
     )
 
 
 def _forecast(
-    trials: Trials | None,
-    method: str,
-    expert: str,
-    scales: Mapping[str, float],
-    spec: GateSpec,
+    trials: Trials | None, method: str, expert: str, scales: Mapping[str, float], level: float
 ) -> Forecast:
     reading, agreement = ("none", None) if trials is None else trials.forecast(expert, scales)
     if agreement is None:
@@ -98,11 +95,8 @@ def _forecast(
         inputs, reading, rate, upper, kl = 0, "none", missing, missing, missing
     else:
         inputs, rate, kl = agreement.n, Value(number=agreement.rate), Value(number=agreement.kl)
-        upper = Value(
-            number=metrics.disagreement_bound(
-                agreement.disagreements, inputs, confidence=spec.level
-            )
-        )
+        bound = metrics.disagreement_bound(agreement.disagreements, inputs, confidence=level)
+        upper = Value(number=bound)
     return Forecast(
         method=method,
         expert=expert,
@@ -117,36 +111,43 @@ def _forecast(
 
 def run_surrogates(context: Context, results: Results) -> Iterator[Results]:
     """Sums in the place of merges that are not made, or of those that they are asked for."""
-    assert results.hidden is not None
-    scales, merging = results.hidden.scales, context.reaches("merge")
+    merging = context.reaches("merge")
     always = context.gate.spec.merge.surrogate == "always"
     # a sum of task vectors is its own forecast: where it is merged, it is run but once
     before = [m for m in results.methods if not merging or (always and not is_sum(m))]
     asked = [method for method in before if has_surrogate(method)]
     for done, method in enumerate(asked):
         context.tell(f"forecast {method.label}", done / len(asked))
-        found = _surrogate(context, scales[method.label], method)
-        yield (results := replace(results, surrogates=(*results.surrogates, found)))
+        found = compare_sum(context, results, method, partial(_run_sum, context, results, method))
+        yield (results := with_sum(results, method, found))
     if not merging:
         yield with_base(context, results)
 
 
-def _surrogate(context: Context, scales: Mapping[str, float], method: Method) -> Surrogate:
-    def run() -> tuple[MergedExpert, ...]:
-        context.read_references()
-        with context.workspace.engine.mixed(f"sum:{dict(scales)}", scales):
-            return compare_loaded(context)
-
-    experts = compare_sum(context, scales, run)
-    return Surrogate(method=method.label, exact=is_sum(method), experts=experts)
+def _run_sum(context: Context, results: Results, method: Method) -> tuple[MergedExpert, ...]:
+    assert results.hidden is not None
+    scales = results.hidden.scales[method.label]
+    context.read_references()
+    with context.workspace.engine.mixed(f"sum:{dict(scales)}", scales):
+        return compare_loaded(context)
 
 
 def compare_sum(
-    context: Context, scales: Mapping[str, float], run: Callable[[], tuple[MergedExpert, ...]]
+    context: Context, results: Results, method: Method, run: Callable[[], tuple[MergedExpert, ...]]
 ) -> tuple[MergedExpert, ...]:
-    """How θ_0 + Σ λ_j τ_j compares with the experts, whichever method it stands for: run once."""
-    known = tuple(scales.items())
-    if known not in context.sums:
-        key = context.key("sum", scales=known)
-        context.sums[known] = context.cache.kept(tuple[MergedExpert, ...], key, run)
-    return context.sums[known]
+    """How θ_0 + Σ λ_j τ_j with the ``method``'s λ_j compares with the experts, whichever method it
+    stood for when it was ``run``: that is done once."""
+    assert results.hidden is not None
+    by_method = results.hidden.scales
+    scales = tuple(by_method[method.label].items())
+    for known in results.surrogates:
+        if tuple(by_method[known.method].items()) == scales:
+            return known.experts
+    key = context.key("sum", scales=scales)
+    return context.cache.kept(tuple[MergedExpert, ...], key, run)
+
+
+def with_sum(results: Results, method: Method, experts: tuple[MergedExpert, ...]) -> Results:
+    """``results`` with what a sum that stands for ``method`` does to the ``experts``."""
+    found = Surrogate(method=method.label, exact=is_sum(method), experts=experts)
+    return replace(results, surrogates=(*results.surrogates, found))

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import Float64s, result
-from pytest_mergegate.common.values import Interval, Value
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.hidden_states import HiddenStates, collect_states
-from pytest_mergegate.merging.method import with_shares
+from pytest_mergegate.merging.method import Method, with_shares
 from pytest_mergegate.stages.forecasts import Forecast, forecast_all, run_surrogates, scales_of
+from pytest_mergegate.stages.pool_parts import compare_experts, distances_per_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.options import Stage
     from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.stages.context import BudgetQuestions, Context
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import BudgetQuestions, Context, Results
 
 
 @result
@@ -77,34 +75,29 @@ class HiddenResult:
     forecasts: tuple[Forecast, ...] = ()
 
 
-@dataclass(frozen=True)
-class Hidden:
-    """The stage."""
-
-    name: ClassVar[Stage] = "hidden"
-    forecasts: bool = True
-    """Whether the gate's methods are forecast; or else the states are read for other merges."""
-
-    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
-        """States, what follows from them, and sums that stand for merges. Raises GateError."""
-        workspace = context.workspace
-        yield (earlier := replace(earlier, device=workspace.device))
-        facts = workspace.facts
-        yield (earlier := replace(earlier, positions=facts.positions))
-        if context.reaches("merge") and not facts.has_head:
-            workspace.engine.require_head()  # before anything is computed in vain
-        comparing = context.compares and facts.has_head
-        hidden = _read(context)
-        methods: tuple[Method, ...] = ()
-        if self.forecasts:
-            methods = _with_shares(context.gate.spec.merge.weights, earlier.methods, hidden.bounds)
-            scales = scales_of(methods, context)
-            forecasts = forecast_all(scales, hidden.states, context)
-            hidden = replace(hidden, scales=scales, forecasts=forecasts)
-        results = replace(earlier, hidden=hidden, methods=methods, probes=workspace.per_task)
-        yield results
-        if comparing and methods:
-            yield from run_surrogates(context, results)
+def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterator[Results]:
+    """States, what follows from them, and sums that stand for merges; without ``forecasts`` of the
+    gate's methods the states are read for other merges. Raises GateError."""
+    workspace, merging = context.workspace, context.gate.spec.merge
+    yield (earlier := replace(earlier, device=workspace.device))
+    facts = workspace.facts
+    yield (earlier := replace(earlier, positions=facts.positions))
+    if context.reaches("merge") and not facts.has_head:
+        workspace.engine.require_head()  # before anything is computed in vain
+    asked = merging.surrogate == "always" or context.decisions.compares_merges
+    comparing = facts.has_head and (asked or context.reaches("merge"))
+    hidden = _read(context)
+    methods: tuple[Method, ...] = ()
+    if forecasts:
+        methods = _with_shares(merging.weights, earlier.methods, hidden.bounds)
+        scales = scales_of(methods, context.pool.names, workspace)
+        hidden = replace(
+            hidden, scales=scales, forecasts=forecast_all(scales, hidden.states, context)
+        )
+    results = replace(earlier, hidden=hidden, methods=methods, probes=workspace.per_task)
+    yield results
+    if comparing and methods:
+        yield from run_surrogates(context, results)
 
 
 def _read(context: Context) -> HiddenResult:
@@ -132,26 +125,35 @@ def until_decided(
 
 
 def compare_states(states: HiddenStates, spec: GateSpec) -> HiddenResult:
-    """Distances, similarities and bounds; nothing is forecast yet."""
-    per_probe = metrics.pairwise_distances(
-        states.experts,
-        normalize=spec.probes.normalize,
-        base_states=states.base if spec.probes.normalize == "base" else None,
-    )
-    distances = per_probe.mean(axis=0)
+    """Distances, similarities and bounds; nothing is forecast yet. Raises GateError."""
+    names, base = states.names, metrics.mean_square_norm(states.base)
+    per_probe = distances_per_probe(states, spec)
+    whole = compare_experts(names, per_probe, states.tasks, spec)
+    undefined, similarity = whole.mds[names[0]].reason, whole.similarity
+    means = [Value.missing(undefined or "undefined")] * len(names)
+    if similarity is not None:
+        means = [Value(number=mean) for mean in metrics.mean_similarity(similarity).tolist()]
+    experts = {}
+    for i, name in enumerate(names):
+        shifts = [own[i] - zero for own, zero in zip(states.experts, states.base, strict=True)]
+        shift = partial(metrics.relative_size, metrics.mean_square_norm(shifts), base)
+        experts[name] = ExpertStates(
+            mds=whole.mds[name], mean_similarity=means[i], shift=Value.computed(shift)
+        )
+    grams = {}
+    for name in names:
+        own = states.own(name)
+        grams[name] = metrics.own_input_gram(
+            [states.experts[k] for k in own], [states.base[k] for k in own]
+        )
     squared = metrics.pairwise_squared_distances(states.experts).mean(axis=0)
-    grams = {name: _gram(states, name) for name in states.names}
-    try:
-        similarity, reason = metrics.hidden_similarity(distances), None
-    except metrics.Undefined as undefined:
-        similarity, reason = None, undefined.reason
     return HiddenResult(
-        distances=distances,
+        distances=whole.distances,
         squared=squared,
         similarity=similarity,
-        similarity_reason=reason,
-        experts=_experts(states, per_probe, similarity, reason, spec),
-        bounds=_bounds(states, squared, list(grams.values())),
+        similarity_reason=undefined,
+        experts=experts,
+        bounds=_bounds(states, squared, np.stack(list(grams.values())), base),
         grams=grams,
         states=states,
     )
@@ -167,55 +169,13 @@ def _with_shares(
     return tuple(with_shares(method, shares) for method in methods)
 
 
-def _experts(
-    states: HiddenStates,
-    per_probe: Float64s,
-    similarity: Float64s | None,
-    reason: str | None,
-    spec: GateSpec,
-) -> dict[str, ExpertStates]:
-    base = metrics.mean_square_norm(states.base)
-    mds = means = [Value.missing(reason or "undefined")] * len(states.names)
-    if similarity is not None:
-        difficulty = metrics.merging_difficulty(similarity).tolist()
-        intervals = difficulty_intervals(per_probe, states.tasks, spec)
-        mds = [
-            Value(number=number, interval=intervals[i] if intervals else None)
-            for i, number in enumerate(difficulty)
-        ]
-        means = [Value(number=mean) for mean in metrics.mean_similarity(similarity).tolist()]
-    found = {}
-    for i, name in enumerate(states.names):
-        shifts = [own[i] - zero for own, zero in zip(states.experts, states.base, strict=True)]
-        shift = Value.computed(
-            partial(metrics.relative_size, metrics.mean_square_norm(shifts), base)
-        )
-        found[name] = ExpertStates(mds=mds[i], mean_similarity=means[i], shift=shift)
-    return found
-
-
-def difficulty_intervals(
-    per_probe: Float64s, tasks: Sequence[str], spec: GateSpec
-) -> list[Interval] | None:
-    """The interval of every expert's MDS, at the level of one look; None from too few probes."""
-    try:
-        ends = metrics.merging_difficulty_interval(
-            per_probe, tasks, confidence=spec.probes.level, seed=spec.probes.seed
-        )
-    except metrics.Undefined:
-        return None
-    return [(float(low), float(high)) for low, high in ends]
-
-
-def _bounds(states: HiddenStates, squared: Float64s, grams: Sequence[Float64s]) -> Bounds:
-    own_grams = np.stack(grams)
+def _bounds(states: HiddenStates, squared: Float64s, grams: Float64s, base: float) -> Bounds:
     best = metrics.minimum_distortion(squared)
     diameter = metrics.diameter(squared)
-    base = metrics.mean_square_norm(states.base)
     count = len(states.names)
     uniform = np.full(count, 1 / count)
     try:
-        minimax = metrics.minimax_weights(own_grams).weights
+        minimax = metrics.minimax_weights(grams).weights
     except metrics.Undefined:
         minimax = uniform
     shares = {"uniform": uniform, "optimal": best.weights, "minimax": minimax}
@@ -223,17 +183,12 @@ def _bounds(states: HiddenStates, squared: Float64s, grams: Sequence[Float64s]) 
         diameter=diameter,
         relative_diameter=Value.computed(lambda: metrics.relative_size(diameter**2, base)),
         minimum_distortion=best.value,
-        weights={name: float(w) for name, w in zip(states.names, best.weights, strict=True)},
+        weights=dict(zip(states.names, best.weights.tolist(), strict=True)),
         uniform_distortion=metrics.uniform_distortion(squared),
         paper_bound=metrics.paper_bound(squared, states.base[0].shape[-1]),
         minimax_weights=dict(zip(states.names, minimax.tolist(), strict=True)),
         own_input_distortion={
-            how: Value.computed(partial(metrics.worst_own_input_distortion, own_grams, own))
+            how: Value.computed(partial(metrics.worst_own_input_distortion, grams, own))
             for how, own in shares.items()
         },
     )
-
-
-def _gram(states: HiddenStates, name: str) -> Float64s:
-    own = states.own(name)
-    return metrics.own_input_gram([states.experts[k] for k in own], [states.base[k] for k in own])

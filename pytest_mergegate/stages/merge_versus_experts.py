@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.tasks import Task
-    from pytest_mergegate.stages.context import Context
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Context, Results
 
 
 _DECODED = 8
@@ -54,6 +54,17 @@ class MergedExpert:
 
 
 @result
+class ComparedMerge:
+    """What some weights do to every expert."""
+
+    experts: tuple[MergedExpert, ...]
+
+    def expert(self, name: str) -> MergedExpert:
+        """The comparison with one expert."""
+        return next(expert for expert in self.experts if expert.name == name)
+
+
+@result
 class BaseAnswers:
     """How the base, with nothing merged, answers one expert's own inputs."""
 
@@ -78,28 +89,27 @@ def with_base(context: Context, results: Results) -> Results:
 
 def base_answers(context: Context) -> dict[str, BaseAnswers]:
     """By expert; nothing must be loaded over the base."""
-    return {name: _base_answers(context, name) for name in context.pool.names}
-
-
-def _base_answers(context: Context, name: str) -> BaseAnswers:
     workspace, spec = context.workspace, context.gate.spec
-    inputs = workspace.draws[name].order[: spec.certificate.per_task]
 
-    def compare() -> BaseAnswers:
+    def compare(name: str, inputs: tuple[int, ...]) -> BaseAnswers:
         context.read_references()
         reference = context.references.of(name, inputs)
         differs = answers_differ(workspace.engine, name, reference)
         return BaseAnswers(inputs=len(differs), differing=sum(differs))
 
-    key = workspace.key(
-        "base's answers",
-        expert=workspace.models[name],
-        examples=context.pool.examples_fingerprint.get(name),
-        read=spec.experts[name].how_read,
-        inputs=inputs,
-        probes=spec.probes.model_dump(mode="json"),
-    )
-    return context.cache.kept(BaseAnswers, key, compare)
+    found = {}
+    for name in context.pool.names:
+        inputs = workspace.draws[name].order[: spec.certificate.per_task]
+        key = workspace.key(
+            "base's answers",
+            expert=workspace.models[name],
+            examples=context.pool.examples_fingerprint.get(name),
+            read=spec.experts[name].how_read,
+            inputs=inputs,
+            probes=spec.probes.model_dump(mode="json"),
+        )
+        found[name] = context.cache.kept(BaseAnswers, key, partial(compare, name, inputs))
+    return found
 
 
 def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
@@ -115,14 +125,13 @@ def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
     # all that is compared in any case at once: the more rows, the sooner each is read
     positions = engine.require_head().answer_positions
     engine.states([(task, task.order[:count]) for task in tasks], positions)
-    compared = [_compare(context, task) for task in tasks]
-    looked_at = [_looked_at(*pair) for pair in zip(tasks, compared, strict=True)]
-    asked = [pair for pair in zip(tasks, looked_at, strict=True) if pair[0].reading == "greedy"]
-    engine.answer(asked)
-    return tuple(
-        _merged_expert(engine, task, found, inputs, context.gate.spec.level)
-        for task, found, inputs in zip(tasks, compared, looked_at, strict=True)
-    )
+    compared = []
+    for task in tasks:
+        found = _compare(context, task)
+        compared.append((task, found, _looked_at(task, found)))
+    engine.answer([(task, inputs) for task, _, inputs in compared if task.reading == "greedy"])
+    level = context.gate.spec.level
+    return tuple(_merged_expert(engine, *each, level) for each in compared)
 
 
 def answers_differ(engine: Engine, name: str, reference: OwnAnswers) -> tuple[bool, ...]:
@@ -197,6 +206,13 @@ def _merged_expert(
     engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], level: float
 ) -> MergedExpert:
     distortion = float(np.mean(compared.moved))
+    degenerate = None
+    if looked_at:
+        degenerate = degeneracy(
+            engine.outputs(task, looked_at),
+            compared.outputs[: len(looked_at)],
+            [task.examples[index].choices for index in looked_at],
+        )
     return MergedExpert(
         name=task.name,
         reading=task.reading,
@@ -209,7 +225,7 @@ def _merged_expert(
         relative_distortion=Value.computed(
             lambda: metrics.relative_size(distortion, float(np.mean(compared.own)))
         ),
-        degenerate=_degenerate(engine, task, compared, looked_at),
+        degenerate=degenerate,
     )
 
 
@@ -222,7 +238,10 @@ def _compare_inputs(engine: Engine, task: Task, reference: OwnAnswers) -> _Compa
         differs=agreement.differs,
         cut=reference.cut,
         kl=agreement.divergences,
-        moved=tuple(metrics.mean_square_norm([_difference(m, own)]) for m, own in pairs),
+        moved=tuple(
+            metrics.mean_square_norm([merged.numpy().astype(np.float64) - own.numpy()])
+            for merged, own in pairs
+        ),
         own=tuple(metrics.mean_square_norm([own.numpy()]) for _, own in pairs),
         outputs=reference.outputs,
     )
@@ -252,19 +271,3 @@ def _looked_at(task: Task, compared: _Compared) -> tuple[int, ...]:
     if task.reading != "greedy":
         return compared.inputs
     return compared.inputs[:_DECODED] if 2 * compared.differing > len(compared.inputs) else ()
-
-
-def _degenerate(
-    engine: Engine, task: Task, compared: _Compared, inputs: Sequence[int]
-) -> Degeneracy | None:
-    if not inputs:
-        return None
-    return degeneracy(
-        engine.outputs(task, inputs),
-        compared.outputs[: len(inputs)],
-        [task.examples[index].choices for index in inputs],
-    )
-
-
-def _difference(merged: Tensor, own: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return merged.numpy().astype(np.float64) - own.numpy().astype(np.float64)

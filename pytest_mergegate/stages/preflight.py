@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Stage
-    from pytest_mergegate.stages.context import Context
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Context, Results
 
 
 class UnsoundPool(GateError):
@@ -44,30 +42,22 @@ class PreflightResult:
         return self.pool is not None and not any(f.severity == "error" for f in self.findings)
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """The stage."""
-
-    name: ClassVar[Stage] = "preflight"
-
-    def run(self, context: Context, earlier: Results) -> Iterator[Results]:
-        """Raises UnsoundPool; and GateError for a method that mergekit does not know, before
-        anything is computed in vain."""
-        findings = _inspect(earlier.pool, context.gate)
-        if any(finding.severity == "error" for finding in findings):
-            raise UnsoundPool(findings)
-        yield (earlier := replace(earlier, findings=findings))
-        if context.reaches("hidden"):
-            yield replace(earlier, methods=_planned(context))
+def run(context: Context, earlier: Results) -> Iterator[Results]:
+    """Raises UnsoundPool; and GateError for a method that mergekit does not know, before anything
+    is computed in vain."""
+    findings = _inspect(earlier.pool, context.gate)
+    if any(finding.severity == "error" for finding in findings):
+        raise UnsoundPool(findings)
+    yield (earlier := replace(earlier, findings=findings))
+    if context.reaches("hidden"):
+        yield replace(earlier, methods=_planned(context))
 
 
 def run_preflight(gate: Gate) -> PreflightResult:
     """Read the pool and apply every rule; all findings at once."""
-    try:
-        pool = load_pool(gate)
-    except UnsoundPool as unsound:
-        return PreflightResult(pool=None, findings=unsound.findings)
-    return PreflightResult(pool=pool, findings=_inspect(pool, gate))
+    pool, errors = read_pool(gate)
+    findings = _inspect(pool, gate) if pool is not None else tuple(map(Finding.of, errors))
+    return PreflightResult(pool=pool, findings=findings)
 
 
 def load_pool(gate: Gate) -> Pool:

@@ -11,8 +11,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
 from pytest_mergegate.gate.options import STAGES
 from pytest_mergegate.gate.spec import FEWEST, deepest
-from pytest_mergegate.stages.context import BudgetQuestions
-from pytest_mergegate.stages.results import Results
+from pytest_mergegate.stages.context import BudgetQuestions, Results
 from pytest_mergegate.verdict.budgets import judges_merges, set_limits
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def budget_questions(spec: GateSpec, pool: Pool, allowed: Stage | None = None) -
     return BudgetQuestions(
         deepest=min(wanted, allowed or wanted, key=STAGES.index),
         compares_merges=judges_merges(limits),
-        limits=limits,
+        hangs_on={"limits": limits, "scores": {n: e.score for n, e in spec.experts.items()}},
         mds_is_open=mds_is_open,
         disagreement_is_open=disagreement_is_open,
     )

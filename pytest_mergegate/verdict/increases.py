@@ -14,8 +14,8 @@ from pytest_mergegate.verdict.losses import base_loss, loss
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_mergegate.stages.pool_parts import PoolPart
     from pytest_mergegate.verdict.evidence import Asked
-    from pytest_mergegate.verdict.pool_parts import PoolPart
 
 NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with the option baseline)"
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6

@@ -34,7 +34,6 @@ _WHY = {
     "equidistant": "all experts are equally far apart, which says nothing about their conflicts",
     "expert_score_zero": "the expert itself scores zero on its examples",
     "zero_task_vectors": "neither expert changes the base",
-    "zero_hidden_state": "a hidden state is zero and has no direction",
 }
 _TOLD = ("not_computed", "needs_stage", "baseline_", "too_few")
 """Reasons that the evidence itself puts in words."""

@@ -13,6 +13,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.report.baseline import read_baseline, update_baseline
 from pytest_mergegate.report.pool_records import BaseRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
+from pytest_mergegate.stages.pool_parts import PoolPart
 from pytest_mergegate.verdict.budgets import BUDGETS
 from pytest_mergegate.verdict.evidence import Asked
 from pytest_mergegate.verdict.increases import (
@@ -21,7 +22,6 @@ from pytest_mergegate.verdict.increases import (
     mds_increase,
     moved,
 )
-from pytest_mergegate.verdict.pool_parts import PoolPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable

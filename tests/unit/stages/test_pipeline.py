@@ -16,21 +16,19 @@ from pytest_mergegate.stages import pipeline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.stages.results import Results
+    from pytest_mergegate.stages.context import Results
 
 
-class Step:
+def step(name: Any, *, fails: bool = False) -> Any:
     """A stage that notes its name among the findings, twice."""
 
-    def __init__(self, name: Any, *, fails: bool = False) -> None:
-        self.name = name
-        self.fails = fails
-
-    def run(self, context: Any, earlier: Results) -> Iterator[Results]:
-        yield (earlier := replace(earlier, findings=(*earlier.findings, self.name)))
-        if self.fails:
+    def run(context: Any, earlier: Results) -> Iterator[Results]:
+        yield (earlier := replace(earlier, findings=(*earlier.findings, name)))
+        if fails:
             raise GateError("it went wrong")
-        yield replace(earlier, findings=(*earlier.findings, f"more {self.name}"))
+        yield replace(earlier, findings=(*earlier.findings, f"more {name}"))
+
+    return run
 
 
 def context(deepest: str) -> Any:
@@ -39,12 +37,12 @@ def context(deepest: str) -> Any:
 
 
 def test_has_the_stages_that_gates_name() -> None:
-    assert tuple(stage.name for stage in pipeline.STAGES) == STAGES
+    assert tuple(pipeline.STAGES) == STAGES
 
 
 @pytest.mark.parametrize("deepest", STAGES)
 def test_ends_where_the_budgets_are_decided(monkeypatch: pytest.MonkeyPatch, deepest: str) -> None:
-    monkeypatch.setattr(pipeline, "STAGES", tuple(map(Step, STAGES)))
+    monkeypatch.setattr(pipeline, "STAGES", {name: step(name) for name in STAGES})
     run = context(deepest)
     last: Any
     *_, last = pipeline.run(run)
@@ -54,7 +52,8 @@ def test_ends_where_the_budgets_are_decided(monkeypatch: pytest.MonkeyPatch, dee
 
 
 def test_leaves_behind_what_was_found_before_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "STAGES", (Step("preflight"), Step("conflict", fails=True)))
+    failing = {"preflight": step("preflight"), "conflict": step("conflict", fails=True)}
+    monkeypatch.setattr(pipeline, "STAGES", failing)
     found: list[Any] = []
     with pytest.raises(GateError, match="it went wrong"):
         found.extend(pipeline.run(context("eval")))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.gate.spec import GateSpec
-from pytest_mergegate.stages.hidden import difficulty_intervals
-from pytest_mergegate.verdict.pool_parts import PoolParts
+from pytest_mergegate.stages.pool_parts import PoolParts, difficulty_intervals, distances_per_probe
 
 NAMES = ("a", "b", "c", "d", "e")
 PROBES = 4
@@ -59,3 +59,11 @@ def test_two_experts_have_no_similarity() -> None:
     found = PoolParts(hidden(1), spec("unit")).of(("a", "b"))
     assert found.similarity is None
     assert {mds.reason for mds in found.mds.values()} == {"needs_three_experts"}
+
+
+def test_a_state_that_is_zero_has_no_direction() -> None:
+    states = hidden(2).states
+    states.experts[0][0] = 0
+    with pytest.raises(GateError, match=r"a hidden state is zero.*probes.normalize: none"):
+        distances_per_probe(states, spec("unit"))
+    assert np.isfinite(distances_per_probe(states, spec("none"))).all()
