@@ -1,17 +1,15 @@
 """The command ``mergegate``: the gates outside a test suite, with pytest's exit codes."""
 
-from __future__ import annotations
-
 import gc
 import os
 import sys
+from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.plain_text import complain
+from pytest_mergegate.common.statuses import Exit
 
 _COMMANDS = {
     "check": ("run gates", "."),
@@ -71,11 +69,6 @@ def add_commands(parser: Parser, given: Collection[str] = tuple(_COMMANDS)) -> N
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.common.errors import GateError, UsageError
-    from pytest_mergegate.common.plain_text import complain
-    from pytest_mergegate.common.statuses import Exit
-
     parser = Parser(prog="mergegate", description=__doc__)
     add_commands(parser, sys.argv if arguments is None else arguments)
     chosen = parser.parse_args(arguments)

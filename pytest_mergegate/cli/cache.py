@@ -1,19 +1,13 @@
 """``mergegate cache``: show or clear kept results."""
 
-from __future__ import annotations
-
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.option_table import OPTIONS, Given, parse_cache
-
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_mergegate.cli.parser import Parser
 
 
 def add_to(cache: Parser) -> None:

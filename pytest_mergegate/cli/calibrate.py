@@ -1,42 +1,37 @@
 """``mergegate calibrate``: what the merges in a registry say of those to come, in 80 columns."""
 
-from __future__ import annotations
-
+import argparse
 import json
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from pytest_mergegate.cli.output import aligned, encodable, is_saved
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.plain_text import clean, complain, printable
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import REGISTRY
+from pytest_mergegate.history.calibration.fit import Calibration
 from pytest_mergegate.history.calibration.observations import (
     COLLAPSE,
     LOWER_IS_RISKIER,
     observations,
 )
-from pytest_mergegate.history.calibration.performance import DEFAULT_LIMIT
-from pytest_mergegate.history.calibration.summary import Missing, summarise
-from pytest_mergegate.history.registry.lines import SCORES
-from pytest_mergegate.history.registry.reading import read_registry, told
+from pytest_mergegate.history.calibration.performance import (
+    DEFAULT_LIMIT,
+    EstimatedShare,
+    Performance,
+)
+from pytest_mergegate.history.calibration.summary import Missing, Summary, summarise
+from pytest_mergegate.history.registry.lines import SCORES, RegistryLine
+from pytest_mergegate.history.registry.reading import Registry, read_registry, told
 from pytest_mergegate.report.formats.reading import plural
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.history.calibration.fit import Calibration
-    from pytest_mergegate.history.calibration.performance import EstimatedShare, Performance
-    from pytest_mergegate.history.calibration.summary import Summary
-    from pytest_mergegate.history.registry.lines import RegistryLine
-    from pytest_mergegate.history.registry.reading import Registry
 
 _WIDTH: Final = 80
 _LEFT_OUT: Final = {"merges": "merge", "pools": "pool", "beds": "bed"}

@@ -4,12 +4,11 @@ Where git cannot tell whether something changed, it counts as changed: a gate th
 must be one that would come out as it did before.
 """
 
-from __future__ import annotations
-
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 from pytest_mergegate.common.errors import GateFileError, PoolError, UsageError
 from pytest_mergegate.common.files.containment import is_contained
@@ -17,14 +16,9 @@ from pytest_mergegate.common.files.git import run_git, top_of
 from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import Gate, load_gate
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.gate.gatefile import Gate
 
 _MOST_HOPS = 40
 """As many links as an operating system follows."""
@@ -45,7 +39,7 @@ class Places:
     """They and the folders that hold them."""
 
     @classmethod
-    def of(cls, paths: Iterable[Path]) -> Places:
+    def of(cls, paths: Iterable[Path]) -> Self:
         """With the folders around them, so that a look-up takes no search."""
         found = frozenset(paths)
         return cls(paths=found, around=found.union(*(path.parents for path in found)))

@@ -1,39 +1,29 @@
 """``mergegate check``: the gates outside a test suite."""
 
-from __future__ import annotations
-
+import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pytest_mergegate.cli.parser import options_of
+from pytest_mergegate.cli.parser import Parser, options_of
 from pytest_mergegate.common.errors import GateFileError, UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.discovery import gates_below, refusals
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
-from pytest_mergegate.report.baseline import read_baseline
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.report.baseline import Baseline, read_baseline
 from pytest_mergegate.report.formats.progress import progress_bar
 from pytest_mergegate.report.formats.terminal import Look, encoding_of
 from pytest_mergegate.report.gating import error_report, run_gate
-from pytest_mergegate.report.run_end import Run, end_run, summary_of
-from pytest_mergegate.report.types import Collected
+from pytest_mergegate.report.run_end import Run, RunEnd, end_run, summary_of
+from pytest_mergegate.report.types import Collected, Report
 from pytest_mergegate.verdict.budgets import cap_options
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.report.baseline import Baseline
-    from pytest_mergegate.report.run_end import RunEnd
-    from pytest_mergegate.report.types import Report
-
-    Gates = dict[Path, GateFileError | None]
-    """Gate files; with why one must not run that lies among the data of strangers."""
+Gates = dict[Path, GateFileError | None]
+"""Gate files; with why one must not run that lies among the data of strangers."""
 
 
 def add_to(check: Parser) -> None:

@@ -1,25 +1,19 @@
 """``mergegate github``: tell GitHub Actions what a check found; ``action.yml`` runs it."""
 
-from __future__ import annotations
-
+import argparse
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.cli import github_actions as github
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.regular_files import read_own
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file
 from pytest_mergegate.report.formats.json import read_reports
 from pytest_mergegate.report.formats.markdown import render
-
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.report.types import Collected
+from pytest_mergegate.report.types import Collected
 
 _LONGEST = 4_000
 """Characters of what is wrong with a run."""

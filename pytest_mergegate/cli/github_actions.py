@@ -4,20 +4,15 @@ Nothing here may be trusted to be free of line breaks, colons or percent signs: 
 and branches come from pull requests.
 """
 
-from __future__ import annotations
-
 import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pytest_mergegate.common.plain_text import clean, cut
 from pytest_mergegate.common.statuses import STATUSES, Status
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pytest_mergegate.report.types import Collected, Report, VerdictRecord
+from pytest_mergegate.report.types import Collected, Report, VerdictRecord
 
 SUMMARY_LIMIT = 1_000_000
 """Bytes. GitHub takes less than 1 MiB of a step."""

@@ -1,24 +1,22 @@
 """``mergegate init``: a first gate file for a folder of experts."""
 
-from __future__ import annotations
-
+import argparse
 import os
 import shlex
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pytest_mergegate.cli.first_gate.experts import SkippedFolder, find_experts, relative
+from pytest_mergegate.cli.first_gate.proposal import Proposal, propose
+from pytest_mergegate.cli.first_gate.text import gate_text
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.plain_text import say, shown
 from pytest_mergegate.common.statuses import Exit
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.cli.first_gate.experts import SkippedFolder
-    from pytest_mergegate.cli.first_gate.proposal import Proposal
-    from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.stages.preflight import run_preflight
 
 NAME = "mergegate.yaml"
 _OF_EXPERTS = {"adapters", "adapter", "loras", "lora", "experts", "checkpoints", "models"}
@@ -30,27 +28,18 @@ _MOST = 20
 def add_to(init: Parser) -> None:
     """Declare the arguments."""
     init.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds the experts")
+    told = "mergegate.yaml in DIR; beside DIR where it is part of a project, as adapters/ is"
     init.add_argument(
-        "--output",
-        type=Path,
-        metavar="PATH",
-        help="the gate file (default: mergegate.yaml in DIR; beside DIR where it is part of a "
-        "project, as adapters/ is)",
+        "--output", type=Path, metavar="PATH", help=f"the gate file (default: {told})"
     )
     init.add_argument("--base", metavar="REF", help="a folder, or org/name on the hub")
     init.add_argument("--force", action="store_true", help="overwrite a gate file that is there")
-    init.add_argument(
-        "--no-check", action="store_true", help="do not run the preflight stage on what was written"
-    )
+    told = "do not run the preflight stage on what was written"
+    init.add_argument("--no-check", action="store_true", help=told)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the gate file; returns the exit code. Raises UsageError."""
-    from pytest_mergegate.cli.first_gate.experts import find_experts
-    from pytest_mergegate.cli.first_gate.proposal import propose
-    from pytest_mergegate.cli.first_gate.text import gate_text
-    from pytest_mergegate.common.files.writing import Unwritten, write_file
-
     if not chosen.folder.is_dir():
         raise UsageError(f"there is no folder {chosen.folder}")
     folder = chosen.folder.resolve()
@@ -98,16 +87,15 @@ def _place(folder: Path, output: Path | None, *, force: bool) -> Path:
 
 def _is_part(folder: Path) -> bool:
     """Whether a folder is a part of a project that its parent holds the rest of."""
-    folder = folder.resolve()
     own, beside = (any((at / n).is_dir() for n in _BESIDE) for at in (folder, folder.parent))
     return folder.name.lower() in _OF_EXPERTS or (beside and not own)
 
 
 def _written(proposal: Proposal, path: Path) -> Iterator[str]:
     """What was written, and what is left out or to do."""
-    entries = proposal.entries
+    entries, base = proposal.entries, proposal.base
     yield f"wrote {_from_here(path)}: {len(entries)} experts"
-    yield f"  base: {shown(proposal.base.reference)} ({proposal.base.why})"
+    yield f"  base: {shown(base.reference)} ({base.why})"
     ready = sum(entry.problem is None for entry in entries)
     labelled = sum(bool(entry.targets) for entry in entries)
     yield f"  examples: for {ready} of them, with targets for {labelled}"
@@ -119,16 +107,11 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
 
 
 def _left_out(left_out: Iterable[SkippedFolder], root: Path) -> Iterator[str]:
-    from pytest_mergegate.cli.first_gate.experts import relative
-
     return _cut(f"left out: {shown(relative(o.path, root))}: {o.reason}" for o in left_out)
 
 
 def _is_sound(proposal: Proposal, path: Path) -> bool:
     """Whether preflight finds nothing wrong, as far as it can run without fetching anything."""
-    from pytest_mergegate.gate.gatefile import load_gate
-    from pytest_mergegate.stages.preflight import run_preflight
-
     if proposal.unreadable:
         say(["not checked: that has to be done first"])
         return True

@@ -1,19 +1,14 @@
 """What subcommands print and write: tables of plain text, and files."""
 
-from __future__ import annotations
-
 import sys
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
 
 from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.plain_text import complain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 
 def aligned(

@@ -1,22 +1,16 @@
 """The parser of the command line: the options that the command shares with pytest, and errors."""
 
-from __future__ import annotations
-
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from pytest_mergegate.common.plain_text import cut
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.gate.option_table import Given, read_options
+from pytest_mergegate.gate.option_table import Given, Option, read_options
+from pytest_mergegate.gate.options import Options
 from pytest_mergegate.verdict.budgets import cap_options
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.gate.option_table import Option
-    from pytest_mergegate.gate.options import Options
 
 _ACTIONS: dict[str, dict[str, Any]] = {
     "text": {},

@@ -1,33 +1,24 @@
 """``mergegate plan``: the merges of a pool that would pass."""
 
-from __future__ import annotations
-
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pytest_mergegate.cli.parser import options_of
+from pytest_mergegate.cli.parser import Parser, options_of
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.gate.gatefile import load_gate, refuse_code
+from pytest_mergegate.gate.gatefile import Gate, load_gate, refuse_code
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
-from pytest_mergegate.planning.plan import MOST_TRIALS, find_replacements, make_plan
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.planning.plan import MOST_TRIALS, Plan, find_replacements, make_plan
+from pytest_mergegate.planning.records import PlanRecord
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.report.build import now, versions
 from pytest_mergegate.report.formats.progress import progress_bar
-
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.cli.plan_text import Verified
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.planning.plan import Plan
-    from pytest_mergegate.planning.records import PlanRecord
-    from pytest_mergegate.pool.pool import Pool
 
 SCHEMA = "pytest-mergegate/plan/1"
 
@@ -55,7 +46,7 @@ def add_to(plan: Parser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Make the plan; returns the exit code. Raises UsageError, GateError."""
     # with torch, for which neither help nor a bad option waits
-    from pytest_mergegate.cli.plan_text import plan_lines, verify
+    from pytest_mergegate.cli.plan_text import Verified, plan_lines, verify
     from pytest_mergegate.planning.files import plan_files, write_files
 
     _check_options(chosen)

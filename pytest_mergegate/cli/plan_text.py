@@ -1,30 +1,25 @@
 """What ``mergegate plan`` says: the record that ``--json`` writes, and groups gated for real."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.cli.output import aligned
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.planning.forecasts import GroupForecast
+from pytest_mergegate.planning.records import (
+    PlannedGroupRecord,
+    PlannedMergeRecord,
+    PlanRecord,
+    ReplacementRecord,
+)
 from pytest_mergegate.planning.weights import proposed_gate
 from pytest_mergegate.report.formats.reading import plural, some
 from pytest_mergegate.report.gating import run_gate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.planning.forecasts import GroupForecast
-    from pytest_mergegate.planning.records import (
-        PlannedGroupRecord,
-        PlannedMergeRecord,
-        PlanRecord,
-        ReplacementRecord,
-    )
-    from pytest_mergegate.report.types import MergedExpertRecord, Report
+from pytest_mergegate.report.types import MergedExpertRecord, Report
 
 _HEAD = ("method", "weights", "forecast", "worst off", "disagreement", "loss %", "distortion", "by")
 _MOST_POINTS = 12

@@ -1,12 +1,11 @@
 """``mergegate report``: a JSON report in other formats, without computing anything."""
 
-from __future__ import annotations
-
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.regular_files import read_own
 from pytest_mergegate.common.files.writing import Unwritten
@@ -16,11 +15,6 @@ from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import Given, parse_report
 from pytest_mergegate.report.formats.json import read_reports
 from pytest_mergegate.report.run_end import write_report
-
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_mergegate.cli.parser import Parser
 
 _FORMATS = tuple(name for name in FORMATS if name != "json")
 

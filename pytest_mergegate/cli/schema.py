@@ -1,21 +1,16 @@
 """``mergegate schema``: the JSON Schema of gate files, for editors."""
 
-from __future__ import annotations
-
+import argparse
 import json
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.cli.first_gate.text import SCHEMA
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
 from pytest_mergegate.gate.spec import GateSpec
-
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_mergegate.cli.parser import Parser
 
 _THEORY = re.compile(r" \(THEORY \d+\)")
 _METRIC = r"^(%s|lm_eval:\s*\S.*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"

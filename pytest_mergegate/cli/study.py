@@ -1,31 +1,24 @@
 """``mergegate study``: the paper's tables on recorded merges."""
 
-from __future__ import annotations
-
+import argparse
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.cli.calibrate import registry_at
 from pytest_mergegate.cli.output import encodable, is_saved
+from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.history.beds import load_beds
 from pytest_mergegate.history.study import conflicts, difficulty, figure, losses
 from pytest_mergegate.history.study.paper import paper_tables
-from pytest_mergegate.history.study.points import by_base
-from pytest_mergegate.history.study.tables import text
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping, Sequence
-
-    from pytest_mergegate.cli.parser import Parser
-    from pytest_mergegate.history.study.points import Point
-    from pytest_mergegate.history.study.tables import Table
+from pytest_mergegate.history.study.points import Point, by_base
+from pytest_mergegate.history.study.tables import Table, text
 
 
 def add_to(study: Parser) -> None:

@@ -10,15 +10,13 @@ A gate file may run code, so one in a folder of strangers' is refused: in, or be
 Who names a gate file on the command line has decided to run it.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.containment import check_way_inside
@@ -27,9 +25,6 @@ from pytest_mergegate.common.files.places import is_apart, is_gate_name, model_f
 from pytest_mergegate.common.files.yaml_files import read_yaml
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.mergekit.file import sources
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _FIX = (
     "move the gate file out of that folder, or remove it (one that is named on the command line is "

@@ -1,30 +1,24 @@
 """YAML, or the arguments of ``@mergeable``, to a validated gate; every error with its line."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError, did_you_mean
 from pytest_mergegate.common.files.containment import glob_inside
 from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yaml, where_of
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.mergekit.file import MergekitFile
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, Budget, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from pydantic_core import ErrorDetails
-
-    from pytest_mergegate.gate.mergekit.file import MergekitFile
 
 # what pydantic adds to a location beside the file's own keys, from the third part on
 _PYDANTIC_PARTS = ("[key]", "literal[", "dict[", "<")
@@ -57,7 +51,7 @@ class Gate:
         """``file:line`` of a key, for error messages."""
         return where_of(self.name, self.lines, location)
 
-    def with_budget(self, budget: Budget) -> Gate:
+    def with_budget(self, budget: Budget) -> Self:
         """The same gate under another budget."""
         return replace(self, spec=self.spec.model_copy(update={"budget": budget}))
 

@@ -4,8 +4,6 @@ A method of our own is one row here and the function that its ``arithmetic`` nam
 installed mergekit that has no row is merged by mergekit, by mergekit's declaration of it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

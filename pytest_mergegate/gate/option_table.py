@@ -3,8 +3,6 @@
 Defaults stand in ``Options``. Every pytest session imports this, so it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,14 +3,10 @@
 Every pytest session imports this module, so it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 Stage = Literal["preflight", "conflict", "hidden", "merge", "eval"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -1,11 +1,10 @@
 """The sections of a gate file: experts, what is compared of them, and the budget."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,9 +17,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -102,7 +98,7 @@ class ExpertSpec(Section):
         return metric
 
     @model_validator(mode="after")
-    def _ranks_choices(self) -> ExpertSpec:
+    def _ranks_choices(self) -> Self:
         if self.length_normalization != "none" and self.metric != "accuracy":
             raise ValueError(
                 "length_normalization is for metric: accuracy, which ranks choices, "
@@ -259,11 +255,11 @@ class Budget(Section):
             name: float(limit.removeprefix(_AUTO)) for name, limit in self if isinstance(limit, str)
         }
 
-    def capped(self, caps: Mapping[str, float]) -> Budget:
+    def capped(self, caps: Mapping[str, float]) -> Self:
         """This budget, tightened (never loosened) by ``caps``; one that is still to be found stays
         so."""
         limits = self.model_dump(exclude_none=True)
         for name, cap in caps.items():
             known = limits.get(name, cap)
             limits[name] = known if isinstance(known, str) else min(cap, known)
-        return Budget(**limits)
+        return type(self)(**limits)

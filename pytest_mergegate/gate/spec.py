@@ -1,14 +1,12 @@
 """The vocabulary of a gate: what a gate file may say, as validated pydantic models."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from pytest_mergegate.gate.merge_methods import traits_of
+from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
 from pytest_mergegate.gate.options import STAGES, Stage
 from pytest_mergegate.gate.sections import (
     Budget,
@@ -22,9 +20,6 @@ from pytest_mergegate.gate.sections import (
     Text,
     reading_text,
 )
-
-if TYPE_CHECKING:
-    from pytest_mergegate.gate.merge_methods import MethodTraits
 
 DEFAULT_MAX_DISAGREEMENT = 0.3
 FEWEST = 30
@@ -52,7 +47,7 @@ class MethodSpec(Section):
     """mergekit's name of the method, such as ``linear`` or ``ties``."""
 
     @model_validator(mode="after")
-    def _plain_parameters(self) -> MethodSpec:
+    def _plain_parameters(self) -> Self:
         for name, value in self.parameters.items():
             if name == "base_model":
                 raise ValueError(
@@ -189,7 +184,7 @@ class GateSpec(Section):
         return examples
 
     @model_validator(mode="after")
-    def _consistent(self) -> GateSpec:
+    def _consistent(self) -> Self:
         if len(self.experts) < 2:
             raise _inconsistent(
                 f"a merge takes at least two experts, the gate has {len(self.experts)}", "experts"

@@ -1,26 +1,18 @@
 """Which base the experts were fine-tuned from, and where it is."""
 
-from __future__ import annotations
-
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pytest_mergegate.cli.first_gate.experts import relative
+from pytest_mergegate.cli.first_gate.experts import FoundExpert, relative
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.containment import is_contained
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG
-from pytest_mergegate.pool.base import read_base
+from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.references import Located, last_part, names_repository, unquantised
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pytest_mergegate.cli.first_gate.experts import FoundExpert
-    from pytest_mergegate.pool.base import Base
 
 _FIX = "name it: mergegate init DIR --base PATH"
 _MOST = 4

@@ -1,13 +1,12 @@
 """Which folders below a folder are experts, and why the others that look like one are not."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.containment import check_contained, check_way_inside
@@ -18,9 +17,6 @@ from pytest_mergegate.gate.sections import POOL
 from pytest_mergegate.pool.adapters import CONFIG, WEIGHTS, read_config
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.tensors import StoredTensors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 DEPTH = 4
 """Levels of folders that are looked into."""

@@ -1,16 +1,15 @@
 """What to put into the gate file: examples, metrics, budgets and methods, each with why."""
 
-from __future__ import annotations
-
 import json
 import os
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from pytest_mergegate.cli.first_gate.bases import find_base
-from pytest_mergegate.cli.first_gate.experts import relative
+from pytest_mergegate.cli.first_gate.bases import FoundBase, find_base
+from pytest_mergegate.cli.first_gate.experts import FoundExpert, SkippedFolder, relative
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.containment import check_contained
 from pytest_mergegate.common.files.git import top_of
@@ -18,16 +17,8 @@ from pytest_mergegate.common.files.places import model_file_in
 from pytest_mergegate.common.files.regular_files import open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.spec import FEWEST
-from pytest_mergegate.pool.examples import read_examples
+from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.preflight.heads import task_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from pytest_mergegate.cli.first_gate.bases import FoundBase
-    from pytest_mergegate.cli.first_gate.experts import FoundExpert, SkippedFolder
-    from pytest_mergegate.pool.examples import Example
 
 _SHORT = 40
 """Characters of a target that is right or wrong as a whole."""

@@ -1,22 +1,16 @@
 """A gate file as text: a comment on every key, odd names quoted, within 100 columns."""
 
-from __future__ import annotations
-
 import re
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import yaml
 
 from pytest_mergegate.cli.first_gate.experts import relative
+from pytest_mergegate.cli.first_gate.proposal import Proposal
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.gate.sections import CertificateSpec, ProbesSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.cli.first_gate.proposal import Proposal
 
 SCHEMA = (
     "https://raw.githubusercontent.com/pytest-mergegate/pytest-mergegate/main/docs/"

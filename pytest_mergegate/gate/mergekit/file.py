@@ -1,22 +1,16 @@
 """What a mergekit configuration says, as far as gates care: its models, by place and by role, and
 whether it is a gate's own method and weights."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pytest_mergegate.common.errors import GateError, did_you_mean
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.files.yaml_files import Location, where_of
-from pytest_mergegate.gate.merge_methods import traits_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from pytest_mergegate.gate.merge_methods import MethodTraits
+from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
 
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),

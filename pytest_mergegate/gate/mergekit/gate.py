@@ -1,12 +1,12 @@
 """A mergekit configuration as a gate file: its models as experts, its settings as the merge."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.common.errors import GateFileError, did_you_mean
 from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.files.yaml_files import Location
 from pytest_mergegate.gate.mergekit.file import (
     MergekitFile,
     ModelReference,
@@ -19,11 +19,6 @@ from pytest_mergegate.gate.mergekit.file import (
 )
 from pytest_mergegate.gate.sections import POOL, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pytest_mergegate.common.files.yaml_files import Location
 
 _SECTION = "mergegate"
 _MERGE_KEYS = ("select", "seed", "route")
