@@ -1,7 +1,5 @@
 """What the report says of a pool: its experts, pairs, conflicts and bounds."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

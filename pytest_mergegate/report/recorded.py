@@ -1,22 +1,17 @@
 """What a report gives to the registry: one line for every merge whose loss was measured."""
 
-from __future__ import annotations
-
 import json
 import statistics
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.gate.sections import reading_text
 from pytest_mergegate.gate.spec import MergeSpec
 from pytest_mergegate.history.registry.appending import append_lines, unwritten
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
+from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
 
 _RATIOS = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio", "cosine")
 

@@ -1,25 +1,17 @@
 """The end of a run, the same for pytest and the command: what is written, said, and ended in."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.report.baseline import update_baseline
-from pytest_mergegate.report.formats.terminal import preflight_summary, summary
+from pytest_mergegate.gate.options import Options, ReportTarget
+from pytest_mergegate.report.baseline import Baseline, update_baseline
+from pytest_mergegate.report.formats.terminal import Look, preflight_summary, summary
 from pytest_mergegate.report.recorded import keep_losses
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.gate.options import Options, ReportTarget
-    from pytest_mergegate.report.baseline import Baseline
-    from pytest_mergegate.report.formats.terminal import Look
-    from pytest_mergegate.report.types import Collected, Report
+from pytest_mergegate.report.types import Collected, Report
 
 _OWN = frozenset({Exit.PASSED, Exit.NOT_PASSED, Exit.NOTHING_GATED})
 """Exit codes that a gate in error goes before."""

@@ -1,17 +1,12 @@
 """The pool that a marked test means."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.sections import Budget
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def gate_of(request: pytest.FixtureRequest) -> Gate:

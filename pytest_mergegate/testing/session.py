@@ -1,19 +1,20 @@
 """The gates of one pytest session: assessed once, judged per item, reported at the end."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.common.plain_text import printable
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.options import Options
 from pytest_mergegate.pool.pool import pool_state
-from pytest_mergegate.report.baseline import read_baseline
+from pytest_mergegate.report.baseline import Baseline, read_baseline
 from pytest_mergegate.report.formats.junit import properties
 from pytest_mergegate.report.formats.progress import progress_bar
 from pytest_mergegate.report.formats.terminal import Look, encoding_of, failure_text, summary
@@ -23,13 +24,6 @@ from pytest_mergegate.report.types import Collected, Report
 from pytest_mergegate.testing.items import GateItem, GateNotPassed
 from pytest_mergegate.testing.marked import gate_of
 from pytest_mergegate.testing.workers import clean_up, shared
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.report.baseline import Baseline
 
 PROPERTY = "mergegate"
 _ASSESSED: pytest.StashKey[tuple[Gate, Report]] = pytest.StashKey()

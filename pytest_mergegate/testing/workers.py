@@ -1,22 +1,16 @@
 """What the xdist workers of one run share: each gate is computed by the first to get there."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 from filelock import FileLock
 
 from pytest_mergegate.common.files.writing import make_private_folder, write_file
 from pytest_mergegate.report.types import Report
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pytest
 
 
 def shared(config: pytest.Config, key: str, compute: Callable[[], Report]) -> Report:

@@ -13,7 +13,7 @@ from crowds import HOSTILE, crowd, stopped
 from pytest_mergegate import assess
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats.html import render
-from pytest_mergegate.report.formats.html_parts.grids import clustered
+from pytest_mergegate.report.formats.html_parts.charts import clustered
 from pytest_mergegate.report.types import Collected, FindingRecord, Report
 
 if TYPE_CHECKING:

@@ -1,16 +1,12 @@
 """How alike the experts are, as a picture of characters."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich.cells import cell_len
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import shorten
-
-if TYPE_CHECKING:
-    from pytest_mergegate.report.types import Report
+from pytest_mergegate.report.types import Report
 
 FEWEST = 3
 """Experts from which on there is something to compare."""

@@ -1,7 +1,5 @@
 """Reports as one HTML file that works offline: plots, tables and how to read them."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
@@ -9,7 +7,6 @@ import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,13 +14,11 @@ from markupsafe import Markup
 from pytest_mergegate.common.plain_text import printable
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import numbers, reading
-from pytest_mergegate.report.formats.html_parts import charts, grids, tables
+from pytest_mergegate.report.formats.html_parts import charts, tables
+from pytest_mergegate.report.formats.html_parts.charts import Chart
 from pytest_mergegate.report.formats.html_parts.tables import Judged, judged
 from pytest_mergegate.report.formats.reading import NO_VERDICT, Concern, concerns, plural, status_of
-
-if TYPE_CHECKING:
-    from pytest_mergegate.report.formats.html_parts.charts import Chart
-    from pytest_mergegate.report.types import Collected, Report
+from pytest_mergegate.report.types import Collected, Report
 
 _TEMPLATES = Path(__file__).parent / "html_parts" / "templates"
 
@@ -73,8 +68,8 @@ class GateView:
     def charts(self) -> dict[str, Chart]:
         """The plots that there are numbers for, by name."""
         makers = {
-            "similarity": grids.similarity_chart,
-            "layers": grids.layers_chart,
+            "similarity": charts.similarity_chart,
+            "layers": charts.layers_chart,
             "damage": charts.damage_chart,
             "distortion": charts.distortion_chart,
         }
@@ -130,7 +125,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = (charts, grids, tables, numbers, reading)
+    told = (charts, tables, numbers, reading)
     found.globals |= {module.__name__.rpartition(".")[2]: module for module in told}
     found.filters |= {
         "number": number_text,

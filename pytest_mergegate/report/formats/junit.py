@@ -1,18 +1,12 @@
 """Verdicts as properties of a test case: plain strings, which JUnit and xdist take."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.report.formats.reading import STATUSES, status_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.report.types import Report, VerdictRecord
+from pytest_mergegate.report.types import Report, VerdictRecord
 
 
 def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:

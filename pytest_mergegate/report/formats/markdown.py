@@ -1,11 +1,10 @@
 """Reports as Markdown: the summary of a CI job, and the comment on a pull request."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.heatmap import heatmap
@@ -23,11 +22,7 @@ from pytest_mergegate.report.formats.reading import (
     told_findings,
     worst_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
+from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
 
 LIMIT = (1 << 20) - 1
 """Bytes: GitHub takes summaries of a job's step below 1 MiB."""

@@ -1,28 +1,21 @@
 """The numbers of experts that formats show, one by one and as columns of a table."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.records import value_of
+from pytest_mergegate.common.records import Interval, value_of
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats.reading import limit_of, merge_of, status_of
+from pytest_mergegate.report.types import (
+    ForecastRecord,
+    MergedExpertRecord,
+    MergeRecord,
+    Report,
+)
 from pytest_mergegate.verdict.budgets import kind_of, limit_on
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pytest_mergegate.common.records import Interval
-    from pytest_mergegate.common.values import Value
-    from pytest_mergegate.report.types import (
-        ForecastRecord,
-        MergedExpertRecord,
-        MergeRecord,
-        Report,
-    )
 
 NONE = "-"
 MDS, DISAGREEMENT, LOSS = map(limit_on, ("mds", "disagreement", "loss"))
@@ -92,6 +85,60 @@ def span(ends: Interval | None, scale: float = 1, decimals: int | None = None) -
         return number_text(end) if decimals is None else f"{end + 0.0:.{decimals}f}"
 
     return f"[{', '.join(map(text, sorted((low * scale, high * scale))))}]"
+
+
+Damage = dict[str, dict[str, Value]]
+"""By expert, then by series, in percent."""
+SERIES = {
+    "states": "forecast from states",
+    "surrogate": "forecast by one forward pass",
+    "merged": "certificate: merged answers differ",
+    "upper": "certificate: at most",
+    "loss": "measured loss of score",
+}
+"""Kinds of numbers."""
+
+
+def damage_of(report: Report) -> dict[str, Damage]:
+    """Forecast, certified and measured, side by side, by method: the judged one first."""
+    known = [*(m.method for m in report.merges), *(f.method for f in report.forecasts)]
+    methods = sorted(dict.fromkeys(known), key=lambda method: method != report.judged_method)
+    return {method: _damage(report, method) for method in methods}
+
+
+def _damage(report: Report, method: str) -> Damage:
+    merge = next((m for m in report.merges if m.method == method), None)
+    merged = {expert.name: expert for expert in merge.experts} if merge else {}
+    forecasts = {kind: forecasts_of(report, kind, method) for kind in ("states", "surrogate")}
+    nothing = Value.missing("not_forecast")
+    rows: Damage = {}
+    for name in report.expert_names:
+        one = merged.get(name)
+        shares = {
+            kind: value_of(of[name], "disagreement") if name in of else nothing
+            for kind, of in forecasts.items()
+        }
+        shares["merged"] = value_of(one, "disagreement")
+        shares["upper"] = value_of(one, "disagreement_upper")
+        percents = {kind: share.times(100) for kind, share in shares.items()}
+        rows[name] = percents | {"loss": loss_of(one)}
+    return rows
+
+
+def worst_off(damage: Damage) -> str:
+    """The expert to which a merge does most."""
+
+    def worst(name: str) -> float:
+        known = (damage[name][kind].number for kind in ("merged", "loss", "surrogate", "states"))
+        return next((number for number in known if number is not None), float("-inf"))
+
+    return max(damage, key=worst)
+
+
+def finite_ends(value: Value) -> tuple[float, float] | None:
+    """Of the interval; None where one is infinite, which a plot cannot show."""
+    ends = value.interval
+    return ends if ends is not None and all(map(math.isfinite, ends)) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,18 @@
 """What the formats read out of a report, so that they all say the same."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.planning.records import PlannedGroupRecord
-    from pytest_mergegate.report.types import (
-        ChangeRecord,
-        DiagnosisRecord,
-        FindingRecord,
-        MergeRecord,
-        Report,
-        VerdictRecord,
-    )
+from pytest_mergegate.planning.records import PlannedGroupRecord
+from pytest_mergegate.report.types import (
+    ChangeRecord,
+    DiagnosisRecord,
+    FindingRecord,
+    MergeRecord,
+    Report,
+    VerdictRecord,
+)
 
 DOCS = "https://pytest-mergegate.github.io/pytest-mergegate"
 DIAGNOSIS = "MG401"

@@ -1,21 +1,16 @@
 """Reports as SARIF 2.1.0, for code scanning: what is wrong, at its line of the gate file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.reading import DOCS, finding_page
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.report.types import Collected, Report, VerdictRecord
+from pytest_mergegate.report.types import Collected, Report, VerdictRecord
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -23,6 +18,37 @@ SCHEMA = (
 FINGERPRINT = "mergegate/v1"
 _LEVELS = {"fail": "error", "inconclusive": "warning"}
 _ABSOLUTE = re.compile(r"(?<![\w.:/~%])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"(),]+[\\/])+")
+
+
+class _Place:
+    """The gate file of one report, as another machine can find it."""
+
+    def __init__(self, reports: Collected, report: Report) -> None:
+        self._root = reports.root
+        name = reports.name(report).partition("::")[0]
+        self._within = not re.match(r"[A-Za-z]:|/|~|(.*/)?\.\.(/|$)", name)
+        path = name.replace("\\", "/")
+        self._path = path.removeprefix("./") if self._within else path.rpartition("/")[2]
+
+    def location(self, line: int | None) -> dict[str, Any]:
+        """The line of the gate file; its name alone where it lies outside of the root."""
+        file = {"uri": quote(self._path, safe="/")}
+        if self._within:
+            file["uriBaseId"] = "%SRCROOT%"
+        region = {"region": {"startLine": line}} if line else {}
+        return {"physicalLocation": {"artifactLocation": file, **region}}
+
+    def portable(self, message: str) -> str:
+        """``message`` without the folders of this machine."""
+        shown = clean(message)
+        if self._root is not None:
+            shown = shown.replace(f"{self._root}/", "").replace(str(self._root), ".")
+        return _ABSOLUTE.sub("…/", shown)
+
+    def fingerprint(self, rule: str, expert: str | None, method: str | None) -> dict[str, str]:
+        """Of what the problem is, not of its numbers, words or line: it lasts from run to run."""
+        identity = json.dumps([self._path, rule, expert, method])
+        return {FINGERPRINT: hashlib.sha256(identity.encode()).hexdigest()}
 
 
 def render(reports: Collected) -> str:
@@ -130,34 +156,3 @@ def _invocation(reports: Collected) -> dict[str, Any]:
         "executionSuccessful": not (told or stopped),
         "toolExecutionNotifications": told,
     }
-
-
-class _Place:
-    """The gate file of one report, as another machine can find it."""
-
-    def __init__(self, reports: Collected, report: Report) -> None:
-        self._root = reports.root
-        name = reports.name(report).partition("::")[0]
-        self._within = not re.match(r"[A-Za-z]:|/|~|(.*/)?\.\.(/|$)", name)
-        path = name.replace("\\", "/")
-        self._path = path.removeprefix("./") if self._within else path.rpartition("/")[2]
-
-    def location(self, line: int | None) -> dict[str, Any]:
-        """The line of the gate file; its name alone where it lies outside of the root."""
-        file = {"uri": quote(self._path, safe="/")}
-        if self._within:
-            file["uriBaseId"] = "%SRCROOT%"
-        region = {"region": {"startLine": line}} if line else {}
-        return {"physicalLocation": {"artifactLocation": file, **region}}
-
-    def portable(self, message: str) -> str:
-        """``message`` without the folders of this machine."""
-        shown = clean(message)
-        if self._root is not None:
-            shown = shown.replace(f"{self._root}/", "").replace(str(self._root), ".")
-        return _ABSOLUTE.sub("…/", shown)
-
-    def fingerprint(self, rule: str, expert: str | None, method: str | None) -> dict[str, str]:
-        """Of what the problem is, not of its numbers, words or line: it lasts from run to run."""
-        identity = json.dumps([self._path, rule, expert, method])
-        return {FINGERPRINT: hashlib.sha256(identity.encode()).hexdigest()}

@@ -1,14 +1,14 @@
 """Reports for people at a terminal: failure text, and the summary of a run."""
 
-from __future__ import annotations
-
 import shutil
 import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
@@ -29,15 +29,7 @@ from pytest_mergegate.report.formats.reading import (
     worst_of,
 )
 from pytest_mergegate.report.formats.terminal_tables import COLORS, expert_tables, layer_table
-from pytest_mergegate.report.types import Collected
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from rich.table import Table
-
-    from pytest_mergegate.report.types import BaselineRecord, Report
+from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
 _MOVED = 5
 """As many moved numbers are shown where not all are asked for."""

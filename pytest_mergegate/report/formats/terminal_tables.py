@@ -1,8 +1,6 @@
 """Tables at a terminal: none of their numbers is ever wrapped or cut."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -10,13 +8,7 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import shorten
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from rich.console import JustifyMethod
-
-    from pytest_mergegate.report.formats.numbers import Column
+from pytest_mergegate.report.formats.numbers import Column
 
 COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 _GAP = 2
@@ -64,9 +56,12 @@ def _table(
     )
     rows.add_column(about, no_wrap=True, width=label)
     for column in columns:
-        justify: JustifyMethod = "left" if column.title == "verdict" else "right"
-        head = Text("\n".join(_head(column)))
-        rows.add_column(head, justify=justify, no_wrap=True, width=_width(column))
+        rows.add_column(
+            Text("\n".join(_head(column))),
+            justify="left" if column.title == "verdict" else "right",
+            no_wrap=True,
+            width=_width(column),
+        )
     for name in names:
         cells = (column.cells[name] for column in columns)
         shown = (Text(cell, style=COLORS.get(cell, "")) for cell in cells)

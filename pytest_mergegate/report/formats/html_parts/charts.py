@@ -1,22 +1,32 @@
-"""Plots as data, which the page's script draws: what merging does, and what more models keep."""
-
-from __future__ import annotations
+"""Plots as data, which the page's script draws: how alike experts are, and what merging does."""
 
 import html
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
-from pytest_mergegate.common.records import value_of
-from pytest_mergegate.common.values import Value
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.report.formats.html_parts.tables import missing
-from pytest_mergegate.report.formats.numbers import forecasts_of, loss_of, span
+from pytest_mergegate.report.formats.html_parts.tables import damage_text, missing
+from pytest_mergegate.report.formats.numbers import (
+    SERIES,
+    Damage,
+    by_layer,
+    damage_of,
+    finite_ends,
+    mean_by_layer,
+)
 from pytest_mergegate.report.formats.reading import limit_of, plural
+from pytest_mergegate.report.pool_records import PairRecord
+from pytest_mergegate.report.types import Report
 from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
-if TYPE_CHECKING:
-    from pytest_mergegate.report.types import Report
+Grid = list[list[float | None]]
+MOST_PAIRS = 15
+"""Rows of the plot of layers: the pairs with the most conflict somewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,28 @@ class Chart:
     """Variants that have no number, and why."""
 
 
+class PairQuantity(NamedTuple):
+    """Something that is computed of every pair."""
+
+    label: str
+    top: float | None = 1.0
+    """Where the colours, which begin at 0, end; None for where the numbers do."""
+    diverging: bool = False
+    """Whether the colours go as far to both sides of 0."""
+
+
+QUANTITIES = {
+    "hidden_similarity": PairQuantity("Hidden similarity"),
+    "distance": PairQuantity("Distance", top=None),
+    "cosine": PairQuantity("Cosine", diverging=True),
+    "conflicting_magnitude_ratio": PairQuantity("Conflicting magnitude"),
+    "sign_change_ratio": PairQuantity("Sign changes"),
+    "magnitude_change_ratio": PairQuantity("Magnitude changes"),
+}
+LAYER_QUANTITIES = {key: QUANTITIES[key] for key in (*list(QUANTITIES)[3:], "cosine")}
+"""What is computed of every layer, in the order shown."""
+
+
 def literal(text: str) -> str:
     """``text`` so that Plotly, which reads tags, entities and formulas, shows it as it is."""
     return html.escape(text, quote=False).replace("$", "&#36;")
@@ -54,66 +86,131 @@ def short(text: str, longest: int = 20) -> str:
     return literal(cut) or "(unnamed)"
 
 
-Damage = dict[str, dict[str, Value]]
-"""By expert, then by series, in percent."""
-SERIES = {
-    "states": "forecast from states",
-    "surrogate": "forecast by one forward pass",
-    "merged": "certificate: merged answers differ",
-    "upper": "certificate: at most",
-    "loss": "measured loss of score",
-}
-"""Kinds of numbers."""
+def similarity_chart(report: Report, key: str) -> Chart | None:
+    """Every pair, those alike side by side; None where there is no pair."""
+    if not report.pairs:
+        return None
+    names = [report.expert_names[place] for place in clustered(report)]
+    known = [q for q in QUANTITIES if any(getattr(p, q) is not None for p in report.pairs)]
+    why = {q: getattr(report.pairs[0], f"{q}_reason") for q in QUANTITIES if q not in known}
+    return Chart(
+        key=key,
+        toggle="Quantity",
+        variants=tuple(_of_pairs(report, quantity, names) for quantity in known),
+        absent=tuple((QUANTITIES[q].label, missing(reason)) for q, reason in why.items()),
+    )
 
 
-def damage_of(report: Report) -> dict[str, Damage]:
-    """Forecast, certified and measured, side by side, by method: the judged one first."""
-    known = [*(m.method for m in report.merges), *(f.method for f in report.forecasts)]
-    methods = sorted(dict.fromkeys(known), key=lambda method: method != report.judged_method)
-    return {method: _damage(report, method) for method in methods}
+def clustered(report: Report) -> tuple[int, ...]:
+    """The places of the experts, those with close hidden states (or task vectors) together."""
+
+    def apart(pair: PairRecord | None) -> float | None:
+        if pair is None or (pair.distance is None and pair.cosine is None):
+            return None
+        return max(1 - (pair.cosine or 0.0) if pair.distance is None else pair.distance, 0.0)
+
+    names = report.expert_names
+    pairs = {frozenset((pair.a, pair.b)): pair for pair in report.pairs}
+    distances = [apart(pairs.get(frozenset(two))) for two in combinations(names, 2)]
+    known = [distance for distance in distances if distance is not None]
+    if len(names) < 3 or len(known) < len(distances):
+        return tuple(range(len(names)))
+    tree = linkage(np.asarray(known), method="average", optimal_ordering=True)
+    return tuple(int(place) for place in leaves_list(tree))
 
 
-def _damage(report: Report, method: str) -> Damage:
-    merge = next((m for m in report.merges if m.method == method), None)
-    merged = {expert.name: expert for expert in merge.experts} if merge else {}
-    forecasts = {kind: forecasts_of(report, kind, method) for kind in ("states", "surrogate")}
-    nothing = Value.missing("not_forecast")
-    rows: Damage = {}
-    for name in report.expert_names:
-        one = merged.get(name)
-        shares = {
-            kind: value_of(of[name], "disagreement") if name in of else nothing
-            for kind, of in forecasts.items()
-        }
-        shares["merged"] = value_of(one, "disagreement")
-        shares["upper"] = value_of(one, "disagreement_upper")
-        percents = {kind: share.times(100) for kind, share in shares.items()}
-        rows[name] = percents | {"loss": loss_of(one)}
-    return rows
+def _of_pairs(report: Report, quantity: str, names: Sequence[str]) -> Variant:
+    pairs = {frozenset((pair.a, pair.b)): pair for pair in report.pairs}
+
+    def reading(a: str, b: str) -> str:
+        if a == b:
+            return f"{a}: itself"
+        pair = pairs.get(frozenset((a, b)))
+        why = "no_such_pair" if pair is None else getattr(pair, f"{quantity}_reason")
+        error = getattr(pair, f"{quantity}_standard_error", None)
+        sampled = "" if error is None else f" ± {number_text(error)} (standard error)"
+        return _reading(f"{a} and {b}", quantity, getattr(pair, quantity, None), why) + sampled
+
+    values = [[getattr(pairs.get(frozenset((a, b))), quantity, None) for b in names] for a in names]
+    readings = [[reading(a, b) for b in names] for a in names]
+    labels = [short(name) for name in names]
+    return _variant(quantity, values, readings, labels, labels, row_height=26)
 
 
-def worst_off(damage: Damage) -> str:
-    """The expert to which a merge does most."""
+def _variant(
+    quantity: str,
+    values: Grid,
+    readings: list[list[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    row_height: int,
+    close: bool = False,
+) -> Variant:
+    """A grid with labels that Plotly may be shown; ``close`` colours span just what was found."""
+    label, top, diverging = QUANTITIES[quantity]
+    known = [value for row in values for value in row if value is not None]
+    low, high = min(known), max(known)
+    limits = (low, high) if close else (0, top or high or 1.0)
+    if diverging:
+        widest = max(-low, high) or 1.0
+        limits = (-widest, widest)
+    data = {
+        "kind": "grid",
+        "values": values,
+        "texts": [[None if v is None else f"{v + 0.0:.2f}" for v in row] for row in values],
+        "readings": readings,
+        "rows": rows,
+        "columns": columns,
+        "limits": limits,
+        "scale": "diverging" if diverging else "sequential",
+        "height": 90 + min(max(row_height * len(rows), 44 * min(len(rows), 8)), 1000),
+    }
+    return Variant(key=quantity, label=label, data=data, extremes=(low, high))
 
-    def worst(name: str) -> float:
-        known = (damage[name][kind].number for kind in ("merged", "loss", "surrogate", "states"))
-        return next((number for number in known if number is not None), float("-inf"))
 
-    return max(damage, key=worst)
-
-
-def damage_text(value: Value) -> str:
-    """For the table."""
-    if value.number is None:
-        return missing(value.reason)
-    ends = _ends(value)
-    return f"{value.number + 0.0:.1f} %{f' {span(ends, decimals=1)}' if ends else ''}"
+def _reading(where: str, quantity: str, value: float | None, why: str) -> str:
+    if value is None:
+        return f"{where}: {missing(why)}"
+    return f"{where}: {QUANTITIES[quantity].label.lower()} {number_text(value)}"
 
 
-def _ends(value: Value) -> tuple[float, float] | None:
-    """Of the interval; None where one is infinite, which a plot cannot show."""
-    ends = value.interval
-    return ends if ends is not None and all(map(math.isfinite, ends)) else None
+def layers_chart(report: Report, key: str) -> Chart | None:
+    """The pairs that conflict most, layer by layer; None where no layer has a number."""
+    found = {quantity: _of_layers(report, quantity) for quantity in LAYER_QUANTITIES}
+    variants = tuple(variant for variant in found.values() if variant is not None)
+    why = missing("no layer has it")
+    absent = tuple((QUANTITIES[q].label, why) for q, variant in found.items() if variant is None)
+    return Chart(key=key, toggle="Quantity", variants=variants, absent=absent) if variants else None
+
+
+def layer_labels(layers: Sequence[str]) -> list[str]:
+    """Layers without what all of their names begin with."""
+    parts = [layer.split(".") for layer in layers]
+    while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
+        parts = [p[1:] for p in parts]
+    return [".".join(p) for p in parts]
+
+
+def _of_layers(report: Report, quantity: str) -> Variant | None:
+    rows = by_layer(report, quantity)
+    known = {pair: [v for v in row if v is not None] for pair, row in rows.items()}
+    worst = sorted((pair for pair in rows if known[pair]), key=lambda pair: -max(known[pair]))
+    if not worst or report.conflicts is None:
+        return None
+    layers = report.conflicts.layers
+    shown = worst[:MOST_PAIRS]
+    mean = f"mean of {plural(len(rows), 'pair')}"
+    names = [mean, *(f"{a} – {b}" for a, b in shown)]
+    values = [mean_by_layer(quantity, report), *(rows[pair] for pair in shown)]
+    why = "neither expert changes it"
+    readings = [
+        [_reading(f"{name}, {layers[k]}", quantity, v, why) for k, v in enumerate(row)]
+        for name, row in zip(names, values, strict=True)
+    ]
+    labels = [mean, *(f"{short(a, 16)} –<br>{short(b, 16)}" for a, b in shown)]
+    columns = [short(label) for label in layer_labels(layers)]
+    return _variant(quantity, values, readings, labels, columns, row_height=36, close=True)
 
 
 def damage_chart(report: Report, key: str) -> Chart | None:
@@ -144,7 +241,7 @@ def _points(damage: Damage, kind: str) -> list[dict[str, Any]]:
         {
             "row": place,
             "value": row[kind].number,
-            "ends": _ends(row[kind]) or (row[kind].number, row[kind].number),
+            "ends": finite_ends(row[kind]) or (row[kind].number, row[kind].number),
             "text": literal(f"{name}: {SERIES[kind]} {damage_text(row[kind])}"),
         }
         for place, (name, row) in enumerate(damage.items())
@@ -156,14 +253,15 @@ def distortion_chart(report: Report, key: str) -> Chart | None:
     """The curve, or None where the hidden states were not compared."""
     if report.plan is None or not report.plan.curve:
         return None
+    curve = report.plan.curve
     uniform = report.bounds.uniform_distortion if report.bounds else None
     data = {
         "kind": "distortion",
-        "models": [point.models for point in report.plan.curve],
-        "values": [point.distortion for point in report.plan.curve],
+        "models": [point.models for point in curve],
+        "values": [point.distortion for point in curve],
         "texts": [
             f"{plural(p.models, 'merged model')}: distortion {number_text(p.distortion)}"
-            for p in report.plan.curve
+            for p in curve
         ],
         "uniform": uniform,
         "note": None if uniform is None else f"one model, equal shares: {number_text(uniform)}",

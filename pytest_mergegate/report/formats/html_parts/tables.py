@@ -1,9 +1,7 @@
 """Numbers with their units, and words where there is no number."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pytest_mergegate.common.records import NOT_RUN, value_of
 from pytest_mergegate.common.values import Value
@@ -12,6 +10,7 @@ from pytest_mergegate.report.formats.numbers import (
     DISAGREEMENT,
     LOSS,
     MDS,
+    finite_ends,
     forecasts_of,
     loss_of,
     number_beside,
@@ -19,22 +18,28 @@ from pytest_mergegate.report.formats.numbers import (
     span,
 )
 from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
+from pytest_mergegate.report.pool_records import ExpertRecord
+from pytest_mergegate.report.types import (
+    ChangeRecord,
+    ForecastRecord,
+    MergedExpertRecord,
+    Report,
+    VerdictRecord,
+)
 from pytest_mergegate.verdict.budgets import kind_of
-
-if TYPE_CHECKING:
-    from pytest_mergegate.report.pool_records import ExpertRecord
-    from pytest_mergegate.report.types import (
-        ChangeRecord,
-        ForecastRecord,
-        MergedExpertRecord,
-        Report,
-        VerdictRecord,
-    )
 
 
 def missing(reason: str | None) -> str:
     """What is said in place of a number."""
     return f"not computed: {reason or 'no reason given'}"
+
+
+def damage_text(value: Value) -> str:
+    """For the table of what merges do."""
+    if value.number is None:
+        return missing(value.reason)
+    ends = finite_ends(value)
+    return f"{value.number + 0.0:.1f} %{f' {span(ends, decimals=1)}' if ends else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_mergegate.report.formats.html_parts.charts import literal, short
-from pytest_mergegate.report.formats.html_parts.grids import layer_labels
+from pytest_mergegate.report.formats.html_parts.charts import layer_labels, literal, short
 from pytest_mergegate.report.formats.html_parts.tables import judged, moved
 from pytest_mergegate.report.formats.numbers import span
 from pytest_mergegate.report.types import ChangeRecord, VerdictRecord
