@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.numbers import columns
 from pytest_mergegate.report.formats.reading import (
     Concern,
@@ -22,6 +21,7 @@ from pytest_mergegate.report.formats.reading import (
     told_findings,
     worst_of,
 )
+from pytest_mergegate.report.formats.text_tables import heatmap
 from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
 
 LIMIT = (1 << 20) - 1

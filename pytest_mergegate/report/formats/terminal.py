@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
-from pytest_mergegate.report.formats.heatmap import heatmap
 from pytest_mergegate.report.formats.numbers import columns, layer_columns
 from pytest_mergegate.report.formats.reading import (
     NO_VERDICT,
@@ -28,7 +27,7 @@ from pytest_mergegate.report.formats.reading import (
     told_findings,
     worst_of,
 )
-from pytest_mergegate.report.formats.terminal_tables import COLORS, expert_tables, layer_table
+from pytest_mergegate.report.formats.text_tables import COLORS, expert_tables, heatmap, layer_table
 from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
 _MOVED = 5

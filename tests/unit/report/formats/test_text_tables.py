@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from pytest_mergegate.common.wording import shorten
-from pytest_mergegate.report.formats.heatmap import heatmap
+from pytest_mergegate.report.formats.text_tables import heatmap
 from report.formats.made import HOSTILE, NAMES, pairs, report
 
 
