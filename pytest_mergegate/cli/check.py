@@ -15,8 +15,7 @@ from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.report.baseline import Baseline, read_baseline
-from pytest_mergegate.report.formats.progress import progress_bar
-from pytest_mergegate.report.formats.terminal import Look, encoding_of
+from pytest_mergegate.report.formats.terminal import Look, encoding_of, progress_bar
 from pytest_mergegate.report.gating import error_report, run_gate
 from pytest_mergegate.report.run_end import Run, RunEnd, end_run, summary_of
 from pytest_mergegate.report.types import Collected, Report

@@ -18,7 +18,7 @@ from pytest_mergegate.planning.plan import MOST_TRIALS, Plan, find_replacements,
 from pytest_mergegate.planning.records import PlanRecord
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.report.build import now, versions
-from pytest_mergegate.report.formats.progress import progress_bar
+from pytest_mergegate.report.formats.terminal import progress_bar
 
 SCHEMA = "pytest-mergegate/plan/1"
 

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from pytest_mergegate.gate.sections import reading_text
 from pytest_mergegate.gate.spec import MergeSpec
 from pytest_mergegate.history.registry.appending import append_lines, unwritten
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
+from pytest_mergegate.report.formats.numbers import forecasts_of
+from pytest_mergegate.report.pool_records import ExpertRecord
 from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
 
 _RATIOS = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio", "cosine")
@@ -39,32 +41,32 @@ def lines_of(report: Report) -> tuple[RegistryLine, ...]:
 
 def _line(report: Report, merge: MergeRecord) -> RegistryLine:
     assert report.base is not None
-    methods = MergeSpec.model_validate(report.settings["merge"])
+    settings = report.settings
+    asked = settings["merge"]
+    # what scores depend on beside pool and method
+    kept = {name: settings[name] for name in ("dtype", "probes", "certificate", "conflict")}
+    kept |= {name: asked[name] for name in ("seed", "route")}
+    records = {expert.name: expert for expert in report.experts}
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "base": report.base.fingerprint,
-        "method": methods.method_called(merge.method).method,
+        "method": MergeSpec.model_validate(asked).method_called(merge.method).method,
         "label": merge.method,
         "parameters": merge.parameters,
         "weights": {name: _round(weight) for name, weight in merge.weights.items()},
-        "settings": _settings(report.settings),
+        "settings": kept,
         "versions": report.versions,
         "distances": [_round(pair.distance) for pair in report.pairs],
-        "experts": [_expert(report, merge, one) for one in merge.experts],
+        "experts": [_expert(report, merge, one, records[one.name]) for one in merge.experts],
     }
     identified = {**data, "id": line_id(data), "created": report.created, "gate": report.gate}
     return RegistryLine.model_validate_json(json.dumps(identified))
 
 
-def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What scores depend on beside pool and method."""
-    kept = {name: settings[name] for name in ("dtype", "probes", "certificate", "conflict")}
-    return {**kept, **{name: settings["merge"][name] for name in ("seed", "route")}}
-
-
-def _expert(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict[str, Any]:
-    record = next(expert for expert in report.experts if expert.name == one.name)
-    scores = {name: _round(value) for name, value in _scores(report, merge, one).items()}
+def _expert(
+    report: Report, merge: MergeRecord, one: MergedExpertRecord, record: ExpertRecord
+) -> dict[str, Any]:
+    scores = _scores(report, merge, one, record)
     # a loss on inputs that were compared too is no evidence of what a disagreement costs
     measured = one.apart or one
     how = report.settings.get("reading", {}).get(one.name)
@@ -78,7 +80,7 @@ def _expert(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict
         "compared": one.inputs,
         "scored": one.apart.examples if one.apart else one.scored,
         "shared": 0 if one.apart else one.shared,
-        "scores": {name: value for name, value in scores.items() if value is not None},
+        "scores": {name: _round(value) for name, value in scores.items() if value is not None},
         "infinite": ["mds"] if record.mds_infinite else [],
         "score_base": _round(measured.score_base),
         "score_expert": _round(measured.score_expert),
@@ -88,13 +90,13 @@ def _expert(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict
     }
 
 
-def _scores(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict[str, float | None]:
-    expert = next(expert for expert in report.experts if expert.name == one.name)
+def _scores(
+    report: Report, merge: MergeRecord, one: MergedExpertRecord, record: ExpertRecord
+) -> dict[str, float | None]:
     pairs = [pair for pair in report.pairs if one.name in (pair.a, pair.b)]
-    forecasts = {
-        f.kind: f for f in report.forecasts if (f.method, f.expert) == (merge.method, one.name)
-    }
-    states, surrogate = forecasts.get("states"), forecasts.get("surrogate")
+    states, surrogate = (
+        forecasts_of(report, kind, merge.method).get(one.name) for kind in ("states", "surrogate")
+    )
     return {
         "disagreement": one.disagreement,
         "disagreement_upper": one.disagreement_upper,
@@ -104,10 +106,10 @@ def _scores(report: Report, merge: MergeRecord, one: MergedExpertRecord) -> dict
         "surrogate_kl": surrogate.kl if surrogate else None,
         "states": states.disagreement if states else None,
         "states_kl": states.kl if states else None,
-        "mds": expert.mds,
+        "mds": record.mds,
         "mean_distance": _mean(pair.distance for pair in pairs),
-        "shift": expert.shift,
-        "norm": expert.norm,
+        "shift": record.shift,
+        "norm": record.norm,
         **{name: _mean(getattr(pair, name) for pair in pairs) for name in _RATIOS},
     }
 

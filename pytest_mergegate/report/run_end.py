@@ -1,6 +1,5 @@
 """The end of a run, the same for pytest and the command: what is written, said, and ended in."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -63,7 +62,12 @@ def end_run(run: Run, options: Options, baseline: Baseline | None) -> RunEnd:
     """Write the reports, the baseline and the registry, and choose the exit code."""
     code, problem = _exit_code(run, options)
     notes: tuple[str, ...] = ()
-    problems = [*([problem] if problem else []), *run.problems, *_write(run.found, options)]
+    problems = [*([problem] if problem else []), *run.problems]
+    for target in options.reports:
+        try:
+            write_report(run.found, target)
+        except Unwritten as error:
+            problems.append(f"the report {error}")
     if baseline is not None and options.update_baseline:
         try:
             notes = update_baseline(baseline, run.found.reports)
@@ -89,18 +93,12 @@ def write_report(found: Collected, target: ReportTarget) -> None:
     write_file(target.path, form.render(found))
 
 
-def _write(found: Collected, options: Options) -> Iterator[str]:
-    """Write every report; what went wrong."""
-    for target in options.reports:
-        try:
-            write_report(found, target)
-        except Unwritten as error:
-            yield f"the report {error}"
-
-
 def _exit_code(run: Run, options: Options) -> tuple[int, str | None]:
     """The exit code by what was gated, and what to say of it that no verdict has said."""
-    code = _code_of(run.judged) if run.code is None else run.code
+    passed = all(report.status == "pass" for report in run.judged)
+    code = run.code
+    if code is None:
+        code = Exit.PASSED if passed else Exit.NOT_PASSED
     if code in _OWN and any(report.status == "error" for report in run.found.reports):
         return Exit.UNREADABLE, None
     if code != Exit.PASSED:
@@ -114,11 +112,6 @@ def _exit_code(run: Run, options: Options) -> tuple[int, str | None]:
     reports = (report for report in run.judged if report.gate in run.selected)
     hidden = [run.found.name(report) for report in reports if report.status not in tolerated]
     if hidden:
-        said = f"not passed, though the items selected of it did: {', '.join(hidden)}"
-        return Exit.NOT_PASSED, said
+        told = ", ".join(hidden)
+        return Exit.NOT_PASSED, f"not passed, though the items selected of it did: {told}"
     return Exit.PASSED, None
-
-
-def _code_of(reports: Iterable[Report]) -> Exit:
-    passed = all(report.status == "pass" for report in reports)
-    return Exit.PASSED if passed else Exit.NOT_PASSED

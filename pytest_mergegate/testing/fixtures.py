@@ -42,9 +42,20 @@ def merge_pool(request: pytest.FixtureRequest) -> Any:
     ``mergegate.yaml`` in the rootdir. An override that is parametrised must stand among the
     test's arguments, as pytest parametrises only what it sees there.
     """
-    from pytest_mergegate.testing.marked import default_pool
-
-    return default_pool(_session(request).options.files, request.config.rootpath)
+    files, default = _session(request).options.files, request.config.rootpath / "mergegate.yaml"
+    if len(files) > 1:
+        pytest.fail(
+            f"mergegate_files lists {len(files)} gate files; say which one with "
+            "@mergeable(<path>) or the merge_pool fixture",
+            pytrace=False,
+        )
+    if not files and not default.is_file():
+        pytest.fail(
+            "no pool to gate: give @mergeable a gate file, override the merge_pool fixture, "
+            f"set ini mergegate_files, or write {default.name} in the rootdir",
+            pytrace=False,
+        )
+    return files[0] if files else default
 
 
 @pytest.fixture
@@ -59,11 +70,11 @@ def merged_model(request: pytest.FixtureRequest) -> Any:
 
     A fresh one for every test: change it as you like.
     """
-    return _session(request).merged_model(request)
+    return _session(request).built(request, None)
 
 
 @pytest.fixture
 def expert_model(request: pytest.FixtureRequest) -> Callable[[str], Any]:
     """A function from an expert's name to the base with that expert's task vector added."""
     session = _session(request)
-    return lambda name: session.expert_model(request, name)
+    return lambda name: session.built(request, name)

@@ -1,8 +1,9 @@
-"""Gate files as pytest items: one test per expert and one for the pool."""
+"""What is gated: the experts and the pool of a gate file, an item each; a marked test's pool."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,16 +12,14 @@ from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.common.files.yaml_files import read_text
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.gate.discovery import gates_below, refusals
-from pytest_mergegate.gate.gatefile import Gate, load_gate
-from pytest_mergegate.gate.sections import POOL
+from pytest_mergegate.gate.gatefile import Gate, gate_from, load_gate
+from pytest_mergegate.gate.sections import POOL, Budget
 from pytest_mergegate.testing.fixtures import SESSION, SKIP_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
-    from pathlib import Path
 
-    from pytest_mergegate.testing.session import GateSession
 
 _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
 
@@ -106,11 +105,11 @@ class GateItem(pytest.Item):
 
     def setup(self) -> None:
         """Assess the pool, once for all of its items; an unreadable pool is an error."""
-        self._session.require_computed(self, self.gate)
+        self.config.stash[SESSION].require_computed(self, self.gate, self.expert)
 
     def runtest(self) -> None:
         """Hold the verdicts."""
-        self._session.require_passed(self, self.gate, self.expert)
+        self.config.stash[SESSION].require_passed(self, self.gate, self.expert)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The text of the verdict; no traceback for what is no bug."""
@@ -124,6 +123,25 @@ class GateItem(pytest.Item):
         line = self.gate.lines.get(location, self.gate.lines.get(("experts",), 1))
         return self.path, line - 1, f"mergegate: {self.name}"
 
-    @property
-    def _session(self) -> GateSession:
-        return self.config.stash[SESSION]
+
+def gate_of(request: pytest.FixtureRequest) -> Gate:
+    """The gate of ``request``'s test: of its markers, else of the ``merge_pool`` fixture.
+
+    Markers are read from the outermost inwards: a class names the pool, a method may set a limit
+    of its own. Paths start at the test's folder, else at the rootdir. Raises GateFileError.
+    """
+    markers = list(request.node.iter_markers("mergeable"))[::-1]
+    arguments = {key: value for marker in markers for key, value in marker.kwargs.items()}
+    budget = {k: v for k, v in arguments.items() if k in Budget.model_fields}
+    described = {k: v for k, v in arguments.items() if k not in Budget.model_fields}
+    named = [marker.args[0] for marker in markers if marker.args]
+    folder, rootdir = request.node.path.parent, request.config.rootpath
+    if named:
+        source = named[0]
+    elif described:
+        source = described
+    else:
+        source, folder = request.getfixturevalue("merge_pool"), rootdir
+    if isinstance(source, (str, Path)) and not (folder / source).exists():
+        folder = rootdir
+    return gate_from(source, root=folder, budget=budget)

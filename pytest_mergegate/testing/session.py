@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -16,17 +16,22 @@ from pytest_mergegate.gate.options import Options
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.baseline import Baseline, read_baseline
 from pytest_mergegate.report.formats.junit import properties
-from pytest_mergegate.report.formats.progress import progress_bar
-from pytest_mergegate.report.formats.terminal import Look, encoding_of, failure_text, summary
+from pytest_mergegate.report.formats.terminal import (
+    Look,
+    encoding_of,
+    failure_text,
+    progress_bar,
+    summary,
+)
 from pytest_mergegate.report.gating import error_report, run_gate
 from pytest_mergegate.report.run_end import Run, RunEnd, end_run
 from pytest_mergegate.report.types import Collected, Report
-from pytest_mergegate.testing.items import GateItem, GateNotPassed
-from pytest_mergegate.testing.marked import gate_of
+from pytest_mergegate.testing.items import GateItem, GateNotPassed, gate_of
 from pytest_mergegate.testing.workers import clean_up, shared
 
 PROPERTY = "mergegate"
-_ASSESSED: pytest.StashKey[tuple[Gate, Report]] = pytest.StashKey()
+_GATE: pytest.StashKey[Gate] = pytest.StashKey()
+"""Of a test that was assessed."""
 
 
 class GateSession:
@@ -43,15 +48,12 @@ class GateSession:
         self._skipped: set[str] = set()
         self._files: set[str] = set()
         self._end: RunEnd | None = None
-        self._baseline = self._read_baseline()
-
-    def _read_baseline(self) -> Baseline | None:
-        if self.options.baseline is None:
-            return None
-        try:
-            return read_baseline(self.options.baseline, self.config.rootpath)
-        except GateError as error:
-            pytest.exit(f"mergegate: {error}", returncode=int(pytest.ExitCode.INTERRUPTED))
+        self._baseline: Baseline | None = None
+        if options.baseline is not None:
+            try:
+                self._baseline = read_baseline(options.baseline, config.rootpath)
+            except GateError as error:
+                pytest.exit(f"mergegate: {error}", returncode=int(pytest.ExitCode.INTERRUPTED))
 
     def report(self, gate: Gate) -> Report:
         """The report on a gate, computed once per session and shared between workers."""
@@ -72,38 +74,32 @@ class GateSession:
             self.note_unreadable(request.node.nodeid, error)
             _attach(request.node, self._unreadable[request.node.nodeid], None)
             _fail(str(error))
-        report = self.report(gate)
-        request.node.stash[_ASSESSED] = (gate, report)
-        _require_no_error(request.node, report, None)
-        return report
+        request.node.stash[_GATE] = gate
+        return self.require_computed(request.node, gate, None)
 
-    def merged_model(self, request: pytest.FixtureRequest) -> Any:
-        """The merged model of the test's pool."""
-        from pytest_mergegate.merging.build import build_merged_model
+    def built(self, request: pytest.FixtureRequest, expert: str | None) -> Any:
+        """One expert of the test's pool, or, for None, what was merged of it, as a model."""
+        from pytest_mergegate.merging.build import build_expert_model, build_merged_model
 
         report = self.assess_for(request)
+        gate, device = request.node.stash[_GATE], self.options.device
         judged = next((m for m in report.merges if m.method == report.judged_method), None)
-        return self._built(build_merged_model, request, judged)
-
-    def expert_model(self, request: pytest.FixtureRequest, name: str) -> Any:
-        """One expert of the test's pool, as a model of its own."""
-        from pytest_mergegate.merging.build import build_expert_model
-
-        self.assess_for(request)
-        return self._built(build_expert_model, request, name)
-
-    def _built(self, build: Callable[..., Any], request: pytest.FixtureRequest, what: Any) -> Any:
-        gate, _ = request.node.stash[_ASSESSED]
         try:
-            return build(gate, what, self.options.device)
+            if expert is not None:
+                return build_expert_model(gate, expert, device)
+            return build_merged_model(gate, judged, device)
         except GateError as error:
             _fail(str(error))
 
     # -- judging -------------------------------------------------------------------------------
 
-    def require_computed(self, item: GateItem, gate: Gate) -> None:
-        """Fail, without a traceback, where the pool could not be read or computed."""
-        _require_no_error(item, self.report(gate), item.expert)
+    def require_computed(self, item: pytest.Item, gate: Gate, expert: str | None) -> Report:
+        """The report; fails, without a traceback, where the pool could not be read or computed."""
+        report = self.report(gate)
+        if report.status == "error":
+            _attach(item, report, expert)
+            _fail(failure_text(report, expert))
+        return report
 
     def require_passed(self, item: pytest.Item, gate: Gate, expert: str | None) -> None:
         """Raise where a verdict on ``expert`` (None: on any expert) is no pass."""
@@ -124,7 +120,7 @@ class GateSession:
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         """Hold the budgets of a marked test before its body."""
         if item.get_closest_marker("mergeable"):
-            gate, _ = item.stash.get(_ASSESSED, (None, None))
+            gate = item.stash.get(_GATE, None)
             if gate is None:
                 # an item without fixtures (a doctest, say) has not been assessed
                 _fail("mergeable only marks test functions and methods")
@@ -173,9 +169,15 @@ class GateSession:
         """Set the exit code, write the reports, and never let an unreported gate pass."""
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
-            output[PROPERTY] = self._worker_output()
+            data = {
+                "expected": sorted(self._expected),
+                "assessed": {k: r.to_json(None) for k, r in self._assessed.items()},
+                "unreadable": {n: r.to_json(None) for n, r in self._unreadable.items()},
+            }
+            output[PROPERTY] = json.dumps(data)
             return
-        if not self._only_looks:
+        listing = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+        if not any(self.config.getoption(option, None) for option in listing):
             self._end = end_run(self._run(int(exitstatus)), self.options, self._baseline)
             session.exitstatus = self._end.code
         clean_up(self.config)
@@ -207,12 +209,6 @@ class GateSession:
         found = [*assessed, *self._unreadable.values()]
         return tuple(sorted(found, key=lambda report: report.gate))
 
-    @property
-    def _only_looks(self) -> bool:
-        """Whether pytest was asked to list something, and to run nothing."""
-        options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
-        return any(self.config.getoption(option, None) for option in options)
-
     def _run(self, code: int) -> Run:
         """What there is to say of the run; hands every report to whoever implements the hook."""
         # the run stopped, or a worker died, before these have reported
@@ -237,15 +233,6 @@ class GateSession:
             except BaseException as error:  # sys.exit must not set the exit code, nor lose reports
                 yield f"{hook.name} raised {type(error).__name__}: {error} ({report.gate})"
 
-    def _worker_output(self) -> str:
-        return json.dumps(
-            {
-                "expected": sorted(self._expected),
-                "assessed": {k: r.to_json(None) for k, r in self._assessed.items()},
-                "unreadable": {n: r.to_json(None) for n, r in self._unreadable.items()},
-            }
-        )
-
     def _compute(self, gate: Gate) -> Report:
         """Run the gate, with a progress bar where the terminal is ours to write to."""
         hook = self.config.hook.pytest_mergegate_evaluate
@@ -262,12 +249,6 @@ class GateSession:
 def _fail(text: str) -> NoReturn:
     """Fail with that text alone: after the exception that it comes from, it would stand twice."""
     raise pytest.fail.Exception(text, pytrace=False) from None
-
-
-def _require_no_error(item: pytest.Item, report: Report, expert: str | None) -> None:
-    if report.status == "error":
-        _attach(item, report, expert)
-        _fail(failure_text(report, expert))
 
 
 def _key(gate: Gate, options: Options) -> str:

@@ -7,20 +7,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.numbers import columns
-from pytest_mergegate.report.formats.reading import (
-    Concern,
-    change_text,
-    concerns,
-    finding_page,
-    headline,
-    instead,
-    merge_of,
-    plural,
-    some,
-    told_findings,
-    worst_of,
-)
 from pytest_mergegate.report.formats.text_tables import heatmap
 from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
 
@@ -83,7 +71,7 @@ def _fitting(parts: Sequence[Part], room: int) -> tuple[list[str], Counter[Kind]
 def _top(reports: Collected) -> Iterator[str]:
     counts = {s: sum(r.status == s for r in reports.reports) for s in SYMBOLS}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    gates = plural(len(reports.reports), "gate")
+    gates = reading.plural(len(reports.reports), "gate")
     yield f"## {SYMBOLS[reports.status]} Merge gates: {reports.status}"
     yield ""
     yield f"{gates}: {told}." if told else "No gate ran, and that is no pass."
@@ -96,25 +84,25 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
     passed = report.status == "pass"
     verdict = f"### {SYMBOLS[report.status]} {report.status.upper()} {code_plain(name)}"
     kind = Kind.PASSED if passed else Kind.VERDICT
-    yield Part(kind, f"{verdict}\n\n{prose(headline(report))}")
+    yield Part(kind, f"{verdict}\n\n{prose(reading.headline(report))}")
     if report.status != "error" and report.experts:
         shown = _experts(report)
         if passed:
             yield Part(Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown))
         else:
             yield Part(Kind.TABLE, shown)
-    yield from (Part(Kind.CAUSE, _cause(concern)) for concern in concerns(report))
-    if (line := instead(report)) is not None:
+    yield from (Part(Kind.CAUSE, _cause(concern)) for concern in reading.concerns(report))
+    if (line := reading.instead(report)) is not None:
         yield Part(Kind.CAUSE, f"**What would pass instead:** {prose(line)}")
     if report.baseline is not None:
         yield Part(Kind.BASELINE, "\n".join(_baseline(report.baseline)))
-    if findings := told_findings(report):
+    if findings := reading.told_findings(report):
         text = "\n".join(map(_finding, findings))
         if report.status != "error":
-            text = details(plural(len(findings), "finding"), text)
+            text = details(reading.plural(len(findings), "finding"), text)
         yield Part(Kind.FINDINGS, text)
     if len(report.merges) > 1:
-        rows = [f"- {code_plain(m.method)}: {worst_of(m)}" for m in report.merges]
+        rows = [f"- {code_plain(m.method)}: {reading.worst_of(m)}" for m in report.merges]
         yield Part(Kind.METHODS, details("Every method", "\n".join(rows)))
     if report.status != "error" and (picture := heatmap(report, _WIDE)):
         yield Part(Kind.HEATMAP, details("How alike the experts are", block(picture.text)))
@@ -129,13 +117,13 @@ def _experts(report: Report) -> str:
         cells = [column.cells[name] for column in shown]
         symbol = SYMBOLS.get(cells[-1], "")
         rows.append([code(name), *cells[:-1], f"{symbol} {cells[-1]}".strip()])
-    merge = merge_of(report)
+    merge = reading.merge_of(report)
     method = merge.method if merge else report.judged_method
     under = f"Under {code_plain(method)}:\n\n" if method else ""
     return under + table(["expert", *heads], rows)
 
 
-def _cause(concern: Concern) -> str:
+def _cause(concern: reading.Concern) -> str:
     """Of an expert that is not within budget: what is over, why, and what to do."""
     lines = [f"**{code_plain(concern.expert or 'the pool')}**", ""]
     lines += [f"- {SYMBOLS[v.status]} {prose(v.message)}" for v in concern.verdicts]
@@ -161,8 +149,8 @@ def _baseline(baseline: BaselineRecord) -> Iterator[str]:
     rows = []
     for change in baseline.changes:
         pair = f" and {code(change.other)}" if change.other else ""
-        rows.append([f"{code(change.expert)}{pair}", prose(change_text(change))])
-    yield f"- {plural(len(rows), 'number')} moved:"
+        rows.append([f"{code(change.expert)}{pair}", prose(reading.change_text(change))])
+    yield f"- {reading.plural(len(rows), 'number')} moved:"
     yield ""
     moved = table(["expert", "what moved"], rows)
     yield details("What moved", moved) if len(rows) > 8 else moved
@@ -172,7 +160,7 @@ def _finding(found: FindingRecord) -> str:
     about = f"{code_plain(found.expert)}: " if found.expert else ""
     where = f" (line {found.line})" if found.line else ""
     fix = f" **Fix:** {prose(found.fix)}" if found.fix else ""
-    link = f"[{found.code}]({finding_page(found.code)})"
+    link = f"[{found.code}]({reading.finding_page(found.code)})"
     return f"- {link} {found.severity}{where}: {about}{prose(found.message)}{fix}"
 
 
@@ -180,7 +168,7 @@ def _run(report: Report) -> str:
     seconds = f"{sum(report.seconds.values()):.1f} s on {prose(report.device)}"
     cache = f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
     drop = report.plan.drop if report.plan else ()
-    dropped = f"; the plan leaves out {prose(some(drop))}" if drop else ""
+    dropped = f"; the plan leaves out {prose(reading.some(drop))}" if drop else ""
     version = clean(report.versions.get("pytest-mergegate", ""))
     return f"{seconds}; {cache}{dropped}; pytest-mergegate {prose(version)}"
 

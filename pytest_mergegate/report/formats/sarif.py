@@ -10,12 +10,13 @@ from urllib.parse import quote
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.reading import DOCS, finding_page
-from pytest_mergegate.report.types import Collected, Report, VerdictRecord
+from pytest_mergegate.report.types import Collected, FindingRecord, Report, VerdictRecord
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 FINGERPRINT = "mergegate/v1"
+_Result = dict[str, Any]
 _LEVELS = {"fail": "error", "inconclusive": "warning"}
 _ABSOLUTE = re.compile(r"(?<![\w.:/~%])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"(),]+[\\/])+")
 
@@ -63,8 +64,16 @@ def render(reports: Collected) -> str:
     rules = list(dict.fromkeys(result["ruleId"] for result in results))
     for result in results:
         result["ruleIndex"] = rules.index(result["ruleId"])
+    versions = (report.versions.get("pytest-mergegate") for report in reports.reports)
+    version = next(filter(None, versions), None)
+    driver = {
+        "name": "pytest-mergegate",
+        "informationUri": f"{DOCS}/",
+        **({"version": version} if version else {}),
+        "rules": [_rule(rule) for rule in rules],
+    }
     run = {
-        "tool": {"driver": _driver(reports, rules)},
+        "tool": {"driver": driver},
         "automationDetails": {"id": "mergegate/"},
         "columnKind": "utf16CodeUnits",
         "invocations": [_invocation(reports)],
@@ -72,17 +81,6 @@ def render(reports: Collected) -> str:
     }
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(log, indent=2, allow_nan=False) + "\n"
-
-
-def _driver(reports: Collected, rules: list[str]) -> dict[str, Any]:
-    versions = (report.versions.get("pytest-mergegate") for report in reports.reports)
-    version = next(filter(None, versions), None)
-    return {
-        "name": "pytest-mergegate",
-        "informationUri": f"{DOCS}/",
-        **({"version": version} if version else {}),
-        "rules": [_rule(rule) for rule in rules],
-    }
 
 
 def _rule(rule: str) -> dict[str, Any]:
@@ -96,63 +94,55 @@ def _rule(rule: str) -> dict[str, Any]:
     return {"id": rule, "name": budget, "shortDescription": {"text": text}, "helpUri": page}
 
 
-def _results(reports: Collected, report: Report) -> Iterator[dict[str, Any]]:
+def _results(reports: Collected, report: Report) -> Iterator[_Result]:
     place = _Place(reports, report)
+
+    def result(rule: str, level: str, text: str, about: FindingRecord | VerdictRecord) -> _Result:
+        method = getattr(about, "method", None)
+        return {
+            "ruleId": rule,
+            "level": level,
+            "message": {"text": text},
+            "locations": [place.location(about.line)],
+            "partialFingerprints": place.fingerprint(rule, about.expert, method),
+        }
+
     for finding in report.findings:
         about = f"{clean(finding.expert)}: " if finding.expert else ""
         fix = f" (fix: {finding.fix})" if finding.fix else ""
-        yield {
-            "ruleId": finding.code,
-            "level": finding.severity,
-            "message": {"text": about + place.portable(finding.message + fix)},
-            "locations": [place.location(finding.line)],
-            "partialFingerprints": place.fingerprint(finding.code, finding.expert, None),
-        }
+        text = about + place.portable(finding.message + fix)
+        yield result(finding.code, finding.severity, text, finding)
     for verdict in report.verdicts:
-        if verdict.status != "pass":
-            yield _of_verdict(verdict, place)
-
-
-def _of_verdict(verdict: VerdictRecord, place: _Place) -> dict[str, Any]:
-    rule = f"budget/{verdict.budget}"
-    known = {
-        "expert": verdict.expert,
-        "method": verdict.method,
-        "value": "infinite" if verdict.value_infinite else verdict.value,
-        "limit": verdict.limit,
-        "basis": verdict.basis,
-    }
-    return {
-        "ruleId": rule,
-        "level": _LEVELS[verdict.status],
-        "message": {"text": place.portable(verdict.message)},
-        "locations": [place.location(verdict.line)],
-        "partialFingerprints": place.fingerprint(rule, verdict.expert, verdict.method),
-        "properties": {name: value for name, value in known.items() if value is not None},
-    }
+        if verdict.status == "pass":
+            continue
+        known = {
+            "expert": verdict.expert,
+            "method": verdict.method,
+            "value": "infinite" if verdict.value_infinite else verdict.value,
+            "limit": verdict.limit,
+            "basis": verdict.basis,
+        }
+        level, text = _LEVELS[verdict.status], place.portable(verdict.message)
+        told = {name: value for name, value in known.items() if value is not None}
+        yield result(f"budget/{verdict.budget}", level, text, verdict) | {"properties": told}
 
 
 def _invocation(reports: Collected) -> dict[str, Any]:
     stopped = [report for report in reports.reports if report.status == "error"]
-    told: list[dict[str, Any]] = []
-    for report in stopped:
-        place = _Place(reports, report)
-        told += [
-            {
-                "level": "error",
-                "message": {"text": place.portable(finding.message)},
-                "descriptor": {"id": finding.code},
-                "locations": [place.location(finding.line)],
-            }
-            for finding in report.findings
-            if finding.severity == "error"
-        ]
+    told = [
+        {
+            "level": "error",
+            "message": {"text": place.portable(finding.message)},
+            "descriptor": {"id": finding.code},
+            "locations": [place.location(finding.line)],
+        }
+        for place, report in ((_Place(reports, report), report) for report in stopped)
+        for finding in report.findings
+        if finding.severity == "error"
+    ]
     if not reports.reports:
         told.append({"level": "error", "message": {"text": "No gate ran."}})
     elif not reports.complete:
         missing = "Not every gate that was asked for has reported."
         told.append({"level": "error", "message": {"text": missing}})
-    return {
-        "executionSuccessful": not (told or stopped),
-        "toolExecutionNotifications": told,
-    }
+    return {"executionSuccessful": not (told or stopped), "toolExecutionNotifications": told}

@@ -1,8 +1,11 @@
-"""Reports for people at a terminal: failure text, and the summary of a run."""
+"""What people see at a terminal: a bar while gates run, failure text, and the summary of a run."""
 
+import os
 import shutil
+import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -12,21 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
+from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.numbers import columns, layer_columns
-from pytest_mergegate.report.formats.reading import (
-    NO_VERDICT,
-    Concern,
-    change_text,
-    concerns,
-    finding_text,
-    headline,
-    instead,
-    merge_of,
-    plural,
-    some,
-    told_findings,
-    worst_of,
-)
 from pytest_mergegate.report.formats.text_tables import COLORS, expert_tables, heatmap, layer_table
 from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
@@ -54,6 +44,31 @@ class Look:
     """In columns; None for that of the terminal."""
 
 
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
+    """Show a bar on standard error while the block runs; call the result with (what, fraction).
+
+    None where nobody is looking: in CI, and where standard error is no terminal.
+    """
+    if os.environ.get("CI") or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("mergegate: {task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading the pool", total=1.0)
+
+        def tell(what: str, fraction: float) -> None:
+            progress.update(task, description=clean(what), completed=fraction)
+
+        yield tell
+
+
 def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> str:
     """What to say of a gate that did not pass; of one expert, or, for None, of the pool.
 
@@ -62,11 +77,11 @@ def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> 
     if report.status == "error":
         problems = [f for f in report.findings if f.severity == "error"]
         concerned = [f for f in problems if expert in (None, f.expert)] or problems
-        return "\n".join(finding_text(finding) for finding in concerned)
+        return "\n".join(reading.finding_text(finding) for finding in concerned)
     if expert is not None:
-        own = (_cause(concern) for concern in concerns(report) if concern.expert == expert)
+        own = (_cause(concern) for concern in reading.concerns(report) if concern.expert == expert)
         return "\n".join(line for lines in own for line in lines)
-    return "\n".join(_pool_lines(report, brief=brief)) if concerns(report) else NO_VERDICT
+    return "\n".join(_pool_lines(report, brief=brief)) or reading.NO_VERDICT
 
 
 def summary(reports: Sequence[Report], look: Look) -> str:
@@ -94,11 +109,11 @@ def preflight_summary(reports: Sequence[Report], look: Look) -> str:
     for report in reports:
         budgets = ", ".join(dict.fromkeys(verdict.budget for verdict in report.verdicts))
         told = (
-            f"{clean(collected.name(report))}: {plural(len(report.experts), 'expert')}, "
+            f"{clean(collected.name(report))}: {reading.plural(len(report.experts), 'expert')}, "
             f"nothing wrong; not judged: {budgets} ({sum(report.seconds.values()):.1f} s)"
         )
         page.headline("preflight", told)
-        page.unwrapped(f"  {finding_text(found)}" for found in report.findings)
+        page.unwrapped(f"  {reading.finding_text(found)}" for found in report.findings)
     return page.text
 
 
@@ -170,35 +185,35 @@ def _line(report: Report, name: str, look: Look) -> str:
     seconds = f" ({sum(report.seconds.values()):.1f} s)" if report.seconds else ""
     count = sum(finding.severity == "warning" for finding in report.findings)
     told = look.verbosity <= 0 and report.status != "error" and count
-    warned = f"; {plural(count, 'warning')}, shown with -v" if told else ""
-    return f"{clean(name)}: {headline(report)}{seconds}{warned}"
+    warned = f"; {reading.plural(count, 'warning')}, shown with -v" if told else ""
+    return f"{clean(name)}: {reading.headline(report)}{seconds}{warned}"
 
 
 def _explain(page: _Page, report: Report, look: Look) -> None:
     """Why a gate did not pass; for ``-v`` everything, of all gates."""
     detailed = look.verbosity > 0
     if report.status == "error" or not report.experts:
-        page.unwrapped(f"  {finding_text(finding)}" for finding in report.findings)
+        page.unwrapped(f"  {reading.finding_text(finding)}" for finding in report.findings)
         return
     if report.baseline is not None and not detailed:
         page.prose(f"  {line}" for line in _baseline_lines(report.baseline, brief=True))
     if report.status == "pass" and not detailed:
         return
-    judged = merge_of(report)
+    judged = reading.merge_of(report)
     others = [merge for merge in report.merges if merge is not judged]
     for merge in (judged, *others) if detailed else (judged,):
         title = f"under {merge.method}" if merge else report.judged_method
         shown = columns(report, merge, detailed=detailed)
         page.tables(expert_tables(report.expert_names, shown, page.width, title))
     if look.reasons and not detailed:
-        page.prose(f"under {clean(merge.method)}: {worst_of(merge)}" for merge in others)
+        page.prose(f"under {clean(merge.method)}: {reading.worst_of(merge)}" for merge in others)
     if (picture := heatmap(report, page.width)) is not None:
         page.unwrapped([""])
         page.prose([picture.caption])
         page.unwrapped(picture.lines)
     if look.reasons and report.status != "pass":
         page.unwrapped([""])
-        for concern in concerns(report):
+        for concern in reading.concerns(report):
             page.prose(_cause(concern) if concern.expert in report.expert_names else ())
     if detailed:
         page.unwrapped([""])
@@ -207,10 +222,10 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
             layers = report.conflicts.layers
             page.tables([layer_table(layers, layer_columns(report), page.width)])
         page.prose(_detail_lines(report))
-        page.prose(f"  {finding_text(finding)}" for finding in told_findings(report))
+        page.prose(f"  {reading.finding_text(found)}" for found in reading.told_findings(report))
 
 
-def _cause(concern: Concern) -> Iterator[str]:
+def _cause(concern: reading.Concern) -> Iterator[str]:
     """What is over budget, why, and what to do."""
     yield from (clean(verdict.message) for verdict in concern.verdicts)
     if concern.diagnosis is not None:
@@ -218,14 +233,16 @@ def _cause(concern: Concern) -> Iterator[str]:
 
 
 def _pool_lines(report: Report, *, brief: bool) -> Iterator[str]:
-    found = concerns(report)
+    found = reading.concerns(report)
+    if not found:
+        return
     names = [concern.expert or "" for concern in found]
-    told = f"{len(names)} of {plural(len(report.experts), 'expert')} not within budget:"
-    yield f"{told} {some(names)}" if brief else told
+    told = f"{len(names)} of {reading.plural(len(report.experts), 'expert')} not within budget:"
+    yield f"{told} {reading.some(names)}" if brief else told
     if not brief:
         yield from (f"  {clean(v.message)}" for concern in found for v in concern.verdicts)
     for merge in report.merges:
-        yield f"  method {clean(merge.method)}: {worst_of(merge)}"
+        yield f"  method {clean(merge.method)}: {reading.worst_of(merge)}"
     for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
         yield f"  try: {clean(cure)}"
 
@@ -234,14 +251,14 @@ def _detail_lines(report: Report) -> Iterator[str]:
     """Baseline, plan, and where the time went."""
     if report.baseline is not None:
         yield from _baseline_lines(report.baseline)
-    if (line := instead(report)) is not None:
+    if (line := reading.instead(report)) is not None:
         yield f"plan: {line}; mergegate plan makes sure"
     if report.plan is not None:
         for point in report.plan.curve:
-            groups = "; ".join(some(group) for group in point.groups)
+            groups = "; ".join(reading.some(group) for group in point.groups)
             yield f"plan: {point.models} merged: distortion {point.distortion:.3g} ({groups})"
         if report.plan.drop:
-            yield f"plan: leave out {some(report.plan.drop)}"
+            yield f"plan: leave out {reading.some(report.plan.drop)}"
     if report.seconds:
         stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in report.seconds.items())
         yield f"seconds: {stages}; on {report.device}"
@@ -255,12 +272,12 @@ def _baseline_lines(baseline: BaselineRecord, *, brief: bool = False) -> Iterato
         yield f"baseline {path}: not comparable: {clean(baseline.reason or 'no reason was given')}"
         return
     told = (("added", baseline.added), ("removed", baseline.removed), ("changed", baseline.changed))
-    parts = [f"{what}: {some(names)}" for what, names in told if names]
+    parts = [f"{what}: {reading.some(names)}" for what, names in told if names]
     parts += [] if baseline.changes else ["no number moved"]
     yield f"baseline {path}: {'; '.join(parts) or 'these numbers moved'}"
     shown = baseline.changes[: _MOVED if brief else None]
     for change in shown:
         pair = f" and {clean(change.other)}" if change.other else ""
-        yield f"  {clean(change.expert)}{pair}: {change_text(change)}"
+        yield f"  {clean(change.expert)}{pair}: {reading.change_text(change)}"
     if len(shown) < len(baseline.changes):
         yield f"  and {len(baseline.changes) - len(shown)} more, shown with -v"
