@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from pytest_mergegate.gate.spec import PREDICTION
 from pytest_mergegate.history.beds import load_beds
 from pytest_mergegate.history.calibration.fit import calibrate
 from pytest_mergegate.history.calibration.observations import is_collapse, observations
-from pytest_mergegate.history.calibration.stored import for_strangers, to_plain
 from pytest_mergegate.history.past import SCORES as FORETOLD
 from pytest_mergegate.history.registry.lines import RegistryLine, line_id
 from pytest_mergegate.metrics import certified_loss
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_mergegate.history.beds import Bed
+    from pytest_mergegate.history.calibration.fit import Calibration
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pytest_mergegate" / "history" / "beds"
 ROUNDING = 1e-9
@@ -58,9 +59,15 @@ def ship(bed: Path, target: Path = SHIPPED) -> str:
 def calibrations(beds: Iterable[Bed]) -> dict[str, Any]:
     """What gates foretell losses by where a team has recorded none: nothing of single experts."""
     every = [one for bed in beds for one in observations(bed.lines, bed.name)]
-    return {
-        score: to_plain(for_strangers(calibrate(every, score, PREDICTION))) for score in FORETOLD
-    }
+    return {score: asdict(for_strangers(calibrate(every, score, PREDICTION))) for score in FORETOLD}
+
+
+def for_strangers(calibration: Calibration) -> Calibration:
+    """The same without the experts it was made of, whom no other team has."""
+    effects = calibration.model.effects
+    nobody = replace(effects.experts, known={})
+    model = replace(calibration.model, effects=replace(effects, experts=nobody))
+    return replace(calibration, model=model)
 
 
 def ship_calibrations(target: Path = SHIPPED) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.gate.spec import PREDICTION
+from pytest_mergegate.history.calibration.fit import Calibration, Residuals
+from pytest_mergegate.history.calibration.observations import observations
+from pytest_mergegate.history.registry.reading import read_registry, told
 from pytest_mergegate.metrics import Undefined
 
 if TYPE_CHECKING:
@@ -18,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.engine.running.cache import Cache
-    from pytest_mergegate.history.calibration.fit import Calibration, Residuals
     from pytest_mergegate.history.calibration.observations import Observation
     from pytest_mergegate.history.registry.reading import Registry
 
@@ -49,15 +54,11 @@ class Past:
         """The team's own; None where there is no such file. Raises GateError."""
         if self._path is None or not self._path.exists():
             return None
-        from pytest_mergegate.history.registry.reading import read_registry
-
         return read_registry(self._path)
 
     @cached_property
     def observations(self) -> tuple[Observation, ...]:
         """What the registry says of every expert under every merge."""
-        from pytest_mergegate.history.calibration.observations import observations
-
         return observations(self.registry.lines) if self.registry is not None else ()
 
     @cached_property
@@ -80,8 +81,6 @@ class Past:
     ) -> Mapping[str, Calibration]:
         if self.registry is None or not own:
             return {}
-        from pytest_mergegate.history.calibration.stored import from_plain, own_code
-
         key = {
             "kind": "calibrations",
             "code": own_code(),
@@ -89,49 +88,30 @@ class Past:
             "lines": sorted(line.id for line in self.registry.lines),
             "of": of,
         }
-        plain = self._cache.json(
-            key, lambda: _fitted(self._residuals_of(own, of), confidence), counted=False
-        )
-        return {score: from_plain(found) for score, found in plain.items()}
+        # the same for every confidence
+        residuals = self._residuals.setdefault(str(of), [Residuals(own, s) for s in SCORES])
 
-    def _residuals_of(
-        self, own: Sequence[Observation], of: list[str | None] | None
-    ) -> Sequence[Residuals]:
-        """By score; the same for every confidence."""
-        from pytest_mergegate.history.calibration.fit import Residuals
+        def fitted() -> dict[str, Calibration]:
+            found = {}
+            for each in residuals:
+                with suppress(Undefined):  # too few merges: there is nothing to predict from
+                    found[each.score] = each.calibration(confidence)
+            return found
 
-        return self._residuals.setdefault(str(of), [Residuals(own, score) for score in SCORES])
+        return self._cache.kept(dict[str, Calibration], key, fitted, counted=False)
 
     @cached_property
     def shipped(self) -> Mapping[str, Calibration]:
         """By the beds' merges, for experts that nobody has seen."""
-        from pytest_mergegate.history.calibration.stored import from_plain
-
         file = resources.files("pytest_mergegate.history.beds") / "calibrations.json"
-        plain = json.loads(file.read_text("utf-8"))
-        return {score: from_plain(found) for score, found in plain.items()}
+        return TypeAdapter(dict[str, Calibration]).validate_json(file.read_bytes())
 
     def findings(self) -> Iterator[Finding]:
         """A warning of lines that were not used as they stand."""
-        if self.registry is None or not self.registry.problems:
-            return
-        from pytest_mergegate.history.registry.reading import told
-
-        yield Finding(
-            code="MG701",
-            severity="warning",
-            message="; ".join(told(self.registry, most=3)),
-            fix="mergegate calibrate lists all of them",
-        )
-
-
-def _fitted(residuals: Sequence[Residuals], confidence: float) -> dict[str, Any]:
-    from pytest_mergegate.history.calibration.stored import to_plain
-
-    found = {}
-    for each in residuals:
-        try:
-            found[each.score] = to_plain(each.calibration(confidence))
-        except Undefined:
-            continue  # too few merges: there is nothing to predict from
-    return found
+        if self.registry is not None and self.registry.problems:
+            yield Finding(
+                code="MG701",
+                severity="warning",
+                message="; ".join(told(self.registry, most=3)),
+                fix="mergegate calibrate lists all of them",
+            )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from unit.history.study.making import drawn_bed
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +31,8 @@ from card.replication import Replication  # noqa: E402
 from card.targets import targets  # noqa: E402
 
 from pytest_mergegate.history.beds import bed_names, load_bed, load_beds  # noqa: E402
+from pytest_mergegate.history.calibration.fit import Calibration  # noqa: E402
 from pytest_mergegate.history.calibration.observations import is_collapse  # noqa: E402
-from pytest_mergegate.history.calibration.stored import from_plain  # noqa: E402
 from pytest_mergegate.history.registry.lines import RegistryLine, line_id  # noqa: E402
 
 if TYPE_CHECKING:
@@ -255,8 +256,8 @@ def test_what_gates_foretell_by_is_of_the_beds_that_ship() -> None:
     for score, calibration in made.items():
         for key in ("merges", "observations", "groups", "source", "confidence"):
             assert kept[score][key] == calibration[key], key
-        again = from_plain(kept[score])
-        expected = from_plain(calibration)
+        read = TypeAdapter(Calibration).validate_python
+        again, expected = read(kept[score]), read(calibration)
         for value in (0.0, 0.1, 0.3, 0.5, 1.0):
             one, other = (each.predict("linear", "?", value) for each in (again, expected))
             told = [[each.loss, each.low, each.high] for each in (one, other)]

@@ -50,51 +50,37 @@ class Fitted:
 
 
 def fit_effects(residuals: Floats, methods: Sequence[str], experts: Sequence[str]) -> Fitted:
-    """Two crossed random effects, their variances estimated by expectation maximisation."""
+    """Two crossed random effects, their variances estimated by expectation maximisation.
+
+    Henderson's equations are solved again and again.
+    """
     names, place = np.unique(np.asarray(methods), return_inverse=True)
     others, other_place = np.unique(np.asarray(experts), return_inverse=True)
-    split = len(names)
-    design = np.zeros((len(residuals), split + len(others)))
-    rows = np.arange(len(residuals))
-    design[rows, place] = design[rows, split + other_place] = 1.0
-    solved = _solve(design, residuals, np.arange(design.shape[1]) >= split)
-    return Fitted(
-        methods=_effects(names.tolist(), solved, slice(None, split), 0),
-        experts=_effects(others.tolist(), solved, slice(split, None), 1),
-        noise=solved.noise,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Solved:
-    means: Floats
-    spread: Floats
-    """Variances of the means."""
-    variances: Floats
-    """Of either kind."""
-    noise: float
-
-
-def _effects(names: Sequence[str], solved: _Solved, part: slice, kind: int) -> Effects:
-    pairs = zip(solved.means[part].tolist(), solved.spread[part].tolist(), strict=True)
-    effects = (Effect(mean=mean, variance=variance) for mean, variance in pairs)
-    unseen = Effect(mean=0.0, variance=float(solved.variances[kind]))
-    return Effects(known=dict(zip(names, effects, strict=True)), unseen=unseen)
-
-
-def _solve(design: Floats, residuals: Floats, kinds: npt.NDArray[np.bool_]) -> _Solved:
-    """Henderson's equations, again and again; ``kinds`` says which columns are experts."""
+    split, count = len(names), len(residuals)
+    design = np.zeros((count, split + len(others)))
+    design[np.arange(count), place] = design[np.arange(count), split + other_place] = 1.0
     gram, right = design.T @ design, design.T @ residuals
-    noise = float(np.mean(residuals**2)) or 1.0
-    variances = np.array([noise / 4, noise / 4])
-    square, count = float(residuals @ residuals), len(residuals)
+    parts = (slice(None, split), slice(split, None))
+    noise, square = float(np.mean(residuals**2)) or 1.0, float(residuals @ residuals)
+    variances = [noise / 4, noise / 4]
     for _ in range(ROUNDS):
-        ratio = noise / variances[kinds.astype(int)]
+        ratio = noise / np.repeat(variances, [split, len(others)])
         inverse = np.linalg.inv(gram + np.diag(ratio))
         means = inverse @ right
         spread = noise * np.diag(inverse)
         noise = max((square - float(means @ right)) / count, 1e-6)
-        for kind in (0, 1):
-            own = kinds == bool(kind)
-            variances[kind] = max(float(np.mean(means[own] ** 2 + spread[own])), 1e-6)
-    return _Solved(means=means, spread=spread, variances=variances, noise=noise)
+        variances = [max(float(np.mean(means[p] ** 2 + spread[p])), 1e-6) for p in parts]
+
+    def effects(known: npt.NDArray[np.str_], part: slice, unseen: float) -> Effects:
+        pairs = zip(means[part].tolist(), spread[part].tolist(), strict=True)
+        found = (Effect(mean=mean, variance=variance) for mean, variance in pairs)
+        return Effects(
+            known=dict(zip(known.tolist(), found, strict=True)),
+            unseen=Effect(mean=0.0, variance=unseen),
+        )
+
+    return Fitted(
+        methods=effects(names, parts[0], variances[0]),
+        experts=effects(others, parts[1], variances[1]),
+        noise=noise,
+    )

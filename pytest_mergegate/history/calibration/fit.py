@@ -115,26 +115,25 @@ class Calibration:
         Raises:
             ValueError: The score is NaN.
         """
-        risk = as_risk(self.score, score)
-        if risk is None or math.isnan(risk):
+        if math.isnan(score):
             raise ValueError(f"{self.score} must be a number, got {score}")
-        low, high = self._interval(method, expert, risk)
-        point = float(self.model.expected(method, expert, risk))
-        return CalibratedLoss(
-            loss=point, low=low, high=high, merges=self.merges, source=self.source
-        )
 
-    def _interval(self, method: str, expert: str, risk: float) -> tuple[float, float]:
-        """As wide as it takes for enough merges to speak of it, on either side."""
+        def end(at: float, side: int) -> float:
+            half = self.quantile * float(self.model.spread(method, expert, at))
+            return float(self.model.expected(method, expert, at)) + side * half
+
+        # as wide as it takes for enough merges to speak of it, on either side
+        risk = as_risk(self.score, score)
         up, down = around(risk, self.risks, self.riskier, self.safer)
-        worst = TOTAL_LOSS if up is None else self._end(method, expert, up, -1)
-        best = 0.0 if down is None else self._end(method, expert, down, 1)
-        low = min(worst, self._end(method, expert, risk, -1))
-        return max(TOTAL_LOSS, low), max(TOTAL_LOSS, best, self._end(method, expert, risk, 1))
-
-    def _end(self, method: str, expert: str, risk: float, side: int) -> float:
-        half = self.quantile * float(self.model.spread(method, expert, risk))
-        return float(self.model.expected(method, expert, risk)) + side * half
+        worst = TOTAL_LOSS if up is None else end(up, -1)
+        best = 0.0 if down is None else end(down, 1)
+        return CalibratedLoss(
+            loss=float(self.model.expected(method, expert, risk)),
+            low=max(TOTAL_LOSS, min(worst, end(risk, -1))),
+            high=max(TOTAL_LOSS, best, end(risk, 1)),
+            merges=self.merges,
+            source=self.source,
+        )
 
 
 def calibrate(
@@ -179,7 +178,7 @@ class Residuals:
 
     @cached_property
     def _fit(self) -> tuple[Groups, FittedLosses, Floats]:
-        used = [one for one in self._of if one.risk(self.score) is not None]
+        used = [one for one in self._of if self.score in one.scores]
         groups = grouping(used)
         return groups, _fit(used, self.score), _left_out(used, self.score, groups)
 
@@ -188,7 +187,7 @@ def with_score(
     observations: Sequence[Observation], score: str, confidence: float
 ) -> list[Observation]:
     """Those that have the score. Raises Undefined where they are of too few merges."""
-    used = [one for one in observations if one.risk(score) is not None]
+    used = [one for one in observations if score in one.scores]
     merges, needed = len({one.merge for one in used}), merges_needed(confidence)
     if merges < needed:
         raise Undefined(

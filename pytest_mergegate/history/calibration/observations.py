@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_mergegate.history.registry.lines import RegistryLine, ScoredExpert
+    from pytest_mergegate.history.registry.lines import RegistryLine
 
 COLLAPSE: Final = -30.0
 """Percent: an expert whose loss is worse has collapsed."""
@@ -44,8 +44,6 @@ class Observation:
     expert: str
     """Fingerprint."""
     name: str
-    examples: str | None = None
-    """Fingerprint of the expert's examples."""
     metric: str = ""
     """By which its loss was measured."""
     reading: str | None = None
@@ -64,25 +62,22 @@ class Observation:
     def is_like(self, base: str | None, metric: str, reading: str) -> bool:
         """Whether it is evidence of what that base, metric and reading lose: not one whose loss
         and disagreement were found on the same inputs (THEORY 9)."""
-        return self.shared == 0 and (self.base, self.metric, self.reading) == (
-            base,
-            metric,
-            reading,
-        )
+        of = self.base, self.metric, self.reading
+        return self.shared == 0 and of == (base, metric, reading)
 
     @property
     def collapsed(self) -> bool:
         """Whether the expert did."""
         return is_collapse(self.loss)
 
-    def risk(self, score: str) -> float | None:
-        """A score, turned where it has to be, so that more is riskier; None where there is none."""
-        return as_risk(score, self.scores.get(score))
+    def risk(self, score: str) -> float:
+        """A score that it has, turned where it has to be, so that more is riskier."""
+        return as_risk(score, self.scores[score])
 
 
-def as_risk(score: str, value: float | None) -> float | None:
-    """A value of a score, turned where it has to be, so that more is riskier."""
-    return -value if value is not None and score in LOWER_IS_RISKIER else value
+def as_risk(score: str, value: float) -> float:
+    """A value of a score, turned where it has to be, so that more is riskier; or turned back."""
+    return -value if score in LOWER_IS_RISKIER else value
 
 
 def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
@@ -102,34 +97,30 @@ def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
 def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observation, ...]:
     """What ``lines`` say of experts whose loss was measured, each merge as it was found last."""
     return tuple(
-        _observation(line, expert, loss, merge=key, bed=bed)
+        Observation(
+            merge=key,
+            pool=line.pool,
+            base=line.base,
+            bed=bed,
+            method=line.method,
+            label=line.label,
+            expert=expert.fingerprint,
+            name=expert.name,
+            metric=expert.metric,
+            reading=expert.reading,
+            compared=expert.compared,
+            probes=line.settings.get("probes", {}).get("drawn_per_task"),
+            shared=expert.shared,
+            scores={
+                name: value
+                for name in {*expert.scores, *expert.infinite}
+                if (value := expert.score(name)) is not None
+            },
+            loss=expert.loss,
+        )
         for key, line in latest(lines).items()
         for expert in line.experts
-        if (loss := expert.loss) is not None
-    )
-
-
-def _observation(
-    line: RegistryLine, expert: ScoredExpert, loss: float, *, merge: str, bed: str
-) -> Observation:
-    names = {*expert.scores, *expert.infinite}
-    return Observation(
-        merge=merge,
-        pool=line.pool,
-        base=line.base,
-        bed=bed,
-        method=line.method,
-        label=line.label,
-        expert=expert.fingerprint,
-        name=expert.name,
-        examples=expert.examples,
-        metric=expert.metric,
-        reading=expert.reading,
-        compared=expert.compared,
-        probes=line.settings.get("probes", {}).get("drawn_per_task"),
-        shared=expert.shared,
-        scores={name: value for name in names if (value := expert.score(name)) is not None},
-        loss=loss,
+        if expert.loss is not None
     )
 
 

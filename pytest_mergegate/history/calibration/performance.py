@@ -87,7 +87,7 @@ def performance(
     Raises:
         Undefined: ``no_scores``, or ``one_kind``: everything collapsed, or nothing did.
     """
-    used = [one for one in observations if one.risk(score) is not None]
+    used = [one for one in observations if score in one.scores]
     collapsed = np.array([one.collapsed for one in used], dtype=bool)
     if not used:
         raise Undefined("no_scores", f"no recorded merge has {score}")
@@ -138,14 +138,9 @@ def _share(which: npt.NDArray[np.bool_], pools: Sequence[str]) -> EstimatedShare
     """With the wider ends of Clopper-Pearson's interval, which takes points for independent, and of
     the bootstrap over pools, which is a point where all or none are in."""
     exact = disagreement_interval(int(which.sum()), len(which))
-    drawn = _estimate(lambda times: _mean(which, times), pools).interval
+    drawn = _estimate(lambda times: float(times[which].sum() / times.sum()), pools).interval
     interval = drawn and (min(exact[0], drawn[0]), max(exact[1], drawn[1]))
     return EstimatedShare(value=float(which.mean()), interval=interval)
-
-
-def _mean(which: npt.NDArray[np.bool_], times: Floats) -> float:
-    total = float(times.sum())
-    return float(times[which].sum()) / total if total else math.nan
 
 
 def _estimate(statistic: Callable[[Floats], float], pools: Sequence[str]) -> EstimatedShare:
@@ -173,8 +168,6 @@ class Threshold:
     def blocks(self, value: float) -> bool:
         """Whether a value of the score is at least as risky, to the digits recorded. NaN is."""
         own, other = as_risk(self.score, self.value), as_risk(self.score, value)
-        assert own is not None
-        assert other is not None
         return not other < (own - SAME * abs(own) if math.isfinite(own) else own)
 
 
@@ -186,19 +179,17 @@ def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: 
         Undefined: ``needs_more_collapses``, with the number in the message.
         ValueError: A rate that is not in (0, 1).
     """
-    collapsed = [(one.risk(score), one.pool) for one in observations if one.collapsed]
-    risks = [risk for risk, _ in collapsed if risk is not None]
-    pools = [pool for risk, pool in collapsed if risk is not None]
+    collapsed = [one for one in observations if one.collapsed and score in one.scores]
+    risks, pools = [one.risk(score) for one in collapsed], [one.pool for one in collapsed]
     found = miss_controlled_threshold(risks, miss_rate, pools=pools)
-    value = as_risk(score, found)
-    assert value is not None
+    count = len(set(pools))
     return Threshold(
         score=score,
         miss_rate=miss_rate,
-        value=value,
+        value=as_risk(score, found),
         collapses=len(risks),
-        pools=len(set(pools)),
-        rank=miss_controlled_rank(len(set(pools)), miss_rate),
+        pools=count,
+        rank=miss_controlled_rank(count, miss_rate),
     )
 
 

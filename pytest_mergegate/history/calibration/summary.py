@@ -91,26 +91,21 @@ def summarise(
     judged = scores if with_performance else ()
     return Summary(
         observations=tuple(observations),
-        calibration=_try(lambda: calibrate(observations, score, confidence)),
-        validation=_try(lambda: validate(observations, score, confidence)),
-        thresholds={name: _threshold(observations, name, miss_rate) for name in scores},
-        performances={name: _performance(observations, name, miss_rate) for name in judged},
+        calibration=_try(calibrate, observations, score, confidence),
+        validation=_try(validate, observations, score, confidence),
+        thresholds={name: _try(miss_controlled, observations, name, miss_rate) for name in scores},
+        performances={name: _try(performance, observations, name, miss_rate) for name in judged},
     )
 
 
-def _threshold(observations: Sequence[Observation], name: str, rate: float) -> Threshold | Missing:
-    return _try(lambda: miss_controlled(observations, name, rate))
-
-
-def _performance(
-    observations: Sequence[Observation], name: str, rate: float
-) -> Performance | Missing:
-    return _try(lambda: performance(observations, name, rate))
-
-
-def _try(find: Callable[[], Found]) -> Found | Missing:
+def _try(
+    find: Callable[[Sequence[Observation], str, float], Found],
+    observations: Sequence[Observation],
+    score: str,
+    level: float,
+) -> Found | Missing:
     try:
-        return find()
+        return find(observations, score, level)
     except Undefined as error:
         return Missing(reason=error.reason, message=error.message)
 

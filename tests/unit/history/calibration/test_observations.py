@@ -44,7 +44,7 @@ def test_scores_are_turned_so_that_more_is_riskier_and_may_be_infinite() -> None
     scores = {"a": {"cosine": 0.7, "kl": 2.0}}
     one, _ = observations([made("ab", scores=scores, infinite=("mds",))], bed="bed")
     assert (one.risk("cosine"), one.risk("kl"), one.risk("mds")) == (-0.7, 2.0, math.inf)
-    assert one.risk("norm") is None
+    assert "norm" not in one.scores
     assert one.bed == "bed"
 
 
