@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 Degeneracy = Literal["constant", "empty", "loop", "invalid_choice"]
 _MOST = 0.5
@@ -26,13 +26,21 @@ def degeneracy(
     """
     if len(outputs) < _FEWEST:
         return None
-    if _share(o == "" for o in outputs) > _MOST >= _share(o == "" for o in expert_outputs):
+
+    def mostly(is_broken: Callable[[str, Sequence[str] | None], bool]) -> bool:
+        of_merge, of_expert = (
+            sum(is_broken(*pair) for pair in zip(given, choices, strict=True)) / len(given)
+            for given in (outputs, expert_outputs)
+        )
+        return of_merge > _MOST >= of_expert
+
+    if mostly(lambda output, _: output == ""):
         return "empty"
     if len(set(outputs)) == 1 and len(set(expert_outputs)) > 1:
         return "constant"
-    if _share(map(is_loop, outputs)) > _MOST >= _share(map(is_loop, expert_outputs)):
+    if mostly(lambda output, _: is_loop(output)):
         return "loop"
-    if _invalid_share(outputs, choices) > _MOST >= _invalid_share(expert_outputs, choices):
+    if mostly(lambda output, allowed: allowed is not None and output not in allowed):
         return "invalid_choice"
     return None
 
@@ -47,15 +55,3 @@ def is_loop(text: str) -> bool:
         if repeats >= _REPEATS and repeats * period >= max(8, 0.6 * len(text)):
             return True
     return False
-
-
-def _invalid_share(outputs: Sequence[str], choices: Sequence[Sequence[str] | None]) -> float:
-    return _share(
-        allowed is not None and output not in allowed
-        for output, allowed in zip(outputs, choices, strict=True)
-    )
-
-
-def _share(flags: Iterable[bool]) -> float:
-    known = list(flags)
-    return sum(known) / len(known)

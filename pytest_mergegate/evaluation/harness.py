@@ -21,7 +21,7 @@ from pytest_mergegate.evaluation.own_metric import lent, no_scores
 from pytest_mergegate.evaluation.scoring import Scored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from pytest_mergegate.engine.running.engine import Engine
 
@@ -59,7 +59,9 @@ def harness_scores(engine: Engine, name: str, *, expert: str, tasks: Path | None
             said = next(iter(str(error).strip().splitlines()), "")
             why = f"did not run ({type(error).__name__}: {said})"
             raise _refused(name, why, expert) from error
-    metric = _first_metric(task, samples)
+    listed = task.get_config("metric_list")
+    first = listed[0]["metric"] if listed else samples[0]["metrics"][0]
+    metric = str(getattr(first, "__name__", first))
     if task.higher_is_better().get(metric) is False:
         raise _refused(name, f"is measured by {metric}, of which less is better", expert)
     scores = [_score(sample, metric, k, name, expert) for k, sample in enumerate(samples)]
@@ -154,14 +156,6 @@ def _samples(task: Any, name: str, module: Any, tokenizer: Any) -> list[dict[str
     samples = results["samples"][name]
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     return sorted(first, key=lambda sample: int(sample["doc_id"]))
-
-
-def _first_metric(task: Any, samples: Sequence[Mapping[str, Any]]) -> str:
-    listed = task.get_config("metric_list")
-    if not listed:
-        return str(samples[0]["metrics"][0])
-    named = listed[0]["metric"]
-    return str(getattr(named, "__name__", named))
 
 
 def _score(sample: Mapping[str, Any], metric: str, index: int, name: str, expert: str) -> float:

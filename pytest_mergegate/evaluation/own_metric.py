@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,8 @@ class OwnMetric:
                 "write package.module:function; modules beside the gate file are found too",
             ) from None
         finally:
-            sys.path.remove(str(root))
+            with suppress(ValueError):  # the module may have taken it out itself
+                sys.path.remove(str(root))
         if not callable(function):
             raise self.refused("is not callable")
         return function  # type: ignore[no-any-return]  # checked to be callable, that is all
@@ -270,5 +271,6 @@ def _module(name: str, root: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[own] = module  # dataclasses and pickle look a class's module up there
     spec.loader.exec_module(module)
     return module

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
-_SPAN = 512
-"""Numbers of every task vector that stay in the fastest cache at a time."""
 _TILE = 1 << 16
 """Numbers of a tensor that stay in a core's cache at a time, with those of others."""
 
@@ -126,11 +124,9 @@ def _trim(
     """
     for k in range(own.size):
         delta = own[k] - base[k]
-        kept[k] = np.float32(0) if abs(delta) < least else delta  # NaN is kept, to be seen
-    for k in range(max(end, 0), own.size):
-        if abs(kept[k]) == least:
-            kept[k] = np.float32(0)
-    for k in range(own.size):
+        size = abs(delta)
+        # NaN is kept, to be seen
+        kept[k] = np.float32(0) if size < least or (size == least and k >= end) else delta
         total[k] += weight * kept[k]
 
 
@@ -145,22 +141,13 @@ def _average(
     out: Floats,
 ) -> None:
     """base + scale · the mean (or sum) of what has the sign of ``total``."""
-    sign, mixed, divisor = np.empty(_SPAN), np.empty(_SPAN), np.empty(_SPAN)
-    for start in range(0, base.size, _SPAN):
-        # slices: their indices need no look at whether they are negative, and fit vector units
-        base_here, whole = base[start : start + _SPAN], total[start : start + _SPAN]
-        merged, span = out[start : start + _SPAN], base_here.size  # ``total`` may be longer
-        for k in range(span):
-            sign[k] = 1.0 if whole[k] >= 0 else -1.0
-            mixed[k] = 0.0
-            divisor[k] = 0.0
-        for j in range(len(weights)):
-            weight, row = weights[j], kept[j, start : start + _SPAN]
-            for k in range(span):
-                own = weight * row[k] * sign[k]
-                mixed[k] += own if own > 0 else 0.0
-                divisor[k] += weight if own > 0 else 0.0
-        for k in range(span):
-            below = divisor[k] if normalize and divisor[k] != 0 else 1.0
-            change = scale * mixed[k] * sign[k] / below
-            merged[k] = base_here[k] + (change if whole[k] == whole[k] else np.nan)
+    for k in range(base.size):
+        sign = 1.0 if total[k] >= 0 else -1.0
+        mixed = divisor = 0.0
+        for j in range(weights.size):
+            own = weights[j] * kept[j, k] * sign
+            mixed += own if own > 0 else 0.0
+            divisor += weights[j] if own > 0 else 0.0
+        below = divisor if normalize and divisor != 0 else 1.0
+        change = scale * mixed * sign / below
+        out[k] = base[k] + (change if total[k] == total[k] else np.nan)

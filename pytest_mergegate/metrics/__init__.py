@@ -10,6 +10,7 @@ of the input.
 from ._checks import Undefined
 from .bounds import (
     Feasibility,
+    MinimumDistortion,
     RadiusBounds,
     diameter,
     distortions,
@@ -36,7 +37,6 @@ from .conflicts import (
     parameter_conflicts,
     sign_change_ratio,
 )
-from .enclosing_ball import MinimumDistortion
 from .losses import (
     PoolLoss,
     majority_rate,

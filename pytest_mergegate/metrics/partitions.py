@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _checks
 from ._checks import FloatArray
-from .enclosing_ball import CONVERGED, enclosing_ball
+from .bounds import CONVERGED, enclosing_ball
 
 Groups = tuple[tuple[int, ...], ...]
 

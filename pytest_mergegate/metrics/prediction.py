@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
-from ._checks import FloatArray, Undefined
+from ._checks import Undefined
 from .losses import TOTAL_LOSS
 
 # Least squares of the best merging loss on MDS over the paper's 32 task rows: Tables 7-10 with
@@ -98,11 +98,19 @@ def miss_controlled_threshold(
             bad miss rate.
     """
     miss_rate = _checks.fraction("miss_rate", miss_rate)
-    scores = np.sort(np.asarray(collapse_scores, dtype=np.float64))
+    scores = np.asarray(collapse_scores, dtype=np.float64)
     if scores.ndim != 1 or np.isnan(scores).any() or (scores == -np.inf).any():
         raise ValueError("collapse_scores must be a vector without NaN or minus infinity")
+    order = np.argsort(scores)
+    scores = scores[order]
     if pools is not None:
-        scores = _lowest(collapse_scores, pools)
+        names = _checks.items("pools", pools)
+        if len(scores) != len(names):
+            raise ValueError(f"pools must have one entry per score, got {len(names)}")
+        lowest: dict[Hashable, float] = {}
+        for index, score in zip(order.tolist(), scores.tolist(), strict=True):
+            lowest.setdefault(names[index], score)
+        scores = np.array([*lowest.values()])
     rank = miss_controlled_rank(scores.size, miss_rate)
     if rank == 0:
         needed = -_floor(-1 / miss_rate) - 1
@@ -112,18 +120,6 @@ def miss_controlled_threshold(
             f"{scores.size} recorded" + (" in different pools" if pools is not None else ""),
         )
     return float(scores[rank - 1])
-
-
-def _lowest(scores: ArrayLike, pools: Sequence[Hashable]) -> FloatArray:
-    """The lowest score of every pool, in order."""
-    values = np.asarray(scores, dtype=np.float64).tolist()
-    names = _checks.items("pools", pools)
-    if len(values) != len(names):
-        raise ValueError(f"pools must have one entry per score, got {len(names)}")
-    lowest: dict[Hashable, float] = {}
-    for value, pool in zip(values, names, strict=True):
-        lowest[pool] = min(value, lowest.get(pool, math.inf))
-    return np.sort(np.array(list(lowest.values())))
 
 
 def miss_controlled_rank(collapses: int, miss_rate: float) -> int:
