@@ -56,21 +56,14 @@ def file_finding(error: GateError) -> Finding:
 
 def cache_finding(problem: str) -> Finding:
     """The finding that tells why something had to be computed, or could not be kept."""
-    return Finding(
-        code="MG501",
-        severity="warning",
-        message=problem,
-        fix="mergegate cache shows where it is, and mergegate cache --clear empties it",
-    )
+    fix = "mergegate cache shows where it is, and mergegate cache --clear empties it"
+    return Finding(code="MG501", severity="warning", message=problem, fix=fix)
 
 
 def internal_finding(error: Exception) -> Finding:
     """The finding that files a bug of this package in the report."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"
-    return Finding(
-        code="MG900",
-        severity="error",
-        message=f"internal error at {where}: {type(error).__name__}: {error}",
-        fix="please report this, with the log of the logger pytest_mergegate",
-    )
+    said = f"internal error at {where}: {type(error).__name__}: {error}"
+    fix = "please report this, with the log of the logger pytest_mergegate"
+    return Finding(code="MG900", severity="error", message=said, fix=fix)

@@ -38,7 +38,6 @@ class _Kept:
 
 Float64s = Annotated[NDArray[np.float64], _Kept]
 Float32s = Annotated[NDArray[np.float32], _Kept]
-Int64s = Annotated[NDArray[np.int64], _Kept]
 
 
 def dump(kind: Any, value: object) -> dict[str, NDArray[Any]]:

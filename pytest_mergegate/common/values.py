@@ -1,9 +1,9 @@
 """A number, or the reason why there is none: what flows between stages and into the report."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from pytest_mergegate.metrics import Undefined
 
@@ -42,12 +42,6 @@ class Value:
             ends = (low, high)
         error = None if self.standard_error is None else self.standard_error * abs(factor)
         return replace(self, number=self.number * factor + 0.0, interval=ends, standard_error=error)
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Self:
-        """What ``dataclasses.asdict`` made plain data of."""
-        ends = plain["interval"]
-        return cls(**{**plain, "interval": None if ends is None else (ends[0], ends[1])})
 
     @classmethod
     def computed(

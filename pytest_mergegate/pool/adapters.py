@@ -102,12 +102,9 @@ def check_lists(config: Mapping[str, Any], tensors: int, name: str) -> None:
         # a long name takes as long as many
         names = sum(1 + len(entry) // _LONG for entry in value if isinstance(entry, str))
         if names * tensors > _MOST_PAIRS:
-            raise PoolError(
-                f"{shown(setting, 60)} holds {len(value)} names, for {tensors} tensors",
-                expert=name,
-                where=CONFIG,
-                fix="write a name for each module that is not as the others, and no more",
-            )
+            what = f"{shown(setting, 60)} holds {len(value)} names, for {tensors} tensors"
+            fix = "write a name for each module that is not as the others, and no more"
+            raise PoolError(what, expert=name, where=CONFIG, fix=fix)
 
 
 def adapter_kind(config: Mapping[str, Any]) -> str:

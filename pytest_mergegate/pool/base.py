@@ -164,18 +164,13 @@ def read_base(located: Located, reference: str, where: str) -> Base:
             fix="move the adapter to a folder of its own",
         )
     if (named := config.get("transformers_weights")) is not None:
-        raise PoolError(
-            f"config.json of the base names its weights itself (transformers_weights: {named!r})",
-            where=called,
-            fix="save the base again with save_pretrained, under the usual names",
-        )
+        what = f"config.json of the base names its weights itself (transformers_weights: {named!r})"
+        fix = "save the base again with save_pretrained, under the usual names"
+        raise PoolError(what, where=called, fix=fix)
     architectures = config.get("architectures") or [config.get("model_type")]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
-        raise PoolError(
-            "config.json of the base names neither architectures nor model_type",
-            where=called,
-            fix="save the base again with save_pretrained",
-        )
+        what = "config.json of the base names neither architectures nor model_type"
+        raise PoolError(what, where=called, fix="save the base again with save_pretrained")
     model_type = str(config.get("model_type") or "")
     return Base(
         reference=reference,

@@ -72,24 +72,18 @@ def _stored(directory: Path, expert: str | None) -> StoredTensors:
     if single.exists():
         return StoredTensors([single], expert=expert)
     refuse_pickles(directory, expert=expert)
-    raise PoolError(
-        f"the checkpoint {shown(directory.name)}/ has no weights",
-        expert=expert,
-        where=shown(directory.name),
-        fix="save it as safetensors: model.save_pretrained(path)",
-    )
+    what = f"the checkpoint {shown(directory.name)}/ has no weights"
+    fix = "save it as safetensors: model.save_pretrained(path)"
+    raise PoolError(what, expert=expert, where=shown(directory.name), fix=fix)
 
 
 def _sharded(index: Path, weight_map: object, expert: str | None) -> StoredTensors:
     """The tensors of all shards: those that the index names, each where it says."""
 
     def disagree(problem: str) -> PoolError:
-        return PoolError(
-            f"the shard index and the shards do not agree: {problem}",
-            expert=expert,
-            where=label(index),
-            fix="save or download the checkpoint again, all of its files",
-        )
+        what = f"the shard index and the shards do not agree: {problem}"
+        fix = "save or download the checkpoint again, all of its files"
+        return PoolError(what, expert=expert, where=label(index), fix=fix)
 
     if not isinstance(weight_map, dict) or not weight_map:
         raise disagree("it has no weight_map")

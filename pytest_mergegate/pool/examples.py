@@ -62,18 +62,19 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     """
     try:
         with open_regular(path, expert=expert) as file:
-            text = read_at_most(file, _BYTES).decode("utf-8-sig")
+            data = read_at_most(file, _BYTES)
     except PoolError as error:
         fix = "correct the path; it is relative to the gate file"
         raise _malformed(f"the examples: {error.what}", expert, where, fix) from None
+    # more than a gate will ever ask; each row costs far more than its text
+    if len(data) > _BYTES or data.count(b"\n") > _ROWS:
+        most = f"{_BYTES >> 20} MiB" if len(data) > _BYTES else f"{_ROWS} lines"
+        fix = "a gate asks hundreds of examples, not millions; shorten the file"
+        raise _malformed(f"the examples are over {most}", expert, path.name, fix)
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise _malformed("not UTF-8 text", expert, path.name, "save the file as UTF-8") from None
-    # more than a gate will ever ask; each row costs far more than its text
-    fix = "a gate asks hundreds of examples, not millions; shorten the file"
-    if len(text) > _BYTES // 4 and len(text.encode()) > _BYTES:
-        raise _malformed(f"the examples are over {_BYTES >> 20} MiB", expert, path.name, fix)
-    if text.count("\n") > _ROWS:
-        raise _malformed(f"the examples are over {_ROWS} lines", expert, path.name, fix)
     # not splitlines(): JSON strings may hold U+2028 and its like
     numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     examples = [_parse(line, f"{path.name}:{n}", expert) for n, line in numbered]
@@ -94,7 +95,11 @@ def _parse(line: str, where: str, expert: str) -> Example:
         raise _malformed(what, expert, where, "shorten the example, or leave it out")
     try:
         data = json.loads(line, object_pairs_hook=unique)
-        _check_lists(data, expert, where)
+        for key, value in data.items() if isinstance(data, dict) else ():
+            # each entry would have an error of its own
+            if isinstance(value, list) and len(value) > _ENTRIES:
+                what = f"{shown(key, 60)} has {len(value)} entries, {_ENTRIES} are the limit"
+                raise _malformed(what, expert, where, "shorten the example, or leave it out")
         example = Example.model_validate(data)
         example.model_dump_json()  # refuses half a surrogate pair, which no tokenizer reads
         return example
@@ -112,14 +117,6 @@ def _parse(line: str, where: str, expert: str) -> Example:
     except ValueError as error:  # also a number with more digits than Python reads
         fix = "keep to plain JSON in UTF-8, each key once"
         raise _malformed(str(error), expert, where, fix) from None
-
-
-def _check_lists(data: object, expert: str, where: str) -> None:
-    """Raise PoolError for lists whose every entry would have an error of its own."""
-    for key, value in data.items() if isinstance(data, dict) else ():
-        if isinstance(value, list) and len(value) > _ENTRIES:
-            what = f"{shown(key, 60)} has {len(value)} entries, {_ENTRIES} are the limit"
-            raise _malformed(what, expert, where, "shorten the example, or leave it out")
 
 
 def _malformed(what: str, expert: str, where: str, fix: str) -> PoolError:

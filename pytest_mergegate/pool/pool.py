@@ -156,12 +156,9 @@ def _adapters_choice(gate: Gate, experts: Mapping[str, Located]) -> str:
         raise PoolError(what, code="MG101", where=gate.name, fix=fix)
     if in_ci():
         base = shown(agreed)
-        raise PoolError(
-            f"the gate names no base, and in CI adapters do not choose it (they name '{base}')",
-            code="MG101",
-            where=gate.name,
-            fix=f"write base: {base} in the gate file, if that is the one meant",
-        )
+        what = f"the gate names no base, and in CI adapters do not choose it (they name '{base}')"
+        fix = f"write base: {base} in the gate file, if that is the one meant"
+        raise PoolError(what, code="MG101", where=gate.name, fix=fix)
     return agreed
 
 
@@ -187,12 +184,9 @@ def _task_folder(gate: Gate) -> Path | None:
     where = gate.where("lm_eval_tasks")
     path = gate.root / named
     if not path.is_dir():
-        raise PoolError(
-            f"lm_eval_tasks: there is no folder {shown(named)}",
-            code="MG301",
-            where=where,
-            fix="correct the path; it is relative to the gate file",
-        )
+        what = f"lm_eval_tasks: there is no folder {shown(named)}"
+        fix = "correct the path; it is relative to the gate file"
+        raise PoolError(what, code="MG301", where=where, fix=fix)
     check_contained(path, root=gate.root, expert=None, where=where)
     strangers = [(whose, p) for whose, at in _of_strangers(gate) for p in _places(at, gate.root)]
     for folder in (path, *(entry for entry in path.rglob("*") if entry.is_symlink())):

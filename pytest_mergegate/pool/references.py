@@ -24,7 +24,6 @@ _UNWANTED = [
     *("*/*.safetensors", "*/*.json", "*/*.model", "*/*.txt", "consolidated*.safetensors"),
 ]
 
-
 _CACHED = re.compile(r"models--(?:.+--)?(?P<name>[^-](?:(?!--).)*)")
 _QUANTISED = r"bnb|gptq|awq|hqq|eetq|nf4|int[348]|fp8|[348]-?bits?|w[48]a(?:8|16)|quantized"
 _LAST_WORD = re.compile(rf"(.+)[-_](?:(?P<kind>{_QUANTISED})|unsloth|dynamic|g32|g64|g128)", re.I)
@@ -82,11 +81,8 @@ def locate(
             check_contained(folder, root=root, expert=expert, where=where, own=own)
         return Located(path=folder.resolve())
     if is_there:
-        what, fix = (
-            f"'{shown(reference)}' is a file, not a directory",
-            "give the folder that holds it",
-        )
-        raise refused(what, fix=fix)
+        what = f"'{shown(reference)}' is a file, not a directory"
+        raise refused(what, fix="give the folder that holds it")
     repository, revision = _checked(reference, root, refused, own=own, allowed=allowed)
     try:
         return _from_hub(repository, revision or None, code=with_code)

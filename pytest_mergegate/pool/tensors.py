@@ -191,12 +191,9 @@ class _File:
     """When its headers were read."""
 
     def written_to(self) -> PoolError:
-        return PoolError(
-            f"{shown(self.path.name)} was written to while it was read",
-            expert=self.expert,
-            where=label(self.path),
-            fix="run the gate again when nothing writes to it",
-        )
+        what = f"{shown(self.path.name)} was written to while it was read"
+        fix = "run the gate again when nothing writes to it"
+        return PoolError(what, expert=self.expert, where=label(self.path), fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,12 +172,9 @@ def _words(path: Path, expert: str | None) -> Iterator[tuple[str, int]]:
     with open_regular(path, expert=expert) as file:
         data = read_at_most(file, _WORDS_LIMIT)
     if len(data) > _WORDS_LIMIT or data.count(b"\n") > _MOST_WORDS:
-        raise PoolError(
-            f"{label(path)} has over {_MOST_WORDS} words, or {_WORDS_LIMIT >> 20} MiB",
-            expert=expert,
-            where=label(path),
-            fix="save the tokenizer again, or remove the file",
-        )
+        what = f"{label(path)} has over {_MOST_WORDS} words, or {_WORDS_LIMIT >> 20} MiB"
+        fix = "save the tokenizer again, or remove the file"
+        raise PoolError(what, expert=expert, where=label(path), fix=fix)
     for number, word in enumerate(data.decode("utf-8", errors="replace").splitlines()):
         yield word, number
 

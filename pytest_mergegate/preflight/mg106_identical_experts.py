@@ -20,11 +20,8 @@ def find(pool: Pool) -> Findings:
         for expert in (one for one in group if _has_a_double(one, group, pool)):
             other = first.setdefault(expert.weights_fingerprint, expert.name)
             if other != expert.name:
-                yield error(
-                    f"has the same weights as expert {other!r}",
-                    "remove one of the two, or correct the path that was copied",
-                    expert.name,
-                )
+                fix = "remove one of the two, or correct the path that was copied"
+                yield error(f"has the same weights as expert {other!r}", fix, expert.name)
 
 
 def _has_a_double(one: Expert, group: list[Expert], pool: Pool) -> bool:

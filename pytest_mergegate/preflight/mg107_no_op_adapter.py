@@ -15,8 +15,6 @@ def find(pool: Pool) -> Findings:
         relative = 0.0 if nothing else statistics.relative_norm
         if relative is not None and relative < NEGLIGIBLE:
             size = "every change is zero" if nothing else f"‖ΔW‖ is {relative:.1e} of ‖W‖"
-            yield error(
-                f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: {size}",
-                "it was saved untrained, or its tensors were lost; save it again",
-                expert.name,
-            )
+            said = f"the {'adapter' if expert.is_adapter else 'checkpoint'} changes nothing: {size}"
+            fix = "it was saved untrained, or its tensors were lost; save it again"
+            yield error(said, fix, expert.name)

@@ -19,12 +19,9 @@ def find(pool: Pool) -> Findings:
     ]
     for name, config, tensors in models:
         if (how := _how(config, tensors)) is not None:
-            yield error(
-                f"the {'checkpoint' if name else 'base'} is quantised: {how}",
-                "use the full-precision original, and quantise the merge afterwards",
-                name,
-                final=True,
-            )
+            said = f"the {'checkpoint' if name else 'base'} is quantised: {how}"
+            fix = "use the full-precision original, and quantise the merge afterwards"
+            yield error(said, fix, name, final=True)
 
 
 def _how(config: Mapping[str, Any], tensors: StoredTensors) -> str | None:

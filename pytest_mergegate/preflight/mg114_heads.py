@@ -21,12 +21,9 @@ def find(pool: Pool) -> Findings:
     for expert in pool.experts:
         unknown = [p for p in expert.changes if head_of(p) and p not in pool.base.tensors]
         if unknown:
-            yield error(
-                f"brings a head that the base does not have, {shown(unknown[0])!r}",
-                "gate against a base of the same class with that head, saved with save_pretrained",
-                expert.name,
-                final=True,
-            )
+            said = f"brings a head that the base does not have, {shown(unknown[0])!r}"
+            fix = "gate against a base of the same class with that head, saved with save_pretrained"
+            yield error(said, fix, expert.name, final=True)
     yield from _trained_apart(pool)
     yield from _labels(pool)
 
@@ -75,11 +72,8 @@ def _labels(pool: Pool) -> Findings:
         against = (classifiers[0], *named[:1])
         said = next(filter(None, (_other_labels(labels, *other) for other in against)), None)
         if said is not None:
-            yield error(
-                said,
-                "train all of them with one id2label in one order, or merge the backbones only",
-                name,
-            )
+            fix = "train all of them with one id2label in one order, or merge the backbones only"
+            yield error(said, fix, name)
 
 
 def _other_labels(labels: _Labels, other_name: str, other: _Labels) -> str | None:

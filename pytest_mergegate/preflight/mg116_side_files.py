@@ -28,11 +28,8 @@ def _templates(pool: Pool) -> Findings:
     what = "the base has none" if ours is None else "it is not the base's"
     for expert in pool.experts:
         if _template(expert.path) not in (None, ours):
-            yield warning(
-                f"trained with a chat template of its own; {what}",
-                "put that template beside the base, or gate the expert with its own apart",
-                expert.name,
-            )
+            fix = "put that template beside the base, or gate the expert with its own apart"
+            yield warning(f"trained with a chat template of its own; {what}", fix, expert.name)
 
 
 def _settings(pool: Pool) -> Findings:
@@ -43,11 +40,9 @@ def _settings(pool: Pool) -> Findings:
         odd = [shown(key, 40) for key in keys if theirs.get(key) != ours.get(key)]
         if odd:
             told = odd if len(odd) <= 5 else [*odd[:4], f"{len(odd) - 4} more"]
-            yield warning(
-                f"{_GENERATION} differs from the base's in: {', '.join(told)}",
-                "decide which settings the merge is to ship with, and put them beside the base",
-                expert.name,
-            )
+            said = f"{_GENERATION} differs from the base's in: {', '.join(told)}"
+            fix = "decide which settings the merge is to ship with, and put them beside the base"
+            yield warning(said, fix, expert.name)
 
 
 def _template(folder: Path) -> str | None:

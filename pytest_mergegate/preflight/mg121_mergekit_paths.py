@@ -16,11 +16,8 @@ def find(pool: Pool) -> Findings:
     local |= {e.reference: e.name for e in pool.experts if e.located.repository is None}
     for path, name in local.items():
         if {"+", "@"} & {*path}:
-            yield warning(
-                f"{path}: mergekit takes '+' and '@' in a path for its own syntax",
-                "rename the folder, or name a link to it",
-                name,
-            )
+            said = f"{path}: mergekit takes '+' and '@' in a path for its own syntax"
+            yield warning(said, "rename the folder, or name a link to it", name)
     relative = [path for path in local if not path.startswith("~") and not Path(path).is_absolute()]
     if relative:
         yield note(
@@ -31,8 +28,5 @@ def find(pool: Pool) -> Findings:
     for expert in pool.experts:
         written = pool.mergekit.written.get(expert.name)
         if expert.is_adapter and written == expert.reference:
-            yield warning(
-                f"{written} is an adapter, which mergekit takes for a whole model",
-                f"write {pool.base.reference}+{written}",
-                expert.name,
-            )
+            said = f"{written} is an adapter, which mergekit takes for a whole model"
+            yield warning(said, f"write {pool.base.reference}+{written}", expert.name)

@@ -35,12 +35,9 @@ def open_regular(
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise PoolError(
-            f"{called} cannot be read ({reason})",
-            expert=expert,
-            where=where,
-            fix="check that the file exists and may be read",
-        ) from None
+        what = f"{called} cannot be read ({reason})"
+        fix = "check that the file exists and may be read"
+        raise PoolError(what, expert=expert, where=where, fix=fix) from None
     file = os.fdopen(number, "rb")
     try:
         _check_regular(os.fstat(number), called, expert, where)
@@ -72,9 +69,5 @@ def _check_regular(status: os.stat_result, called: str, expert: str | None, wher
     if stat.S_ISREG(status.st_mode):
         return
     kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, a socket or a device"
-    raise PoolError(
-        f"{called} is {kind}, not a regular file",
-        expert=expert,
-        where=where,
-        fix="put the file itself there",
-    )
+    what = f"{called} is {kind}, not a regular file"
+    raise PoolError(what, expert=expert, where=where, fix="put the file itself there")

@@ -44,11 +44,8 @@ def read_text(path: Path) -> str:
             data = file.read(LIMIT + 1)
         if len(data) <= LIMIT and sum(map(data.count, _MARKS)) <= _ENTRIES:
             return data.decode("utf-8").replace("\r\n", "\n")
-        problem = GateError(
-            f"the gate file is larger than {LIMIT >> 10} KiB, or has over {_ENTRIES} entries",
-            where=path.name,
-            fix="gate fewer experts at once",
-        )
+        what = f"the gate file is larger than {LIMIT >> 10} KiB, or has over {_ENTRIES} entries"
+        problem = GateError(what, where=path.name, fix="gate fewer experts at once")
     except PoolError as error:
         problem = GateError(error.what, where=str(path), fix="check the path")
     except UnicodeDecodeError:
@@ -143,13 +140,8 @@ def _note_lines(
                 continue
             label = str(key.value)
             if label in seen:
-                problems.append(
-                    GateError(
-                        f"{shown(label)!r} is given twice (first on line {seen[label]})",
-                        where=f"{name}:{line}",
-                        fix="keep one of the two",
-                    )
-                )
+                what = f"{shown(label)!r} is given twice (first on line {seen[label]})"
+                problems.append(GateError(what, where=f"{name}:{line}", fix="keep one of the two"))
             seen[label] = line
             lines[(*location, label)] = line
             _note_lines(value, (*location, label), lines, problems, name)

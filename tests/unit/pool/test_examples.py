@@ -9,6 +9,7 @@ import pytest
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.running.tasks import sample
+from pytest_mergegate.pool import examples
 from pytest_mergegate.pool.examples import read_examples
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ def test_a_key_given_twice_is_found_in_linear_time(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="'k49999' is given twice"):
         _read(tmp_path / "x.jsonl", f'{{{keys}"k49999": 0}}')
     assert time.perf_counter() - started < 10
+
+
+def test_too_much_is_told_as_such_wherever_it_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "_BYTES", 1 << 20)
+    for padding in "", " ":
+        with pytest.raises(PoolError, match="the examples are over 1 MiB"):
+            _read(tmp_path / "x.jsonl", f'{padding}{{"input": "{"é" * (1 << 20)}"}}')
 
 
 def test_chat(tmp_path: Path) -> None:
