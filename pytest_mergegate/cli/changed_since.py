@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from pytest_mergegate.common.errors import GateFileError, PoolError, UsageError
-from pytest_mergegate.common.files.containment import is_contained
-from pytest_mergegate.common.files.git import run_git, top_of
-from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.places import place_of
+from pytest_mergegate.common.files.reading import read_json_object
+from pytest_mergegate.common.files.repository import is_contained, run_git, top_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import Gate, load_gate
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS

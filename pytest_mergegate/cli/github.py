@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_mergegate.cli import github_actions as github
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
-from pytest_mergegate.common.files.regular_files import read_own
+from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file
 from pytest_mergegate.report.formats.json import read_reports
 from pytest_mergegate.report.formats.markdown import render

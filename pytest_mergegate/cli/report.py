@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
-from pytest_mergegate.common.files.regular_files import read_own
+from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten
 from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.common.plain_text import complain, say

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
-from pytest_mergegate.common.files.containment import check_way_inside
-from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.files.places import is_apart, is_gate_name, model_file_in, place_of
+from pytest_mergegate.common.files.repository import check_way_inside, top_of
 from pytest_mergegate.common.files.yaml_files import read_yaml
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.mergekit.file import sources

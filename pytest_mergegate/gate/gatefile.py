@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError, did_you_mean
-from pytest_mergegate.common.files.containment import glob_inside
 from pytest_mergegate.common.files.places import as_found
+from pytest_mergegate.common.files.repository import glob_inside
 from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yaml, where_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.mergekit.file import MergekitFile

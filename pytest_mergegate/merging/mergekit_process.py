@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.engine.models.loading import without_hooks
 from pytest_mergegate.engine.weights.adapters import write_plain_configuration
 from pytest_mergegate.merging import run_mergekit

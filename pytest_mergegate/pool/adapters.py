@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import read_json_object, strings
+from pytest_mergegate.common.files.reading import read_json_object, strings
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.checkpoints import refuse_pickles
 

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
 from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.changes import Change, Factors, Replacement

@@ -7,8 +7,7 @@ follow any path in it.
 from pathlib import Path
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.common.files.regular_files import label
+from pytest_mergegate.common.files.reading import label, read_json_object
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.tensors import StoredTensors
 

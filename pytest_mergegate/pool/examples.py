@@ -8,8 +8,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import unique
-from pytest_mergegate.common.files.regular_files import open_regular, read_at_most
+from pytest_mergegate.common.files.reading import open_regular, read_at_most, unique
 from pytest_mergegate.common.plain_text import shown
 
 _SHAPE = 'an example is {"input": ..., "target": ..., "choices": [...]}'

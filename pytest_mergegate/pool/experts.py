@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import read_json_object
+from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.pool.adapters import (
     CONFIG,
     PREFIX,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
-from pytest_mergegate.common.files.regular_files import open_regular, read_at_most
+from pytest_mergegate.common.files.reading import open_regular, read_at_most
 from pytest_mergegate.common.files.writing import Unwritten, make_folder, write_file
 
 MEMO = "content-hashes.json"

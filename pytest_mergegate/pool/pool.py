@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.containment import check_contained, is_contained
 from pytest_mergegate.common.files.places import place_of
+from pytest_mergegate.common.files.repository import check_contained, is_contained
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.mergekit.file import MergekitFile

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from pytest_mergegate.common.errors import PoolError, first_line
-from pytest_mergegate.common.files.containment import check_contained
 from pytest_mergegate.common.files.places import placed
+from pytest_mergegate.common.files.repository import check_contained
 from pytest_mergegate.common.plain_text import shown
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)

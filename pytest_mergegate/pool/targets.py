@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import strings
+from pytest_mergegate.common.files.reading import strings
 from pytest_mergegate.pool.adapters import CONFIG, is_within, saved_modules
 from pytest_mergegate.pool.base import OUTPUT_LAYERS, Base
 from pytest_mergegate.pool.patterns import matches_fully

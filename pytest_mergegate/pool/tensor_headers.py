@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import parse_json
-from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.files.reading import label, open_regular, parse_json
 from pytest_mergegate.common.plain_text import shown
 
 MOST_TENSORS = 200_000

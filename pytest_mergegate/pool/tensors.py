@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.regular_files import label, open_regular
+from pytest_mergegate.common.files.reading import label, open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.tensor_headers import TensorHeader, read_headers
 

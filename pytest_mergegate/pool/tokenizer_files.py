@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.common.files.regular_files import label, open_regular, read_at_most
+from pytest_mergegate.common.files.reading import (
+    label,
+    open_regular,
+    read_at_most,
+    read_json_object,
+)
 from pytest_mergegate.pool.fingerprints import content_hash
 
 TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import read_json_object
-from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.files.reading import open_regular, read_json_object
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tokenizer_files import SETTINGS

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateError, first_line
-from pytest_mergegate.common.files.regular_files import read_own
+from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import refuse_links, write_file
 from pytest_mergegate.report.formats.json import read_reports, render_all
 from pytest_mergegate.report.types import Collected, Report

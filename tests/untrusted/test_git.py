@@ -10,7 +10,7 @@ from unit.history.registry.making import made
 
 import pytest_mergegate
 from pytest_mergegate.cli.changed_since import GitError, changes_since
-from pytest_mergegate.common.files.git import run_git, top_of
+from pytest_mergegate.common.files.repository import run_git, top_of
 from pytest_mergegate.history.registry.appending import append_lines
 from untrusted.asking import asked, embedded
 from untrusted.checkouts import git, mergegate
@@ -94,8 +94,8 @@ def test_one_module_asks_git() -> None:
     texts = {f.relative_to(root).as_posix(): f.read_text("utf-8") for f in root.rglob("*.py")}
     using = {name for name, text in texts.items() if "subprocess" in text or "os.system" in text}
     assert using == {
-        "common/files/git.py",
+        "common/files/repository.py",
         "engine/models/chats.py",
         "merging/mergekit_process.py",
     }
-    assert not any('"git' in texts[name] for name in using - {"common/files/git.py"})
+    assert not any('"git' in texts[name] for name in using - {"common/files/repository.py"})

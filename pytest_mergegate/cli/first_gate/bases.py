@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_mergegate.cli.first_gate.experts import FoundExpert, relative
 from pytest_mergegate.common.errors import GateError, PoolError
-from pytest_mergegate.common.files.containment import is_contained
+from pytest_mergegate.common.files.repository import is_contained
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.pool.base import Base, read_base

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.containment import check_contained, check_way_inside
-from pytest_mergegate.common.files.json_files import read_json_object
 from pytest_mergegate.common.files.places import as_found, is_apart, model_file_in
+from pytest_mergegate.common.files.reading import read_json_object
+from pytest_mergegate.common.files.repository import check_contained, check_way_inside
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.sections import POOL
 from pytest_mergegate.pool.adapters import CONFIG, WEIGHTS, read_config

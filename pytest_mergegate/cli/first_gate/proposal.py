@@ -11,10 +11,9 @@ from pathlib import Path
 from pytest_mergegate.cli.first_gate.bases import FoundBase, find_base
 from pytest_mergegate.cli.first_gate.experts import FoundExpert, SkippedFolder, relative
 from pytest_mergegate.common.errors import GateError, PoolError
-from pytest_mergegate.common.files.containment import check_contained
-from pytest_mergegate.common.files.git import top_of
 from pytest_mergegate.common.files.places import model_file_in
-from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.files.reading import open_regular
+from pytest_mergegate.common.files.repository import check_contained, top_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.pool.examples import Example, read_examples

@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path, PurePath
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.common.files.git import run_git, top_of
+from pytest_mergegate.common.files.repository import run_git, top_of
 from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.common.plain_text import shown
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_mergegate.common.errors import GateError, first_line
-from pytest_mergegate.common.files.git import top_of
+from pytest_mergegate.common.files.repository import top_of
 from pytest_mergegate.common.plain_text import shown
 
 PARTIAL: Final = ".part"

@@ -8,7 +8,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
-from pytest_mergegate.common.files.regular_files import open_regular
+from pytest_mergegate.common.files.reading import open_regular
 from pytest_mergegate.common.plain_text import shown
 
 Location = tuple[str | int, ...]

@@ -17,7 +17,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import safe_open
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import strings
+from pytest_mergegate.common.files.reading import strings
 from pytest_mergegate.pool.adapters import COMPUTED, CONFIG, WEIGHTS, is_within, saved_modules
 from pytest_mergegate.pool.lora import adapted_modules
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Final
 from filelock import FileLock, Timeout
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.common.files.git import run_git, top_of
+from pytest_mergegate.common.files.repository import run_git, top_of
 from pytest_mergegate.common.files.writing import (
     Unwritten,
     make_private_folder,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 from pydantic import ValidationError
 
 from pytest_mergegate.common.errors import GateError, first_line
-from pytest_mergegate.common.files.regular_files import read_own
+from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
 

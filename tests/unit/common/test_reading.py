@@ -1,4 +1,4 @@
-"""JSON from strangers: data within limits, or one clear error."""
+"""Files from strangers: data within limits, or one clear error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.common.files.json_files import DEPTH, read_json_object
+from pytest_mergegate.common.files import reading
+from pytest_mergegate.common.files.reading import (
+    DEPTH,
+    open_regular,
+    read_at_most,
+    read_json_object,
+    read_own,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +74,22 @@ def test_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.json")
     with pytest.raises(PoolError, match="FIFO"):
         read_json_object(tmp_path / "fifo.json", expert=None)
+
+
+def test_read_at_most(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    for most, found in ((3, b"1234"), (5, b"12345"), (1 << 40, b"12345")):
+        with open_regular(file, expert=None) as opened:
+            assert read_at_most(opened, most) == found
+
+
+def test_read_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(b"{}" * 512 * 1024)
+    assert read_own(file) == file.read_bytes()
+    monkeypatch.setattr(reading, "_OWN_LIMIT", 1 << 20)
+    assert read_own(file) == file.read_bytes()
+    file.write_bytes(b"{}" * 512 * 1024 + b" ")
+    with pytest.raises(OSError, match="larger than 1 MiB"):
+        read_own(file)
