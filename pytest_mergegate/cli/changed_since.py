@@ -16,6 +16,7 @@ from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.common.files.repository import is_contained, run_git, top_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import Gate, load_gate
+from pytest_mergegate.gate.mergekit.gate import usual_examples
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
 
@@ -68,9 +69,10 @@ class Changes:
             return True
         if not _is_contained(found):
             return True
-        own = [gate, *_own_files(found)]
+        own, base = [gate, *_own_files(found)], found.spec.base
+        bases = _named_bases(found) if base is None else (place_of(found.root, base),)
         return (
-            any(self.touch(path) for path in (*own, *_bases(found)))
+            any(self.touch(path) for path in (*own, *bases))
             or any(self._unseen(path) for path in own)
             or self._metric_touched(found)
         )
@@ -100,9 +102,8 @@ def changes_since(reference: str, folder: Path) -> Changes:
     Committed or not; renamed and deleted files count under their old names too. Raises GitError.
     """
     top = repository(folder)
-    bases = _merge_bases(reference, top)
     found: set[str] = set()
-    for base in bases:
+    for base in _merge_bases(reference, top):
         found |= _paths(
             *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv"),
             *("--no-relative", "--ignore-submodules=none", base, "--"),
@@ -110,10 +111,8 @@ def changes_since(reference: str, folder: Path) -> Changes:
         )
     # what is not in the index, as when it was removed from it and lies there still
     found |= _paths("ls-files", "-z", "--others", "--exclude-standard", folder=top)
-    ignored = _paths(
-        *("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"),
-        folder=top,
-    )
+    listed = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
+    ignored = _paths(*listed, folder=top)
     return Changes(
         top=top,
         changed=Places.of(top / path for path in found),
@@ -174,39 +173,32 @@ def _git(*arguments: str, folder: Path) -> str:
     return os.fsdecode(done.stdout)
 
 
+def _experts(gate: Gate) -> list[Path]:
+    """The experts and their examples, which must lie in the repository, or come from the hub."""
+    files = (gate.spec.examples_of(name) for name in gate.spec.experts)
+    return [
+        *(place_of(gate.root, expert.path) for expert in gate.spec.experts.values()),
+        *(gate.root / file for file in files if file is not None),
+    ]
+
+
 def _own_files(gate: Gate) -> Iterator[Path]:
-    """What must lie in the repository, or come from the hub: experts and their examples."""
-    for name, expert in gate.spec.experts.items():
-        yield place_of(gate.root, expert.path)
-        if (examples := gate.spec.examples_of(name)) is not None:
-            yield gate.root / examples
+    """What must lie in the repository as well, or be looked for there."""
+    yield from _experts(gate)
     if gate.spec.lm_eval_tasks is not None:
         yield place_of(gate.root, gate.spec.lm_eval_tasks)
     if gate.experts_pattern is not None:  # a folder that is gone is in no list of experts
         yield place_of(gate.root, _fixed_part(gate.experts_pattern))
     if gate.mergekit is not None:  # where examples are found that no file names
         for name, expert in gate.spec.experts.items():
-            for place in (f"data/{name}.jsonl", f"examples/{name}.jsonl"):
-                yield place_of(gate.root, place)
-            yield place_of(gate.root, f"{expert.path}/examples.jsonl")
+            yield from (place_of(gate.root, p) for p in usual_examples(name, expert.path))
 
 
 def _is_contained(gate: Gate) -> bool:
     """Whether nothing that strangers wrote leads out of the repository: then it may be walked."""
-    own = [place_of(gate.root, expert.path) for expert in gate.spec.experts.values()]
-    examples = (gate.spec.examples_of(name) for name in gate.spec.experts)
-    own += [gate.root / file for file in examples if file is not None]
-    return all(is_contained(path, root=gate.root) for path in own) and all(
+    return all(is_contained(path, root=gate.root) for path in _experts(gate)) and all(
         is_contained(base, root=gate.root, own=False) for base in _named_bases(gate)
     )
-
-
-def _bases(gate: Gate) -> Iterator[Path]:
-    """The base, or what the adapters name as theirs."""
-    if gate.spec.base is not None:
-        yield place_of(gate.root, gate.spec.base)
-    else:
-        yield from _named_bases(gate)
 
 
 def _named_bases(gate: Gate) -> Iterator[Path]:

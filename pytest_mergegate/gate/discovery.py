@@ -12,11 +12,12 @@ Who names a gate file on the command line has decided to run it.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from glob import escape
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.places import is_apart, is_gate_name, model_file_in, place_of
@@ -24,6 +25,7 @@ from pytest_mergegate.common.files.repository import check_way_inside, top_of
 from pytest_mergegate.common.files.yaml_files import read_yaml
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.mergekit.file import sources
+from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 
 _FIX = (
     "move the gate file out of that folder, or remove it (one that is named on the command line is "
@@ -31,8 +33,7 @@ _FIX = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Claim:
+class _Claim(NamedTuple):
     """What a gate file says of folders: that they hold what strangers write."""
 
     gate: Path
@@ -66,15 +67,11 @@ def refusals(files: Iterable[Path], *, start: Path) -> dict[Path, GateFileError]
     nearby = {*asked.values(), *gates_below(top_of(start) or start.resolve(), hidden=True)}
     odd = {path: _by_content(path, start) for path in nearby}
     claims = [claim for path, why in odd.items() if why is None for claim in _claims(path)]
-    problems = {
-        path: why
-        for path in asked.values()
-        if (why := odd[path] or _by_claims(path, claims)) is not None
-    }
+    problems = {file: odd[path] or _by_claims(path, claims) for file, path in asked.items()}
     return {
-        file: GateFileError([GateError(problems[path], where=str(file), fix=_FIX)])
-        for file, path in asked.items()
-        if path in problems
+        file: GateFileError([GateError(why, where=str(file), fix=_FIX)])
+        for file, why in problems.items()
+        if why is not None
     }
 
 
@@ -91,17 +88,14 @@ def _by_content(path: Path, start: Path) -> str | None:
         # a pull request can bring a file .git (a submodule), but no folder of that name
         if folder == start or start not in folder.parents or (folder / ".git").is_dir():
             return None
-        if (held := _model_in(folder)) is not None:
+        try:
+            held = model_file_in(folder)
+        except OSError:
+            continue
+        if held is not None:
             name = shown(folder.relative_to(start).as_posix())
             return f"the gate file lies in {name}/, which is read as data: it holds {shown(held)}"
     return None
-
-
-def _model_in(folder: Path) -> str | None:
-    try:
-        return model_file_in(folder)
-    except OSError:
-        return None
 
 
 def _by_claims(path: Path, claims: Iterable[_Claim]) -> str | None:
@@ -121,29 +115,32 @@ def _claims(gate: Path) -> Iterator[_Claim]:
     those that hold the gate file itself."""
     own = {gate.parent, Path(os.path.realpath(gate.parent))}
     for folder, what in _named(gate):
-        parts = Path(os.path.normpath(folder)).parts
-        claim = _Claim(gate=gate, parts=parts, what=what)
-        if "**" in parts:
-            claim = replace(claim, parts=parts[: parts.index("**")])
+        # what may lie at any depth is all that is below
+        parts = takewhile(lambda part: part != "**", Path(os.path.normpath(folder)).parts)
+        claim = _Claim(gate, tuple(parts), what)
         if not any(map(claim.covers, own)):
             yield claim
 
 
 def _named(gate: Path) -> Iterator[tuple[str, str]]:
     """Folders, as patterns of whole paths, and what lies there."""
+    root = gate.parent
     try:
-        data, _ = read_yaml(gate)
+        data, lines = read_yaml(gate)
+        if isinstance(data, Mapping) and "merge_method" in data and "experts" not in data:
+            with suppress(GateFileError):  # of one that is wrong the models are heard all the same
+                data, _, _ = gate_of_mergekit(data, lines, name=gate.name, root=root)
     except GateFileError:
         return
     if not isinstance(data, Mapping):
         return
-    root, experts = gate.parent, data.get("experts")
+    experts, here = data.get("experts"), escape(str(root))
     if isinstance(experts, str):
-        yield f"{escape(str(root))}/{experts}", "experts lie"
-        yield f"{escape(str(root))}/{os.path.dirname(experts)}", "experts lie"  # noqa: PTH120
+        yield f"{here}/{experts}", "experts lie"
+        yield f"{here}/{os.path.dirname(experts)}", "experts lie"  # noqa: PTH120
         if isinstance(examples := data.get("examples"), str):
             held = Path(examples).parent.as_posix().replace("{name}", "*")
-            yield f"{escape(str(root))}/{held}", "examples lie"
+            yield f"{here}/{held}", "examples lie"
     for name, path, examples in _experts(data):
         if isinstance(path, str) and "\0" not in path:  # which no path holds
             place = os.path.realpath(place_of(root, path))

@@ -47,10 +47,7 @@ def parse_report(given: Given) -> ReportTarget:
         install = f"pip install 'pytest-mergegate[{kind}]'"
         raise UsageError(f"{given.name}: {kind} needs more: {install}")
     target = given.folder / (path or f"mergegate-report.{FORMATS[kind].ending}")
-    if target.is_dir():
-        raise UsageError(f"{given.name}: {target} is a folder; name a file in it")
-    check_place(target, given.name)
-    return ReportTarget(format=kind, path=target)
+    return ReportTarget(format=kind, path=_file(target, given.name))
 
 
 def parse_cache(given: Given | None) -> Path | None:
@@ -68,20 +65,17 @@ def parse_cache(given: Given | None) -> Path | None:
     return folder
 
 
+def _file(path: Path, option: str, colon: str = ":") -> Path:
+    """A file to write, or to read and then to write. Raises UsageError."""
+    if path.is_dir():
+        raise UsageError(f"{option}{colon} {path} is a folder; name a file in it")
+    check_place(path, option)
+    return path
+
+
 def _parse_registry(given: Given) -> Path:
     path = given.folder / Path(given.value or REGISTRY).expanduser()
-    if path.is_dir():
-        raise UsageError(f"the registry {path} is a folder; name a file in it")
-    check_place(path, "the registry")
-    return path
-
-
-def _parse_baseline(given: Given) -> Path:
-    path = given.folder / str(given.value)
-    if path.is_dir():
-        raise UsageError(f"{given.name}: {path} is a folder; name a file in it")
-    check_place(path, given.name)
-    return path
+    return _file(path, "the registry", colon="")
 
 
 def _parse_size(given: Given) -> int:
@@ -157,7 +151,7 @@ _TABLE = (
         metavar="PATH",
         help="compare with a committed JSON report",
         ini_help="a committed report, from the rootdir",
-        parse=_parse_baseline,
+        parse=lambda given: _file(given.folder / str(given.value), given.name),
     ),
     Option(
         name="update-baseline",

@@ -251,7 +251,12 @@ def _folder_names(reference: ModelReference, root: Path) -> tuple[str, str]:
     return name or "expert", path.parent.name
 
 
+def usual_examples(name: str, expert: str) -> tuple[str, ...]:
+    """Where an expert's examples are looked for when nobody says where."""
+    return f"data/{name}.jsonl", f"examples/{name}.jsonl", f"{expert}/examples.jsonl"
+
+
 def conventional_examples(name: str, expert: str, root: Path) -> str | None:
     """Where an expert's examples lie when nobody says where."""
-    places = [f"data/{name}.jsonl", f"examples/{name}.jsonl", f"{expert}/examples.jsonl"]
+    places = usual_examples(name, expert)
     return next((place for place in places if placed(root, place).is_file()), None)
