@@ -17,6 +17,7 @@ from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.gate.gatefile import Gate, gate_from, refuse_code
 from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
+from pytest_mergegate.planning.from_states import hint
 from pytest_mergegate.report import build
 from pytest_mergegate.report.baseline import Baseline, read_baseline
 from pytest_mergegate.report.build import gate_settings, now, versions
@@ -26,16 +27,17 @@ from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
+from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.predictions import predict
+from pytest_mergegate.verdict.warnings import find_warnings
 
 if TYPE_CHECKING:
     from pytest_mergegate.common.statuses import Status
     from pytest_mergegate.planning.records import PlanRecord
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.context import BudgetQuestions
-    from pytest_mergegate.verdict.diagnosis import Diagnosis
 
 
 def assess(
@@ -96,7 +98,9 @@ def run_gate(gate: Gate, options: Options, baseline: Baseline | None = None) -> 
     except Exception as error:  # a bug of ours must fail this gate, and leave its report behind
         logging.getLogger(__name__).exception("internal error in gate %s", gate.name)
         run.findings.append(internal_finding(error))
-        run.judgement = None
+    else:
+        return run.report()
+    run.judgement = None  # no verdict stands beside an error, even where it came after the verdict
     return run.report()
 
 
@@ -142,26 +146,24 @@ class _Run:
             pool = load_pool(self.gate)
         decide = partial(self._decide, pool)
         context = Context(self.gate, pool, self.options, self.cache, self.clock, decide)
-        case = self._go_down(context)
+        for results in pipeline.run(context):
+            if self.case is None:  # preflight is the first to find something
+                self.findings.extend(results.findings)
+            # what was found before an error is reported
+            self.case = case = Case(**vars(results), automatic=self.automatic)
         depth = context.decisions.deepest
         if case.hidden is not None:
             case = replace(case, predictions=predict(case, self.past))
             self.findings.extend(self.past.findings())
-        if depth != "preflight":
-            case = self._looked_back(case)
+        if depth != "preflight" and (baseline := self.baseline) is not None:
+            earlier = earlier_of(baseline, self.gate.path, case, gate_settings(self.gate, case))
+            case = replace(case, earlier=earlier)
+            self.findings.extend(baseline_findings(earlier, self.gate, case))
         self.case = case
         self.judgement = judge(self.gate, case, depth)
         if depth != "preflight":
             trials = trials_of(context.workspace, case.hidden.states) if case.hidden else None
             self._explain(case, self.judgement, trials)
-
-    def _go_down(self, context: Context) -> Case:
-        """All that the stages find; what they found before an error stays in ``case``."""
-        for results in pipeline.run(context):
-            if self.case is None:  # preflight is the first to find something
-                self.findings.extend(results.findings)
-            self.case = case = Case(**vars(results), automatic=self.automatic)
-        return case
 
     def _cap(self) -> None:
         """Tighten the budget as the command line says."""
@@ -175,21 +177,8 @@ class _Run:
             self._cap()
         return budget_questions(self.gate.spec, pool, self.options.stage)
 
-    def _looked_back(self, case: Case) -> Case:
-        """With what the baseline says of the gate, where there is something to compare with it."""
-        if (baseline := self.baseline) is None:
-            return case
-        earlier = earlier_of(baseline, self.gate.path, case, gate_settings(self.gate, case))
-        case = replace(case, earlier=earlier)
-        self.findings.extend(baseline_findings(earlier, self.gate, case))
-        return case
-
     def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""
-        from pytest_mergegate.planning.from_states import hint
-        from pytest_mergegate.verdict.diagnosis import diagnose
-        from pytest_mergegate.verdict.warnings import find_warnings
-
         self.findings.extend(find_warnings(self.gate, case, judgement))
         self.diagnoses = diagnose(self.gate, case, judgement, trials)
         with self.clock.timed("hidden"):

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from transformers import OPTConfig, OPTForCausalLM
 
 from pytest_mergegate import assess
+from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.metrics import disagreement_bound
 from pytest_mergegate.report.formats.terminal import Look, summary
 
@@ -690,6 +691,21 @@ def test_a_bug_of_ours_is_an_error_with_a_report(
     found = error(pool_copy, stage="conflict")
     assert found.code == "MG900"
     assert "IndexError: oh" in found.message
+
+
+def test_no_verdict_stands_beside_an_error_that_came_after_it(
+    pool_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_gate(pool_copy, budget={"max_sign_change_ratio": 1.0})
+    assert assess(pool_copy, stage="conflict").status == "pass"
+
+    def broken(*_: object) -> None:
+        raise GateError("oh")
+
+    monkeypatch.setattr("pytest_mergegate.report.gating.find_warnings", broken)
+    report = assess(pool_copy, stage="conflict")
+    assert (report.status, report.verdicts) == ("error", ())
+    assert [found.message for found in report.findings if found.severity == "error"] == ["oh"]
 
 
 # What a certificate stands on

@@ -87,8 +87,6 @@ def span(ends: Interval | None, scale: float = 1, decimals: int | None = None) -
     return f"[{', '.join(map(text, sorted((low * scale, high * scale))))}]"
 
 
-Damage = dict[str, dict[str, Value]]
-"""By expert, then by series, in percent."""
 SERIES = {
     "states": "forecast from states",
     "surrogate": "forecast by one forward pass",
@@ -96,36 +94,44 @@ SERIES = {
     "upper": "certificate: at most",
     "loss": "measured loss of score",
 }
-"""Kinds of numbers."""
+"""What is told of an expert under a method: shares of its answers, but for the loss."""
+Told = dict[str, dict[str, Value]]
+"""By expert, then by series."""
 
 
-def damage_of(report: Report) -> dict[str, Damage]:
-    """Forecast, certified and measured, side by side, by method: the judged one first."""
-    known = [*(m.method for m in report.merges), *(f.method for f in report.forecasts)]
-    methods = sorted(dict.fromkeys(known), key=lambda method: method != report.judged_method)
-    return {method: _damage(report, method) for method in methods}
-
-
-def _damage(report: Report, method: str) -> Damage:
+def told_of(report: Report, method: str | None) -> Told:
+    """What was forecast, certified and measured of every expert under one method."""
     merge = next((m for m in report.merges if m.method == method), None)
     merged = {expert.name: expert for expert in merge.experts} if merge else {}
     forecasts = {kind: forecasts_of(report, kind, method) for kind in ("states", "surrogate")}
     nothing = Value.missing("not_forecast")
-    rows: Damage = {}
+    rows: Told = {}
     for name in report.expert_names:
         one = merged.get(name)
-        shares = {
+        rows[name] = {
             kind: value_of(of[name], "disagreement") if name in of else nothing
             for kind, of in forecasts.items()
         }
-        shares["merged"] = value_of(one, "disagreement")
-        shares["upper"] = value_of(one, "disagreement_upper")
-        percents = {kind: share.times(100) for kind, share in shares.items()}
-        rows[name] = percents | {"loss": loss_of(one)}
+        rows[name]["merged"] = value_of(one, "disagreement")
+        rows[name]["upper"] = value_of(one, "disagreement_upper")
+        rows[name]["loss"] = loss_of(one)
     return rows
 
 
-def worst_off(damage: Damage) -> str:
+def damage_of(report: Report) -> dict[str, Told]:
+    """The same in percent, by method: the judged one first."""
+    known = [*(m.method for m in report.merges), *(f.method for f in report.forecasts)]
+    methods = sorted(dict.fromkeys(known), key=lambda method: method != report.judged_method)
+    return {
+        method: {
+            name: {kind: v if kind == "loss" else v.times(100) for kind, v in row.items()}
+            for name, row in told_of(report, method).items()
+        }
+        for method in methods
+    }
+
+
+def worst_off(damage: Told) -> str:
     """The expert to which a merge does most."""
 
     def worst(name: str) -> float:
@@ -165,16 +171,22 @@ def columns(
     """
     shown = merge or merge_of(report)
     judged = shown is merge_of(report)
+    told = told_of(report, shown.method if shown else report.judged_method)
+    values = {kind: {name: row[kind] for name, row in told.items()} for kind in SERIES}
     found = []
     if judged:
         of_each = {expert.name: value_of(expert, "mds") for expert in report.experts}
         found = [_column(report, "MDS", "", MDS, of_each, intervals=detailed), *_ratios(report)]
     if detailed or shown is None:
-        predicted = list(_forecasts(report, shown.method if shown else report.judged_method))
+        title = "predicted disagreement"
+        states = _column(report, title, "from states", DISAGREEMENT, values["states"])
+        surrogate = _column(report, title, "by surrogate", DISAGREEMENT, values["surrogate"])
         # stored states cry wolf: who did not ask for everything sees them where all else is lacking
-        found += predicted if detailed or predicted[-1].empty else predicted[-1:]
+        if detailed or surrogate.empty:
+            found.append(replace(states, limit=""))
+        found.append(surrogate)
     if shown is not None:
-        found += _merged(report, shown, intervals=detailed)
+        found += _merged(report, shown, values, intervals=detailed)
     found = [column for column in found if not column.empty]
     if judged:
         statuses = {name: status_of(report, name) or NONE for name in report.expert_names}
@@ -191,7 +203,7 @@ def _column(
     *,
     digits: int = 2,
     intervals: bool = False,
-    bounds: Mapping[str, float] | None = None,
+    bounds: Mapping[str, Value] | None = None,
 ) -> Column:
     """One of numbers, with the digits it takes to tell them from the budget's limit."""
     limit = limit_of(report, budget)
@@ -202,7 +214,7 @@ def _column(
             return NONE
         text = number_beside(value.number, limit, digits)
         if bounds is not None:
-            return f"{text} (≤{bounds[name]:.2f})"
+            return f"{text} (≤{bounds[name].number:.2f})"
         ends = span(value.interval) if intervals and math.isfinite(value.number) else None
         return f"{text} {ends}" if ends else text
 
@@ -221,21 +233,13 @@ def _ratios(report: Report) -> Iterator[Column]:
         yield _column(report, kind.words, kind.column_unit, budget, values)
 
 
-def _forecasts(report: Report, method: str | None) -> Iterator[Column]:
-    for kind, by in (("states", "from states"), ("surrogate", "by surrogate")):
-        found = forecasts_of(report, kind, method)
-        shares = {name: value_of(record, "disagreement") for name, record in found.items()}
-        column = _column(report, "predicted disagreement", by, DISAGREEMENT, shares)
-        yield column if kind == "surrogate" else replace(column, limit="")
-
-
-def _merged(report: Report, merge: MergeRecord, *, intervals: bool) -> Iterator[Column]:
-    merged = {expert.name: expert for expert in merge.experts}
-    differs = {name: value_of(expert, "disagreement") for name, expert in merged.items()}
-    bounds = {name: expert.disagreement_upper for name, expert in merged.items()}
-    yield _column(report, "disagreement", "(bound)", DISAGREEMENT, differs, bounds=bounds)
-    lost = {name: loss_of(expert) for name, expert in merged.items()}
-    measured = _column(report, "loss", "%", LOSS, lost, digits=1, intervals=intervals)
+def _merged(
+    report: Report, merge: MergeRecord, values: Told, *, intervals: bool
+) -> Iterator[Column]:
+    """What a merge does; ``values`` are by series, then by expert."""
+    differs, uppers = values["merged"], values["upper"]
+    yield _column(report, "disagreement", "(bound)", DISAGREEMENT, differs, bounds=uppers)
+    measured = _column(report, "loss", "%", LOSS, values["loss"], digits=1, intervals=intervals)
     yield measured
     if measured.empty and limit_of(report, LOSS) is not None:
         # those that are certified, and those that past merges foretold and that were judged
@@ -252,6 +256,7 @@ def _merged(report: Report, merge: MergeRecord, *, intervals: bool) -> Iterator[
             and v.expert is not None
         }
         yield _column(report, "predicted loss", "%", LOSS, foretold, digits=1)
+    merged = {expert.name: expert for expert in merge.experts}
     scores = {name: score_text(merged.get(name)) or NONE for name in report.expert_names}
     yield Column(title="score", unit="alone → merged", cells=scores)
 

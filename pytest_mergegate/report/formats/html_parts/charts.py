@@ -13,7 +13,7 @@ from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats.html_parts.tables import damage_text, missing
 from pytest_mergegate.report.formats.numbers import (
     SERIES,
-    Damage,
+    Told,
     by_layer,
     damage_of,
     finite_ends,
@@ -235,7 +235,7 @@ def damage_chart(report: Report, key: str) -> Chart | None:
     return Chart(key=key, toggle="Method", variants=tuple(variants)) if variants else None
 
 
-def _points(damage: Damage, kind: str) -> list[dict[str, Any]]:
+def _points(damage: Told, kind: str) -> list[dict[str, Any]]:
     """The experts that have a number of this kind, by their rows."""
     return [
         {
