@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
@@ -73,9 +73,11 @@ def _lock(path: Path) -> Path:
 
 def _append(path: Path, text: str) -> None:
     with open_to_append(path) as file:
-        # a line that was cut short stays so, and takes no other along
-        start = "" if _ends_a_line(file) else "\n"
-        file.write(f"{start}{text}".encode())
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            # a line that was cut short stays so, and takes no other along
+            text = text if file.read(1) == b"\n" else f"\n{text}"
+        file.write(text.encode())
 
 
 def _merge_by_union(path: Path) -> None:
@@ -85,9 +87,7 @@ def _merge_by_union(path: Path) -> None:
     attributes = path.parent / ".gitattributes"
     try:
         refuse_links(attributes)
-        with open_to_append(attributes) as file:
-            start = "" if _ends_a_line(file) else "\n"
-            file.write(f"{start}{_pattern(path.name)} merge=union\n".encode())
+        _append(attributes, f"{_pattern(path.name)} merge=union\n")
     except (OSError, Unwritten) as error:
         why = error.why if isinstance(error, Unwritten) else error.strerror
         raise GateError(
@@ -95,14 +95,6 @@ def _merge_by_union(path: Path) -> None:
             where=attributes.as_posix(),
             fix=f"add the line '{path.name} merge=union', or branches will conflict",
         ) from None
-
-
-def _ends_a_line(file: IO[bytes]) -> bool:
-    """Whether what is written next begins a line of its own."""
-    if not file.tell():
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def _pattern(name: str) -> str:

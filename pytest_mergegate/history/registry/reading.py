@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
 Kind = Literal[
@@ -34,8 +34,6 @@ _VERSIONS: Final = ("pytest-mergegate", "mergekit")
 """What decides on scores beside the models; the other libraries move their last digits."""
 _MARKERS: Final = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 _REMOVE: Final = "remove the line; the next run of that gate writes it again"
-
-
 _SHOWN: Final = 5
 """Numbers of lines of which the same is told."""
 
@@ -51,9 +49,6 @@ class Problem:
     fix: str
     counts: bool = False
     """Whether the line, or its twin, counts all the same."""
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.message}" + (f" (fix: {self.fix})" if self.fix else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,27 +80,31 @@ def read_registry(path: Path) -> Registry:
             where=path.as_posix(),
             fix="name a file of lines as a gate writes them",
         ) from None
-    lines: dict[str, RegistryLine] = {}
+    lines: dict[str, tuple[int, RegistryLine]] = {}
     problems: list[Problem] = []
-    numbers: dict[str, int] = {}
-    for number, found in _parsed(content):
+    texts = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, raw in enumerate(map(bytes.strip, texts), 1):
+        found = _parse(raw, number, last=number == len(texts)) if raw else None
         if isinstance(found, Problem):
             problems.append(found)
-        elif found.id in lines:
-            problems.append(_duplicate(number))
-        else:
-            lines[found.id], numbers[found.id] = found, number
-    problems += _other_versions(lines.values(), numbers)
-    kept = tuple(sorted(problems, key=lambda problem: problem.line))
-    return Registry(path=path, lines=tuple(lines.values()), problems=kept, exists=True)
-
-
-def _parsed(content: bytes) -> Iterator[tuple[int, RegistryLine | Problem]]:
-    """Every line that has something in it, by its number."""
-    texts = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, raw in enumerate(texts, 1):
-        if text := raw.strip():
-            yield number, _parse(text, number, last=number == len(texts))
+        elif found is not None and found.id in lines:
+            problem = Problem(
+                line=number,
+                kind="duplicate",
+                message="the same as an earlier line; counted once",
+                fix="none is needed; one may be removed",
+                counts=True,
+            )
+            problems.append(problem)
+        elif found is not None:
+            lines[found.id] = number, found
+    problems += _other_versions(lines.values())
+    return Registry(
+        path=path,
+        lines=tuple(line for _, line in lines.values()),
+        problems=tuple(sorted(problems, key=lambda problem: problem.line)),
+        exists=True,
+    )
 
 
 def _parse(raw: bytes, number: int, *, last: bool) -> RegistryLine | Problem:
@@ -122,7 +121,12 @@ def _parse(raw: bytes, number: int, *, last: bool) -> RegistryLine | Problem:
         text = raw.decode("utf-8")
         data = json.loads(text, parse_constant=_refuse, parse_float=_finite)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            return problem("other_schema", f"left out: {_schema(data)} where {SCHEMA!r} is read")
+            said = "no schema"
+            if not isinstance(data, dict):
+                said = "no JSON object"
+            elif "schema" in data:
+                said = f"schema {str(data['schema'])[:60]!r}"
+            return problem("other_schema", f"left out: {said} where {SCHEMA!r} is read")
         line = RegistryLine.model_validate_json(text)
         if line.id != line_id(data):
             return problem("edited", "left out: its id does not match what it says: it was edited")
@@ -132,7 +136,10 @@ def _parse(raw: bytes, number: int, *, last: bool) -> RegistryLine | Problem:
             return problem("truncated", "left out: it was cut short")
         return problem("not_utf8", "left out: not UTF-8")
     except ValidationError as error:
-        return problem("not_a_line", f"left out: {_first(error)}")
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = " ".join(f"{where}: {first['msg']}".split())[:200]
+        return problem("not_a_line", f"left out: {said}")
     except _NotANumberError as error:
         return problem("not_a_number", f"left out: {error} is no number")
     except (ValueError, RecursionError) as error:  # of json, and what cannot be encoded
@@ -155,57 +162,31 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _refuse(text[:20])
 
 
-def _schema(data: Any) -> str:
-    if not isinstance(data, dict):
-        return "no JSON object"
-    return f"schema {str(data['schema'])[:60]!r}" if "schema" in data else "no schema"
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong with a line, in one line."""
-    told = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in told["loc"])
-    return " ".join(f"{where}: {told['msg']}".split())[:200]
-
-
-def _duplicate(number: int) -> Problem:
-    return Problem(
-        line=number,
-        kind="duplicate",
-        message="the same as an earlier line; counted once",
-        fix="none is needed; one may be removed",
-        counts=True,
-    )
-
-
-def _other_versions(lines: Iterable[RegistryLine], numbers: dict[str, int]) -> list[Problem]:
+def _other_versions(lines: Iterable[tuple[int, RegistryLine]]) -> list[Problem]:
     """One problem for every combination of versions that is not this installation's."""
     from importlib.metadata import version
 
     ours = tuple(version(name) for name in _VERSIONS)
     found: dict[tuple[str, ...], list[int]] = {}
-    for line in lines:
+    for number, line in lines:
         theirs = tuple(line.versions.get(name, "unknown") for name in _VERSIONS)
-        if theirs != ours:
-            found.setdefault(theirs, []).append(numbers[line.id])
+        found.setdefault(theirs, []).append(number)
+
+    def named(versions: tuple[str, ...]) -> str:
+        return " and ".join(f"{n} {v}" for n, v in zip(_VERSIONS, versions, strict=True))
+
     return [
         Problem(
-            line=where[0],
+            line=numbers[0],
             kind="other_versions",
-            message=f"{_many(len(where))} of {_named(theirs)}, not {_named(ours)}; counted",
+            message=f"{len(numbers)} line{'s' * (len(numbers) > 1)} of {named(theirs)}, not "
+            f"{named(ours)}; counted",
             fix="gate those pools again if scores have changed since",
             counts=True,
         )
-        for theirs, where in found.items()
+        for theirs, numbers in found.items()
+        if theirs != ours
     ]
-
-
-def _named(versions: Sequence[str]) -> str:
-    return " and ".join(f"{n} {v}" for n, v in zip(_VERSIONS, versions, strict=True))
-
-
-def _many(count: int) -> str:
-    return "1 line" if count == 1 else f"{count} lines"
 
 
 def told(registry: Registry, *, most: int | None = None) -> tuple[str, ...]:
@@ -213,18 +194,11 @@ def told(registry: Registry, *, most: int | None = None) -> tuple[str, ...]:
     alike: dict[tuple[str, str], list[int]] = {}
     for problem in registry.problems:
         alike.setdefault((problem.message, problem.fix), []).append(problem.line)
-    where = registry.path.as_posix()
-    said = [
-        f"{where}: {_lines(numbers)}: {message} (fix: {fix})"
-        for (message, fix), numbers in alike.items()
-    ]
+    where, said = registry.path.as_posix(), []
+    for (message, fix), numbers in alike.items():
+        more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+        place = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:_SHOWN]))}{more}"
+        said.append(f"{where}: {place}: {message} (fix: {fix})")
     if most is not None and len(said) > most:
         said[most:] = [f"{where}: and {len(said) - most} more things to say of its lines"]
     return tuple(said)
-
-
-def _lines(numbers: Sequence[int]) -> str:
-    if len(numbers) == 1:
-        return f"line {numbers[0]}"
-    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-    return f"lines {', '.join(map(str, numbers[:_SHOWN]))}{more}"
