@@ -6,7 +6,7 @@ import random
 from itertools import combinations
 
 from pytest_mergegate import Report
-from pytest_mergegate.planning.records import CurvePointRecord, PlanRecord
+from pytest_mergegate.planning.forecasts import CurvePointRecord, PlanRecord
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",

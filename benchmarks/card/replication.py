@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from card.made import markdown
-from pytest_mergegate.history.study import conflicts, difficulty, losses, paper
+from pytest_mergegate.history.study import difficulty, losses, pairs, paper
 from pytest_mergegate.history.study.points import largest_pool
 from pytest_mergegate.history.study.tables import Table
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from card.beds import Evidence
-    from pytest_mergegate.history.study.conflicts import Correlation
+    from pytest_mergegate.history.study.pairs import Correlation
 
     Correlated = Mapping[str, Mapping[tuple[str, str], Correlation]]
 LEVEL = 0.05
-WEIGHTS = [metric for metric in conflicts.METRICS if metric != "mean_distance"]
+WEIGHTS = [metric for metric in pairs.METRICS if metric != "mean_distance"]
 FEWEST = 6
 """Experts of a group whose correlation is counted."""
 
@@ -28,7 +28,7 @@ class Replication:
     def __init__(self, found: Evidence) -> None:
         self.found = found
         self.correlated: Correlated = {
-            bed: conflicts.correlations(points) for bed, points in found.beds.items()
+            bed: pairs.correlations(points) for bed, points in found.beds.items()
         }
         self.groups = {bed: difficulty.groups_of(points) for bed, points in found.beds.items()}
 
@@ -167,8 +167,8 @@ def _tables(replication: Replication, bed: str) -> str:
     tables = [
         losses.table_1(bed, points),
         losses.table_3(bed, points),
-        conflicts.table_4(bed, correlated),
-        conflicts.mantel_table(bed, correlated),
+        pairs.table_4(bed, correlated),
+        pairs.mantel_table(bed, correlated),
         difficulty.table_5(bed, largest),
     ]
     if difficulty.replacements(groups):

@@ -14,8 +14,8 @@ from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.gatefile import Gate, load_gate, refuse_code
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
 from pytest_mergegate.gate.options import Options
+from pytest_mergegate.planning.forecasts import PlanRecord
 from pytest_mergegate.planning.plan import MOST_TRIALS, Plan, find_replacements, make_plan
-from pytest_mergegate.planning.records import PlanRecord
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.report.build import now, versions
 from pytest_mergegate.report.formats.terminal import progress_bar

@@ -9,8 +9,8 @@ from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.planning.forecasts import GroupForecast
-from pytest_mergegate.planning.records import (
+from pytest_mergegate.planning.forecasts import (
+    GroupForecast,
     PlannedGroupRecord,
     PlannedMergeRecord,
     PlanRecord,

@@ -15,7 +15,7 @@ from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.history.beds import load_beds
-from pytest_mergegate.history.study import conflicts, difficulty, figure, losses
+from pytest_mergegate.history.study import difficulty, losses, pairs
 from pytest_mergegate.history.study.paper import paper_tables
 from pytest_mergegate.history.study.points import Point, by_base
 from pytest_mergegate.history.study.tables import Table, text
@@ -47,14 +47,14 @@ def run(chosen: argparse.Namespace) -> int:
         found = {"beds": {}}
         for bed, points in beds.items():
             found["beds"][bed] = _printed(_tables(bed, points), width)
-            drawn = figure.figure_text(figure.grids_of(bed, points), width)
+            drawn = pairs.figure_text(pairs.grids_of(bed, points), width)
             sys.stdout.write(encodable(drawn))
     if chosen.json is not None:
         data = {"schema": "pytest-mergegate/study/1", **found}
         written[chosen.json] = json.dumps(data, indent=2, allow_nan=False) + "\n"
     if chosen.heatmap is not None:
-        grids = [grid for bed, points in beds.items() for grid in figure.grids_of(bed, points)]
-        written[chosen.heatmap] = figure.figure_html(grids)
+        grids = [grid for bed, points in beds.items() for grid in pairs.grids_of(bed, points)]
+        written[chosen.heatmap] = pairs.figure_html(grids)
     saved = [path for path, content in written.items() if is_saved(path, content)]
     say(f"wrote {path}" for path in saved)
     return Exit.PASSED if len(saved) == len(written) else Exit.NOT_PASSED
@@ -72,13 +72,13 @@ def _read(paths: Sequence[Path]) -> Mapping[str, Sequence[Point]]:
 
 def _tables(bed: str, points: Sequence[Point]) -> tuple[Table, ...]:
     """Tables 1 to 6, and the Mantel test beside the fourth."""
-    correlated, groups = conflicts.correlations(points), difficulty.groups_of(points)
+    correlated, groups = pairs.correlations(points), difficulty.groups_of(points)
     return (
         losses.table_1(bed, points),
         losses.table_2(bed, points),
         losses.table_3(bed, points),
-        conflicts.table_4(bed, correlated),
-        conflicts.mantel_table(bed, correlated),
+        pairs.table_4(bed, correlated),
+        pairs.mantel_table(bed, correlated),
         difficulty.table_5(bed, groups),
         difficulty.table_6(bed, groups),
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_mergegate.planning.forecasts import PlannedGroupRecord, PlannedMergeRecord, PlanRecord
 from pytest_mergegate.planning.limits import PoolLimits
-from pytest_mergegate.planning.records import PlannedGroupRecord, PlannedMergeRecord, PlanRecord
 from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out
 from pytest_mergegate.planning.weights import OwnInputRisk, scales_of_part
 from pytest_mergegate.verdict.budgets import judges_merges, set_limits, share_within

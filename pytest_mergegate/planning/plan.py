@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_mergegate import metrics
-from pytest_mergegate.planning.records import (
+from pytest_mergegate.planning.forecasts import (
     PlanRecord,
     ReplacementRecord,
     StandInRecord,

@@ -15,7 +15,7 @@ from pytest_mergegate.common.records import interval_of
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.metrics.pairwise import RATIOS
-from pytest_mergegate.planning.records import PlanRecord, curve_records
+from pytest_mergegate.planning.forecasts import PlanRecord, curve_records
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.report.pool_records import (
     BaseRecord,

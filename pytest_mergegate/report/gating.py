@@ -35,7 +35,7 @@ from pytest_mergegate.verdict.warnings import find_warnings
 
 if TYPE_CHECKING:
     from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.planning.records import PlanRecord
+    from pytest_mergegate.planning.forecasts import PlanRecord
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.context import BudgetQuestions
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from pytest_mergegate.common.records import Interval, Number, Record
 from pytest_mergegate.common.statuses import Severity, Status, worst
-from pytest_mergegate.planning.records import PlanRecord
+from pytest_mergegate.planning.forecasts import PlanRecord
 from pytest_mergegate.report.pool_records import (
     BaseRecord,
     BoundsRecord,

@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from pytest_mergegate.history.calibration.curves import Curve, around, fit_link, fit_scale, reaches
-from pytest_mergegate.history.calibration.effects import Fitted, fit_effects
 from pytest_mergegate.history.calibration.observations import as_risk
+from pytest_mergegate.history.calibration.parts import (
+    Curve,
+    Fitted,
+    around,
+    fit_effects,
+    fit_link,
+    fit_scale,
+    reaches,
+)
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.losses import TOTAL_LOSS
 

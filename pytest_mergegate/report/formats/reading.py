@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.planning.records import PlannedGroupRecord
+from pytest_mergegate.planning.forecasts import PlannedGroupRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
     DiagnosisRecord,

@@ -1,5 +1,5 @@
-"""From a score to the mean loss at it, to how far losses lie from that mean there, and how far one
-has to go for enough recorded merges to speak of it.
+"""The parts of a fit: the mean loss at a score, how far losses lie from it there, what methods and
+experts add, and how far one has to go for enough recorded merges to speak of a score.
 
 An interval over all merges holds on average, and says nothing where there were none: among merges
 that all kept their experts, it would promise as much to one that answers everything differently.
@@ -10,6 +10,8 @@ expected a little further on, with enough merges on the way; beyond them it is e
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping  # noqa: TC003  # pydantic reads it
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -85,6 +87,77 @@ def fit_scale(scores: Floats, residuals: Floats, weights: Floats) -> Curve:
     return Curve(at=tuple(knots.tolist()), values=tuple(values.tolist()))
 
 
+ROUNDS: Final = 60
+"""Of expectation maximisation; by then nothing moves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What is known of one method or one expert, in scales of the residuals."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """Of one kind: the methods, or the experts."""
+
+    known: Mapping[str, Effect]
+    unseen: Effect
+
+    def of(self, name: str) -> Effect:
+        """That of ``name``; of one that was not seen no more than how far they differ."""
+        return self.known.get(name, self.unseen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Both kinds, and what they leave over."""
+
+    methods: Effects
+    experts: Effects
+    noise: float
+    """Variance."""
+
+
+def fit_effects(residuals: Floats, methods: Sequence[str], experts: Sequence[str]) -> Fitted:
+    """Two crossed random effects, their variances estimated by expectation maximisation.
+
+    Henderson's equations are solved again and again.
+    """
+    names, place = np.unique(np.asarray(methods), return_inverse=True)
+    others, other_place = np.unique(np.asarray(experts), return_inverse=True)
+    split, count = len(names), len(residuals)
+    design = np.zeros((count, split + len(others)))
+    design[np.arange(count), place] = design[np.arange(count), split + other_place] = 1.0
+    gram, right = design.T @ design, design.T @ residuals
+    parts = (slice(None, split), slice(split, None))
+    noise, square = float(np.mean(residuals**2)) or 1.0, float(residuals @ residuals)
+    variances = [noise / 4, noise / 4]
+    for _ in range(ROUNDS):
+        ratio = noise / np.repeat(variances, [split, len(others)])
+        inverse = np.linalg.inv(gram + np.diag(ratio))
+        means = inverse @ right
+        spread = noise * np.diag(inverse)
+        noise = max((square - float(means @ right)) / count, 1e-6)
+        variances = [max(float(np.mean(means[p] ** 2 + spread[p])), 1e-6) for p in parts]
+
+    def effects(known: npt.NDArray[np.str_], part: slice, unseen: float) -> Effects:
+        pairs = zip(means[part].tolist(), spread[part].tolist(), strict=True)
+        found = (Effect(mean=mean, variance=variance) for mean, variance in pairs)
+        return Effects(
+            known=dict(zip(known.tolist(), found, strict=True)),
+            unseen=Effect(mean=0.0, variance=unseen),
+        )
+
+    return Fitted(
+        methods=effects(names, parts[0], variances[0]),
+        experts=effects(others, parts[1], variances[1]),
+        noise=noise,
+    )
+
+
 ENOUGH: Final = 3
 """Merges."""
 
@@ -95,20 +168,19 @@ def reaches(
     """Every recorded score, and up and down to which other one there are enough merges."""
     order = np.argsort(risks, kind="stable")
     values, names = risks[order].tolist(), [merges[k] for k in order]
-    at, first, counts = np.unique(risks[order], return_index=True, return_counts=True)
-    last = first + counts - 1
-    up = tuple(_reach(values, names, range(k, len(values))) for k in first.tolist())
-    down = tuple(_reach(values, names, range(k, -1, -1)) for k in last.tolist())
-    return tuple(at.tolist()), up, down
 
+    def reach(way: Iterable[int]) -> float | None:
+        met: set[str] = set()
+        for k in way:
+            met.add(names[k])
+            if len(met) == ENOUGH:
+                return float(values[k])
+        return None
 
-def _reach(values: Sequence[float], names: Sequence[str], way: Iterable[int]) -> float | None:
-    met: set[str] = set()
-    for k in way:
-        met.add(names[k])
-        if len(met) == ENOUGH:
-            return values[k]
-    return None
+    at = tuple(dict.fromkeys(values))
+    up = tuple(reach(range(bisect_left(values, risk), len(values))) for risk in at)
+    down = tuple(reach(range(bisect_right(values, risk) - 1, -1, -1)) for risk in at)
+    return at, up, down
 
 
 def around(
