@@ -1,7 +1,7 @@
 """An expert of the pool: a PEFT adapter or a full checkpoint, read as far as headers go."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,9 @@ def read_expert(
         config=config,
         tensors=tensors,
         changes=changes,
-        hashes=in_background(_hash, file, tensors.files),
+        hashes=in_background(
+            lambda: (fingerprint([*tensors.files, file]), fingerprint(tensors.files))
+        ),
     )
 
 
@@ -132,10 +134,6 @@ def named_as(base: Base | None, tensors: StoredTensors) -> StoredTensors:
         return tensors.renamed(lambda n: n if n in base.tensors else prefix + n)
     stripped = tensors.renamed(lambda n: n.partition(".")[2] or n)
     return stripped if any(name in base.tensors for name in stripped) else tensors
-
-
-def _hash(config: Path, weights: Sequence[Path]) -> tuple[str, str]:
-    return fingerprint([*weights, config]), fingerprint(weights)
 
 
 def _replacements(tensors: StoredTensors, base: Base | None) -> dict[str, Replacement]:

@@ -44,9 +44,8 @@ def fingerprint(files: Iterable[Path]) -> str:
 def known_fingerprint(files: Iterable[Path]) -> str | None:
     """``fingerprint(files)`` where that takes no reading of gigabytes, else None."""
     chosen = list(files)
-    unknown = [path for path in chosen if _name_of_blob(path) is None]
-    with_sizes = [(path, path.stat()) for path in unknown]
-    size = sum(s.st_size for path, s in with_sizes if _recall(_key(path, s)) is None)
+    unknown = [(path, path.stat()) for path in chosen if _name_of_blob(path) is None]
+    size = sum(s.st_size for path, s in unknown if _recall(_key(path, s)) is None)
     return fingerprint(chosen) if size <= _QUICK else None
 
 

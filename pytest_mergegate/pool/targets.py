@@ -99,18 +99,14 @@ def _chooses(chosen: Selection, module: str, expert: str) -> bool:
     if chosen.saved and is_within(module, chosen.saved):
         return False
     if isinstance(chosen.names, str) and chosen.names.lower() == ALL_LINEAR:
-        return _is_inner_linear(module, classifies=chosen.classifies)
+        # PEFT leaves out the output layer, and a classifier's last layer
+        last = (*OUTPUT_LAYERS, *_CLASSIFIERS) if chosen.classifies else OUTPUT_LAYERS
+        return module not in last and not any(part in module for part in _NOT_LINEAR)
     if not _named(chosen.names, module, expert):
         return False
     # layers count beside a list of names only
     any_layer = isinstance(chosen.names, str) or not chosen.layers
     return any_layer or _layer(module, chosen.layers_patterns, expert) in chosen.layers
-
-
-def _is_inner_linear(module: str, *, classifies: bool) -> bool:
-    """PEFT leaves out the output layer, and a classifier's last layer."""
-    last = (*OUTPUT_LAYERS, *_CLASSIFIERS) if classifies else OUTPUT_LAYERS
-    return module not in last and not any(part in module for part in _NOT_LINEAR)
 
 
 def _named(names: str | frozenset[str], module: str, expert: str) -> bool:

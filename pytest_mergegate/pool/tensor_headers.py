@@ -76,15 +76,11 @@ def read_headers(path: Path, *, expert: str | None = None) -> dict[str, TensorHe
             if set(library.keys()) != set(headers):
                 raise _Unsound("its header can be read in two ways")
     except (_Unsound, SafetensorError, OSError, ValueError) as error:
-        pointer = _LFS.decode() in str(error)
-        raise PoolError(
-            f"{shown(path.name)} is not a readable safetensors file ({shown(str(error), 240)})",
-            expert=expert,
-            where=label(path),
-            fix="fetch it with git lfs pull"
-            if pointer
-            else "save or download it again as safetensors",
-        ) from None
+        what = f"{shown(path.name)} is not a readable safetensors file ({shown(str(error), 240)})"
+        fix = "save or download it again as safetensors"
+        if _LFS.decode() in str(error):
+            fix = "fetch it with git lfs pull"
+        raise PoolError(what, expert=expert, where=label(path), fix=fix) from None
     return headers
 
 
@@ -153,9 +149,8 @@ def _header(name: str, entry: object, data_start: int) -> TensorHeader:
     start, stop = offsets
     if math.prod(shape) * _BITS[dtype] != 8 * (stop - start):
         raise _Unsound(f"{called} is {dtype} {shape}, which is not {stop - start} bytes long")
-    return TensorHeader(
-        shape=tuple(shape), dtype=dtype, start=data_start + start, stop=data_start + stop
-    )
+    start, stop = data_start + start, data_start + stop
+    return TensorHeader(shape=tuple(shape), dtype=dtype, start=start, stop=stop)
 
 
 def _are_sizes(values: object) -> bool:

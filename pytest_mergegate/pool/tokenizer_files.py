@@ -82,16 +82,6 @@ class TokenizerFiles:
         return any(entry in other.digests for entry in self.digests if entry[0] in names)
 
 
-def differences(base: TokenizerFiles, expert: TokenizerFiles) -> Differences | None:
-    """Compare two tokenizers; None where one of them has no files, or they are the same.
-
-    Raises PoolError for files that are no tokenizer's.
-    """
-    if not base.names or not expert.names or base.same(expert, TOKENIZER):
-        return None
-    return _compare(base, expert)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Tokenizer:
     ids: Mapping[str, int]
@@ -100,7 +90,13 @@ class _Tokenizer:
 
 
 @lru_cache(maxsize=256)
-def _compare(base: TokenizerFiles, expert: TokenizerFiles) -> Differences | None:
+def differences(base: TokenizerFiles, expert: TokenizerFiles) -> Differences | None:
+    """Compare two tokenizers; None where one of them has no files, or they are the same.
+
+    Raises PoolError for files that are no tokenizer's.
+    """
+    if not base.names or not expert.names or base.same(expert, TOKENIZER):
+        return None
     ours, theirs = _read(base), _read(expert)
     if ours is None or theirs is None:
         if base.same(expert, *_SENTENCEPIECE, VOCABULARY, WORDS):
@@ -136,7 +132,7 @@ def _read(files: TokenizerFiles) -> _Tokenizer | None:
     if VOCABULARY in files.names:
         ids = _ids(_object(folder / VOCABULARY, expert).items())
     elif WORDS in files.names:
-        ids = dict(_words(folder / WORDS, expert))
+        ids = _words(folder / WORDS, expert)
     return _Tokenizer(ids=ids | _added(files), parts={}) if ids else None
 
 
@@ -172,15 +168,15 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _words(path: Path, expert: str | None) -> Iterator[tuple[str, int]]:
+def _words(path: Path, expert: str | None) -> dict[str, int]:
     with open_regular(path, expert=expert) as file:
         data = read_at_most(file, _WORDS_LIMIT)
     if len(data) > _WORDS_LIMIT or data.count(b"\n") > _MOST_WORDS:
         what = f"{label(path)} has over {_MOST_WORDS} words, or {_WORDS_LIMIT >> 20} MiB"
         fix = "save the tokenizer again, or remove the file"
         raise PoolError(what, expert=expert, where=label(path), fix=fix)
-    for number, word in enumerate(data.decode("utf-8", errors="replace").splitlines()):
-        yield word, number
+    words = data.decode("utf-8", errors="replace").splitlines()
+    return {word: number for number, word in enumerate(words)}
 
 
 def _added(files: TokenizerFiles) -> dict[str, int]:

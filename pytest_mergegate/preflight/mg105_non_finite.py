@@ -10,7 +10,9 @@ from pytest_mergegate.preflight.told import Findings, error
 
 def find(pool: Pool) -> Findings:
     """Every stored number must be finite, and so must what they amount to."""
-    if (name := _of_the_base(pool)) is not None:
+    # of the base as far as a sample of what is changed shows; loading it reads all
+    norms = (item for found in pool.statistics.values() for item in found.base_norms.items())
+    if (name := next((n for n, norm in norms if not math.isfinite(norm)), None)) is not None:
         said = f"the base's tensor {name!r} holds NaN or infinity"
         yield error(said, "download or save the base again", final=True)
     for expert in pool.experts:
@@ -33,9 +35,3 @@ def find(pool: Pool) -> Findings:
                 expert.name,
                 final=True,
             )
-
-
-def _of_the_base(pool: Pool) -> str | None:
-    """As far as a sample of the weights that are changed shows; loading the base reads them all."""
-    sizes = (item for s in pool.statistics.values() for item in s.base_norms.items())
-    return next((name for name, size in sizes if not math.isfinite(size)), None)

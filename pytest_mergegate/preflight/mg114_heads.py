@@ -1,6 +1,6 @@
 """MG114: heads that cannot be combined: trained apart, for other labels, or unknown to the base."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,11 @@ def _trained_apart(pool: Pool) -> Findings:
     """Heads that several adapters carry as a whole, and not the same ones."""
     owners: dict[str, dict[str, list[tuple[Expert, Replacement]]]] = {}
     for expert in pool.experts:
-        for change in _trained_heads(expert, pool):
-            head = head_of(change.parameter) or ""
-            owners.setdefault(head, {}).setdefault(change.parameter, []).append((expert, change))
+        unchanged = pool.statistics[expert.name].unchanged
+        for parameter, change in expert.changes.items() if expert.is_adapter else ():
+            head = head_of(parameter)
+            if head and isinstance(change, Replacement) and parameter not in unchanged:
+                owners.setdefault(head, {}).setdefault(parameter, []).append((expert, change))
     for head, parameters in owners.items():
         apart = [found for found in parameters.values() if len(found) > 1 and _differ(found)]
         if apart:
@@ -45,13 +47,6 @@ def _trained_apart(pool: Pool) -> Findings:
                 "merge the backbones only and keep one head per task, or train on a shared, "
                 "frozen head; for one task with one set of labels, `ignore: {MG114: <why>}`",
             )
-
-
-def _trained_heads(expert: Expert, pool: Pool) -> Iterator[Replacement]:
-    unchanged = pool.statistics[expert.name].unchanged
-    for parameter, change in expert.changes.items() if expert.is_adapter else ():
-        if isinstance(change, Replacement) and head_of(parameter) and parameter not in unchanged:
-            yield change
 
 
 def _differ(owners: list[tuple[Expert, Replacement]]) -> bool:

@@ -21,7 +21,9 @@ def find(pool: Pool) -> Findings:
     for label, method in _methods(pool):
         for message, fix in _traps(method, pool.spec, experts, mergekit=mergekit):
             yield warning(f"{label}: {message}", fix)
-        if mergekit and _rescales(method):
+        given = method.parameters
+        rescales = method.traits.rescales_unlike_paper and given.get("rescale", True)
+        if mergekit and rescales and given.get("density", 1.0) != 1:
             yield note(
                 f"{label}: what is kept is scaled up to the L1 norm of the whole, "
                 "not by 1/density as in the paper",
@@ -37,21 +39,11 @@ def _methods(pool: Pool) -> Sequence[tuple[str, MethodSpec]]:
     said = [file.config, *(file.config.get("slices") or ()), *sources(file.config)]
     densities = [(part.get("parameters") or {}).get("density") for part in said]
     density = next((d for d in densities if d is not None and d != 1), None)
-    known = {} if density is None else {"density": density if _is_number(density) else _SOME}
     # weights that may differ from tensor to tensor are not added up
-    update = {**known, "normalize": True}
+    update: dict[str, object] = {"normalize": True}
+    if density is not None:
+        update["density"] = density if type(density) in (int, float) else _SOME
     return [(method.label, method.model_copy(update=update)) for method in methods]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _rescales(method: MethodSpec) -> bool:
-    given = method.parameters
-    return method.traits.rescales_unlike_paper and bool(
-        given.get("rescale", True) and given.get("density", 1.0) != 1
-    )
 
 
 def _traps(
@@ -76,36 +68,21 @@ def _traps(
             ("write mergegate: {merge: {seed: 0}}" if mergekit else "write merge.seed")
             + ", and give mergekit the same with --random-seed",
         )
-    weights = spec.merge.weights
-    if (
-        traits.trims
-        and traits.parameters.get("normalize")
-        and given.get("normalize", True)
-        and (len(set(weights.values())) == 1 if isinstance(weights, dict) else True)
-        and _scaled(method, spec)
-    ):
+    own = spec.merge.weights
+    weights = list(own.values()) if isinstance(own, dict) else [1.0] * experts
+    weight = given.get("weight", 1.0)
+    normalizes = traits.parameters.get("normalize") and given.get("normalize", True)
+    common = len(set(weights)) == 1 and weights[0] * weight != 1
+    if traits.trims and normalizes and common:
         yield (
             "the common weight of all experts cancels: the method divides by the sum of the "
             "weights unless normalize is false",
             f"write {{method: {method.method}, lambda: ...}} to scale the merge",
         )
-    total = _sum_of_weights(method, spec, experts)
+    total = float(weight) * float(given.get("lambda", 1.0)) * sum(weights)
     if traits.combines == "sum" and not given.get("normalize", False) and total > _TOO_MUCH:
         yield (
             f"the weights sum to {total:.3g}: what the experts share is added that many times",
             f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "
             "that sum to about 1",
         )
-
-
-def _scaled(method: MethodSpec, spec: GateSpec) -> bool:
-    """Whether a weight was written that is meant to scale."""
-    weights = spec.merge.weights
-    given = method.parameters.get("weight", 1.0)
-    return (next(iter(weights.values())) * given if isinstance(weights, dict) else given) != 1
-
-
-def _sum_of_weights(method: MethodSpec, spec: GateSpec, experts: int) -> float:
-    each = float(method.parameters.get("weight", 1.0)) * float(method.parameters.get("lambda", 1.0))
-    weights = spec.merge.weights
-    return each * (sum(weights.values()) if isinstance(weights, dict) else experts)
