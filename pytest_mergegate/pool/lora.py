@@ -70,14 +70,17 @@ class LoraAdapter:
             match = _KEY.fullmatch(key.removeprefix(PREFIX))
             if match is None:
                 changes.append(self._trained_whole(key))
-            else:
-                modules.setdefault(match["module"], {})[_PARTS[match["part"]]] = key
+                continue
+            keys = modules.setdefault(match["module"], {})
+            if (other := keys.setdefault(_PARTS[match["part"]], key)) != key:
+                what = f"tensors {other!r} and {key!r} are two names for one: which counts is open"
+                raise self._refused("MG102", what, _SAVE_AGAIN)
         for name, keys in sorted(modules.items()):
             changes += self._of_module(name, keys)
         found: dict[str, Change] = {}
         for change in changes:  # both sides of a tied pair may be stored as equal copies
-            other = found.setdefault(change.parameter, change)
-            if other is not change and not self._are_copies(other, change):
+            first = found.setdefault(change.parameter, change)
+            if first is not change and not self._are_copies(first, change):
                 tied = self.base is not None and self.base.is_embedding(change.parameter)
                 raise self._refused(
                     "MG002",

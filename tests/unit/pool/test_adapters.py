@@ -121,3 +121,19 @@ def test_rows_of_another_shape_than_is_listed(
     preflight = run_preflight(gate_from({"base": str(base), "experts": experts}, root=base.parent))
     codes = [finding.code for finding in preflight.findings if finding.severity == "error"]
     assert codes == ([] if shape == (0, 32) else ["MG104"])
+
+
+def test_one_tensor_under_two_names(tiny_pool: Path, tmp_path: Path) -> None:
+    base = tiny_pool.parent / "base"
+    dora = Adapter(lora={"use_dora": True})
+    paths = [write_adapter(base, tmp_path / name, k, dora) for k, name in enumerate("xy")]
+    tensors = load_file(paths[0] / WEIGHTS)
+    key = next(key for key in tensors if "lora_magnitude_vector" in key)
+    stem = key.removesuffix(".weight")
+    both = {stem: tensors[key], f"{stem}.weight": 2 * tensors[key]}
+    save_file({**tensors, **both}, paths[0] / WEIGHTS)
+    experts = {path.name: str(path) for path in paths}
+    preflight = run_preflight(gate_from({"base": str(base), "experts": experts}, root=base.parent))
+    (found,) = preflight.findings
+    assert (found.code, found.severity, found.expert) == ("MG102", "error", "x")
+    assert "are two names for one" in found.message
