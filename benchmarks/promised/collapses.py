@@ -12,9 +12,9 @@ from promised.gates import Comparisons, base_of, gate_of, labels_of, merge_of, p
 from promised.records import Fate, Kind
 from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate.history.calibration.observations import COLLAPSE, Observation, observations
-from pytest_mergegate.verdict import automatic
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case
+from pytest_mergegate.verdict.past_merges import resolve_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def missed(setting: Collapses, rng: Rng, gates: int) -> list[Row]:
     gate = gate_of({"max_disagreement": f"auto@{setting.rate:g}"}, experts=2)
     pool, comparisons, passed = pool_of(gate), Comparisons(gate), []
     for _ in range(gates):
-        limited, found = automatic.resolve(gate, pool, _recorded(setting, gate, rng))
+        limited, found = resolve_limits(gate, pool, _recorded(setting, gate, rng))
         least = min(fate.compared(rng) for fate in setting.fates(rng))
         experts = [comparisons.of("e0", [(least, 0)]), comparisons.of("e1", [(0, 0)])]
         results = Case(

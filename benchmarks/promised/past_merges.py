@@ -22,7 +22,7 @@ from promised.rows import Row, Scenario, Statement, counted
 from pytest_mergegate.gate.spec import PREDICTION
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case
-from pytest_mergegate.verdict.predictions import predict
+from pytest_mergegate.verdict.past_merges import predict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.history.past import Past
     from pytest_mergegate.verdict.judge import Judgement
-    from pytest_mergegate.verdict.predictions import Prediction
+    from pytest_mergegate.verdict.past_merges import Prediction
 
     Rng = np.random.Generator
 

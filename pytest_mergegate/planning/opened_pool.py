@@ -20,9 +20,9 @@ from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
-from pytest_mergegate.verdict.automatic import with_known_limits
 from pytest_mergegate.verdict.budgets import set_limits
 from pytest_mergegate.verdict.evidence import budget_questions
+from pytest_mergegate.verdict.past_merges import with_known_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -26,11 +26,10 @@ from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
-from pytest_mergegate.verdict.automatic import AutomaticLimit, resolve
 from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 from pytest_mergegate.verdict.judge import Judgement, judge
-from pytest_mergegate.verdict.predictions import predict
+from pytest_mergegate.verdict.past_merges import AutomaticLimit, predict, resolve_limits
 from pytest_mergegate.verdict.warnings import find_warnings
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ class _Run:
     def _decide(self, pool: Pool) -> BudgetQuestions:
         """The budgets, with all limits as numbers: those that the registry sets, then the caps."""
         if self.gate.spec.effective_budget.automatic:
-            self.gate, self.automatic = resolve(self.gate, pool, self.past.observations)
+            self.gate, self.automatic = resolve_limits(self.gate, pool, self.past.observations)
             self._cap()
         return budget_questions(self.gate.spec, pool, self.options.stage)
 

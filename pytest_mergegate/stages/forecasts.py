@@ -1,30 +1,24 @@
 """What merges are expected to do before one is made: states mixed, and sums run (THEORY 6)."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.hidden_states import HiddenStates
 from pytest_mergegate.engine.running.trials import Trials, trials_of
-from pytest_mergegate.merging.method import has_surrogate, is_sum, linear_scales
+from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.merging.method import Method, has_surrogate, is_sum, linear_scales
+from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.merge_versus_experts import (
     ComparedMerge,
     MergedExpert,
     compare_loaded,
     with_base,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from pytest_mergegate.engine.running.hidden_states import HiddenStates
-    from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.stages.context import Context, Results
 
 
 @result

@@ -1,11 +1,8 @@
 """Stage 3: where the experts' hidden states part, and what mixing them would do (THEORY 3-6)."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,16 +10,12 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.hidden_states import HiddenStates, collect_states
+from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.merging.method import Method, with_shares
+from pytest_mergegate.stages.context import BudgetQuestions, Context, Results
 from pytest_mergegate.stages.forecasts import Forecast, forecast_all, run_surrogates, scales_of
 from pytest_mergegate.stages.pool_parts import compare_experts, distances_per_probe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.stages.context import BudgetQuestions, Context, Results
 
 
 @result

@@ -1,10 +1,8 @@
 """Stage 4: the real merge, against each expert on that expert's own unlabelled inputs."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,17 +11,13 @@ from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.hidden_states import read_probes
 from pytest_mergegate.engine.running.workspace import own_processor
+from pytest_mergegate.evaluation.scoring import Scores
 from pytest_mergegate.merging.method import Method, is_sum
+from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.evaluate import reference_scores, score_merge
 from pytest_mergegate.stages.forecasts import compare_sum, with_sum
+from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.stages.merge_versus_experts import ComparedMerge, compare_loaded, with_base
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.evaluation.scoring import Scores
-    from pytest_mergegate.stages.context import Context, Results
-    from pytest_mergegate.stages.hidden import HiddenResult
 
 
 @result

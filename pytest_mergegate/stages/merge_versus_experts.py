@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -183,8 +183,8 @@ class _Compared(DifferingAnswers):
     outputs: tuple[str, ...]
     """The expert's own."""
 
-    def __add__(self, more: _Compared) -> _Compared:
-        return _Compared(**{k: (*v, *getattr(more, k)) for k, v in vars(self).items()})
+    def __add__(self, more: Self) -> Self:
+        return type(self)(**{k: (*v, *getattr(more, k)) for k, v in vars(self).items()})
 
 
 def _compare(context: Context, task: Task) -> _Compared:

@@ -1,23 +1,17 @@
 """Stage 1: does everything load, and does it belong together? Headers and numpy only."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.engine.running.workspace import own_code
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.stages.context import Context, Results
+from pytest_mergegate.stages.context import Context, Results
 
 
 class UnsoundPool(GateError):

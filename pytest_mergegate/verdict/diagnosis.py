@@ -1,28 +1,27 @@
-"""Why an expert is over budget, and what would help."""
+"""Why an expert is over budget, and what would help: from the pool's numbers, and a few trials on
+the probes."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate import metrics
+from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.engine.running.trials import Trials
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.spec import DEFAULT_MAX_DISAGREEMENT
+from pytest_mergegate.stages.hidden import HiddenResult
+from pytest_mergegate.verdict.budgets import limit_on, share_within
+from pytest_mergegate.verdict.evidence import Case, compare
+from pytest_mergegate.verdict.judge import Judgement, Verdict
 from pytest_mergegate.verdict.losses import lacking_evidence
-from pytest_mergegate.verdict.remedies import Remedy, find_remedies, pulls
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.verdict.evidence import Case
-    from pytest_mergegate.verdict.judge import Judgement, Verdict
 
 _INTERFERERS = 3
 """So many of the strongest other task vectors are tried one by one."""
+_CANDIDATES = 4
+"""At most so many experts are tried for leaving out: each trial is a small merge."""
+_SCALES = (0.3, 0.5, 0.7, 1.0)
 _DOUBLED = 1.4
 """Times as far as its own task vector from which an expert is said to be doubled."""
 _DEGENERATE = {
@@ -31,6 +30,14 @@ _DEGENERATE = {
     "loop": "most of its answers repeat themselves in a loop",
     "invalid_choice": "most of its answers are none of the task's choices",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """One way out; ``drop`` names the experts to leave out, if that is it."""
+
+    text: str
+    drop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +62,23 @@ def diagnose(
     for verdict in judgement.verdicts:
         if verdict.status == "fail":
             failed.setdefault(verdict.expert, verdict)
-    if not failed or case.hidden is None:
+    if not failed or (hidden := case.hidden) is None:
         return ()
-    remedies = find_remedies(gate, case.hidden, judgement, list(failed), trials)
-    return tuple(
-        Diagnosis(
+    names = hidden.states.names
+    remedies = tuple(_remedies(gate, hidden, judgement, list(failed), trials))
+    found = []
+    for expert, verdict in failed.items():
+        distances = hidden.distances[names.index(expert)]
+        apart = {name: d for name, d in zip(names, distances, strict=True) if name != expert}
+        diagnosis = Diagnosis(
             expert=expert,
-            cause=_cause(case, case.hidden, judgement, verdict, trials),
-            nearest=_partner(case.hidden, expert, nearest=True),
-            farthest=_partner(case.hidden, expert, nearest=False),
+            cause=_cause(case, hidden, judgement, verdict, trials),
+            nearest=min(apart, key=lambda name: apart[name]),
+            farthest=max(apart, key=lambda name: apart[name]),
             remedies=remedies,
         )
-        for expert, verdict in failed.items()
-    )
-
-
-def _partner(hidden: HiddenResult, expert: str, *, nearest: bool) -> str:
-    names = hidden.states.names
-    i = names.index(expert)
-    others = [j for j in range(len(names)) if j != i]
-    pick = min if nearest else max
-    return names[pick(others, key=lambda j: float(hidden.distances[i, j]))]
+        found.append(diagnosis)
+    return tuple(found)
 
 
 def _cause(
@@ -121,7 +124,7 @@ def _tried_cause(
             f"{kind}: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
             f"answers; with its weight {moved} to 1, the merge changes {at_one:.0%}"
         )
-    pull = pulls(hidden, scales, expert)
+    pull = _pulls(hidden, scales, expert)
     strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
     with_one = {n: rate({expert: weight, n: scales[n]}) or 0.0 for n in strongest}
     worst = max(with_one, key=lambda name: with_one[name])
@@ -171,9 +174,116 @@ def _predicted_cause(hidden: HiddenResult, scales: Mapping[str, float], expert: 
             f"dilution: it keeps {scales[expert]:.2g} of its own task vector "
             f"({share:.0%} of the predicted distortion)"
         )
-    pull = pulls(hidden, scales, expert)
+    pull = _pulls(hidden, scales, expert)
     most = max(pull, key=lambda name: pull[name])
     return (
         f"interference: the other task vectors move its inputs, {most} the most "
         f"({1 - share:.0%} of the predicted distortion)"
     )
+
+
+def _remedies(
+    gate: Gate,
+    hidden: HiddenResult,
+    judgement: Judgement,
+    failed: Sequence[str],
+    trials: Trials | None,
+) -> Iterator[Remedy]:
+    """Ways out for the experts ``failed``, the surest first."""
+    limits = gate.spec.effective_budget.limits
+    if gate.spec.merge.select == "all":
+        yield from _passing_methods(judgement)
+    if (limit := limits.get(limit_on("mds"))) is not None:
+        yield from _without_for_mds(hidden, limit, failed)
+    share = share_within(limits, score=1.0)
+    method = next((v.method for v in judgement.verdicts if v.method and v.status == "fail"), None)
+    if share < 1 and method is not None and trials is not None:
+        yield from _leave_out(hidden, method, failed, share, trials)
+        yield from _reweight(hidden, share, trials)
+
+
+def _passing_methods(judgement: Judgement) -> Iterator[Remedy]:
+    """The methods that would pass by themselves."""
+    by_method: dict[str, set[str]] = {}
+    for verdict in judgement.verdicts:
+        if verdict.method is not None:
+            by_method.setdefault(verdict.method, set()).add(verdict.status)
+    passing = [method for method, statuses in by_method.items() if statuses == {"pass"}]
+    if passing:
+        yield Remedy(text=f"merge with {' or '.join(passing)}, which passes")
+
+
+def _without_for_mds(hidden: HiddenResult, limit: float, failed: Sequence[str]) -> Iterator[Remedy]:
+    """The one expert without which every remaining MDS is within the limit."""
+    for expert in failed:
+        keep = [k for k, name in enumerate(hidden.states.names) if name != expert]
+        try:
+            similarity = metrics.hidden_similarity(hidden.distances[np.ix_(keep, keep)])
+        except metrics.Undefined:
+            continue
+        largest = float(metrics.merging_difficulty(similarity).max())
+        if compare(largest, limit) == "pass":
+            text = f"leave {expert} out: the others' largest MDS is then {number_text(largest)}"
+            yield Remedy(text=text, drop=(expert,))
+            return
+
+
+def _leave_out(
+    hidden: HiddenResult, method: str, failed: Sequence[str], limit: float, trials: Trials
+) -> Iterator[Remedy]:
+    """The expert without which the judged method keeps all others within the limit: one that
+    fails, or who pulls most on the inputs of those."""
+    names, scales = hidden.states.names, hidden.scales[method]
+    pull = dict.fromkeys(names, 0.0)
+    for expert in failed:
+        whole = float(np.trace(hidden.grams[expert])) or 1.0
+        for name, moved in _pulls(hidden, scales, expert).items():
+            pull[name] += moved / whole
+    suspects = [*failed[: _CANDIDATES - 1], *sorted(names, key=lambda name: -pull[name])]
+    averaging = abs(sum(scales.values()) - 1) < 1e-6
+    tried: list[tuple[float, str]] = []
+    for name in list(dict.fromkeys(suspects))[:_CANDIDATES]:
+        rest = {other: scale for other, scale in scales.items() if other != name}
+        total = sum(rest.values())
+        if averaging and total > 0:  # the shares of an average are shared out again
+            rest = {other: scale / total for other, scale in rest.items()}
+        if len(rest) > 1 and (value := _largest_disagreement(rest, trials)) is not None:
+            tried.append((value, name))
+    least, name = min(tried, default=(1.0, ""))
+    if name and compare(least, limit) == "pass":
+        text = (
+            f"leave {name} out: {method} then changes at most {least:.0%} of the others' answers "
+            "(tried on the probes)"
+        )
+        yield Remedy(text=text, drop=(name,))
+
+
+def _reweight(hidden: HiddenResult, limit: float, trials: Trials) -> Iterator[Remedy]:
+    """The first common scale, or the best convex weights, that stays within the limit."""
+    names, bounds = hidden.states.names, hidden.bounds
+    options = [(dict.fromkeys(names, s), f"task_arithmetic with weight {s}") for s in _SCALES]
+    options.append((dict(bounds.weights), "linear with weights: optimal"))
+    options.append((dict(bounds.minimax_weights), "linear with weights: minimax"))
+    for scales, how in options:
+        value = _largest_disagreement(scales, trials)
+        if value is not None and compare(value, limit) == "pass":
+            text = f"{how}: it changes at most {value:.0%} of any expert's answers"
+            yield Remedy(text=f"{text} (tried on the probes)")
+            return
+
+
+def _largest_disagreement(scales: Mapping[str, float], trials: Trials) -> float | None:
+    """Over the experts in ``scales``; None where one cannot be read from the probes."""
+    found = trials.trial(scales).values()
+    rates = [agreement.rate for agreement in found if agreement is not None]
+    return max(rates) if len(rates) == len(found) else None
+
+
+def _pulls(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> dict[str, float]:
+    """λ_j² G_jj: how far each other task vector moves ``expert``'s inputs, by expert."""
+    gram = hidden.grams[expert]
+    return {
+        name: scales[name] ** 2 * float(gram[j, j])
+        for j, name in enumerate(hidden.states.names)
+        if name != expert
+    }

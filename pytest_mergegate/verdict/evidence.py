@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.automatic import AutomaticLimit
     from pytest_mergegate.verdict.budgets import BudgetKind
     from pytest_mergegate.verdict.increases import Earlier
-    from pytest_mergegate.verdict.predictions import Prediction
+    from pytest_mergegate.verdict.past_merges import AutomaticLimit, Prediction
 
 Mode = Literal["point", "bound", "interval"]
 """What meets the limit: the value, the bad end of its interval, or all of its interval."""

@@ -1,21 +1,14 @@
 """What has become worse since the baseline: the evidence of the ``*_increase`` budgets."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
-from pytest_mergegate.verdict.evidence import Evidence, compare
+from pytest_mergegate.stages.pool_parts import PoolPart
+from pytest_mergegate.verdict.evidence import Asked, Evidence, compare
 from pytest_mergegate.verdict.losses import base_loss, loss
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_mergegate.stages.pool_parts import PoolPart
-    from pytest_mergegate.verdict.evidence import Asked
 
 NOT_GIVEN = "it takes a baseline, and none was given (fix: name one with the option baseline)"
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6

@@ -1,22 +1,23 @@
 """The evidence of a merging loss: measured on targets, else certified, else predicted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
 from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.stages.merge import MergeResult
+from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.budgets import limit_on, share_within
-from pytest_mergegate.verdict.evidence import Evidence, base_disagreement, compare, is_open
-
-if TYPE_CHECKING:
-    from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.evidence import Asked, Case
+from pytest_mergegate.verdict.evidence import (
+    Asked,
+    Case,
+    Evidence,
+    base_disagreement,
+    compare,
+    is_open,
+)
 
 
 def known_score(case: Case, expert: str) -> float:

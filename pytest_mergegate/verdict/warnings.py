@@ -1,22 +1,15 @@
 """Warnings about verdicts that stand on weak ground."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
-from pytest_mergegate.verdict.evidence import compare
+from pytest_mergegate.verdict.evidence import Case, compare
+from pytest_mergegate.verdict.judge import Judgement
 from pytest_mergegate.verdict.losses import inputs_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.evidence import Case
-    from pytest_mergegate.verdict.judge import Judgement
 
 _ROUNDING = 0.01
 """What storing in bfloat16 makes of equal task vectors."""

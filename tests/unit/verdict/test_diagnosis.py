@@ -12,10 +12,9 @@ import pytest
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.report import build
-from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
+from pytest_mergegate.verdict.diagnosis import Diagnosis, Remedy, diagnose
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
-from pytest_mergegate.verdict.remedies import Remedy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
