@@ -15,9 +15,9 @@ from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.option_table import OPTIONS, REGISTRY, check_place
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.report.baseline import Baseline, read_baseline
-from pytest_mergegate.report.formats.terminal import Look, encoding_of, progress_bar
+from pytest_mergegate.report.formats.terminal import Look, encoding_of, progress_bar, summary
 from pytest_mergegate.report.gating import error_report, run_gate
-from pytest_mergegate.report.run_end import Run, RunEnd, end_run, summary_of
+from pytest_mergegate.report.run_end import Run, RunEnd, end_run
 from pytest_mergegate.report.types import Collected, Report
 from pytest_mergegate.verdict.budgets import cap_options
 
@@ -144,7 +144,7 @@ def _print(came_to: Run, end: RunEnd, *, verbosity: int) -> None:
         reasons=True,
         encoding=encoding_of(sys.stdout),
     )
-    sys.stdout.write(summary_of(came_to, look))
+    sys.stdout.write(summary(came_to.judged, look, came_to.sound))
     if verbosity >= 0:
         say(end.notes)
     complain((*end.problems, *end.unkept))

@@ -8,7 +8,6 @@ from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.options import Options, ReportTarget
 from pytest_mergegate.report.baseline import Baseline, update_baseline
-from pytest_mergegate.report.formats.terminal import Look, preflight_summary, summary
 from pytest_mergegate.report.recorded import keep_losses
 from pytest_mergegate.report.types import Collected, Report
 
@@ -80,11 +79,6 @@ def end_run(run: Run, options: Options, baseline: Baseline | None) -> RunEnd:
         unkept=keep_losses(registry, run.found.reports) if registry is not None else (),
         problems=tuple(problems),
     )
-
-
-def summary_of(run: Run, look: Look) -> str:
-    """What a run has found, in lines for a terminal."""
-    return preflight_summary(run.sound, look) + summary(run.judged, look)
 
 
 def write_report(found: Collected, target: ReportTarget) -> None:

@@ -22,7 +22,14 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
     concerned = [v for v in report.verdicts if expert in (None, v.expert)]
     for budget in dict.fromkeys(verdict.budget for verdict in concerned):
         worst = max((v for v in concerned if v.budget == budget), key=_badness)
-        yield from _verdict(worst, of_pool=expert is None)
+        told = {
+            "status": worst.status,
+            "value": _value(worst),
+            "limit": "undefined" if worst.limit is None else f"{worst.limit:g}",
+            "method": clean(worst.method or ""),
+            "expert": clean(worst.expert or "") if expert is None else "",
+        }
+        yield from ((f"mergegate.{budget}.{name}", text) for name, text in told.items() if text)
     diagnoses = [found for found in report.diagnoses if expert in (None, found.expert)]
     for found in diagnoses:
         about = "" if expert else f"{clean(found.expert)}: "
@@ -33,17 +40,6 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
     for finding in report.findings:
         if finding.severity == "error" and not diagnoses and expert in (None, finding.expert):
             yield "mergegate.finding", f"{finding.code} {clean(finding.message)}"
-
-
-def _verdict(verdict: VerdictRecord, *, of_pool: bool) -> Iterator[tuple[str, str]]:
-    told = {
-        "status": verdict.status,
-        "value": _value(verdict),
-        "limit": "undefined" if verdict.limit is None else f"{verdict.limit:g}",
-        "method": clean(verdict.method or ""),
-        "expert": clean(verdict.expert or "") if of_pool else "",
-    }
-    return ((f"mergegate.{verdict.budget}.{name}", text) for name, text in told.items() if text)
 
 
 def _value(verdict: VerdictRecord) -> str:

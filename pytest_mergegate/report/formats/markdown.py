@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats import reading
@@ -35,11 +34,8 @@ class Kind(StrEnum):
     RUN = "notes on the run"
 
 
-class Part(NamedTuple):
-    """A part of the page that can be left out as a whole."""
-
-    kind: Kind
-    text: str
+Part = tuple[Kind, str]
+"""A part of the page that can be left out as a whole."""
 
 
 def render(reports: Collected, *, limit: int = LIMIT) -> str:
@@ -58,14 +54,14 @@ def _fitting(parts: Sequence[Part], room: int) -> tuple[list[str], Counter[Kind]
     cut: Counter[Kind] = Counter()
     for kind in Kind:
         full = bool(cut)  # once something is left out, so is all that weighs less
-        for place, text in ((k, part.text) for k, part in enumerate(parts) if part.kind is kind):
+        for place, text in ((k, text) for k, (of, text) in enumerate(parts) if of is kind):
             size = len(text.encode()) + 2  # with what parts it from the next
             if full or size > room:
                 cut[kind] += 1
             else:
                 chosen.add(place)
                 room -= size
-    return [part.text for place, part in enumerate(parts) if place in chosen], cut
+    return [text for place, (_, text) in enumerate(parts) if place in chosen], cut
 
 
 def _top(reports: Collected) -> Iterator[str]:
@@ -84,29 +80,29 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
     passed = report.status == "pass"
     verdict = f"### {SYMBOLS[report.status]} {report.status.upper()} {code_plain(name)}"
     kind = Kind.PASSED if passed else Kind.VERDICT
-    yield Part(kind, f"{verdict}\n\n{prose(reading.headline(report))}")
+    yield kind, f"{verdict}\n\n{prose(reading.headline(report))}"
     if report.status != "error" and report.experts:
         shown = _experts(report)
         if passed:
-            yield Part(Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown))
+            yield Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown)
         else:
-            yield Part(Kind.TABLE, shown)
-    yield from (Part(Kind.CAUSE, _cause(concern)) for concern in reading.concerns(report))
+            yield Kind.TABLE, shown
+    yield from ((Kind.CAUSE, _cause(concern)) for concern in reading.concerns(report))
     if (line := reading.instead(report)) is not None:
-        yield Part(Kind.CAUSE, f"**What would pass instead:** {prose(line)}")
+        yield Kind.CAUSE, f"**What would pass instead:** {prose(line)}"
     if report.baseline is not None:
-        yield Part(Kind.BASELINE, "\n".join(_baseline(report.baseline)))
+        yield Kind.BASELINE, "\n".join(_baseline(report.baseline))
     if findings := reading.told_findings(report):
         text = "\n".join(map(_finding, findings))
         if report.status != "error":
             text = details(reading.plural(len(findings), "finding"), text)
-        yield Part(Kind.FINDINGS, text)
+        yield Kind.FINDINGS, text
     if len(report.merges) > 1:
         rows = [f"- {code_plain(m.method)}: {reading.worst_of(m)}" for m in report.merges]
-        yield Part(Kind.METHODS, details("Every method", "\n".join(rows)))
+        yield Kind.METHODS, details("Every method", "\n".join(rows))
     if report.status != "error" and (picture := heatmap(report, _WIDE)):
-        yield Part(Kind.HEATMAP, details("How alike the experts are", block(picture.text)))
-    yield Part(Kind.RUN, f"<sub>{_run(report)}</sub>")
+        yield (Kind.HEATMAP, details("How alike the experts are", block("\n".join(picture))))
+    yield Kind.RUN, f"<sub>{_run(report)}</sub>"
 
 
 def _experts(report: Report) -> str:

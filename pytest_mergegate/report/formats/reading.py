@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.planning.forecasts import PlannedGroupRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
     DiagnosisRecord,
@@ -189,7 +188,10 @@ def instead(report: Report) -> str | None:
     if not merged or len(groups) < 2:
         return None
     alone = [group.experts[0] for group in groups if len(group.experts) == 1]
-    parts = [f"merge {_group(group)}" for group in merged[:_MOST_GROUPS]]
+    parts = []
+    for group in merged[:_MOST_GROUPS]:
+        under = f" under {clean(group.merges[0].method)}" if group.merges else ""
+        parts.append(f"merge {some(group.experts)}{under}")
     if len(merged) > _MOST_GROUPS:
         parts.append(f"{len(merged) - _MOST_GROUPS} more merges")
     if alone:
@@ -197,8 +199,3 @@ def instead(report: Report) -> str | None:
     basis = {merge.basis for group in merged for merge in group.merges[:1]}
     rests = ", ".join(_BASIS[b] for b in sorted(basis)) or "hidden states"
     return f"{len(groups)} models in place of one: {'; '.join(parts)} (forecast: {rests})"
-
-
-def _group(group: PlannedGroupRecord) -> str:
-    under = f" under {clean(group.merges[0].method)}" if group.merges else ""
-    return f"{some(group.experts)}{under}"

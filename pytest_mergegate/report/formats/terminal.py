@@ -84,36 +84,31 @@ def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> 
     return "\n".join(_pool_lines(report, brief=brief)) or reading.NO_VERDICT
 
 
-def summary(reports: Sequence[Report], look: Look) -> str:
-    """What a run says in the end; docs/reports.md tells what at which verbosity."""
-    if look.verbosity < 0:
-        reports = [report for report in reports if report.status != "pass"]
-    collected = Collected(reports=tuple(reports), root=look.root)
-    page = _Page(look)
-    for place, report in enumerate(reports):
-        told_more = place and (reports[place - 1].status != "pass" or look.verbosity > 0)
-        if told_more and look.verbosity >= 0:
-            page.unwrapped([""])
-        page.headline(report.status, _line(report, collected.name(report), look))
-        if look.verbosity >= 0:
-            _explain(page, report, look)
-    return page.text
+def summary(reports: Sequence[Report], look: Look, sound: Sequence[Report] = ()) -> str:
+    """What a run says in the end; docs/reports.md tells what at which verbosity.
 
-
-def preflight_summary(reports: Sequence[Report], look: Look) -> str:
-    """What preflight alone found: a line per gate, and every warning; budgets stay unjudged."""
-    if look.verbosity < 0:
-        return ""
-    collected = Collected(reports=tuple(reports), root=look.root)
+    Of the ``sound`` preflight alone found nothing wrong, and their budgets stay unjudged: they have
+    a line per gate, and every warning.
+    """
+    named = Collected(reports=(), root=look.root)
     page = _Page(look)
-    for report in reports:
+    for report in sound if look.verbosity >= 0 else ():
         budgets = ", ".join(dict.fromkeys(verdict.budget for verdict in report.verdicts))
         told = (
-            f"{clean(collected.name(report))}: {reading.plural(len(report.experts), 'expert')}, "
+            f"{clean(named.name(report))}: {reading.plural(len(report.experts), 'expert')}, "
             f"nothing wrong; not judged: {budgets} ({sum(report.seconds.values()):.1f} s)"
         )
         page.headline("preflight", told)
         page.unwrapped(f"  {reading.finding_text(found)}" for found in report.findings)
+    if look.verbosity < 0:
+        reports = [report for report in reports if report.status != "pass"]
+    for place, report in enumerate(reports):
+        told_more = place and (reports[place - 1].status != "pass" or look.verbosity > 0)
+        if told_more and look.verbosity >= 0:
+            page.unwrapped([""])
+        page.headline(report.status, _line(report, named.name(report), look))
+        if look.verbosity >= 0:
+            _explain(page, report, look)
     return page.text
 
 
@@ -207,10 +202,10 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         page.tables(expert_tables(report.expert_names, shown, page.width, title))
     if look.reasons and not detailed:
         page.prose(f"under {clean(merge.method)}: {reading.worst_of(merge)}" for merge in others)
-    if (picture := heatmap(report, page.width)) is not None:
+    if picture := heatmap(report, page.width):
         page.unwrapped([""])
-        page.prose([picture.caption])
-        page.unwrapped(picture.lines)
+        page.prose(picture[:1])
+        page.unwrapped(picture[1:])
     if look.reasons and report.status != "pass":
         page.unwrapped([""])
         for concern in reading.concerns(report):

@@ -1,7 +1,6 @@
 """Tables and pictures of characters: none of their numbers is ever wrapped or cut."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -85,29 +84,18 @@ def _width(column: Column) -> int:
     return max(cell_len(text) for text in (*_head(column), *column.cells.values()))
 
 
-class Heatmap(NamedTuple):
-    """The picture, and how to read it."""
-
-    caption: str
-    lines: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """Everything, a line each."""
-        return "\n".join((self.caption, *self.lines))
-
-
-def heatmap(report: Report, width: int = 80) -> Heatmap | None:
-    """The picture in at most ``width`` columns; None where there is nothing to show.
+def heatmap(report: Report, width: int = 80) -> list[str]:
+    """How to read the picture, and the picture in at most ``width`` columns; empty where there is
+    nothing to show.
 
     Of hidden similarity, else of distance. It is drawn in as much detail as there is room for:
     with numbers, with cells two columns wide, or one; experts that still find no room are left
-    out, which the caption says.
+    out, which the first line says.
     """
     names = list(report.expert_names)
     found = _values(report)
     if len(names) < FEWEST or found is None:
-        return None
+        return []
     what, values, largest = found
     label = min(24, max(cell_len(clean(name)) for name in names))
     digits = len(str(len(names)))
@@ -123,7 +111,7 @@ def heatmap(report: Report, width: int = 80) -> Heatmap | None:
             for other in shown
         )
         lines.append(f"{place:>{digits}} {shorten(clean(name), label)} {cells}".rstrip())
-    return Heatmap(caption=f"{what}{more}", lines=tuple(lines))
+    return [f"{what}{more}", *lines]
 
 
 def _values(report: Report) -> tuple[str, dict[frozenset[str], float], float] | None:
