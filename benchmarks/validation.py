@@ -1,7 +1,7 @@
 """Writes docs/validation.md: what every score is worth, from the recorded merges that ship; and
 the parts of docs/choosing-a-budget.md and docs/registry.md that rest on the same.
 
-    python benchmarks/validation.py                        recompute the card; no model, two minutes
+    python benchmarks/validation.py                        recompute the card; no model, a minute
     python benchmarks/validation.py --ship DIR [DIR...]    first take over beds that were gated
     python benchmarks/validation.py --train DIR            first train and gate the beds, for hours
 
@@ -48,13 +48,16 @@ def pages() -> dict[Path, str]:
     """The card, and the pages that have a part made from the same merges."""
     from card.beds import evidence
     from card.guide import with_evidence
+    from card.losses import Predictions
     from card.page import page
     from card.registry import with_worth
 
     found = evidence()
+    predictions = Predictions(found)
     guide = with_evidence(GUIDE.read_text(encoding="utf-8"), found)
-    registry = with_worth(REGISTRY.read_text(encoding="utf-8"), found)
-    return {CARD: page(COMMAND, PROTOCOL, found), GUIDE: guide, REGISTRY: registry}
+    registry = with_worth(REGISTRY.read_text(encoding="utf-8"), found, predictions)
+    card = page(COMMAND, PROTOCOL, found, predictions)
+    return {CARD: card, GUIDE: guide, REGISTRY: registry}
 
 
 def _train(folder: Path) -> list[Path]:

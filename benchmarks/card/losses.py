@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,14 @@ def experts_out(found: Evidence) -> Split:
             yield train, [one for one in of if one.expert == expert]
 
 
+def methods_out(found: Evidence) -> Split:
+    """Every method is held out once, whatever its parameters: trained on the bed's others."""
+    for of in found.observed.values():
+        for method in dict.fromkeys(one.method for one in of):
+            train = [one for one in of if one.method != method]
+            yield train, [one for one in of if one.method == method]
+
+
 def beds_out(found: Evidence) -> Split:
     """Every bed is held out once: trained on the others."""
     if len(found.observed) > 1:
@@ -83,6 +92,8 @@ SPLITS: dict[str, Callable[[Evidence], Split]] = {
     "experts": experts_out,
     "beds": beds_out,
 }
+WAYS = SPLITS | {"methods": methods_out}
+"""With what only the page on registries has."""
 
 
 def _split(
@@ -92,19 +103,19 @@ def _split(
     return [one for one, held in pairs if not held], [one for one, held in pairs if held]
 
 
-def foretell(found: Evidence, split: str, score: str) -> list[Foretold]:
-    """Every held-out loss whose score is known."""
-    result: list[Foretold] = []
-    for train, test in SPLITS[split](found):
+def foretell(split: Split, score: str) -> Iterator[list[Foretold]]:
+    """The held-out losses of each part whose score is known, where the rest can be fitted."""
+    for train, test in split:
         of = [one for one in test if one.scores.get(score) is not None]
         try:
             fitted = calibrate(train, score, CONFIDENCE)
         except Undefined:
             continue
         constant, means = _means([one for one in train if score in one.scores])
+        part = []
         for one in of:
             said = fitted.predict(one.label, one.expert, one.scores[score])
-            result.append(
+            part.append(
                 Foretold(
                     bed=one.bed,
                     merge=f"{one.bed} {one.merge}",
@@ -117,7 +128,7 @@ def foretell(found: Evidence, split: str, score: str) -> list[Foretold]:
                     expert_mean=means.get(one.expert, constant),
                 )
             )
-    return result
+        yield part
 
 
 def _means(train: Sequence[Observation]) -> tuple[float, dict[str, float]]:
@@ -164,7 +175,9 @@ class Predictions:
 
     def __init__(self, found: Evidence) -> None:
         self.beds = tuple(found.beds)
-        self._of = lru_cache(maxsize=None)(lambda split, score: foretell(found, split, score))
+        self._of = lru_cache(maxsize=None)(
+            lambda split, score: [*chain.from_iterable(foretell(WAYS[split](found), score))]
+        )
 
     def of(self, split: str, score: str, bed: str | None = None) -> list[Foretold]:
         """All of them, or those of one bed."""

@@ -14,7 +14,7 @@ from card.alarms import (
 from card.bands import bands_part, bands_text, deciding_part
 from card.beds import beds_part, collapses_part, count_text
 from card.exact import exact_part, exact_text
-from card.losses import Predictions, losses_part, summary
+from card.losses import losses_part, summary
 from card.merges import merges_part, short_lines
 from card.promises import promises_part
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from card.beds import Evidence
+    from card.losses import Predictions
 
 
-def page(command: str, protocol: Path, found: Evidence) -> str:
+def page(command: str, protocol: Path, found: Evidence, predictions: Predictions) -> str:
     """All of it."""
-    predictions, replication = Predictions(found), Replication(found)
+    replication = Replication(found)
     parts = [
         _head(command, found),
         targets_part(found, predictions),

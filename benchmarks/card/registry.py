@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from card.beds import experts_of, pools_of
-from card.losses import CONFIDENCE, experts_out, pools_out
+from card.losses import CONFIDENCE, foretell, summary
 from card.made import markdown, with_parts
-from pytest_mergegate.history.calibration.fit import calibrate
 from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from card.beds import Evidence
-    from card.losses import Split
-    from pytest_mergegate.history.calibration.observations import Observation
+    from card.losses import Predictions, Split, Summary
 
 FEWEST, MOST = 15, 24
 """How many merges a small registry has."""
 DRAWS = 40
 """Small registries of each bed; with so many the means stand still to a point or two."""
 SEED = 7
-ROUNDED = 1e-3
-"""Recorded numbers have six digits: a loss that is so close to its interval lies in it."""
+SPLITS = ("pools", "experts", "methods")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Worth:
-    """How good the intervals of some held-out losses are, on average."""
-
-    losses: int
-    coverage: float
-    width: float
-    error: float
-    """Of the predicted loss itself; absolute."""
-
-
-def with_worth(page: str, found: Evidence) -> str:
+def with_worth(page: str, found: Evidence, predictions: Predictions) -> str:
     """The page with its part made anew."""
-    return with_parts(page, worth_text(found))
+    return with_parts(page, worth_text(found, predictions))
 
 
-def worth_text(found: Evidence) -> str:
+def worth_text(found: Evidence, predictions: Predictions) -> str:
     """The table, and a sentence each on the surrogate and on small registries."""
     return "\n".join(
         [
@@ -54,28 +39,13 @@ def worth_text(found: Evidence) -> str:
             "foretold from its own other merges. Pools are left out a fifth of them at a time,",
             "experts with every merge that has them, methods with all their parameters.",
             "",
-            markdown(_table(found)),
+            markdown(_table(predictions)),
             "",
-            _surrogate_text(found),
+            _surrogate_text(predictions),
             "",
             _small_text(found),
         ]
     )
-
-
-def methods_out(found: Evidence) -> Split:
-    """Every method is held out once, whatever its parameters: trained on the bed's others."""
-    for of in found.observed.values():
-        for method in dict.fromkeys(one.method for one in of):
-            train = [one for one in of if one.method != method]
-            yield train, [one for one in of if one.method == method]
-
-
-SPLITS: dict[str, Callable[[Evidence], Split]] = {
-    "pools": pools_out,
-    "experts": experts_out,
-    "methods": methods_out,
-}
 
 
 def small_registries(found: Evidence) -> Split:
@@ -90,47 +60,18 @@ def small_registries(found: Evidence) -> Split:
             yield train, [one for one in of if one.merge not in drawn]
 
 
-def worths(split: Split, score: str) -> Iterator[tuple[str, Worth]]:
+def worths(split: Split, score: str) -> Iterator[tuple[str, Summary]]:
     """The bed and the worth of each part of a split, in its order."""
-    for train, test in split:
-        scored = [one for one in test if one.scores.get(score) is not None]
-        if scored:
-            yield test[0].bed, _worth(train, scored, score)
+    for part in foretell(split, score):
+        if part:
+            yield part[0].bed, summary(part)
 
 
-def _worth(train: Sequence[Observation], test: Sequence[Observation], score: str) -> Worth:
-    fitted = calibrate(train, score, CONFIDENCE)
-    covered, widths, errors = [], [], []
-    for one in test:
-        said = fitted.predict(one.label, one.expert, one.scores[score])
-        covered.append(said.low - ROUNDED <= one.loss <= said.high + ROUNDED)
-        widths.append(said.high - said.low)
-        errors.append(abs(said.loss - one.loss))
-    return Worth(
-        losses=len(test),
-        coverage=float(np.mean(covered)),
-        width=float(np.mean(widths)),
-        error=float(np.mean(errors)),
-    )
-
-
-def together(parts: Sequence[Worth]) -> Worth:
-    """Of all their losses, each with the same weight."""
-    counts = [part.losses for part in parts]
-    return Worth(
-        losses=sum(counts),
-        coverage=float(np.average([part.coverage for part in parts], weights=counts)),
-        width=float(np.average([part.width for part in parts], weights=counts)),
-        error=float(np.average([part.error for part in parts], weights=counts)),
-    )
-
-
-def _table(found: Evidence) -> Table:
+def _table(predictions: Predictions) -> Table:
     rows: list[list[Any]] = []
-    for name, split in SPLITS.items():
-        parts = list(worths(split(found), "disagreement"))
-        for bed in found.observed:
-            worth = together([part for of, part in parts if of == bed])
+    for name in SPLITS:
+        for bed in predictions.beds:
+            worth = summary(predictions.of(name, "disagreement", bed))
             told = [f"{worth.width:.1f} points", f"{worth.error:.1f} points"]
             rows.append([name, bed, worth.losses, f"{worth.coverage:.0%}", *told])
     heads = ["left out", "bed", "losses", "covered", "mean width", "mean error"]
@@ -155,8 +96,8 @@ def _listed(parts: Iterable[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def _surrogate_text(found: Evidence) -> str:
-    of = [together([w for _, w in worths(s(found), "surrogate")]) for s in SPLITS.values()]
+def _surrogate_text(predictions: Predictions) -> str:
+    of = [summary(predictions.of(split, "surrogate")) for split in SPLITS]
     return "\n".join(
         [
             f"From the surrogate, before any merge, over all beds: with {_listed(SPLITS)} left out",

@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from card import registry  # noqa: E402
 from card.beds import Evidence, evidence  # noqa: E402
+from card.losses import WAYS, Predictions, methods_out, summary  # noqa: E402
 from card.made import END, START  # noqa: E402
 
 from pytest_mergegate.history.calibration.fit import calibrate  # noqa: E402
@@ -32,7 +33,7 @@ def drawn() -> Evidence:
 
 
 def test_methods_left_out_one_by_one(drawn: Evidence) -> None:
-    found = list(registry.worths(registry.methods_out(drawn), "disagreement"))
+    found = list(registry.worths(methods_out(drawn), "disagreement"))
     assert [bed for bed, _ in found] == ["one"] * len(METHODS) + ["two"] * len(METHODS)
     names = [name.split()[0] for name in METHODS]
     for (bed, worth), name in zip(found, names * 2, strict=True):
@@ -52,18 +53,21 @@ def test_methods_left_out_one_by_one(drawn: Evidence) -> None:
         assert worth.error == pytest.approx(error / len(test))
 
 
-@pytest.mark.parametrize("split", registry.SPLITS.values(), ids=registry.SPLITS)
+@pytest.mark.parametrize("split", WAYS.values(), ids=WAYS)
 def test_every_loss_is_held_out_once(drawn: Evidence, split: Callable[[Evidence], Split]) -> None:
     held = [id(one) for _, test in split(drawn) for one in test]
     every = [id(one) for of in drawn.observed.values() for one in of]
     assert sorted(held) == sorted(every)
 
 
-def test_parts_weigh_as_many_losses_as_they_have() -> None:
-    few = registry.Worth(losses=1, coverage=1.0, width=10.0, error=4.0)
-    many = registry.Worth(losses=3, coverage=0.0, width=20.0, error=0.0)
-    both = registry.together([few, many])
-    assert both == registry.Worth(losses=4, coverage=0.25, width=17.5, error=1.0)
+def test_parts_weigh_as_many_losses_as_they_have(drawn: Evidence) -> None:
+    parts = [worth for _, worth in registry.worths(methods_out(drawn), "disagreement")]
+    counts = [part.losses for part in parts]
+    together = summary(Predictions(drawn).of("methods", "disagreement"))
+    assert together.losses == sum(counts)
+    for key in ("coverage", "width", "error"):
+        of = [getattr(part, key) for part in parts]
+        assert getattr(together, key) == pytest.approx(np.average(of, weights=counts))
 
 
 def test_small_registries_are_whole_merges_and_the_same_again(
@@ -87,7 +91,9 @@ def test_small_registries_are_whole_merges_and_the_same_again(
 
 def test_the_text_says_what_was_found(drawn: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "DRAWS", 5)
-    page = registry.with_worth(f"before\n{START}\n1785 losses\n{END}\nafter\n", drawn)
+    page = registry.with_worth(
+        f"before\n{START}\n1785 losses\n{END}\nafter\n", drawn, Predictions(drawn)
+    )
     assert page.startswith(f"before\n{START}\n")
     assert page.endswith(f"\n{END}\nafter\n")
     assert "1785" not in page

@@ -155,12 +155,12 @@ def test_claims_of_the_paper_are_counted(drawn: Evidence) -> None:
 
 @pytest.mark.slow
 def test_the_page_of_drawn_beds(
-    drawn: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Evidence, predictions: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("card.ranks.RESAMPLES", 20)
     protocol = tmp_path / "PROTOCOL.md"
     protocol.write_text("# A title\n\nA line.\n")
-    text = page("a command", protocol, drawn)
+    text = page("a command", protocol, drawn, predictions)
     assert "Written by `a command`" in text
     assert "> **A title**\n>\n>\n> A line." in text
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)

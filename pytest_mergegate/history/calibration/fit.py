@@ -124,20 +124,17 @@ class Calibration:
         """
         if math.isnan(score):
             raise ValueError(f"{self.score} must be a number, got {score}")
-
-        def end(at: float, side: int) -> float:
-            half = self.quantile * float(self.model.spread(method, expert, at))
-            return float(self.model.expected(method, expert, at)) + side * half
-
-        # as wide as it takes for enough merges to speak of it, on either side
         risk = as_risk(self.score, score)
+        # as wide as it takes for enough merges to speak of it, on either side
         up, down = around(risk, self.risks, self.riskier, self.safer)
-        worst = TOTAL_LOSS if up is None else end(up, -1)
-        best = 0.0 if down is None else end(down, 1)
+        at = [risk, risk if up is None else up, risk if down is None else down]
+        expected = self.model.expected(method, expert, at)
+        half = self.quantile * self.model.spread(method, expert, at)
+        (low, worst, _), (high, _, best) = (expected - half).tolist(), (expected + half).tolist()
         return CalibratedLoss(
-            loss=float(self.model.expected(method, expert, risk)),
-            low=max(TOTAL_LOSS, min(worst, end(risk, -1))),
-            high=max(TOTAL_LOSS, best, end(risk, 1)),
+            loss=float(expected[0]),
+            low=max(TOTAL_LOSS, min(TOTAL_LOSS if up is None else worst, low)),
+            high=max(TOTAL_LOSS, 0.0 if down is None else best, high),
             merges=self.merges,
             source=self.source,
         )
@@ -167,7 +164,8 @@ class Residuals:
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
         used = with_score(self._of, self.score, confidence)
-        risks, riskier, safer = reaches(finite_risks(used, self.score), [one.merge for one in used])
+        of_merges = [one.merge for one in used]
+        risks, riskier, safer = reaches(_finite(_risks(used, self.score)), of_merges)
         groups, model, distances = self._fit
         return Calibration(
             score=self.score,
@@ -187,7 +185,8 @@ class Residuals:
     def _fit(self) -> tuple[Groups, FittedLosses, Floats]:
         used = [one for one in self._of if self.score in one.scores]
         groups = grouping(used)
-        return groups, _fit(used, self.score), _left_out(used, self.score, groups)
+        risks = _risks(used, self.score)
+        return groups, _fit(used, _finite(risks)), _left_out(used, risks, groups)
 
 
 def with_score(
@@ -217,8 +216,7 @@ def grouping(observations: Sequence[Observation]) -> Groups:
     return "pools" if len({one.pool for one in observations}) >= LEAST_POOLS else "merges"
 
 
-def _fit(observations: Sequence[Observation], score: str) -> FittedLosses:
-    risks = finite_risks(observations, score)
+def _fit(observations: Sequence[Observation], risks: Floats) -> FittedLosses:
     losses = np.array([one.loss for one in observations])
     weights = _weights(observations)
     link = fit_link(risks, losses, weights)
@@ -232,9 +230,12 @@ def _fit(observations: Sequence[Observation], score: str) -> FittedLosses:
     return FittedLosses(link=link, scale=scale, effects=effects)
 
 
-def finite_risks(observations: Sequence[Observation], score: str) -> Floats:
+def _risks(observations: Sequence[Observation], score: str) -> Floats:
+    return np.array([one.risk(score) for one in observations], dtype=np.float64)
+
+
+def _finite(risks: Floats) -> Floats:
     """The scores to fit on; infinite ones lie a little beyond the largest."""
-    risks = np.array([one.risk(score) for one in observations], dtype=np.float64)
     finite = risks[np.isfinite(risks)]
     beyond = finite.max() + max(0.1 * np.ptp(finite), 1e-3) if finite.size else 0.0
     return np.where(np.isfinite(risks), risks, beyond)
@@ -246,14 +247,15 @@ def _weights(observations: Sequence[Observation]) -> Floats:
     return np.array([1 / counts[one.merge] for one in observations])
 
 
-def _left_out(observations: Sequence[Observation], score: str, groups: Groups) -> Floats:
+def _left_out(observations: Sequence[Observation], risks: Floats, groups: Groups) -> Floats:
     """How many spreads each loss lies from what the other groups foretell."""
-    found, risks = np.zeros(len(observations)), finite_risks(observations, score)
+    found, finite = np.zeros(len(observations)), _finite(risks)
     for fold in folds(observations, groups):
-        model = _fit([one for one, out in zip(observations, fold, strict=True) if not out], score)
+        rest = [one for one, out in zip(observations, fold, strict=True) if not out]
+        model = _fit(rest, _finite(risks[~fold]))
         for k in np.flatnonzero(fold).tolist():
             one = observations[k]
-            at = (one.label, one.expert, risks[k])
+            at = (one.label, one.expert, finite[k])
             found[k] = abs(one.loss - model.expected(*at)) / model.spread(*at)
     return found
 
