@@ -132,16 +132,18 @@ def fit_effects(residuals: Floats, methods: Sequence[str], experts: Sequence[str
     design = np.zeros((count, split + len(others)))
     design[np.arange(count), place] = design[np.arange(count), split + other_place] = 1.0
     gram, right = design.T @ design, design.T @ residuals
-    parts = (slice(None, split), slice(split, None))
+    counts, diagonal = np.diag(gram).copy(), np.diag_indices(len(gram))
+    parts, sizes = (slice(None, split), slice(split, None)), (split, len(others))
     noise, square = float(np.mean(residuals**2)) or 1.0, float(residuals @ residuals)
     variances = [noise / 4, noise / 4]
     for _ in range(ROUNDS):
-        ratio = noise / np.repeat(variances, [split, len(others)])
-        inverse = np.linalg.inv(gram + np.diag(ratio))
+        gram[diagonal] = counts + np.repeat(noise / np.array(variances), sizes)
+        inverse = np.linalg.inv(gram)
         means = inverse @ right
-        spread = noise * np.diag(inverse)
+        spread = noise * inverse.diagonal()
         noise = max((square - float(means @ right)) / count, 1e-6)
-        variances = [max(float(np.mean(means[p] ** 2 + spread[p])), 1e-6) for p in parts]
+        squares = means**2 + spread
+        variances = [max(float(squares[part].mean()), 1e-6) for part in parts]
 
     def effects(known: npt.NDArray[np.str_], part: slice, unseen: float) -> Effects:
         pairs = zip(means[part].tolist(), spread[part].tolist(), strict=True)
