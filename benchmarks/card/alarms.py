@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
 DEFAULT = 0.3
 """The disagreement that a gate without a budget allows."""

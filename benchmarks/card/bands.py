@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from card.beds import Evidence
     from card.losses import Foretold, Predictions
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
 LIMIT = -COLLAPSE
 EDGES = (-inf, 0.0, 5.0, 10.0, 20.0, 25.0, LIMIT, 35.0, 50.0, inf)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from card.beds import Evidence
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
     Key = tuple[str, ...]
 

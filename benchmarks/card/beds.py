@@ -10,7 +10,7 @@ from card.made import markdown
 from card.scores import collapses_of
 from pytest_mergegate.history.beds import load_beds
 from pytest_mergegate.history.calibration.observations import observations
-from pytest_mergegate.history.study.points import methods_of, points_of
+from pytest_mergegate.history.study.losses import methods_of, points_of
 from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.history.beds import Bed
     from pytest_mergegate.history.calibration.observations import Observation
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
 EVERY = "all"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from card.beds import Evidence
     from card.rates import Errors
     from card.scores import Score
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
 BASE_RATES = (0.05, 0.20, 0.50)
 FEW = 0.1

@@ -11,7 +11,7 @@ from card.baselines import baselines
 from card.beds import experts_of, pools_of
 from card.made import markdown
 from card.scores import SCORES, collapses_of, losses_of
-from pytest_mergegate.history.study.points import methods_of
+from pytest_mergegate.history.study.losses import methods_of
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.ranking import auprc, auroc, spearman
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from card.baselines import Past
     from card.beds import Evidence
     from card.scores import Score
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
     Ranks = Score | Past
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from card.made import markdown
 from pytest_mergegate.history.study import difficulty, losses, pairs, paper
-from pytest_mergegate.history.study.points import largest_pool
+from pytest_mergegate.history.study.losses import largest_pool
 from pytest_mergegate.history.study.tables import Table
 
 if TYPE_CHECKING:

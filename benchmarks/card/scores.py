@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from card.beds import Evidence
     from card.losses import Predictions
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
 
 LOWEST, HIGHEST = 0.85, 0.95
 """Coverage of intervals at 90 %."""

@@ -16,8 +16,8 @@ from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.history.beds import load_beds
 from pytest_mergegate.history.study import difficulty, losses, pairs
+from pytest_mergegate.history.study.losses import Point, by_base
 from pytest_mergegate.history.study.paper import paper_tables
-from pytest_mergegate.history.study.points import Point, by_base
 from pytest_mergegate.history.study.tables import Table, text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -29,16 +28,6 @@ if TYPE_CHECKING:
 
 SCORES = ("disagreement", "surrogate", "states")
 """What losses are predicted from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Like:
-    """What recorded merges say of losses of one base, metric and reading."""
-
-    calibrations: Mapping[str, Calibration]
-    """By score."""
-    inputs: int
-    """On how many inputs of each expert their scores are, at most."""
 
 
 class Past:
@@ -66,15 +55,18 @@ class Past:
         """By the registry, for the scores that have been recorded often enough."""
         return self._calibrated(self.observations, None, PREDICTION)
 
-    def like(self, base: str | None, metric: str, reading: str, confidence: float) -> Like:
-        """The same, at that confidence, by those of its merges that are evidence of such losses:
-        others are of another base, metric or reading, or their losses are not known to be of other
-        inputs."""
+    def like(
+        self, base: str | None, metric: str, reading: str, confidence: float
+    ) -> tuple[Mapping[str, Calibration], int]:
+        """The same, at that confidence, by those of its merges that are evidence of such losses,
+        and on how many inputs of each expert their scores are, at most.
+
+        Others are of another base, metric or reading, or their losses are not known to be of other
+        inputs.
+        """
         own = [one for one in self.observations if one.is_like(base, metric, reading)]
-        return Like(
-            calibrations=self._calibrated(own, [base, metric, reading], confidence),
-            inputs=max((one.compared or sys.maxsize for one in own), default=0),
-        )
+        inputs = max((one.compared or sys.maxsize for one in own), default=0)
+        return self._calibrated(own, [base, metric, reading], confidence), inputs
 
     def _calibrated(
         self, own: Sequence[Observation], of: list[str | None] | None, confidence: float

@@ -95,9 +95,9 @@ def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
         for expert in case.pool.experts:
             found += _certificate(case, method, expert.name)
             scores = dict(_scores(case, method, expert.name))
-            like = own[expert.name]
-            told = tuple(_calibrated(expert, method, scores, like.calibrations, "registry"))
-            found += [replace(p, enough=scores[p.score or ""].inputs >= like.inputs) for p in told]
+            calibrations, inputs = own[expert.name]
+            told = tuple(_calibrated(expert, method, scores, calibrations, "registry"))
+            found += [replace(p, enough=scores[p.score or ""].inputs >= inputs) for p in told]
             if not told:
                 others = _calibrated(expert, method, scores, past.calibrations, "registry")
                 found += [replace(p, other=True) for p in others]

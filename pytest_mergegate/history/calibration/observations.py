@@ -88,7 +88,10 @@ def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
     """
     found: dict[str, RegistryLine] = {}
     for line in lines:
-        key = _merge(line)
+        # the same for a merge of the same weights in the same way, whatever it was measured with
+        shares = {e.fingerprint: line.weights.get(e.name) for e in line.experts}
+        said = [line.base, line.label, line.parameters, line.settings.get("seed"), shares]
+        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         if key not in found or line.created >= found[key].created:
             found[key] = line
     return found
@@ -122,11 +125,3 @@ def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observat
         for expert in line.experts
         if expert.loss is not None
     )
-
-
-def _merge(line: RegistryLine) -> str:
-    """The same for a merge of the same weights in the same way, whatever it was measured with."""
-    shares = {e.fingerprint: line.weights.get(e.name) for e in line.experts}
-    said = [line.base, line.label, line.parameters, line.settings.get("seed"), shares]
-    text = json.dumps(said, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

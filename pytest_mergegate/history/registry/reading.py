@@ -47,8 +47,6 @@ class Problem:
     kind: Kind
     message: str
     fix: str
-    counts: bool = False
-    """Whether the line, or its twin, counts all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,6 @@ def read_registry(path: Path) -> Registry:
                 kind="duplicate",
                 message="the same as an earlier line; counted once",
                 fix="none is needed; one may be removed",
-                counts=True,
             )
             problems.append(problem)
         elif found is not None:
@@ -182,7 +179,6 @@ def _other_versions(lines: Iterable[tuple[int, RegistryLine]]) -> list[Problem]:
             message=f"{len(numbers)} line{'s' * (len(numbers) > 1)} of {named(theirs)}, not "
             f"{named(ours)}; counted",
             fix="gate those pools again if scores have changed since",
-            counts=True,
         )
         for theirs, numbers in found.items()
         if theirs != ours

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_mergegate.gate.merge_methods import traits_of
-from pytest_mergegate.history.study.losses import p_value, varies
-from pytest_mergegate.history.study.points import methods_of
+from pytest_mergegate.history.study.losses import methods_of, p_value, varies
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.ranking import spearman
@@ -19,7 +18,7 @@ from pytest_mergegate.metrics.ranking import spearman
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
     from pytest_mergegate.history.study.tables import Cell
 
 FEWEST = 4

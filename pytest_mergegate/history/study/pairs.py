@@ -16,8 +16,7 @@ import numpy as np
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import shorten
-from pytest_mergegate.history.study.losses import p_value, varies
-from pytest_mergegate.history.study.points import methods_of
+from pytest_mergegate.history.study.losses import methods_of, p_value, varies
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED, mantel
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pytest_mergegate.history.study.points import Point
+    from pytest_mergegate.history.study.losses import Point
     from pytest_mergegate.history.study.tables import Cell
 
     Correlations = Mapping[tuple[str, str], "Correlation"]

@@ -10,7 +10,7 @@ import numpy as np
 from unit.history.registry.making import made
 from unit.history.study.test_tables import HOSTILE, table
 
-from pytest_mergegate.history.study.points import points_of
+from pytest_mergegate.history.study.losses import points_of
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 

@@ -15,7 +15,7 @@ from pytest_mergegate.history.study.difficulty import (
     table_5,
     table_6,
 )
-from pytest_mergegate.history.study.points import points_of
+from pytest_mergegate.history.study.losses import points_of
 
 
 def group_line(pool: str, mds: dict[str, float], losses: dict[str, float], **told: object):  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import pearsonr
 from unit.history.registry.making import made
 
+from pytest_mergegate.history.study.losses import points_of
 from pytest_mergegate.history.study.pairs import (
     correlations,
     figure_html,
@@ -19,7 +20,6 @@ from pytest_mergegate.history.study.pairs import (
     pair_matrices,
     table_4,
 )
-from pytest_mergegate.history.study.points import points_of
 
 from .making import drawn_bed
 
