@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import beta
 
 from pytest_mergegate import metrics
-from pytest_mergegate.cli.plan_text import verify
+from pytest_mergegate.cli.plan import verify
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.planning.forecaster import Forecaster

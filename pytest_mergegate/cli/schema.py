@@ -6,12 +6,15 @@ import re
 import sys
 from typing import Any
 
-from pytest_mergegate.cli.first_gate.text import SCHEMA
 from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
 from pytest_mergegate.gate.spec import GateSpec
 
+SCHEMA = (
+    "https://raw.githubusercontent.com/pytest-mergegate/pytest-mergegate/main/docs/"
+    "mergegate.schema.json"
+)
 _THEORY = re.compile(r" \(THEORY \d+\)")
 _METRIC = r"^(%s|lm_eval:\s*\S.*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
 _EXPERT_NAME = r"^(?!pool$)(?!.*::)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pytest_mergegate.cli.first_gate.bases import FoundBase, find_base
-from pytest_mergegate.cli.first_gate.experts import FoundExpert, SkippedFolder, relative
+from pytest_mergegate.cli.first_gate.found import (
+    FoundBase,
+    FoundExpert,
+    SkippedFolder,
+    find_base,
+    relative,
+)
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.files.places import model_file_in
 from pytest_mergegate.common.files.reading import open_regular

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from github_runner import commands_in, read_outputs
 
-from pytest_mergegate.cli import github_actions as github
-from pytest_mergegate.cli import main
+from pytest_mergegate.cli import github, main
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.types import (
     Collected,

@@ -13,7 +13,7 @@ import yaml
 from pools import edit_adapter_config, read_gate, write_jsonl
 
 from pytest_mergegate.cli import main
-from pytest_mergegate.cli.first_gate.text import scalar
+from pytest_mergegate.cli.init import scalar
 from pytest_mergegate.gate.gatefile import load_gate
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from jsonschema import Draft202012Validator
 from pools import write_gate
 
 from pytest_mergegate.cli import main
-from pytest_mergegate.cli.first_gate.text import SCHEMA
-from pytest_mergegate.cli.schema import schema
+from pytest_mergegate.cli.schema import SCHEMA, schema
 from pytest_mergegate.common.errors import GateFileError
 from pytest_mergegate.gate.gatefile import load_gate
 
