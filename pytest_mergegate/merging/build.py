@@ -81,7 +81,7 @@ def build_expert_model(gate: Gate, name: str, device: str) -> Any:
             f"the pool has no expert {name!r}", fix=f"its experts: {', '.join(gate.spec.experts)}"
         )
     engine = read_engine(gate, device)
-    return _with_weights(engine, engine.expert_weights(name))
+    return _with_weights(engine, engine.mixed_weights({name: 1.0}))
 
 
 def read_engine(gate: Gate, device: str) -> Engine:

@@ -95,7 +95,9 @@ def experts_rows(method: Method, engine: Engine, parameter: str) -> dict[str, Fa
     """The experts' own parameters, in the order in which they are merged."""
     # a plan merges some of a pool's experts: those that the method has weights for
     merged = [n for n in engine.vectors.names if n in method.weights or not method.weights]
-    return {name: engine.expert_weights(name).rows(parameter) for name in method.in_order(merged)}
+    return {
+        name: engine.mixed_weights({name: 1.0}).rows(parameter) for name in method.in_order(merged)
+    }
 
 
 def drawn(parameters: Sequence[str], count: int) -> list[str]:

@@ -180,7 +180,7 @@ def test_a_parameter_that_is_taken_for_an_old_constant(
     gate = gate_of(tmp_path)
     engine = Engine(read(gate), gate.spec, "cpu")
     tuned = dict(load(tmp_path / "a", "llama").named_parameters())
-    weights = engine.expert_weights("a")
+    weights = engine.mixed_weights({"a": 1.0})
     assert set(weights) == set(tuned)
     for parameter, weight in weights.items():
         torch.testing.assert_close(weight, tuned[parameter].detach(), rtol=0, atol=1e-6)

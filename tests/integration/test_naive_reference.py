@@ -16,7 +16,7 @@ from scipy.stats import beta
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess, metrics
-from pytest_mergegate.engine.models import generation
+from pytest_mergegate.engine.models import language_models as generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.gate.gatefile import load_gate

@@ -1,14 +1,23 @@
-"""Language models: an answer continues the prompt, or a decoder writes it."""
+"""Language models: greedy answers in tokens, behind the prompt or from a decoder."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from pytest_mergegate.engine.models.generation import GenerativeModel
-from pytest_mergegate.engine.models.loading import unsupported
+from pytest_mergegate.engine.models.batches import batches
+from pytest_mergegate.engine.models.headed import HeadedModel
+from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
 
 if TYPE_CHECKING:
@@ -17,9 +26,136 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_mergegate.engine.models.placement import Placement
-    from pytest_mergegate.engine.models.readings import Row, Tokens
+    from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
     from pytest_mergegate.gate.sections import Positions
     from pytest_mergegate.pool.base import Base
+
+
+_KEY_VALUE_BYTES = 1 << 28
+"""Memory for the keys and values of one batch that is decoded together."""
+
+
+class GenerativeModel(HeadedModel):
+    """A language model: its answers are tokens, decoded greedily."""
+
+    reading: ClassVar[Reading] = "greedy"
+    known_positions: tuple[Positions, ...] = ("answer", "last", "mean")
+    answer_positions: ClassVar[Positions] = "answer"
+    continues_prompt: ClassVar[bool] = True
+    """Whether answers are written behind the prompt, rather than by a decoder."""
+
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
+        if self.projection is None:
+            raise unsupported(f"{type(self.module).__name__} has no output layer")
+        # the last of many states is no contiguous tensor, which makes torch copy the weights for
+        # every row of the batch
+        self.projection.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+        self._adopt_end_of_text()
+        self._check_head(self._ways())
+
+    @property
+    def projection(self) -> Any:
+        """The projection to the vocabulary."""
+        return self.module.get_output_embeddings()
+
+    @torch.inference_mode()
+    def decode(
+        self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[list[int]]:
+        """Greedy answers in tokens, the end-of-text token included where it was reached.
+
+        An answer has at most ``max_tokens``, no more than the model has positions for, and ends
+        with the token that completes one of ``stop``.
+        """
+        answers: list[list[int]] = [[] for _ in prompts]
+        ends = self._ends
+        rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
+        for room in sorted(set(rooms)):
+            chosen = [index for index, own in enumerate(rooms) if own == room]
+            lengths = [len(prompts[index]) + room for index in chosen]
+            for batch in batches(lengths, self._decoding_tokens):
+                rows = [chosen[k] for k in batch]
+                with quiet():
+                    found = self._generate([prompts[index] for index in rows], room, stop)
+                for index, answer in zip(rows, found.tolist(), strict=True):
+                    stops = (k + 1 for k, token in enumerate(answer) if token in ends)
+                    # what is behind the end depends on the batch
+                    whole = answer[: next(stops, len(answer))]
+                    answers[index] = until_stop(self.read, whole, stop)
+        return answers
+
+    def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:
+        """Whether an answer reached its end, rather than the limit on its length."""
+        ended = bool(answer) and answer[-1] in self._ends
+        return ended or first_stop(self.read(answer), stop) is not None
+
+    def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """An answer's tokens as stripped text, up to the first of ``stop``."""
+        text = self.read(answer)
+        return text[: first_stop(text, stop)].strip()
+
+    def read(self, answer: Sequence[int]) -> str:
+        """Tokens as text."""
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+
+    @abstractmethod
+    def _room(self, prompt: Tokens) -> int:
+        """How many tokens of an answer there are positions for."""
+
+    def _generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str]) -> Tensor:
+        """New tokens [rows, at most ``max_tokens``] of one batch, padded behind the end."""
+        ids, mask = self._pad(prompts, side="left" if self.continues_prompt else "right")
+        before = ids.shape[1] if self.continues_prompt else 1  # a decoder writes behind its start
+        ends = [AtStop(self.read, stop, before)] if stop else []
+        out: Tensor = self.module.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            stopping_criteria=StoppingCriteriaList(ends),
+        )
+        return out[:, before:]
+
+    @property
+    def _decoding_tokens(self) -> int:
+        """Decoding takes a pass per token however many rows there are: as many as fit."""
+        per_token = 8 * int(self.config.num_hidden_layers) * int(self.config.hidden_size)
+        return max(self._batch_tokens, _KEY_VALUE_BYTES // per_token)
+
+    @property
+    def _ends(self) -> set[int]:
+        ends = self.module.generation_config.eos_token_id
+        return set(ends) if isinstance(ends, (list, tuple)) else {ends} - {None}
+
+    def _adopt_end_of_text(self) -> None:
+        """Keep only the end-of-text tokens of the generation settings: a repetition penalty, a
+        length penalty or a forced token would make decoding differ from the argmax of the forward
+        pass."""
+        ends = self.module.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            pad = ends[0] if isinstance(ends, (list, tuple)) else ends
+        self._pad_id = 0 if pad is None else int(pad)
+        self.module.generation_config = GenerationConfig(
+            eos_token_id=ends, pad_token_id=self._pad_id, **self._generation_settings()
+        )
+
+    def _generation_settings(self) -> dict[str, Any]:
+        return {}
+
+    def _ways(self) -> list[Callable[[Tensor], Tensor]]:
+        """The ways known to make logits of projected states; first what the settings speak of,
+        since on small logits a cap would pass for none."""
+        known: dict[str, Callable[[float, Tensor], Tensor]] = {
+            "final_logit_softcapping": lambda cap, x: torch.tanh(x / cap) * cap,
+            "logits_scaling": lambda divisor, x: x / divisor,
+            "logit_scale": lambda factor, x: x * factor,
+        }
+        given = ((way, getattr(self.config, name, None)) for name, way in known.items())
+        return [*(partial(way, number) for way, number in given if number), lambda x: x]
 
 
 class CausalModel(GenerativeModel):
@@ -118,9 +254,43 @@ class EncoderDecoder(GenerativeModel):
         return {"decoder_start_token_id": start}
 
     def _ways(self) -> list[Callable[[Tensor], Tensor]]:
-        bias, shrunk = (
-            getattr(self.module, "final_logits_bias", None),
-            self.config.hidden_size**-0.5,
-        )
+        bias = getattr(self.module, "final_logits_bias", None)
+        shrunk = self.config.hidden_size**-0.5
         biased: list[Callable[[Tensor], Tensor]] = [] if bias is None else [lambda x: x + bias]
         return [*biased, lambda x: x * shrunk, *super()._ways()]
+
+
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the stop string starts that completes first in ``text``; None where none does."""
+    starts = [(text.find(string), len(string)) for string in stop]
+    found = [(start + length, start) for start, length in starts if start >= 0]
+    return min(found)[1] if found else None
+
+
+def until_stop(
+    read: Callable[[Sequence[int]], str], answer: list[int], stop: Sequence[str]
+) -> list[int]:
+    """``answer`` up to and including the token that completes the first stop string."""
+    if not stop:
+        return answer
+    ends = range(1, len(answer) + 1)
+    end = next((k for k in ends if first_stop(read(answer[:k]), stop) is not None), len(answer))
+    return answer[:end]
+
+
+class AtStop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
+    """Ends a row of ``generate`` where ``until_stop`` will cut it.
+
+    Not the ``stop_strings`` of transformers: those also match where the prompt ends and the answer
+    begins, which would end an answer that holds no stop string.
+    """
+
+    def __init__(
+        self, read: Callable[[Sequence[int]], str], stop: Sequence[str], prompt: int
+    ) -> None:
+        self._read, self._stop, self._prompt = read, stop, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = (self._read(row) for row in input_ids[:, self._prompt :].tolist())
+        done = [first_stop(text, self._stop) is not None for text in texts]
+        return torch.tensor(done, device=input_ids.device)

@@ -96,19 +96,18 @@ class Model(ABC):
 
     def check_parameters(self, names: Sequence[str]) -> None:
         """Raise PoolError where the loaded model lacks one of ``names``."""
-        name = next((name for name in names if name not in self.parameters), None)
-        if name is None:
-            return
-        if name in self.names:
-            raise unsupported(
-                f"{name!r} is tied to another parameter of the base, and cannot change alone",
-                "adapt the layer it is tied to, or leave this expert out of the pool",
-            )
-        raise PoolError(
-            f"the loaded model has no parameter {name!r}",
-            code="MG102",
-            fix="this architecture renames its tensors on loading; it is not supported yet",
-        )
+        for name in names:
+            if name in self.names and name not in self.parameters:
+                raise unsupported(
+                    f"{name!r} is tied to another parameter of the base, and cannot change alone",
+                    "adapt the layer it is tied to, or leave this expert out of the pool",
+                )
+            if name not in self.parameters:
+                raise PoolError(
+                    f"the loaded model has no parameter {name!r}",
+                    code="MG102",
+                    fix="this architecture renames its tensors on loading; it is not supported yet",
+                )
 
     def resolve_positions(self, asked: Positions | None) -> Positions:
         """Where states are read: as ``asked``, else the family's default. Raises PoolError."""
@@ -133,35 +132,27 @@ class Model(ABC):
         before = self.loaded, self._originals
         self._originals = {**saved, **self._originals}
         try:
-            with self._in_place(weights):
-                self.loaded = name
-                self.changes += 1
-                yield
+            if self._streamed is not None:
+                self._streamed.swapped.append(weights)
+            else:
+                self._put(weights)
+            self.loaded = name
+            self.changes += 1
+            yield
         finally:
             self.changes += 1
+            if self._streamed is not None:
+                self._streamed.swapped.pop()
             for key, value in saved.items():
                 self.parameters[key].data = value
             self.loaded, self._originals = before
 
-    @contextlib.contextmanager
-    def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        if self._streamed is None:
-            if self.device.type == "cpu" and isinstance(weights, PlacedWeights):
-                self._fill(weights)
-            else:
-                for key, value in weights.items():
-                    held = self.parameters[key]
-                    held.data = value.to(held.device, held.dtype)
-            yield
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        if self.device.type != "cpu" or not isinstance(weights, PlacedWeights):
+            for key, value in weights.items():
+                held = self.parameters[key]
+                held.data = value.to(held.device, held.dtype)
             return
-        self._streamed.swapped.append(weights)
-        try:
-            yield
-        finally:
-            self._streamed.swapped.pop()
-
-    def _fill(self, weights: PlacedWeights) -> None:
-        """Have ``weights`` put together where they are to stand."""
         places = {key: torch.empty_like(self.parameters[key]) for key in weights}
 
         def done(key: str) -> None:

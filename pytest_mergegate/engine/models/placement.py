@@ -59,9 +59,12 @@ def pick_device(name: str) -> torch.device:
 
 def place(pool: Pool, vectors: TaskVectors, device: torch.device) -> Placement:
     """The placement that a pool's gate asks for, in the memory that there is."""
-    spec = pool.spec
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    needed = _bytes_needed(pool, vectors, dtype)
+    dtype: torch.dtype = getattr(torch, pool.spec.dtype)
+    sizes = {name: header.size for name, header in pool.base.tensors.items()}
+    # the base, and the weights of the expert that changes most of it
+    changed = (sum(sizes.get(p, 0) for p in vectors.parameters(n)) for n in vectors.names)
+    numbers = sum(sizes.values()) + max(changed, default=0)
+    needed = int(_HEADROOM * numbers * dtype.itemsize)
     residence: Residence = "whole"
     if needed > available(device):
         residence = "spread" if needed <= available_on_all_gpus(device) else "streamed"
@@ -69,16 +72,8 @@ def place(pool: Pool, vectors: TaskVectors, device: torch.device) -> Placement:
         device=device,
         dtype=dtype,
         residence=residence,
-        trust_remote_code=spec.trust_remote_code,
+        trust_remote_code=pool.spec.trust_remote_code,
     )
-
-
-def _bytes_needed(pool: Pool, vectors: TaskVectors, dtype: torch.dtype) -> int:
-    """Memory for the base and for the weights of the expert that changes most of it."""
-    sizes = {name: header.size for name, header in pool.base.tensors.items()}
-    changed = (sum(sizes.get(p, 0) for p in vectors.parameters(n)) for n in vectors.names)
-    numbers = sum(sizes.values()) + max(changed, default=0)
-    return int(_HEADROOM * numbers * dtype.itemsize)
 
 
 def available(device: torch.device) -> int:

@@ -1,29 +1,38 @@
 """Results kept on disk under what they depend on: shared by runs, workers and jobs, never stale.
 
-An entry is written to a temporary name and renamed, so that a reader sees all of it or nothing; one
-that is not what was written is thrown away, told of, and computed again.
+An entry is a safetensors file that carries its own name and a checksum over every byte. The name,
+not the key: a key holds whole inputs, which may be too long for a header, or private. It is written
+under a temporary name and renamed, so that a reader sees all of it or nothing; one that is not what
+was written is thrown away, told of, and computed again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
 from pytest_mergegate.common.files.writing import PARTIAL, Unwritten, make_folder, write_file
 from pytest_mergegate.common.plain import dump, load
-from pytest_mergegate.engine.running.entries import Corrupt, digest, pack, unpack
 from pytest_mergegate.gate.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from pytest_mergegate.engine.running.entries import Arrays, Key
+    Arrays = Mapping[str, NDArray[Any]]
+    Key = Mapping[str, Any]
 
 T = TypeVar("T")
 FORMAT = "entries-2"
@@ -36,6 +45,9 @@ _ROOM = 0.9
 """Share of the limit that is left filled, so that not every entry evicts another."""
 _UNSEEN = 0.05
 """Share of the limit that a process may write before it looks again at what is there."""
+_BLANK = b"0" * 64
+_CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
+_LARGEST_HEADER = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +121,17 @@ class Cache:
             self._tell(f"the cache is too small for a result of {len(file)} bytes: {self.folder}")
             return
         try:
-            _write(path, file)
+            make_folder(path.parent, mode=0o700)
+            write_file(path, file, mode=0o600)
         except Unwritten as error:
             self._tell(f"the cache cannot be written to ({error.why}): {path.parent}")
             return
         self._make_room(len(file))
 
     def kept(self, kind: Any, key: Key, compute: Callable[[], T], *, counted: bool = True) -> T:
-        """What is kept under ``key``, of the type ``kind``; computed and kept where it is not
-        there. Not ``counted`` as a hit or a miss where no model is behind it."""
+        """What is kept under ``key``, of the type ``kind`` (of ``object``, whatever the module json
+        makes of it); computed and kept where it is not there. Not ``counted`` as a hit or a miss
+        where no model is behind it."""
         found = self.find(key) if counted else self.peek(key)
         if found is not None:
             known: T = load(kind, found)
@@ -125,10 +139,6 @@ class Cache:
         computed = compute()
         self.keep(key, dump(kind, computed))
         return computed
-
-    def json(self, key: Key, compute: Callable[[], Any], *, counted: bool = True) -> Any:
-        """The same for plain data: what comes back is what the module json makes of them."""
-        return self.kept(object, key, compute, counted=counted)
 
     @contextlib.contextmanager
     def lock(self, key: Key) -> Iterator[None]:
@@ -219,11 +229,59 @@ class Cache:
             self.problems.append(problem)
 
 
-def _write(path: Path, file: bytes) -> None:
-    make_folder(path.parent, mode=0o700)
-    write_file(path, file, mode=0o600)
-
-
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+class Corrupt(Exception):
+    """An entry that is not what was written under its key."""
+
+
+def key_text(key: Key) -> str:
+    """``key`` in its one spelling."""
+    return json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(key: Key) -> str:
+    """The name of an entry, in hexadecimal."""
+    return hashlib.sha256(key_text(key).encode()).hexdigest()
+
+
+def pack(key: Key, arrays: Arrays) -> bytes:
+    """The file of an entry."""
+    metadata = {"checksum": _BLANK.decode(), "name": digest(key)}
+    rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    blank = safetensors.numpy.save(rows, metadata)
+    found = _CHECKSUM.search(blank, 0, 8 + _header_size(blank))
+    assert found is not None
+    return _with_checksum(blank, found, hashlib.sha256(blank).hexdigest().encode())
+
+
+def unpack(key: Key, file: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of an entry. Raises Corrupt unless it is ``pack(key, ...)`` to the last bit."""
+    if len(file) < 8 or not _header_size(file) <= min(len(file) - 8, _LARGEST_HEADER):
+        raise Corrupt("it is cut short")
+    found = _CHECKSUM.search(file, 0, 8 + _header_size(file))
+    if found is None:
+        raise Corrupt("it has no checksum")
+    if hashlib.sha256(_with_checksum(file, found, _BLANK)).hexdigest().encode() != found[1]:
+        raise Corrupt("its checksum does not fit")
+    try:
+        name = json.loads(file[8 : 8 + _header_size(file)])["__metadata__"]["name"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # written, but not by this module
+        name = None
+    if name != digest(key):
+        raise Corrupt("it belongs to another key")
+    try:
+        return dict(safetensors.numpy.load(file))
+    except (SafetensorError, ValueError, KeyError) as error:  # likewise
+        raise Corrupt(f"it is no safetensors file, {error}") from None
+
+
+def _header_size(file: bytes) -> int:
+    return int.from_bytes(file[:8], "little")
+
+
+def _with_checksum(file: bytes, found: re.Match[bytes], checksum: bytes) -> bytes:
+    return file[: found.start(1)] + checksum + file[found.end(1) :]

@@ -99,10 +99,6 @@ class Engine:
         with self.model.swapped(label, self._mixed(names, scales)):
             yield
 
-    def expert_weights(self, name: str) -> MixedWeights:
-        """The parameters that expert ``name`` changes, with its task vector added."""
-        return self.mixed_weights({name: 1.0})
-
     def mixed_weights(self, scales: Mapping[str, float]) -> MixedWeights:
         """θ_0 + Σ λ_j τ_j: the parameters that any expert in ``scales`` (its λ_j) changes.
 

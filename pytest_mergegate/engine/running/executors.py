@@ -12,8 +12,8 @@ from pytest_mergegate.engine.models.readings import loaded_as
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pytest_mergegate.engine.running.cache import Key
     from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.engine.running.entries import Key
     from pytest_mergegate.engine.running.workspace import Workspace
 
 Kind = Literal["answers", "states"]

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.plain import dump
 from pytest_mergegate.common.working_folder import apart, empty_folder, working_in
-from pytest_mergegate.engine.running.cache import Cache
-from pytest_mergegate.engine.running.entries import pack
+from pytest_mergegate.engine.running.cache import Cache, pack
 from pytest_mergegate.engine.running.executors import ROWS, compute
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.pool.pool import read_pool
@@ -25,7 +24,7 @@ from pytest_mergegate.pool.pool import read_pool
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.engine.running.entries import Key
+    from pytest_mergegate.engine.running.cache import Key
     from pytest_mergegate.engine.running.executors import Job
     from pytest_mergegate.gate.gatefile import Gate
 

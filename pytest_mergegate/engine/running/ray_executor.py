@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mergegate.common.errors import GateError, PoolError, first_line
 from pytest_mergegate.common.plain import load
-from pytest_mergegate.engine.running.entries import Corrupt, key_text, unpack
+from pytest_mergegate.engine.running.cache import Corrupt, key_text, unpack
 from pytest_mergegate.engine.running.executors import ROWS, Job, look_up, without
 from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry, connected
 
@@ -86,14 +86,16 @@ class RayExecutor:
     def _computed(self, jobs: Sequence[Job], device: str) -> Iterator[tuple[Job, WorkerEntry]]:
         """Each job with its result, in the order in which they come in."""
         left, losses = list(jobs), Counter[Job]()
-        if left:
-            self._fill(device, len({job.model for job in left}))
+        if left:  # a worker for each model, as far as the cluster goes
+            wanted = min(self._room(device), len({job.model for job in left}))
+            for _ in range(wanted - len(self._members) - len(self._idle)):
+                self._start(device)
         while left or any(member.job for member in self._members.values()):
             while left and self._idle:
                 self._assign(self._idle.pop(), left)
             done, _ = self._ray.wait(list(self._members), timeout=_PATIENCE)
             if not done:
-                self._check_nodes(device)
+                self._room(device)
             for reference in done:
                 member = self._members.pop(reference)
                 job, member.job = member.job, None
@@ -105,7 +107,12 @@ class RayExecutor:
                     if job is not None:
                         losses[job] += 1
                         if losses[job] >= _LOSSES:
-                            raise _lost(job.model, answer)
+                            raise GateError(
+                                f"{_named(job.model)} has lost {_LOSSES} Ray workers, the last one "
+                                f"to: {first_line(answer)}",
+                                fix="the usual cause is memory: give the nodes more, or run with "
+                                "the executor local; ray logs has the details",
+                            )
                         left.insert(0, job)
                     continue
                 self._idle.append(member)
@@ -136,17 +143,18 @@ class RayExecutor:
                 f"Ray failed to run {what}: {first_line(error)}", fix="see ray status"
             ) from None
 
-    def _fill(self, device: str, models: int) -> None:
-        """Have a worker for each model, as far as the cluster goes."""
-        resource, count = self._slots(device)
+    def _room(self, device: str) -> int:
+        """Workers that the cluster has room for. Raises GateError where it has for none."""
+        resource, advice = "CPU", " with ray start"
+        if device != "cpu":
+            resource, advice = "GPU", ", or use the device cpu"
+        count = int(self._ray.cluster_resources().get(resource, 0))
         if count < 1:
-            raise _no_node(resource)
-        for _ in range(min(count, models) - len(self._members) - len(self._idle)):
-            self._start(device)
-
-    def _slots(self, device: str) -> tuple[str, int]:
-        resource = "CPU" if device == "cpu" else "GPU"
-        return resource, int(self._ray.cluster_resources().get(resource, 0))
+            raise GateError(
+                f"the Ray cluster has no node with a {resource}",
+                fix=f"start a worker node{advice}",
+            )
+        return count
 
     def _start(self, device: str) -> None:
         needs = {"num_cpus": 1} if device == "cpu" else {"num_cpus": 0, "num_gpus": 1}
@@ -179,12 +187,6 @@ class RayExecutor:
             )
         self._start(device)
 
-    def _check_nodes(self, device: str) -> None:
-        """Raises GateError where all wait for a node, and none is left."""
-        resource, count = self._slots(device)
-        if count < 1:
-            raise _no_node(resource)
-
 
 def _kept(workspace: Workspace, job: Job, entry: WorkerEntry) -> Rows:
     """The rows of a result that was computed from the files that are seen here."""
@@ -213,19 +215,3 @@ def _kept(workspace: Workspace, job: Job, entry: WorkerEntry) -> Rows:
 
 def _named(model: str | None) -> str:
     return "base" if model is None else f"expert {model!r}"
-
-
-def _lost(model: str | None, error: Exception) -> GateError:
-    return GateError(
-        f"{_named(model)} has lost {_LOSSES} Ray workers, the last one to: {first_line(error)}",
-        fix="the usual cause is memory: give the nodes more, or run with "
-        "the executor local; ray logs has the details",
-    )
-
-
-def _no_node(resource: str) -> GateError:
-    return GateError(
-        f"the Ray cluster has no node with a {resource}",
-        fix="start a worker node"
-        + (", or use the device cpu" if resource == "GPU" else " with ray start"),
-    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.common.plain import result
+from pytest_mergegate.common.plain import Float32s, result
 from pytest_mergegate.engine.running.executors import Job, LocalExecutor, blocks_of, look_up
 from pytest_mergegate.engine.running.hidden_states import answer
 
@@ -56,19 +56,38 @@ class References:
         return self._known[name, inputs]
 
     def _read(self, name: str, inputs: tuple[int, ...]) -> OwnAnswers:
-        workspace, local = self._workspace, LocalExecutor()
+        workspace, engine, local = self._workspace, self._workspace.engine, LocalExecutor()
+        task, model, answering = (
+            engine.tasks[name],
+            engine.require_head(),
+            workspace.facts.answering,
+        )
         blocks = blocks_of(name, inputs)
         kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
-        engine = workspace.engine
-        with contextlib.nullcontext() if len(kept) == len(blocks) else engine.expert(name):
+        is_needed = len(kept) < len(blocks) or not answering or task.choices is not None
+        with engine.expert(name) if is_needed else contextlib.nullcontext():
             answered = answer(workspace, local, blocks, lambda _: None)
-            states: list[Tensor] | None = None
-            if workspace.facts.answering:  # kept like those of the probes, which are among them
+            answers = [list(own) for block in answered for own in block.answers or ()]
+            if answering:  # kept like those of the probes, which are among them
                 job = Job(kind="states", model=name, blocks=tuple(answered))
                 found = local.run(workspace, [job], lambda _: None)
                 states = [_tensor(s) for block in answered for s in found[name, block]]
-            answers = [list(own) for block in answered for own in block.answers or ()]
-            return _reference(engine, engine.tasks[name], inputs, answers, states)
+            else:
+                states = own_states(engine, task, inputs)
+            if task.choices is not None:
+                outputs = engine.outputs(task, inputs)
+                scores = tuple(engine.choice_scores(task, inputs))
+            else:
+                outputs, scores = [model.text(own, task.stop) for own in answers], None
+        whole = [task.reading != "greedy" or model.is_complete(a, task.stop) for a in answers]
+        return OwnAnswers(
+            inputs=inputs,
+            answers=tuple(answers),
+            outputs=tuple(outputs),
+            states=tuple(states),
+            choice_scores=scores,
+            cut=tuple(not is_whole for is_whole in whole),
+        )
 
 
 def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
@@ -76,34 +95,7 @@ def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor
     return engine.states([(task, inputs)], engine.require_head().answer_positions)[0]
 
 
-def _reference(
-    engine: Engine,
-    task: Task,
-    inputs: tuple[int, ...],
-    answers: list[list[int]],
-    states: list[Tensor] | None,
-) -> OwnAnswers:
-    """What expert ``task.name`` makes of ``inputs``; ``states`` where they are known."""
-    model, choosing = engine.require_head(), task.choices is not None
-    with engine.expert(task.name) if choosing or states is None else contextlib.nullcontext():
-        return OwnAnswers(
-            inputs=inputs,
-            answers=tuple(answers),
-            outputs=tuple(
-                engine.outputs(task, inputs)
-                if choosing
-                else (model.text(own, task.stop) for own in answers)
-            ),
-            states=tuple(own_states(engine, task, inputs) if states is None else states),
-            choice_scores=tuple(engine.choice_scores(task, inputs)) if choosing else None,
-            cut=tuple(
-                task.reading == "greedy" and not model.is_complete(own, task.stop)
-                for own in answers
-            ),
-        )
-
-
-def _tensor(state: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Tensor:
+def _tensor(state: Float32s) -> Tensor:
     import torch
 
     return torch.from_numpy(np.array(state))

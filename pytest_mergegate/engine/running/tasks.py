@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,30 +59,34 @@ def sample(count: int, seed: int, name: str) -> list[int]:
 
 
 def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
-    examples = pool.examples.get(name)
+    examples, expert = pool.examples.get(name), spec.experts[name]
     if examples is None:
+        advice = f"give experts.{name}.examples a JSONL file of inputs"
+        if pool.mergekit is not None:
+            advice = (
+                f"write data/{name}.jsonl or examples/{name}.jsonl beside the configuration, or "
+                "examples.jsonl in the expert's folder, or say where with "
+                "mergegate: {examples: ...}"
+            )
         raise PoolError(
             "the expert has no examples, and its states cannot be compared without inputs",
             code="MG202",
             expert=name,
-            fix=_advice(name, pool),
+            fix=advice,
         )
-    _check_labels(examples, name, model)
-    expert = spec.experts[name]
-    _check_reads_text(expert, name, model)
+    reader = _Reader(name, model)
+    reader.check_labels(examples)
+    reader.check_reads_text(expert)
     chats = render(examples, name, model.tokenizer)
-    prompts = tuple(_prompt(e, chats.get(k), k, name, model) for k, e in enumerate(examples))
+    prompts = tuple(reader.prompt(e, chats.get(k), k) for k, e in enumerate(examples))
     choices = None
     if expert.metric == "accuracy" and isinstance(model, HeadedModel):
-        choices = tuple(
-            _choices(example, k, prompts[k], name, model) for k, example in enumerate(examples)
-        )
+        choices = tuple(reader.choices(e, k, prompts[k], model) for k, e in enumerate(examples))
     # an input that stands in the file twice is no second piece of evidence
-    distinct = list(
-        dict(zip(reversed(prompts), reversed(range(len(prompts))), strict=True)).values()
-    )
-    ordered = sorted(distinct)
-    drawn = tuple(ordered[k] for k in sample(len(distinct), spec.probes.seed, name))
+    first: dict[Tokens, int] = {}
+    for index, prompt in enumerate(prompts):
+        first.setdefault(prompt, index)
+    distinct = [*first.values()]
     return Task(
         name=name,
         reading=model.reading if choices is None else "choices",
@@ -90,16 +95,7 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
         choices=choices,
         choice_lengths=_lengths(examples, choices or (), expert.length_normalization),
         stop=expert.stop,
-        order=drawn,
-    )
-
-
-def _advice(name: str, pool: Pool) -> str:
-    if pool.mergekit is None:
-        return f"give experts.{name}.examples a JSONL file of inputs"
-    return (
-        f"write data/{name}.jsonl or examples/{name}.jsonl beside the configuration, or "
-        "examples.jsonl in the expert's folder, or say where with mergegate: {examples: ...}"
+        order=tuple(distinct[k] for k in sample(len(distinct), spec.probes.seed, name)),
     )
 
 
@@ -107,87 +103,78 @@ def _lengths(
     examples: Sequence[Example], choices: Sequence[Sequence[Tokens]], unit: str
 ) -> tuple[tuple[int, ...], ...]:
     """Per choice its length in ``unit``: ``tokens``, ``bytes`` of UTF-8, or 1 for ``none``."""
-    if unit == "tokens":
-        return tuple(tuple(map(len, tokens)) for tokens in choices)
-    if unit == "bytes":
-        texts = (example.choices or () for example, _ in zip(examples, choices, strict=False))
-        return tuple(tuple(len(text.encode()) for text in own) for own in texts)
-    return tuple((1,) * len(tokens) for tokens in choices)
+    if unit == "bytes" and choices:
+        return tuple(tuple(len(text.encode()) for text in e.choices or ()) for e in examples)
+    return tuple(tuple(len(t) if unit == "tokens" else 1 for t in own) for own in choices)
 
 
-def _check_reads_text(expert: ExpertSpec, name: str, model: Model) -> None:
-    """Raise PoolError for settings of text where the model's answers are none."""
-    if model.reading == "greedy":
-        return
-    given = {"length_normalization": expert.length_normalization != "none", "stop": expert.stop}
-    for key in (key for key, is_given in given.items() if is_given):
-        raise PoolError(
-            f"{key} is set, and the base is a {model.kind}, whose answers are no text",
-            code="MG203",
-            expert=name,
-            fix=f"remove experts.{name}.{key}",
-        )
+class _Reader:
+    """The examples of one expert as a model reads them; every error names the expert."""
 
+    def __init__(self, name: str, model: Model) -> None:
+        self._name, self._model = name, model
+        self._wrong = partial(PoolError, code="MG203", expert=name)
 
-def _check_labels(examples: Sequence[Example], name: str, model: Model) -> None:
-    """Raise PoolError for a target or a choice that a classifier can never answer."""
-    if model.labels is None:
-        return
-    for index, example in enumerate(examples):
-        named = [*(example.choices or ()), *([] if example.target is None else [example.target])]
-        unknown = [label for label in named if label not in model.labels]
-        if unknown:
-            raise PoolError(
-                f"example {index + 1} names {unknown[0]!r}, which is no label of the base "
-                f"({', '.join(map(repr, model.labels))})",
-                code="MG203",
-                expert=name,
-                fix="write targets and choices as id2label in the base's config.json does",
+    def check_reads_text(self, expert: ExpertSpec) -> None:
+        """Raise PoolError for settings of text where the model's answers are none."""
+        given = {"length_normalization": expert.length_normalization != "none", "stop": expert.stop}
+        for key, is_given in given.items():
+            if is_given and self._model.reading != "greedy":
+                raise self._wrong(
+                    f"{key} is set, and the base is a {self._model.kind}, whose answers are no "
+                    "text",
+                    fix=f"remove experts.{self._name}.{key}",
+                )
+
+    def check_labels(self, examples: Sequence[Example]) -> None:
+        """Raise PoolError for a target or a choice that a classifier can never answer."""
+        labels = self._model.labels
+        if labels is None:
+            return
+        for index, example in enumerate(examples):
+            named = [*(example.choices or ()), example.target]
+            unknown = [name for name in named if name is not None and name not in labels]
+            if unknown:
+                raise self._wrong(
+                    f"example {index + 1} names {unknown[0]!r}, which is no label of the base "
+                    f"({', '.join(map(repr, labels))})",
+                    fix="write targets and choices as id2label in the base's config.json does",
+                )
+
+    def prompt(self, example: Example, chat: str | None, index: int) -> Tokens:
+        """The tokens of an input, or of its ``chat`` as the template has it."""
+        tokenizer = self._model.tokenizer
+        if chat is None:
+            ids = tokenizer(example.input)["input_ids"]
+        else:  # the template has written the tokens that begin a text, too
+            ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise self._wrong(f"example {index + 1} has no tokens", fix="remove it")
+        self._check_fits(index, len(ids), 1, len(ids))
+        return tuple(ids)
+
+    def choices(
+        self, example: Example, index: int, prompt: Tokens, model: HeadedModel
+    ) -> tuple[Tokens, ...]:
+        """Every choice of an example as an answer."""
+        if example.choices is None:
+            raise self._wrong(
+                f"example {index + 1} has no choices, and accuracy ranks choices",
+                fix='give every example "choices": [...], or use metric: exact_match',
             )
+        tokens = tuple(map(model.choice_tokens, example.choices))
+        if not all(tokens) or len(set(tokens)) != len(tokens):
+            raise self._wrong(
+                f"example {index + 1} has choices that the tokenizer cannot tell apart",
+                fix="use choices that differ in tokens the base knows",
+            )
+        longest = max(map(len, tokens))
+        self._check_fits(index, len(prompt), longest, len(prompt) + longest)
+        return tokens
 
-
-def _prompt(example: Example, chat: str | None, index: int, name: str, model: Model) -> Tokens:
-    if chat is None:
-        ids = model.tokenizer(example.input)["input_ids"]
-    else:  # the template has written the tokens that begin a text, too
-        ids = model.tokenizer(chat, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise PoolError(
-            f"example {index + 1} has no tokens", code="MG203", expert=name, fix="remove it"
-        )
-    if not model.fits(len(ids), 1):
-        raise _too_long(index, len(ids), name, model)
-    return tuple(ids)
-
-
-def _too_long(index: int, tokens: int, name: str, model: Model) -> PoolError:
-    return PoolError(
-        f"example {index + 1} has {tokens} tokens, the base reads {model.positions}",
-        code="MG203",
-        expert=name,
-        fix="shorten the input",
-    )
-
-
-def _choices(
-    example: Example, index: int, prompt: Tokens, name: str, model: HeadedModel
-) -> tuple[Tokens, ...]:
-    if example.choices is None:
-        raise PoolError(
-            f"example {index + 1} has no choices, and accuracy ranks choices",
-            code="MG203",
-            expert=name,
-            fix='give every example "choices": [...], or use metric: exact_match',
-        )
-    tokens = tuple(map(model.choice_tokens, example.choices))
-    if not all(tokens) or len(set(tokens)) != len(tokens):
-        raise PoolError(
-            f"example {index + 1} has choices that the tokenizer cannot tell apart",
-            code="MG203",
-            expert=name,
-            fix="use choices that differ in tokens the base knows",
-        )
-    longest = max(map(len, tokens))
-    if not model.fits(len(prompt), longest):
-        raise _too_long(index, len(prompt) + longest, name, model)
-    return tokens
+    def _check_fits(self, index: int, prompt: int, answer: int, tokens: int) -> None:
+        if not self._model.fits(prompt, answer):
+            raise self._wrong(
+                f"example {index + 1} has {tokens} tokens, the base reads {self._model.positions}",
+                fix="shorten the input",
+            )

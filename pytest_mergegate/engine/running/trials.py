@@ -60,7 +60,7 @@ class Trials:
         """Plain data that follow from the states and ``described``, worked out once."""
         own = [(name, self._described(name)) for name in self._states.names]
         key = self._workspace.key(what, of=own, described=described)
-        return self._workspace.cache.json(key, compute)
+        return self._workspace.cache.kept(object, key, compute)
 
     @cached_property
     def _answers(self) -> _Answers:
@@ -84,11 +84,6 @@ class Trials:
             ],
             "answers": [block.answers for block in own],
         }
-
-
-def trials_of(workspace: Workspace, states: HiddenStates) -> Trials | None:
-    """Trials of the pool; None where answers cannot be read from its states."""
-    return Trials(workspace, states) if workspace.facts.answering else None
 
 
 class _Answers:
@@ -122,17 +117,15 @@ class _Answers:
         return agreement_of(self._own(expert), self._scores(expert, merged, head))
 
     def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
-        pairs = [(name, k) for name in scales for k in self._states.own(name)]
-        tasks, positions = self._engine.tasks, self._model.answer_positions
-        inputs = self._states.inputs
-        rows = [self._engine.row(tasks[name], inputs[k], positions) for name, k in pairs]
+        tasks, inputs = self._engine.tasks, self._states.inputs
+        asked = [(tasks[name], [inputs[k] for k in self._states.own(name)]) for name in scales]
         known = {name: self._own(name) for name in scales if self._options[name] != ()}
         with self._engine.mixed("trial", scales):
-            states = self._model.states(rows, positions)
+            read = self._engine.states(asked, self._model.answer_positions)
+            mixed = dict(zip(scales, read, strict=True))
             found: dict[str, Agreement | None] = dict.fromkeys(scales)
             for name, own in known.items():
-                mixed = [s for (owner, _), s in zip(pairs, states, strict=True) if owner == name]
-                found[name] = agreement_of(own, self._scores(name, mixed, None))
+                found[name] = agreement_of(own, self._scores(name, mixed[name], None))
         return found
 
     def _own(self, name: str) -> list[Tensor]:
@@ -140,10 +133,8 @@ class _Answers:
         import torch
 
         if name not in self._known:
-            row = self._states.names.index(name)
-            states = [
-                torch.from_numpy(self._states.experts[k][row]) for k in self._states.own(name)
-            ]
+            row, experts = self._states.names.index(name), self._states.experts
+            states = [torch.from_numpy(experts[k][row]) for k in self._states.own(name)]
             self._known[name] = self._scores(name, states, self._engine.mixed_head({name: 1.0}))
         return self._known[name]
 
@@ -159,14 +150,8 @@ def _first_tokens(
     engine: Engine, states: HiddenStates, expert: str
 ) -> tuple[tuple[int, ...], ...] | None:
     """Per own probe the first token of each choice; empty where two choices share one."""
-    task = engine.tasks[expert]
-    if task.choices is None:
+    choices, inputs = engine.tasks[expert].choices, states.inputs
+    if choices is None:
         return None
-    firsts = []
-    inputs = states.inputs
-    for k in states.own(expert):
-        tokens = tuple(choice[0] for choice in task.choices[inputs[k]])
-        if len(set(tokens)) != len(tokens):
-            return ()
-        firsts.append(tokens)
-    return tuple(firsts)
+    firsts = [tuple(choice[0] for choice in choices[inputs[k]]) for k in states.own(expert)]
+    return tuple(firsts) if all(len(set(own)) == len(own) for own in firsts) else ()

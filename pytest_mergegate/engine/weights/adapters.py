@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import strings
@@ -63,7 +63,8 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     ``module`` is the base, and is used up. Raises PoolError for tensors that PEFT has no place
     for, or lacks, and where merged and unmerged model differ; PEFT's own errors pass through.
     """
-    stored = _stored(expert)
+    # all tensors as they are: some methods keep whole numbers (SHiRA's places)
+    stored = {k: t for path in expert.tensors.files for k, t in load_file(path).items()}
     with torch.device("meta"):
         _check_shapes(type(module)(module.config), stored, expert)
     model = _adapted(module, expert)
@@ -124,15 +125,6 @@ def _odd(expert: Expert, key: str, *, missing: bool) -> PoolError:
     )
 
 
-def _stored(expert: Expert) -> dict[str, Tensor]:
-    """All tensors as they are: some methods keep whole numbers (SHiRA's places)."""
-    found: dict[str, Tensor] = {}
-    for path in expert.tensors.files:
-        with safe_open(path, framework="pt") as file:
-            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
-    return found
-
-
 def _outputs(model: Any) -> Tensor:
     config = model.config
     ids = torch.arange(1, 6).remainder(int(config.vocab_size))[None]
@@ -154,14 +146,20 @@ def plain_configuration(expert: Expert) -> Any:
     saved = [name for name in saved_modules(values) if _MODULE_NAME.fullmatch(name)]
     if "modules_to_save" in fields:
         values["modules_to_save"] = saved or None
-    adapted = _modules(expert, saved)
+    trained = {p.removesuffix(".weight") for p in expert.changes if p.endswith(".weight")}
+    adapted = sorted(m for m in trained if not is_within(m, saved))
+    if kind == "LORA":
+        adapted = adapted_modules(expert.tensors)
     values["target_modules"] = adapted
     for name in [n for n in values if n.endswith("_pattern")]:
         values[name] = _resolved(name, values[name], adapted, expert)
     if "feedforward_modules" in fields:
-        values["feedforward_modules"] = [
-            m for m in adapted if _named(m, values.get("feedforward_modules"), expert.name)
-        ]
+        named = values.get("feedforward_modules")
+        if isinstance(named, str):
+            chosen = [m for m in adapted if matches_fully(named, m, expert=expert.name)]
+        else:
+            chosen = [m for m in adapted if is_within(m, strings(named))]
+        values["feedforward_modules"] = chosen
     for name, value in values.items():
         values_in_it = value.values() if isinstance(value, dict) else [value]
         sizes = [size for size in values_in_it if isinstance(size, (int, float))]
@@ -178,13 +176,6 @@ def write_plain_configuration(expert: Expert, folder: Path) -> None:
     plain.save_pretrained(folder)
 
 
-def _modules(expert: Expert, saved: Sequence[str]) -> list[str]:
-    if expert.config["peft_type"] == "LORA":
-        return adapted_modules(expert.tensors)
-    trained = {p.removesuffix(".weight") for p in expert.changes if p.endswith(".weight")}
-    return sorted(m for m in trained if not is_within(m, saved))
-
-
 def _resolved(
     name: str, patterns: object, modules: Sequence[str], expert: Expert
 ) -> Mapping[str, Any] | None:
@@ -195,12 +186,6 @@ def _resolved(
     found = {m: pattern_value(m, patterns, expert=expert.name) for m in modules}
     plain = name in _BY_FULL_NAME
     return {m if plain else f"^{re.escape(m)}": v for m, v in found.items() if v is not None}
-
-
-def _named(module: str, names: object, expert: str) -> bool:
-    if isinstance(names, str):
-        return matches_fully(names, module, expert=expert)
-    return is_within(module, strings(names))
 
 
 def refused(expert: Expert, reason: str) -> PoolError:

@@ -123,10 +123,14 @@ class ComputedDeltas:
             return self._known[expert.name][parameter]
 
     def _compute(self, expert: Expert) -> Mapping[str, Tensor]:
+        from pytest_mergegate.engine.models.families import pick_family
+        from pytest_mergegate.engine.models.loading import load_config, load_module
         from pytest_mergegate.engine.models.streaming import SpilledWeights
         from pytest_mergegate.engine.weights.adapters import refused
 
-        module = self._load()
+        trusted, path = self._pool.spec.trust_remote_code, self._pool.base.path
+        family = pick_family(load_config(path, trust_remote_code=trusted))
+        module = load_module(path, family.auto_class, family.kind, trust_remote_code=trusted)
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
         after = _after(module, expert)
         del module
@@ -151,14 +155,6 @@ class ComputedDeltas:
             )
         return deltas
 
-    def _load(self) -> Any:
-        from pytest_mergegate.engine.models.families import pick_family
-        from pytest_mergegate.engine.models.loading import load_config, load_module
-
-        trusted, path = self._pool.spec.trust_remote_code, self._pool.base.path
-        family = pick_family(load_config(path, trust_remote_code=trusted))
-        return load_module(path, family.auto_class, family.kind, trust_remote_code=trusted)
-
 
 def _after(module: Any, expert: Expert) -> Mapping[str, Tensor]:
     """The parameters of the expert; ``module`` is the base, and is used up."""
@@ -171,7 +167,15 @@ def _after(module: Any, expert: Expert) -> Mapping[str, Tensor]:
         tuned = load_module(
             expert.path, family, family.__name__, config=module.config, expert=expert.name
         )
-        _check_buffers(module, tuned, expert)
+        own = dict(module.named_buffers())
+        for name, buffer in tuned.named_buffers():
+            if not torch.equal(buffer, own[name]):  # such as BART's final_logits_bias
+                raise PoolError(
+                    f"{name!r} is not the base's, and is no parameter that a merge would change",
+                    code="MG002",
+                    expert=expert.name,
+                    fix="leave this expert out of the pool, or save it with the base's values",
+                )
         return {name: p.detach() for name, p in tuned.named_parameters()}
     try:
         return merged_by_peft(module, expert)
@@ -179,17 +183,3 @@ def _after(module: Any, expert: Expert) -> Mapping[str, Tensor]:
         raise
     except Exception as error:  # a stranger's configuration can break PEFT in any way
         raise refused(expert, first_line(error)) from None
-
-
-def _check_buffers(module: Any, tuned: Any, expert: Expert) -> None:
-    """Raise PoolError for a checkpoint with numbers of its own that no merge of parameters moves,
-    such as BART's ``final_logits_bias``."""
-    own = dict(module.named_buffers())
-    for name, buffer in tuned.named_buffers():
-        if not torch.equal(buffer, own[name]):
-            raise PoolError(
-                f"{name!r} is not the base's, and is no parameter that a merge would change",
-                code="MG002",
-                expert=expert.name,
-                fix="leave this expert out of the pool, or save it with the base's values",
-            )

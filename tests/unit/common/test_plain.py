@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_mergegate.common.plain import dump, load
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.entries import pack, unpack
+from pytest_mergegate.engine.running.cache import pack, unpack
 from pytest_mergegate.engine.running.executors import ROWS
 from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.engine.running.workspace import Draw, Facts

@@ -11,7 +11,7 @@ import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models import generation
+from pytest_mergegate.engine.models import language_models as generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import HeadedModel

@@ -107,7 +107,7 @@ class TestPlaces:
             return compute(self, expert)
 
         monkeypatch.setattr(ComputedDeltas, "_compute", counted)
-        weights = engine.expert_weights("a")
+        weights = engine.mixed_weights({"a": 1.0})
         places = {n: torch.empty_like(engine.model.parameters[n]) for n in weights}
         weights.fill(places, lambda _: None)
         assert computed == ["a"]

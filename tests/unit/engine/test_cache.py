@@ -20,8 +20,7 @@ import pytest
 
 from pytest_mergegate.common.plain import dump
 from pytest_mergegate.engine.running import cache as cache_module
-from pytest_mergegate.engine.running.cache import Cache
-from pytest_mergegate.engine.running.entries import pack
+from pytest_mergegate.engine.running.cache import Cache, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +92,11 @@ class TestLookUps:
             computed.append(1)
             return {"reading": "greedy", "order": [2, 0, 1], "none": None}
 
-        assert cache.json(KEY, compute) == another(cache).json(KEY, compute) == compute()
+        assert (
+            cache.kept(object, KEY, compute)
+            == another(cache).kept(object, KEY, compute)
+            == compute()
+        )
         assert len(computed) == 2  # one by the cache, one by the line above
 
     def test_an_entry_made_elsewhere(self, cache: Cache) -> None:
@@ -103,7 +106,7 @@ class TestLookUps:
     def test_the_latest_is_kept(self, cache: Cache) -> None:
         cache.keep(KEY, dump(str, "old"))
         cache.keep(KEY, dump(str, "new"))
-        assert cache.json(KEY, pytest.fail) == "new"
+        assert cache.kept(object, KEY, pytest.fail) == "new"
         assert len(files(cache)) == 1
 
     def test_without_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +115,7 @@ class TestLookUps:
         cache.keep(KEY, ROWS)
         with cache.lock(KEY):
             assert cache.find(KEY) is None
-        assert cache.json(KEY, lambda: 1) == 1
+        assert cache.kept(object, KEY, lambda: 1) == 1
         assert (cache.hits, cache.misses, cache.problems) == (0, 2, [])
         assert list(tmp_path.iterdir()) == []
 
@@ -164,7 +167,7 @@ class TestDamage:
         (file,) = files(cache)
         file.unlink()
         file.mkdir()
-        assert cache.json(KEY, lambda: 1) == 1
+        assert cache.kept(object, KEY, lambda: 1) == 1
         assert [problem.partition(" (")[0] for problem in cache.problems] == [
             "the cache cannot be read",
             "the cache cannot be written to",
@@ -176,8 +179,8 @@ class TestDamage:
         (file,) = files(cache)
         file.unlink()
         file.symlink_to(file)
-        assert cache.json(KEY, lambda: 1) == 1
-        assert cache.json(KEY, pytest.fail) == 1  # replaced by what was computed
+        assert cache.kept(object, KEY, lambda: 1) == 1
+        assert cache.kept(object, KEY, pytest.fail) == 1  # replaced by what was computed
 
 
 class TestFullDisk:
@@ -202,13 +205,13 @@ class TestFullDisk:
 
         with monkeypatch.context() as patch:
             patch.setattr(cache_module.os, "fdopen", Full)
-            assert cache.json(KEY, lambda: 1) == 1
-            assert cache.json(KEY | {"inputs": [2]}, lambda: 2) == 2
+            assert cache.kept(object, KEY, lambda: 1) == 1
+            assert cache.kept(object, KEY | {"inputs": [2]}, lambda: 2) == 2
         (problem,) = cache.problems
         assert problem.startswith(f"the cache cannot be written to ({os.strerror(number)}): ")
         assert files(cache) == []
-        assert cache.json(KEY, lambda: 3) == 3
-        assert another(cache).json(KEY, pytest.fail) == 3
+        assert cache.kept(object, KEY, lambda: 3) == 3
+        assert another(cache).kept(object, KEY, pytest.fail) == 3
 
     @pytest.mark.parametrize("what", ["mkdir", "replace"])
     def test_when_naming(self, cache: Cache, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
@@ -259,7 +262,7 @@ class TestFolders:
         (tmp_path / "cache").write_text("mine", encoding="utf-8")
         cache = Cache(folder=tmp_path / "cache")
         with cache.lock(KEY):
-            assert cache.json(KEY, lambda: 1) == 1
+            assert cache.kept(object, KEY, lambda: 1) == 1
         assert [problem.partition(" (")[0] for problem in cache.problems] == [
             "the cache cannot be locked",
             "the cache cannot be read",
@@ -284,7 +287,7 @@ class TestFolders:
         done = in_process_of_its_own(
             """
             with cache.lock({"k": 1}):
-                assert cache.json({"k": 1}, lambda: 1) == 1
+                assert cache.kept(object, {"k": 1}, lambda: 1) == 1
             assert cache.find({"kind": "states", "inputs": [1]}) is not None
             kinds = [problem.partition(" (")[0] for problem in cache.problems]
             assert kinds == ["the cache cannot be locked", "the cache cannot be written to"], kinds
@@ -302,7 +305,7 @@ class TestFolders:
         assert folder is not None
         done = in_process_of_its_own(
             """
-            assert cache.json({"kind": "states", "inputs": [1]}, lambda: 1) == 1
+            assert cache.kept(object, {"kind": "states", "inputs": [1]}, lambda: 1) == 1
             for look in (cache.usage, cache.clear):
                 try:
                     look()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from pytest_mergegate.common.plain import dump, load
-from pytest_mergegate.engine.running.entries import (
+from pytest_mergegate.engine.running.cache import (
     Corrupt,
     digest,
     key_text,

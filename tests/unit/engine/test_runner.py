@@ -237,7 +237,7 @@ def test_states_in_bfloat16_are_near_those_in_float32(gate: Path) -> None:
 
 def test_only_what_is_asked_for_is_put_together(gate: Path) -> None:
     engine = engine_of(gate)
-    weights = engine.expert_weights("every_layer")
+    weights = engine.mixed_weights({"every_layer": 1.0})
     made: list[str] = []
     make = weights._made
     weights._made = lambda p: (made.append(p), make(p))[1]  # type: ignore[attr-defined]
