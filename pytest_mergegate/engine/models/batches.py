@@ -1,18 +1,13 @@
 """Rows of different lengths in one forward pass; several pieces of work side by side."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pytest_mergegate.pool.threads import workers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,22 +1,17 @@
 """Chats as prompts: the base's template is run elsewhere, under a limit of time and memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.common.working_folder import empty_folder
 from pytest_mergegate.engine.models import render_chats
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.pool.examples import Example
 
 SECONDS = 5
 """Of CPU time for all the chats of an expert, beside what is given for each."""

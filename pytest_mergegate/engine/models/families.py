@@ -1,9 +1,9 @@
 """The families of models, and to which of them a base belongs by its configuration."""
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
-from typing import TYPE_CHECKING, Any, ClassVar
-
+from torch import Tensor
 from transformers import AutoModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL,
@@ -16,16 +16,10 @@ from pytest_mergegate.engine.models.headed import SequenceClassifier
 from pytest_mergegate.engine.models.language_models import CausalModel, EncoderDecoder
 from pytest_mergegate.engine.models.loading import load_config, unsupported
 from pytest_mergegate.engine.models.model import Model
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.placement import Placement
-    from pytest_mergegate.engine.models.readings import Reading, Row
-    from pytest_mergegate.gate.sections import Positions
-    from pytest_mergegate.pool.base import Base
+from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.readings import Reading, Row
+from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.pool.base import Base
 
 
 class HeadlessModel(Model):

@@ -1,29 +1,22 @@
 """Models with a linear head, through which answers are read from states; classifiers."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.loading import unsupported
 from pytest_mergegate.engine.models.model import Model, run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.placement import Placement
-    from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
-    from pytest_mergegate.gate.sections import Positions
-    from pytest_mergegate.pool.base import Base
-
+from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
+from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.pool.base import Base
 
 _TOLERANCE = 1e-4
 _SMALLEST = 1e-3

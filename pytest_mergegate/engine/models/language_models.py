@@ -1,12 +1,12 @@
 """Language models: greedy answers in tokens, behind the prompt or from a decoder."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -19,17 +19,10 @@ from pytest_mergegate.engine.models.batches import batches
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.placement import Placement
-    from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
-    from pytest_mergegate.gate.sections import Positions
-    from pytest_mergegate.pool.base import Base
-
+from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
+from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.pool.base import Base
 
 _KEY_VALUE_BYTES = 1 << 28
 """Memory for the keys and values of one batch that is decoded together."""

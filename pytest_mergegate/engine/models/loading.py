@@ -1,22 +1,16 @@
 """Models and the base's tokenizer from disk, refused where anything would be made up."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pytest_mergegate.common.errors import PoolError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
 
 _OLD_BUFFERS = (".masked_bias",)
 """Constants that old releases of transformers stored and that new ones no longer know."""

@@ -1,32 +1,24 @@
 """The base in memory: weights swapped in and out, hidden states read, one family a subclass."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
-from pytest_mergegate.engine.models.readings import expert_loaded
-from pytest_mergegate.engine.models.streaming import MappedPages, load_streamed
+from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.readings import Reading, Row, Tokens, expert_loaded
+from pytest_mergegate.engine.models.streaming import MappedPages, StreamedWeights, load_streamed
 from pytest_mergegate.engine.weights.mixing import PlacedWeights
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.placement import Placement
-    from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
-    from pytest_mergegate.engine.models.streaming import StreamedWeights
-    from pytest_mergegate.gate.sections import Positions
-    from pytest_mergegate.pool.base import Base
+from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.pool.base import Base
 
 
 class Model(ABC):

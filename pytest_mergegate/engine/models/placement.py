@@ -1,24 +1,20 @@
 """Where the base runs and in what numbers, and whether all of it is in memory at once."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.pool.pool import Pool
 
 try:
     import resource
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
-
-if TYPE_CHECKING:
-    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
-    from pytest_mergegate.pool.pool import Pool
 
 
 _HEADROOM = 1.1

@@ -1,7 +1,5 @@
 """Weights that stay in files: streamed while their module runs, given back, or spilled."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import shutil
@@ -10,28 +8,23 @@ import warnings
 import weakref
 from bisect import bisect_right
 from collections import UserDict
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.loading import check_finite, does_not_load, load_config, quiet
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.placement import Placement
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.tensors import StoredTensors
-
+from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.tensors import StoredTensors
 
 _DTYPES = {
     "F64": torch.float64,

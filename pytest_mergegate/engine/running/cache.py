@@ -6,33 +6,28 @@ under a temporary name and renamed, so that a reader sees all of it or nothing; 
 was written is thrown away, told of, and computed again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import os
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from pytest_mergegate.common.files.writing import PARTIAL, Unwritten, make_folder, write_file
 from pytest_mergegate.common.plain import dump, load
 from pytest_mergegate.gate.options import Options
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    Arrays = Mapping[str, NDArray[Any]]
-    Key = Mapping[str, Any]
+Arrays = Mapping[str, NDArray[Any]]
+Key = Mapping[str, Any]
 
 T = TypeVar("T")
 FORMAT = "entries-2"

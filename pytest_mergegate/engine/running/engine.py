@@ -1,35 +1,28 @@
 """One base in memory, experts swapped in, nothing decoded twice."""
 
-from __future__ import annotations
-
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
 from pytest_mergegate.engine.models.placement import pick_device, place
-from pytest_mergegate.engine.models.readings import loaded_as
+from pytest_mergegate.engine.models.readings import Row, Tokens, loaded_as
 from pytest_mergegate.engine.running.tasks import Task, build_tasks
 from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.pool.changes import Factors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.readings import Row, Tokens
-    from pytest_mergegate.gate.sections import Positions
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 
 
 class Engine:

@@ -1,25 +1,19 @@
 """The executor ``ray``: models run in workers of a Ray cluster, one job per model and block."""
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pytest_mergegate.common.errors import GateError, PoolError, first_line
 from pytest_mergegate.common.plain import load
 from pytest_mergegate.engine.running.cache import Corrupt, key_text, unpack
-from pytest_mergegate.engine.running.executors import ROWS, Job, look_up, without
+from pytest_mergegate.engine.running.executors import ROWS, Found, Job, Rows, look_up, without
 from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry, connected
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from pytest_mergegate.engine.running.executors import Found, Rows
-    from pytest_mergegate.engine.running.workspace import Workspace
-    from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.gate.gatefile import Gate
 
 _LOSSES = 2
 """Of one job, or of workers that start: one is bad luck."""

@@ -1,27 +1,21 @@
 """Each expert's own inputs, tokenised, and which of them serve which purpose."""
 
-from __future__ import annotations
-
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.chats import render
 from pytest_mergegate.engine.models.headed import HeadedModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pytest_mergegate.engine.models.model import Model
-    from pytest_mergegate.engine.models.readings import Reading, Tokens
-    from pytest_mergegate.gate.sections import ExpertSpec
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.pool.examples import Example
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.engine.models.model import Model
+from pytest_mergegate.engine.models.readings import Reading, Tokens
+from pytest_mergegate.gate.sections import ExpertSpec
+from pytest_mergegate.gate.spec import GateSpec
+from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.pool.pool import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

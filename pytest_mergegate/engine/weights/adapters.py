@@ -4,32 +4,25 @@ Whatever PEFT would import, fetch or match as a regular expression stays behind,
 merges in this process and where mergekit has it merge in another.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
+from torch import Tensor
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import strings
 from pytest_mergegate.pool.adapters import COMPUTED, CONFIG, WEIGHTS, is_within, saved_modules
+from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.lora import adapted_modules
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from pytest_mergegate.pool.experts import Expert
-
 
 _MERGE_TOLERANCE = 1e-3
 # these look at the base's numbers while they are made, and are bounded by its sizes

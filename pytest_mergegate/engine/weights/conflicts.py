@@ -1,35 +1,34 @@
 """What task vectors have in conflict: one pass over the parameters, all pairs at once."""
 
-from __future__ import annotations
-
 import zlib
 from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.weights.delta_rows import BaseRuns, delta_rows
+from pytest_mergegate.engine.weights.delta_rows import (
+    BaseRuns,
+    DeltaRows,
+    Doubles,
+    FactorRows,
+    Floats,
+    delta_rows,
+)
 from pytest_mergegate.engine.weights.kernels import add_pairs
 from pytest_mergegate.metrics import pairwise
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.threads import thread_count, workers
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
-    from concurrent.futures import Executor
-
-    from numpy.typing import NDArray
-
-    from pytest_mergegate.engine.weights.delta_rows import DeltaRows, Doubles, FactorRows, Floats
-    from pytest_mergegate.pool.pool import Pool
-
-    Dense = Callable[[str, str], Floats]
-    """τ of an expert and a parameter, where only a library can work it out."""
-    Piece = tuple[int, int]
-    """First row, and the row behind the last."""
+Dense = Callable[[str, str], Floats]
+"""τ of an expert and a parameter, where only a library can work it out."""
+Piece = tuple[int, int]
+"""First row, and the row behind the last."""
 
 _AHEAD = 4
 """Pieces of work for each thread beside the parameter that is waited for: enough to read the next
@@ -85,6 +84,73 @@ def tensor_conflicts(pool: Pool, dense: Dense) -> Generator[TensorConflicts]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+class TensorSums:
+    """What the experts of a pool make of one parameter; may be used from several threads."""
+
+    def __init__(self, parameter: str, pool: Pool, dense: Dense) -> None:
+        """Raises PoolError for what cannot be read, and for experts of different shapes."""
+        self.parameter = parameter
+        changing = [expert for expert in pool.experts if parameter in expert.changes]
+        self.names = tuple(expert.name for expert in changing)
+        """The experts that change it."""
+        self._base = pool.base.tensors
+        self._sources: list[DeltaRows] = []
+        for expert in changing:
+            own = partial(dense, expert.name, parameter)
+            source = delta_rows(expert.changes[parameter], expert.tensors, pool.base, own)
+            self._sources.append(source)
+        self.rows, self.columns = self._sources[0].shape
+        for name, source in zip(self.names, self._sources, strict=True):
+            if source.shape != self._sources[0].shape:
+                raise PoolError(
+                    f"its {parameter!r} is {source.shape}, that of {self.names[0]!r} "
+                    f"{self._sources[0].shape}",
+                    code="MG104",
+                    expert=name,
+                    fix="give experts of one base only",
+                )
+        found = [source.factors for source in self._sources if source.factors]
+        few = sum(factor.rank for factor in found) <= MOST_RANKS
+        self.factors = found if few and len(found) == len(self._sources) else []
+        """Those of every expert; none where one has no factors or there are too many."""
+        self.may_be_sampled = self.columns > 1 and all(
+            source.factors is not None or source.is_stored for source in self._sources
+        )
+        """Whether single rows are cheaper than all, and preflight has looked at every number."""
+
+    def over(self, pieces: Sequence[Piece]) -> Doubles:
+        """The sums over every piece, [pieces, 4, experts, experts], as ``kernels.add_pairs``
+        writes them; ⟨a, b⟩ only where no ``factors`` give it."""
+        count = len(self._sources)
+        sums = np.zeros((len(pieces), 4, count, count))
+        most = max(stop - start for start, stop in pieces)
+        step = max(min(self._rows_at_a_time(), most), 1)
+        tile = np.empty((count, step * self.columns))
+        with ExitStack() as files:
+            base = BaseRuns(self._base, self.parameter, files)
+            readers = [source.reader(base, files) for source in self._sources]
+            for (start, stop), found in zip(pieces, sums, strict=True):
+                for first in range(start, stop, step):
+                    rows = min(step, stop - first)
+                    deltas = tile[:, : rows * self.columns]
+                    for reader, delta in zip(readers, deltas, strict=True):
+                        reader(first, first + rows, delta.reshape(rows, self.columns))
+                    add_pairs(deltas, found, not self.factors)
+        return sums
+
+    def pieces(self) -> Iterator[Piece]:
+        """All rows, as pieces worth a thread's while."""
+        step = self._rows_at_a_time()
+        step *= max(_CHUNK // max(step * self.columns * len(self._sources), 1), 1)
+        for start in range(0, max(self.rows, 1), step):
+            yield start, min(start + step, self.rows)
+
+    def _rows_at_a_time(self) -> int:
+        rows = min(_TILE, _TILES // len(self._sources)) // max(self.columns, 1)
+        # products are made of four rows at a time
+        return max(rows // 4 * 4, 4)
 
 
 class _Pending:
@@ -182,73 +248,6 @@ def _draw(
     first = (drawn[0] * sizes).astype(np.int64)
     second = (first + 1 + (drawn[1] * (sizes - 1)).astype(np.int64)) % sizes
     return np.stack([edges[:-1] + first, edges[:-1] + second], axis=1), sizes
-
-
-class TensorSums:
-    """What the experts of a pool make of one parameter; may be used from several threads."""
-
-    def __init__(self, parameter: str, pool: Pool, dense: Dense) -> None:
-        """Raises PoolError for what cannot be read, and for experts of different shapes."""
-        self.parameter = parameter
-        changing = [expert for expert in pool.experts if parameter in expert.changes]
-        self.names = tuple(expert.name for expert in changing)
-        """The experts that change it."""
-        self._base = pool.base.tensors
-        self._sources: list[DeltaRows] = []
-        for expert in changing:
-            own = partial(dense, expert.name, parameter)
-            source = delta_rows(expert.changes[parameter], expert.tensors, pool.base, own)
-            self._sources.append(source)
-        self.rows, self.columns = self._sources[0].shape
-        for name, source in zip(self.names, self._sources, strict=True):
-            if source.shape != self._sources[0].shape:
-                raise PoolError(
-                    f"its {parameter!r} is {source.shape}, that of {self.names[0]!r} "
-                    f"{self._sources[0].shape}",
-                    code="MG104",
-                    expert=name,
-                    fix="give experts of one base only",
-                )
-        found = [source.factors for source in self._sources if source.factors]
-        few = sum(factor.rank for factor in found) <= MOST_RANKS
-        self.factors = found if few and len(found) == len(self._sources) else []
-        """Those of every expert; none where one has no factors or there are too many."""
-        self.may_be_sampled = self.columns > 1 and all(
-            source.factors is not None or source.is_stored for source in self._sources
-        )
-        """Whether single rows are cheaper than all, and preflight has looked at every number."""
-
-    def over(self, pieces: Sequence[Piece]) -> Doubles:
-        """The sums over every piece, [pieces, 4, experts, experts], as ``kernels.add_pairs``
-        writes them; ⟨a, b⟩ only where no ``factors`` give it."""
-        count = len(self._sources)
-        sums = np.zeros((len(pieces), 4, count, count))
-        most = max(stop - start for start, stop in pieces)
-        step = max(min(self._rows_at_a_time(), most), 1)
-        tile = np.empty((count, step * self.columns))
-        with ExitStack() as files:
-            base = BaseRuns(self._base, self.parameter, files)
-            readers = [source.reader(base, files) for source in self._sources]
-            for (start, stop), found in zip(pieces, sums, strict=True):
-                for first in range(start, stop, step):
-                    rows = min(step, stop - first)
-                    deltas = tile[:, : rows * self.columns]
-                    for reader, delta in zip(readers, deltas, strict=True):
-                        reader(first, first + rows, delta.reshape(rows, self.columns))
-                    add_pairs(deltas, found, not self.factors)
-        return sums
-
-    def pieces(self) -> Iterator[Piece]:
-        """All rows, as pieces worth a thread's while."""
-        step = self._rows_at_a_time()
-        step *= max(_CHUNK // max(step * self.columns * len(self._sources), 1), 1)
-        for start in range(0, max(self.rows, 1), step):
-            yield start, min(start + step, self.rows)
-
-    def _rows_at_a_time(self) -> int:
-        rows = min(_TILE, _TILES // len(self._sources)) // max(self.columns, 1)
-        # products are made of four rows at a time
-        return max(rows // 4 * 4, 4)
 
 
 def factor_dots(factors: Sequence[FactorRows]) -> Doubles:

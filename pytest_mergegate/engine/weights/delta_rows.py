@@ -1,47 +1,26 @@
 """Task vectors a few rows at a time, in float64 and without torch: never a whole model at once."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.engine.weights.kernels import multiply, subtract
-from pytest_mergegate.pool.changes import Computed, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.changes import Change, Computed, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.tensors import StoredTensors, TensorReader
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.changes import Change
-    from pytest_mergegate.pool.tensors import StoredTensors, TensorReader
-
-    Doubles = NDArray[np.float64]
-    Floats = NDArray[np.float32] | NDArray[np.float64]
-    RowReader = Callable[[int, int, Doubles], None]
-    """Writes rows ``start`` to ``stop`` of τ to an array of [stop - start, columns]."""
+Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32] | NDArray[np.float64]
+RowReader = Callable[[int, int, Doubles], None]
+"""Writes rows ``start`` to ``stop`` of τ to an array of [stop - start, columns]."""
 
 _BLOCK = 1 << 16
 """Numbers of a task vector that are looked at together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeltaRows:
-    """τ of one parameter of one expert, as [rows, columns]."""
-
-    shape: tuple[int, int]
-    reader: Callable[[BaseRuns, ExitStack], RowReader]
-    """What reads it, for one thread, as long as the files are open."""
-    factors: FactorRows | None = None
-    """Those whose product it is."""
-    is_stored: bool = False
-    """Whether it is a stored tensor less the base's."""
 
 
 class BaseRuns:
@@ -87,6 +66,19 @@ class FactorRows:
     def write(self, start: int, stop: int, out: Doubles) -> None:
         """Write rows ``start`` to ``stop`` to ``out``."""
         multiply(self.left[start:stop].astype(np.float64), self.right, self.scale, out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaRows:
+    """τ of one parameter of one expert, as [rows, columns]."""
+
+    shape: tuple[int, int]
+    reader: Callable[[BaseRuns, ExitStack], RowReader]
+    """What reads it, for one thread, as long as the files are open."""
+    factors: FactorRows | None = None
+    """Those whose product it is."""
+    is_stored: bool = False
+    """Whether it is a stored tensor less the base's."""
 
 
 def delta_rows(

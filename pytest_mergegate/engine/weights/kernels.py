@@ -1,19 +1,13 @@
 """The loops over single numbers, compiled. All sums are in float64."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.compiled import compiled
 from pytest_mergegate.metrics.pairwise import CONFLICTING, DIFFERENCE, DOT, SIGN_CHANGES
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Doubles = NDArray[np.float64]
-    Floats = NDArray[np.float32] | NDArray[np.float64]
+Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _SPAN = 512
 """Elements of two task vectors that stay in the fastest cache while they are compared."""

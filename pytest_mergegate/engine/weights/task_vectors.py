@@ -1,25 +1,19 @@
 """Task vectors τ = θ_i − θ₀, one parameter at a time."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pytest_mergegate.common.errors import PoolError, first_line
 from pytest_mergegate.pool.changes import Computed, Factors
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.statistics import NEGLIGIBLE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torch import Tensor
-
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
 
 
 class TaskVectors:
