@@ -146,7 +146,6 @@ def _least(root: Path) -> float:
     assert pool is not None
     workspace = Workspace(
         pool,
-        gate.spec,
         device="cpu",
         cache=Cache(folder=None),
         vectors=lambda: TaskVectors(pool),

@@ -130,7 +130,7 @@ def workspace_of(pool: Pool, folder: Path | None, device: str = "cpu") -> Worksp
     """A pool with a cache in ``folder``."""
     vectors = TaskVectors(pool)
     cache = Cache(folder=folder)
-    return Workspace(pool, pool.spec, device=device, cache=cache, vectors=lambda: vectors)
+    return Workspace(pool, device=device, cache=cache, vectors=lambda: vectors)
 
 
 def collect(workspace: Workspace, folder: Path) -> None:

@@ -17,4 +17,4 @@ def engine_of(path: Path) -> Engine:
     gate = load_gate(path)
     pool, errors = read_pool(gate)
     assert pool is not None, errors
-    return Engine(pool, gate.spec, "cpu")
+    return Engine(pool, "cpu")

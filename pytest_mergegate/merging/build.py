@@ -89,7 +89,7 @@ def read_engine(gate: Gate, device: str) -> Engine:
     pool, errors = read_pool(gate)
     if pool is None:
         raise errors[0]
-    engine = Engine(pool, gate.spec, device)
+    engine = Engine(pool, device)
     if engine.model.is_streamed:
         raise GateError(
             "the base is larger than the memory that the process may use",

@@ -143,7 +143,6 @@ class Context:
 
         return Workspace(
             self.pool,
-            self.gate.spec,
             device=self.options.device,
             cache=self.cache,
             vectors=lambda: self.vectors,

@@ -70,13 +70,13 @@ def test_task_vectors_and_states_are_the_checkpoints_own(
     gate = gate_of(tmp_path)
     pool = read(gate)
     check_task_vectors(pool, architecture)
-    engine = Engine(pool, gate.spec, "cpu")
+    engine = Engine(pool, "cpu")
     forced = (12, 5) if engine.positions in engine.model.forced_positions else ()
     rows = [((5, 9, 3, 14), forced), ((7, 4), forced)]
     with engine.expert("a"):
         swapped = engine.model.states(rows, engine.positions)
     alone = gate_from({"base": "a", "experts": {"b": "b", "base": "base"}}, root=tmp_path)
-    loaded = Engine(read(alone), alone.spec, "cpu").model.states(rows, engine.positions)
+    loaded = Engine(read(alone), "cpu").model.states(rows, engine.positions)
     for found, expected in zip(swapped, loaded, strict=True):
         assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
@@ -102,7 +102,7 @@ def test_names_without_the_prefix_of_the_class_with_a_head(tmp_path: Path, seed:
     gate = gate_of(tmp_path)
     pool = read(gate)
     check_task_vectors(pool, "gpt2")
-    Engine(pool, gate.spec, "cpu")
+    Engine(pool, "cpu")
 
 
 def test_an_adapter_and_a_checkpoint_in_one_pool(tmp_path: Path, seed: int) -> None:
@@ -155,7 +155,7 @@ def test_tensors_that_transformers_fuses_on_loading(tmp_path: Path, seed: int) -
     gate = gate_of(tmp_path, budget={"max_sign_change_ratio": 1.0})
     pool = read(gate)
     assert not set(pool.experts[0].changes) <= set(load(tmp_path / "base", "mistral").state_dict())
-    engine = Engine(pool, gate.spec, "cpu")
+    engine = Engine(pool, "cpu")
     tuned = load(tmp_path / "a", "mistral")
     with engine.expert("a"):
         states = engine.model.states([((5, 9, 3), ())], "last")
@@ -178,7 +178,7 @@ def test_a_parameter_that_is_taken_for_an_old_constant(
     for k, name in enumerate("ab", start=1):
         write_expert(base, tmp_path / name, "llama", seed + k)
     gate = gate_of(tmp_path)
-    engine = Engine(read(gate), gate.spec, "cpu")
+    engine = Engine(read(gate), "cpu")
     tuned = dict(load(tmp_path / "a", "llama").named_parameters())
     weights = engine.mixed_weights({"a": 1.0})
     assert set(weights) == set(tuned)

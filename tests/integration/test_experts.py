@@ -134,7 +134,7 @@ def test_hidden_states_are_those_of_pefts_own_forward(
 ) -> None:
     gate = pool_of(variant, architecture)
     pool = read(gate)
-    engine = Engine(pool, gate.spec, "cpu")
+    engine = Engine(pool, "cpu")
     forced = FORCED if engine.positions in engine.model.forced_positions else ()
     rows = [(prompt, forced) for prompt in PROMPTS]
     base = engine.model.states(rows, engine.positions)

@@ -93,7 +93,7 @@ def test_merged_weights_are_mergekits_on_dense_models(tmp_path: Path, seed: int)
     pool, errors = read_pool(gate)
     assert pool is not None, errors
     assert {e.name: e.kind for e in pool.experts} == KINDS
-    engine = Engine(pool, gate.spec, "cpu")
+    engine = Engine(pool, "cpu")
     weights = dense(tmp_path)
     expected = {
         "linear": with_mergekit(weights, "linear", weight=0.25),

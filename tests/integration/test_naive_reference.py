@@ -468,7 +468,7 @@ def test_base_is_left_as_it_was(case: Case) -> None:
     gate = load_gate(case.gate)
     pool, _ = read_pool(gate)
     assert pool is not None
-    engine = Engine(pool, gate.spec, "cpu")
+    engine = Engine(pool, "cpu")
     before = {name: p.detach().clone() for name, p in engine.model.parameters.items()}
     weights = merge(plan_methods(gate, pool.names)[0], engine).weights
     with engine.expert("c"):

@@ -1,7 +1,7 @@
 """One base in memory, experts swapped in, nothing decoded twice."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,6 @@ from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.sections import Positions
-from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
@@ -35,7 +34,6 @@ class Engine:
     def __init__(
         self,
         pool: Pool,
-        spec: GateSpec,
         device: str,
         vectors: TaskVectors | None = None,
         *,
@@ -48,9 +46,7 @@ class Engine:
         self.model.check_parameters(self.vectors.parameters())
         for expert in pool.experts:
             _check_orientation(expert, self.model.module)
-        self.positions = self.model.resolve_positions(spec.probes.positions)
-        self._spec = spec
-        self._max_tokens = spec.probes.max_answer_tokens
+        self.positions = self.model.resolve_positions(pool.spec.probes.positions)
         self._answers = {} if answers is None else answers
         self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
         self._states: dict[tuple[str, int, Positions], Tensor] = {}
@@ -72,18 +68,14 @@ class Engine:
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """Each expert's own inputs. Raises PoolError where one cannot be tokenised."""
-        return build_tasks(self.pool, self._spec, self.model)
+        return build_tasks(self.pool, self.model)
 
-    @contextlib.contextmanager
-    def expert(self, name: str) -> Iterator[None]:
+    def expert(self, name: str) -> AbstractContextManager[None]:
         """Have expert ``name`` loaded, as θ_0 + τ."""
-        if self.model.loaded == loaded_as(name):
-            yield
-            return
-        with self.mixed(loaded_as(name), {name: 1.0}):
-            yield
+        label = loaded_as(name)
+        return nullcontext() if self.model.loaded == label else self.mixed(label, {name: 1.0})
 
-    @contextlib.contextmanager
+    @contextmanager
     def mixed(self, label: str, scales: Mapping[str, float]) -> Iterator[None]:
         """Have θ_0 + Σ λ_j τ_j loaded, as ``label``, whatever is in place now."""
         weights = self.mixed_weights(scales)
@@ -166,7 +158,8 @@ class Engine:
                 if key not in self._answers:
                     missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
         for stop, prompts in missing.items():
-            found = self.require_head().decode(list(prompts.values()), self._max_tokens, stop)
+            most = self.pool.spec.probes.max_answer_tokens
+            found = self.require_head().decode(list(prompts.values()), most, stop)
             self._answers.update(zip(prompts, found, strict=True))
 
     def note_answer(self, task: Task, index: int, answer: list[int]) -> None:

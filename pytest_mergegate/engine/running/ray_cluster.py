@@ -146,7 +146,6 @@ class Worker:
             raise errors[0]
         return Workspace(
             pool,
-            self._gate.spec,
             device=self._device,
             cache=Cache(folder=None),
             vectors=lambda: TaskVectors(pool),

@@ -13,7 +13,6 @@ from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.model import Model
 from pytest_mergegate.engine.models.readings import Reading, Tokens
 from pytest_mergegate.gate.sections import ExpertSpec
-from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.pool.examples import Example
 from pytest_mergegate.pool.pool import Pool
 
@@ -38,9 +37,9 @@ class Task:
     """Indices of the distinct inputs, in the order in which they are drawn."""
 
 
-def build_tasks(pool: Pool, spec: GateSpec, model: Model) -> dict[str, Task]:
+def build_tasks(pool: Pool, model: Model) -> dict[str, Task]:
     """Tokenise every expert's examples and draw its probes. Raises PoolError."""
-    return {name: _build(name, pool, spec, model) for name in pool.names}
+    return {name: _build(name, pool, model) for name in pool.names}
 
 
 def sample(count: int, seed: int, name: str) -> list[int]:
@@ -52,8 +51,8 @@ def sample(count: int, seed: int, name: str) -> list[int]:
     return [int(index) for index in generator.permutation(count)]
 
 
-def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
-    examples, expert = pool.examples.get(name), spec.experts[name]
+def _build(name: str, pool: Pool, model: Model) -> Task:
+    examples, expert = pool.examples.get(name), pool.spec.experts[name]
     if examples is None:
         advice = f"give experts.{name}.examples a JSONL file of inputs"
         if pool.mergekit is not None:
@@ -89,7 +88,7 @@ def _build(name: str, pool: Pool, spec: GateSpec, model: Model) -> Task:
         choices=choices,
         choice_lengths=_lengths(examples, choices or (), expert.length_normalization),
         stop=expert.stop,
-        order=tuple(distinct[k] for k in sample(len(distinct), spec.probes.seed, name)),
+        order=tuple(distinct[k] for k in sample(len(distinct), pool.spec.probes.seed, name)),
     )
 
 

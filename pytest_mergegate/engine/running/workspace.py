@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
-    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.pool.pool import Pool
 
 _PACKAGES = ("pytest-mergegate", "torch", "transformers", "tokenizers", "peft", "mergekit")
@@ -58,7 +57,6 @@ class Workspace:
     def __init__(
         self,
         pool: Pool,
-        spec: GateSpec,
         *,
         device: str,
         cache: Cache,
@@ -66,11 +64,11 @@ class Workspace:
         loading: Callable[[Callable[[], Engine]], Engine] = lambda load: load(),
     ) -> None:
         self.pool = pool
-        self.spec = spec
+        self.spec = pool.spec
         self.cache = cache
         self.answers: dict[tuple[str, str, int], list[int]] = {}
         """Tokens by model, task and input, as the engine knows them."""
-        self.per_task = spec.probes.per_task
+        self.per_task = pool.spec.probes.per_task
         """Probes of each task by now."""
         self._device = device
         self._vectors = vectors
@@ -84,7 +82,7 @@ class Workspace:
     def _load(self) -> Engine:
         from pytest_mergegate.engine.running.engine import Engine
 
-        engine = Engine(self.pool, self.spec, self._device, self._vectors(), answers=self.answers)
+        engine = Engine(self.pool, self._device, self._vectors(), answers=self.answers)
         # what is kept under the base's fingerprint must come from the files that had it
         self.pool.base.tensors.check_unchanged()
         return engine

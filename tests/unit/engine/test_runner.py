@@ -53,7 +53,7 @@ def engine_of(gate: Path, **settings: Any) -> Engine:
     loaded = load_gate(write_gate(file, read_gate(gate) | settings))
     pool, errors = read_pool(loaded)
     assert pool is not None, errors
-    return Engine(pool, loaded.spec, "cpu")
+    return Engine(pool, "cpu")
 
 
 def random_rows(seed: int) -> list[Row]:

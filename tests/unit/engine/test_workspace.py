@@ -25,7 +25,6 @@ def _workspace(path: Path, folder: Path) -> Workspace:
     assert pool is not None, errors
     return Workspace(
         pool,
-        gate.spec,
         device="cpu",
         cache=Cache(folder=folder),
         vectors=lambda: TaskVectors(pool),

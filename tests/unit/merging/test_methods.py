@@ -132,7 +132,7 @@ def engine(tiny_pool: Path) -> Engine:
     gate = gate_from(tiny_pool, root=tiny_pool.parent)
     pool, _ = read_pool(gate)
     assert pool is not None
-    return Engine(pool, gate.spec, "cpu")
+    return Engine(pool, "cpu")
 
 
 KNOWN = (traits_of(method.spec.name) for method in registered_methods())
