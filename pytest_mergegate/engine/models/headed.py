@@ -1,8 +1,7 @@
 """Models with a linear head, through which answers are read from states; classifiers."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -23,14 +22,9 @@ _SMALLEST = 1e-3
 """Logits smaller than this are no measure for their own error."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The weights that take states to logits."""
-
-    weight: Tensor
-    """[outputs, d]."""
-    bias: Tensor | None
-    """[outputs]."""
+Head = Mapping[str, Tensor]
+"""What takes states to logits: ``weight`` [outputs, d] and, where there is one, ``bias``
+[outputs]."""
 
 
 class HeadedModel(Model):
@@ -88,14 +82,12 @@ class HeadedModel(Model):
 
         ``head`` stands in for the loaded one.
         """
+        names = self.head_parameters
+        own = self.parameters[names["weight"]]
         if head is None:
-            parts = {p: self.loaded_weight(name) for p, name in self.head_parameters.items()}
-            head = Head(weight=parts["weight"], bias=parts.get("bias"))
-        own = self.parameters[self.head_parameters["weight"]]
-        weight, bias = head.weight.to(own.device, own.dtype), head.bias
-        if bias is not None:
-            bias = bias.to(own.device, own.dtype)
-        projected = torch.nn.functional.linear(states.to(own.device, own.dtype), weight, bias)
+            head = {part: self.loaded_weight(name) for part, name in names.items()}
+        parts = {part: tensor.to(own.device, own.dtype) for part, tensor in head.items()}
+        projected = torch.nn.functional.linear(states.to(own.device, own.dtype), **parts)
         return self._adjust(projected.to(torch.float32)).cpu()
 
     @torch.inference_mode()

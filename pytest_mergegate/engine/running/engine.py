@@ -101,8 +101,7 @@ class Engine:
         if not touched and not self.model.swapped_names.intersection(names.values()):
             return None
         mixed = self._mixed([*names.values()], scales)
-        parts = {part: mixed[name] for part, name in names.items()}
-        return Head(weight=parts["weight"], bias=parts.get("bias"))
+        return {part: mixed[name] for part, name in names.items()}
 
     def require_head(self) -> HeadedModel:
         """The model, which must have a head to answer through. Raises PoolError."""
