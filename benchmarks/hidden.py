@@ -23,8 +23,7 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from pytest_mergegate.engine.models.batches import batches, pad
 from pytest_mergegate.engine.running.cache import Cache
-from pytest_mergegate.engine.running.executors import LocalExecutor
-from pytest_mergegate.engine.running.hidden_states import collect_states
+from pytest_mergegate.engine.running.executors import LocalExecutor, collect_states
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.gatefile import gate_from

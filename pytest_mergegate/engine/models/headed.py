@@ -208,12 +208,10 @@ class SequenceClassifier(HeadedModel):
         states = read[-1]
         if states.ndim == 2:
             return list(states[:, None])
-        return [states[k, self._pooled(row)][None] for k, row in enumerate(prompts)]
-
-    def _pooled(self, prompt: Tokens) -> int:
-        """The position that a decoder classifies: its last that holds no padding token."""
+        # a decoder classifies the last position that holds no padding token
         padding = self.config.pad_token_id
-        return max((k for k, token in enumerate(prompt) if token != padding), default=0)
+        places = [[k for k, t in enumerate(row) if t != padding] or [0] for row in prompts]
+        return [states[k, own[-1]][None] for k, own in enumerate(places)]
 
     def _own_logits(self, row: Row) -> Tensor:
         ids = torch.tensor([row[0]], device=self.device)

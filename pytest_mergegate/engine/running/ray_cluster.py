@@ -1,32 +1,25 @@
 """Connecting to Ray, quietly, and what a worker does there: its own copy of the base, one expert
 after the other in place."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
 import re
 import socket
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.plain import dump
 from pytest_mergegate.common.working_folder import apart, empty_folder, working_in
-from pytest_mergegate.engine.running.cache import Cache, pack
-from pytest_mergegate.engine.running.executors import ROWS, compute
+from pytest_mergegate.engine.running.cache import Cache, Key, pack
+from pytest_mergegate.engine.running.executors import ROWS, Job, compute
 from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.pool.pool import read_pool
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_mergegate.engine.running.cache import Key
-    from pytest_mergegate.engine.running.executors import Job
-    from pytest_mergegate.gate.gatefile import Gate
 
 _OBJECT_STORE = 256 << 20
 """Bytes; results are small, and Ray's default is a third of the memory."""
@@ -122,20 +115,21 @@ class Worker:
     def run(self, job: Job) -> WorkerEntry | GateError:
         """The result of ``job``; or what is wrong, as a value, so that Ray adds nothing to it."""
         try:
-            return self._run(job)
+            workspace, (block,) = self._workspace, job.blocks
+            if block.answers is not None:
+                block.tell(workspace)
+            key = block.key(workspace, job.kind, job.model)
+            if job.model != self._in_place:
+                self._swapped.close()
+                self._in_place = None
+                if job.model is not None:  # whose weights stay for the next job
+                    self._swapped.enter_context(workspace.engine.expert(job.model))
+                    self._in_place = job.model
+            (rows,) = compute(workspace.engine, job.kind, [block])
+            file = pack(key, dump(ROWS[job.kind], rows))
+            return WorkerEntry(node=socket.gethostname(), key=key, file=file)
         except GateError as error:
             return error
-
-    def _run(self, job: Job) -> WorkerEntry:
-        workspace, (block,) = self._workspace, job.blocks
-        if block.answers is not None:
-            block.tell(workspace)
-        key = block.key(workspace, job.kind, job.model)
-        self._put_in_place(job.model)
-        (rows,) = compute(workspace.engine, job.kind, [block])
-        return WorkerEntry(
-            node=socket.gethostname(), key=key, file=pack(key, dump(ROWS[job.kind], rows))
-        )
 
     @cached_property
     def _workspace(self) -> Workspace:
@@ -150,13 +144,3 @@ class Worker:
             cache=Cache(folder=None),
             vectors=lambda: TaskVectors(pool),
         )
-
-    def _put_in_place(self, model: str | None) -> None:
-        """Have ``model``'s weights loaded; they stay for the next job."""
-        if model == self._in_place:
-            return
-        self._swapped.close()
-        self._in_place = None
-        if model is not None:
-            self._swapped.enter_context(self._workspace.engine.expert(model))
-            self._in_place = model

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_mergegate.common.plain import Float32s, result
-from pytest_mergegate.engine.running.executors import Job, LocalExecutor, blocks_of, look_up
-from pytest_mergegate.engine.running.hidden_states import answer
+from pytest_mergegate.common.plain import result
+from pytest_mergegate.engine.running.executors import Job, LocalExecutor, answer, blocks_of, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,6 +55,8 @@ class References:
         return self._known[name, inputs]
 
     def _read(self, name: str, inputs: tuple[int, ...]) -> OwnAnswers:
+        import torch
+
         workspace, engine, local = self._workspace, self._workspace.engine, LocalExecutor()
         task, model, answering = (
             engine.tasks[name],
@@ -71,7 +72,8 @@ class References:
             if answering:  # kept like those of the probes, which are among them
                 job = Job(kind="states", model=name, blocks=tuple(answered))
                 found = local.run(workspace, [job], lambda _: None)
-                states = [_tensor(s) for block in answered for s in found[name, block]]
+                read = [state for block in answered for state in found[name, block]]
+                states = [torch.from_numpy(np.array(state)) for state in read]
             else:
                 states = own_states(engine, task, inputs)
             if task.choices is not None:
@@ -93,12 +95,6 @@ class References:
 def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor]:
     """States of the loaded model that give its answer where the expert's own is forced."""
     return engine.states([(task, inputs)], engine.require_head().answer_positions)[0]
-
-
-def _tensor(state: Float32s) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.array(state))
 
 
 @result
@@ -140,17 +136,15 @@ def agreement_of(expert: Iterable[Tensor], other: Iterable[Tensor]) -> Agreement
     Greedy answers agree exactly when every argmax on the expert's own answer agrees: up to the
     first position that differs both models have seen the same tokens.
     """
-    differs, same, divergences = [], [], []
-    for own, theirs in zip(expert, other, strict=True):
-        same.append(bool((own.argmax(-1) == theirs.argmax(-1)).all()))
-        differs.append(not same[-1])
-        divergences.append(_divergence(own, theirs))
-    return Agreement(differs=tuple(differs), same=tuple(same), divergences=tuple(divergences))
-
-
-def _divergence(own: Tensor, theirs: Tensor) -> float:
     import torch
 
-    p = torch.log_softmax(own.to(torch.float64), dim=-1)
-    q = torch.log_softmax(theirs.to(torch.float64), dim=-1)
-    return float((p.exp() * (p - q)).sum(-1).clamp_min(0).mean())
+    same, divergences = [], []
+    for own, theirs in zip(expert, other, strict=True):
+        same.append(bool((own.argmax(-1) == theirs.argmax(-1)).all()))
+        p, q = (torch.log_softmax(scores.to(torch.float64), dim=-1) for scores in (own, theirs))
+        divergences.append(float((p.exp() * (p - q)).sum(-1).clamp_min(0).mean()))
+    return Agreement(
+        differs=tuple(not is_same for is_same in same),
+        same=tuple(same),
+        divergences=tuple(divergences),
+    )
