@@ -220,10 +220,14 @@ def test_stop_strings_end_decoding_early(model: Any, monkeypatch: pytest.MonkeyP
     if model.read(answer)[:1] in ("", " "):
         pytest.skip("an answer without letters")
     lengths = []
-    until_end = type(model)._until_end
-    monkeypatch.setattr(
-        type(model), "_until_end", lambda m, a: lengths.append(len(a)) or until_end(m, a)
-    )
+    generate = type(model)._generate
+
+    def noted(*asked: Any) -> Tensor:
+        found = generate(*asked)
+        lengths.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr(type(model), "_generate", noted)
     model.decode(PROMPTS[:1], LONGEST, [model.read(answer)[0]])
     assert lengths == [next(k for k in range(1, LONGEST) if model.read(answer[:k]))]
 
