@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig
 
 from pytest_mergegate.common.errors import PoolError
@@ -74,6 +75,16 @@ class StreamedWeights:
             part._parameters[key] = self.loaded(name)
 
 
+class _NothingAllocated(TorchFunctionMode):
+    """``torch.empty``, which weights are made with, takes no memory, not even until it is freed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
 def _leave(own: Mapping[str, Any], part: Any, *_: Any) -> None:
     part._parameters.update(own)
 
@@ -96,10 +107,14 @@ def load_streamed(
     trusted = placement.trust_remote_code
     config = load_config(base.path, trust_remote_code=trusted)
     try:
+        build = partial(
+            auto_class.from_config, config, dtype=placement.dtype, trust_remote_code=trusted
+        )
         with quiet(), init_empty_weights(include_buffers=False):
-            module = auto_class.from_config(
-                config, dtype=placement.dtype, trust_remote_code=trusted
-            )
+            with _NothingAllocated():
+                module = build()
+            if any(buffer.is_meta for buffer in module.buffers()):
+                module = build()
         module.tie_weights()  # which registering parameters as empty has undone
         if (base.path / "generation_config.json").exists():
             module.generation_config = GenerationConfig.from_pretrained(base.path)
