@@ -8,7 +8,7 @@ from typing import Literal
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.hidden_states import HiddenStates
+from pytest_mergegate.engine.running.executors import HiddenStates
 from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.merging.method import Method, has_surrogate, is_sum, linear_scales

@@ -86,6 +86,11 @@ class Trials:
         }
 
 
+def trials_of(workspace: Workspace, states: HiddenStates) -> Trials | None:
+    """Trials of the pool; None where answers cannot be read from its states."""
+    return Trials(workspace, states) if workspace.facts.answering else None
+
+
 class _Answers:
     """The same, with the model at hand."""
 
