@@ -5,7 +5,7 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,6 @@ from pytest_mergegate.history.calibration.observations import (
 from pytest_mergegate.history.calibration.performance import (
     DEFAULT_LIMIT,
     EstimatedShare,
-    Performance,
 )
 from pytest_mergegate.history.calibration.summary import Missing, Summary, summarise
 from pytest_mergegate.history.registry.lines import SCORES, RegistryLine
@@ -96,14 +95,10 @@ def _read(named: Sequence[Path]) -> list[RegistryLine]:
 def registry_at(path: Path, *, required: bool) -> Registry:
     """Read a registry, and tell what of it cannot be used. Raises GateError where it must be there
     and is not."""
-
     registry = read_registry(path)
     if required and not registry.exists:
-        raise GateError(
-            "there is no such registry",
-            where=path.as_posix(),
-            fix="gates that measure a loss write it; or name another",
-        )
+        fix = "gates that measure a loss write it; or name another"
+        raise GateError("there is no such registry", where=path.as_posix(), fix=fix)
     complain(told(registry))
     return registry
 
@@ -205,15 +200,16 @@ def _thresholds(found: Summary) -> Iterator[str]:
             rows.append((name, f"{sign} {threshold.value:.4g}", counts))
     if len(rows) > 1:
         yield from aligned(rows, numbers=True, label=40)
-    yield from _lacking(
-        (t.message, name) for name, t in found.thresholds.items() if isinstance(t, Missing)
-    )
+    whys = {n: t.message for n, t in found.thresholds.items() if isinstance(t, Missing)}
+    yield from _lacking(whys)
 
 
 def _performances(found: Summary, missed: str) -> Iterator[str]:
     known = {n: p for n, p in found.performances.items() if not isinstance(p, Missing)}
     if known:
-        yield f"{_base_rates(known)} collapsed, the AUPRC of a score that says nothing. Recall and"
+        rates = [p.base_rate for p in known.values()]
+        ends = dict.fromkeys((f"{min(rates):.0%}", f"{max(rates):.0%}"))
+        yield f"{' to '.join(ends)} collapsed, the AUPRC of a score that says nothing. Recall and"
         yield f"false alarms at a miss rate of {missed}, each threshold chosen without"
         yield "the pool that it judges; 95% intervals below, over pools."
         rows: Rows = [("", "", "", "", "", "false")]
@@ -234,22 +230,14 @@ def _performances(found: Summary, missed: str) -> Iterator[str]:
         name: result.message if isinstance(result, Missing) else result.controlled_reason
         for name, result in found.performances.items()
     }
-    yield from _lacking((why, name) for name, why in whys.items() if why)
+    yield from _lacking(whys)
 
 
-def _lacking(reasons: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _lacking(whys: Mapping[str, str | None]) -> Iterator[str]:
     """Why some scores have no result, each reason once."""
-    names: dict[str, list[str]] = {}
-    for why, name in reasons:
-        names.setdefault(why, []).append(name)
-    for why, concerned in names.items():
-        yield from _said(f"{', '.join(concerned)}: {why}")
-
-
-def _base_rates(known: Mapping[str, Performance]) -> str:
-    rates = [p.base_rate for p in known.values()]
-    low, high = f"{min(rates):.0%}", f"{max(rates):.0%}"
-    return low if low == high else f"{low} to {high}"
+    for why in filter(None, dict.fromkeys(whys.values())):
+        names = ", ".join(name for name, own in whys.items() if own == why)
+        yield from _said(f"{names}: {why}")
 
 
 def _with_intervals(labels: tuple[str, ...], shares: Sequence[EstimatedShare | None]) -> Rows:

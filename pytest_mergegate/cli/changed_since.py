@@ -5,7 +5,7 @@ must be one that would come out as it did before.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -24,6 +24,8 @@ _MOST_HOPS = 40
 """As many links as an operating system follows."""
 _CLUTTER = frozenset({"__pycache__", ".DS_Store", ".ipynb_checkpoints"})
 """Ignored by git, and read by no gate."""
+_FORETOLD = frozenset({"max_loss", "max_loss_increase"})
+"""Limits on what recorded merges foretell; the registry finds those that are ``auto@RATE``, too."""
 
 
 class GitError(UsageError):
@@ -60,20 +62,29 @@ class Changes:
     unseen: Places
     """What git ignores, so that nobody can say whether it changed."""
 
-    def concern(self, gate: Path) -> bool:
-        """Whether the verdict on a gate file may have changed; one that cannot be read must be
-        gated to say so."""
+    def concern(
+        self, gate: Path, *, registry: Path | None = None, caps: Collection[str] = ()
+    ) -> bool:
+        """Whether the verdict on a gate file, under limits that are ``caps`` as well, may have
+        changed; one that cannot be read must be gated to say so."""
         try:
             found = load_gate(gate)
         except GateFileError:
             return True
-        if not _is_contained(found):
+        # only where nothing that strangers wrote leads out of the repository may it be walked
+        if not all(is_contained(path, root=found.root) for path in _experts(found)) or not all(
+            is_contained(path, root=found.root, own=False) for path in _named_bases(found)
+        ):
+            return True
+        budget = found.spec.effective_budget
+        foretold = budget.automatic or not _FORETOLD.isdisjoint({*budget.limits, *caps})
+        if registry is not None and foretold and self.touch(registry):
             return True
         own, base = [gate, *_own_files(found)], found.spec.base
         bases = _named_bases(found) if base is None else (place_of(found.root, base),)
         return (
-            any(self.touch(path) for path in (*own, *bases))
-            or any(self._unseen(path) for path in own)
+            any(map(self.touch, (*own, *bases)))
+            or any(map(self._unseen, own))
             or self._metric_touched(found)
         )
 
@@ -194,20 +205,12 @@ def _own_files(gate: Gate) -> Iterator[Path]:
             yield from (place_of(gate.root, p) for p in usual_examples(name, expert.path))
 
 
-def _is_contained(gate: Gate) -> bool:
-    """Whether nothing that strangers wrote leads out of the repository: then it may be walked."""
-    return all(is_contained(path, root=gate.root) for path in _experts(gate)) and all(
-        is_contained(base, root=gate.root, own=False) for base in _named_bases(gate)
-    )
-
-
 def _named_bases(gate: Gate) -> Iterator[Path]:
     """Where the adapters' bases lie, where the gate names none; theirs to name, so never a home."""
     for name, expert in gate.spec.experts.items() if gate.spec.base is None else ():
         try:
-            config = read_json_object(
-                place_of(gate.root, expert.path) / ADAPTER_CONFIG, expert=name
-            )
+            path = place_of(gate.root, expert.path) / ADAPTER_CONFIG
+            config = read_json_object(path, expert=name)
         except PoolError:
             continue  # the gate will say what is wrong, once it is gated
         if isinstance(base := config.get("base_model_name_or_path"), str) and "\0" not in base:
@@ -240,11 +243,7 @@ def _trail(path: Path) -> Iterator[Path]:
         real = Path(os.path.realpath(place))
         waiting.append((real, hops + 1))
         if place == real and os.path.isdir(place):  # noqa: PTH112 - likewise
-            waiting += [(link, hops + 1) for link in _links_within(place)]
+            for root, folders, files in os.walk(place):
+                inside = (Path(root, name) for name in (*folders, *files))
+                waiting += [(path, hops + 1) for path in inside if path.is_symlink()]
     yield from seen
-
-
-def _links_within(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        inside = (Path(root, name) for name in (*folders, *files))
-        yield from (path for path in inside if path.is_symlink())

@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     if len(found) < max(1, chosen.require_gates):
         complain([_too_few(found, chosen.require_gates)])
         return Exit.NOTHING_GATED
-    files = _concerned(found, chosen, options.baseline)
+    files = _concerned(found, chosen, options)
     if files and chosen.output is not None:
         _check_output(chosen.output, files, options)
     # where every gate is left out, each would come out as it did before
@@ -102,7 +102,7 @@ def _too_few(found: Gates, required: int) -> str:
     return f"{len(found)} gates found, --require-gates {required} asks for more ({listed}); {names}"
 
 
-def _concerned(found: Gates, chosen: argparse.Namespace, baseline: Path | None) -> list[Path]:
+def _concerned(found: Gates, chosen: argparse.Namespace, options: Options) -> list[Path]:
     """Those that changes since ``--changed-since`` concern, all of them without it; says which
     are left out. Raises UsageError."""
     since = chosen.changed_since
@@ -111,8 +111,12 @@ def _concerned(found: Gates, chosen: argparse.Namespace, baseline: Path | None) 
     from pytest_mergegate.cli.changed_since import changes_since
 
     changes = changes_since(since, next(iter(found)).absolute().parent)
-    moved = baseline is not None and changes.touch(baseline)
-    kept = [file for file, refused in found.items() if moved or refused or changes.concern(file)]
+    moved = options.baseline is not None and changes.touch(options.baseline)
+    kept = [
+        file
+        for file, refused in found.items()
+        if moved or refused or changes.concern(file, registry=options.registry, caps=options.caps)
+    ]
     left_out = ", ".join(file.as_posix() for file in found if file not in kept)
     if chosen.quiet == 0 and not kept:
         looked_at = f"({len(found)} gate{'s' * (len(found) != 1)} looked at)"

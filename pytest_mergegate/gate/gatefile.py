@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -202,31 +202,27 @@ def _keys_at(location: Location) -> Iterable[str]:
 
 def refuse_code(gate: Gate) -> None:
     """Raise GateFileError with every key by which ``gate`` would run code of its repository."""
-    if found := list(_code_of(gate)):
-        raise GateFileError(found)
-
-
-def _code_of(gate: Gate) -> Iterator[GateError]:
-    spec = gate.spec
+    spec, found = gate.spec, list[tuple[str, str, Location]]()
     for name, expert in spec.experts.items():
         if expert.metric not in BUILTIN_METRICS and not expert.metric.startswith(HARNESS):
             fix = f"use {', '.join(BUILTIN_METRICS)}"
-            yield _refused(gate, f"metric {expert.metric}", fix, "experts", name, "metric")
+            found.append((f"metric {expert.metric}", fix, ("experts", name, "metric")))
     for index, method in enumerate(spec.merge.methods):
         if ":" in method.method:
             fix = "use a method of mergekit's"
-            yield _refused(gate, f"method {method.method}", fix, "merge", "methods", index)
+            found.append((f"method {method.method}", fix, ("merge", "methods", index)))
     if spec.lm_eval_tasks is not None:
         fix = "leave it out, and use tasks that the harness brings"
-        yield _refused(gate, f"a task in lm_eval_tasks: {spec.lm_eval_tasks}", fix, "lm_eval_tasks")
+        found.append((f"a task in lm_eval_tasks: {spec.lm_eval_tasks}", fix, ("lm_eval_tasks",)))
     if spec.trust_remote_code:
         fix = "use a base of an architecture that transformers knows"
-        yield _refused(gate, "the base, with trust_remote_code", fix, "trust_remote_code")
-
-
-def _refused(gate: Gate, what: str, fix: str, *at: str | int) -> GateError:
-    return GateError(
-        f"{what} is code of the repository, and this run allows none",
-        where=gate.where(*at),
-        fix=f"{fix}, or leave out the option no-code (ini mergegate_no_code)",
-    )
+        found.append(("the base, with trust_remote_code", fix, ("trust_remote_code",)))
+    said = "is code of the repository, and this run allows none"
+    instead = "or leave out the option no-code (ini mergegate_no_code)"
+    if found:
+        raise GateFileError(
+            [
+                GateError(f"{what} {said}", where=gate.where(*at), fix=f"{fix}, {instead}")
+                for what, fix, at in found
+            ]
+        )

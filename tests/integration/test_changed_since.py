@@ -119,6 +119,41 @@ class TestTheCommand:
         assert check(*options, "--report=json") == 0
         assert (repository / "mergegate-report.json").exists()
 
+    @pytest.mark.parametrize(
+        ("budget", "cap", "rests"),
+        [
+            ({"max_loss": 50}, (), True),
+            ({"max_mds": "auto@0.1"}, (), True),
+            (BUDGET, ("--max-loss", "50"), True),
+            (BUDGET, (), False),
+        ],
+        ids=str,
+    )
+    def test_a_changed_registry_concerns_gates_that_rest_on_it(
+        self,
+        repository: Path,
+        budget: dict[str, object],
+        cap: tuple[str, ...],
+        rests: bool,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        git(repository, "switch", "--quiet", "main")
+        write_gate(
+            repository / "mergegate.yaml",
+            read_gate(repository / "mergegate.yaml") | {"budget": budget},
+        )
+        commit(repository)
+        git(repository, "switch", "--quiet", "-c", "next")
+        options = ("--changed-since", "main", "--stage", "preflight", *cap)
+        assert check(*options) == 0
+        assert "no gate is concerned" in capsys.readouterr().out
+        (repository / "mergegate.registry.jsonl").touch()
+        commit(repository)
+        check(*options)
+        assert ("no gate is concerned" in capsys.readouterr().out) != rests
+        check(*options, "--no-registry")
+        assert "no gate is concerned" in capsys.readouterr().out
+
     def test_no_gates_at_all(self, repository: Path, tmp_path: Path) -> None:
         (repository / "docs").mkdir()
         assert check("docs", "--changed-since", "main") == 5
