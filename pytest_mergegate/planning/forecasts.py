@@ -37,7 +37,6 @@ class ExpertForecast:
     """One expert under one merge that was not made."""
 
     name: str
-    inputs: int
     disagreement: Value
     loss: Value
     """Expected, in percent and positive when worse; the reason where nobody asked."""

@@ -151,7 +151,6 @@ class MergeLimits:
         status, use, why = max(held, key=lambda told: (STATUSES.index(told[0]), told[1]))
         return ExpertForecast(
             name=name,
-            inputs=len(found.differs),
             disagreement=disagreement,
             loss=loss,
             use=use,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.merge_methods import MethodTraits
-    from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
+    from pytest_mergegate.planning.forecasts import GroupForecast
     from pytest_mergegate.stages.hidden import HiddenResult
 
 FloatArray = NDArray[np.float64]
@@ -64,21 +64,16 @@ def proposed_gate(gate: Gate, group: GroupForecast) -> Gate:
     part, best = group_gate(gate, group.names), group.best
     if best is None:
         return part
-    changes: dict[str, object] = {"weights": _gate_weights(gate, group.names, best)}
-    if gate.spec.merge.select == "any":
-        changes["methods"] = (part.spec.merge.method_called(best.method.label),)
-    return with_merge(part, **changes)
-
-
-def _gate_weights(gate: Gate, names: Sequence[str], best: MergeForecast) -> str | dict[str, float]:
-    """As ``merge.weights`` has them: what each method multiplies by a weight of its own."""
-    given = gate.spec.merge.weights
+    merge, shares = part.spec.merge, best.shares.shares
     if best.shares.kind == "uniform" or not best.method.is_weighted:
-        return "uniform"
-    if isinstance(given, dict):
-        return {name: given[name] for name in names}
-    # an average divides by their sum; a sum of task vectors takes each at full scale
-    return {name: round(len(names) * s, 6) for name, s in best.shares.shares.items()}
+        part = with_merge(part, weights="uniform")
+    elif not isinstance(merge.weights, dict):
+        # an average divides by their sum; a sum of task vectors takes each at full scale
+        weights = {name: round(len(shares) * share, 6) for name, share in shares.items()}
+        part = with_merge(part, weights=weights)
+    if merge.select == "any":
+        part = with_merge(part, methods=(merge.method_called(best.method.label),))
+    return part
 
 
 def group_methods(gate: Gate, names: Sequence[str]) -> tuple[Method, ...]:

@@ -218,7 +218,7 @@ def grouping(observations: Sequence[Observation]) -> Groups:
 
 def _fit(observations: Sequence[Observation], risks: Floats) -> FittedLosses:
     losses = np.array([one.loss for one in observations])
-    weights = _weights(observations)
+    weights = merge_weights(observations)
     link = fit_link(risks, losses, weights)
     residuals = losses - link(risks)
     scale = fit_scale(risks, residuals, weights)
@@ -241,7 +241,7 @@ def _finite(risks: Floats) -> Floats:
     return np.where(np.isfinite(risks), risks, beyond)
 
 
-def _weights(observations: Sequence[Observation]) -> Floats:
+def merge_weights(observations: Sequence[Observation]) -> Floats:
     """The same for every merge, shared between its experts."""
     counts = Counter(one.merge for one in observations)
     return np.array([1 / counts[one.merge] for one in observations])
@@ -271,7 +271,7 @@ def folds(observations: Sequence[Observation], groups: Groups) -> list[npt.NDArr
 
 def _quantile(observations: Sequence[Observation], distances: Floats, confidence: float) -> float:
     """The distance that so large a share of the merges' weight does not exceed, one more at ∞."""
-    weights = _weights(observations)
+    weights = merge_weights(observations)
     order = np.argsort(distances)
     share = np.cumsum(weights[order]) / (weights.sum() + 1)
     place = int(np.searchsorted(share, confidence - 1e-9))

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pytest_mergegate.history.calibration.fit import calibrate, folds, grouping, with_score
+from pytest_mergegate.history.calibration.fit import (
+    calibrate,
+    folds,
+    grouping,
+    merge_weights,
+    with_score,
+)
 from pytest_mergegate.history.calibration.observations import SAME, as_risk
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.certificates import disagreement_interval
@@ -226,12 +232,12 @@ def validate(
         fitted = calibrate(rest, score, confidence)
         mean = float(np.mean([one.loss for one in rest]))
         own = [one for one, out in zip(used, fold, strict=True) if out]
+        weights += merge_weights(own).tolist()
         for one in own:
             told = fitted.predict(one.label, one.expert, one.scores[score])
             held = told.low <= one.loss <= told.high
             errors = (abs(one.loss - told.loss), abs(one.loss - mean))
             rows.append((held, told.high - told.low, *errors))
-            weights.append(1 / sum(other.merge == one.merge for other in own))
     held, width, error, constant = np.average(np.array(rows), axis=0, weights=weights).tolist()
     return Validation(
         groups=groups,
