@@ -71,36 +71,26 @@ def ratio_bounds(
     point = float((times @ above) / (times @ below))
 
     def is_too_low(ratio: float) -> bool:
-        return log_capital(above / ratio - below, times, 1.0) >= enough_low
+        return ratio > 0 and log_capital(above / ratio - below, times, 1.0) >= enough_low
 
     def is_too_high(ratio: float) -> bool:
         return log_capital(ratio * below - above, times, 1.0) >= enough_high
 
-    return _last(is_too_low, 0.0, point), _first(is_too_high, point)
+    low = _edge(is_too_low, 0.0, point)
+    within, beyond = point, max(2 * point, 1.0)
+    while not is_too_high(beyond):
+        within, beyond = beyond, 2 * beyond
+        if beyond > _LARGEST:
+            return low, math.inf
+    return low, _edge(is_too_high, beyond, within)
 
 
-def _last(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """The largest number below ``high`` for which ``holds``; it holds for all below one."""
+def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
+    """The number nearest to ``outside`` for which ``holds``, as it does from ``inside`` on to it."""
     for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if middle > 0 and holds(middle):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _first(holds: Callable[[float], bool], low: float) -> float:
-    """The least number above ``low`` for which ``holds``, or infinity; it holds for all above."""
-    high = max(2 * low, 1.0)
-    while not holds(high):
-        low, high = high, 2 * high
-        if high > _LARGEST:
-            return float("inf")
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
+        middle = (inside + outside) / 2
         if holds(middle):
-            high = middle
+            inside = middle
         else:
-            low = middle
-    return high
+            outside = middle
+    return inside

@@ -120,15 +120,6 @@ class FactoredTensor:
             tile.addmm_(left[part], right, alpha=scale)
         return tile
 
-    def at(self, places: Tensor) -> Tensor:
-        """The numbers at ``places`` of the flattened tensor, to float32's precision."""
-        columns = self.own.shape[1]
-        rows, places = places // columns, places % columns
-        total = self.own[rows, places].to(torch.float32)
-        for left, right, scale in self._terms:
-            total += scale * (left[rows] * right.T.contiguous()[places]).sum(dim=1)
-        return total
-
     def put(self, place: Tensor) -> Tensor:
         """Write the whole to ``place``, of the same shape, rounded to its dtype."""
         whole = _matrix(place)

@@ -33,8 +33,7 @@ def _no_warnings():
 
 
 def public():
-    for name in metrics.__all__:
-        item = getattr(metrics, name)
+    for name, item in vars(metrics).items():
         if inspect.isfunction(item) or name == "ConflictSums":
             yield name
 

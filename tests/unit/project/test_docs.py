@@ -219,7 +219,7 @@ def test_reference_has_every_function_and_model(site: Path) -> None:
     from pytest_mergegate import metrics
 
     page = (site / "reference" / "metrics" / "index.html").read_text(encoding="utf-8")
-    own = [n for n in metrics.__all__ if isinstance(getattr(metrics, n), (type, FunctionType))]
+    own = [n for n, item in vars(metrics).items() if isinstance(item, (type, FunctionType))]
     assert len(own) > 40
     assert [name for name in own if f'id="pytest_mergegate.metrics.{name}"' not in page] == []
 
