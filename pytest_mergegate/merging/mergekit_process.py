@@ -77,7 +77,7 @@ def _filled(part: Any, base: str, experts: Mapping[str, str]) -> Any:
     return [_filled(value, base, experts) for value in part] if isinstance(part, list) else part
 
 
-def check_layers(method: Method, pool: Pool) -> None:
+def _check_layers(method: Method, pool: Pool) -> None:
     """Raise GateError for a configuration whose slices do not add up to the base's layers."""
     slices = (method.config or {}).get("slices")
     layers = pool.base.config.get("num_hidden_layers")
@@ -93,7 +93,7 @@ def check_layers(method: Method, pool: Pool) -> None:
         )
 
 
-def check_tokenizer(method: Method, pool: Pool, merged: Path) -> None:
+def _check_tokenizer(method: Method, pool: Pool, merged: Path) -> None:
     """Raise GateError where a configuration gave the merge another vocabulary than the base's."""
     config = method.config or {}
     if not (config.get("tokenizer_source") or config.get("tokenizer")):
@@ -172,29 +172,25 @@ def _write(file: Path, settings: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(settings), encoding="utf-8")
 
 
-def run(
-    config: Mapping[str, Any],
-    work: Path,
-    *,
-    seed: int,
-    lora_dtype: str | None,
-    trust: bool,
-    called: Mapping[str, str],
-) -> Path:
-    """Run mergekit on ``config``, whose models are paths; returns the folder it wrote.
+def run(method: Method, pool: Pool, work: Path) -> Path:
+    """Have mergekit merge the pool; returns the folder that it wrote, in ``work``.
 
-    ``work`` is a folder for its results and caches. Raises GateError with mergekit's own last
-    words, the models' paths in them as ``called``.
+    Raises GateError with mergekit's own last words, paths in them as messages call the models, and
+    for a configuration that makes another architecture or vocabulary of it.
     """
+    _check_layers(method, pool)
+    models = LinkedModels(pool, work / "models")
+    experts = {name: models.experts[name] for name in method.in_order(pool.names)}
+    config = configuration(method, experts, models.base, pool.spec.dtype)
     out, job, lora, away = (work / name for name in ("merged", "job.json", "lora", "away"))
     options = {
         "quiet": True,
-        "random_seed": seed,
+        "random_seed": method.seed,
         "write_model_card": False,
         "copy_tokenizer": True,
         "lora_merge_cache": str(lora),
-        "lora_merge_dtype": lora_dtype,
-        "trust_remote_code": trust,
+        "lora_merge_dtype": None if method.config is not None else pool.spec.dtype,
+        "trust_remote_code": pool.spec.trust_remote_code,
     }
     text = json.dumps({"config": config, "out": str(out), "options": options})
     job.write_text(text, encoding="utf-8")
@@ -209,20 +205,21 @@ def run(
         text=True,
         errors="replace",
     )
-    for folder in (lora, away):
+    for folder in (lora, away, work / "models"):
         shutil.rmtree(folder, ignore_errors=True)
     if done.returncode != 0:
         fix = "check the method's settings, and whether mergekit knows this architecture"
         reason = next(filter(None, map(str.strip, reversed(done.stderr.splitlines()))), None)
         if done.returncode < 0:
             reason, fix = f"killed by signal {-done.returncode}", "give it more memory"
-        for path, name in called.items():
+        for path, name in models.called.items():
             reason = reason and reason.replace(path, name)
         raise GateError(
             f"mergekit's own run of {config['merge_method']} failed "
             f"({reason or f'exit code {done.returncode}'})",
             fix=fix,
         )
+    _check_tokenizer(method, pool, out)
     return out
 
 

@@ -18,12 +18,6 @@ from pytest_mergegate.engine.models.loading import load_module
 from pytest_mergegate.merging import mergekit_process
 from pytest_mergegate.merging.in_place import drawn, merge_parameter
 from pytest_mergegate.merging.merge import Merged
-from pytest_mergegate.merging.mergekit_process import (
-    LinkedModels,
-    check_layers,
-    check_tokenizer,
-    configuration,
-)
 from pytest_mergegate.merging.method import linear_scales
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.experts import named_as
@@ -131,22 +125,9 @@ def _merge(method: Method, engine: Engine) -> Merged:
 
 def run_officially(method: Method, engine: Engine) -> OfficialWeights:
     """What mergekit writes for ``method``; its folder is gone once nobody holds the result."""
-    pool = engine.pool
-    check_layers(method, pool)
     folder = mergekit_process.new_folder()
     try:
-        models = LinkedModels(pool, folder / "models")
-        experts = {name: models.experts[name] for name in method.in_order(pool.names)}
-        merged = mergekit_process.run(
-            configuration(method, experts, models.base, pool.spec.dtype),
-            folder,
-            seed=method.seed,
-            lora_dtype=None if method.config is not None else pool.spec.dtype,
-            trust=pool.spec.trust_remote_code,
-            called=models.called,
-        )
-        shutil.rmtree(folder / "models")
-        check_tokenizer(method, pool, merged)
+        merged = mergekit_process.run(method, engine.pool, folder)
         return OfficialWeights(folder, merged, engine)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -86,7 +86,7 @@ def ratio_bounds(
 
 
 def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The number nearest to ``outside`` for which ``holds``, as it does from ``inside`` on to it."""
+    """The number nearest ``outside`` for which ``holds``, as it does for all from ``inside`` on."""
     for _ in range(_HALVINGS):
         middle = (inside + outside) / 2
         if holds(middle):

@@ -267,13 +267,14 @@ class TestRun:
     def test_what_is_off_the_arithmetic_is_refused(
         self, tiny: Engine, temporary: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own = mergekit_process.run
+        own = mergekit_process.configuration
 
-        def run(config: dict[str, Any], work: Path, **options: Any) -> Path:
+        def heavier(*given: Any) -> dict[str, Any]:
+            config = own(*given)
             config["models"][0]["parameters"]["weight"] *= 1.1
-            return own(config, work, **options)
+            return config
 
-        monkeypatch.setattr(mergekit_process, "run", run)
+        monkeypatch.setattr(mergekit_process, "configuration", heavier)
         with pytest.raises(GateError, match="broken merge"):
             merge_officially(plan(tiny, "task_arithmetic"), tiny)
 
