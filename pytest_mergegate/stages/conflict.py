@@ -1,10 +1,8 @@
 """Stage 2: how the task vectors conflict, for every pair of experts (THEORY 2)."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,6 +10,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
@@ -23,17 +22,13 @@ from pytest_mergegate.metrics.pairwise import (
     PairwiseConflicts,
     propagated_error,
 )
+from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.stages.context import Context, Results
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
+if TYPE_CHECKING:  # which import numba
     from pytest_mergegate.engine.weights.conflicts import Dense, TensorConflicts
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.context import Context, Results
 
-    Doubles = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 _PACKAGES = ("pytest-mergegate", "numpy", "torch", "transformers", "peft")
 _LAYER = re.compile(r"(.+?\.\d+)\.")
@@ -111,7 +106,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
     yield replace(earlier, conflict=context.cache.kept(ConflictResult, key, compute))
 
 
-def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) -> ConflictResult:
+def run_conflict(pool: Pool, dense: "Dense", progress: Callable[[float], None]) -> ConflictResult:
     """Compute every pair's ratios in one pass over the parameters.
 
     ``dense`` gives τ of an expert and a parameter that only a library can work out. Raises
@@ -132,14 +127,22 @@ def run_conflict(pool: Pool, dense: Dense, progress: Callable[[float], None]) ->
         np.stack([tensor.changed for tensor in found]),
         np.array([tensor.size for tensor in found]),
     )
-    whole, names = tensors.total(), [tensor.parameter for tensor in found]
+    names = [tensor.parameter for tensor in found]
+    layers = np.array([layer_of(name) for name in names])
+    whole, by_tensor = tensors.total(), _ratios(tensors)
     sampled = pool.spec.conflict.mode == "sampled"
     errors = uncertainty.errors(whole, tensors, pool.base.parameters) if sampled else {}
     return ConflictResult(
-        pairs=_pairs(pool, whole, _mean_cosine(tensors), errors),
+        pairs=_pairs(pool, whole, by_tensor["cosine"], errors),
         norms=dict(zip(pool.names, np.sqrt(whole.sums[SQUARE_A, :, 0]).tolist(), strict=True)),
-        layers=tuple(_layers(tensors, names)),
-        tensors=tuple(_parts(tensors, names)),
+        layers=tuple(
+            PartConflicts(name=layer, ratios=_ratios(tensors.total(layers == layer)))
+            for layer in sorted(set(layers.tolist()), key=_by_number)
+        ),
+        tensors=tuple(
+            PartConflicts(name=name, ratios={ratio: of[k] for ratio, of in by_tensor.items()})
+            for k, name in enumerate(names)
+        ),
     )
 
 
@@ -149,28 +152,8 @@ def layer_of(parameter: str) -> str:
     return match[1] if match else parameter.rpartition(".")[0] or parameter
 
 
-def _layers(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
-    layers = np.array([layer_of(parameter) for parameter in parameters])
-    for layer in sorted(set(layers.tolist()), key=_by_number):
-        yield PartConflicts(name=layer, ratios=_ratios(tensors.total(layers == layer)))
-
-
-def _parts(tensors: PairwiseConflicts, parameters: list[str]) -> Iterator[PartConflicts]:
-    ratios = _ratios(tensors)
-    for k, parameter in enumerate(parameters):
-        yield PartConflicts(name=parameter, ratios={name: r[k] for name, r in ratios.items()})
-
-
 def _ratios(conflicts: PairwiseConflicts) -> dict[str, Doubles]:
     return {ratio: getattr(conflicts, ratio)() for ratio in RATIOS}
-
-
-def _mean_cosine(tensors: PairwiseConflicts) -> Doubles:
-    """Over the tensors with one, NaN where there is none."""
-    cosines = tensors.cosine()
-    count = np.isfinite(cosines).sum(axis=0)
-    total: Doubles = np.nansum(cosines, axis=0) / np.where(count > 0, count, np.nan)
-    return total
 
 
 class _Uncertainty:
@@ -180,7 +163,7 @@ class _Uncertainty:
         self._covariances = np.zeros((QUANTITIES, QUANTITIES, experts, experts))
         self._cosines = np.zeros((experts, experts))
 
-    def add(self, tensor: TensorConflicts) -> None:
+    def add(self, tensor: "TensorConflicts") -> None:
         """Count one more parameter."""
         if tensor.covariances is None:
             return
@@ -204,11 +187,12 @@ class _Uncertainty:
 
 
 def _pairs(
-    pool: Pool, whole: PairwiseConflicts, mean_cosine: Doubles, errors: Mapping[str, Doubles]
+    pool: Pool, whole: PairwiseConflicts, cosines: Doubles, errors: Mapping[str, Doubles]
 ) -> tuple[PairConflict, ...]:
-    found = _ratios(whole)
+    found, count = _ratios(whole), np.isfinite(cosines).sum(axis=0)
     found["sign_change_ratio_of_base"] = whole.sign_change_ratio(pool.base.parameters)
-    found["cosine_mean"] = mean_cosine
+    # over the tensors that have a cosine, NaN where there is none
+    found["cosine_mean"] = np.nansum(cosines, axis=0) / np.where(count > 0, count, np.nan)
     spread = 0.0
     if errors:  # 95 % lie within, as uncertain as if one tensor were all there is
         from scipy.special import stdtrit

@@ -73,8 +73,8 @@ class Results:
     surrogates: tuple[Surrogate, ...] = ()
     merges: tuple[MergeResult, ...] = ()
     evaluations: tuple[EvaluateResult, ...] = ()
-    scores: Mapping[str, ReferenceScores] | None = None
-    """Scores of the experts by themselves; None where the last stage did not run."""
+    scores: Mapping[str, ReferenceScores] = field(default_factory=dict)
+    """Of the experts by themselves; empty where the last stage did not run."""
     base: Mapping[str, BaseAnswers] | None = None
     """The base by itself on every expert's inputs; None where no budget is about merges."""
     scored: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
@@ -93,6 +93,7 @@ class Results:
         return next((s for s in self.surrogates if s.method == method), None)
 
 
+@dataclass(eq=False)
 class Context:
     """What the stages compute with; no model is loaded before one is needed.
 
@@ -100,26 +101,17 @@ class Context:
     those of ``gate`` may still be ``auto@RATE``.
     """
 
-    def __init__(
-        self,
-        gate: Gate,
-        pool: Pool,
-        options: Options,
-        cache: Cache,
-        clock: Clock,
-        decide: Callable[[], BudgetQuestions],
-    ) -> None:
-        self.gate = gate
-        self.pool = pool
-        self.options = options
-        self.cache = cache
-        self.clock = clock
-        self._decide = decide
+    gate: Gate
+    pool: Pool
+    options: Options
+    cache: Cache
+    clock: Clock
+    decide: Callable[[], BudgetQuestions]
 
     @cached_property
     def decisions(self) -> BudgetQuestions:
         """What the budgets ask for. Raises GateError for a limit that cannot be found."""
-        return self._decide()
+        return self.decide()
 
     def reaches(self, stage: Stage) -> bool:
         """Whether ``stage`` is run."""

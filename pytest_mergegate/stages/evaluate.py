@@ -115,7 +115,7 @@ def _evaluate(context: Context, merge: MergeResult, earlier: Results) -> Evaluat
     tasks = context.workspace.engine.tasks
     experts = tuple(
         _expert(tasks[name], own, merged[name], context.gate, merge.expert(name).inputs)
-        for name, own in (earlier.scores or {}).items()
+        for name, own in earlier.scores.items()
     )
     return EvaluateResult(method=method.label, experts=experts)
 

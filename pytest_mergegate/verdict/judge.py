@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
@@ -190,9 +189,10 @@ def _found(asked: Asked) -> Evidence:
     """What there is to hold against the limit, or what is missing."""
     needed = asked.kind.needs(asked.case.pool, asked.expert)
     ran = STAGES.index(needed) <= STAGES.index(asked.depth)
-    find = asked.kind.find if ran else asked.kind.forecast
-    if isinstance(find, str):
-        find = _finder(find)
+    named = asked.kind.find if ran else asked.kind.forecast
+    find: Finder | None = named if callable(named) else None
+    if isinstance(named, str):
+        find = resolve_name(f"{__package__}.{named}")
     if find is not None and (found := find(asked)) is not None:
         return found
     if ran:
@@ -201,19 +201,12 @@ def _found(asked: Asked) -> Evidence:
     return Evidence.missing(f"needs_stage_{needed}", needed, deeper)
 
 
-@cache
-def _finder(name: str) -> Finder:
-    """The function ``module:function`` of this folder."""
-    finder: Finder = resolve_name(f"{__package__}.{name}")
-    return finder
-
-
 def _too_weak(expert: str, case: Case) -> str:
     """What to say of an expert that is not known to reach its own ``min_score``."""
     spec = case.pool.spec.experts[expert]
     if spec.min_score is None:
         return ""
-    measured = case.scores.get(expert) if case.scores is not None else None
+    measured = case.scores.get(expert)
     score = spec.score if measured is None else float(measured.expert.mean())
     if score is not None and score >= spec.min_score:
         return ""
@@ -240,12 +233,12 @@ def _message(asked: Asked, value: Value, status: Status, detail: str) -> str:
     under = f" under {asked.method}" if asked.method else ""
     if value.number is None:
         reason = value.reason or ""
-        why = _WHY.get(reason, reason.replace("_", " "))
-        why = detail if reason.startswith(_TOLD) else why
+        why = detail
+        if not reason.startswith(_TOLD):
+            why = _WHY.get(reason, reason.replace("_", " "))
         return f"{expert}: {kind.words}{under} undecided: {why}"
     if math.isnan(limit):
-        shown = number_text(value.number)
-        return f"{expert}: {kind.words} {shown}{under} undecided: {detail}"
+        return f"{expert}: {kind.words} {number_text(value.number)}{under} undecided: {detail}"
     shown, bound = distinct(value.number, limit)
     interval = ""
     if value.interval:

@@ -22,7 +22,7 @@ from pytest_mergegate.verdict.evidence import (
 
 def known_score(case: Case, expert: str) -> float:
     """The expert's score to which a certificate is relative: measured, given, or 1."""
-    measured = case.scores.get(expert) if case.scores is not None else None
+    measured = case.scores.get(expert)
     if measured is not None and measured.of_outputs:
         return float(measured.expert.mean())
     return case.pool.spec.experts[expert].score or 1.0
@@ -58,18 +58,17 @@ def _measured(asked: Asked) -> Evidence | None:
     if evaluation is None:
         return None
     scored = next(e for e in evaluation.experts if e.name == asked.expert)
-    value, examples = _positive(scored.loss), scored.examples
+    value, examples = scored.loss.times(-1), scored.examples
     detail = f"measured on {examples} examples"
     if examples < FEWEST:
         detail += f"; fewer than {FEWEST} pass on the interval's bad end"
     if is_open(value, asked.limit):
         needed = examples_needed(value, asked.limit, examples)
-        if needed is None:
-            detail += "; it cannot be told apart from the limit by sampling"
-        else:
-            detail += (
-                f"; the limit is inside the interval; about {needed} in all would likely decide it"
-            )
+        detail += (
+            "; it cannot be told apart from the limit by sampling"
+            if needed is None
+            else f"; the limit is inside the interval; about {needed} in all would likely decide it"
+        )
     return Evidence(value=value, basis="measured", detail=detail, inputs=examples)
 
 
@@ -81,10 +80,7 @@ def _certified(asked: Asked) -> Evidence | None:
     merge, expert = asked.merge, asked.expert
     if merge is None:
         return None
-    value, inputs = (
-        _positive(certified_loss(asked.case, merge, expert)),
-        merge.expert(expert).inputs,
-    )
+    value, inputs = certified_loss(asked.case, merge, expert).times(-1), merge.expert(expert).inputs
     bound = Evidence(value=value, basis="certified", detail=f"certified on {inputs} inputs")
     if value.number is None or compare(bound, asked.limit) == "pass":
         return bound
@@ -107,15 +103,11 @@ def _predicted(asked: Asked) -> Evidence | None:
     either nothing passes.
     """
     wanted = (asked.expert, asked.method)
-    usable = (
-        p
-        for p in asked.case.predictions
-        if (p.expert, p.method) == wanted and p.judges and p.loss.number is not None
-    )
-    prediction = next(usable, None)
+    told = (p for p in asked.case.predictions if (p.expert, p.method) == wanted and p.judges)
+    prediction = next((p for p in told if p.loss.number is not None), None)
     if prediction is None:
         return None
-    value = _positive(prediction.loss)
+    value = prediction.loss.times(-1)
     status = compare(value, asked.limit, "interval")
     doubted = prediction.other or (status == "pass" and not prediction.enough)
     return Evidence(
@@ -126,18 +118,10 @@ def _predicted(asked: Asked) -> Evidence | None:
     )
 
 
-def _positive(loss: Value) -> Value:
-    """A loss of Eq. 1 (negative when worse) in the budget's direction (positive when worse)."""
-    if loss.number is None:
-        return loss
-    interval = None if loss.interval is None else (-loss.interval[1], -loss.interval[0])
-    return Value(number=-loss.number, interval=interval)
-
-
 def base_loss(expert: str, case: Case) -> Value:
     """The loss in percent, positive when worse, of the base with nothing merged: measured, or
     every answer that differs counted as lost."""
-    measured = case.scores.get(expert) if case.scores is not None else None
+    measured = case.scores.get(expert)
     if measured is not None:
         base, own = float(measured.base.sum()), float(measured.expert.sum())
         return Value.computed(lambda: -metrics.merging_loss(base, own))

@@ -138,7 +138,7 @@ def _scores(case: Case, method: str, expert: str) -> Iterator[tuple[str, _Score]
             rate = min(1.0, found.disagreement.number + found.cut / found.inputs)
             yield score, _Score(value=rate, inputs=found.inputs)
     for forecast in case.hidden.forecasts if case.hidden is not None else ():
-        mixed = (forecast.method, forecast.expert, forecast.kind) == (method, expert, "states")
+        mixed = (forecast.method, forecast.expert) == (method, expert)
         if mixed and forecast.disagreement.number is not None:
             yield "states", _Score(value=forecast.disagreement.number, inputs=forecast.inputs)
 

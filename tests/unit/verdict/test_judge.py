@@ -199,7 +199,7 @@ def test_an_expert_that_must_itself_reach_a_score(
 ) -> None:
     asked = gate.spec.experts["a"].model_copy(update={"min_score": 0.8, "score": given})
     spec = gate.spec.model_copy(update={"experts": gate.spec.experts | {"a": asked}})
-    known = None if measured is None else {"a": scores(0.0, measured)}
+    known = {} if measured is None else {"a": scores(0.0, measured)}
     results = Case(pool=pool(), merges=(merged("linear", 0, 0, 0),), scores=known)
     verdict = judge(replace(gate, spec=spec), results, "eval").verdicts[0]
     assert verdict.status == status
