@@ -19,7 +19,9 @@ from pytest_mergegate.common.files.reading import (
     read_at_most,
     read_json_object,
 )
+from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.fingerprints import content_hash
+from pytest_mergegate.pool.pool import Pool
 
 TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"
 SETTINGS = "tokenizer_config.json"
@@ -80,6 +82,21 @@ class TokenizerFiles:
     def same(self, other: Self, *names: str) -> bool:
         """Whether both have one of ``names``, with the same content."""
         return any(entry in other.digests for entry in self.digests if entry[0] in names)
+
+
+def tokenizer_differences(pool: Pool) -> Iterator[tuple[Expert, Differences | PoolError]]:
+    """Experts whose own tokenizer is not the base's, or cannot be read or compared."""
+    for expert in pool.experts:
+        try:
+            base = TokenizerFiles.of(pool.base.path)
+            found = differences(base, TokenizerFiles.of(expert.path, expert.name))
+        except PoolError as error:
+            yield expert, error
+            if error.expert is None:  # the base's, which no expert can be compared with
+                return
+        else:
+            if found is not None:
+                yield expert, found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,7 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.pool.tokenizer_files import Differences
-from pytest_mergegate.preflight.tokenizers import tokenizer_differences
+from pytest_mergegate.pool.tokenizer_files import Differences, tokenizer_differences
 from pytest_mergegate.preflight.told import Findings, error, grouped, warning
 
 _OTHER_IDS = (

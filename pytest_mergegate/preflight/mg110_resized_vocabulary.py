@@ -3,7 +3,7 @@
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.preflight.tokenizers import tokenizer_differences
+from pytest_mergegate.pool.tokenizer_files import tokenizer_differences
 from pytest_mergegate.preflight.told import Findings, error, grouped, warning
 
 
