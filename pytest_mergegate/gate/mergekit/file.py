@@ -121,10 +121,8 @@ def sources(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def same_model(one: str, other: str, root: Path) -> bool:
     """Whether two paths or repositories are the same."""
-    if one == other:
-        return True
-    a, b = placed(root, one), placed(root, other)
-    return a.exists() and b.exists() and a.resolve() == b.resolve()
+    place = found_at(root, one)
+    return one == other or (place is not None and place == found_at(root, other))
 
 
 def _named(data: Mapping[str, Any], problems: Problems) -> Iterator[tuple[Any, Location]]:
@@ -198,12 +196,19 @@ def _split(text: str, root: Path) -> tuple[str | None, str]:
     return text[:at], text[at + 1 :]
 
 
+def found_at(root: Path, text: str) -> Path | None:
+    """Where ``text`` leads on this machine; None where nothing is there, or it is no path."""
+    try:
+        place = placed(root, text)
+        return place.resolve() if place.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
 def is_folder(root: Path, text: str) -> bool:
     """Whether ``text`` is a folder on this machine."""
-    try:
-        return placed(root, text).is_dir()
-    except (OSError, RuntimeError, ValueError):
-        return False
+    place = found_at(root, text)
+    return place is not None and place.is_dir()
 
 
 def plain(parsed: Parsed, experts: Mapping[str, str]) -> dict[str, Any] | str:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateFileError, did_you_mean
-from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.files.yaml_files import Location
 from pytest_mergegate.gate.mergekit.file import (
     MergekitFile,
     ModelReference,
     Parsed,
     Problems,
+    found_at,
     is_folder,
     parse,
     plain,
@@ -155,8 +155,12 @@ class _Reading:
         return one.base == other.base and same_model(one.path, other.path, self._root)
 
     def _is_base(self, model: ModelReference) -> bool:
-        base = self._base
-        return base is not None and model.base is None and same_model(model.path, base, self._root)
+        base = self._base  # of whatever type the section has it
+        return (
+            isinstance(base, str)
+            and model.base is None
+            and same_model(model.path, base, self._root)
+        )
 
     def _base_texts(self) -> list[str]:
         models = [m.text for m in self._parsed.models if self._is_base(m)]
@@ -258,5 +262,8 @@ def usual_examples(name: str, expert: str) -> tuple[str, ...]:
 
 def conventional_examples(name: str, expert: str, root: Path) -> str | None:
     """Where an expert's examples lie when nobody says where."""
-    places = usual_examples(name, expert)
-    return next((place for place in places if placed(root, place).is_file()), None)
+    for place in usual_examples(name, expert):
+        found = found_at(root, place)
+        if found is not None and found.is_file():
+            return place
+    return None

@@ -316,3 +316,17 @@ def test_a_tokenizer_of_no_name(tmp_path: Path) -> None:
     first, second = problems(tmp_path, text)
     assert "[2] is neither union, nor base, nor a model" in first
     assert "[1] is neither union, nor base, nor a model" in second
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody_of_that_name/a", "/" + "a" * 5000], ids=len)
+def test_a_model_that_no_folder_can_be_called(tmp_path: Path, name: str) -> None:
+    gate = load(tmp_path, config("ties", name, "b", base_model="base"))
+    assert {expert.path for expert in gate.spec.experts.values()} == {name, "b"}
+    gate = load(tmp_path, config("ties", "a", "b", base_model=name))
+    assert gate.spec.base == name
+
+
+@pytest.mark.parametrize("base", [3, ["x"]], ids=str)
+def test_a_base_that_is_no_text(tmp_path: Path, base: object) -> None:
+    (told,) = problems(tmp_path, config("linear", "a", "b", mergegate={"base": base}))
+    assert f"base: input should be a valid string, not {base!r}" in told
