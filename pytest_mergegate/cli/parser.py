@@ -4,20 +4,13 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pytest_mergegate.common.plain_text import cut
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import Given, Option, read_options
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.verdict.budgets import cap_options
-
-_ACTIONS: dict[str, dict[str, Any]] = {
-    "text": {},
-    "number": {"type": float},
-    "flag": {"action": "store_true"},
-    "list": {"action": "append"},
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,10 +24,8 @@ class Parser(argparse.ArgumentParser):
     def add_options(self, options: Iterable[Option], **told: str) -> None:
         """Declare options that pytest has too; ``told`` is what this command says of some."""
         for option in options:
-            action = dict(_ACTIONS[option.kind], help=told.get(option.key, option.help))
-            if option.metavar is not None:
-                action["metavar"] = option.metavar
-            self.add_argument(f"--{option.name}", **action)
+            about = told.get(option.key, option.help)
+            self.add_argument(f"--{option.name}", **option.declaration | {"help": about})
 
 
 def options_of(chosen: argparse.Namespace) -> Options:

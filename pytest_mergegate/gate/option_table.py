@@ -97,6 +97,14 @@ def _text(pattern: str, said: str) -> Callable[[Given], str]:
     return parse
 
 
+_ACTIONS: Mapping[str, Mapping[str, Any]] = {
+    "text": {"default": None},
+    "number": {"type": float, "default": None},
+    "flag": {"action": "store_true", "default": None},
+    "list": {"action": "append", "default": []},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """``--mergegate-NAME`` and ini ``mergegate_NAME`` of pytest, ``--NAME`` of the command."""
@@ -115,6 +123,12 @@ class Option:
     def key(self) -> str:
         """Its name in Python."""
         return self.name.replace("-", "_")
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """How parsers are told of it: argparse's, and pytest's."""
+        named = {"metavar": self.metavar} if self.metavar else {}
+        return {"help": self.help, **_ACTIONS[self.kind], **named}
 
 
 def cap_option(budget: str, metavar: str, text: str, most: float) -> Option:

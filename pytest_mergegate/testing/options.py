@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from pytest_mergegate.gate.options import Options
 
 _ON = "run the merge gates"
-_ACTIONS: dict[str, dict[str, Any]] = {
-    "text": {"default": None},
-    "number": {"type": float, "default": None},
-    "flag": {"action": "store_true", "default": None},
-    "list": {"action": "append", "default": []},
-}
 _INI: dict[str, dict[str, Any]] = {
     "text": {},
     "number": {"type": "float"},
@@ -36,9 +30,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("mergegate", _ON, type="bool", default=False)
     for option in (*cap_options(), *OPTIONS.values()):
         if "pytest" in option.where:
-            named = {"metavar": option.metavar} if option.metavar else {}
-            action = _ACTIONS[option.kind] | named
-            group.addoption(f"--mergegate-{option.name}", help=option.help, **action)
+            group.addoption(f"--mergegate-{option.name}", **option.declaration)
         if "ini" in option.where:
             kind = _INI[option.kind]
             default = {} if option.kind == "list" else {"default": option.default}
