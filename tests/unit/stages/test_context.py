@@ -1,0 +1,73 @@
+"""What a comparison of a merge with the experts is kept under."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_mergegate.common.clock import Clock
+from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.gate.gatefile import gate_from
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.stages.context import Context
+from pytest_mergegate.verdict.evidence import budget_questions
+
+SEQUENTIAL = {"certificate": {"per_task": 8, "max_per_task": 32}}
+
+
+def key(root: Path, settings: dict[str, Any], *, drawn: int = 5, examples: str = "x") -> Any:
+    """That of a gate with these settings."""
+    told = {"base": "base", "experts": {"a": {"path": "a"}, "b": {"path": "b"}}, **settings}
+    gate = gate_from(told, root=root)
+    pool: Any = SimpleNamespace(
+        names=("a", "b"),
+        spec=gate.spec,
+        labelled=lambda _: False,
+        examples_fingerprint={"a": examples},
+    )
+    cache, questions = Cache(folder=None), budget_questions(gate.spec, pool)
+    context = Context(gate, pool, Options(), cache, Clock(), lambda: questions)
+    context.workspace = SimpleNamespace(  # type: ignore[assignment]
+        key=lambda kind, **more: {"kind": kind, **more}, models={"a": "1"}, per_task=drawn
+    )
+    return context.key("merge")
+
+
+def of_a(**more: Any) -> dict[str, Any]:
+    return {"experts": {"a": {"path": "a", **more}, "b": {"path": "b"}}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        of_a(metric="accuracy"),
+        of_a(stop=["."]),
+        {"probes": {"seed": 1}},
+        {"probes": {"max_answer_tokens": 3}},
+        {"certificate": {"per_task": 7}},
+        {"certificate": {"confidence": 0.9}},
+        {"merge": {"methods": ["linear", "ties"]}},
+    ],
+    ids=str,
+)
+def test_holds_all_that_it_depends_on(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert key(tmp_path, change) != key(tmp_path, {})
+
+
+def test_holds_what_was_drawn_and_from_where(tmp_path: Path) -> None:
+    assert key(tmp_path, {}, drawn=10) != key(tmp_path, {}) != key(tmp_path, {}, examples="y")
+
+
+@pytest.mark.parametrize("change", [{"budget": {"max_loss": 20}}, of_a(score=0.5)], ids=str)
+def test_what_decides_how_far_to_look_counts_where_that_is_open(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    loss = {"budget": {"max_loss": 10}}
+    assert key(tmp_path, loss | change) == key(tmp_path, loss)
+    assert key(tmp_path, SEQUENTIAL | loss | change) != key(tmp_path, SEQUENTIAL | loss)
+
+
+@pytest.mark.parametrize("change", [of_a(min_score=0.5, score=0.6), {"judge": "bound"}], ids=str)
+def test_a_judgement_alone_is_no_part_of_it(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert key(tmp_path, change) == key(tmp_path, {})
