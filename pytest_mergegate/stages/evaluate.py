@@ -1,31 +1,26 @@
 """Stage 5: measured scores where there are labels, and the loss of Eq. 1."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.workspace import own_processor
-from pytest_mergegate.evaluation.scoring import Scored, score_loaded
+from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.stages.context import Context, Results
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
+if TYPE_CHECKING:  # which import torch, and this module
     from pytest_mergegate.engine.running.tasks import Task
-    from pytest_mergegate.evaluation.scoring import Scores
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.stages.context import Context, Results
     from pytest_mergegate.stages.merge import MergeResult
 
 T = TypeVar("T")
@@ -95,8 +90,19 @@ def reference_scores(context: Context) -> dict[str, ReferenceScores]:
 
     def score() -> dict[str, ReferenceScores]:
         context.read_references()  # answers decoded there are not decoded again
+        found = {}
         with context.clock.timed("eval"):
-            return _score_references(context)
+            base = {task.name: _scored(context, task).scores for task in _labelled(context)}
+            for task in _labelled(context):
+                with context.workspace.engine.expert(task.name):
+                    expert = _scored(context, task)
+                found[task.name] = ReferenceScores(
+                    base=base[task.name],
+                    expert=expert.scores,
+                    chance=expert.chance,
+                    of_outputs=expert.of_outputs,
+                )
+        return found
 
     return _kept(context, dict[str, ReferenceScores], "scores", score)
 
@@ -107,7 +113,7 @@ def score_merge(context: Context) -> dict[str, Scores]:
         return {task.name: _scored(context, task).scores for task in _labelled(context)}
 
 
-def _evaluate(context: Context, merge: MergeResult, earlier: Results) -> EvaluateResult:
+def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> EvaluateResult:
     method, merged = merge.method, earlier.scored.get(merge.method.label)
     if merged is None:  # the merge was kept, and its scores were not
         with context.merged(method):
@@ -130,28 +136,12 @@ def _kept(context: Context, kind: Any, key: str, compute: Callable[[], T], **mor
     return context.cache.kept(kind, context.key(key, rouge=rouge, **more), compute)
 
 
-def _labelled(context: Context) -> list[Task]:
+def _labelled(context: Context) -> list["Task"]:
     tasks = context.workspace.engine.tasks
     return [task for name, task in tasks.items() if context.pool.labelled(name)]
 
 
-def _score_references(context: Context) -> dict[str, ReferenceScores]:
-    engine = context.workspace.engine
-    base = {task.name: _scored(context, task).scores for task in _labelled(context)}
-    references = {}
-    for task in _labelled(context):
-        with engine.expert(task.name):
-            expert = _scored(context, task)
-        references[task.name] = ReferenceScores(
-            base=base[task.name],
-            expert=expert.scores,
-            chance=expert.chance,
-            of_outputs=expert.of_outputs,
-        )
-    return references
-
-
-def _scored(context: Context, task: Task) -> Scored:
+def _scored(context: Context, task: "Task") -> Scored:
     """The loaded model on a task, without the copies of an input, which are no evidence of their
     own; a harness has examples of its own."""
     engine, gate = context.workspace.engine, context.gate
@@ -163,7 +153,7 @@ def _scored(context: Context, task: Task) -> Scored:
 
 
 def _expert(
-    task: Task, reference: ReferenceScores, merged: Scores, gate: Gate, compared: int
+    task: "Task", reference: ReferenceScores, merged: Scores, gate: Gate, compared: int
 ) -> ExpertScores:
     own = _measured(reference, merged, np.ones(len(merged), dtype=bool), task.name, gate)
     apart = shared = None

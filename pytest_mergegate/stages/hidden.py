@@ -1,6 +1,6 @@
 """Stage 3: where the experts' hidden states part, and what mixing them would do (THEORY 3-6)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, replace
 from functools import partial
 
@@ -82,11 +82,14 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
     hidden = _read(context)
     methods: tuple[Method, ...] = ()
     if forecasts:
-        methods = _with_shares(merging.weights, earlier.methods, hidden.bounds)
+        methods = earlier.methods
+        best = {"optimal": hidden.bounds.weights, "minimax": hidden.bounds.minimax_weights}
+        if isinstance(merging.weights, str) and merging.weights in best:
+            # those are known only from the states
+            methods = tuple(with_shares(m, best[merging.weights]) for m in methods)
         scales = scales_of(methods, context.pool.names, workspace)
-        hidden = replace(
-            hidden, scales=scales, forecasts=forecast_all(scales, hidden.states, context)
-        )
+        mixed = forecast_all(scales, hidden.states, context)
+        hidden = replace(hidden, scales=scales, forecasts=mixed)
     results = replace(earlier, hidden=hidden, methods=methods, probes=workspace.per_task)
     yield results
     if comparing and methods:
@@ -150,16 +153,6 @@ def compare_states(states: HiddenStates, spec: GateSpec) -> HiddenResult:
         grams=grams,
         states=states,
     )
-
-
-def _with_shares(
-    wanted: str | Mapping[str, float], methods: Sequence[Method], bounds: Bounds
-) -> tuple[Method, ...]:
-    """The methods with the best weights, which are known only from the states."""
-    if wanted == "uniform" or not isinstance(wanted, str):
-        return tuple(methods)
-    shares = bounds.weights if wanted == "optimal" else bounds.minimax_weights
-    return tuple(with_shares(method, shares) for method in methods)
 
 
 def _bounds(states: HiddenStates, squared: Float64s, grams: Float64s, base: float) -> Bounds:

@@ -1,29 +1,23 @@
 """What is known of a gate, what is held against a limit, how the two compare, and when more of the
 same would decide."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
+from pytest_mergegate.common.statuses import Status
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
-from pytest_mergegate.gate.options import STAGES
-from pytest_mergegate.gate.spec import FEWEST, deepest
+from pytest_mergegate.gate.options import STAGES, Stage
+from pytest_mergegate.gate.spec import FEWEST, GateSpec, deepest
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.stages.context import BudgetQuestions, Results
-from pytest_mergegate.verdict.budgets import judges_merges, set_limits
+from pytest_mergegate.stages.merge import MergeResult
+from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+from pytest_mergegate.verdict.budgets import BudgetKind, judges_merges, set_limits
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.gate.options import Stage
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
-    from pytest_mergegate.verdict.budgets import BudgetKind
+if TYPE_CHECKING:  # which import this module
     from pytest_mergegate.verdict.increases import Earlier
     from pytest_mergegate.verdict.past_merges import AutomaticLimit, Prediction
 
@@ -35,11 +29,11 @@ Mode = Literal["point", "bound", "interval"]
 class Case(Results):
     """All that a judge knows of a gate: what the stages found, and what past merges say of it."""
 
-    predictions: tuple[Prediction, ...] = ()
+    predictions: "tuple[Prediction, ...]" = ()
     """Losses that were not measured; of one expert under one method, the best source first."""
-    earlier: Earlier | None = None
+    earlier: "Earlier | None" = None
     """What the baseline says of the gate; None where no baseline was given."""
-    automatic: Mapping[str, AutomaticLimit] = field(default_factory=dict)
+    automatic: Mapping[str, "AutomaticLimit"] = field(default_factory=dict)
     """What the registry made of the limits that are ``auto@RATE``, by budget."""
 
 
@@ -87,7 +81,7 @@ class Evidence:
     merge say nothing (THEORY 9). Where it is None, no merge passes."""
 
     @classmethod
-    def missing(cls, reason: str, basis: str, detail: str) -> Evidence:
+    def missing(cls, reason: str, basis: str, detail: str) -> Self:
         """No value, for a ``reason`` that ``detail`` puts in words."""
         return cls(value=Value.missing(reason), basis=basis, detail=detail)
 

@@ -1,27 +1,17 @@
 """Every value of a gate against its limit, and what they come to together."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.statuses import STATUSES, worst
+from pytest_mergegate.common.statuses import STATUSES, Status, worst
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, joined, number_text
-from pytest_mergegate.gate.options import STAGES
-from pytest_mergegate.verdict.budgets import increases, judges_merges, set_limits
-from pytest_mergegate.verdict.evidence import Asked, Evidence, compare
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Stage
-    from pytest_mergegate.verdict.budgets import BudgetKind, Finder
-    from pytest_mergegate.verdict.evidence import Case
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.options import STAGES, Stage
+from pytest_mergegate.verdict.budgets import BudgetKind, increases, judges_merges, set_limits
+from pytest_mergegate.verdict.evidence import Asked, Case, Evidence, compare
 
 _ALIKE = 0.02
 """Worst experts that differ by no larger a share of what they use up are no reason to choose."""
@@ -190,11 +180,11 @@ def _found(asked: Asked) -> Evidence:
     needed = asked.kind.needs(asked.case.pool, asked.expert)
     ran = STAGES.index(needed) <= STAGES.index(asked.depth)
     named = asked.kind.find if ran else asked.kind.forecast
-    find: Finder | None = named if callable(named) else None
-    if isinstance(named, str):
-        find = resolve_name(f"{__package__}.{named}")
-    if find is not None and (found := find(asked)) is not None:
-        return found
+    if named is not None:
+        find = resolve_name(f"{__package__}.{named}") if isinstance(named, str) else named
+        found: Evidence | None = find(asked)
+        if found is not None:
+            return found
     if ran:
         return Evidence.missing("not_computed", "none", "was not computed")
     deeper = f"needs stage {needed}, and the gate may go no deeper than {asked.depth}"
