@@ -97,29 +97,24 @@ def merge_officially(method: Method, engine: Engine) -> Merged:
     Raises GateError where mergekit fails, where the result is of another architecture or not
     finite, and where it is not what the method stands for.
     """
-    if method.config is None:
-        return _merge(method, engine)
     key = json.dumps(["official", method.plain], sort_keys=True)
-    if key not in engine.kept:  # its scales are measured on it, before it is run
-        engine.kept[key] = _merge(method, engine)
-    kept: Merged = engine.kept[key]
-    return kept
-
-
-def _merge(method: Method, engine: Engine) -> Merged:
-    weights = run_officially(method, engine)
-    merged = Merged(method)
-    experts, kept = set(engine.vectors.parameters()), set()
+    if key in engine.kept:
+        kept: Merged = engine.kept[key]
+        return kept
+    weights, merged = run_officially(method, engine), Merged(method)
+    experts, changed = set(engine.vectors.parameters()), set()
     for name, weight in weights.items():
         # what no expert changes may differ from the base's all the same
         own = engine.model.base_weight(name).to(weight.dtype)
         if name in experts or not torch.equal(weight.cpu(), own):
-            kept.add(name)
+            changed.add(name)
             merged.note(name, weight)
-    weights.keep(kept)
+    weights.keep(changed)
     merged.weights = weights
     if method.config is None:
         merged.fidelity = _difference(method, engine, weights)
+    else:
+        engine.kept[key] = merged  # its scales are measured on it, before it is run
     return merged
 
 
