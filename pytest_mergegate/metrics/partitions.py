@@ -66,7 +66,7 @@ def fewest_merges(squared_distances: ArrayLike, budget: float) -> Partition:
     """
     limit = _checks.at_least_zero("budget", budget)
     curve = distortion_curve(squared_distances)
-    limit += CONVERGED * float(_checks.squared_distance_matrix(squared_distances).max())
+    limit += CONVERGED * float(np.max(squared_distances))
     point = next(point for point in curve if point.distortion <= limit)
     needed = next(point.models for point in curve if point.at_least <= limit)
     return Partition(
