@@ -1,8 +1,6 @@
 """pytest's hooks; anything heavy is imported only once the gates are on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +9,6 @@ from pytest_mergegate.common.files.places import is_gate_name
 from pytest_mergegate.testing import fixtures, hooks
 from pytest_mergegate.testing.options import add_options, enabled, options_of
 from pytest_mergegate.verdict.budgets import BUDGETS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _SIGNATURE = "mergeable(pool=None, /, **budget)"
 _POOL_KEYS = frozenset(

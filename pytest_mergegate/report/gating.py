@@ -1,42 +1,36 @@
 """The pipeline, readable top to bottom: a gate goes down the stages until it is decided."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
 from pytest_mergegate.common.findings import Finding, cache_finding, file_finding, internal_finding
+from pytest_mergegate.common.statuses import Status
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.gate.gatefile import Gate, gate_from, refuse_code
 from pytest_mergegate.gate.options import STAGES, Options, Stage
 from pytest_mergegate.history.past import Past
+from pytest_mergegate.planning.forecasts import PlanRecord
 from pytest_mergegate.planning.from_states import hint
+from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.report import build
 from pytest_mergegate.report.baseline import Baseline, read_baseline
 from pytest_mergegate.report.build import gate_settings, now, versions
 from pytest_mergegate.report.compared import baseline_findings, baseline_record, earlier_of
 from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.stages import pipeline
-from pytest_mergegate.stages.context import Context
+from pytest_mergegate.stages.context import BudgetQuestions, Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 from pytest_mergegate.verdict.judge import Judgement, judge
 from pytest_mergegate.verdict.past_merges import AutomaticLimit, predict, resolve_limits
 from pytest_mergegate.verdict.warnings import find_warnings
-
-if TYPE_CHECKING:
-    from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.planning.forecasts import PlanRecord
-    from pytest_mergegate.pool.pool import Pool
-    from pytest_mergegate.stages.context import BudgetQuestions
 
 
 def assess(
@@ -121,6 +115,12 @@ def error_report(name: str, error: GateError, options: Options) -> Report:
 class _Run:
     """One gate on its way down: what is known of it, as it accumulates."""
 
+    case: Case | None = None
+    """What was found so far; None before there is a sound pool."""
+    judgement: Judgement | None = None
+    diagnoses: tuple[Diagnosis, ...] = ()
+    hint: PlanRecord | None = None
+
     def __init__(self, gate: Gate, options: Options, baseline: Baseline | None) -> None:
         self.gate = gate
         self.options = options
@@ -130,11 +130,6 @@ class _Run:
         self.baseline = baseline
         self.findings: list[Finding] = []
         self.automatic: dict[str, AutomaticLimit] = {}
-        self.case: Case | None = None
-        """What was found so far; None before there is a sound pool."""
-        self.judgement: Judgement | None = None
-        self.diagnoses: tuple[Diagnosis, ...] = ()
-        self.hint: PlanRecord | None = None
 
     def to_verdicts(self) -> None:
         """Read the pool, take it down the stages that the budgets need, judge, and explain."""
@@ -188,16 +183,12 @@ class _Run:
     def report(self) -> Report:
         """What was reached."""
         self._wait_for_hashes()
-        failed = any(finding.severity == "error" for finding in self.findings)
-        status: Status = "error" if failed else "inconclusive"
-        if self.judgement is not None:
-            status = self.judgement.status
         diagnoses = tuple(map(build.diagnosis, self.diagnoses))
         findings = [*self.findings, *map(build.diagnosis_finding, diagnoses)]
         findings += map(cache_finding, self.cache.problems)
         case, options = self.case, self.options
         report = Report(
-            status=status,
+            status=self._status,
             gate=str(self.gate.path) if self.gate.path else self.gate.name,
             created=now(),
             versions=versions(),
@@ -213,6 +204,13 @@ class _Run:
             return report
         record = baseline_record(baseline, self.gate.path, case.earlier if case else None, report)
         return report.model_copy(update={"baseline": record})
+
+    @property
+    def _status(self) -> Status:
+        if self.judgement is not None:
+            return self.judgement.status
+        failed = any(finding.severity == "error" for finding in self.findings)
+        return "error" if failed else "inconclusive"
 
     def _wait_for_hashes(self) -> None:
         """What cannot be identified is not reported, let alone passed."""

@@ -1,10 +1,10 @@
 """What is gated: the experts and the pool of a gate file, an item each; a marked test's pool."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import pytest
 
@@ -15,11 +15,6 @@ from pytest_mergegate.gate.discovery import gates_below, refusals
 from pytest_mergegate.gate.gatefile import Gate, gate_from, load_gate
 from pytest_mergegate.gate.sections import POOL, Budget
 from pytest_mergegate.testing.fixtures import SESSION, SKIP_REASON
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from os import PathLike
-
 
 _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
 
@@ -46,13 +41,13 @@ class GateFile(pytest.File):
     """Whether it was named on the command line, rather than found in a folder."""
 
     @classmethod
-    def found_by(cls, parent: pytest.Collector, path: Path, *, named: bool) -> GateFile:
+    def found_by(cls, parent: pytest.Collector, path: Path, *, named: bool) -> Self:
         """The gate file at ``path``, under a node id that can be shown."""
         called: dict[str, Any] = {}
         if not str(path).isprintable():
             nodeid = clean(f"{parent.nodeid}/{path.name}").lstrip("/")
             called = {"nodeid": nodeid, "name": nodeid}
-        found: GateFile = cls.from_parent(parent, path=path, **called)
+        found: Self = cls.from_parent(parent, path=path, **called)
         found.named = named
         return found
 

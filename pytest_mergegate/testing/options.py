@@ -1,17 +1,13 @@
 """pytest's options and ini keys, declared from the one table and read into ``Options``."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
+from pytest_mergegate.gate.options import Options
 from pytest_mergegate.verdict.budgets import cap_options
-
-if TYPE_CHECKING:
-    from pytest_mergegate.gate.options import Options
 
 _ON = "run the merge gates"
 _INI: dict[str, dict[str, Any]] = {
