@@ -148,9 +148,7 @@ class TensorSums:
             yield start, min(start + step, self.rows)
 
     def _rows_at_a_time(self) -> int:
-        rows = min(_TILE, _TILES // len(self._sources)) // max(self.columns, 1)
-        # products are made of four rows at a time
-        return max(rows // 4 * 4, 4)
+        return max(min(_TILE, _TILES // len(self._sources)) // max(self.columns, 1), 1)
 
 
 class _Pending:

@@ -27,50 +27,29 @@ def multiply(left: Doubles, right: Floats, scale: float, out: Doubles) -> None:
     The scale comes last: what cancels out in a product is exactly zero then, whatever the scale.
     """
     rows, rank = left.shape
-    columns = right.shape[1]
     out[:] = 0.0
-    for start in range(0, columns, _SPAN):
-        stop = min(start + _SPAN, columns)
-        row = 0
-        while row + 4 <= rows:
-            _four_rows(left, right, out, row, start, stop)
-            row += 4
-        while row < rows:
-            for k in range(rank):
-                _add_scaled(left[row, k], right[k, start:stop], out[row, start:stop])
-            row += 1
+    for start in range(0, right.shape[1], _SPAN):
+        stop = min(start + _SPAN, right.shape[1])
+        for row in range(rows):
+            sums = out[row, start:stop]
+            for k in range(0, rank - 3, 4):
+                u, v = right[k, start:stop], right[k + 1, start:stop]
+                x, y = right[k + 2, start:stop], right[k + 3, start:stop]
+                _add_four(left[row, k : k + 4], u, v, x, y, sums)
+            for k in range(rank - rank % 4, rank):
+                _add_scaled(left[row, k], right[k, start:stop], sums)
     for row in range(rows):
-        for c in range(columns):
+        for c in range(out.shape[1]):
             out[row, c] *= scale
 
 
 @compiled
-def _four_rows(left: Doubles, right: Floats, out: Doubles, row: int, start: int, stop: int) -> None:
-    """Some columns of four rows, so that each number of ``right`` is read once for all four."""
-    o0, o1 = out[row, start:stop], out[row + 1, start:stop]
-    o2, o3 = out[row + 2, start:stop], out[row + 3, start:stop]
-    rank = right.shape[0]
-    k = 0
-    while k + 4 <= rank:
-        r0, r1 = right[k, start:stop], right[k + 1, start:stop]
-        r2, r3 = right[k + 2, start:stop], right[k + 3, start:stop]
-        a, b, c, d = left[row], left[row + 1], left[row + 2], left[row + 3]
-        a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
-        b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
-        c0, c1, c2, c3 = c[k], c[k + 1], c[k + 2], c[k + 3]
-        d0, d1, d2, d3 = d[k], d[k + 1], d[k + 2], d[k + 3]
-        for n in range(stop - start):
-            u, v = np.float64(r0[n]), np.float64(r1[n])
-            x, y = np.float64(r2[n]), np.float64(r3[n])
-            o0[n] += (a0 * u + a1 * v) + (a2 * x + a3 * y)
-            o1[n] += (b0 * u + b1 * v) + (b2 * x + b3 * y)
-            o2[n] += (c0 * u + c1 * v) + (c2 * x + c3 * y)
-            o3[n] += (d0 * u + d1 * v) + (d2 * x + d3 * y)
-        k += 4
-    while k < rank:
-        for n in range(4):
-            _add_scaled(left[row + n, k], right[k, start:stop], out[row + n, start:stop])
-        k += 1
+def _add_four(factors: Doubles, u: Floats, v: Floats, x: Floats, y: Floats, out: Doubles) -> None:
+    """Four rows at once, so that each number of ``out`` is read and written once for them."""
+    a, b, c, d = factors[0], factors[1], factors[2], factors[3]
+    for n in range(out.shape[0]):
+        left, right = a * np.float64(u[n]) + b * np.float64(v[n]), c * np.float64(x[n])
+        out[n] += left + (right + d * np.float64(y[n]))
 
 
 @compiled
@@ -89,79 +68,48 @@ def add_pairs(deltas: Doubles, sums: Doubles, with_dots: bool) -> None:
     zero: Σ|a| twice, its non-zeros, and, with or without dots, ‖a‖².
     """
     experts, elements = deltas.shape
-    near = np.empty((experts, _SPAN))  # side by side: rows far apart evict each other from caches
-    signs, zeros = np.empty(_SPAN), np.empty(experts)
+    # side by side: rows far apart evict each other from caches
+    near, signs = np.empty((experts, _SPAN)), np.empty((experts, _SPAN))
     for start in range(0, elements, _SPAN):
-        stop = min(start + _SPAN, elements)
+        span = min(_SPAN, elements - start)
         for i in range(experts):
-            zeros[i] = _copy(deltas[i, start:stop], near[i])
-        _add_span(near, stop - start, zeros, signs, sums, with_dots)
+            size, changed = _take(deltas[i, start : start + span], near[i], signs[i])
+            sums[DIFFERENCE, i, i] += size
+            sums[CONFLICTING, i, i] += size
+            sums[SIGN_CHANGES, i, i] += changed
+        for i in range(experts):
+            for j in range(i + 1, experts):
+                found = _compare(near[i, :span], signs[i], near[j], signs[j])
+                sums[DIFFERENCE, i, j] += found[0]
+                sums[CONFLICTING, i, j] += found[1]
+                sums[SIGN_CHANGES, i, j] += found[2]
+            for j in range(i, experts if with_dots else i + 1):
+                sums[DOT, i, j] += _dot(near[i, :span], near[j])
 
 
 @compiled
-def _add_span(
-    near: Doubles, span: int, zeros: Doubles, signs: Doubles, sums: Doubles, with_dots: bool
-) -> None:
-    experts = near.shape[0]
-    for i in range(experts):
-        size = _signs(near[i, :span], signs)
-        sums[DIFFERENCE, i, i] += size
-        sums[CONFLICTING, i, i] += size
-        sums[SIGN_CHANGES, i, i] += span - zeros[i]
-        for j in range(i + 1, experts):
-            difference, conflicting, changes = _compare(near[i, :span], signs, near[j])
-            if zeros[i] > 0 and zeros[j] > 0:
-                changes -= _shared_zeros(near[i, :span], near[j])
-            sums[DIFFERENCE, i, j] += difference
-            sums[CONFLICTING, i, j] += conflicting
-            sums[SIGN_CHANGES, i, j] += changes
-        for j in range(i, experts if with_dots else i + 1):
-            sums[DOT, i, j] += _dot(near[i, :span], near[j])
-
-
-@compiled
-def _copy(a: Doubles, near: Doubles) -> float:
-    """Returns the number of zeros."""
-    zeros = 0.0
+def _take(a: Doubles, near: Doubles, signs: Doubles) -> tuple[float, float]:
+    """Returns Σ|a| and the number of non-zeros."""
+    size, changed = 0.0, 0.0
     for k in range(a.shape[0]):
         near[k] = a[k]
-        zeros += 1.0 if a[k] == 0.0 else 0.0
-    return zeros
-
-
-@compiled
-def _signs(a: Doubles, out: Doubles) -> float:
-    """Returns Σ|a|."""
-    size = 0.0
-    for k in range(a.shape[0]):
-        out[k] = (1.0 if a[k] > 0.0 else 0.0) - (1.0 if a[k] < 0.0 else 0.0)
+        signs[k] = (1.0 if a[k] > 0.0 else 0.0) - (1.0 if a[k] < 0.0 else 0.0)
         size += abs(a[k])
-    return size
+        changed += abs(signs[k])
+    return size, changed
 
 
 @compiled
-def _compare(a: Doubles, sign: Doubles, b: Doubles) -> tuple[float, float, float]:
-    """Σ|a - b|, its part where no sign is shared, and the number of those positions.
-
-    Two zeros share none either; they add nothing but to that number. The sign in place of ``a``
-    keeps the product of two tiny numbers from vanishing.
-    """
+def _compare(a: Doubles, sign: Doubles, b: Doubles, other: Doubles) -> tuple[float, float, float]:
+    """Σ|a - b|, its part where the signs differ, and the number of those positions."""
     difference, conflicting, changes = 0.0, 0.0, 0.0
     for k in range(a.shape[0]):
         distance = abs(a[k] - b[k])
-        change = 1.0 if sign[k] * b[k] <= 0.0 else 0.0
+        change = 1.0 if sign[k] != other[k] else 0.0
         difference += distance
         conflicting += distance * change
         changes += change
     return difference, conflicting, changes
-
-
-@compiled
-def _shared_zeros(a: Doubles, b: Doubles) -> float:
-    count = 0.0
-    for k in range(a.shape[0]):
-        count += 1.0 if abs(a[k]) + abs(b[k]) == 0.0 else 0.0
-    return count
 
 
 @compiled
