@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
-from pytest_mergegate.engine.models.batches import batches, pad
+from pytest_mergegate.engine.models.placement import batches, pad
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.executors import LocalExecutor, collect_states
 from pytest_mergegate.engine.running.workspace import Workspace

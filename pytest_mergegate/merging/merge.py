@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.engine.models.batches import in_lanes
 from pytest_mergegate.engine.models.streaming import SpilledWeights
+from pytest_mergegate.engine.weights.mixing import in_lanes
 from pytest_mergegate.merging.fidelity import check_fidelity
 from pytest_mergegate.merging.in_place import drawn, lazy_weights, merge_parameter, one_at_a_time
 from pytest_mergegate.merging.method import linear_scales, scales_base

@@ -15,11 +15,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from pytest_mergegate.engine.models.batches import batches
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
-from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.placement import Placement, batches
 from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
 from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.base import Base

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models.batches import batch_tokens, batches, pad
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
-from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.placement import Placement, batch_tokens, batches, pad
 from pytest_mergegate.engine.models.readings import Reading, Row, Tokens, expert_loaded
 from pytest_mergegate.engine.models.streaming import MappedPages, StreamedWeights, load_streamed
 from pytest_mergegate.engine.weights.mixing import PlacedWeights

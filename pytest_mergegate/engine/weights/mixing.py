@@ -1,22 +1,20 @@
 """Weights that are put together when they are asked for, or where they are to stand."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
 
-from pytest_mergegate.engine.models.batches import in_lanes
+from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+from pytest_mergegate.pool.threads import workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from torch import Tensor
-
     from pytest_mergegate.engine.models.model import Model
-    from pytest_mergegate.engine.weights.task_vectors import TaskVectors
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _TILE = 1 << 18
 """Numbers that stay in a core's cache while all that belongs to them is added up."""
@@ -24,7 +22,7 @@ _WORTH = 1 << 22
 """Numbers of all parameters from which on several cores share them."""
 
 
-class PlacedWeights(Mapping[str, "Tensor"]):
+class PlacedWeights(Mapping[str, Tensor]):
     """Parameters by name, put together when they are asked for, or where they are to stand: several
     at a time or ``alone``.
 
@@ -34,7 +32,7 @@ class PlacedWeights(Mapping[str, "Tensor"]):
     def __init__(
         self,
         names: Sequence[str],
-        model: Model,
+        model: "Model",
         put: Callable[[str, Tensor], None],
         *,
         alone: bool = False,
@@ -76,7 +74,7 @@ class MixedWeights(PlacedWeights):
     def __init__(
         self,
         names: Sequence[str],
-        model: Model,
+        model: "Model",
         vectors: TaskVectors,
         scales: Mapping[str, float],
     ) -> None:
@@ -96,11 +94,24 @@ class MixedWeights(PlacedWeights):
         """Write one to ``place``, on the CPU."""
         self.rows(parameter).put(place)
 
-    def rows(self, parameter: str) -> FactoredTensor:
+    def rows(self, parameter: str) -> "FactoredTensor":
         """One of them, to be made some rows at a time."""
         own = self._model.held_weight(parameter).cpu()
         dense, terms = self._vectors.parts(parameter, self._scales)
         return FactoredTensor(own if dense is None else own + dense, terms)
+
+
+def in_lanes(function: Callable[[T], R], items: Sequence[T], *, alone: bool = False) -> list[R]:
+    """``function`` of every item, in their order: unless ``alone`` as many at a time as torch has
+    cores, each in a thread that computes with one."""
+    if alone:
+        return [function(item) for item in items]
+    cores = torch.get_num_threads()
+    try:
+        with workers(cores, lambda: torch.set_num_threads(1)) as threads:
+            return list(threads.map(function, items))
+    finally:
+        torch.set_num_threads(cores)  # what threads to come start with was changed as well
 
 
 class FactoredTensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_mergegate.engine.models import placement
-from pytest_mergegate.engine.models.batches import batch_tokens
+from pytest_mergegate.engine.models.placement import batch_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from peft import IA3Config, get_peft_model
 from pools import Adapter, write_pool
 from transformers import AutoModelForCausalLM
 
-from pytest_mergegate.engine.models.batches import batches, in_lanes
+from pytest_mergegate.engine.models.placement import batches
 from pytest_mergegate.engine.weights import mixing
-from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights
+from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights, in_lanes
 from pytest_mergegate.engine.weights.task_vectors import ComputedDeltas
 
 if TYPE_CHECKING:
