@@ -14,7 +14,7 @@ from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
 from pytest_mergegate.engine.models.placement import pick_device, place
 from pytest_mergegate.engine.models.readings import Row, Tokens, loaded_as
-from pytest_mergegate.engine.running.tasks import Task, build_tasks
+from pytest_mergegate.engine.running.tasks import Task, build_task
 from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
@@ -68,7 +68,7 @@ class Engine:
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """Each expert's own inputs. Raises PoolError where one cannot be tokenised."""
-        return build_tasks(self.pool, self.model)
+        return {name: build_task(name, self.pool, self.model) for name in self.pool.names}
 
     def expert(self, name: str) -> AbstractContextManager[None]:
         """Have expert ``name`` loaded, as θ_0 + τ."""
@@ -81,7 +81,7 @@ class Engine:
         weights = self.mixed_weights(scales)
         # what is in place and is changed by no expert here has to make way for the base's own
         names = sorted({*weights, *self.model.swapped_names})
-        with self.model.swapped(label, self._mixed(names, scales)):
+        with self.model.swapped(label, MixedWeights(names, self.model, self.vectors, scales)):
             yield
 
     def mixed_weights(self, scales: Mapping[str, float]) -> MixedWeights:
@@ -89,10 +89,7 @@ class Engine:
 
         Each is put together when it is asked for, and not kept.
         """
-        return self._mixed(self.vectors.parameters(*scales), scales)
-
-    def _mixed(self, names: Sequence[str], scales: Mapping[str, float]) -> MixedWeights:
-        return MixedWeights(names, self.model, self.vectors, scales)
+        return MixedWeights(self.vectors.parameters(*scales), self.model, self.vectors, scales)
 
     def mixed_head(self, scales: Mapping[str, float]) -> Head | None:
         """The head of θ_0 + Σ λ_j τ_j; None where the loaded one is the same."""
@@ -100,7 +97,7 @@ class Engine:
         touched = set(self.vectors.parameters(*scales)).intersection(names.values())
         if not touched and not self.model.swapped_names.intersection(names.values()):
             return None
-        mixed = self._mixed([*names.values()], scales)
+        mixed = MixedWeights([*names.values()], self.model, self.vectors, scales)
         return {part: mixed[name] for part, name in names.items()}
 
     def require_head(self) -> HeadedModel:

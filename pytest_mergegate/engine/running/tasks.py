@@ -37,11 +37,6 @@ class Task:
     """Indices of the distinct inputs, in the order in which they are drawn."""
 
 
-def build_tasks(pool: Pool, model: Model) -> dict[str, Task]:
-    """Tokenise every expert's examples and draw its probes. Raises PoolError."""
-    return {name: _build(name, pool, model) for name in pool.names}
-
-
 def sample(count: int, seed: int, name: str) -> list[int]:
     """A seeded order of ``count`` indices that depends on the task's name alone.
 
@@ -51,7 +46,8 @@ def sample(count: int, seed: int, name: str) -> list[int]:
     return [int(index) for index in generator.permutation(count)]
 
 
-def _build(name: str, pool: Pool, model: Model) -> Task:
+def build_task(name: str, pool: Pool, model: Model) -> Task:
+    """Tokenise an expert's examples and draw its probes. Raises PoolError."""
     examples, expert = pool.examples.get(name), pool.spec.experts[name]
     if examples is None:
         advice = f"give experts.{name}.examples a JSONL file of inputs"
