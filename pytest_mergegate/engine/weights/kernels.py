@@ -48,8 +48,9 @@ def _add_four(factors: Doubles, u: Floats, v: Floats, x: Floats, y: Floats, out:
     """Four rows at once, so that each number of ``out`` is read and written once for them."""
     a, b, c, d = factors[0], factors[1], factors[2], factors[3]
     for n in range(out.shape[0]):
-        left, right = a * np.float64(u[n]) + b * np.float64(v[n]), c * np.float64(x[n])
-        out[n] += left + (right + d * np.float64(y[n]))
+        upper = a * np.float64(u[n]) + b * np.float64(v[n])
+        lower = c * np.float64(x[n]) + d * np.float64(y[n])
+        out[n] += upper + lower
 
 
 @compiled
