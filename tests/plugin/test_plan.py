@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +18,6 @@ from plugin.test_cli import mergegate
 from pytest_mergegate.gate.gatefile import load_gate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from plugin.gates import Gates
 
 pytestmark = pytest.mark.usefixtures("any_base")
@@ -263,3 +263,15 @@ def test_the_report_of_a_failing_gate_says_what_would_pass(gates: Gates) -> None
     assert mergegate("check", passing, "--report", "json:report.json") == 0
     plan = json.loads((gates.folder / "report.json").read_text())["plan"]
     assert not plan["groups"]
+
+
+def test_the_benchmark_of_plans_gates_what_they_propose(
+    gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    module = importlib.import_module("plan")
+    gate = load_gate(gates.write(names="ab", budget=LOOSE))
+    (outcome,), seconds = module.run(gate, "any", gates.folder / "cache")
+    assert (outcome.group, outcome.status) == (("a", "b"), "pass")
+    assert 0 <= outcome.expected <= 1
+    assert seconds > 0
