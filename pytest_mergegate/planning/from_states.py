@@ -74,7 +74,7 @@ def _search(mixed: _MixedStates, judgement: Judgement, drop: tuple[str, ...]) ->
         left_out = None  # that is no way to save a pool
     largest_first = map(tried.named, sorted(found.groups, key=lambda group: -len(group)))
     return PlanRecord(
-        groups=tuple(_group(names, mixed.best(names)) for names in largest_first),
+        groups=tuple(_group(names, mixed.best.get(names)) for names in largest_first),
         at_least=found.at_least,
         drop=tried.named(left_out.dropped) if left_out is not None else (),
     )
@@ -93,7 +93,8 @@ class _MixedStates:
         self._gate, self._hidden, self._trials = gate, hidden, trials
         self._pool_limits = PoolLimits(gate.spec, hidden, case.conflict)
         self._risk = OwnInputRisk({name: hidden.grams[name] for name in self.names})
-        self._known: dict[tuple[str, ...], PlannedMergeRecord | None] = {}
+        self.best: dict[tuple[str, ...], PlannedMergeRecord | None] = {}
+        """The merge by which each group passes that was looked at; None where there is none."""
 
     def risk(self, names: Sequence[str]) -> float:
         """What the shifts of the states say of an average."""
@@ -101,13 +102,8 @@ class _MixedStates:
 
     def passes(self, names: tuple[str, ...]) -> bool:
         """Whether a group does, by its mixed states."""
-        if names not in self._known:
-            self._known[names] = self._passing(names)
-        return self._known[names] is not None
-
-    def best(self, names: tuple[str, ...]) -> PlannedMergeRecord | None:
-        """The merge by which a group passes; None where none was looked for."""
-        return self._known.get(names)
+        self.best[names] = found = self._passing(names)
+        return found is not None
 
     def tried_without(self, drop: Sequence[str], method: str | None) -> PlannedGroupRecord:
         """All but some experts, as one merge that was put together and run on the probes."""

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rich.console import Console
+from rich.table import Table as Rich
+from rich.text import Text
+
 from pytest_mergegate.common.plain_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from rich.console import JustifyMethod
-    from rich.table import Table as Rich
 
 _GAP = 2
 _NARROWEST = 16
@@ -60,19 +62,16 @@ def _shown(cell: Cell, digits: int | None) -> str:
 
 def text(table: Table, width: int, *, color: bool = False) -> str:
     """The table for a terminal: no number is wrapped or cut; in parts where it is too wide."""
-    from rich.console import Console
-    from rich.text import Text
-
+    shown = StringIO()
     console = Console(
-        file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False
+        file=shown, width=width, force_terminal=color, no_color=not color, highlight=False
     )
     console.print(Text(clean(table.title), style="bold"))
     for columns in _parts(table, width) if table.rows else ():
         console.print(_drawn(table, columns))
     for note in table.notes:
         console.print(Text(clean(note)))
-    assert isinstance(console.file, StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in shown.getvalue().splitlines()) + "\n"
 
 
 def _parts(table: Table, width: int) -> Iterator[list[int]]:
@@ -93,14 +92,15 @@ def _parts(table: Table, width: int) -> Iterator[list[int]]:
 
 
 def _drawn(table: Table, columns: Sequence[int]) -> Rich:
-    from rich.table import Table as Rich
-    from rich.text import Text
-
     drawn, names = Rich(box=None, padding=(0, _GAP, 0, 0), pad_edge=False), list(table.columns)
     for place in columns:
         label = place < table.labels
-        justify: JustifyMethod = "left" if label else "right"
-        drawn.add_column(Text(names[place]), justify=justify, no_wrap=not label, overflow="fold")
+        drawn.add_column(
+            Text(names[place]),
+            justify="left" if label else "right",
+            no_wrap=not label,
+            overflow="fold",
+        )
     for row in table.shown():
         drawn.add_row(*(Text(clean(row[place])) for place in columns))
     return drawn
