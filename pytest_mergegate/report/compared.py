@@ -26,7 +26,6 @@ from pytest_mergegate.verdict.increases import Earlier, moved
 
 _NO_LOSS = frozenset({"no_targets", NOT_RUN})
 """Why an expert has no loss that could be compared."""
-_UNSAID = object()
 
 
 def earlier_of(
@@ -92,27 +91,23 @@ def _differences(
 ) -> Iterator[str]:
     for section, keys in COMPARED.items():
         for key in keys:
-            old = before.get(section, {}).get(key, _UNSAID)
+            old = before.get(section, {}).get(key, "unknown")
             new = after[section][key]
             if key == "positions" and (old is None or new is None):
                 continue  # where no states were read, nothing hangs on where
             if isinstance(old, dict) and isinstance(new, dict):  # weights, of which others may come
                 old, new = ({n: w for n, w in of.items() if n in both} for of in (old, new))
             if old != new:
-                yield f"{section}.{key} {_said(old)} then, {_said(new)} now"
+                yield f"{section}.{key} {old} then, {new} now"
     for key in WHOLE:
         old, new = before.get(key), after.get(key)
         if old != new:
-            yield key if key == "mergekit" else f"{key} {_said(old)} then, {_said(new)} now"
+            yield key if key == "mergekit" else f"{key} {old} then, {new} now"
     for key in BY_EXPERT:
         for name in sorted(both):
             old, new = (of.get(key, {}).get(name) for of in (before, after))
             if old != new:
                 yield f"{key} of {name}"
-
-
-def _said(setting: Any) -> str:
-    return "unknown" if setting is _UNSAID else str(setting)
 
 
 def _common(entry: Report, case: Case) -> tuple[PoolPart | None, str]:

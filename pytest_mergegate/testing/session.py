@@ -110,7 +110,11 @@ class GateSession:
             statuses = {"inconclusive"}  # no verdict is no pass
         if statuses == {"pass"} and (expert is not None or report.status == "pass"):
             return
-        text = failure_text(report, expert, brief=_has_items_of_its_experts(item, gate))
+        # where every expert has an item in this run, theirs say what failed
+        items = (other for other in item.session.items if isinstance(other, GateItem))
+        named = {other.expert for other in items if other.gate is gate}
+        brief = isinstance(item, GateItem) and named >= set(gate.spec.experts)
+        text = failure_text(report, expert, brief=brief)
         if "fail" not in statuses and self.options.on_inconclusive == "warn":
             item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
             return
@@ -256,13 +260,6 @@ def _key(gate: Gate, options: Options) -> str:
     said.append(gate.mergekit and dict(gate.mergekit.config))
     said += [options.stage, sorted(options.caps.items()), options.device, pool_state(gate)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def _has_items_of_its_experts(item: pytest.Item, gate: Gate) -> bool:
-    """Whether every expert of the gate has an item in this run, whose text says what failed."""
-    items = (other for other in item.session.items if isinstance(other, GateItem))
-    named = {other.expert for other in items if other.gate is gate}
-    return isinstance(item, GateItem) and named >= set(gate.spec.experts)
 
 
 def _attach(item: pytest.Item, report: Report, expert: str | None) -> None:

@@ -176,7 +176,17 @@ def columns(
     found = []
     if judged:
         of_each = {expert.name: value_of(expert, "mds") for expert in report.experts}
-        found = [_column(report, "MDS", "", MDS, of_each, intervals=detailed), *_ratios(report)]
+        found = [_column(report, "MDS", "", MDS, of_each, intervals=detailed)]
+        # budgets without a column of their own, by what was judged
+        others = dict.fromkeys(v.budget for v in report.verdicts)
+        for budget in (b for b in others if b not in (MDS, DISAGREEMENT, LOSS)):
+            numbers = {
+                v.expert: value_of(v, "value")
+                for v in report.verdicts
+                if v.budget == budget and v.expert is not None
+            }
+            kind = kind_of(budget)
+            found.append(_column(report, kind.words, kind.column_unit, budget, numbers))
     if detailed or shown is None:
         title = "predicted disagreement"
         states = _column(report, title, "from states", DISAGREEMENT, values["states"])
@@ -221,16 +231,6 @@ def _column(
     cells = {name: cell(name) for name in report.expert_names}
     shown = "" if limit is None else f"≤ {limit:g}"
     return Column(title=title, unit=unit, limit=shown, cells=cells)
-
-
-def _ratios(report: Report) -> Iterator[Column]:
-    """Budgets without a column of their own, by what was judged."""
-    own = (MDS, DISAGREEMENT, LOSS)
-    for budget in dict.fromkeys(v.budget for v in report.verdicts if v.budget not in own):
-        judged = [v for v in report.verdicts if v.budget == budget]
-        values = {v.expert: value_of(v, "value") for v in judged if v.expert is not None}
-        kind = kind_of(budget)
-        yield _column(report, kind.words, kind.column_unit, budget, values)
 
 
 def _merged(

@@ -17,7 +17,13 @@ from rich.text import Text
 from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.numbers import columns, layer_columns
-from pytest_mergegate.report.formats.text_tables import COLORS, expert_tables, heatmap, layer_table
+from pytest_mergegate.report.formats.text_tables import (
+    COLORS,
+    LONGEST_NAME,
+    expert_tables,
+    heatmap,
+    text_table,
+)
 from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
 _MOVED = 5
@@ -214,8 +220,8 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         page.unwrapped([""])
         if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
             page.unwrapped(["conflict by layer, means over all pairs"])
-            layers = report.conflicts.layers
-            page.tables([layer_table(layers, layer_columns(report), page.width)])
+            layers, label = report.conflicts.layers, min(LONGEST_NAME, page.width - 34)
+            page.tables([text_table(layers, layer_columns(report), label, about="layer")])
         page.prose(_detail_lines(report))
         page.prose(f"  {reading.finding_text(found)}" for found in reading.told_findings(report))
 

@@ -13,7 +13,7 @@ from pytest_mergegate.report.types import Report
 
 COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 _GAP = 2
-_LONGEST_NAME = 32
+LONGEST_NAME = 32
 _SHORTEST_NAME = 12
 FEWEST = 3
 """Experts from which on there is something to compare."""
@@ -25,31 +25,27 @@ def expert_tables(
 ) -> Iterator[Table]:
     """One row per expert; several tables, one below the other, where one is too wide."""
     longest = max((cell_len(clean(name)) for name in names), default=0)
-    label = min(max(longest, len("expert")), _LONGEST_NAME)
+    label = min(max(longest, len("expert")), LONGEST_NAME)
     needed = sum(_width(column) + _GAP for column in columns)
     label = max(min(label, width - needed), min(label, _SHORTEST_NAME))
     part: list[Column] = []
     for column in columns:
         if part and sum(_width(c) + _GAP for c in [*part, column]) > width - label:
-            yield _table(names, part, label, title)
+            yield text_table(names, part, label, title)
             part, title = [], None
         part.append(column)
-    yield _table(names, part, label, title)
+    yield text_table(names, part, label, title)
 
 
-def layer_table(names: Sequence[str], columns: Sequence[Column], width: int) -> Table:
-    """One row per layer of a model."""
-    return _table(names, columns, min(_LONGEST_NAME, width - 34), None, about="layer")
-
-
-def _table(
+def text_table(
     names: Sequence[str],
     columns: Sequence[Column],
     label: int,
-    title: str | None,
+    title: str | None = None,
     *,
     about: str = "expert",
 ) -> Table:
+    """One row per name, which takes ``label`` columns."""
     rows = Table(
         title=None if title is None else Text(clean(title)),
         title_justify="left",
