@@ -59,6 +59,8 @@ class Changes:
     """The repository."""
     changed: Places
     """Of a submodule the folder."""
+    tracked: Places
+    """Of these what is committed, now or there: not what an earlier run has left behind."""
     unseen: Places
     """What git ignores, so that nobody can say whether it changed."""
 
@@ -78,7 +80,7 @@ class Changes:
             return True
         budget = found.spec.effective_budget
         foretold = budget.automatic or not _FORETOLD.isdisjoint({*budget.limits, *caps})
-        if registry is not None and foretold and self.touch(registry):
+        if registry is not None and foretold and any(map(self.tracked.meet, _trail(registry))):
             return True
         own, base = [gate, *_own_files(found)], found.spec.base
         bases = _named_bases(found) if base is None else (place_of(found.root, base),)
@@ -113,20 +115,21 @@ def changes_since(reference: str, folder: Path) -> Changes:
     Committed or not; renamed and deleted files count under their old names too. Raises GitError.
     """
     top = repository(folder)
-    found: set[str] = set()
+    tracked: set[str] = set()
     for base in _merge_bases(reference, top):
-        found |= _paths(
+        tracked |= _paths(
             *("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-textconv"),
             *("--no-relative", "--ignore-submodules=none", base, "--"),
             folder=top,
         )
     # what is not in the index, as when it was removed from it and lies there still
-    found |= _paths("ls-files", "-z", "--others", "--exclude-standard", folder=top)
+    others = _paths("ls-files", "-z", "--others", "--exclude-standard", folder=top)
     listed = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
     ignored = _paths(*listed, folder=top)
     return Changes(
         top=top,
-        changed=Places.of(top / path for path in found),
+        changed=Places.of(top / path for path in tracked | others),
+        tracked=Places.of(top / path for path in tracked),
         unseen=Places.of(top / path for path in ignored if not _CLUTTER & set(Path(path).parts)),
     )
 

@@ -85,9 +85,10 @@ class MethodSpec(Section):
         """What reports call the method where ``run`` is run for it."""
         return self.label if run == self.method else f"{self.label} (as {run})"
 
-    def is_called(self, label: str) -> bool:
-        """Whether reports call this method ``label``, whatever is run for it."""
-        return label in {self.label, self.label_of(self.traits.stand_in or self.method)}
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What reports may call this method, whatever is run for it."""
+        return self.label, self.label_of(self.traits.stand_in or self.method)
 
 
 class MergeSpec(Section):
@@ -112,7 +113,7 @@ class MergeSpec(Section):
 
     def method_called(self, label: str) -> MethodSpec:
         """The method that reports call ``label``."""
-        return next(method for method in self.methods if method.is_called(label))
+        return next(method for method in self.methods if label in method.labels)
 
     @field_validator("methods", mode="before", json_schema_input_type=list[str | MethodSpec])
     @classmethod
