@@ -38,6 +38,7 @@ class PoolParts:
     """
 
     def __init__(self, hidden: HiddenResult, spec: GateSpec) -> None:
+        self.names = hidden.states.names
         self._hidden = hidden
         self._spec = spec
 

@@ -180,11 +180,7 @@ def kind_of(name: str) -> BudgetKind:
 
 def limit_on(quantity: str) -> str:
     """The name of the budget that limits ``quantity`` itself, not its increase."""
-    return next(
-        kind.name
-        for kind in BUDGETS.values()
-        if kind.quantity == quantity and not kind.from_baseline
-    )
+    return f"max_{quantity}"
 
 
 def set_limits(limits: Mapping[str, float]) -> Iterator[tuple[BudgetKind, float]]:

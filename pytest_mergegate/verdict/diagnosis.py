@@ -1,6 +1,7 @@
 """Why an expert is over budget, and what would help: from the pool's numbers, and a few trials on
 the probes."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from pytest_mergegate.engine.running.trials import Trials
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.spec import DEFAULT_MAX_DISAGREEMENT
 from pytest_mergegate.stages.hidden import HiddenResult
+from pytest_mergegate.stages.pool_parts import PoolParts
 from pytest_mergegate.verdict.budgets import limit_on, share_within
 from pytest_mergegate.verdict.evidence import Case, compare
 from pytest_mergegate.verdict.judge import Judgement, Verdict
@@ -194,7 +196,7 @@ def _remedies(
     if gate.spec.merge.select == "all":
         yield from _passing_methods(judgement)
     if (limit := limits.get(limit_on("mds"))) is not None:
-        yield from _without_for_mds(hidden, limit, failed)
+        yield from _without_for_mds(PoolParts(hidden, gate.spec), limit, failed)
     share = share_within(limits, score=1.0)
     method = next((v.method for v in judgement.verdicts if v.method and v.status == "fail"), None)
     if share < 1 and method is not None and trials is not None:
@@ -213,15 +215,12 @@ def _passing_methods(judgement: Judgement) -> Iterator[Remedy]:
         yield Remedy(text=f"merge with {' or '.join(passing)}, which passes")
 
 
-def _without_for_mds(hidden: HiddenResult, limit: float, failed: Sequence[str]) -> Iterator[Remedy]:
+def _without_for_mds(parts: PoolParts, limit: float, failed: Sequence[str]) -> Iterator[Remedy]:
     """The one expert without which every remaining MDS is within the limit."""
     for expert in failed:
-        keep = [k for k, name in enumerate(hidden.states.names) if name != expert]
-        try:
-            similarity = metrics.hidden_similarity(hidden.distances[np.ix_(keep, keep)])
-        except metrics.Undefined:
-            continue
-        largest = float(metrics.merging_difficulty(similarity).max())
+        rest = [name for name in parts.names if name != expert]
+        scores = [mds.number for mds in parts.of(rest, intervals=False).mds.values()]
+        largest = max((score for score in scores if score is not None), default=math.nan)
         if compare(largest, limit) == "pass":
             text = f"leave {expert} out: the others' largest MDS is then {number_text(largest)}"
             yield Remedy(text=text, drop=(expert,))

@@ -24,12 +24,10 @@ def find_warnings(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Find
     compared = [(merge.method.label, merge.experts) for merge in case.merges]
     compared = compared or [(s.method, s.experts) for s in case.surrogates]
     experts = [e for label, experts in compared if label in judged for e in experts]
-    seen: set[tuple[str, str]] = set()
-    for expert in experts:
-        for finding in (_cut(gate, expert), _few(gate, expert)):
-            if finding is not None and (finding.code, expert.name) not in seen:
-                seen.add((finding.code, expert.name))
-                yield finding
+    seen: dict[tuple[str, str | None], Finding] = {}
+    for finding in (found for expert in experts for found in _weak(gate, expert)):
+        seen.setdefault((finding.code, finding.expert), finding)
+    yield from seen.values()
 
 
 def _copies(case: Case) -> Iterator[Finding]:
@@ -88,33 +86,29 @@ def _predicted(case: Case, judgement: Judgement) -> Iterator[Finding]:
     )
 
 
-def _cut(gate: Gate, expert: MergedExpert) -> Finding | None:
-    if not expert.cut:
-        return None
-    return Finding(
-        code="MG302",
-        severity="warning",
-        expert=expert.name,
-        message=f"{expert.cut} of {expert.inputs} answers were cut at "
-        f"{gate.spec.probes.max_answer_tokens} tokens; beyond that nothing was compared",
-        fix="raise probes.max_answer_tokens",
-    )
-
-
-def _few(gate: Gate, expert: MergedExpert) -> Finding | None:
+def _weak(gate: Gate, expert: MergedExpert) -> Iterator[Finding]:
+    """Answers that were cut, and inputs that are too few to bound what passes."""
+    if expert.cut:
+        yield Finding(
+            code="MG302",
+            severity="warning",
+            expert=expert.name,
+            message=f"{expert.cut} of {expert.inputs} answers were cut at "
+            f"{gate.spec.probes.max_answer_tokens} tokens; beyond that nothing was compared",
+            fix="raise probes.max_answer_tokens",
+        )
     limit = gate.spec.effective_budget.limits.get(limit_on("disagreement"))
     point, upper = expert.disagreement.number, expert.disagreement_upper
-    if limit is None or point is None or compare(point, limit) != "pass":
-        return None
-    if compare(upper, limit) != "fail":
-        return None
-    lacking = inputs_text(expert, limit, gate.spec.level)
-    return Finding(
-        code="MG303",
-        severity="warning",
-        expert=expert.name,
-        message=f"the disagreement of {number_text(point)} is within {number_text(limit)}, but on "
-        f"{expert.inputs} inputs it may be {number_text(upper)}"
-        + (f"; to bound it by the limit, {lacking}" if lacking else ""),
-        fix="add examples, or hold the bound to the limit with judge: bound",
-    )
+    if limit is None or point is None:
+        return
+    if (compare(point, limit), compare(upper, limit)) == ("pass", "fail"):
+        lacking = inputs_text(expert, limit, gate.spec.level)
+        yield Finding(
+            code="MG303",
+            severity="warning",
+            expert=expert.name,
+            message=f"the disagreement of {number_text(point)} is within {number_text(limit)}, but "
+            f"on {expert.inputs} inputs it may be {number_text(upper)}"
+            + (f"; to bound it by the limit, {lacking}" if lacking else ""),
+            fix="add examples, or hold the bound to the limit with judge: bound",
+        )

@@ -12,6 +12,7 @@ import pytest
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.report import build
+from pytest_mergegate.stages import pool_parts
 from pytest_mergegate.verdict.diagnosis import Diagnosis, Remedy, diagnose
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
@@ -53,7 +54,7 @@ def run(
         {"base": "base", "experts": {n: f"x/{n}" for n in NAMES}, **gate_settings}, root=root
     )
     hidden = SimpleNamespace(
-        states=SimpleNamespace(names=NAMES),
+        states=SimpleNamespace(names=NAMES, tasks=NAMES),
         scales={"merge": dict.fromkeys(NAMES, scale)},
         grams=dict.fromkeys(NAMES, np.eye(4) if gram is None else np.array(gram, dtype=float)),
         distances=np.ones((4, 4)) - np.eye(4) if distances is None else np.array(distances),
@@ -136,9 +137,15 @@ def test_one_diagnosis_per_expert(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "helps"), [(4.0, True), (3.9, False)])
-def test_leaving_one_out_helps_the_others(tmp_path: Path, limit: float, helps: bool) -> None:
-    """Without d the similarities are ab 1, ac ½ and bc 0: c has a mean of ¼, so an MDS of 4."""
+def test_leaving_one_out_helps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, helps: bool
+) -> None:
+    """Without d the similarities are ab 1, ac ½ and bc 0: c has a mean of ¼, so an MDS of 4; d's
+    own probe, on which all are near, is left out with it."""
     distances = [[0, 1, 1.25, 9], [1, 0, 1.5, 9], [1.25, 1.5, 0, 8], [9, 9, 8, 0]]
+    near = [[0, 1, 1, 9], [1, 0, 1, 9], [1, 1, 0, 8], [9, 9, 8, 0]]
+    per_probe = np.array([distances, distances, distances, near])
+    monkeypatch.setattr(pool_parts, "distances_per_probe", lambda *_: per_probe)
     (diagnosis,) = run(
         tmp_path,
         verdict("d", "fail", "max_mds"),
