@@ -9,10 +9,10 @@ from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten
-from pytest_mergegate.common.formats import FORMATS
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import Given, parse_report
+from pytest_mergegate.gate.options import FORMATS
 from pytest_mergegate.report.formats.json import read_reports
 from pytest_mergegate.report.run_end import write_report
 

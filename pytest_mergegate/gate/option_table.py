@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pytest_mergegate.common.errors import GateError, UsageError
-from pytest_mergegate.common.formats import FORMATS
-from pytest_mergegate.gate.options import STAGES, Options, ReportTarget
+from pytest_mergegate.gate.options import FORMATS, STAGES, Options, ReportTarget
 
 REGISTRY = "mergegate.registry.jsonl"
 """The registry's name where none is given."""

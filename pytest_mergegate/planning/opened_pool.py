@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.engine.running.cache import Cache
@@ -18,7 +17,7 @@ from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.planning.weights import with_merge
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.stages import pipeline
-from pytest_mergegate.stages.context import Context
+from pytest_mergegate.stages.context import Clock, Context
 from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
 from pytest_mergegate.verdict.budgets import set_limits
 from pytest_mergegate.verdict.evidence import budget_questions

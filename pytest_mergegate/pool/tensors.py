@@ -95,9 +95,8 @@ class StoredTensors(Mapping[str, TensorHeader]):
             return reader.floats(0, header.size).reshape(header.shape)
 
     def blocks(self, name: str, elements: int = _BLOCK) -> Iterator[FloatArray]:
-        """Tensor ``name`` flat, in blocks of ``elements`` but for the last; each until the next.
-
-        Raises PoolError as ``floats`` does.
+        """Tensor ``name`` flat, in blocks of ``elements`` but for the last. Raises PoolError as
+        ``floats`` does.
         """
         size = self[name].size
         with self.reader(name) as reader:
@@ -116,7 +115,7 @@ class StoredTensors(Mapping[str, TensorHeader]):
         run = max(min(_RUN, elements // _RUNS), 1)
         starts = _spread(size // run, elements // run) * run
         with self.reader(name) as reader:
-            return np.concatenate([reader.floats(int(s), int(s) + run).copy() for s in starts])
+            return np.concatenate([reader.floats(int(s), int(s) + run) for s in starts])
 
     @contextmanager
     def reader(self, name: str) -> Iterator["TensorReader"]:
@@ -144,18 +143,13 @@ class TensorReader:
         self._opened, self._start, self._file = opened, header.start, file
         self._is_bfloat16 = header.dtype == "BF16"  # read as uint16, the upper half of a float32
         self._stored = np.dtype(_STORED[header.dtype])
-        self._buffer: StoredArray = np.empty(0, dtype=self._stored)
-        self._floats: FloatArray = np.empty(0, dtype=np.float32)
 
     def read(self, start: int, stop: int) -> StoredArray:
-        """Elements ``start`` to ``stop`` as they are stored, until the next call.
-
-        Raises PoolError where the file has been written to.
-        """
-        if len(self._buffer) < stop - start:
-            self._buffer = np.empty(stop - start, dtype=self._stored)
-        self.read_into(self._buffer[: stop - start], start)
-        return self._buffer[: stop - start]
+        """Elements ``start`` to ``stop`` as they are stored. Raises PoolError where the file has
+        been written to."""
+        run: StoredArray = np.empty(stop - start, dtype=self._stored)
+        self.read_into(run, start)
+        return run
 
     def read_into(self, run: StoredArray, start: int) -> None:
         """Fill ``run``, of the stored type, with the elements from ``start`` on."""
@@ -166,15 +160,10 @@ class TensorReader:
     def floats(self, start: int, stop: int) -> FloatArray:
         """The same in float32; float64 beyond its range becomes infinite."""
         stored = self.read(start, stop)
-        if len(self._floats) < stop - start:
-            self._floats = np.empty(stop - start, dtype=np.float32)
-        floats = self._floats[: stop - start]
         if self._is_bfloat16:
-            np.left_shift(stored, 16, out=floats.view("<u4"), dtype="<u4")
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):
-                floats[:] = stored
-        return floats
+            return np.left_shift(stored, 16, dtype="<u4").view("<f4")
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored.astype(np.float32, copy=False)
 
     def numbers(self, start: int, stop: int) -> Numbers:
         """The same without loss: float64 stays what it is."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
 from pytest_mergegate.common.findings import Finding, cache_finding, file_finding, internal_finding
@@ -24,7 +23,7 @@ from pytest_mergegate.report.build import gate_settings, now, versions
 from pytest_mergegate.report.compared import baseline_findings, baseline_record, earlier_of
 from pytest_mergegate.report.types import CacheUse, Report
 from pytest_mergegate.stages import pipeline
-from pytest_mergegate.stages.context import BudgetQuestions, Context
+from pytest_mergegate.stages.context import BudgetQuestions, Clock, Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.evidence import Case, budget_questions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,6 @@ from pytest_mergegate.gate.options import STAGES, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from pytest_mergegate.common.clock import Clock
     from pytest_mergegate.common.findings import Finding
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.engine.running.cache import Cache
@@ -34,6 +34,25 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
+
+
+class Clock:
+    """Seconds by name; what is timed within something else does not count for that."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._nested = 0.0
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add to the seconds of ``name``, less what was timed within."""
+        start, outer, self._nested = time.perf_counter(), self._nested, 0.0
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._nested
+            self._nested = outer + spent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.stages.context import Context
+from pytest_mergegate.stages.context import Clock, Context
 from pytest_mergegate.verdict.evidence import budget_questions
 
 SEQUENTIAL = {"certificate": {"per_task": 8, "max_per_task": 32}}

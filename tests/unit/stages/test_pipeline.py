@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mergegate.common.clock import Clock
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.gate.options import STAGES
 from pytest_mergegate.stages import pipeline
+from pytest_mergegate.stages.context import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ import pytest
 
 from pytest_mergegate.cli import main
 from pytest_mergegate.cli import report as report_command
-from pytest_mergegate.common import formats
 from pytest_mergegate.common.errors import UsageError
+from pytest_mergegate.gate import options as formats
 from pytest_mergegate.gate.option_table import Given, parse_report
 from pytest_mergegate.report import formats as modules
 from pytest_mergegate.report.formats.numbers import columns
