@@ -150,10 +150,10 @@ def test_the_report_reads_back(gate: Path) -> None:
 def test_a_file_that_cannot_be_hashed(gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The numbers are there, but nobody knows of what: an error with a report, and no verdict."""
 
-    def broken(*_: object) -> tuple[str, str]:
+    def broken(*_: object) -> str:
         raise PoolError("adapter_model.safetensors cannot be read", fix="check the disk")
 
-    monkeypatch.setattr(experts, "_hash", broken)
+    monkeypatch.setattr(experts, "fingerprint", broken)
     report = report_of(gate, budget={RATIO: 1.0})
     assert report.status == "error"
     assert not report.verdicts
