@@ -45,15 +45,9 @@ class Surrogate(ComparedMerge):
     """Whether it is the merge itself."""
 
 
-def scales_of(
-    methods: Sequence[Method], names: Sequence[str], workspace: Workspace
-) -> dict[str, dict[str, float]]:
-    """λ_j by method and expert: known, or measured on a sample of really merged tensors."""
-    return {method.label: method_scales(method, names, workspace) for method in methods}
-
-
 def method_scales(method: Method, names: Sequence[str], workspace: Workspace) -> dict[str, float]:
-    """λ_j by expert of those that are merged."""
+    """λ_j by expert of those that are merged: known, or measured on a sample of really merged
+    tensors."""
 
     def measure() -> dict[str, float]:
         from pytest_mergegate.merging.merge import effective_scales

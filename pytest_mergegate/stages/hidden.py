@@ -14,7 +14,7 @@ from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.merging.method import Method, with_shares
 from pytest_mergegate.stages.context import BudgetQuestions, Context, Results
-from pytest_mergegate.stages.forecasts import Forecast, forecast_all, run_surrogates, scales_of
+from pytest_mergegate.stages.forecasts import Forecast, forecast_all, method_scales, run_surrogates
 from pytest_mergegate.stages.pool_parts import compare_experts, distances_per_probe
 
 
@@ -79,7 +79,13 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         workspace.engine.require_head()  # before anything is computed in vain
     asked = merging.surrogate == "always" or context.decisions.compares_merges
     comparing = facts.has_head and (asked or context.reaches("merge"))
-    hidden = _read(context)
+    with context.executor() as executor:
+
+        def look() -> HiddenResult:
+            tell = partial(context.tell, "hidden states")
+            return compare_states(collect_states(workspace, executor, tell), context.gate.spec)
+
+        hidden = until_decided(look, workspace, context.decisions)
     methods: tuple[Method, ...] = ()
     if forecasts:
         methods = earlier.methods
@@ -87,25 +93,13 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         if isinstance(merging.weights, str) and merging.weights in best:
             # those are known only from the states
             methods = tuple(with_shares(m, best[merging.weights]) for m in methods)
-        scales = scales_of(methods, context.pool.names, workspace)
+        scales = {m.label: method_scales(m, context.pool.names, workspace) for m in methods}
         mixed = forecast_all(scales, hidden.states, context)
         hidden = replace(hidden, scales=scales, forecasts=mixed)
     results = replace(earlier, hidden=hidden, methods=methods, probes=workspace.per_task)
     yield results
     if comparing and methods:
         yield from run_surrogates(context, results)
-
-
-def _read(context: Context) -> HiddenResult:
-    """What the states say, of as many probes as the limits on an MDS take."""
-    workspace, spec = context.workspace, context.gate.spec
-    with context.executor() as executor:
-
-        def look() -> HiddenResult:
-            tell = partial(context.tell, "hidden states")
-            return compare_states(collect_states(workspace, executor, tell), spec)
-
-        return until_decided(look, workspace, context.decisions)
 
 
 def until_decided(
