@@ -28,7 +28,6 @@ _PARTS = {
     "base_layer.weight": "base",
     "base_layer.bias": "base_bias",
 }
-_FACTORS = ("A", "B", "embedding_A", "embedding_B")
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, sorted(_PARTS, reverse=True))) + ")"
 )
@@ -43,7 +42,8 @@ Keys = dict[str, str]
 def adapted_modules(tensors: StoredTensors) -> list[str]:
     """The modules that have a factor among ``tensors``."""
     matches = (_KEY.fullmatch(key.removeprefix(PREFIX)) for key in tensors)
-    return sorted({m["module"] for m in matches if m and _PARTS[m["part"]] in _FACTORS})
+    factors = {"A", "B", "embedding_A", "embedding_B"}
+    return sorted({m["module"] for m in matches if m and _PARTS[m["part"]] in factors})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def grouped(pool: Pool, findings: Findings) -> Findings:
     groups: dict[Finding, list[str]] = {}
     for finding in findings:
         groups.setdefault(replace(finding, expert=None), []).append(finding.expert or "")
-    for finding in sorted(groups, key=lambda one: one.severity):
+    for finding in sorted(groups, key=lambda one: one.severity != "error"):
         if len(names := groups[finding]) == 1:
             yield replace(finding, expert=names[0])
         else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_mergegate.pool.references import last_part, unquantised
-from pytest_mergegate.preflight.told import listed
+from pytest_mergegate.preflight.told import error, grouped, listed, warning
 
 if TYPE_CHECKING:
     from .files import Files
@@ -93,3 +94,21 @@ def test_an_unusable_expression_stops_no_other_rule(files: Files) -> None:
     files.edit_config("a", target_modules="(")
     files.edit_config("b", base_model_name_or_path="org/other")
     assert sorted(f.code for f in files.findings()) == ["MG001", "MG101"]
+
+
+def test_what_several_experts_share_is_told_once_and_errors_first() -> None:
+    pool: Any = SimpleNamespace(experts=range(6))
+    found = [
+        warning("late", "wait", "a"),
+        error("torn", "mend", "b"),
+        warning("late", "wait", "c"),
+        warning("late", "hurry", "c"),
+    ]
+    told = [(f.severity, f.expert, f.message, f.fix) for f in grouped(pool, iter(found))]
+    assert told == [
+        ("error", "b", "torn", "mend"),
+        ("warning", None, "a, c: late", "wait"),
+        ("warning", "c", "late", "hurry"),
+    ]
+    (everybody,) = grouped(pool, (warning("late", "wait", name) for name in "abcdef"))
+    assert everybody.message == "all 6 experts: late"
