@@ -57,12 +57,9 @@ class References:
     def _read(self, name: str, inputs: tuple[int, ...]) -> OwnAnswers:
         import torch
 
-        workspace, engine, local = self._workspace, self._workspace.engine, LocalExecutor()
-        task, model, answering = (
-            engine.tasks[name],
-            engine.require_head(),
-            workspace.facts.answering,
-        )
+        workspace, local = self._workspace, LocalExecutor()
+        engine, answering = workspace.engine, workspace.facts.answering
+        task, model = engine.tasks[name], engine.require_head()
         blocks = blocks_of(name, inputs)
         kept = look_up(workspace, Job(kind="answers", model=name, blocks=tuple(blocks)), again=True)
         is_needed = len(kept) < len(blocks) or not answering or task.choices is not None
