@@ -188,14 +188,10 @@ def _plain(value: Any, code: bool) -> Any:
 
 def take_hooks_out(config: Any) -> None:
     """The same for a configuration that transformers has read: it picks the implementation."""
-    for part in (config, *_parts(config)):
-        part._attn_implementation = part._experts_implementation = None
-        for name in _KERNELS & set(vars(part)):
-            delattr(part, name)
-
-
-def _parts(config: Any) -> list[Any]:
-    """The configurations inside of ``config``, however deep."""
-    found = [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
-    inside = [part for part in found if hasattr(part, "_attn_implementation")]
-    return inside + [deeper for part in inside for deeper in _parts(part)]
+    config._attn_implementation = config._experts_implementation = None
+    for name in _KERNELS & set(vars(config)):
+        delattr(config, name)
+    for name in getattr(config, "sub_configs", ()):  # and those inside of it, however deep
+        part = getattr(config, name, None)
+        if hasattr(part, "_attn_implementation"):
+            take_hooks_out(part)
