@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from schema_tables import attribute_docstrings, json_default, json_type, one_line, table
 
 from pytest_mergegate import cli
-from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.schema import schema
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.merge_methods import METHODS

@@ -1,15 +1,20 @@
 """The command ``mergegate``: the gates outside a test suite, with pytest's exit codes."""
 
+import argparse
 import gc
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
 
-from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import GateError, UsageError
-from pytest_mergegate.common.plain_text import complain
+from pytest_mergegate.common.plain_text import complain, cut
 from pytest_mergegate.common.statuses import Exit
+from pytest_mergegate.gate.option_table import Given, Option, read_options
+from pytest_mergegate.gate.options import Options
+from pytest_mergegate.verdict.budgets import cap_options
 
 _COMMANDS = {
     "check": ("run gates", "."),
@@ -44,6 +49,35 @@ _COMMANDS = {
 }
 """A subcommand is a module here with ``add_to`` and ``run``, and its row: what the command's help
 says of it, and its own help, which may begin with the same words."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but that its errors leave with the exit code for bad options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave."""
+        self.print_usage(sys.stderr)
+        self.exit(Exit.BAD_OPTIONS, f"{self.prog}: error: {cut(message)}\n")
+
+    def add_options(self, options: Iterable[Option], **told: str) -> None:
+        """Declare options that pytest has too; ``told`` is what this command says of some."""
+        for option in options:
+            about = told.get(option.key, option.help)
+            self.add_argument(f"--{option.name}", **option.declaration | {"help": about})
+
+
+def options_of(chosen: argparse.Namespace) -> Options:
+    """The options that the user chose; defaults for those that a command does not have.
+
+    Raises UsageError.
+    """
+
+    def given(option: Option) -> list[Given]:
+        value = getattr(chosen, option.key, None)
+        value = option.default if value is None else value
+        return [Given(value, f"--{option.name}", Path.cwd())]
+
+    return read_options(given, cap_options())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

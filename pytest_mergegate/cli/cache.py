@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.engine.running.cache import Cache

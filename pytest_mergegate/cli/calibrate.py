@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.output import aligned, encodable, is_saved
-from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.plain_text import clean, complain, printable
 from pytest_mergegate.common.statuses import Exit

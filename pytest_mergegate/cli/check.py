@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_mergegate.cli.parser import Parser, options_of
+from pytest_mergegate.cli import Parser, options_of
 from pytest_mergegate.common.errors import GateFileError, UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file

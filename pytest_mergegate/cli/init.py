@@ -11,9 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.first_gate.found import SkippedFolder, find_experts, relative
 from pytest_mergegate.cli.first_gate.proposal import Proposal, propose
-from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.cli.schema import SCHEMA
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.files.writing import Unwritten, write_file

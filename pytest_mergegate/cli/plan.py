@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_mergegate.cli import Parser, options_of
 from pytest_mergegate.cli.output import aligned
-from pytest_mergegate.cli.parser import Parser, options_of
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import clean, complain, say

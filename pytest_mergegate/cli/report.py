@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten

@@ -6,7 +6,7 @@ import re
 import sys
 from typing import Any
 
-from pytest_mergegate.cli.parser import Parser
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
 from pytest_mergegate.gate.spec import GateSpec

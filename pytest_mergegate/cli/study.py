@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.calibrate import registry_at
 from pytest_mergegate.cli.output import encodable, is_saved
-from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit

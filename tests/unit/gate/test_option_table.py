@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mergegate.cli.parser import Parser, options_of
+from pytest_mergegate.cli import Parser, options_of
 from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate.option_table import OPTIONS, Given, Option, read_options
 from pytest_mergegate.gate.options import Options

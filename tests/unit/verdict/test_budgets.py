@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from report.formats.made import report
 
+from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.check import add_to
-from pytest_mergegate.cli.parser import Parser
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
