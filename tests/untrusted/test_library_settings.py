@@ -15,6 +15,8 @@ from pools import read_gate, write_gate
 
 from pytest_mergegate import assess
 from pytest_mergegate.engine.running import ray_cluster
+from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.pool.pool import read_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,18 +133,28 @@ def plant(folder: Path, marker: Path, names: Sequence[str] = MODULES) -> None:
 
 @pytest.mark.parametrize("path", ["", ":", "."])
 def test_mergekit_starts_elsewhere(
-    gate: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    gate: Path,
+    marker: Path,
+    pool_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
 ) -> None:
     """An empty or relative entry of PYTHONPATH is the working directory, also under ``-P``."""
     plant(marker.parent, marker)
     (marker.parent / NUMBA).write_text("cache_dir: here\n")
     monkeypatch.setenv("PYTHONPATH", f"{path}{os.pathsep}")
     from pytest_mergegate.merging import mergekit_process
+    from pytest_mergegate.merging.gate_methods import plan_methods
 
+    loaded = load_gate(gate)
+    pool, _ = read_pool(loaded)
+    assert pool is not None
+    method = plan_methods(loaded, pool.names)[0]
     seen: dict[str, Any] = {}
     own = subprocess.run
     monkeypatch.setattr(mergekit_process.subprocess, "run", partial(_run, own, seen))
-    mergekit_process.run({}, marker.parent, seed=0, lora_dtype=None, trust=False, called={})
+    mergekit_process.run(method, pool, marker.parent)
     assert seen["out"].stdout.strip() == "[]", seen["out"].stderr
 
 
