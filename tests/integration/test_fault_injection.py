@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pools import apart, write_pool
 from reports import same
+from warm import commands
 
 from pytest_mergegate import assess
 from pytest_mergegate.engine.running.cache import Cache
@@ -124,8 +125,9 @@ def reference(gate: Path) -> dict[str, Any]:
 def start(gate: Path, tmp_path: Path) -> Iterator[Callable[[int], int]]:
     """Starts a process that gates the pool again and again; returns its id."""
     started: list[int] = []
+    asked = (str(gate), str(tmp_path / "cache"), str(tmp_path / "log"))
     with subprocess.Popen(
-        [sys.executable, "-c", NURSERY, str(gate), str(tmp_path / "cache"), str(tmp_path / "log")],
+        [commands() / "python", "-c", NURSERY, *asked],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
