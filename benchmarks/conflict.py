@@ -4,6 +4,7 @@
     python benchmarks/conflict.py scaling      2 to 64 of them
     python benchmarks/conflict.py checkpoints  4 whole checkpoints; MergeLens (--mergelens PATH)
     python benchmarks/conflict.py stream       2 whole checkpoints; cat
+    python benchmarks/conflict.py gpu          8 LoRAs on every layer of Mistral 7B
 
 Both sides take turns (--runs), with files in the page cache; printed are medians and ranges. A
 floor is what must be moved and computed at least, at the best rates that all cores of this machine
@@ -42,9 +43,9 @@ from pools import (
 )
 from safetensors.torch import load_file
 
-from pytest_mergegate.engine.weights.conflicts import factor_dots
 from pytest_mergegate.engine.weights.delta_rows import delta_rows
 from pytest_mergegate.engine.weights.kernels import add_pairs
+from pytest_mergegate.engine.weights.tensor_sums import factor_dots
 from pytest_mergegate.stages.conflict import run_conflict
 
 if TYPE_CHECKING:
@@ -247,9 +248,21 @@ def stream(chosen: argparse.Namespace) -> None:
     ratio("the stage / cat", ours, theirs, "at most 3")
 
 
-def stage(pool: Pool) -> Any:
+def gpu(chosen: argparse.Namespace) -> None:
+    """8 adapters on every layer of Mistral 7B, on a GPU."""
+    if not torch.cuda.is_available():
+        print("no GPU here")
+        return
+    pool = loras_of(chosen.folder, LINEAR, MISTRAL_7B.layers, 8)
+    stage(pool, "cuda")  # starts the device
+    (ours,) = alternate(chosen.runs, lambda: seconds(lambda: stage(pool, "cuda")))
+    print(torch.cuda.get_device_name())
+    outcome("the stage", ours)
+
+
+def stage(pool: Pool, device: str = "cpu") -> Any:
     """The conflict stage, exact."""
-    return run_conflict(pool, no_dense, lambda fraction: None)
+    return run_conflict(pool, no_dense, lambda fraction: None, device)
 
 
 def no_dense(*_: str) -> Any:
@@ -273,12 +286,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cases = parser.add_subparsers(dest="case", required=True)
-    for case, layers in ((lora, 1), (scaling, 1), (checkpoints, 24), (stream, 24)):
+    for case, layers in ((lora, 1), (scaling, 1), (checkpoints, 24), (stream, 24), (gpu, 32)):
         command = cases.add_parser(case.__name__, help=case.__doc__)
         command.set_defaults(run=case, layers=layers)
         command.add_argument("--runs", type=int, default=5)
         command.add_argument("--folder", type=Path, help="keep the pools there")
-        if case is not scaling:
+        if case not in (scaling, gpu):
             command.add_argument("--layers", type=int, default=layers)
         if case is checkpoints:
             command.add_argument("--mergelens", type=Path, help="its command, in its own venv")

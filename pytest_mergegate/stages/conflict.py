@@ -26,7 +26,8 @@ from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.stages.context import Context, Results
 
 if TYPE_CHECKING:  # which import numba
-    from pytest_mergegate.engine.weights.conflicts import Dense, TensorConflicts
+    from pytest_mergegate.engine.weights.conflicts import TensorConflicts
+    from pytest_mergegate.engine.weights.tensor_sums import Dense
 
 Doubles = NDArray[np.float64]
 
@@ -91,6 +92,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
         "base": pool.base.fingerprint,
         "experts": [(expert.name, expert.fingerprint) for expert in pool.experts],
         "conflict": pool.spec.conflict.model_dump(mode="json"),
+        "device": device.partition(":")[0],
     }
 
     def dense(expert: str, parameter: str) -> Any:
@@ -99,25 +101,27 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
         return delta.numpy()
 
     def compute() -> ConflictResult:
-        if device not in ("auto", "cpu"):
-            _ = context.workspace.device  # one that is not there is told of at once
-        return run_conflict(pool, dense, lambda done: context.tell("conflict", done))
+        return run_conflict(pool, dense, lambda done: context.tell("conflict", done), device)
 
     yield replace(earlier, conflict=context.cache.kept(ConflictResult, key, compute))
 
 
-def run_conflict(pool: Pool, dense: "Dense", progress: Callable[[float], None]) -> ConflictResult:
+def run_conflict(
+    pool: Pool, dense: "Dense", progress: Callable[[float], None], device: str = "cpu"
+) -> ConflictResult:
     """Compute every pair's ratios in one pass over the parameters.
 
-    ``dense`` gives τ of an expert and a parameter that only a library can work out. Raises
-    PoolError for what cannot be read, and for a τ that is not finite.
+    ``dense`` gives τ of an expert and a parameter that only a library can work out; ``device`` is
+    ``auto``, ``cpu`` or ``cuda[:i]``. Raises PoolError for what cannot be read, and for a τ that
+    is not finite, GateError for a device that is not there.
     """
-    from pytest_mergegate.engine.weights.conflicts import tensor_conflicts  # imports numba
+    # imports numba
+    from pytest_mergegate.engine.weights.conflicts import accelerator_of, tensor_conflicts
 
     found: list[TensorConflicts] = []
     uncertainty = _Uncertainty(len(pool.experts))
     parameters = {name for expert in pool.experts for name in expert.changes}
-    with closing(tensor_conflicts(pool, dense)) as each:
+    with closing(tensor_conflicts(pool, dense, accelerator_of(device, pool))) as each:
         for tensor in each:
             uncertainty.add(tensor)
             found.append(replace(tensor, covariances=None))  # too large to keep

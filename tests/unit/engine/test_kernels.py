@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_mergegate.engine.weights import conflicts
-from pytest_mergegate.engine.weights.conflicts import factor_dots
 from pytest_mergegate.engine.weights.delta_rows import FactorRows
 from pytest_mergegate.engine.weights.kernels import (
     CONFLICTING,
@@ -21,6 +20,7 @@ from pytest_mergegate.engine.weights.kernels import (
     multiply,
     subtract,
 )
+from pytest_mergegate.engine.weights.tensor_sums import factor_dots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
