@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -32,21 +33,25 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.executors import Job
     from pytest_mergegate.report.types import Report
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [  # not imported here: every worker of pytest-xdist collects this file, one runs it
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
+]
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+HEAD = NODE | {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes, and this process connected to them."""
+    import ray
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-        cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         cluster.add_node(**NODE)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
         yield cluster
@@ -287,7 +292,7 @@ def test_the_report_says_what_ran(local: dict[str, Any]) -> None:
 def test_no_cluster_at_the_address(
     tiny_pool: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     start = time.monotonic()
     found = report(tiny_pool, tmp_path, f"ray:{address}")
     assert time.monotonic() - start < 60
