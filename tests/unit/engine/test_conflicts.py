@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.weights import conflicts, delta_rows
+from pytest_mergegate.engine.weights import conflicts, delta_rows, tensor_sums
 from pytest_mergegate.stages.conflict import ConflictResult, run_conflict
 
 from .weights import DTYPES, RATIOS, Files, Naive, naive_conflicts
@@ -142,11 +142,11 @@ def test_random_pools(
 def cut_small(patch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     """Several runs to a piece and several pieces to a tensor, though all are tiny."""
     for name in ("_TILE", "_TILES", "_CHUNK"):
-        patch.setattr(conflicts, name, int(rng.integers(1, 400)))
-    for module in (conflicts, delta_rows):
+        patch.setattr(tensor_sums, name, int(rng.integers(1, 400)))
+    for module in (tensor_sums, delta_rows):
         patch.setattr(module, "_BLOCK", int(rng.integers(1, 400)))
     # of more ranks, inner products are added up like all else
-    patch.setattr(conflicts, "MOST_RANKS", int(rng.integers(1, 100)))
+    patch.setattr(tensor_sums, "MOST_RANKS", int(rng.integers(1, 100)))
 
 
 @pytest.mark.parametrize("own", DTYPES)
@@ -248,8 +248,8 @@ def test_every_kind_of_change_cut_anywhere(
     pool, expected = files.pool(), naive_conflicts(tmp_path, files.names)
     check(tmp_path, pool)
     for size in range(1, 45):
-        monkeypatch.setattr(conflicts, "_TILE", size)
-        monkeypatch.setattr(conflicts, "_CHUNK", (size % 3 + 1) * size * len(files.names))
+        monkeypatch.setattr(tensor_sums, "_TILE", size)
+        monkeypatch.setattr(tensor_sums, "_CHUNK", (size % 3 + 1) * size * len(files.names))
         monkeypatch.setattr(delta_rows, "_BLOCK", size)
         check_pairs(conflict_of(pool), expected)
 
@@ -485,7 +485,7 @@ def test_threads_change_no_number(
     names = [name for name in large.names if name.startswith(kind)]
     pool = large.pool(names, conflict={"mode": mode, "rows": 8})
     if kind != "lora":
-        monkeypatch.setattr(conflicts, "_CHUNK", 1 << 18)
+        monkeypatch.setattr(tensor_sums, "_CHUNK", 1 << 18)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_mergegate.engine.weights import conflicts
+from pytest_mergegate.engine.weights import tensor_sums
 from pytest_mergegate.engine.weights.delta_rows import FactorRows
 from pytest_mergegate.engine.weights.kernels import (
     CONFLICTING,
@@ -257,7 +257,7 @@ def check_dots(rng: np.random.Generator, ranks: list[int], block: int | None = N
     ]
     with pytest.MonkeyPatch.context() as patch:
         if block is not None:
-            patch.setattr(conflicts, "_BLOCK", block)
+            patch.setattr(tensor_sums, "_BLOCK", block)
         found = factor_dots(factors)
     deltas = np.stack([f.scale * (f.left.astype(np.float64) @ f.right).ravel() for f in factors])
     # as near as the factors' sizes allow
