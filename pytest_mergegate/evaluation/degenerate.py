@@ -1,11 +1,7 @@
 """Outputs that are no answers any more (THEORY 6)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 Degeneracy = Literal["constant", "empty", "loop", "invalid_choice"]
 _MOST = 0.5

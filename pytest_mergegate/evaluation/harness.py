@@ -1,15 +1,14 @@
 """Tasks of EleutherAI's lm-evaluation-harness, on the model in memory."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
 import logging
 import random
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,9 @@ import torch
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.working_folder import apart, working_in
+from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.evaluation.own_metric import lent, no_scores
 from pytest_mergegate.evaluation.scoring import Scored
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pytest_mergegate.engine.running.engine import Engine
 
 _SEED = 1234
 """The harness's own default, for few-shot examples and what a task draws at random."""

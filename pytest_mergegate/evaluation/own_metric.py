@@ -1,7 +1,5 @@
 """A metric of the user's own: found, run, and not trusted to behave."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import importlib
@@ -9,29 +7,27 @@ import importlib.util
 import inspect
 import math
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.gate.options import Scorer
+from pytest_mergegate.pool.examples import Example
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-    from types import ModuleType
-
+if TYPE_CHECKING:  # which import torch
     import torch
-    from numpy.typing import NDArray
 
     from pytest_mergegate.engine.models.model import Model
     from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.gate.options import Scorer
-    from pytest_mergegate.pool.examples import Example
 
-    Scores = NDArray[np.float64]
-
+Scores = NDArray[np.float64]
 _RETURNS = "returns one number in [0, 1] per example"
 
 
@@ -120,7 +116,7 @@ class OwnMetric:
             )
         return once
 
-    def of_model(self, function: Callable[..., Any], model: Model) -> Scores:
+    def of_model(self, function: Callable[..., Any], model: "Model") -> Scores:
         """Scores [n] by a function of the loaded model. Raises PoolError as ``of_outputs``.
 
         It is called once: it may cost as much as everything else together.
@@ -137,7 +133,7 @@ class OwnMetric:
             f"it takes (model, tokenizer, examples) and {_RETURNS}",
         )
 
-    def by_hook(self, scorer: Scorer | None, engine: Engine) -> Scores | None:
+    def by_hook(self, scorer: Scorer | None, engine: "Engine") -> Scores | None:
         """Scores [n] by the hook, where there is one that knows the metric; else None.
 
         Raises PoolError as ``of_model``, and where the hook scores an expert's examples under one
@@ -210,7 +206,7 @@ class OwnMetric:
 
 
 @contextmanager
-def lent(model: Model, borrower: str, *, expert: str) -> Iterator[tuple[Any, Any]]:
+def lent(model: "Model", borrower: str, *, expert: str) -> Iterator[tuple[Any, Any]]:
     """The transformers model with the weights loaded now, in eval mode, and a copy of its
     tokenizer, for code that is not ours.
 
@@ -246,7 +242,7 @@ def lent(model: Model, borrower: str, *, expert: str) -> Iterator[tuple[Any, Any
         )
 
 
-def _weights(module: torch.nn.Module) -> dict[str, tuple[int, int, int]]:
+def _weights(module: "torch.nn.Module") -> dict[str, tuple[int, int, int]]:
     """What differs once a parameter was replaced, moved, or written to in place."""
     return {
         name: (id(held), held.data_ptr(), -1 if held.is_inference() else held._version)

@@ -1,8 +1,8 @@
 """Metrics by name: the loaded model to one score in [0, 1] per example."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.evaluation.own_metric import OwnMetric
+from pytest_mergegate.gate.options import Scorer
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
+if TYPE_CHECKING:  # which import torch
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.tasks import Task
-    from pytest_mergegate.gate.options import Scorer
 
 Scores = NDArray[np.float64]
 
@@ -38,7 +35,7 @@ class Scored:
 
 
 def score_loaded(
-    engine: Engine, task: Task, metric: str, root: Path, scorer: Scorer | None = None
+    engine: "Engine", task: "Task", metric: str, root: Path, scorer: Scorer | None = None
 ) -> Scored:
     """Score the loaded model on the expert's own task.
 

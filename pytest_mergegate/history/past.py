@@ -1,30 +1,22 @@
 """What past merges say: the team's registry, and the merges that came with the package."""
 
-from __future__ import annotations
-
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import resources
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from pytest_mergegate.common.findings import Finding
+from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.gate.spec import PREDICTION
 from pytest_mergegate.history.calibration.fit import Calibration, Residuals
-from pytest_mergegate.history.calibration.observations import observations
-from pytest_mergegate.history.registry.reading import read_registry, told
+from pytest_mergegate.history.calibration.observations import Observation, observations
+from pytest_mergegate.history.registry.reading import Registry, read_registry, told
 from pytest_mergegate.metrics import Undefined
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from pytest_mergegate.engine.running.cache import Cache
-    from pytest_mergegate.history.calibration.observations import Observation
-    from pytest_mergegate.history.registry.reading import Registry
 
 SCORES = ("disagreement", "surrogate", "states")
 """What losses are predicted from."""

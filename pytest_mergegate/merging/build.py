@@ -3,37 +3,30 @@
 A folder is written beside its place, read back, and only then put there.
 """
 
-from __future__ import annotations
-
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.writing import PARTIAL, refuse_links
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.loading import quiet
 from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.readings import Row
 from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.merging.gate_methods import plan_methods
-from pytest_mergegate.merging.merge import merge
+from pytest_mergegate.merging.merge import Merged, merge
+from pytest_mergegate.merging.method import JudgedMerge
 from pytest_mergegate.pool.base import read_base
 from pytest_mergegate.pool.pool import read_pool
 from pytest_mergegate.pool.references import Located
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.models.readings import Row
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.merging.merge import Merged
-    from pytest_mergegate.merging.method import JudgedMerge
 
 _GENERATION = "generation_config.json"
 _WRITTEN = ("config.json", _GENERATION, "adapter_config.json")

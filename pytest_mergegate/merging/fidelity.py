@@ -1,13 +1,13 @@
 """Whether a merge is what its name says, before anything is concluded from it (THEORY 8)."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.merging.in_place import (
     by_mergekit,
     drawn,
@@ -15,15 +15,7 @@ from pytest_mergegate.merging.in_place import (
     merge_stack,
     own_arithmetic,
 )
-from pytest_mergegate.merging.method import linear_scales
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.merging.method import Method
+from pytest_mergegate.merging.method import Method, linear_scales
 
 _TOLERANCE = 1e-3
 """Of the change's size; rounding of its sum with the base comes on top."""

@@ -1,10 +1,8 @@
 """Merge methods of a gate, with the weights each of them is handed, held against mergekit."""
 
-from __future__ import annotations
-
 import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mergekit import merge_methods
 from mergekit.merge_methods.base import (
@@ -16,15 +14,10 @@ from mergekit.merge_methods.base import (
 )
 
 from pytest_mergegate.common.errors import GateError, GateFileError
-from pytest_mergegate.gate.merge_methods import METHODS, traits_of
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.merge_methods import METHODS, MethodTraits, Parameters, traits_of
+from pytest_mergegate.gate.spec import MethodSpec
 from pytest_mergegate.merging.method import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.merge_methods import MethodTraits, Parameters
-    from pytest_mergegate.gate.spec import MethodSpec
 
 _WITHIN_ONE = ("density", "t")
 """Parameters that are shares."""

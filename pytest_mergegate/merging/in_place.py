@@ -1,33 +1,24 @@
 """One parameter of a merge, put together from the base's and the experts' task vectors."""
 
-from __future__ import annotations
-
 import hashlib
 import pkgutil
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from mergekit.merge_methods.api import merge_tensors
+from torch import Tensor
 
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights
-from pytest_mergegate.merging.method import is_sum, linear_scales
+from pytest_mergegate.merging.method import Method, is_sum, linear_scales
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
-    from typing import TypeAlias
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.merging.method import Method
-
-    Arithmetic: TypeAlias = Callable[
-        [Method, FactoredTensor, Mapping[str, FactoredTensor], Tensor], object
-    ]
-    """Writes one merged parameter to a place, from the base's and the experts' own."""
-
+Arithmetic: TypeAlias = Callable[
+    [Method, FactoredTensor, Mapping[str, FactoredTensor], Tensor], object
+]
+"""Writes one merged parameter to a place, from the base's and the experts' own."""
 _BASE = ("base",)  # a tuple, so that no expert's name can equal it
 
 

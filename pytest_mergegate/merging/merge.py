@@ -1,27 +1,19 @@
 """One merge: merged weights, how faithful they are, and the linear scale they amount to."""
 
-from __future__ import annotations
-
 import hashlib
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.models.streaming import SpilledWeights
+from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.engine.weights.mixing import in_lanes
 from pytest_mergegate.merging.fidelity import check_fidelity
 from pytest_mergegate.merging.in_place import drawn, lazy_weights, merge_parameter, one_at_a_time
-from pytest_mergegate.merging.method import linear_scales, scales_base
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.merging.method import Method
+from pytest_mergegate.merging.method import Method, linear_scales, scales_base
 
 _SCALE_SAMPLE = 16
 _CHUNK = 1 << 18
@@ -31,15 +23,17 @@ _CHUNK = 1 << 18
 class Merged:
     """The parameters that a merge changes, each made or read when it is asked for."""
 
+    weights: Mapping[str, Tensor]
+    """In the precision in which the model holds them. Raises GateError where mergekit refuses, or
+    where a number is not finite."""
+
     def __init__(self, method: Method, fidelity: float | None = None) -> None:
         self._label = method.label
         self._digests: dict[str, str] = {}
         self.fidelity = fidelity
         """The largest relative error of the identities that the method has to satisfy; None where
         mergekit alone made the merge, and it cannot be made again in place."""
-        self.weights: Mapping[str, Tensor] = {}
-        """In the precision in which the model holds them. Raises GateError where mergekit refuses,
-        or where a number is not finite."""
+        self.weights = {}
 
     @property
     def digest(self) -> str:

@@ -4,8 +4,6 @@ mergekit hands ``trust_remote_code`` to every model that it reads. Only the base
 an expert's folder holds none, and no setting of an expert's that would name some.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -13,22 +11,19 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.engine.models.loading import without_hooks
 from pytest_mergegate.engine.weights.adapters import write_plain_configuration
 from pytest_mergegate.merging import run_mergekit
+from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.adapters import WEIGHTS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 
 _SETTINGS = "config.json"
 _READ = {".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".vocab"}

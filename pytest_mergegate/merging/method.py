@@ -1,18 +1,11 @@
 """A merge method with everything it is run with; needs neither torch nor mergekit."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pytest_mergegate.common.plain import result
-from pytest_mergegate.gate.merge_methods import traits_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.gate.merge_methods import MethodTraits
+from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
 
 
 class JudgedMerge(Protocol):

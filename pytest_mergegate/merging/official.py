@@ -1,35 +1,26 @@
 """The official route: mergekit's own ``run_merge`` writes the merge, and it is read from there."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.models.families import pick_family
 from pytest_mergegate.engine.models.loading import load_module
+from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.merging import mergekit_process
 from pytest_mergegate.merging.in_place import drawn, merge_parameter
 from pytest_mergegate.merging.merge import Merged
-from pytest_mergegate.merging.method import linear_scales
+from pytest_mergegate.merging.method import Method, linear_scales
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.experts import named_as
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.merging.method import Method
 
 _SAMPLE = 16
 """Tensors that are merged again in place, to compare."""

@@ -4,8 +4,6 @@ Started as ``python -P run_mergekit.py JOB``; imports nothing of this package. W
 the last line of stderr.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

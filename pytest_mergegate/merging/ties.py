@@ -1,25 +1,18 @@
 """TIES as mergekit computes it, without sorting whole tensors."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from pytest_mergegate.common.compiled import compiled
+from pytest_mergegate.engine.weights.mixing import FactoredTensor
+from pytest_mergegate.merging.method import Method
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from pytest_mergegate.engine.weights.mixing import FactoredTensor
-    from pytest_mergegate.merging.method import Method
-
-    Floats = NDArray[np.float32]
-    Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 _TILE = 1 << 16
 """Numbers of a tensor that stay in a core's cache at a time, with those of others."""

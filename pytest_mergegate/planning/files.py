@@ -1,10 +1,9 @@
 """What a plan writes: for each group a gate file, and a mergekit configuration of its merge."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -12,21 +11,16 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.gate.gatefile import load_gate
+from pytest_mergegate.gate.gatefile import Gate, load_gate
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.merging.mergekit_process import configuration
+from pytest_mergegate.merging.method import Method
+from pytest_mergegate.planning.forecasts import GroupForecast
 from pytest_mergegate.planning.weights import proposed_gate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.forecasts import GroupForecast
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.experts import Expert
-    from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.pool import Pool
 
 _SETTINGS = (
     *("probes", "conflict", "certificate", "budget", "ignore"),

@@ -1,25 +1,23 @@
 """Puts groups of a pool to the test, without a merge."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from pytest_mergegate.merging.method import is_sum, with_shares
+from pytest_mergegate.merging.method import Method, is_sum, with_shares
 from pytest_mergegate.planning.forecasts import GroupForecast, MergeForecast
 from pytest_mergegate.planning.limits import MergeLimits, PoolLimits
 from pytest_mergegate.planning.running import Runs
-from pytest_mergegate.planning.weights import GroupShares, OwnInputRisk, distinct, group_methods
+from pytest_mergegate.planning.weights import (
+    GroupShares,
+    OwnInputRisk,
+    Shares,
+    distinct,
+    group_methods,
+)
+from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.forecasts import method_scales
 from pytest_mergegate.verdict.budgets import judges_merges
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.weights import Shares
-    from pytest_mergegate.stages.context import Context, Results
 
 _WORTH_IT = 0.9
 """Other shares are tried where they lower the predicted distortion to this part, or less."""

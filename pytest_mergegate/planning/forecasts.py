@@ -1,22 +1,18 @@
 """What is expected of a merge, by expert, by method and shares, and for a group of experts; and how
 the report, and ``mergegate plan --json``, have it."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_mergegate.common.records import Number, Record
-from pytest_mergegate.common.statuses import STATUSES, worst
+from pytest_mergegate.common.statuses import STATUSES, Status, worst
+from pytest_mergegate.common.values import Value
+from pytest_mergegate.merging.method import Method
+from pytest_mergegate.metrics import CurvePoint
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.common.values import Value
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.metrics import CurvePoint
+if TYPE_CHECKING:  # which imports this module
     from pytest_mergegate.planning.weights import Shares
 
 Basis = Literal["exact", "merged", "surrogate"]
@@ -57,7 +53,7 @@ class MergeForecast:
     """A group under one method and shares."""
 
     method: Method
-    shares: Shares
+    shares: "Shares"
     basis: Basis
     """``exact``: the sum that was run is the merge itself; ``merged``: it was made in memory;
     ``surrogate``: the sum nearest to it was run."""

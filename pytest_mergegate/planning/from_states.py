@@ -4,25 +4,18 @@ Only stored states are mixed: no model is run. It is a hint, with the basis ``st
 ``mergegate plan`` says rests on runs.
 """
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-from typing import TYPE_CHECKING
-
+from pytest_mergegate.engine.running.trials import Trials
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.planning.forecasts import PlannedGroupRecord, PlannedMergeRecord, PlanRecord
 from pytest_mergegate.planning.limits import PoolLimits
 from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out
 from pytest_mergegate.planning.weights import OwnInputRisk, scales_of_part
+from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.verdict.budgets import judges_merges, set_limits, share_within
-from pytest_mergegate.verdict.evidence import compare
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pytest_mergegate.engine.running.trials import Trials
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.verdict.evidence import Case
-    from pytest_mergegate.verdict.judge import Judgement
+from pytest_mergegate.verdict.evidence import Case, compare
+from pytest_mergegate.verdict.judge import Judgement
 
 _MOST_TRIALS = 40
 """Groups whose states are mixed: a fraction of a second."""
@@ -60,7 +53,7 @@ def hint(
     return PlanRecord.model_validate(found)
 
 
-def _search(mixed: _MixedStates, judgement: Judgement, drop: tuple[str, ...]) -> PlanRecord:
+def _search(mixed: "_MixedStates", judgement: Judgement, drop: tuple[str, ...]) -> PlanRecord:
     count = len(mixed.names)
     tried = TriedGroups(mixed, _MOST_TRIALS, mixed.names)
     if judgement.status == "fail":

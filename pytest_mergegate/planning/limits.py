@@ -1,35 +1,25 @@
 """What a gate's limits say of a group of experts, and of what a merge makes of one of them."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
-from pytest_mergegate.common.statuses import STATUSES
+from pytest_mergegate.common.statuses import STATUSES, Status
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
-from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.gate.spec import FEWEST, GateSpec
 from pytest_mergegate.planning.forecasts import ExpertForecast
+from pytest_mergegate.stages.conflict import ConflictResult
+from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.stages.merge_versus_experts import DifferingAnswers
 from pytest_mergegate.stages.pool_parts import PoolParts
-from pytest_mergegate.verdict.budgets import set_limits
+from pytest_mergegate.verdict.budgets import BudgetKind, set_limits
 from pytest_mergegate.verdict.evidence import Evidence, compare
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from pytest_mergegate.common.statuses import Status
-    from pytest_mergegate.gate.spec import GateSpec
-    from pytest_mergegate.stages.conflict import ConflictResult
-    from pytest_mergegate.stages.hidden import HiddenResult
-    from pytest_mergegate.verdict.budgets import BudgetKind
 
 
 def refuse_unplanned(spec: GateSpec) -> None:
@@ -99,7 +89,7 @@ class ComparedAnswers(DifferingAnswers):
     labelled: int = 0
     """How many examples with targets there are in all."""
 
-    def __add__(self, more: ComparedAnswers) -> ComparedAnswers:
+    def __add__(self, more: "ComparedAnswers") -> "ComparedAnswers":
         known = self.scores is not None and more.scores is not None
         return ComparedAnswers(
             differs=self.differs + more.differs,

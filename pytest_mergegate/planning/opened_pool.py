@@ -1,15 +1,15 @@
 """The pool that is planned for: a gate's, with candidates, as far as its hidden states."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.engine.running.cache import Cache
+from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.mergekit.gate import conventional_examples
+from pytest_mergegate.gate.options import Options
 from pytest_mergegate.gate.sections import POOL, ExpertSpec
 from pytest_mergegate.history.past import Past
 from pytest_mergegate.merging.gate_methods import plan_methods
@@ -17,18 +17,11 @@ from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.planning.weights import with_merge
 from pytest_mergegate.pool.adapters import CONFIG
 from pytest_mergegate.stages import pipeline
-from pytest_mergegate.stages.context import Clock, Context
+from pytest_mergegate.stages.context import Clock, Context, Results
 from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
 from pytest_mergegate.verdict.budgets import set_limits
 from pytest_mergegate.verdict.evidence import budget_questions
 from pytest_mergegate.verdict.past_merges import with_known_limits
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.options import Options
-    from pytest_mergegate.stages.context import Results
 
 _MODEL = "config.json"
 

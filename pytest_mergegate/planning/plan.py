@@ -1,28 +1,30 @@
 """The plan of a pool: its curve, groups that pass, what to leave out, what to replace."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pytest_mergegate import metrics
+from pytest_mergegate.metrics import CurvePoint
+from pytest_mergegate.planning.forecaster import Forecaster
 from pytest_mergegate.planning.forecasts import (
+    GroupForecast,
     PlanRecord,
     ReplacementRecord,
     StandInRecord,
     curve_records,
     group_record,
 )
-from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out, mask_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pytest_mergegate.metrics import CurvePoint
-    from pytest_mergegate.planning.forecaster import Forecaster
-    from pytest_mergegate.planning.forecasts import GroupForecast
-    from pytest_mergegate.planning.search import Group, Grouping, LeftOut
+from pytest_mergegate.planning.search import (
+    Group,
+    Grouping,
+    LeftOut,
+    TriedGroups,
+    fewest_groups,
+    fewest_left_out,
+    mask_of,
+)
 
 MOST_TRIALS = 200
 Order = Literal["forecast", "mds"]

@@ -1,29 +1,21 @@
 """Runs sums of task vectors, and merges, on the inputs of some experts, each once."""
 
-from __future__ import annotations
-
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pytest_mergegate.engine.running.references import OwnAnswers
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
-from pytest_mergegate.planning.limits import ComparedAnswers
+from pytest_mergegate.merging.method import Method
+from pytest_mergegate.planning.limits import ComparedAnswers, MergeLimits
+from pytest_mergegate.stages.context import Context
 from pytest_mergegate.stages.merge_versus_experts import answers_differ
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-    from contextlib import AbstractContextManager
-
-    from pytest_mergegate.engine.running.references import OwnAnswers
-    from pytest_mergegate.merging.method import Method
-    from pytest_mergegate.planning.limits import MergeLimits
-    from pytest_mergegate.stages.context import Context
-
-    Differing = Generator[tuple[str, ComparedAnswers], None, None]
-
+Differing = Generator[tuple[str, ComparedAnswers], None, None]
 _MOST_SCORED = 256
 """Examples with targets on which a loss is forecast."""
 

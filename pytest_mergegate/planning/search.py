@@ -11,22 +11,16 @@ passed; the groups of its solution are tried, and it is solved again, until all 
 pass. Its solution is then the best, and its size at every step a lower bound.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_mergegate.metrics.partitions import parts_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from pytest_mergegate.planning.forecasts import Forecasts
+from pytest_mergegate.planning.forecasts import Forecasts
 
 LARGEST_EXACT = 12
 """Every subset of so many experts is looked at."""

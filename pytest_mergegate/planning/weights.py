@@ -1,26 +1,20 @@
 """Merge weights of a group of experts: the gate's own, and those that its states suggest."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.merge_methods import MethodTraits
 from pytest_mergegate.merging.method import Method, has_surrogate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.gate.merge_methods import MethodTraits
-    from pytest_mergegate.planning.forecasts import GroupForecast
-    from pytest_mergegate.stages.hidden import HiddenResult
+from pytest_mergegate.planning.forecasts import GroupForecast
+from pytest_mergegate.stages.hidden import HiddenResult
 
 FloatArray = NDArray[np.float64]
 _ALIKE = 0.02

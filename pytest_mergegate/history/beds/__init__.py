@@ -6,19 +6,15 @@ losses from another that neither training nor the scores had seen, so that no sc
 inputs that it is judged by. ``benchmarks/validation.py`` makes these files.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_mergegate.history.registry.lines import RegistryLine
+from pytest_mergegate.history.registry.lines import RegistryLine
 
 LINES: Final = ".registry.jsonl.gz"
 
@@ -42,8 +38,6 @@ def bed_names() -> tuple[str, ...]:
 @cache
 def load_bed(name: str) -> Bed:
     """One bed; read once per process."""
-    from pytest_mergegate.history.registry.lines import RegistryLine
-
     folder = files(__name__)
     text = gzip.decompress((folder / f"{name}{LINES}").read_bytes()).decode("utf-8")
     return Bed(

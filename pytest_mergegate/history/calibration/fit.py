@@ -6,18 +6,18 @@ from what others foretell for them, each merge with the same weight, one more wi
 at infinity (a hierarchical conformal quantile).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from pytest_mergegate.history.calibration.observations import as_risk
+from pytest_mergegate.history.calibration.observations import Observation, as_risk
 from pytest_mergegate.history.calibration.parts import (
     Curve,
     Fitted,
@@ -30,14 +30,7 @@ from pytest_mergegate.history.calibration.parts import (
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.losses import TOTAL_LOSS
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from pytest_mergegate.history.calibration.observations import Observation
-
-    Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 FOLDS: Final = 20
 """How often the fit is made again, without a share of the merges, for the residuals."""

@@ -1,16 +1,12 @@
 """What calibrations learn from: one expert under one recorded merge."""
 
-from __future__ import annotations
-
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pytest_mergegate.history.registry.lines import RegistryLine
+from pytest_mergegate.history.registry.lines import RegistryLine
 
 COLLAPSE: Final = -30.0
 """Percent: an expert whose loss is worse has collapsed."""

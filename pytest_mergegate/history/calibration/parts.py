@@ -7,26 +7,19 @@ Losses only get worse with the score. So the worst that is to be expected at a s
 expected a little further on, with enough merges on the way; beyond them it is everything.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping  # noqa: TC003  # pydantic reads it
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_mergegate.history.calibration.observations import SAME
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-
+Floats = npt.NDArray[np.float64]
 
 NEIGHBOURS: Final = 0.1
 """Share of the points whose residuals make the scale at a score."""

@@ -1,37 +1,29 @@
 """How well each score would have done on the past: thresholds never see the pool they judge."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_mergegate.history.calibration.fit import (
+    Groups,
     calibrate,
     folds,
     grouping,
     merge_weights,
     with_score,
 )
-from pytest_mergegate.history.calibration.observations import SAME, as_risk
+from pytest_mergegate.history.calibration.observations import SAME, Observation, as_risk
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.certificates import disagreement_interval
 from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
 from pytest_mergegate.metrics.ranking import auprc, auroc
 from pytest_mergegate.metrics.resampling import cluster_interval
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy.typing as npt
-
-    from pytest_mergegate.history.calibration.fit import Groups
-    from pytest_mergegate.history.calibration.observations import Observation
-
-    Floats = npt.NDArray[np.float64]
-
+Floats = npt.NDArray[np.float64]
 
 DEFAULT_LIMIT: Final = 0.3
 """A gate's own limit where it names none: a disagreement over it fails."""

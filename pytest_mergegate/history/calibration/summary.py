@@ -1,13 +1,13 @@
 """Everything that recorded merges say, for people and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pytest_mergegate.history.calibration.fit import Calibration, calibrate
+from pytest_mergegate.history.calibration.observations import Observation
 from pytest_mergegate.history.calibration.performance import (
     Performance,
     Threshold,
@@ -17,11 +17,6 @@ from pytest_mergegate.history.calibration.performance import (
     validate,
 )
 from pytest_mergegate.metrics import Undefined
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from pytest_mergegate.history.calibration.observations import Observation
 
 SCHEMA: Final = "pytest-mergegate/calibration/1"
 Found = TypeVar("Found")

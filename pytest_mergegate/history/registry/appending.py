@@ -1,13 +1,12 @@
 """New lines at the end of a registry: under a lock, each once, and merged by git line by line."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -19,12 +18,8 @@ from pytest_mergegate.common.files.writing import (
     open_to_append,
     refuse_links,
 )
+from pytest_mergegate.history.registry.lines import RegistryLine
 from pytest_mergegate.history.registry.reading import read_registry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_mergegate.history.registry.lines import RegistryLine
 
 PATIENCE: Final = 60.0
 """Seconds to wait for who else is writing; it takes them less than one."""

@@ -1,18 +1,14 @@
 """One line of the registry: one merge, the scores it had before, and what it cost every expert."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from pytest_mergegate.common.records import Number, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SCHEMA: Final = "pytest-mergegate/registry/1"
 

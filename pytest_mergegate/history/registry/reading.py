@@ -1,11 +1,11 @@
 """A registry file: the lines that count, and a word about every one that does not."""
 
-from __future__ import annotations
-
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from pathlib import Path
+from typing import Final, Literal, NoReturn
 
 from pydantic import ValidationError
 
@@ -13,10 +13,6 @@ from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import refuse_links
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 Kind = Literal[
     "truncated",

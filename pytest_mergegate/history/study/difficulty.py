@@ -1,25 +1,17 @@
 """Tables 5 and 6: MDS against the best loss of a group, and replacing the task that it names."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate.gate.merge_methods import traits_of
-from pytest_mergegate.history.study.losses import methods_of, p_value, varies
-from pytest_mergegate.history.study.tables import Table
+from pytest_mergegate.history.study.losses import Point, methods_of, p_value, varies
+from pytest_mergegate.history.study.tables import Cell, Table
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.ranking import spearman
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from pytest_mergegate.history.study.losses import Point
-    from pytest_mergegate.history.study.tables import Cell
 
 FEWEST = 4
 """Experts of a group, for a correlation over them."""

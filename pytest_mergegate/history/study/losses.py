@@ -1,26 +1,19 @@
 """Experts under merges as the tables see them, and Tables 1 to 3: what merging costs each of
 them, and whether method or task decides it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_mergegate.gate.merge_methods import traits_of
 from pytest_mergegate.history.calibration.observations import latest
-from pytest_mergegate.history.study.tables import Table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
-
-    import numpy.typing as npt
-
-    from pytest_mergegate.history.registry.lines import RegistryLine, ScoredExpert
-    from pytest_mergegate.history.study.tables import Cell
+from pytest_mergegate.history.registry.lines import RegistryLine, ScoredExpert
+from pytest_mergegate.history.study.tables import Cell, Table
 
 _NAMED: Final = re.compile(r" (weight|density)=")
 

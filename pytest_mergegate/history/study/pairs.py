@@ -1,34 +1,25 @@
 """Pairs of experts: whether what two have in conflict goes with what merging them costs (Table 4),
 and how alike they are beside that cost (Figure 1)."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from string import Template
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import shorten
-from pytest_mergegate.history.study.losses import methods_of, p_value, varies
-from pytest_mergegate.history.study.tables import Table
+from pytest_mergegate.history.study.losses import Point, methods_of, p_value, varies
+from pytest_mergegate.history.study.tables import Cell, Table
 from pytest_mergegate.metrics.resampling import PERMUTATIONS, SEED, mantel
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from pytest_mergegate.history.study.losses import Point
-    from pytest_mergegate.history.study.tables import Cell
-
-    Correlations = Mapping[tuple[str, str], "Correlation"]
+Correlations = Mapping[tuple[str, str], "Correlation"]
 
 METRICS = {
     "magnitude_change_ratio": "magnitude",

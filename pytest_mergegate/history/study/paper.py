@@ -3,24 +3,17 @@
 "An Empirical Study and Theoretical Explanation on Task-Level Model-Merging Collapse" (2026).
 """
 
-from __future__ import annotations
-
 import csv
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from pytest_mergegate.history.study.difficulty import fit
-from pytest_mergegate.history.study.losses import anova, p_value, spread
-from pytest_mergegate.history.study.tables import Table
+from pytest_mergegate.history.study.losses import Anova, anova, p_value, spread
+from pytest_mergegate.history.study.tables import Cell, Table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+Rows = Sequence[Mapping[str, str]]
 
-    from pytest_mergegate.history.study.losses import Anova
-    from pytest_mergegate.history.study.tables import Cell
-
-    Rows = Sequence[Mapping[str, str]]
 METHODS = ("LA", "TA", "TIES", "DARE", "SLERP")
 BEST_OF = METHODS[:3]
 

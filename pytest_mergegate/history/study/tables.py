@@ -1,20 +1,15 @@
 """A table, as people and programs read it."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table as Rich
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
 
 _GAP = 2
 _NARROWEST = 16
