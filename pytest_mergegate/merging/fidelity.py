@@ -118,6 +118,5 @@ class _Part:
 
 
 def _first(weight: Tensor) -> Tensor:
-    """The first rows."""
     flat = weight.reshape(-1, 1) if weight.ndim < 2 else weight.flatten(1)
     return flat[: max(1, _NUMBERS // max(flat.shape[1], 1))].contiguous()
