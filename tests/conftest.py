@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,7 +102,8 @@ def seed() -> int:
 
 @pytest.fixture(scope="session")
 def tiny_pool(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
-    """The gate file of three random experts with labelled examples; not to be written to."""
+    """The gate file of three random experts with labelled examples. A test may put other gate files
+    beside it, and changes nothing else."""
     from pools import write_pool
 
     return write_pool(tmp_path_factory.mktemp("tiny"), seed)
@@ -112,8 +112,9 @@ def tiny_pool(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
 @pytest.fixture
 def pool_copy(tiny_pool: Path, tmp_path: Path) -> Path:
     """The gate file of a copy of ``tiny_pool`` to spoil."""
-    shutil.copytree(tiny_pool.parent, tmp_path / "pool")
-    return tmp_path / "pool" / tiny_pool.name
+    from pools import copy_pool
+
+    return copy_pool(tiny_pool, tmp_path / "pool")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ all that the arithmetic of a gate needs.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,12 @@ def apart(names: str) -> dict[str, Adapter]:
     apart, round-off in the states would show in its fifth digit.
     """
     return {name: Adapter(scale=k / 10) for k, name in enumerate(names, start=1)}
+
+
+def copy_pool(gate: Path, folder: Path) -> Path:
+    """A copy of a pool in a new ``folder``, without gates that other tests have put beside it."""
+    shutil.copytree(gate.parent, folder, ignore=shutil.ignore_patterns("*.mergegate.yaml"))
+    return folder / gate.name
 
 
 def write_pool(

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import pytest
-from pools import read_gate, write_gate
+from pools import copy_pool, read_gate, write_gate
 
 from pytest_mergegate.cli.changed_since import GitError, changes_since
 
@@ -47,8 +47,7 @@ def commit(folder: Path) -> None:
 def repository(tiny_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with a gate on a, b and c, whose branch main a feature has just left."""
     folder = tmp_path / "repository"
-    shutil.copytree(tiny_pool.parent, folder)
-    write_gate(folder / "mergegate.yaml", read_gate(tiny_pool) | {"budget": BUDGET})
+    write_gate(copy_pool(tiny_pool, folder), read_gate(tiny_pool) | {"budget": BUDGET})
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder)
     git(folder, "switch", "--quiet", "-c", "feature")

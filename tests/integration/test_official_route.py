@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import shutil
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -16,7 +15,7 @@ import torch
 from engine_of import engine_of
 from mergekit import sparsify
 from peft import PeftModel
-from pools import Adapter, read_gate, write_base, write_gate, write_pool
+from pools import Adapter, copy_pool, read_gate, write_base, write_gate, write_pool
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate import assess
@@ -315,9 +314,8 @@ def test_what_no_expert_changes_is_in_it_where_it_differs(tiny: Engine) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_mergekit")
 def test_half_precision_is_near_enough(tiny_pool: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_pool.parent, tmp_path / "pool")
     gate = read_gate(tiny_pool) | {"dtype": "bfloat16"}
-    engine = engine_of(write_gate(tmp_path / "pool" / "half.mergegate.yaml", gate))
+    engine = engine_of(write_gate(copy_pool(tiny_pool, tmp_path / "pool"), gate))
     for method in ("linear", TIES):
         assert merge_officially(plan(engine, method), engine).weights
 
