@@ -79,11 +79,13 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         workspace.engine.require_head()  # before anything is computed in vain
     asked = merging.surrogate == "always" or context.decisions.compares_merges
     comparing = facts.has_head and (asked or context.reaches("merge"))
+    ahead = context.gate.spec.certificate.per_task if comparing else 0
     with context.executor() as executor:
 
         def look() -> HiddenResult:
             tell = partial(context.tell, "hidden states")
-            return compare_states(collect_states(workspace, executor, tell), context.gate.spec)
+            states = collect_states(workspace, executor, tell, ahead=ahead)
+            return compare_states(states, context.gate.spec)
 
         hidden = until_decided(look, workspace, context.decisions)
     methods: tuple[Method, ...] = ()

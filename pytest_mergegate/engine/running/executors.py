@@ -123,12 +123,13 @@ class LocalExecutor:
 
 
 def look_up(workspace: Workspace, job: Job, *, again: bool = False) -> Found:
-    """What the cache holds of ``job``."""
+    """What the cache holds of ``job``, or an earlier stage has read on its way."""
     look = workspace.cache.peek if again else workspace.cache.find
     found: Found = {}
     for block in job.blocks:
-        arrays = look(block.key(workspace, job.kind, job.model))
-        if arrays is not None:
+        if (rows := workspace.ahead.get((job.kind, job.model, block))) is not None:
+            found[job.model, block] = rows
+        elif (arrays := look(block.key(workspace, job.kind, job.model))) is not None:
             found[job.model, block] = load(ROWS[job.kind], arrays)
     return found
 
@@ -181,20 +182,34 @@ class HiddenStates:
 
 
 def collect_states(
-    workspace: Workspace, executor: Executor, progress: Callable[[float], None]
+    workspace: Workspace,
+    executor: Executor,
+    progress: Callable[[float], None],
+    *,
+    ahead: int = 0,
 ) -> HiddenStates:
     """The states of every probe under the base and every expert; what is kept is not run again.
 
     Where answers are forced, each expert first decodes those to its own probes; then all models
-    see the same tokens. Raises PoolError.
+    see the same tokens. An expert that has to be put in place for it reads the first ``ahead`` of
+    its own inputs as well: to put it there again would take longer. Raises PoolError.
     """
     names = workspace.pool.names
     blocks = [block for n in names for block in blocks_of(n, workspace.probes(n))]
+    further: list[Block] = []
     if workspace.facts.forced:
-        blocks = answer(workspace, executor, blocks, lambda f: progress(0.2 * f))
+        asked = [*blocks, *_further(workspace, blocks, ahead)]
+        answered = answer(workspace, executor, asked, lambda f: progress(0.2 * f))
+        blocks, further = answered[: len(blocks)], answered[len(blocks) :]
     models = (None, *names)
-    jobs = [Job(kind="states", model=model, blocks=tuple(blocks)) for model in models]
+    jobs = [
+        Job(kind="states", model=m, blocks=(*blocks, *(b for b in further if b.task == m)))
+        for m in models
+    ]
     states = executor.run(workspace, jobs, lambda f: progress(0.2 + 0.8 * f))
+    if ahead:
+        for block in (*blocks, *further):
+            workspace.ahead["states", block.task, block] = states[block.task, block]
     base, *experts = ([s for b in blocks for s in states[model, b]] for model in models)
     return HiddenStates(
         names=names,
@@ -202,6 +217,18 @@ def collect_states(
         base=tuple(base),
         experts=tuple(np.stack(rows) for rows in zip(*experts, strict=True)),
     )
+
+
+def _further(workspace: Workspace, blocks: Sequence[Block], ahead: int) -> list[Block]:
+    """Other inputs, up to ``ahead``, of the experts whose answers to their probes are not kept."""
+    found: list[Block] = []
+    for name in workspace.pool.names if ahead else ():
+        probes = tuple(block for block in blocks if block.task == name)
+        job = Job(kind="answers", model=name, blocks=probes)
+        if without(job, look_up(workspace, job, again=True)):
+            own = blocks_of(name, workspace.draws[name].order[:ahead])
+            found += [block for block in own if block not in probes]
+    return found
 
 
 def answer(
@@ -217,6 +244,8 @@ def answer(
         for name in dict.fromkeys(block.task for block in blocks)
     ]
     found = executor.run(workspace, jobs, progress)
+    for block in blocks:
+        workspace.ahead["answers", block.task, block] = found[block.task, block]
     answered = [replace(b, answers=tuple(map(tuple, found[b.task, b]))) for b in blocks]
     for block in answered:
         block.tell(workspace)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.executors import Block, Kind, Rows
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.pool.pool import Pool
 
@@ -68,6 +69,9 @@ class Workspace:
         self.cache = cache
         self.answers: dict[tuple[str, str, int], list[int]] = {}
         """Tokens by model, task and input, as the engine knows them."""
+        self.ahead: dict[tuple[Kind, str | None, Block], Rows] = {}
+        """What a model was asked while it was in place, and a later stage will need; measured on
+        a base of 470 million parameters, about a twentieth of a gate."""
         self.per_task = pool.spec.probes.per_task
         """Probes of each task by now."""
         self._device = device
