@@ -3,7 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import beta, binom, binomtest
 
 from pytest_mergegate.metrics import (
     Undefined,
@@ -39,6 +39,14 @@ def test_interval_agrees_with_scipy(case, confidence):
     assert low == pytest.approx(expected.low, abs=1e-12)
     assert high == pytest.approx(expected.high, abs=1e-12)
     assert low <= disagreements / n <= high
+
+
+@pytest.mark.parametrize(("disagreements", "n"), [(1, 10**8), (3, 10**9), (2, 10**7)])
+def test_a_rare_disagreement_has_a_lower_end_of_its_own(disagreements, n):
+    """Where 1 less the mirrored bound would have lost its digits."""
+    low, _ = disagreement_interval(disagreements, n)
+    exact = float(beta.ppf(0.025, disagreements, n - disagreements + 1))
+    assert low == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t
 
 from pytest_mergegate.metrics import Undefined, miss_controlled_threshold, paper_loss_model
 
@@ -26,6 +27,18 @@ def test_interval_is_about_25_percent_and_wider_far_from_the_data():
     assert width(2.28) == pytest.approx(25, abs=1)
     assert width(6.0) > width(2.28)
     assert width(2.28, confidence=0.5) < width(2.28) < width(2.28, confidence=0.99)
+
+
+@pytest.mark.parametrize("mds", [1.0, 2.2825, 4.5])
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_interval_is_the_regressions(mds, confidence):
+    """Of 32 rows whose MDS have a mean of 2.2825 and squares about it of 63.84 (THEORY 7)."""
+    leverage = 1 / 32 + (mds - 2.2825) ** 2 / 63.84
+    half = float(t.ppf((1 + confidence) / 2, 30)) * 14.1 * math.sqrt(1 + leverage)
+    prediction = paper_loss_model(mds, confidence=confidence)
+    loss = 13.69 - 11.39 * mds
+    found = (prediction.low, prediction.loss, prediction.high)
+    assert found == pytest.approx([max(-100.0, end) for end in (loss - half, loss, loss + half)])
 
 
 def test_no_loss_below_minus_100():

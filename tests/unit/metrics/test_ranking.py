@@ -96,3 +96,9 @@ def test_without_an_order_there_is_no_answer() -> None:
     for scores, losses in (([1.0, math.nan], [1, 2]), ([1, 2], [1, 2, 3]), ([1], [1])):
         with pytest.raises(ValueError, match="must"):
             spearman(scores, losses)
+
+
+@pytest.mark.parametrize("rank", [auroc, auprc])
+def test_scores_stand_in_a_row(rank: Any) -> None:
+    with pytest.raises(ValueError, match="scores must be a vector"):
+        rank([[1.0, 2.0]], [[True, False]])

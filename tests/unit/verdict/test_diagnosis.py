@@ -13,6 +13,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.report import build
 from pytest_mergegate.stages import pool_parts
+from pytest_mergegate.verdict import diagnosis as diagnosing
 from pytest_mergegate.verdict.diagnosis import Diagnosis, Remedy, diagnose
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
@@ -153,6 +154,66 @@ def test_leaving_one_out_helps_the_others(
         budget={"max_mds": limit},
     )
     assert [remedy.drop for remedy in diagnosis.remedies] == ([("d",)] if helps else [])
+
+
+class TestLeavingOneOutOnTheProbes:
+    """c spoils every merge that it is in; of the others, who pulls most is known by Gram and λ²."""
+
+    GRAM = np.diag([1, 0.5, 3, 0.2])
+
+    def tried(self, **unreadable: Any) -> Any:
+        asked: list[dict[str, float]] = []
+
+        def trial(scales: Mapping[str, float]) -> Any:
+            asked.append(dict(scales))
+            rate = 0.9 if "c" in scales and len(scales) > 1 else 0.1
+            return {n: unreadable.get(n, SimpleNamespace(rate=rate)) for n in scales}
+
+        return SimpleNamespace(trial=trial, asked=asked)
+
+    @pytest.mark.parametrize(("scale", "rest"), [(0.25, 1 / 3), (1.0, 1.0)])
+    def test_shares_of_an_average_are_shared_out_again(
+        self, tmp_path: Path, scale: float, rest: float
+    ) -> None:
+        trials = self.tried()
+        (diagnosis,) = run(
+            tmp_path, verdict("a", "fail"), gram=self.GRAM, scale=scale, trials=trials
+        )
+        (remedy,) = diagnosis.remedies
+        assert remedy.text.startswith("leave c out: merge then changes at most 10% of the others'")
+        three = [asked for asked in trials.asked if sorted(asked) == ["a", "b", "d"]]
+        # as they are for the cause, and as they would be merged for the way out
+        assert {round(share, 9) for asked in three for share in asked.values()} == {
+            scale,
+            round(rest, 9),
+        }
+
+    def test_is_offered_within_the_limit_alone(self, tmp_path: Path) -> None:
+        found = run(
+            tmp_path,
+            verdict("a", "fail"),
+            gram=self.GRAM,
+            trials=self.tried(),
+            budget={"max_disagreement": 0.05},
+        )
+        assert [diagnosis.remedies for diagnosis in found] == [()]
+
+    def test_what_cannot_be_read_helps_nobody(self, tmp_path: Path) -> None:
+        trials = self.tried(d=None)
+        (diagnosis,) = run(tmp_path, verdict("a", "fail"), gram=self.GRAM, trials=trials)
+        assert not any("leave c out" in remedy.text for remedy in diagnosis.remedies)
+
+    def test_a_large_weight_pulls_by_its_square(self, tmp_path: Path) -> None:
+        """Of 0.5² · 4 and 0.9² · 2, the second is more."""
+        gate = {"b": 0.5, "c": 0.9}
+        pulls = diagnosing._pulls(
+            SimpleNamespace(  # type: ignore[arg-type]
+                grams={"a": np.diag([1.0, 4.0, 2.0])}, states=SimpleNamespace(names=("a", "b", "c"))
+            ),
+            {"a": 1.0, **gate},
+            "a",
+        )
+        assert pulls == pytest.approx({"b": 1.0, "c": 1.62})
 
 
 @pytest.mark.parametrize(("select", "offered"), [("all", True), ("any", False)])
