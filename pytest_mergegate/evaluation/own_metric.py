@@ -44,6 +44,8 @@ class OwnMetric:
     metric: str
     expert: str
     examples: Sequence[Example]
+    numbers: Sequence[int]
+    """Those by which errors name the examples."""
 
     def refused(self, why: str, fix: str | None = None) -> PoolError:
         """The error for a metric that gives no scores."""
@@ -92,29 +94,35 @@ class OwnMetric:
             f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
         )
 
-    def of_outputs(
-        self, function: Callable[..., Any], outputs: Sequence[str], targets: Sequence[str]
-    ) -> Scores:
-        """Scores [n] by a function of outputs. Raises PoolError naming what it could not score.
+    def of_outputs(self, function: Callable[..., Any], outputs: Sequence[str]) -> Scores:
+        """Scores [n] by a function of outputs, each the best that one of the example's references
+        gives. Raises PoolError naming what it could not score.
 
         It is called twice: a metric that gives the same answers different scores measures nothing.
         """
+        pairs = [(k, right) for k, one in enumerate(self.examples) for right in one.references]
+        of = [k for k, _ in pairs]
 
         def ask(picked: Sequence[int]) -> Any:
-            return function([outputs[k] for k in picked], [targets[k] for k in picked])
+            chosen = [pairs[place] for place in picked]
+            return function([outputs[k] for k, _ in chosen], [right for _, right in chosen])
 
-        def shown(k: int) -> str:
-            return f"output {outputs[k]!r}, target {targets[k]!r}"
+        def shown(place: int) -> str:
+            index, right = pairs[place]
+            return f"output {outputs[index]!r}, target {right!r}"
 
         usage = f"it takes (outputs, targets) and {_RETURNS}"
-        once, again = self._scores(ask, shown, usage), self._scores(ask, shown, usage)
+        once, again = self._scores(ask, shown, usage, of), self._scores(ask, shown, usage, of)
         if differing := np.flatnonzero(once != again).tolist():
+            place = differing[0]
             raise self.refused(
-                f"scored example {differing[0] + 1} as {once[differing[0]]:g}, and as "
-                f"{again[differing[0]]:g} when asked again",
+                f"scored example {self.numbers[of[place]]} as {once[place]:g}, and as "
+                f"{again[place]:g} when asked again",
                 "a metric must give equal outputs equal scores; seed what it draws at random",
             )
-        return once
+        best = np.zeros(len(self.examples))
+        np.maximum.at(best, of, once)
+        return best
 
     def of_model(self, function: Callable[..., Any], model: "Model") -> Scores:
         """Scores [n] by a function of the loaded model. Raises PoolError as ``of_outputs``.
@@ -131,6 +139,7 @@ class OwnMetric:
             ask,
             lambda k: f"input {self.examples[k].input!r}",
             f"it takes (model, tokenizer, examples) and {_RETURNS}",
+            range(len(self.examples)),
         )
 
     def by_hook(self, scorer: Scorer | None, engine: "Engine") -> Scores | None:
@@ -161,13 +170,18 @@ class OwnMetric:
         return None if left else scores
 
     def _scores(
-        self, ask: Callable[[Sequence[int]], Any], shown: Callable[[int], str], usage: str
+        self,
+        ask: Callable[[Sequence[int]], Any],
+        shown: Callable[[int], str],
+        usage: str,
+        of: Sequence[int],
     ) -> Scores:
-        """What ``ask`` scores the examples with the given indices, checked.
+        """What ``ask`` scores the items with the given indices, checked.
 
-        ``shown`` is what the metric gets of one example, ``usage`` how such a metric is written.
+        ``shown`` is what the metric gets of one item, ``usage`` how such a metric is written, and
+        ``of`` the index of the example to which each item belongs.
         """
-        count = len(self.examples)
+        count = len(of)
 
         def culprit() -> str:
             """Name the first example that by itself gives no score either."""
@@ -179,7 +193,7 @@ class OwnMetric:
                 except BaseException:
                     scored = False
                 if not scored:
-                    return f" (example {index + 1}: {shown(index)})"
+                    return f" (example {self.numbers[of[index]]}: {shown(index)})"
             return ""
 
         try:
@@ -190,19 +204,22 @@ class OwnMetric:
             why = f"raised {type(error).__name__}: {error}{culprit()}"
             raise self.refused(why, usage) from error
         if len(scores) != count:
-            why = f"returned {len(scores)} scores for {count} examples{culprit()}"
-            raise self.refused(why, "return one number in [0, 1] per example")
-        return np.array([self._checked(score, k) for k, score in enumerate(scores)])
+            asked = "examples" if count == len(self.examples) else "pairs of output and reference"
+            why = f"returned {len(scores)} scores for {count} {asked}{culprit()}"
+            raise self.refused(why, f"return one number in [0, 1] for each of the {asked}")
+        return np.array(
+            [self._checked(one, self.numbers[k]) for one, k in zip(scores, of, strict=True)]
+        )
 
-    def _checked(self, value: Any, index: int) -> float:
+    def _checked(self, value: Any, number: int) -> float:
         try:
-            number = float(value)
+            score = float(value)
         except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not 0 <= number <= 1:
-            why = f"scored example {index + 1} as {repr(value)[:40]}"
+            score = math.nan
+        if not 0 <= score <= 1:
+            why = f"scored example {number} as {repr(value)[:40]}"
             raise self.refused(why, "scores are numbers between 0 and 1")
-        return number
+        return score
 
 
 @contextmanager

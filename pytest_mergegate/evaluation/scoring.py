@@ -1,6 +1,7 @@
 """Metrics by name: the loaded model to one score in [0, 1] per example."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.evaluation.own_metric import OwnMetric
 from pytest_mergegate.gate.options import Scorer
@@ -28,7 +28,8 @@ class Scored:
     scores: Scores
     """One per example, in [0, 1]."""
     chance: float
-    """The majority class's share where answers are choices or labels, else 0."""
+    """What the one answer that is right most often would score where answers are choices or
+    labels, else 0."""
     of_outputs: bool
     """Whether the scores follow from the answers to the task's own inputs alone: only then does a
     bound on how many of those change bound the loss."""
@@ -42,7 +43,8 @@ def score_loaded(
     ``metric`` is ``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>``, or
     ``package.module:function`` of (outputs, targets) or (model, tokenizer, examples) that returns
     one number in [0, 1] per example; modules are also found beside the gate file, in ``root``, and
-    tasks in the pool's folder of them. ``scorer`` is asked before such a function is looked for.
+    tasks in the pool's folder of them. ``scorer`` is asked before such a function is looked for. Of
+    several references the one that scores best counts; a function of the model is handed them all.
     Raises PoolError naming the example that could not be scored.
     """
     if metric.startswith(HARNESS):
@@ -50,34 +52,43 @@ def score_loaded(
 
         name, tasks = metric.removeprefix(HARNESS), engine.pool.tasks
         return harness_scores(engine, name, expert=task.name, tasks=tasks)
-    targets = [example.target or "" for example in task.examples]
-    chance = 0.0 if task.reading == "greedy" else metrics.majority_rate(targets)
+    references = [example.references for example in task.examples]
+    chance = 0.0 if task.reading == "greedy" else _chance(references)
     if metric in BUILTIN_METRICS:
-        scores = score_outputs(metric, engine.outputs(task, range(len(targets))), targets)
+        scores = score_outputs(metric, engine.outputs(task, range(len(references))), references)
         return Scored(scores=scores, chance=chance, of_outputs=True)
-    own = OwnMetric(metric=metric, expert=task.name, examples=task.examples)
+    own = OwnMetric(metric=metric, expert=task.name, examples=task.examples, numbers=task.numbers)
     hooked = own.by_hook(scorer, engine)
     if hooked is not None:
         return Scored(scores=hooked, chance=chance, of_outputs=False)
     function = own.load(root)
     if of_outputs := not own.takes_model(function):
-        scores = own.of_outputs(function, engine.outputs(task, range(len(targets))), targets)
+        scores = own.of_outputs(function, engine.outputs(task, range(len(references))))
     else:
         scores = own.of_model(function, engine.model)
     return Scored(scores=scores, chance=chance, of_outputs=of_outputs)
 
 
-def score_outputs(metric: str, outputs: Sequence[str], targets: Sequence[str]) -> Scores:
-    """Score ``outputs`` against ``targets`` [n] → [n] by one of the built-in metrics."""
-    if metric == "rouge_l":
-        return _rouge_l(outputs, targets)
-    pairs = zip(outputs, targets, strict=True)
+def score_outputs(
+    metric: str, outputs: Sequence[str], references: Sequence[tuple[str, ...]]
+) -> Scores:
+    """Score ``outputs`` by one of the built-in metrics, each against the best of its
+    ``references`` [n] → [n].
+
+    A maximum moves no more than the most that one of its terms does, so what bounds a change of the
+    score against one reference bounds it against the best of them, too.
+    """
+    score = _of_pair(metric)
+    pairs = zip(outputs, references, strict=True)
+    return np.array([max(score(o, r) for r in right) for o, right in pairs], dtype=np.float64)
+
+
+def _of_pair(metric: str) -> Callable[[str, str], float]:
+    """A built-in metric of an output and a reference."""
     if metric == "accuracy":
-        return np.array([o == t for o, t in pairs], dtype=np.float64)
-    return np.array([o.strip() == t.strip() for o, t in pairs], dtype=np.float64)
-
-
-def _rouge_l(outputs: Sequence[str], targets: Sequence[str]) -> Scores:
+        return lambda output, reference: output == reference
+    if metric == "exact_match":
+        return lambda output, reference: output.strip() == reference.strip()
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
@@ -86,6 +97,10 @@ def _rouge_l(outputs: Sequence[str], targets: Sequence[str]) -> Scores:
             fix="pip install 'pytest-mergegate[rouge]'",
         ) from None
     scorer = RougeScorer(["rougeL"])
-    return np.array(
-        [scorer.score(t, o)["rougeL"].fmeasure for o, t in zip(outputs, targets, strict=True)]
-    )
+    return lambda output, reference: float(scorer.score(reference, output)["rougeL"].fmeasure)
+
+
+def _chance(references: Sequence[tuple[str, ...]]) -> float:
+    """The share of examples on which the label is right that is right most often."""
+    counts = Counter(label for right in references for label in right)
+    return max(counts.values()) / len(references)

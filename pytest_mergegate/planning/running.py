@@ -121,8 +121,8 @@ class Runs:
         for inputs in filter(None, (order[:first], order[first:count])):
             reference, scores = self._references.of(name, inputs), None
             if labelled and metric in BUILTIN_METRICS:
-                targets = [pool.examples[name][k].target or "" for k in reference.inputs]
-                scores = score_outputs(metric, reference.outputs, targets)
+                right = [pool.examples[name][k].references for k in reference.inputs]
+                scores = score_outputs(metric, reference.outputs, right)
             differs = (False,) * len(inputs)
             own = ComparedAnswers(
                 differs=differs, cut=reference.cut, scores=scores, labelled=labelled

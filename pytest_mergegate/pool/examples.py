@@ -1,11 +1,18 @@
 """Examples of a task: JSONL of inputs, and targets and choices where there are labels."""
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import open_regular, read_at_most, unique
@@ -32,14 +39,36 @@ class Example(BaseModel):
 
     input: str | Annotated[tuple[Message, ...], Field(min_length=1, strict=False)]
     """A prompt, or chat messages."""
-    target: str | None = None
+    target: str | tuple[str, ...] | None = None
+    """What is right: one text, or several references of which the best counts."""
     choices: Annotated[tuple[Choice, ...], Field(min_length=2, strict=False)] | None = None
     """The answers allowed; ``accuracy`` ranks them by log-likelihood."""
 
     @property
     def question(self) -> Hashable:
         """What a model is asked: examples that share it repeat each other."""
-        return self.input, self.choices
+        return self.input, self.choices and tuple(sorted(self.choices))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All texts that are right, each once; empty without a target."""
+        if self.target is None:
+            return ()
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _one_or_several(cls, target: object) -> object:
+        if target is None or isinstance(target, str):
+            return target
+        if not isinstance(target, list | tuple):
+            raise ValueError("it is neither a string nor a list of strings")
+        if not target:
+            raise ValueError("the list is empty; leave the target out where there is none")
+        for place, reference in enumerate(target, start=1):
+            if not isinstance(reference, str):
+                raise ValueError(f"entry {place} of the list is no string")
+        return tuple(dict.fromkeys(target))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -48,13 +77,15 @@ class Example(BaseModel):
         if self.choices is not None:
             if len(set(self.choices)) != len(self.choices):
                 raise ValueError("choices holds a duplicate")
-            if self.target is not None and self.target not in self.choices:
-                raise ValueError(f"target {self.target!r} is none of the choices")
+            allowed = set(self.choices)
+            wrong = next((one for one in self.references if one not in allowed), None)
+            if wrong is not None:
+                raise ValueError(f"target {wrong!r} is none of the choices")
         return self
 
 
 def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]:
-    """Read a JSONL file of examples.
+    """Read a JSONL file of examples, one per line.
 
     Raises PoolError with ``file:line`` for a missing, empty or malformed file, and where only
     some of the lines have a target (a score over the labelled part would pass for the whole).
@@ -80,12 +111,29 @@ def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]
     if not examples:
         fix = 'add one {"input": ...} a line'
         raise _malformed("the file of examples is empty", expert, path.name, fix)
-    unlabelled = [n for (n, _), e in zip(numbered, examples, strict=True) if e.target is None]
+    unlabelled = [n for (n, _), e in zip(numbered, examples, strict=True) if not e.references]
     if unlabelled and len(unlabelled) < len(examples):
         what = f"{len(examples) - len(unlabelled)} of {len(examples)} examples have a target"
         fix = "give every example of the file a target, or none"
         raise _malformed(what, expert, f"{path.name}:{unlabelled[0]}", fix)
     return tuple(examples)
+
+
+def join(rows: Sequence[Example]) -> tuple[Example, ...]:
+    """One example per question, in the order in which questions first come; the targets of all its
+    ``rows`` are its references."""
+    asked: dict[Hashable, list[Example]] = {}
+    for row in rows:
+        asked.setdefault(row.question, []).append(row)
+    return tuple(_joined(same) for same in asked.values())
+
+
+def _joined(same: Sequence[Example]) -> Example:
+    references = tuple(dict.fromkeys(one for row in same for one in row.references))
+    first = same[0]
+    if references == first.references:
+        return first
+    return first.model_copy(update={"target": references})
 
 
 def _parse(line: str, where: str, expert: str) -> Example:

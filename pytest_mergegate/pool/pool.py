@@ -1,7 +1,7 @@
 """The pool: one base, its experts and their examples, read as far as headers go."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -16,7 +16,7 @@ from pytest_mergegate.gate.sections import HARNESS
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.pool.adapters import CONFIG, read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
-from pytest_mergegate.pool.examples import Example, read_examples
+from pytest_mergegate.pool.examples import Example, join, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.references import Located, in_ci, locate
@@ -33,8 +33,10 @@ class Pool:
 
     base: Base
     experts: tuple[Expert, ...]
+    rows: Mapping[str, tuple[Example, ...]]
+    """By expert, the lines of its file of examples; an expert without examples is absent."""
     examples: Mapping[str, tuple[Example, ...]]
-    """By expert; an expert without examples is absent."""
+    """By expert, what is asked: rows with one question are one example."""
     examples_fingerprint: Mapping[str, str]
     statistics: Mapping[str, WeightStatistics]
     """By expert, what a look at every stored number found."""
@@ -57,12 +59,19 @@ class Pool:
         if base:
             _ = self.base.fingerprint
 
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """Where each example of expert ``name`` first stands among its rows, counted from 1."""
+        first: dict[Hashable, int] = {}
+        for number, row in enumerate(self.rows[name], start=1):
+            first.setdefault(row.question, number)
+        return tuple(first.values())
+
     def labelled(self, name: str) -> bool:
         """Whether expert ``name`` can be scored: its examples have targets (all have, or none
         has), or a task of lm-evaluation-harness brings its own."""
         if self.spec.experts[name].metric.startswith(HARNESS):
             return True
-        return name in self.examples and self.examples[name][0].target is not None
+        return name in self.examples and bool(self.examples[name][0].references)
 
 
 def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
@@ -79,15 +88,16 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
         with workers() as threads:
             futures = {n: threads.submit(weight_statistics, e, base) for n, e in experts.items()}
             statistics = problems.each(futures, lambda name: futures[name].result())
-    examples = problems.each(names, lambda name: _read_examples(gate, name))
+    read = problems.each(names, lambda name: _read_examples(gate, name))
     tasks = problems.tried(_task_folder, gate)
     if problems or base is None:
         return None, tuple(problems)
     pool = Pool(
         base=base,
         experts=tuple(experts.values()),
-        examples={name: found for name, (found, _) in examples.items()},
-        examples_fingerprint={name: content for name, (_, content) in examples.items()},
+        rows={name: rows for name, (rows, _) in read.items()},
+        examples={name: join(rows) for name, (rows, _) in read.items()},
+        examples_fingerprint={name: content for name, (_, content) in read.items()},
         statistics=statistics,
         spec=gate.spec,
         mergekit=gate.mergekit,
@@ -163,7 +173,7 @@ def _adapters_choice(gate: Gate, experts: Mapping[str, Located]) -> str:
 
 
 def _read_examples(gate: Gate, name: str) -> tuple[tuple[Example, ...], str] | None:
-    """An expert's examples and their fingerprint; None where it has none."""
+    """The rows of an expert's examples and their fingerprint; None where it has none."""
     file = gate.spec.examples_of(name)
     if file is None:
         return None

@@ -10,16 +10,17 @@ _SHOWN = 3
 
 def find(pool: Pool) -> Findings:
     """One merged model gives one answer to one input."""
-    targets: defaultdict[object, dict[str, set[str | None]]] = defaultdict(dict)
+    targets: defaultdict[object, dict[str, set[str]]] = defaultdict(dict)
     for name, examples in pool.examples.items():
         for example in examples:
-            targets[example.question].setdefault(name, set()).add(example.target)
+            targets[example.question][name] = {*example.references}
     agreeing: Counter[tuple[str, ...]] = Counter()
     torn: Counter[tuple[str, ...]] = Counter()
     for asked in targets.values():
         if len(asked) > 1:
-            wanted = set[str | None]().union(*asked.values()) - {None}
-            (torn if len(wanted) > 1 else agreeing)[tuple(asked)] += 1
+            wanted = [references for references in asked.values() if references]
+            suits_all = not wanted or set.intersection(*wanted)
+            (agreeing if suits_all else torn)[tuple(asked)] += 1
     if torn:
         yield warning(
             "inputs are shared with different targets: the tasks contradict each other "

@@ -18,6 +18,7 @@ from pytest_mergegate.evaluation.own_metric import OwnMetric
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.report.types import FindingRecord
 
 COUNT = 30
@@ -75,6 +76,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     settings = read_gate(gate)
     settings["probes"]["per_task"] = 3
     return write_gate(gate, settings | {"budget": {"max_loss": 50}})
+
+
+def own(engine: Engine, name: str) -> OwnMetric:
+    task = engine.tasks["b"]
+    return OwnMetric(metric=name, expert="b", examples=task.examples, numbers=task.numbers)
 
 
 def scored_by(shared: Path, function: str) -> Path:
@@ -155,7 +161,7 @@ def test_the_model_is_given_back_as_it_was(shared: Path) -> None:
         tokenizer.pad_token = "a"
         return [1.0] * len(examples)
 
-    metric = OwnMetric(metric="spoil", expert="b", examples=engine.tasks["b"].examples)
+    metric = own(engine, "spoil")
     metric.of_model(spoil, engine.model)
     assert not any(part.training for part in engine.model.module.modules())
     assert engine.model.module.generation_config.to_dict() == settings
@@ -165,7 +171,7 @@ def test_the_model_is_given_back_as_it_was(shared: Path) -> None:
 def test_a_streamed_base_is_not_lent(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(shared)
     monkeypatch.setattr(type(engine.model), "is_streamed", True)
-    metric = OwnMetric(metric="m:f", expert="b", examples=engine.tasks["b"].examples)
+    metric = own(engine, "m:f")
     with pytest.raises(PoolError, match="needs the whole model in memory") as caught:
         metric.of_model(lambda *_: [], engine.model)
     assert (caught.value.code, caught.value.expert) == ("MG301", "b")
@@ -183,12 +189,13 @@ def test_a_streamed_base_is_not_lent(shared: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_how_many_arguments(function: Any, model: bool) -> None:
-    assert OwnMetric(metric="m:f", expert="b", examples=[]).takes_model(function) is model
+    metric = OwnMetric(metric="m:f", expert="b", examples=[], numbers=[])
+    assert metric.takes_model(function) is model
 
 
 def test_no_gradients_are_left(shared: Path) -> None:
     engine = engine_of(shared)
     assert torch.is_grad_enabled()
-    metric = OwnMetric(metric="m:f", expert="b", examples=engine.tasks["b"].examples)
+    metric = own(engine, "m:f")
     metric.of_model(lambda m, t, e: [1] * len(e), engine.model)
     assert torch.is_grad_enabled()

@@ -188,7 +188,7 @@ def test_templates(marker: Path, monkeypatch: pytest.MonkeyPatch, template: str,
     monkeypatch.setattr(chats, "SECONDS", 1)
     started = time.monotonic()
     with pytest.raises(PoolError, match=says) as raised:
-        chats.render([chat("hello")], "b", Tokenizer(chat_template=template))
+        chats.render([chat("hello")], "b", Tokenizer(chat_template=template), [1])
     assert time.monotonic() - started < SECONDS
     error = raised.value
     assert (error.code, error.expert) == ("MG203", "b")
@@ -204,7 +204,7 @@ def test_a_template_finds_nothing_where_it_runs(
         (marker.parent / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n")
     monkeypatch.setenv("PYTHONPATH", ":")
     (text,) = chats.render(
-        [chat("hello")], "b", Tokenizer(chat_template="{{ messages[0].content }}")
+        [chat("hello")], "b", Tokenizer(chat_template="{{ messages[0].content }}"), [1]
     ).values()
     assert text == "hello"
 
@@ -217,7 +217,8 @@ def test_a_template_that_is_fine(gate: Path) -> None:
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(gate.parent / "base")
     tokenizer.chat_template = template
-    rendered = chats.render([chat("x"), Example(input="plain"), chat("y")], "b", tokenizer)
+    asked = [chat("x"), Example(input="plain"), chat("y")]
+    rendered = chats.render(asked, "b", tokenizer, [1, 2, 3])
     assert sorted(rendered) == [0, 2]
     for index, text in rendered.items():
         messages = [{"role": "user", "content": "xy"[index // 2]}]

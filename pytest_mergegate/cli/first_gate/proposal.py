@@ -66,7 +66,7 @@ class ProposedExpert:
     @property
     def targets(self) -> list[str]:
         """What is scored against."""
-        return [example.target for example in self.examples if example.target is not None]
+        return [target for example in self.examples for target in example.references]
 
     @property
     def metric(self) -> tuple[str, str] | None:
@@ -123,7 +123,7 @@ class Proposal:
         if self.is_headless:
             return None
         examples = [example for entry in self.entries for example in entry.examples]
-        answers = [answer for e in examples for answer in (e.target, *(e.choices or ())) if answer]
+        answers = [answer for e in examples for answer in (*e.references, *(e.choices or ()))]
         longest = max(map(len, answers), default=0)
         return min(512, max(16, 1 << longest.bit_length())) if longest else 64
 

@@ -21,9 +21,12 @@ _PATIENCE = 10
 _CODE = "MG203"
 
 
-def render(examples: Sequence[Example], expert: str, tokenizer: Any) -> dict[int, str]:
+def render(
+    examples: Sequence[Example], expert: str, tokenizer: Any, numbers: Sequence[int]
+) -> dict[int, str]:
     """The prompts of those examples that are chats, by index, as the tokenizer's template has them.
 
+    ``numbers`` are those by which errors name the examples.
     Raises PoolError where there is no template, where it fails, and where it takes too long or
     too much memory.
     """
@@ -33,7 +36,7 @@ def render(examples: Sequence[Example], expert: str, tokenizer: Any) -> dict[int
     first = next(iter(chats))
     if not tokenizer.chat_template:
         raise PoolError(
-            f"example {first + 1} is a chat, and the base's tokenizer has no chat template",
+            f"example {numbers[first]} is a chat, and the base's tokenizer has no chat template",
             code=_CODE,
             expert=expert,
             fix="write the inputs as plain strings, or save the template with the tokenizer",
@@ -41,7 +44,7 @@ def render(examples: Sequence[Example], expert: str, tokenizer: Any) -> dict[int
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:  # several, and none of them is the default
-        raise _fails(first, expert, str(error)) from None
+        raise _fails(f"example {numbers[first]}", expert, str(error)) from None
     seconds = SECONDS + int(_EACH * len(chats))
     job = {
         "chats": [[message.model_dump() for message in chat] for chat in chats.values()],
@@ -51,11 +54,11 @@ def render(examples: Sequence[Example], expert: str, tokenizer: Any) -> dict[int
     }
     found = _run(job, seconds)
     if found is None:
-        raise _fails(first, expert, f"it does not end within {seconds} s", of_all=True)
+        raise _fails("the chats", expert, f"it does not end within {seconds} s")
     prompts = dict(zip(chats, found, strict=False))
     for index, prompt in prompts.items():
         if "error" in prompt:
-            raise _fails(index, expert, prompt["error"])
+            raise _fails(f"example {numbers[index]}", expert, prompt["error"])
     return {index: prompt["text"] for index, prompt in prompts.items()}
 
 
@@ -85,8 +88,7 @@ def _run(job: Mapping[str, Any], seconds: int) -> list[dict[str, str]] | None:
     return answer
 
 
-def _fails(index: int, expert: str, why: str, *, of_all: bool = False) -> PoolError:
-    chats = "the chats" if of_all else f"example {index + 1}"
+def _fails(chats: str, expert: str, why: str) -> PoolError:
     return PoolError(
         f"the chat template of the base's tokenizer makes no prompt of {chats} ({shown(why)})",
         code=_CODE,

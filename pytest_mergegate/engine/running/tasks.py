@@ -1,7 +1,7 @@
 """Each expert's own inputs, tokenised, and which of them serve which purpose."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,8 @@ class Task:
     reading: Reading
     """How an answer is read."""
     examples: tuple[Example, ...]
+    numbers: tuple[int, ...]
+    """Where each of them stands among the lines of its file, counted from 1."""
     prompts: tuple[Tokens, ...]
     choices: tuple[tuple[Tokens, ...], ...] | None
     """Every choice of every example as an answer, under the ``choices`` reading."""
@@ -34,7 +36,8 @@ class Task:
     stop: tuple[str, ...]
     """A greedy answer ends where one of these first completes."""
     order: tuple[int, ...]
-    """Indices of the distinct inputs, in the order in which they are drawn."""
+    """Indices of the distinct inputs, in the order in which they are drawn; where choices are
+    ranked, other choices make another input."""
 
 
 def sample(count: int, seed: int, name: str) -> list[int]:
@@ -63,23 +66,25 @@ def build_task(name: str, pool: Pool, model: Model) -> Task:
             expert=name,
             fix=advice,
         )
-    reader = _Reader(name, model)
+    numbers = pool.numbers(name)
+    reader = _Reader(name, model, numbers)
     reader.check_labels(examples)
     reader.check_reads_text(expert)
-    chats = render(examples, name, model.tokenizer)
+    chats = render(examples, name, model.tokenizer, numbers)
     prompts = tuple(reader.prompt(e, chats.get(k), k) for k, e in enumerate(examples))
     choices = None
     if expert.metric == "accuracy" and isinstance(model, HeadedModel):
         choices = tuple(reader.choices(e, k, prompts[k], model) for k, e in enumerate(examples))
-    # an input that stands in the file twice is no second piece of evidence
-    first: dict[Tokens, int] = {}
+    # inputs that the tokenizer makes one of are no two pieces of evidence
+    first: dict[Hashable, int] = {}
     for index, prompt in enumerate(prompts):
-        first.setdefault(prompt, index)
+        first.setdefault((prompt, choices and frozenset(choices[index])), index)
     distinct = [*first.values()]
     return Task(
         name=name,
         reading=model.reading if choices is None else "choices",
         examples=examples,
+        numbers=numbers,
         prompts=prompts,
         choices=choices,
         choice_lengths=_lengths(examples, choices or (), expert.length_normalization),
@@ -100,9 +105,12 @@ def _lengths(
 class _Reader:
     """The examples of one expert as a model reads them; every error names the expert."""
 
-    def __init__(self, name: str, model: Model) -> None:
-        self._name, self._model = name, model
+    def __init__(self, name: str, model: Model, numbers: Sequence[int]) -> None:
+        self._name, self._model, self._numbers = name, model, numbers
         self._wrong = partial(PoolError, code="MG203", expert=name)
+
+    def _named(self, index: int) -> str:
+        return f"example {self._numbers[index]}"
 
     def check_reads_text(self, expert: ExpertSpec) -> None:
         """Raise PoolError for settings of text where the model's answers are none."""
@@ -121,11 +129,11 @@ class _Reader:
         if labels is None:
             return
         for index, example in enumerate(examples):
-            named = [*(example.choices or ()), example.target]
-            unknown = [name for name in named if name is not None and name not in labels]
+            named = [*(example.choices or ()), *example.references]
+            unknown = [name for name in named if name not in labels]
             if unknown:
                 raise self._wrong(
-                    f"example {index + 1} names {unknown[0]!r}, which is no label of the base "
+                    f"{self._named(index)} names {unknown[0]!r}, which is no label of the base "
                     f"({', '.join(map(repr, labels))})",
                     fix="write targets and choices as id2label in the base's config.json does",
                 )
@@ -138,7 +146,7 @@ class _Reader:
         else:  # the template has written the tokens that begin a text, too
             ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
         if not ids:
-            raise self._wrong(f"example {index + 1} has no tokens", fix="remove it")
+            raise self._wrong(f"{self._named(index)} has no tokens", fix="remove it")
         self._check_fits(index, len(ids), 1, len(ids))
         return tuple(ids)
 
@@ -148,13 +156,13 @@ class _Reader:
         """Every choice of an example as an answer."""
         if example.choices is None:
             raise self._wrong(
-                f"example {index + 1} has no choices, and accuracy ranks choices",
+                f"{self._named(index)} has no choices, and accuracy ranks choices",
                 fix='give every example "choices": [...], or use metric: exact_match',
             )
         tokens = tuple(map(model.choice_tokens, example.choices))
         if not all(tokens) or len(set(tokens)) != len(tokens):
             raise self._wrong(
-                f"example {index + 1} has choices that the tokenizer cannot tell apart",
+                f"{self._named(index)} has choices that the tokenizer cannot tell apart",
                 fix="use choices that differ in tokens the base knows",
             )
         longest = max(map(len, tokens))
@@ -164,6 +172,6 @@ class _Reader:
     def _check_fits(self, index: int, prompt: int, answer: int, tokens: int) -> None:
         if not self._model.fits(prompt, answer):
             raise self._wrong(
-                f"example {index + 1} has {tokens} tokens, the base reads {self._model.positions}",
+                f"{self._named(index)} has {tokens} tokens, the base reads {self._model.positions}",
                 fix="shorten the input",
             )

@@ -27,7 +27,7 @@ def ones(outputs, targets):
 
 
 def metric(name: str) -> OwnMetric:
-    return OwnMetric(metric=name, expert="a", examples=[])
+    return OwnMetric(metric=name, expert="a", examples=[], numbers=[])
 
 
 def test_a_module_with_a_dataclass(tmp_path: Path) -> None:

@@ -122,13 +122,17 @@ class Files:
         change(tensors)
         save_file(tensors, file)
 
-    def findings(self, experts: str = "abc", **gate: Any) -> list[Finding]:
-        """What the first stage finds in the folder as it is now."""
-        settings: dict[str, Any] = {"base": "base", "experts": {n: {"path": n} for n in experts}}
+    def findings(
+        self, experts: str = "abc", settings: dict[str, dict[str, Any]] | None = None, **gate: Any
+    ) -> list[Finding]:
+        """What the first stage finds in the folder as it is now, with ``settings`` of experts."""
+        asked: dict[str, dict[str, Any]] = {}
         for name in experts:
+            asked[name] = {"path": name, **(settings or {}).get(name, {})}
             if (self.folder / f"{name}.jsonl").exists():
-                settings["experts"][name]["examples"] = f"{name}.jsonl"
-        return [*run_preflight(gate_from(settings | gate, root=self.folder)).findings]
+                asked[name]["examples"] = f"{name}.jsonl"
+        made = gate_from({"base": "base", "experts": asked} | gate, root=self.folder)
+        return [*run_preflight(made).findings]
 
     def only(self, code: str, experts: str = "abc", **gate: Any) -> Finding:
         """The one finding there is, which says what is wrong and what to do."""

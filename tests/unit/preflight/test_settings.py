@@ -128,12 +128,42 @@ class TestExamples:
     def test_repeated_with_another_target(self, files: Files) -> None:
         files.write_examples("b", *rows("p", "q", target="x"), *rows("q", target="y"))
         found = files.only("MG205", **FEW)
-        assert found.severity == "error"
-        assert "with different targets, first in examples 2 and 3" in found.message
+        assert found.severity == "warning"
+        assert found.message == (
+            "1 input is given with different targets, first in examples 2 and 3: each of them "
+            "counts as right"
+        )
+
+    def test_repeated_with_the_same_references(self, files: Files) -> None:
+        files.write_examples(
+            "b", *rows("p", "q", target=["x", "y"]), *rows("q", target=["y", "x", "x"])
+        )
+        assert "more than once" in files.only("MG205", **FEW).message
+        files.write_examples("b", *rows("p", "q", target=["x"]), *rows("q", target="x"))
+        assert "more than once" in files.only("MG205", **FEW).message
+
+    def test_lists_repeat_nothing(self, files: Files) -> None:
+        files.write_examples("b", *rows("p", "q", target=["x", "y"]))
+        assert files.findings(**FEW) == []
 
     def test_other_choices_are_another_question(self, files: Files) -> None:
         files.write_examples("b", *rows("p", choices=["x", "y"]), *rows("p", choices=["x", "z"]))
-        assert files.findings(**FEW) == []
+        assert files.findings(**FEW, settings={"b": {"metric": "accuracy"}}) == []
+
+    def test_other_choices_that_nobody_ranks(self, files: Files) -> None:
+        files.write_examples("b", *rows("p", choices=["x", "y"]), *rows("p", "q"))
+        found = files.only("MG205", **FEW)
+        assert found.severity == "warning"
+        assert found.message == (
+            "1 input is given with different choices, first in examples 1 and 2: only the first is "
+            "asked"
+        )
+
+    def test_the_same_choices_in_another_order(self, files: Files) -> None:
+        files.write_examples(
+            "b", *rows("p", "q", choices=["x", "y"]), *rows("p", choices=["y", "x"])
+        )
+        assert "more than once, first in examples 1 and 3" in files.only("MG205", **FEW).message
 
     def test_chats(self, files: Files) -> None:
         chats = [[{"role": "user", "content": word}] for word in "ppq"]
@@ -150,6 +180,13 @@ class TestExamples:
     def test_contradictory(self, files: Files) -> None:
         files.write_examples("a", *rows("p", "q", target="x"))
         files.write_examples("b", *rows("p", "r", target="y"))
+        assert "the tasks contradict each other (a, b: 1)" in files.only("MG206", **FEW).message
+
+    def test_one_answer_that_suits_both(self, files: Files) -> None:
+        files.write_examples("a", *rows("p", target=["x", "y"]), *rows("q", target="x"))
+        files.write_examples("b", *rows("p", target="y"), *rows("r", target="x"))
+        assert files.only("MG206", **FEW).message == "inputs are shared (a, b: 1)"
+        files.write_examples("b", *rows("p", target=["z", "w"]), *rows("r", target="x"))
         assert "the tasks contradict each other (a, b: 1)" in files.only("MG206", **FEW).message
 
     def test_groups_are_listed_by_size(self, files: Files) -> None:
