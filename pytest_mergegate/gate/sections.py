@@ -72,7 +72,8 @@ class ExpertSpec(Section):
     path: Text
     """A PEFT adapter or a full checkpoint: a directory, or ``org/name@revision``."""
     examples: Text | None = None
-    """JSONL of ``{"input", "target"?, "choices"?}``, relative to the gate file."""
+    """JSONL of ``{"input", "target"?, "choices"?}``, relative to the gate file; a target is a text,
+    or a list of references."""
     score: Share | None = None
     """The expert's known score, used where its examples have no targets."""
     min_score: Share | None = None

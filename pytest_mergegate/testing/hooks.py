@@ -20,10 +20,11 @@ def pytest_mergegate_evaluate(
 
     ``metric`` is what the gate file says, if that is ``package.module:function``, whether or not
     there is such a function; ``model`` is the transformers model with its weights in place, on
-    loan, and ``examples`` are the expert's, as in its file. Return one number in [0, 1] per
-    example, or None to leave the metric to others, and to the function of that name. Scores are not
-    kept from one run to the next. What is raised, or is no such number, is an error of the gate
-    that names the example. Under pytest-xdist it is called in workers.
+    loan, and ``examples`` are the expert's, as in its file: ``target`` is a list where several
+    references are right, also where lines with one input were joined. Return one number in
+    [0, 1] per example, or None to leave the metric to others, and to the function of that name.
+    Scores are not kept from one run to the next. What is raised, or is no such number, is an error
+    of the gate that names the example. Under pytest-xdist it is called in workers.
     """
 
 

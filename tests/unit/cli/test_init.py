@@ -145,6 +145,18 @@ class TestMetrics:
         choices = [row | {"choices": ["yes", "no"]} for row in rows]
         assert self.metric_of(project, init, choices) == "accuracy"
 
+    def test_by_several_references(self, project: Path, init: Run) -> None:
+        short = ["yes", "no", "x" * 90]
+        rows: list[dict[str, object]] = [{"input": f"a{k}", "target": short} for k in range(30)]
+        assert self.metric_of(project, init, rows) == "exact_match"
+        spec = load_gate(project / "mergegate.yaml").spec
+        assert spec.probes.max_answer_tokens == 128
+        long = [row | {"target": ["yes", "a sentence " * 8, "of words " * 9]} for row in rows]
+        assert self.metric_of(project, init, long) == "rouge_l"
+        apart = [{"input": f"a{k // 3}", "target": f"yes {k}"} for k in range(90)]
+        assert self.metric_of(project, init, [*apart]) == "exact_match"
+        assert "30 inputs with targets" in (project / "mergegate.yaml").read_text("utf-8")
+
     def test_answers_have_room(self, project: Path, init: Run) -> None:
         rows: list[dict[str, object]] = [{"input": f"a{k}", "target": "x" * 90} for k in range(5)]
         self.metric_of(project, init, rows)
