@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.distances import Distances
+from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.stages import merge_versus_experts as comparison
+from pytest_mergegate.stages.base_answers import BaseAnswers
 from pytest_mergegate.stages.merge import MergeResult
-from pytest_mergegate.stages.merge_versus_experts import BaseAnswers, MergedExpert
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
     from pytest_mergegate.verdict.judge import Judgement
 
 HAIR = 1e-6
@@ -106,8 +109,8 @@ def merge_of(label: str, experts: Sequence[MergedExpert]) -> MergeResult:
 
 def base_of(gate: Gate, share: float = 1.0, inputs: int = 100) -> dict[str, BaseAnswers]:
     """A base that answers this share of every expert's inputs otherwise."""
-    differing = round(share * inputs)
-    return {name: BaseAnswers(inputs=inputs, differing=differing) for name in gate.spec.experts}
+    differing = round(share * inputs) / inputs
+    return {n: BaseAnswers(inputs=inputs, disagreement=differing) for n in gate.spec.experts}
 
 
 class Comparisons:
@@ -162,15 +165,21 @@ class Comparisons:
         return comparison._merged_expert(engine, task, compared, (), self._spec.level)
 
 
-def _drawn(answers: Any, task: Any, inputs: Sequence[int]) -> comparison._Compared:
+def _drawn(context: Any, task: Any, inputs: Sequence[int]) -> comparison._Compared:
     """What an engine would find on ``inputs``."""
-    found = [answers[index] for index in inputs]
+    found = [context.workspace.engine[index] for index in inputs]
     nothing = (0.0,) * len(found)
+    differs, cut = ([bool(each[k]) for each in found] for k in range(2))
     return comparison._Compared(
         inputs=tuple(inputs),
-        differs=tuple(bool(differs) for differs, _ in found),
-        cut=tuple(bool(cut) for _, cut in found),
-        kl=nothing,
+        distances=Distances.exact(differs, cut),
+        agreement=Agreement(
+            distances=nothing,
+            same=(True,) * len(found),
+            divergences=nothing,
+            matching=nothing,
+            variations=nothing,
+        ),
         moved=nothing,
         own=(1.0,) * len(found),
         outputs=("",) * len(found),

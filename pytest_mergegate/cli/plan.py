@@ -30,7 +30,8 @@ from pytest_mergegate.report.build import now, versions
 from pytest_mergegate.report.formats.reading import plural, some
 from pytest_mergegate.report.formats.terminal import progress_bar
 from pytest_mergegate.report.gating import run_gate
-from pytest_mergegate.report.types import MergedExpertRecord, Report
+from pytest_mergegate.report.merge_records import MergedExpertRecord
+from pytest_mergegate.report.types import Report
 
 SCHEMA = "pytest-mergegate/plan/1"
 _HEAD = ("method", "weights", "forecast", "worst off", "disagreement", "loss %", "distortion", "by")

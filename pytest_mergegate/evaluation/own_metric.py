@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,11 @@ class OwnMetric:
     examples: Sequence[Example]
     numbers: Sequence[int]
     """Those by which errors name the examples."""
+    kind: Literal["metric", "distance"] = "metric"
 
     def refused(self, why: str, fix: str | None = None) -> PoolError:
         """The error for a metric that gives no scores."""
-        return no_scores(f"metric {self.metric}", why, self.expert, fix)
+        return no_scores(f"{self.kind} {self.metric}", why, self.expert, fix)
 
     def load(self, root: Path) -> Callable[..., Any]:
         """The function; a module beside the gate file, in ``root``, comes first.
@@ -95,34 +96,59 @@ class OwnMetric:
         )
 
     def of_outputs(self, function: Callable[..., Any], outputs: Sequence[str]) -> Scores:
-        """Scores [n] by a function of outputs, each the best that one of the example's references
-        gives. Raises PoolError naming what it could not score.
+        """Scores [n] by a function of outputs and targets, the best of an example's references.
 
-        It is called twice: a metric that gives the same answers different scores measures nothing.
+        Raises PoolError naming what it could not score.
         """
-        pairs = [(k, right) for k, one in enumerate(self.examples) for right in one.references]
-        of = [k for k, _ in pairs]
+        of = [k for k, one in enumerate(self.examples) for _ in one.references]
+        targets = [right for one in self.examples for right in one.references]
+        best = np.zeros(len(self.examples))
+        np.maximum.at(best, of, self._of_pairs(function, [outputs[k] for k in of], targets, of))
+        return best
+
+    def between(
+        self, function: Callable[..., Any], outputs: Sequence[str], others: Sequence[str]
+    ) -> Scores:
+        """Distances [n] of outputs by a function of two lists of them. Raises PoolError as
+        ``of_outputs``, and where an output is away from itself."""
+        found = self._of_pairs(function, outputs, others, range(len(outputs)))
+        for output, other, distance in zip(outputs, others, found, strict=True):
+            if output == other and distance != 0:
+                raise self.refused(
+                    f"is {distance:g} between {output[:40]!r} and itself",
+                    "a distance is 0 between equal outputs, and 1 where nothing is left of one",
+                )
+        return found
+
+    def _of_pairs(
+        self,
+        function: Callable[..., Any],
+        outputs: Sequence[str],
+        others: Sequence[str],
+        of: Sequence[int],
+    ) -> Scores:
+        """What ``function`` gives every pair of texts, each ``of`` one of the examples.
+
+        It is called twice: one that gives the same answers different scores measures nothing.
+        """
+        beside = "target" if self.kind == "metric" else "other output"
 
         def ask(picked: Sequence[int]) -> Any:
-            chosen = [pairs[place] for place in picked]
-            return function([outputs[k] for k, _ in chosen], [right for _, right in chosen])
+            return function([outputs[k] for k in picked], [others[k] for k in picked])
 
-        def shown(place: int) -> str:
-            index, right = pairs[place]
-            return f"output {outputs[index]!r}, target {right!r}"
+        def shown(k: int) -> str:
+            return f"output {outputs[k]!r}, {beside} {others[k]!r}"
 
-        usage = f"it takes (outputs, targets) and {_RETURNS}"
-        once, again = self._scores(ask, shown, usage, of), self._scores(ask, shown, usage, of)
+        usage = f"it takes (outputs, {beside}s) and {_RETURNS}"
+        once, again = (self._scores(ask, shown, usage, of) for _ in range(2))
         if differing := np.flatnonzero(once != again).tolist():
             place = differing[0]
             raise self.refused(
                 f"scored example {self.numbers[of[place]]} as {once[place]:g}, and as "
                 f"{again[place]:g} when asked again",
-                "a metric must give equal outputs equal scores; seed what it draws at random",
+                f"a {self.kind} must give equal outputs equal scores; seed what it draws at random",
             )
-        best = np.zeros(len(self.examples))
-        np.maximum.at(best, of, once)
-        return best
+        return once
 
     def of_model(self, function: Callable[..., Any], model: "Model") -> Scores:
         """Scores [n] by a function of the loaded model. Raises PoolError as ``of_outputs``.

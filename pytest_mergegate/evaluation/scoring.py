@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_mergegate.common.errors import GateError
+from pytest_mergegate.evaluation.comparing import rouge_score
 from pytest_mergegate.evaluation.own_metric import OwnMetric
 from pytest_mergegate.gate.options import Scorer
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
@@ -89,13 +89,8 @@ def _of_pair(metric: str) -> Callable[[str, str], float]:
         return lambda output, reference: output == reference
     if metric == "exact_match":
         return lambda output, reference: output.strip() == reference.strip()
-    try:
+    with rouge_score():
         from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise GateError(
-            "metric rouge_l needs the rouge-score package",
-            fix="pip install 'pytest-mergegate[rouge]'",
-        ) from None
     scorer = RougeScorer(["rougeL"])
     return lambda output, reference: float(scorer.score(reference, output)["rougeL"].fmeasure)
 

@@ -15,9 +15,10 @@ from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.files.repository import glob_inside
 from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yaml, where_of
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.mergekit.file import MergekitFile
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
-from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, Budget, ExpertSpec
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
 
 # what pydantic adds to a location beside the file's own keys, from the third part on
@@ -207,6 +208,9 @@ def refuse_code(gate: Gate) -> None:
         if expert.metric not in BUILTIN_METRICS and not expert.metric.startswith(HARNESS):
             fix = f"use {', '.join(BUILTIN_METRICS)}"
             found.append((f"metric {expert.metric}", fix, ("experts", name, "metric")))
+        if expert.distance is not None:
+            fix = "use compare: exact or rouge_l"
+            found.append((f"distance {expert.distance}", fix, ("experts", name, "distance")))
     for index, method in enumerate(spec.merge.methods):
         if ":" in method.method:
             fix = "use a method of mergekit's"

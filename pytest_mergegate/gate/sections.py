@@ -4,16 +4,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -26,6 +23,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positions = Literal["answer", "last", "mean", "head"]
 BUILTIN_METRICS = ("exact_match", "accuracy", "rouge_l")
+EXACT: Final = "exact"
+ROUGE: Final = "rouge_l"
+"""How answers are compared where no function of the team's own does, and a metric's name."""
 HARNESS = "lm_eval:"
 """What a metric starts with that is a task of lm-evaluation-harness."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -50,7 +50,8 @@ ExpertName = Annotated[str, AfterValidator(_expert_name)]
 def reading_text(how: Mapping[str, Any], max_answer_tokens: int) -> str:
     """One line for ``ExpertSpec.how_read``, with or without the metric."""
     stop = json.dumps(list(how["stop"]))
-    return f"{how['length_normalization']} stop={stop} max_answer_tokens={max_answer_tokens}"
+    said = f"{how['length_normalization']} stop={stop} max_answer_tokens={max_answer_tokens}"
+    return f"{said} compare={how['compare']}" if "compare" in how else said
 
 
 class Section(BaseModel):
@@ -81,6 +82,12 @@ class ExpertSpec(Section):
     metric: str = "exact_match"
     """``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>`` or
     ``package.module:function``."""
+    compare: Literal["exact", "rouge_l"] | None = None
+    """How a merge's answer is compared with the expert's: ``exact`` (the same or not), or
+    ``rouge_l``, by as much as ROUGE-L can tell. None for what follows from the metric."""
+    distance: str | None = None
+    """``package.module:function`` of (outputs, outputs) that compares them in place of that: one
+    distance in [0, 1] per example."""
     length_normalization: Literal["none", "tokens", "bytes"] = "none"
     """By what ``accuracy`` divides the log-likelihood of a choice before it ranks them."""
     stop: Annotated[tuple[Text, ...], Field(strict=False)] = ()
@@ -107,10 +114,41 @@ class ExpertSpec(Section):
             )
         return self
 
+    @field_validator("distance")
+    @classmethod
+    def _is_function(cls, distance: str | None) -> str | None:
+        if distance is not None and not _FUNCTION.fullmatch(distance):
+            raise ValueError(f"unknown distance {distance!r}; write package.module:function")
+        return distance
+
+    @model_validator(mode="after")
+    def _compares_one_way(self) -> Self:
+        if self.compare is not None and self.distance is not None:
+            raise ValueError("compare and distance are two ways to compare answers; keep one")
+        if self.metric == "accuracy" and self.comparison != EXACT:
+            raise ValueError(
+                "metric: accuracy ranks choices, and these are the same or not; leave out "
+                + ("distance" if self.distance else "compare")
+            )
+        return self
+
+    @property
+    def comparison(self) -> str:
+        """How answers are compared: ``exact``, ``rouge_l``, or a function of the team's own. No
+        number of one comparison says anything about a number of another (THEORY 10)."""
+        return self.distance or self.compare or (ROUGE if self.metric == ROUGE else EXACT)
+
+    @property
+    def bounds_loss(self) -> bool:
+        """Whether the mean distance of answers bounds the loss of their scores: that of ROUGE-L
+        bounds its own alone; a function of the team's own is taken at its word."""
+        return self.comparison != ROUGE or self.metric == ROUGE
+
     @property
     def how_read(self) -> dict[str, Any]:
         """All that decides how answers are read: part of the key of whatever comes of them."""
-        return self.model_dump(mode="json", include={"metric", "length_normalization", "stop"})
+        how = self.model_dump(mode="json", include={"metric", "length_normalization", "stop"})
+        return how if self.comparison == EXACT else {**how, "compare": self.comparison}
 
 
 class _Inputs(Section):
@@ -183,84 +221,11 @@ class CertificateSpec(_Inputs):
     expert is; None for no more than ``per_task``."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the bound on the disagreement, and of its interval."""
-
-
-_AUTO = "auto@"
-_AUTOMATIC = re.compile(r"^auto@0?\.\d*[1-9]\d*$")
-
-
-def _miss_rate(text: str) -> str:
-    """``auto@RATE``, the rate between 0 and 1."""
-    if not _AUTOMATIC.match(text):
-        raise ValueError(
-            f"{text!r} is no limit: write {_AUTO}RATE with a rate between 0 and 1, such as "
-            f"{_AUTO}0.1 for a limit that misses at most 10 % of collapses"
-        )
-    return text
-
-
-def _kind_of_limit(value: object) -> str:
-    return "<auto>" if isinstance(value, str) and value.startswith("auto") else "<number>"
-
-
-Automatic = Annotated[
-    str,
-    AfterValidator(_miss_rate),
-    WithJsonSchema({"type": "string", "pattern": _AUTOMATIC.pattern}),
-]
-"""``auto@RATE``: the limit that misses at most this share of the registry's collapses."""
-_Number = TypeVar("_Number")
-_OrAutomatic = Annotated[
-    Annotated[_Number, Tag("<number>")] | Annotated[Automatic, Tag("<auto>")],
-    Discriminator(_kind_of_limit),
-]
-
-
-class Budget(Section):
-    """Limits; a limit that is absent is not judged."""
-
-    # what is done with each limit stands in the table of verdict.budgets
-    OF_MERGES: ClassVar = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
-    """Those on what a merge does, for which the inputs of the certificate are compared."""
-
-    max_mds: _OrAutomatic[NonNegative] | None = None
-    """MDS, relative to the pool: compare it only within one pool. ``auto@0.1`` is the limit that
-    misses at most 10 % of the collapses in the registry."""
-    max_disagreement: _OrAutomatic[Probability] | None = None
-    """Share of an expert's own inputs that the merge may answer differently; or ``auto@RATE``."""
-    max_loss: NonNegative | None = None
-    """Percent, a positive number: 10 allows a loss down to -10 %."""
-    max_magnitude_change_ratio: Probability | None = None
-    """Of the expert's worst pair; like the two below, no forecast of a collapse by itself."""
-    max_sign_change_ratio: Probability | None = None
-    max_conflicting_magnitude_ratio: Probability | None = None
-    max_mds_increase: NonNegative | None = None
-    """Over the MDS in the baseline."""
-    max_loss_increase: NonNegative | None = None
-    """Percentage points over the loss in the baseline."""
+    shown: Annotated[int, Field(ge=0)] = 3
+    """Inputs that reports show of every expert, with the answers of expert and merge: those that
+    changed worst. 0 keeps all text out of reports."""
 
     @property
-    def limits(self) -> dict[str, float]:
-        """The limits that are set, by budget name; NaN, which nothing is within, for one that is
-        still to be found."""
-        return {
-            name: math.nan if isinstance(limit, str) else float(limit)
-            for name, limit in self
-            if limit is not None
-        }
-
-    @property
-    def automatic(self) -> dict[str, float]:
-        """The miss rates of the limits that are still to be found, by budget name."""
-        return {
-            name: float(limit.removeprefix(_AUTO)) for name, limit in self if isinstance(limit, str)
-        }
-
-    def capped(self, caps: Mapping[str, float]) -> Self:
-        """This budget, tightened (never loosened) by ``caps``; one that is still to be found stays
-        so."""
-        limits = self.model_dump(exclude_none=True)
-        for name, cap in caps.items():
-            known = limits.get(name, cap)
-            limits[name] = known if isinstance(known, str) else min(cap, known)
-        return type(self)(**limits)
+    def drawn(self) -> dict[str, Any]:
+        """All of it that numbers depend on."""
+        return self.model_dump(mode="json", exclude={"shown"})

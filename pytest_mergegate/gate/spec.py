@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
 from pytest_mergegate.gate.options import STAGES, Stage
 from pytest_mergegate.gate.sections import (
-    Budget,
     CertificateSpec,
     ConflictSpec,
     ExpertName,

@@ -8,6 +8,8 @@ of the input.
 """
 
 from ._checks import Undefined as Undefined
+from .betting import mean_bound as mean_bound
+from .betting import mean_interval as mean_interval
 from .bounds import Feasibility as Feasibility
 from .bounds import MinimumDistortion as MinimumDistortion
 from .bounds import RadiusBounds as RadiusBounds
@@ -63,3 +65,5 @@ from .states import mix_states as mix_states
 from .states import pairwise_distances as pairwise_distances
 from .states import pairwise_squared_distances as pairwise_squared_distances
 from .states import relative_size as relative_size
+from .texts import common_tokens as common_tokens
+from .texts import rouge_l_distance as rouge_l_distance

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from . import _checks
 from ._checks import FloatArray
 
 _STEPS: Final = np.arange(32)
@@ -83,6 +85,55 @@ def ratio_bounds(
         if beyond > _LARGEST:
             return low, math.inf
     return low, _edge(is_too_high, beyond, within)
+
+
+def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return an interval of the mean of a quantity in [0, 1], in [0, 1].
+
+    Each end is wrong with a chance of at most (1 - confidence) / 2, whatever the distribution and
+    whenever sampling stops. The interval holds the mean of the sample.
+
+    Args:
+        values: Independent samples in [0, 1], shape [n].
+        confidence: Two-sided level, in (0, 1).
+
+    Raises:
+        ValueError: No values, values outside [0, 1], or a bad level.
+    """
+    tail = (1 - _checks.fraction("confidence", confidence)) / 2
+    distinct, counts = _shares(values)
+    point = float(counts @ distinct / counts.sum())
+    enough = -math.log(tail)
+
+    def is_too_low(mean: float) -> bool:
+        return mean > 0 and log_capital(distinct - mean, counts, mean) >= enough
+
+    return _edge(is_too_low, 0.0, point), mean_bound(values, confidence=1 - tail)
+
+
+def mean_bound(values: ArrayLike, *, confidence: float = 0.95) -> float:
+    """Return the one-sided upper bound of such a mean, in [0, 1].
+
+    Args and errors are those of ``mean_interval``; ``confidence`` is one-sided.
+    """
+    tail = 1 - _checks.fraction("confidence", confidence)
+    distinct, counts = _shares(values)
+    point = float(counts @ distinct / counts.sum())
+    enough = -math.log(tail)
+
+    def is_too_high(mean: float) -> bool:
+        return mean >= 1 or log_capital(mean - distinct, counts, 1 - mean) >= enough
+
+    return _edge(is_too_high, 1.0, point)
+
+
+def _shares(values: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """The distinct values, in order, and how often each was seen."""
+    sample = _checks.sample("values", values)
+    if float(sample.min()) < 0 or float(sample.max()) > 1:
+        raise ValueError("values must lie in [0, 1]")
+    distinct, counts = np.unique(sample, return_counts=True)
+    return distinct, counts.astype(np.float64)
 
 
 def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:

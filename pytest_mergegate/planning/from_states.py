@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pytest_mergegate.engine.running.trials import Trials
 from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.planning.forecasts import PlannedGroupRecord, PlannedMergeRecord, PlanRecord
 from pytest_mergegate.planning.limits import PoolLimits
 from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out
@@ -132,6 +133,8 @@ class _MixedStates:
         for name in names:
             # a loss counts every answer that differs as lost
             allowed = share_within(spec.effective_budget.limits, spec.experts[name].score or 1.0)
+            if spec.experts[name].comparison != EXACT:
+                return None  # states give no text
             _, agreement = self._trials.forecast(name, scales)
             if agreement is None or compare(agreement.rate, allowed) != "pass":
                 return None

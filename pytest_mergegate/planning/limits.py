@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.statuses import STATUSES, Status
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.gate.spec import FEWEST, GateSpec
 from pytest_mergegate.planning.forecasts import ExpertForecast
 from pytest_mergegate.stages.conflict import ConflictResult
 from pytest_mergegate.stages.hidden import HiddenResult
-from pytest_mergegate.stages.merge_versus_experts import DifferingAnswers
 from pytest_mergegate.stages.pool_parts import PoolParts
 from pytest_mergegate.verdict.budgets import BudgetKind, set_limits
 from pytest_mergegate.verdict.evidence import Evidence, compare
@@ -81,9 +80,10 @@ class PoolLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedAnswers(DifferingAnswers):
+class ComparedAnswers:
     """One expert's own inputs under some model, with what the expert itself scores on them."""
 
+    distances: Distances
     scores: NDArray[np.float64] | None = None
     """The expert's own score per input; None where it is not known."""
     labelled: int = 0
@@ -92,8 +92,7 @@ class ComparedAnswers(DifferingAnswers):
     def __add__(self, more: "ComparedAnswers") -> "ComparedAnswers":
         known = self.scores is not None and more.scores is not None
         return ComparedAnswers(
-            differs=self.differs + more.differs,
-            cut=self.cut + more.cut,
+            distances=self.distances + more.distances,
             scores=np.concatenate([self.scores, more.scores]) if known else None,
             labelled=self.labelled,
         )
@@ -118,19 +117,20 @@ class MergeLimits:
         """What the gate is expected to say of an expert.
 
         The disagreement is that on the certificate's inputs. A loss counts every answer that
-        differs as lost: what was right before may be right in another way, so it is rarely less.
+        differs as lost, as far as it differs: what was right before may be right in another way, so
+        it is rarely less.
         """
         spec = self._spec
-        count = spec.certificate.per_task
-        first = DifferingAnswers(differs=found.differs[:count], cut=found.cut[:count])
+        first = found.distances.first(spec.certificate.per_task)
         disagreement, loss = first.disagreement(spec.level), Value.missing("not_asked_for")
         held: list[tuple[Status, float, str]] = [("pass", 0.0, "")]
         for kind, limit in self._limits:
             evidence = Evidence(
                 value=disagreement,
                 basis="predicted",
-                inputs=len(first.differs),
-                cut=first.unknown,
+                inputs=first.n,
+                least=first.mean_least,
+                most=first.mean_most,
                 bound=first.upper(spec.level),
             )
             if kind.quantity != "disagreement":
@@ -151,35 +151,44 @@ class MergeLimits:
     def is_lost(self, name: str, found: ComparedAnswers, rest: ComparedAnswers) -> bool:
         """Whether an expert is over a limit even if it keeps all of the ``rest`` of its inputs, as
         if each of them were worth most."""
-        count = len(rest.differs)
-        kept = replace(rest, differs=(False,) * count, cut=(False,) * count, scores=np.ones(count))
+        count = rest.distances.n
+        none = (0.0,) * count
+        kept = replace(
+            rest,
+            distances=replace(rest.distances, seen=none, least=none, most=none),
+            scores=np.ones(count),
+        )
         return self.of(name, found + kept).status == "fail"
 
-    def _loss(
-        self, name: str, found: ComparedAnswers, first: DifferingAnswers, limit: float
-    ) -> Evidence:
+    def _loss(self, name: str, found: ComparedAnswers, first: Distances, limit: float) -> Evidence:
         """The expected loss; without targets the certificate."""
-        score, level = self._spec.experts[name].score or 1.0, self._spec.level
+        expert, level = self._spec.experts[name], self._spec.level
+        score = expert.score or 1.0
+        if not found.labelled and not expert.bounds_loss:
+            why = f"the distance of answers does not bound what {expert.metric} may lose"
+            reason = "comparison_does_not_bound_the_metric"
+            return replace(Evidence.missing(reason, "predicted", why), undecided=True)
         if not found.labelled:
-            inputs = len(first.differs)
+            inputs = first.n
             bound = 100.0 * min(1.0, first.upper(level) / score)
-            expected = 100.0 * first.differing / inputs / score
+            expected = 100.0 * math.fsum(first.seen) / inputs / score
             return Evidence(
                 value=Value(number=bound),
                 basis="certified",
                 detail=f"a loss within the limit is not certified on {inputs} inputs",
                 undecided=compare(expected, limit) == "pass" and compare(bound, limit) == "fail",
             )
-        count, differing = len(found.differs), np.array(found.differs, dtype=np.float64)
-        rate, share = float(differing.mean()), 1 / score
+        count, apart = found.distances.n, np.array(found.distances.seen)
+        rate, share = float(apart.mean()), 1 / score
         if found.scores is not None:
             whole = float(found.scores.sum())
             if whole == 0:
                 why = f"{name} itself scores zero"
                 none = Evidence.missing("expert_score_zero", "predicted", why)
                 return replace(none, undecided=True)
-            rate, share = float(found.scores @ differing) / count, count / whole
-        _, high = metrics.disagreement_interval(found.differing, count, confidence=level)
+            lost = np.minimum(found.scores, apart)
+            rate, share = float(lost.sum()) / count, count / whole
+        _, high = found.distances.as_seen.disagreement(level).interval or (0.0, 1.0)
         expected, most = (100.0 * min(1.0, of * share) for of in (rate, high))
         return Evidence(
             value=Value(number=expected, interval=(0.0, most)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import OwnAnswers
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import score_outputs
@@ -13,7 +14,7 @@ from pytest_mergegate.gate.sections import BUILTIN_METRICS
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.planning.limits import ComparedAnswers, MergeLimits
 from pytest_mergegate.stages.context import Context
-from pytest_mergegate.stages.merge_versus_experts import answers_differ
+from pytest_mergegate.stages.merge_versus_experts import distances_from
 
 Differing = Generator[tuple[str, ComparedAnswers], None, None]
 _MOST_SCORED = 256
@@ -24,6 +25,7 @@ class Runs:
     """θ_0 + Σ λ_j τ_j on the experts' own inputs, from the cache where it was run before."""
 
     def __init__(self, context: Context, limits: MergeLimits) -> None:
+        self._context = context
         self._workspace = context.workspace
         self._references = context.references
         self._limits = limits
@@ -80,11 +82,11 @@ class Runs:
         workspace = self._workspace
         with ExitStack() as loaded:
 
-            def run(name: str, reference: OwnAnswers) -> list[bool]:
+            def run(name: str, reference: OwnAnswers) -> Distances:
                 if workspace.engine.model.loaded != label:
                     loaded.enter_context(load())
                     self.done += 1
-                return list(answers_differ(workspace.engine, name, reference))
+                return distances_from(self._context, name, reference)
 
             for name in order:
                 found: ComparedAnswers | None = None
@@ -101,8 +103,8 @@ class Runs:
                         probes=workspace.spec.probes.model_dump(mode="json"),
                         **described,
                     )
-                    differs = workspace.cache.kept(list[bool], key, partial(run, name, reference))
-                    piece = replace(own, differs=tuple(differs))
+                    distances = workspace.kept(Distances, key, partial(run, name, reference))
+                    piece = replace(own, distances=distances)
                     found = piece if found is None else found + piece
                 assert found is not None
                 yield name, found
@@ -123,10 +125,10 @@ class Runs:
             if labelled and metric in BUILTIN_METRICS:
                 right = [pool.examples[name][k].references for k in reference.inputs]
                 scores = score_outputs(metric, reference.outputs, right)
-            differs = (False,) * len(inputs)
-            own = ComparedAnswers(
-                differs=differs, cut=reference.cut, scores=scores, labelled=labelled
-            )
+            none = (0.0,) * len(inputs)
+            comparison = workspace.spec.experts[name].comparison
+            unmoved = Distances(comparison=comparison, seen=none, least=none, most=none)
+            own = ComparedAnswers(distances=unmoved, scores=scores, labelled=labelled)
             found.append((reference, own))
         self._known[name] = found
         return found

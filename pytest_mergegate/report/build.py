@@ -17,6 +17,7 @@ from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.metrics.pairwise import RATIOS
 from pytest_mergegate.planning.forecasts import PlanRecord, curve_records
 from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.report.merge_build import forecast_records, merge_record
 from pytest_mergegate.report.pool_records import (
     BaseRecord,
     BoundsRecord,
@@ -26,24 +27,16 @@ from pytest_mergegate.report.pool_records import (
     TensorRecord,
 )
 from pytest_mergegate.report.types import (
-    ApartRecord,
     DiagnosisRecord,
     FindingRecord,
-    ForecastRecord,
-    MergedExpertRecord,
-    MergeRecord,
     PredictionRecord,
     VerdictRecord,
 )
 from pytest_mergegate.stages.conflict import PartConflicts
-from pytest_mergegate.stages.evaluate import EvaluateResult
-from pytest_mergegate.stages.merge import MergeResult
-from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.diagnosis import Diagnosis
 from pytest_mergegate.verdict.evidence import Case, base_disagreement
 from pytest_mergegate.verdict.judge import Judgement, Verdict
 
-_MEASURED = ("score_base", "score_expert", "score_merged", "loss", "retention")
 _KEPT = {"probes", "conflict", "certificate", "budget", "judge", "merge", "ignore"}
 """The sections of a gate file that are settings as they stand."""
 
@@ -104,8 +97,8 @@ def sections(
         "pairs": tuple(_pairs(case)),
         "conflicts": _conflicts(case),
         "bounds": _bounds(case),
-        "forecasts": tuple(_forecasts(case)),
-        "merges": tuple(_merge(merge, case) for merge in case.merges),
+        "forecasts": tuple(forecast_records(case)),
+        "merges": tuple(merge_record(merge, case) for merge in case.merges),
         "predictions": tuple(
             PredictionRecord.of(p, interval=interval_of(p.loss), merges=p.merges or None)
             for p in case.predictions
@@ -230,62 +223,6 @@ def _bounds(case: Case) -> BoundsRecord | None:
         bounds,
         own_input_distortion={n: v.number for n, v in bounds.own_input_distortion.items()},
         linearity_gap=linear.linearity_gap if linear else no_gap,
-    )
-
-
-def _forecasts(case: Case) -> Iterator[ForecastRecord]:
-    yield from map(ForecastRecord.of, case.hidden.forecasts if case.hidden else ())
-    for run in case.surrogates:
-        told = {"method": run.method, "kind": "surrogate", "exact": run.exact}
-        for expert in run.experts:
-            yield ForecastRecord.of(expert, expert=expert.name, **told)
-
-
-def _merge(merge: MergeResult, case: Case) -> MergeRecord:
-    label = merge.method.label
-    evaluation = next((e for e in case.evaluations if e.method == label), None)
-    worst, mean = _pool_losses(evaluation, case)
-    return MergeRecord.of(
-        merge,
-        method=label,
-        parameters=merge.method.parameters,
-        weights=merge.method.weights,
-        fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
-        experts=tuple(_merged_expert(expert, evaluation) for expert in merge.experts),
-        worst_loss=worst,
-        mean_loss=mean,
-    )
-
-
-def _pool_losses(
-    evaluation: EvaluateResult | None, case: Case
-) -> tuple[Value | None, Value | None]:
-    if evaluation is None:
-        return None, None
-    losses = [expert.loss.number for expert in evaluation.experts]
-    known = [loss for loss in losses if loss is not None]
-    if not losses:
-        reason = "no_targets"
-    elif len(losses) < len(case.pool.names):
-        reason = "some_without_targets"
-    elif len(known) < len(losses):
-        reason = "some_undefined"
-    else:
-        pool = metrics.pool_losses(known)
-        return Value(number=pool.worst), Value(number=pool.mean)
-    return Value.missing(reason), Value.missing(reason)
-
-
-def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> MergedExpertRecord:
-    scores = evaluation.experts if evaluation else ()
-    scored = next((e for e in scores if e.name == expert.name), None)
-    absent = None if evaluation is None else Value.missing("no_targets")
-    return MergedExpertRecord.of(
-        expert,
-        **{name: getattr(scored, name) if scored else absent for name in _MEASURED},
-        scored=scored and scored.examples,
-        shared=scored and scored.shared,
-        apart=ApartRecord.of(scored.apart) if scored and scored.apart else None,
     )
 
 

@@ -18,6 +18,7 @@ from pytest_mergegate.report.baseline import (
     Baseline,
     depth,
 )
+from pytest_mergegate.report.merge_records import MergedExpertRecord
 from pytest_mergegate.report.types import BaselineRecord, ChangeRecord, Report
 from pytest_mergegate.stages.pool_parts import PoolPart, PoolParts
 from pytest_mergegate.verdict.budgets import increases
@@ -203,11 +204,16 @@ def _of_merges(entry: Report, report: Report) -> Iterator[ChangeRecord]:
             if before is None:
                 continue
             change = partial(ChangeRecord, expert=after.name, method=merge.method)
-            if (before.inputs, before.reading) == (after.inputs, after.reading):
+            if _how(before) == _how(after):
                 ends = {"before": before.disagreement, "after": after.disagreement}
                 yield change(quantity="disagreement", **ends)
             if not _NO_LOSS & {before.loss_reason, after.loss_reason}:
                 yield change(quantity="loss", before=before.loss, after=after.loss)
+
+
+def _how(one: MergedExpertRecord) -> tuple[int, str, str]:
+    """On how many inputs, how answers were read, and how they were compared."""
+    return one.inputs, one.reading, one.compared_by
 
 
 def _finite(value: Value) -> float | None:

@@ -12,8 +12,9 @@ from pytest_mergegate.gate.spec import MergeSpec
 from pytest_mergegate.history.registry.appending import append_lines, unwritten
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
 from pytest_mergegate.report.formats.numbers import forecasts_of
+from pytest_mergegate.report.merge_records import MergedExpertRecord, MergeRecord
 from pytest_mergegate.report.pool_records import ExpertRecord
-from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
+from pytest_mergegate.report.types import Report
 
 _RATIOS = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio", "cosine")
 

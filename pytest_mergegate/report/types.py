@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pytest_mergegate.common.records import Interval, Number, Record
 from pytest_mergegate.common.statuses import Severity, Status, worst
 from pytest_mergegate.planning.forecasts import PlanRecord
+from pytest_mergegate.report.merge_records import ForecastRecord, MergeRecord
 from pytest_mergegate.report.pool_records import (
     BaseRecord,
     BoundsRecord,
@@ -28,92 +29,6 @@ class CacheUse(Record):
 
     hits: int = 0
     misses: int = 0
-
-
-class ForecastRecord(Record):
-    """A merge's expected effect on one expert, before any merge."""
-
-    method: str
-    expert: str
-    kind: Literal["states", "surrogate"]
-    """``states``: stored states, mixed; ``surrogate``: one forward of the factored sum."""
-    reading: str
-    inputs: int
-    """How many inputs were compared."""
-    exact: bool = False
-    """Whether the factored sum is the merge itself."""
-    disagreement: Number | None
-    disagreement_reason: str | None = None
-    disagreement_interval: Interval | None = None
-    disagreement_upper: Number | None
-    disagreement_upper_reason: str | None = None
-    kl: Number | None
-    kl_reason: str | None = None
-
-
-class ApartRecord(Record):
-    """An expert's scores on the examples on which it was not compared with the merge."""
-
-    examples: int
-    score_base: Number
-    score_expert: Number
-    score_merged: Number
-    loss: Number | None
-    loss_reason: str | None = None
-    loss_interval: Interval | None
-
-
-class MergedExpertRecord(Record):
-    """One expert under one merge."""
-
-    name: str
-    reading: str
-    inputs: int
-    cut: int = 0
-    """Answers cut at ``max_answer_tokens``, which the bound counts as different."""
-    disagreement: Number
-    disagreement_interval: Interval | None
-    disagreement_upper: Number
-    kl: Number
-    distortion: Number
-    relative_distortion: Number | None
-    relative_distortion_reason: str | None = None
-    degenerate: str | None
-    score_base: Number | None = None
-    score_base_reason: str | None = None
-    score_expert: Number | None = None
-    score_expert_reason: str | None = None
-    score_merged: Number | None = None
-    score_merged_reason: str | None = None
-    loss: Number | None = None
-    loss_reason: str | None = None
-    loss_interval: Interval | None = None
-    retention: Number | None = None
-    retention_reason: str | None = None
-    scored: int | None = None
-    """Distinct examples with targets that were scored; null where there are none."""
-    shared: int | None = None
-    """How many of them were compared too; null where that cannot be told."""
-    apart: ApartRecord | None = None
-    """The scores on the others, where they are 30 and more: what the registry keeps."""
-
-
-class MergeRecord(Record):
-    """One merge."""
-
-    method: str
-    parameters: dict[str, bool | int | float | str]
-    weights: dict[str, Number]
-    fidelity: Number | None
-    """The largest relative error of what the method must satisfy: identity, no-op, additivity."""
-    fidelity_reason: str | None = None
-    digest: str
-    """Over the merged parameters, in the precision of the gate."""
-    experts: tuple[MergedExpertRecord, ...]
-    worst_loss: Number | None = None
-    worst_loss_reason: str | None = None
-    mean_loss: Number | None = None
-    mean_loss_reason: str | None = None
 
 
 class PredictionRecord(Record):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_mergegate.engine.running.executors import Executor, LocalExecutor
 from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.evaluation.comparing import comparer
 from pytest_mergegate.gate.options import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     from pytest_mergegate.merging.merge import Merged
     from pytest_mergegate.merging.method import Method
     from pytest_mergegate.pool.pool import Pool
+    from pytest_mergegate.stages.base_answers import BaseAnswers
     from pytest_mergegate.stages.conflict import ConflictResult
     from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
     from pytest_mergegate.stages.forecasts import Surrogate
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
 
 
 class Clock:
@@ -158,6 +159,7 @@ class Context:
             cache=self.cache,
             vectors=lambda: self.vectors,
             loading=loading,
+            comparer=partial(comparer, self.gate),
         )
 
     def executor(self) -> AbstractContextManager[Executor]:
@@ -201,7 +203,7 @@ class Context:
             read={name: expert.how_read for name, expert in spec.experts.items()},
             probes=spec.probes.model_dump(mode="json"),
             drawn=workspace.per_task,
-            certificate=spec.certificate.model_dump(mode="json"),
+            certificate=spec.certificate.drawn,
             open=self.decisions.hangs_on if sequential else None,
             levels=[spec.level, spec.loss_level],
             **more,

@@ -133,7 +133,7 @@ def _kept(context: Context, kind: Any, key: str, compute: Callable[[], T], **mor
     if not asked <= {*BUILTIN_METRICS}:
         return compute()
     rouge = version("rouge-score") if "rouge_l" in asked else None
-    return context.cache.kept(kind, context.key(key, rouge=rouge, **more), compute)
+    return context.workspace.kept(kind, context.key(key, rouge=rouge, **more), compute)
 
 
 def _labelled(context: Context) -> list["Task"]:

@@ -1,5 +1,6 @@
 """What merges are expected to do before one is made: states mixed, and sums run (THEORY 6)."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,14 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.executors import HiddenStates
 from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.merging.method import Method, has_surrogate, is_sum, linear_scales
+from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.merge_versus_experts import (
     ComparedMerge,
     MergedExpert,
     compare_loaded,
-    with_base,
 )
 
 
@@ -29,6 +31,8 @@ class Forecast:
     expert: str
     kind: Literal["states"]
     reading: str
+    compared_by: str
+    """How answers are compared: mixed states tell which tokens differ, and give no text."""
     inputs: int
     """How many own probes were compared."""
     disagreement: Value
@@ -64,16 +68,21 @@ def forecast_all(
     scales: Mapping[str, Mapping[str, float]], states: HiddenStates, context: Context
 ) -> tuple[Forecast, ...]:
     """What mixed states say of every method and expert."""
-    trials, level = trials_of(context.workspace, states), context.gate.spec.level
+    trials, spec = trials_of(context.workspace, states), context.gate.spec
     return tuple(
-        _forecast(trials, label, expert, by_expert, level)
+        _forecast(trials, label, expert, by_expert, spec.level, spec.experts[expert].comparison)
         for label, by_expert in scales.items()
         for expert in states.names
     )
 
 
 def _forecast(
-    trials: Trials | None, method: str, expert: str, scales: Mapping[str, float], level: float
+    trials: Trials | None,
+    method: str,
+    expert: str,
+    scales: Mapping[str, float],
+    level: float,
+    comparison: str,
 ) -> Forecast:
     reading, agreement = ("none", None) if trials is None else trials.forecast(expert, scales)
     if agreement is None:
@@ -82,14 +91,18 @@ def _forecast(
         )
         inputs, reading, rate, upper, kl = 0, "none", missing, missing, missing
     else:
-        inputs, rate, kl = agreement.n, Value(number=agreement.rate), Value(number=agreement.kl)
-        bound = metrics.disagreement_bound(agreement.disagreements, inputs, confidence=level)
-        upper = Value(number=bound)
+        inputs, kl = agreement.n, Value(number=agreement.kl)
+        rate = upper = Value.missing("states_give_no_text")
+        if comparison == EXACT:
+            rate, differing = Value(number=agreement.rate), round(math.fsum(agreement.distances))
+            bound = metrics.disagreement_bound(differing, inputs, confidence=level)
+            upper = Value(number=bound)
     return Forecast(
         method=method,
         expert=expert,
         kind="states",
         reading=reading,
+        compared_by=comparison,
         inputs=inputs,
         disagreement=rate,
         disagreement_upper=upper,
@@ -132,7 +145,7 @@ def compare_sum(
         if tuple(by_method[known.method].items()) == scales:
             return known.experts
     key = context.key("sum", scales=scales)
-    return context.cache.kept(tuple[MergedExpert, ...], key, run)
+    return context.workspace.kept(tuple[MergedExpert, ...], key, run)
 
 
 def with_sum(results: Results, method: Method, experts: tuple[MergedExpert, ...]) -> Results:

@@ -13,11 +13,12 @@ from pytest_mergegate.engine.running.executors import read_probes
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import Scores
 from pytest_mergegate.merging.method import Method, is_sum
+from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.evaluate import reference_scores, score_merge
 from pytest_mergegate.stages.forecasts import compare_sum, with_sum
 from pytest_mergegate.stages.hidden import HiddenResult
-from pytest_mergegate.stages.merge_versus_experts import ComparedMerge, compare_loaded, with_base
+from pytest_mergegate.stages.merge_versus_experts import ComparedMerge, compare_loaded
 
 
 @result
@@ -45,7 +46,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
         # another processor's merge may differ in the last bits, and so in its digest
         key = context.key("merge", method=method.plain, processor=own_processor())
         make = partial(_make, context, earlier, method, scored)
-        found = context.cache.kept(MergeResult, key, make)
+        found = context.workspace.kept(MergeResult, key, make)
         if is_sum(method):
             earlier = with_sum(earlier, method, found.experts)
         merges = (*earlier.merges, found)

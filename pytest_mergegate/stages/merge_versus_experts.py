@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -11,22 +11,36 @@ import numpy as np
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import Agreement, agreement_of, own_states
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.tasks import Task
-    from pytest_mergegate.stages.context import Context, Results
+    from pytest_mergegate.stages.context import Context
 
 
 _DECODED = 8
 """Answers of a merge that are looked at: decoding takes longer than comparing."""
+
+
+@result
+class ChangedAnswer:
+    """An input that a merge answers differently, in the words of both."""
+
+    index: int
+    """Among the expert's examples."""
+    expert: str
+    merged: str
+    distance: float
+    kl: float
+    """KL(expert ‖ merged) in nats, mean over the positions of the expert's answer."""
 
 
 @result
@@ -37,13 +51,25 @@ class MergedExpert:
     reading: str
     inputs: int
     """How many inputs were compared."""
+    compared_by: str
+    """How answers are compared (``ExpertSpec.comparison``)."""
     cut: int
-    """How many answers were cut before any difference showed; the rest of them is unknown."""
+    """How many answers were cut, so that their distance is not known: where they are compared
+    exactly, those that were cut before any difference showed."""
     disagreement: Value
-    """Share of inputs answered differently from the expert, with its two-sided interval, whose
-    upper end counts the cut answers as different."""
+    """Mean distance from the expert's answers (where they are compared exactly, the share that
+    differs), with its two-sided interval, whose upper end counts the cut answers as different."""
+    least: float
+    """The same if those that were cut went on for the best."""
+    most: float
+    """The same if they went on for the worst."""
     disagreement_upper: float
-    """One-sided Clopper-Pearson bound, counting the cut answers as different."""
+    """One-sided bound on it, counting the cut answers as different."""
+    token_agreement: float | None
+    """Share of the positions of the expert's answer where the merge's first choice is the expert's,
+    mean over inputs; None for a model whose answers are no text."""
+    total_variation: float | None
+    """Total variation between the two distributions there, in [0, 1], mean over inputs."""
     kl: float
     """Mean KL(expert ‖ merged) in nats."""
     distortion: float
@@ -51,6 +77,9 @@ class MergedExpert:
     relative_distortion: Value
     """ρ_i = δ_i / rms‖h_i‖."""
     degenerate: Degeneracy | None
+    changed: tuple[ChangedAnswer, ...]
+    """Of the inputs that are answered differently those whose answers were decoded, the worst
+    first: by distance, then by divergence."""
 
 
 @result
@@ -62,54 +91,6 @@ class ComparedMerge:
     def expert(self, name: str) -> MergedExpert:
         """The comparison with one expert."""
         return next(expert for expert in self.experts if expert.name == name)
-
-
-@result
-class BaseAnswers:
-    """How the base, with nothing merged, answers one expert's own inputs."""
-
-    inputs: int
-    differing: int
-    """Answered otherwise than by the expert; those that were cut before any difference are not."""
-
-    @property
-    def disagreement(self) -> float:
-        """Share of inputs answered differently."""
-        return self.differing / self.inputs
-
-
-def with_base(context: Context, results: Results) -> Results:
-    """With what the base by itself does on every expert's inputs, where a budget is about merges:
-    whether a merge that passes did anything (THEORY 9)."""
-    if not context.decisions.compares_merges:
-        return results
-    context.tell("the base's own answers", 0.0)
-    return replace(results, base=base_answers(context))
-
-
-def base_answers(context: Context) -> dict[str, BaseAnswers]:
-    """By expert; nothing must be loaded over the base."""
-    workspace, spec = context.workspace, context.gate.spec
-
-    def compare(name: str, inputs: tuple[int, ...]) -> BaseAnswers:
-        context.read_references()
-        reference = context.references.of(name, inputs)
-        differs = answers_differ(workspace.engine, name, reference)
-        return BaseAnswers(inputs=len(differs), differing=sum(differs))
-
-    found = {}
-    for name in context.pool.names:
-        inputs = workspace.draws[name].order[: spec.certificate.per_task]
-        key = workspace.key(
-            "base's answers",
-            expert=workspace.models[name],
-            examples=context.pool.examples_fingerprint.get(name),
-            read=spec.experts[name].how_read,
-            inputs=inputs,
-            probes=spec.probes.model_dump(mode="json"),
-        )
-        found[name] = context.cache.kept(BaseAnswers, key, partial(compare, name, inputs))
-    return found
 
 
 def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
@@ -125,57 +106,29 @@ def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
     # all that is compared in any case at once: the more rows, the sooner each is read
     positions = engine.require_head().answer_positions
     engine.states([(task, task.order[:count]) for task in tasks], positions)
-    compared = []
-    for task in tasks:
-        found = _compare(context, task)
-        compared.append((task, found, _looked_at(task, found)))
-    engine.answer([(task, inputs) for task, _, inputs in compared if task.reading == "greedy"])
+    compared = [(task, _compare(context, task)) for task in tasks]
+    looked_at = [_looked_at(context, task, found) for task, found in compared]
+    pairs = zip(tasks, looked_at, strict=True)
+    engine.answer([(task, inputs) for task, inputs in pairs if task.reading == "greedy"])
     level = context.gate.spec.level
-    return tuple(_merged_expert(engine, *each, level) for each in compared)
+    return tuple(
+        _merged_expert(engine, *each, inputs, level)
+        for each, inputs in zip(compared, looked_at, strict=True)
+    )
 
 
-def answers_differ(engine: Engine, name: str, reference: OwnAnswers) -> tuple[bool, ...]:
-    """Per input of ``reference``, whether the loaded model answers otherwise than the expert."""
-    return _compare_inputs(engine, engine.tasks[name], reference).differs
-
-
-@dataclass(frozen=True, kw_only=True)
-class DifferingAnswers:
-    """Some inputs of one expert, one entry each: where a model answers otherwise."""
-
-    differs: tuple[bool, ...]
-    cut: tuple[bool, ...]
-    """Where the expert's answer was cut, so that agreement is not known to last."""
-
-    @property
-    def differing(self) -> int:
-        """How many are answered otherwise."""
-        return sum(self.differs)
-
-    @property
-    def unknown(self) -> int:
-        """Answers that were cut before any difference showed."""
-        return sum(was and not differs for was, differs in zip(self.cut, self.differs, strict=True))
-
-    def disagreement(self, confidence: float) -> Value:
-        """The share that differs; the upper end counts the cut answers as different."""
-        n, differing = len(self.differs), self.differing
-        low, _ = metrics.disagreement_interval(differing, n, confidence=confidence)
-        _, high = metrics.disagreement_interval(differing + self.unknown, n, confidence=confidence)
-        return Value(number=differing / n, interval=(low, high))
-
-    def upper(self, confidence: float) -> float:
-        """The one-sided bound on it, counting the cut answers as different."""
-        differing = self.differing + self.unknown
-        return metrics.disagreement_bound(differing, len(self.differs), confidence=confidence)
+def distances_from(context: Context, name: str, reference: OwnAnswers) -> Distances:
+    """How far the loaded model's answers to the inputs of ``reference`` are from the expert's."""
+    return _compare_inputs(context, context.workspace.engine.tasks[name], reference).distances
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Compared(DifferingAnswers):
-    """The same, with how far the answers are apart."""
+class _Compared:
+    """Some inputs of one expert under the loaded model, one entry each."""
 
     inputs: tuple[int, ...]
-    kl: tuple[float, ...]
+    distances: Distances
+    agreement: Agreement
     moved: tuple[float, ...]
     """‖h_merged − h_i‖²."""
     own: tuple[float, ...]
@@ -184,20 +137,29 @@ class _Compared(DifferingAnswers):
     """The expert's own."""
 
     def __add__(self, more: Self) -> Self:
-        return type(self)(**{k: (*v, *getattr(more, k)) for k, v in vars(self).items()})
+        return type(self)(**{k: v + getattr(more, k) for k, v in vars(self).items()})
+
+    @property
+    def differing(self) -> tuple[int, ...]:
+        """Places of the inputs that are answered differently, the worst first."""
+        seen, kl = self.distances.seen, self.agreement.divergences
+        changed = [k for k, distance in enumerate(seen) if distance > 0]
+        return tuple(sorted(changed, key=lambda k: (-seen[k], -kl[k], k)))
 
 
 def _compare(context: Context, task: Task) -> _Compared:
-    engine, spec = context.workspace.engine, context.gate.spec
+    spec = context.gate.spec
     count, most = spec.certificate.per_task, spec.certificate.most
-    compared = _compare_inputs(engine, task, context.references.of(task.name, task.order[:count]))
+    compared = _compare_inputs(context, task, context.references.of(task.name, task.order[:count]))
     while count < most and context.decisions.disagreement_is_open(
-        task.name, compared.disagreement(spec.level), compared.upper(spec.level)
+        task.name,
+        compared.distances.disagreement(spec.level),
+        compared.distances.upper(spec.level),
     ):
         more = task.order[count : min(2 * count, most)]
         if not more:
             break
-        compared += _compare_inputs(engine, task, context.references.of(task.name, more))
+        compared += _compare_inputs(context, task, context.references.of(task.name, more))
         count = min(2 * count, most)
     return compared
 
@@ -205,39 +167,67 @@ def _compare(context: Context, task: Task) -> _Compared:
 def _merged_expert(
     engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], level: float
 ) -> MergedExpert:
-    distortion = float(np.mean(compared.moved))
-    degenerate = None
-    if looked_at:
-        degenerate = degeneracy(
-            engine.outputs(task, looked_at),
-            compared.outputs[: len(looked_at)],
-            [task.examples[index].choices for index in looked_at],
-        )
+    distances, agreement = compared.distances, compared.agreement
+    distortion, generative = float(np.mean(compared.moved)), task.reading == "greedy"
+    outputs = (
+        dict(zip(looked_at, engine.outputs(task, looked_at), strict=True)) if looked_at else {}
+    )
     return MergedExpert(
         name=task.name,
         reading=task.reading,
-        inputs=len(compared.differs),
-        cut=compared.unknown,
-        disagreement=compared.disagreement(level),
-        disagreement_upper=compared.upper(level),
-        kl=float(np.mean(compared.kl)),
+        inputs=distances.n,
+        compared_by=distances.comparison,
+        cut=distances.cut,
+        disagreement=distances.disagreement(level),
+        least=distances.mean_least,
+        most=distances.mean_most,
+        disagreement_upper=distances.upper(level),
+        token_agreement=float(np.mean(agreement.matching)) if generative else None,
+        total_variation=float(np.mean(agreement.variations)) if generative else None,
+        kl=float(np.mean(agreement.divergences)),
         distortion=distortion,
         relative_distortion=Value.computed(
             lambda: metrics.relative_size(distortion, float(np.mean(compared.own)))
         ),
-        degenerate=degenerate,
+        degenerate=_degeneracy(task, compared, outputs),
+        changed=tuple(
+            ChangedAnswer(
+                index=compared.inputs[k],
+                expert=compared.outputs[k],
+                merged=outputs[compared.inputs[k]],
+                distance=distances.seen[k],
+                kl=agreement.divergences[k],
+            )
+            for k in compared.differing
+            if compared.inputs[k] in outputs
+        ),
     )
 
 
-def _compare_inputs(engine: Engine, task: Task, reference: OwnAnswers) -> _Compared:
+def _degeneracy(task: Task, compared: _Compared, outputs: Mapping[int, str]) -> Degeneracy | None:
+    """Whether the first answers are none any more, where most of all answers are others."""
+    asked = compared.inputs
+    if task.reading == "greedy":
+        asked = asked[:_DECODED] if 2 * len(compared.differing) > len(asked) else ()
+    return degeneracy(
+        [outputs[index] for index in asked],
+        compared.outputs[: len(asked)],
+        [task.examples[index].choices for index in asked],
+    )
+
+
+def _compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> _Compared:
+    engine, compare = context.workspace.engine, context.workspace.comparer(task.name)
     states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
+    differs = [distance > 0 for distance in agreement.distances]
     pairs = list(zip(states, reference.states, strict=True))
     return _Compared(
         inputs=reference.inputs,
-        differs=agreement.differs,
-        cut=reference.cut,
-        kl=agreement.divergences,
+        distances=Distances.exact(differs, reference.cut)
+        if compare is None
+        else compare(reference.said, engine.said(task, reference.inputs)),
+        agreement=agreement,
         moved=tuple(
             metrics.mean_square_norm([merged.numpy().astype(np.float64) - own.numpy()])
             for merged, own in pairs
@@ -257,17 +247,15 @@ def _agreement(
     logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
     own_logits = (logits(state, head) for state in reference.states)
     agreement = agreement_of(own_logits, map(logits, states))
-    for index, own_answer, same in zip(
-        reference.inputs, reference.answers, agreement.same, strict=True
-    ):
-        if same:
-            engine.note_answer(task, index, own_answer)
+    engine.note_same(task, compress(reference.inputs, agreement.same))
     return agreement
 
 
-def _looked_at(task: Task, compared: _Compared) -> tuple[int, ...]:
-    """Inputs whose answers show whether the loaded model still answers: some where they have to be
-    decoded, none where most are the expert's own."""
-    if task.reading != "greedy":
-        return compared.inputs
-    return compared.inputs[:_DECODED] if 2 * compared.differing > len(compared.inputs) else ()
+def _looked_at(context: Context, task: Task, compared: _Compared) -> tuple[int, ...]:
+    """Inputs whose answers are decoded: those that show whether the loaded model still answers,
+    where most answers are no longer the expert's own, and the worst of those that changed."""
+    if task.reading != "greedy" or context.workspace.comparer(task.name) is not None:
+        return compared.inputs  # they are at hand
+    if 2 * len(compared.differing) > len(compared.inputs):
+        return compared.inputs[:_DECODED]
+    return tuple(compared.inputs[k] for k in compared.differing[:_DECODED])

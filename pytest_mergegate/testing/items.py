@@ -11,9 +11,10 @@ import pytest
 from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.common.files.yaml_files import read_text
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.discovery import gates_below, refusals
 from pytest_mergegate.gate.gatefile import Gate, gate_from, load_gate
-from pytest_mergegate.gate.sections import POOL, Budget
+from pytest_mergegate.gate.sections import POOL
 from pytest_mergegate.testing.fixtures import SESSION, SKIP_REASON
 
 _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)

@@ -72,8 +72,10 @@ class Evidence:
     """Whether this is too little to decide by, whatever the value."""
     inputs: int | None = None
     """Of a share of inputs: on how many distinct ones it rests."""
-    cut: int = 0
-    """How many answers were cut before any difference showed: these may differ or not."""
+    least: float | None = None
+    """The value if answers that were cut went on for the best; None where none was."""
+    most: float | None = None
+    """The value if they went on for the worst."""
     bound: float | None = None
     """The one-sided bound, where there is one beside the interval."""
     base: Value | None = None
@@ -98,16 +100,14 @@ class Evidence:
             return bad_end
         if self.inputs is not None and self.inputs < FEWEST:  # a share says next to nothing
             return bad_end if self.bound is None else self.bound
-        if not self.inputs or not self.cut:
-            return number
-        return (round(number * self.inputs) + self.cut) / self.inputs  # of counts: no round-off
+        return number if self.most is None else self.most
 
     def failing(self, mode: Mode) -> float | None:
         """What has to be over the limit for a fail: never an answer that was merely cut."""
         if mode == "interval":
             return self.value.interval[0] if self.value.interval else None
-        if self.exact or mode == "point" or self.cut:
-            return self.value.number
+        if self.exact or mode == "point" or self.least != self.most:
+            return self.value.number if self.least is None else self.least
         return self.passing(mode)
 
     @property
@@ -233,7 +233,8 @@ def _share(asked: Asked, compared: MergedExpert, basis: str, said: str = "") -> 
         basis=basis,
         detail=joined(*told, said),
         inputs=compared.inputs,
-        cut=compared.cut,
+        least=compared.least,
+        most=compared.most,
         bound=compared.disagreement_upper,
         base=base_disagreement(compared.name, asked.case),
     )

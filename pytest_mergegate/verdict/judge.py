@@ -22,6 +22,8 @@ _WHY = {
     "needs_three_experts": "similarity is relative to the pool and needs at least three experts",
     "equidistant": "all experts are equally far apart, which says nothing about their conflicts",
     "expert_score_zero": "the expert itself scores zero on its examples",
+    "comparison_does_not_bound_the_metric": "the distance by which answers are compared does not "
+    "bound what the metric may lose; compare them exactly, or give targets",
     "zero_task_vectors": "neither expert changes the base",
 }
 _TOLD = ("not_computed", "needs_stage", "baseline_", "too_few")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
@@ -29,7 +30,10 @@ def known_score(case: Case, expert: str) -> float:
 
 
 def certified_loss(case: Case, merge: MergeResult, expert: str) -> Value:
-    """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6)."""
+    """The loss in percent (negative) that no metric in [0, 1] can fall below (THEORY 6), or none
+    that differs by no more than the distance of two answers (THEORY 10)."""
+    if not case.pool.spec.experts[expert].bounds_loss:
+        return Value.missing("comparison_does_not_bound_the_metric")
     upper, known = merge.expert(expert).disagreement_upper, known_score(case, expert)
     return Value.computed(lambda: metrics.certified_loss(upper, known))
 
@@ -81,7 +85,10 @@ def _certified(asked: Asked) -> Evidence | None:
     if merge is None:
         return None
     value, inputs = certified_loss(asked.case, merge, expert).times(-1), merge.expert(expert).inputs
-    bound = Evidence(value=value, basis="certified", detail=f"certified on {inputs} inputs")
+    certified = f"certified on {inputs} inputs"
+    if (own := asked.case.pool.spec.experts[expert].distance) is not None:
+        certified += f", as far as {own} bounds the metric"
+    bound = Evidence(value=value, basis="certified", detail=certified)
     if value.number is None or compare(bound, asked.limit) == "pass":
         return bound
     lacking = lacking_evidence(asked.limit, expert, merge, asked.case)
@@ -153,6 +160,8 @@ def inputs_text(expert: MergedExpert, limit: float, confidence: float) -> str | 
     rate = expert.disagreement.number
     if rate is None or compare(expert.disagreement_upper, limit) != "fail":
         return None
+    if expert.compared_by != EXACT:
+        return None if compare(expert.most, limit) != "pass" else "more inputs may certify it"
     differing = round(rate * expert.inputs)
     try:
         needed = metrics.inputs_needed(

@@ -135,8 +135,7 @@ def _scores(case: Case, method: str, expert: str) -> Iterator[tuple[str, _Score]
         found = run.expert(expert) if run is not None else None
         if found is not None and found.disagreement.number is not None:
             # an answer that was cut may still go on to differ, as the certificate has it
-            rate = min(1.0, found.disagreement.number + found.cut / found.inputs)
-            yield score, _Score(value=rate, inputs=found.inputs)
+            yield score, _Score(value=found.most, inputs=found.inputs)
     for forecast in case.hidden.forecasts if case.hidden is not None else ():
         mixed = (forecast.method, forecast.expert) == (method, expert)
         if mixed and forecast.disagreement.number is not None:

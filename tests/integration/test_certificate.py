@@ -12,7 +12,7 @@ from pytest_mergegate import assess, metrics
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.report.types import MergedExpertRecord
+    from pytest_mergegate.report.merge_records import MergedExpertRecord
 
 METHOD = {"method": "task_arithmetic", "weight": 0.9}
 

@@ -27,7 +27,7 @@ from pytest_mergegate.pool.base import read_base
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_mergegate.report.types import MergedExpertRecord
+    from pytest_mergegate.report.merge_records import MergedExpertRecord
 
 SAMPLES = 40
 DOCUMENTS = (

@@ -27,7 +27,8 @@ from pytest_mergegate.pool.pool import read_pool
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.report.types import MergedExpertRecord, Report
+    from pytest_mergegate.report.merge_records import MergedExpertRecord
+    from pytest_mergegate.report.types import Report
 
 INPUTS = 6
 LEVEL = 1 - 0.1 / 4

@@ -12,7 +12,8 @@ from pytest_mergegate import assess
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_mergegate.report.types import ForecastRecord, Report
+    from pytest_mergegate.report.merge_records import ForecastRecord
+    from pytest_mergegate.report.types import Report
 
 TIES = {"method": "ties", "density": 0.5}
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from plugin.gates import CHEAP
 from pytest_mergegate import plugin
-from pytest_mergegate.gate.sections import Budget
+from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.spec import GateSpec
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """One base in memory, experts swapped in, nothing decoded twice."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
 from pytest_mergegate.engine.models.placement import pick_device, place
 from pytest_mergegate.engine.models.readings import Row, Tokens, loaded_as
+from pytest_mergegate.engine.running.distances import Answer
 from pytest_mergegate.engine.running.tasks import Task, build_task
 from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
@@ -158,9 +159,12 @@ class Engine:
             found = self.require_head().decode(list(prompts.values()), most, stop)
             self._answers.update(zip(prompts, found, strict=True))
 
-    def note_answer(self, task: Task, index: int, answer: list[int]) -> None:
-        """Record that the loaded model gives ``answer``, known without decoding it again."""
-        self._answers.setdefault((self.model.loaded, task.name, index), answer)
+    def note_same(self, task: Task, indices: Iterable[int]) -> None:
+        """Record that the loaded model answers these as the task's expert does, so that none of
+        them is decoded again."""
+        for index in indices:
+            answer = self._answers[loaded_as(task.name), task.name, index]
+            self._answers.setdefault((self.model.loaded, task.name, index), answer)
 
     def choice_scores(self, task: Task, indices: Sequence[int]) -> list[Tensor]:
         """Log-likelihood of every choice under the loaded model, divided by its length where the
@@ -183,6 +187,19 @@ class Engine:
             lengths = torch.tensor(task.choice_lengths[key[2]], dtype=torch.float64)
             self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64) / lengths
         return [self._choice_scores[key] for key in keys]
+
+    def said(self, task: Task, indices: Sequence[int], *, by_expert: bool = False) -> list[Answer]:
+        """Greedy answers of the loaded model as text, or of the task's expert, which must have been
+        decoded before."""
+        model = self.require_head()
+        if by_expert:
+            answers = [self._answers[loaded_as(task.name), task.name, k] for k in indices]
+        else:
+            answers = self.answers(task, indices)
+        return [
+            Answer(text=model.text(a, task.stop), cut=not model.is_complete(a, task.stop))
+            for a in answers
+        ]
 
     def outputs(self, task: Task, indices: Sequence[int]) -> list[str]:
         """What the loaded model answers, as the task's metric reads it."""

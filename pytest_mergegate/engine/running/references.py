@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_mergegate.common.plain import result
+from pytest_mergegate.engine.running.distances import Answer
 from pytest_mergegate.engine.running.executors import Job, LocalExecutor, answer, blocks_of, look_up
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class OwnAnswers:
     choice_scores: tuple[Tensor, ...] | None
     cut: tuple[bool, ...]
     """Per input, whether the expert's answer was cut at the limit on its length."""
+
+    @property
+    def said(self) -> list[Answer]:
+        """The answers as text."""
+        return [Answer(text=t, cut=c) for t, c in zip(self.outputs, self.cut, strict=True)]
 
 
 class References:
@@ -98,18 +104,30 @@ def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor
 class Agreement:
     """What comes out of a comparison over n inputs."""
 
-    differs: tuple[bool, ...]
-    """Per input: whether the answers differ."""
+    distances: tuple[float, ...]
+    """Per input: how far the answers are apart, in [0, 1]: where they are compared exactly, 1 for
+    another token anywhere."""
     same: tuple[bool, ...]
     """Per input: whether the other's answer is the expert's to the last token, so that whatever is
     known of one holds for the other."""
     divergences: tuple[float, ...]
     """Per input: KL(expert ‖ other) in nats, mean over its positions."""
+    matching: tuple[float, ...]
+    """Per input: the share of its positions where the other's first choice is the expert's."""
+    variations: tuple[float, ...]
+    """Per input: the total variation of the two distributions, mean over its positions."""
+
+    def __add__(self, more: Agreement) -> Agreement:
+        return Agreement(**{k: v + getattr(more, k) for k, v in vars(self).items()})
+
+    def apart(self, distances: Sequence[float]) -> Agreement:
+        """The same answers, with other distances between them."""
+        return replace(self, distances=tuple(distances))
 
     @property
     def n(self) -> int:
         """Number of inputs compared."""
-        return len(self.differs)
+        return len(self.distances)
 
     @property
     def kl(self) -> float:
@@ -117,14 +135,9 @@ class Agreement:
         return math.fsum(self.divergences) / self.n
 
     @property
-    def disagreements(self) -> int:
-        """Number of inputs on which the answers differ."""
-        return sum(self.differs)
-
-    @property
     def rate(self) -> float:
-        """Share of inputs on which the answers differ."""
-        return self.disagreements / self.n
+        """Mean distance of the answers: where they are compared exactly, the share that differs."""
+        return math.fsum(self.distances) / self.n
 
 
 def agreement_of(expert: Iterable[Tensor], other: Iterable[Tensor]) -> Agreement:
@@ -135,13 +148,18 @@ def agreement_of(expert: Iterable[Tensor], other: Iterable[Tensor]) -> Agreement
     """
     import torch
 
-    same, divergences = [], []
+    matching, divergences, variations = [], [], []
     for own, theirs in zip(expert, other, strict=True):
-        same.append(bool((own.argmax(-1) == theirs.argmax(-1)).all()))
+        matching.append(float((own.argmax(-1) == theirs.argmax(-1)).double().mean()))
         p, q = (torch.log_softmax(scores.to(torch.float64), dim=-1) for scores in (own, theirs))
-        divergences.append(float((p.exp() * (p - q)).sum(-1).clamp_min(0).mean()))
+        chances = p.exp()
+        divergences.append(float((chances * (p - q)).sum(-1).clamp_min(0).mean()))
+        variations.append(float((chances - q.exp()).abs().sum(-1).mean() / 2))
+    same = tuple(share == 1 for share in matching)
     return Agreement(
-        differs=tuple(not is_same for is_same in same),
-        same=tuple(same),
+        distances=tuple(float(not is_same) for is_same in same),
+        same=same,
         divergences=tuple(divergences),
+        matching=tuple(matching),
+        variations=tuple(variations),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,8 @@ class Trials:
 
     def forecast(self, expert: str, scales: Mapping[str, float]) -> tuple[str, Agreement | None]:
         """How answers are read, and expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0), from
-        stored states (THEORY 6).
+        stored states (THEORY 6). States tell which tokens differ and not what is said instead:
+        their distances are exact ones, however the expert's answers are compared.
 
         ``scales`` are the λ_j; an expert that is absent is left out of the merge. None where the
         choices of an input share their first token, which this reading cannot tell apart.
@@ -51,7 +53,7 @@ class Trials:
         """
         described = [self._described(name) for name in scales]
         key = self._workspace.key("trial", of=described, scales=self._identified(scales))
-        found = self._workspace.cache.kept(
+        found = self._workspace.kept(
             list[Agreement | None], key, lambda: [*self._answers.trial(scales).values()]
         )
         return dict(zip(scales, found, strict=True))
@@ -64,7 +66,7 @@ class Trials:
 
     @cached_property
     def _answers(self) -> _Answers:
-        return _Answers(self._workspace.engine, self._states)
+        return _Answers(self._workspace, self._states)
 
     def _identified(self, scales: Mapping[str, float]) -> list[tuple[str, float]]:
         return [(self._workspace.models[name], float(scale)) for name, scale in scales.items()]
@@ -94,8 +96,9 @@ def trials_of(workspace: Workspace, states: HiddenStates) -> Trials | None:
 class _Answers:
     """The same, with the model at hand."""
 
-    def __init__(self, engine: Engine, states: HiddenStates) -> None:
-        self._engine = engine
+    def __init__(self, workspace: Workspace, states: HiddenStates) -> None:
+        self._workspace = workspace
+        self._engine = engine = workspace.engine
         self._model: HeadedModel = engine.require_head()
         self._states = states
         self._options = {n: _first_tokens(engine, states, n) for n in states.names}
@@ -125,13 +128,26 @@ class _Answers:
         tasks, inputs = self._engine.tasks, self._states.inputs
         asked = [(tasks[name], [inputs[k] for k in self._states.own(name)]) for name in scales]
         known = {name: self._own(name) for name in scales if self._options[name] != ()}
-        with self._engine.mixed("trial", scales):
+        with self._engine.mixed(f"trial:{dict(scales)}", scales):
             read = self._engine.states(asked, self._model.answer_positions)
             mixed = dict(zip(scales, read, strict=True))
             found: dict[str, Agreement | None] = dict.fromkeys(scales)
             for name, own in known.items():
-                found[name] = agreement_of(own, self._scores(name, mixed[name], None))
+                tokens = agreement_of(own, self._scores(name, mixed[name], None))
+                found[name] = self._as_compared(name, tokens)
         return found
+
+    def _as_compared(self, name: str, tokens: Agreement) -> Agreement:
+        """With the distances of what the loaded model says, where they take more than ``tokens``;
+        an answer that was cut is as far away as it may get."""
+        compare = self._workspace.comparer(name)
+        if compare is None:
+            return tokens
+        engine, task = self._engine, self._engine.tasks[name]
+        inputs = [self._states.inputs[k] for k in self._states.own(name)]
+        engine.note_same(task, compress(inputs, tokens.same))
+        own = engine.said(task, inputs, by_expert=True)
+        return tokens.apart(compare(own, engine.said(task, inputs)).most)
 
     def _own(self, name: str) -> list[Tensor]:
         """What expert ``name`` itself answers."""

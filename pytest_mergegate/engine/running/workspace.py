@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cache, cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.engine.models.readings import Reading
-from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.gate.sections import ROUGE, Positions
 from pytest_mergegate.pool.fingerprints import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_mergegate.engine.running.cache import Cache
+    from pytest_mergegate.engine.running.distances import Compare
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.executors import Block, Kind, Rows
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.pool.pool import Pool
 
+T = TypeVar("T")
 _PACKAGES = ("pytest-mergegate", "torch", "transformers", "tokenizers", "peft", "mergekit")
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
@@ -63,6 +65,7 @@ class Workspace:
         cache: Cache,
         vectors: Callable[[], TaskVectors],
         loading: Callable[[Callable[[], Engine]], Engine] = lambda load: load(),
+        comparer: Callable[[str], Compare | None] = lambda expert: None,
     ) -> None:
         self.pool = pool
         self.spec = pool.spec
@@ -77,6 +80,8 @@ class Workspace:
         self._device = device
         self._vectors = vectors
         self._loading = loading
+        self.comparer = lru_cache(maxsize=None)(comparer)
+        """How an expert's answers are compared; None where they are the same or not."""
 
     @cached_property
     def engine(self) -> Engine:
@@ -109,7 +114,9 @@ class Workspace:
         """What every number of the engine depends on: the root of all keys."""
         base = self.pool.base
         trusted = self.spec.trust_remote_code
+        by_rouge = any(expert.comparison == ROUGE for expert in self.spec.experts.values())
         return {
+            **({"rouge": _version("rouge-score")} if by_rouge else {}),
             "engine": own_code(),
             "versions": {name: version(name) for name in _PACKAGES},
             "base": base.fingerprint,
@@ -126,6 +133,13 @@ class Workspace:
     def key(self, kind: str, **more: Any) -> dict[str, Any]:
         """The key of one entry."""
         return {"kind": kind, **self.ground, **more}
+
+    def kept(self, kind: Any, key: Mapping[str, Any], compute: Callable[[], T]) -> T:
+        """What the cache holds of a comparison with the experts, or else what is computed; always
+        that where a function of the team's own compares, which may change from run to run."""
+        if any(expert.distance is not None for expert in self.spec.experts.values()):
+            return compute()
+        return self.cache.kept(kind, key, compute)
 
     @cached_property
     def facts(self) -> Facts:
@@ -164,6 +178,13 @@ class Workspace:
         most = self.spec.probes.max_per_task or self.spec.probes.per_task
         self.per_task = min(2 * self.per_task, most)
         return sum(len(self.probes(name)) for name in self.draws) > before
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @cache

@@ -9,12 +9,8 @@ from pytest_mergegate.common.records import Interval, value_of
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats.reading import limit_of, merge_of, status_of
-from pytest_mergegate.report.types import (
-    ForecastRecord,
-    MergedExpertRecord,
-    MergeRecord,
-    Report,
-)
+from pytest_mergegate.report.merge_records import ForecastRecord, MergedExpertRecord, MergeRecord
+from pytest_mergegate.report.types import Report
 from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 NONE = "-"

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.report.merge_records import MergeRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
     DiagnosisRecord,
     FindingRecord,
-    MergeRecord,
     Report,
     VerdictRecord,
 )

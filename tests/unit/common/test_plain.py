@@ -21,12 +21,13 @@ from pytest_mergegate.engine.running.executors import ROWS
 from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.engine.running.workspace import Draw, Facts
 from pytest_mergegate.merging.method import Method
+from pytest_mergegate.stages.base_answers import BaseAnswers
 from pytest_mergegate.stages.conflict import ConflictResult
 from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
 from pytest_mergegate.stages.forecasts import Surrogate
 from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.stages.merge import MergeResult
-from pytest_mergegate.stages.merge_versus_experts import BaseAnswers, MergedExpert
+from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

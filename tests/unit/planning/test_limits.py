@@ -12,6 +12,7 @@ import pytest
 from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.planning.limits import (
     ComparedAnswers,
@@ -31,9 +32,11 @@ def holding(budget: dict[str, float], **gate: Any) -> MergeLimits:
 
 
 def differing(count: int, of: int = 64, **more: Any) -> ComparedAnswers:
-    return ComparedAnswers(
-        differs=(True,) * count + (False,) * (of - count), cut=(False,) * of, **more
-    )
+    return answered((True,) * count + (False,) * (of - count), (False,) * of, **more)
+
+
+def answered(differs: tuple[bool, ...], cut: tuple[bool, ...], **more: Any) -> ComparedAnswers:
+    return ComparedAnswers(distances=Distances.exact(differs, cut), **more)
 
 
 def outlook(budget: dict[str, float], found: ComparedAnswers, **gate: Any) -> ExpertForecast:
@@ -45,7 +48,7 @@ def test_a_disagreement_is_that_of_the_certificate_s_inputs(count: int, status: 
     found = outlook({"max_disagreement": 0.3}, differing(count))
     assert found.status == status
     assert found.disagreement.number == count / 64
-    more = ComparedAnswers(differs=differing(count).differs + (True,) * 36, cut=(False,) * 100)
+    more = differing(count) + differing(36, 36)
     assert outlook({"max_disagreement": 0.3}, more).status == status
 
 
@@ -62,7 +65,7 @@ def test_answers_that_were_cut_neither_agree_nor_differ(
     judge: str, count: int, cut: int, status: str
 ) -> None:
     ends = (False,) * count + (True,) * cut + (False,) * (64 - count - cut)
-    found = ComparedAnswers(differs=differing(count).differs, cut=ends)
+    found = answered((True,) * count + (False,) * (64 - count), ends)
     assert outlook({"max_disagreement": 0.3}, found, judge=judge).status == status
 
 
@@ -104,14 +107,12 @@ class TestLoss:
         assert outlook({"max_loss": 4}, differing(30)).status == "fail"
 
     def test_answers_that_were_cut_count_against_a_certificate(self) -> None:
-        cut = ComparedAnswers(differs=(False,) * 64, cut=(True,) * 32 + (False,) * 32)
+        cut = answered((False,) * 64, (True,) * 32 + (False,) * 32)
         assert outlook({"max_loss": 20}, cut).status != "pass"
 
     def test_judged_on_its_bad_end_reaches_as_far_as_scores_allow(self) -> None:
         scores = np.array([1.0, 0.0] * 50)
-        even = ComparedAnswers(
-            differs=(False,) * 100, cut=(False,) * 100, scores=scores, labelled=100
-        )
+        even = differing(0, 100, scores=scores, labelled=100)
         _, high = metrics.disagreement_interval(0, 100, confidence=0.95)
         assert outlook({"max_loss": 100 * high}, even).status == "pass"
         assert outlook({"max_loss": 199 * high}, even, judge="bound").status == "fail"
@@ -129,9 +130,9 @@ def test_who_is_lost_early_is_lost_in_the_end(judge: str, scored: bool) -> None:
         differs = tuple(map(bool, rng.random(count) < share))
         scores = rng.integers(0, 2, count).astype(np.float64) if scored else None
         parts = [
-            ComparedAnswers(
-                differs=differs[at],
-                cut=(False,) * len(differs[at]),
+            answered(
+                differs[at],
+                (False,) * len(differs[at]),
                 scores=None if scores is None else scores[at],
                 labelled=count,
             )

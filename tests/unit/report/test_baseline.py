@@ -11,8 +11,9 @@ import pytest
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.report.baseline import read_baseline, update_baseline
+from pytest_mergegate.report.merge_records import MergedExpertRecord, MergeRecord
 from pytest_mergegate.report.pool_records import BaseRecord, ExpertRecord, PairRecord
-from pytest_mergegate.report.types import MergedExpertRecord, MergeRecord, Report
+from pytest_mergegate.report.types import Report
 from pytest_mergegate.stages.pool_parts import PoolPart
 from pytest_mergegate.verdict.budgets import BUDGETS
 from pytest_mergegate.verdict.evidence import Asked

@@ -14,7 +14,7 @@ def test_one_position_that_differs_makes_another_answer() -> None:
     own = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
     other = torch.tensor([[3.0, 0.0], [3.0, 0.0]])
     agreement = agreement_of([own, own, own], [own, other, own + 7])
-    assert agreement.differs == (False, True, False)
+    assert agreement.distances == (0, 1, 0)
     assert agreement.rate == pytest.approx(1 / 3)
 
 

@@ -16,14 +16,15 @@ from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.check import add_to
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
-from pytest_mergegate.gate.sections import Budget, NonNegative
+from pytest_mergegate.gate.sections import NonNegative
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.report import build
 from pytest_mergegate.report.formats.html_parts.tables import judged
 from pytest_mergegate.report.formats.terminal import Look, summary
-from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
+from pytest_mergegate.stages.base_answers import BaseAnswers
 from pytest_mergegate.verdict.budgets import (
     BUDGETS,
     BudgetKind,
@@ -94,7 +95,7 @@ def case(gate: Gate, *divergences: float) -> Case:
     method = SimpleNamespace(label="linear")
     merge: Any = SimpleNamespace(method=method, expert=experts.__getitem__)
     pool: Any = SimpleNamespace(names=NAMES, labelled=lambda _: False, spec=gate.spec)
-    base = {name: BaseAnswers(inputs=64, differing=64) for name in NAMES}
+    base = {name: BaseAnswers(inputs=64, disagreement=1.0) for name in NAMES}
     return Case(pool=pool, merges=(merge,) if divergences else (), base=base)
 
 

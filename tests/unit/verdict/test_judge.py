@@ -13,10 +13,10 @@ import pytest
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
-from pytest_mergegate.gate.sections import Budget
 from pytest_mergegate.metrics import disagreement_bound
-from pytest_mergegate.stages.merge_versus_experts import BaseAnswers
+from pytest_mergegate.stages.base_answers import BaseAnswers
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 from pytest_mergegate.verdict.increases import Earlier
@@ -53,7 +53,7 @@ def pool(*labelled: str) -> Any:
 
 def alone(rate: float = 1.0) -> Any:
     """What the base answers by itself: this share of every expert's inputs differently."""
-    return {n: BaseAnswers(inputs=100, differing=round(100 * rate)) for n in NAMES}
+    return {n: BaseAnswers(inputs=100, disagreement=round(100 * rate) / 100) for n in NAMES}
 
 
 def judge(gate: Gate, results: Case, depth: Stage) -> Judgement:
@@ -62,6 +62,21 @@ def judge(gate: Gate, results: Case, depth: Stage) -> Judgement:
     if results.base is None:
         results = replace(results, base=alone())
     return judging.judge(gate, results, depth)
+
+
+def compared(name: str, disagreement: Value, upper: float, inputs: int, cut: int) -> Any:
+    """One expert under a merge, its answers compared exactly."""
+    rate = disagreement.number
+    return SimpleNamespace(
+        name=name,
+        compared_by="exact",
+        disagreement=disagreement,
+        disagreement_upper=upper,
+        inputs=inputs,
+        cut=cut,
+        least=rate,
+        most=None if rate is None else rate + cut / inputs,
+    )
 
 
 def merged(
@@ -76,9 +91,7 @@ def merged(
             if rate is None
             else Value(number=rate, interval=(max(0.0, rate - 0.1), min(1.0, rate + 0.1)))
         )
-        return SimpleNamespace(
-            name=name, disagreement=value, disagreement_upper=upper, inputs=inputs, cut=cut
-        )
+        return compared(name, value, upper, inputs, cut)
 
     return SimpleNamespace(method=SimpleNamespace(label=label), expert=expert)
 
@@ -144,9 +157,7 @@ def test_cut_answers_neither_agree_nor_differ(
 ) -> None:
     end = min(100, round(100 * rate) + cut) / 100
     value = Value(number=rate, interval=(max(0.0, rate - 0.1), end))
-    expert = SimpleNamespace(
-        name="a", disagreement=value, disagreement_upper=end, inputs=100, cut=cut
-    )
+    expert = compared("a", value, end, 100, cut)
     merge = SimpleNamespace(method=SimpleNamespace(label="linear"), expert=lambda _: expert)
     results = Case(pool=pool(), merges=(merge,))  # type: ignore[arg-type]
     gate = budgeted(gate, mode=mode, max_disagreement=0.3)
@@ -613,7 +624,7 @@ def test_the_base_loses_every_answer_that_differs(
     asked = SimpleNamespace(experts={"a": SimpleNamespace(score=score)})
     case = Case(
         pool=SimpleNamespace(spec=asked),  # type: ignore[arg-type]
-        base={"a": BaseAnswers(inputs=100, differing=differing)},
+        base={"a": BaseAnswers(inputs=100, disagreement=differing / 100)},
     )
     assert base_loss("a", case).number == pytest.approx(percent)
 

@@ -1,7 +1,7 @@
 """Numbers with their units, and words where there is no number."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_mergegate.common.records import NOT_RUN, value_of
 from pytest_mergegate.common.values import Value
@@ -19,14 +19,11 @@ from pytest_mergegate.report.formats.numbers import (
 )
 from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
 from pytest_mergegate.report.pool_records import ExpertRecord
-from pytest_mergegate.report.types import (
-    ChangeRecord,
-    ForecastRecord,
-    MergedExpertRecord,
-    Report,
-    VerdictRecord,
-)
+from pytest_mergegate.report.types import ChangeRecord, Report, VerdictRecord
 from pytest_mergegate.verdict.budgets import kind_of
+
+if TYPE_CHECKING:
+    from pytest_mergegate.report.merge_records import ForecastRecord, MergedExpertRecord
 
 
 def missing(reason: str | None) -> str:
