@@ -19,16 +19,20 @@ def common_tokens(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
 
     By bits of one integer (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): as many
     additions as ``second`` has tokens.
+
+    Raises:
+        ValueError: An argument is no sequence, or holds what has no hash.
     """
+    one, other = _tokens("first", first), _tokens("second", second)
     places: dict[Hashable, int] = {}
-    for place, token in enumerate(first):
+    for place, token in enumerate(one):
         places[token] = places.get(token, 0) | (1 << place)
-    every = (1 << len(first)) - 1
+    every = (1 << len(one)) - 1
     unmatched = every
-    for token in second:
+    for token in other:
         met = unmatched & places.get(token, 0)
         unmatched = ((unmatched + met) | (unmatched - met)) & every
-    return len(first) - unmatched.bit_count()
+    return len(one) - unmatched.bit_count()
 
 
 def rouge_l_distance(common: ArrayLike, first: ArrayLike, second: ArrayLike) -> FloatArray:
@@ -60,6 +64,15 @@ def rouge_l_distance(common: ArrayLike, first: ArrayLike, second: ArrayLike) -> 
     return np.where(
         total > 0, 2 * (total - 2 * shared) / np.maximum(2 * total - 3 * shared, 1), 0.0
     )
+
+
+def _tokens(name: str, value: Sequence[Hashable]) -> list[Hashable]:
+    tokens = _checks.items(name, value)
+    try:
+        set(tokens)
+    except TypeError as error:
+        raise ValueError(f"{name} must hold tokens that can be told apart: {error}") from None
+    return tokens
 
 
 def _counts(name: str, values: ArrayLike) -> FloatArray:

@@ -209,6 +209,8 @@ def _degeneracy(task: Task, compared: _Compared, outputs: Mapping[int, str]) -> 
     asked = compared.inputs
     if task.reading == "greedy":
         asked = asked[:_DECODED] if 2 * len(compared.differing) > len(asked) else ()
+    if not outputs:
+        return None
     return degeneracy(
         [outputs[index] for index in asked],
         compared.outputs[: len(asked)],

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.history.calibration import performance as thresholds
 from pytest_mergegate.metrics import miss_controlled_threshold
-from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.verdict import judge
 from pytest_mergegate.verdict.evidence import Evidence
 
@@ -40,6 +40,11 @@ def _point(found: Evidence, mode: str) -> float | None:
     return found.value.number
 
 
+def _uncut(differs: Any, cut: Any) -> Distances:
+    seen = tuple(map(float, differs))
+    return Distances(comparison="exact", seen=seen, least=seen, most=seen)
+
+
 def _without_pools(scores: Any, rate: float, *, pools: Any) -> float:
     return miss_controlled_threshold(scores, rate)
 
@@ -56,7 +61,7 @@ PER_METHOD = property(lambda spec: spec.loss_level)
         pytest.param("few-inputs", Evidence, "passing", _point, id="the point of few inputs"),
         pytest.param("bound", Evidence, "passing", _point, id="the point for the bound"),
         pytest.param("measured", Evidence, "passing", _point, id="the point of a loss"),
-        pytest.param("cut", comparison._Compared, "unknown", 0, id="cut answers are the same"),
+        pytest.param("cut", Distances, "exact", _uncut, id="cut answers are the same"),
         pytest.param("cut-counted", Evidence, "passing", _point, id="cut answers are not counted"),
         pytest.param("base", judge, "why_vacuous", lambda *_: "", id="the base is not looked at"),
         pytest.param(

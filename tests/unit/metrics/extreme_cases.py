@@ -189,6 +189,17 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
     ),
     "magnitude_change_ratio": _ratio(metrics.magnitude_change_ratio),
+    "mean_bound": (Case(make=lambda rng: {"values": rng.random(9), "confidence": 0.9}),),
+    "mean_interval": (
+        Case(make=lambda rng: {"values": rng.random(9), "confidence": 0.9}, gives=(0, 0)),
+    ),
+    "common_tokens": (
+        Case(
+            make=lambda rng: {"first": ["a", "b", "a"], "second": ["b", "a"]},
+            takes={"first": (1, 2, 4, 7), "second": (1, 2, 4, 7)},
+        ),
+    ),
+    "rouge_l_distance": (Case(make=lambda rng: {"common": [2], "first": [4], "second": [3]}),),
     "majority_rate": (
         Case(make=lambda rng: {"labels": ["a", "b", "a"]}, takes={"labels": (1, 2, 4, 7, 10)}),
     ),

@@ -249,6 +249,7 @@ def certified(tmp_path: Path, rate: float, cut: int, score: float | None = None)
     """The cause where a certified loss is over 10 %, on twelve inputs."""
     failed = replace(verdict("a", "fail", "max_loss"), limit=10.0, basis="certified")
     expert = {"disagreement": Value(number=rate), "disagreement_upper": 0.9, "cut": cut}
+    expert["compared_by"] = "exact"
     experts = {n: {"path": f"x/{n}"} for n in NAMES} | {"a": {"path": "x/a", "score": score}}
     (diagnosis,) = run(tmp_path, failed, expert=expert, experts=experts)
     return diagnosis.cause or ""

@@ -75,7 +75,7 @@ def compared(name: str, disagreement: Value, upper: float, inputs: int, cut: int
         inputs=inputs,
         cut=cut,
         least=rate,
-        most=None if rate is None else rate + cut / inputs,
+        most=None if rate is None else round(rate * inputs + cut) / inputs,
     )
 
 
