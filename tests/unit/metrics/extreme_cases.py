@@ -196,7 +196,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "common_tokens": (
         Case(
             make=lambda rng: {"first": ["a", "b", "a"], "second": ["b", "a"]},
-            takes={"first": (1, 2, 4, 7), "second": (1, 2, 4, 7)},
+            takes={"first": (1, 2, 4, 7, 10), "second": (1, 2, 4, 7, 10)},
         ),
     ),
     "rouge_l_distance": (Case(make=lambda rng: {"common": [2], "first": [4], "second": [3]}),),

@@ -18,7 +18,6 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
-from pytest_mergegate.gate.sections import NonNegative
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.report import build
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.gate.sections import NonNegative
     from pytest_mergegate.verdict.evidence import Asked
 
 KINDS = list(BUDGETS.values())
