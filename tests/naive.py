@@ -250,24 +250,49 @@ class Naive:
 
     # One model against one expert
 
-    def differing(self, model: Any, name: str) -> int:
-        """On how many own inputs ``model`` answers otherwise than the expert."""
+    def differing(self, model: Any, name: str) -> list[bool]:
+        """Per own input, whether ``model`` answers otherwise than the expert."""
         own = self.experts[name]
-        return sum(
+        return [
             self.output(model, name, k) != self.output(own, name, k)
             if self.by_choices(name)
             else self.answer(model, name, k) != self.answers[name][k]
             for k in range(len(self.rows[name]))
-        )
+        ]
 
-    def unknown(self, model: Any, name: str) -> int:
-        """How many own answers are the same as far as they go, and were cut."""
-        if self.by_choices(name):
-            return 0
-        return sum(
-            not self.ended(answer, name) and self.answer(model, name, k) == answer
-            for k, answer in enumerate(self.answers[name])
+    def by_rouge(self, name: str) -> bool:
+        """Whether expert ``name``'s answers are compared by ROUGE-L."""
+        return bool(self.gate["experts"][name].get("metric") == "rouge_l")
+
+    def apart(self, model: Any, name: str) -> np.ndarray:
+        """Distances of the answers to own inputs [3, n]: as seen, at least and at most."""
+        found = []
+        for k, differs in enumerate(self.differing(model, name)):
+            own = self.answers[name][k]
+            if self.by_choices(name):
+                found.append((differs, differs, differs))
+            elif not self.by_rouge(name):
+                found.append((differs, differs, differs or not self.ended(own, name)))
+            else:
+                found.append(self._apart_by_rouge(own, self.answer(model, name, k), name))
+        return np.array(found, dtype=np.float64).T
+
+    def _apart_by_rouge(self, *args: Any) -> tuple[float, float, float]:
+        *answers, name = args
+        texts = [words(self.text(answer, name)) for answer in answers]
+        cut = [not self.ended(answer, name) for answer in answers]
+        seen = rouge_distance(common_words(*texts), *map(len, texts))
+        if not any(cut):
+            return seen, seen, seen
+        if all(cut):
+            return seen, 0.0, 1.0
+        whole, begun = (texts[0], texts[1][:-1]) if cut[1] else (texts[1], texts[0][:-1])
+        common = common_words(whole, begun)
+        least = min(  # whatever it may go on to say: some words that are missing, and no others
+            rouge_distance(common + more, len(whole), len(begun) + more)
+            for more in range(len(whole) - common + 1)
         )
+        return seen, min(least, seen), 1.0
 
     def divergence(self, model: Any, name: str) -> float:
         """Mean KL(expert ‖ model) over own inputs, of choices or of next tokens."""
@@ -349,16 +374,32 @@ def clopper_pearson_upper(differing: int, n: int, confidence: float) -> float:
     return 1.0 if differing == n else float(beta.ppf(confidence, differing + 1, n - differing))
 
 
-def rouge_l(output: str, target: str) -> float:
-    """F1 of the longest common subsequence of words, by the definition."""
-    a, b = (re.findall("[a-z]+", text) for text in (output, target))
+def words(text: str) -> list[str]:
+    """What ROUGE-L counts, of a text without digits."""
+    return re.findall("[a-z]+", text)
+
+
+def common_words(a: list[str], b: list[str]) -> int:
+    """Length of the longest common subsequence, by the definition."""
     table = np.zeros((len(a) + 1, len(b) + 1))
     for i, j in np.ndindex(len(a), len(b)):
         table[i + 1, j + 1] = (
             table[i, j] + 1 if a[i] == b[j] else max(table[i, j + 1], table[i + 1, j])
         )
-    common = table[-1, -1]
+    return int(table[-1, -1])
+
+
+def rouge_l(output: str, target: str) -> float:
+    """F1 of the longest common subsequence of words, by the definition."""
+    a, b = words(output), words(target)
+    common = common_words(a, b)
     return 0.0 if not common else float(2 * common / (len(a) + len(b)))
+
+
+def rouge_distance(common: int, first: int, second: int) -> float:
+    """4D / (1 + 3D) for D = 1 - F1."""
+    missing = 1 - 2 * common / (first + second) if first + second else 0.0
+    return 4 * missing / (1 + 3 * missing)
 
 
 def partitions(items: list[int]) -> list[list[list[int]]]:

@@ -188,8 +188,8 @@ def test_shift_and_norm(case: Case) -> None:
 
 def test_the_base_by_itself(case: Case) -> None:
     for expert in case.report.experts:
-        differing = case.naive.differing(case.naive.base, expert.name)
-        assert expert.base_disagreement == pytest.approx(differing / INPUTS)
+        _, least, _ = case.naive.apart(case.naive.base, expert.name)
+        assert expert.base_disagreement == pytest.approx(least.mean())
 
 
 def test_bounds(case: Case) -> None:
@@ -281,10 +281,13 @@ def test_forecast(case: Case, label: str) -> None:
             assert found.disagreement_reason == "choices_share_first_token"
             continue
         differing, divergence = case.naive.forecast(name, case.scales[label])
-        assert found.disagreement == pytest.approx(differing / INPUTS)
-        assert found.disagreement_upper == pytest.approx(
-            clopper_pearson_upper(differing, INPUTS, LEVEL)
-        )
+        if case.naive.by_rouge(name):
+            assert found.disagreement_reason == "states_give_no_text"
+        else:
+            assert found.disagreement == pytest.approx(differing / INPUTS)
+            assert found.disagreement_upper == pytest.approx(
+                clopper_pearson_upper(differing, INPUTS, LEVEL)
+            )
         assert found.kl == pytest.approx(divergence, rel=1e-4, abs=1e-7)
 
 
@@ -299,14 +302,29 @@ def test_surrogate(case: Case, label: str) -> None:
             for f in report.forecasts
             if (f.method, f.expert, f.kind) == (label, name, "surrogate")
         )
-        differing = case.naive.differing(case.sums[label], name)
-        most = differing + case.naive.unknown(case.sums[label], name)
+        apart = case.naive.apart(case.sums[label], name)
         assert found.exact == (label != TIES)
         assert found.inputs == INPUTS
-        assert found.disagreement == pytest.approx(differing / INPUTS)
-        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, LEVEL))
+        assert found.compared_by == ("rouge_l" if case.naive.by_rouge(name) else "exact")
+        assert found.disagreement == pytest.approx(apart[0].mean())
+        assert found.disagreement_upper == pytest.approx(_bounds(case.naive, name, apart)[2])
         divergence = case.naive.divergence(case.sums[label], name)
         assert found.kl == pytest.approx(divergence, rel=1e-4, abs=1e-7)
+
+
+def _bounds(naive: Naive, name: str, apart: np.ndarray) -> tuple[float, float, float]:
+    """Both ends of the interval of a disagreement, and the bound on it."""
+    _, least, most = apart
+    if naive.by_rouge(name):
+        ends = (metrics.mean_interval(of, confidence=LEVEL) for of in (least, most))
+        (low, _), (_, high) = ends
+        return low, high, metrics.mean_bound(most, confidence=LEVEL)
+    few, many = int(least.sum()), int(most.sum())
+    return (
+        0 if few == 0 else float(beta.ppf((1 - LEVEL) / 2, few, INPUTS - few + 1)),
+        1 if many == INPUTS else float(beta.ppf((1 + LEVEL) / 2, many + 1, INPUTS - many)),
+        clopper_pearson_upper(many, INPUTS, LEVEL),
+    )
 
 
 @pytest.mark.parametrize("label", EXACT)
@@ -314,18 +332,14 @@ def test_merge(case: Case, label: str) -> None:
     naive, model = case.naive, case.models[label]
     for name in naive.names:
         found = case.merged(label, name)
-        differing = naive.differing(model, name)
-        most = differing + naive.unknown(model, name)
+        apart = naive.apart(model, name)
         distortion, own = naive.distortion(model, name)
-        interval = [
-            0 if differing == 0 else beta.ppf((1 - LEVEL) / 2, differing, INPUTS - differing + 1),
-            1 if most == INPUTS else beta.ppf((1 + LEVEL) / 2, most + 1, INPUTS - most),
-        ]
+        low, high, upper = _bounds(naive, name, apart)
         assert found.inputs == INPUTS
-        assert found.disagreement == pytest.approx(differing / INPUTS)
-        assert found.disagreement_interval == pytest.approx(interval)
-        assert found.cut == most - differing
-        assert found.disagreement_upper == pytest.approx(clopper_pearson_upper(most, INPUTS, LEVEL))
+        assert found.disagreement == pytest.approx(apart[0].mean())
+        assert found.disagreement_interval == pytest.approx([low, high])
+        assert found.cut == (apart[1] < apart[2]).sum()
+        assert found.disagreement_upper == pytest.approx(upper)
         assert found.kl == pytest.approx(naive.divergence(model, name), rel=1e-4, abs=1e-7)
         assert found.distortion == pytest.approx(distortion, rel=1e-4)
         assert found.relative_distortion == pytest.approx(math.sqrt(distortion / own), rel=1e-4)
