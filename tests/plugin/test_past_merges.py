@@ -15,7 +15,7 @@ from pytest_mergegate import assess
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.history.registry.lines import RegistryLine, line_id
 from pytest_mergegate.pool.pool import read_pool
-from pytest_mergegate.stages import merge_versus_experts
+from pytest_mergegate.stages import base_answers
 from pytest_mergegate.stages.base_answers import BaseAnswers
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _of_the_pools_base(gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
 def _a_base_that_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The random base may answer five inputs like an expert, and would then pass by itself."""
     nothing = dict.fromkeys("abc", BaseAnswers(inputs=5, disagreement=1.0))
-    monkeypatch.setattr(merge_versus_experts, "base_answers", lambda _: nothing)
+    monkeypatch.setattr(base_answers, "base_answers", lambda _: nothing)
 
 
 def write_registry(
