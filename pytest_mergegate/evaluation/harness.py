@@ -17,7 +17,7 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError, PoolError
 from pytest_mergegate.common.working_folder import apart, working_in
 from pytest_mergegate.engine.running.engine import Engine
-from pytest_mergegate.evaluation.own_metric import lent, no_scores
+from pytest_mergegate.evaluation.lending import lent, no_scores
 from pytest_mergegate.evaluation.scoring import Scored
 
 _SEED = 1234
