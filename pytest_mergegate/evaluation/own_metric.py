@@ -242,7 +242,8 @@ class OwnMetric:
 
 
 def _module(name: str, root: Path) -> ModuleType:
-    """Import a module; two gates may each have one of the same name beside them."""
+    """Import a module, once as it is written; two gates may each have one of the same name beside
+    them."""
     beside = root.joinpath(*name.split(".")).with_suffix(".py")
     if not beside.is_file():
         return importlib.import_module(name)
@@ -253,11 +254,18 @@ def _module(name: str, root: Path) -> ModuleType:
         return module
     # under a name of its own: sys.modules would hand the second gate the first one's metric, and
     # the standard library's module of that name would come before both
-    own = f"_mergegate_{hashlib.sha256(str(beside).encode()).hexdigest()[:12]}_{name}"
+    digest = hashlib.sha256(str(beside).encode() + b"\0" + beside.read_bytes()).hexdigest()
+    own = f"_mergegate_{digest[:12]}_{name}"
+    if own in sys.modules:  # what it has worked out for one model serves the next
+        return sys.modules[own]
     spec = importlib.util.spec_from_file_location(own, beside)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[own] = module  # dataclasses and pickle look a class's module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[own]
+        raise
     return module

@@ -55,3 +55,37 @@ def test_a_module_that_leaves_the_path_itself(tmp_path: Path, then: str) -> None
     else:
         assert metric("leaving:f").load(tmp_path)([], []) == []
     assert sys.path == before
+
+
+COUNTING = """
+from pathlib import Path
+
+with (Path(__file__).parent / "loads").open("a") as file:
+    file.write("x")
+kept = []
+
+def f(outputs, targets):
+    kept.extend(outputs)
+    return len(kept)
+"""
+
+
+def test_a_module_is_imported_once_as_it_is_written(tmp_path: Path) -> None:
+    """What it keeps for the expert serves the merge; what was changed since is read anew."""
+    (tmp_path / "keeping.py").write_text(COUNTING)
+    found = [metric("keeping:f").load(tmp_path)(["a"], ["b"]) for _ in range(3)]
+    assert found == [1, 2, 3]
+    assert (tmp_path / "loads").read_text() == "x"
+    (tmp_path / "keeping.py").write_text(f"{COUNTING}\n# changed")
+    assert metric("keeping:f").load(tmp_path)(["a"], ["b"]) == 1
+    assert (tmp_path / "loads").read_text() == "xx"
+
+
+def test_a_module_that_failed_is_imported_again(tmp_path: Path) -> None:
+    text = "from pathlib import Path\nassert Path(__file__).with_name('there').exists()\n"
+    (tmp_path / "waiting.py").write_text(f"{text}def f(o, t): return [1.0]")
+    for _ in range(2):
+        with pytest.raises(PoolError, match="cannot be imported"):
+            metric("waiting:f").load(tmp_path)
+    (tmp_path / "there").touch()
+    assert metric("waiting:f").load(tmp_path)([], []) == [1.0]
