@@ -16,6 +16,8 @@ Doubles = NDArray[np.float64]
 
 _TILE = 1 << 16
 """Numbers of a tensor that stay in a core's cache at a time, with those of others."""
+_SPAN = 512
+"""Numbers of every task vector that stay in the fastest cache at a time."""
 
 
 def put_ties(
@@ -134,13 +136,21 @@ def _average(
     out: Floats,
 ) -> None:
     """base + scale · the mean (or sum) of what has the sign of ``total``."""
-    for k in range(base.size):
-        sign = 1.0 if total[k] >= 0 else -1.0
-        mixed = divisor = 0.0
+    sign, mixed, divisor = np.empty(_SPAN), np.empty(_SPAN), np.empty(_SPAN)
+    for start in range(0, base.size, _SPAN):
+        # slices: their indices need no look at whether they are negative, and fit vector units
+        origin, whole = base[start : start + _SPAN], total[start : start + _SPAN]
+        merged, span = out[start : start + _SPAN], origin.size  # ``total`` may be longer
+        for k in range(span):
+            sign[k] = 1.0 if whole[k] >= 0 else -1.0
+            mixed[k] = divisor[k] = 0.0
         for j in range(weights.size):
-            own = weights[j] * kept[j, k] * sign
-            mixed += own if own > 0 else 0.0
-            divisor += weights[j] if own > 0 else 0.0
-        below = divisor if normalize and divisor != 0 else 1.0
-        change = scale * mixed * sign / below
-        out[k] = base[k] + (change if total[k] == total[k] else np.nan)
+            weight, row = weights[j], kept[j, start : start + _SPAN]
+            for k in range(span):
+                own = weight * row[k] * sign[k]
+                mixed[k] += own if own > 0 else 0.0
+                divisor[k] += weight if own > 0 else 0.0
+        for k in range(span):
+            below = divisor[k] if normalize and divisor[k] != 0 else 1.0
+            change = scale * mixed[k] * sign[k] / below
+            merged[k] = origin[k] + (change if whole[k] == whole[k] else np.nan)
