@@ -33,6 +33,8 @@ from .conflicts import magnitude_change_ratio as magnitude_change_ratio
 from .conflicts import mean_cosine as mean_cosine
 from .conflicts import parameter_conflicts as parameter_conflicts
 from .conflicts import sign_change_ratio as sign_change_ratio
+from .gains import gain_kept as gain_kept
+from .gains import gain_kept_interval as gain_kept_interval
 from .losses import PoolLoss as PoolLoss
 from .losses import majority_rate as majority_rate
 from .losses import merging_loss as merging_loss

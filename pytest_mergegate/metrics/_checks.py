@@ -7,7 +7,7 @@ No number is computed where float64 would lose it: what is to be squared is refu
 import math
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -175,6 +175,19 @@ def sample(name: str, value: ArrayLike) -> FloatArray:
     if result.size == 0:
         raise ValueError(f"{name} must not be empty")
     return result
+
+
+def paired_scores(scores: Mapping[str, ArrayLike]) -> list[FloatArray]:
+    """Return scores in [0, 1] of several models on the same examples, by the name of each."""
+    found = [sample(name, values) for name, values in scores.items()]
+    sizes = [values.size for values in found]
+    if len(set(sizes)) > 1:
+        said = " and ".join(map(str, sizes))
+        raise ValueError(f"{' and '.join(scores)} must cover the same examples, got {said}")
+    for name, values in zip(scores, found, strict=True):
+        if float(values.min()) < 0 or float(values.max()) > 1:
+            raise ValueError(f"{name} must lie in [0, 1]")
+    return found
 
 
 def symmetric(name: str, value: ArrayLike) -> FloatArray:

@@ -41,14 +41,24 @@ def log_capital(gains: FloatArray, counts: FloatArray, most: float) -> float:
         The log of a non-negative supermartingale under any mean of at most 0; minus infinity
         where nothing is left.
     """
+    return log_total(log_worths(gains, counts, most))
+
+
+def log_worths(gains: FloatArray, counts: FloatArray, most: float) -> FloatArray:
+    """Return the logs of what each stake has made of its share of the capital, shape [stakes]."""
     payoffs = np.maximum(gains / most, -1.0)
-    worth = np.log(SHARES)
+    worths: FloatArray = np.log(SHARES)
     with np.errstate(divide="ignore"):  # the largest stake may be lost
         for start in range(0, payoffs.size, _BLOCK):
             part = slice(start, start + _BLOCK)
-            worth = worth + np.log1p(np.outer(STAKES, payoffs[part])) @ counts[part]
-    highest = float(worth.max())
-    return highest + float(np.log(np.exp(worth - highest).sum()))
+            worths = worths + np.log1p(np.outer(STAKES, payoffs[part])) @ counts[part]
+    return worths
+
+
+def log_total(worths: FloatArray) -> float:
+    """Return the log of the whole capital; the smaller stakes are never lost."""
+    highest = float(worths.max())
+    return highest + float(np.log(np.exp(worths - highest).sum()))
 
 
 def ratio_bounds(

@@ -79,17 +79,10 @@ def merging_loss_interval(
         ValueError: Empty or unequal scores, scores outside [0, 1] or, where ``binary``, between
             0 and 1, or a bad level.
     """
-    merged = _checks.sample("merged_scores", merged_scores)
-    expert = _checks.sample("expert_scores", expert_scores)
-    if merged.shape != expert.shape:
-        raise ValueError(
-            "merged_scores and expert_scores must cover the same examples, "
-            f"got {merged.size} and {expert.size}"
-        )
+    merged, expert = _checks.paired_scores(
+        {"merged_scores": merged_scores, "expert_scores": expert_scores}
+    )
     tail = (1 - _checks.fraction("confidence", confidence)) / 2
-    for name, scores in (("merged_scores", merged), ("expert_scores", expert)):
-        if float(scores.min()) < 0 or float(scores.max()) > 1:
-            raise ValueError(f"{name} must lie in [0, 1]")
     if not (binary is None or isinstance(binary, bool)):
         raise ValueError(f"binary must be True, False or None, got {binary!r}")
     _require_positive(float(expert.sum()))

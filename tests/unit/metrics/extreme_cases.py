@@ -172,6 +172,22 @@ CASES: dict[str, tuple[Case, ...]] = {
             gives=(0, 1, 0, 0),
         ),
     ),
+    "gain_kept": (
+        Case(
+            make=lambda rng: {"merged": 0.4, "expert": 0.7, "base": 0.25},
+            units={"merged": 1, "expert": 1, "base": 1},
+        ),
+    ),
+    "gain_kept_interval": (
+        Case(
+            make=lambda rng: {
+                "merged_scores": rng.random(30),
+                "expert_scores": np.ones(30),
+                "base_scores": np.zeros(30),
+            },
+            gives=(0, 0),
+        ),
+    ),
     "hidden_similarity": (
         Case(make=lambda rng: {"distances": distances(rng, 4)}, units={"distances": 1}),
     ),
