@@ -19,7 +19,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promised import collapses, difficulty, disagreements, losses, past_merges, unmerged
+from promised import (
+    collapses,
+    difficulty,
+    disagreements,
+    distances,
+    gains,
+    losses,
+    past_merges,
+    unmerged,
+)
 from promised.rows import Row, Table, rows_above
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
 RECORD = Path(__file__).with_name("promises.json")
 GATES = 2000
 QUICK = 200
-PARTS = (disagreements, losses, difficulty, past_merges, collapses, unmerged)
+PARTS = (disagreements, distances, losses, gains, difficulty, past_merges, collapses, unmerged)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

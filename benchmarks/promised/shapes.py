@@ -47,15 +47,19 @@ def _with_gains(rng: Rng, own: Scores, lost: float) -> Scores:
     return np.where(own == 1, chance >= more, chance < 0.2).astype(np.float64)
 
 
-def _overlap(rng: Rng, size: int) -> Scores:
+def overlap(rng: Rng, size: int) -> Scores:
     """As ROUGE-L has it: often nothing, often all, and twelfths between."""
     kind, between = rng.random(size), np.round(12 * rng.beta(2, 2, size)) / 12
     return np.where(kind < 0.15, 0.0, np.where(kind < 0.4, 1.0, between))
 
 
+OVERLAP_MEAN = 0.25 + 0.6 * 0.5
+"""The mean of ``overlap``."""
+
+
 def _rewritten(rng: Rng, own: Scores, lost: float) -> Scores:
     """Two answers of five are other ones, as good on average; some then overlap with nothing."""
-    other = np.where(rng.random(own.size) < 0.4, _overlap(rng, own.size), own)
+    other = np.where(rng.random(own.size) < 0.4, overlap(rng, own.size), own)
     return _rare_total(rng, other, lost)
 
 
@@ -90,5 +94,5 @@ RARE = replace(
     own=lambda rng, size: np.full(size, 0.9),
     merged=_rare_total,
 )
-OVERLAP = replace(BETA, name="graded, like ROUGE-L", own=_overlap, merged=_rewritten)
+OVERLAP = replace(BETA, name="graded, like ROUGE-L", own=overlap, merged=_rewritten)
 GRADED = (BETA, TWO_POINTS, RARE, OVERLAP)

@@ -89,8 +89,7 @@ def gain_kept_interval(
     if not (below and above):
         raise Undefined(
             "expert_gain_unclear",
-            f"{counts.sum()} examples do not show that the expert scores more than "
-            "its base",
+            f"{counts.sum()} examples do not show that the expert scores more than its base",
         )
     return _at(below), 1 - _at(above)
 
@@ -110,9 +109,7 @@ def _won_up_to(payoffs: Sequence[FloatArray], counts: FloatArray, enough: float)
             break
         ahead = min(place + step, corner + 1.0)
         share = ahead - corner
-        there = log_worths(
-            (1 - share) * payoffs[corner] + share * payoffs[corner + 1], counts, 1.0
-        )
+        there = log_worths((1 - share) * payoffs[corner] + share * payoffs[corner + 1], counts, 1.0)
         if log_total(np.minimum(here, there)) >= enough:
             place, here, step = ahead, there, min(1.0, 2 * step)
         else:

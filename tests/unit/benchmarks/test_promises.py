@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.history.calibration import performance as thresholds
-from pytest_mergegate.metrics import miss_controlled_threshold
+from pytest_mergegate.metrics import gain_kept, miss_controlled_threshold
 from pytest_mergegate.verdict import judge
 from pytest_mergegate.verdict.evidence import Evidence
 
@@ -20,6 +21,7 @@ sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
 import promises
 from card.promises import promises_part
+from promised import gains
 from promised.rows import Row, Statement, Table, rows_above
 
 
@@ -49,6 +51,15 @@ def _without_pools(scores: Any, rate: float, *, pools: Any) -> float:
     return miss_controlled_threshold(scores, rate)
 
 
+def _bare(found: Distances, confidence: float) -> Value:
+    return Value(number=found.mean, interval=(found.mean, found.mean))
+
+
+def _bare_gain(*scores: Any) -> tuple[float, float]:
+    kept = gain_kept(*(float(each.sum()) for each in scores))
+    return kept, kept
+
+
 CONFIDENCE = property(lambda spec: spec.certificate.confidence)
 PER_METHOD = property(lambda spec: spec.loss_level)
 
@@ -63,6 +74,8 @@ PER_METHOD = property(lambda spec: spec.loss_level)
         pytest.param("measured", Evidence, "passing", _point, id="the point of a loss"),
         pytest.param("cut", Distances, "exact", _uncut, id="cut answers are the same"),
         pytest.param("cut-counted", Evidence, "passing", _point, id="cut answers are not counted"),
+        pytest.param("distance", Distances, "disagreement", _bare, id="a mean distance, bare"),
+        pytest.param("gain-kept", gains, "gain_kept_interval", _bare_gain, id="a gain kept, bare"),
         pytest.param("base", judge, "why_vacuous", lambda *_: "", id="the base is not looked at"),
         pytest.param(
             "auto", thresholds, "miss_controlled_threshold", _without_pools, id="no pools"
