@@ -18,10 +18,11 @@ from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file
 from pytest_mergegate.common.plain_text import clean, cut
-from pytest_mergegate.common.statuses import STATUSES, Status
+from pytest_mergegate.common.statuses import Status
 from pytest_mergegate.report.formats.json import read_reports
 from pytest_mergegate.report.formats.markdown import render
-from pytest_mergegate.report.types import Collected, Report, VerdictRecord
+from pytest_mergegate.report.formats.reading import badness, beyond
+from pytest_mergegate.report.types import Collected, Report
 
 SUMMARY_LIMIT = 1_000_000
 """Bytes. GitHub takes less than 1 MiB of a step."""
@@ -216,7 +217,7 @@ def worst_expert(found: Collected) -> str | None:
     if any(report.status == "error" for report in found.reports):
         broken = (f for r in found.reports for f in r.findings if f.severity == "error")
         return next((f.expert for f in broken if f.expert is not None), None)
-    worst = None if only_preflight(found) else max(judged, key=_badness, default=None)
+    worst = None if only_preflight(found) else max(judged, key=badness, default=None)
     return worst.expert if worst else None
 
 
@@ -227,14 +228,6 @@ def output_text(outputs: Mapping[str, str]) -> str:
         delimiter = f"mergegate-{secrets.token_hex(16)}"
         lines.append(f"{name}<<{delimiter}\n{value}\n{delimiter}\n")
     return "".join(lines)
-
-
-def _badness(verdict: VerdictRecord) -> tuple[int, float]:
-    order = STATUSES.index(verdict.status)
-    if verdict.value_infinite:
-        return order, float("inf")
-    value = verdict.value or 0.0
-    return order, value / verdict.limit if verdict.limit else value
 
 
 def _of_report(report: Report, workspace: Path) -> Iterator[Annotation]:
@@ -264,9 +257,9 @@ def _of_report(report: Report, workspace: Path) -> Iterator[Annotation]:
 def _of_verdicts(report: Report, file: str | None) -> Iterator[Annotation]:
     diagnoses = {d.expert: d for d in report.diagnoses}
     undone = [v for v in report.verdicts if v.status != "pass"]
-    for expert in dict.fromkeys(v.expert for v in sorted(undone, key=_badness, reverse=True)):
+    for expert in dict.fromkeys(v.expert for v in sorted(undone, key=badness, reverse=True)):
         own = [v for v in undone if v.expert == expert]
-        said = "over budget" if any(v.status == "fail" for v in own) else "undecided"
+        said = beyond(own) if any(v.status == "fail" for v in own) else "undecided"
         known = diagnoses.get(expert) if expert is not None else None
         lines = [*(v.message for v in own), *(known.lines if known else ())]
         yield Annotation(

@@ -44,7 +44,9 @@ class Budget(Section):
     """Limits; a limit that is absent is not judged."""
 
     # what is done with each limit stands in the table of verdict.budgets
-    OF_MERGES: ClassVar = frozenset({"max_disagreement", "max_loss", "max_loss_increase"})
+    OF_MERGES: ClassVar = frozenset(
+        {"max_disagreement", "max_loss", "max_loss_increase", "min_gain_kept"}
+    )
     """Those on what a merge does, for which the inputs of the certificate are compared."""
 
     max_mds: _OrAutomatic[NonNegative] | None = None
@@ -54,6 +56,10 @@ class Budget(Section):
     """Share of an expert's own inputs that the merge may answer differently; or ``auto@RATE``."""
     max_loss: NonNegative | None = None
     """Percent, a positive number: 10 allows a loss down to -10 %."""
+    min_gain_kept: Probability | None = None
+    """Share of what an expert adds to its base that the merge must keep: 1 is all of it, and the
+    base itself keeps 0. It is measured on examples with targets, and says what ``max_loss`` hides
+    where the base is good already."""
     max_magnitude_change_ratio: Probability | None = None
     """Of the expert's worst pair; like the two below, no forecast of a collapse by itself."""
     max_sign_change_ratio: Probability | None = None

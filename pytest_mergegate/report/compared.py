@@ -209,6 +209,15 @@ def _of_merges(entry: Report, report: Report) -> Iterator[ChangeRecord]:
                 yield change(quantity="disagreement", **ends)
             if not _NO_LOSS & {before.loss_reason, after.loss_reason}:
                 yield change(quantity="loss", before=before.loss, after=after.loss)
+                if _has_gain(before) and _has_gain(after):
+                    yield change(
+                        quantity="gain_kept", before=before.gain_kept, after=after.gain_kept
+                    )
+
+
+def _has_gain(one: MergedExpertRecord) -> bool:
+    """Whether it was measured, which an older report did not tell, even if it came to nothing."""
+    return one.gain_kept is not None or one.gain_kept_reason not in {None, *_NO_LOSS}
 
 
 def _how(one: MergedExpertRecord) -> tuple[int, str, str]:

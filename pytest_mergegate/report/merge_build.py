@@ -15,7 +15,7 @@ from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.evidence import Case
 
-_MEASURED = ("score_base", "score_expert", "score_merged", "loss", "retention")
+_MEASURED = ("score_base", "score_expert", "score_merged", "loss", "gain_kept", "retention")
 
 
 def forecast_records(case: Case) -> Iterator[ForecastRecord]:

@@ -38,6 +38,9 @@ class ApartRecord(Record):
     loss: Number | None
     loss_reason: str | None = None
     loss_interval: Interval | None
+    gain_kept: Number | None = None
+    gain_kept_reason: str | None = None
+    gain_kept_interval: Interval | None = None
 
 
 class ChangedRecord(Record):
@@ -92,6 +95,10 @@ class MergedExpertRecord(Record):
     loss: Number | None = None
     loss_reason: str | None = None
     loss_interval: Interval | None = None
+    gain_kept: Number | None = None
+    """Share of what the expert adds to its base that the merge keeps: 1 all of it, 0 none."""
+    gain_kept_reason: str | None = None
+    gain_kept_interval: Interval | None = None
     retention: Number | None = None
     retention_reason: str | None = None
     scored: int | None = None

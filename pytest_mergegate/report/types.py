@@ -87,7 +87,7 @@ class VerdictRecord(Record):
 class ChangeRecord(Record):
     """One number of the report beside the baseline's."""
 
-    quantity: Literal["mds", "hidden_similarity", "distance", "disagreement", "loss"]
+    quantity: Literal["mds", "hidden_similarity", "distance", "disagreement", "loss", "gain_kept"]
     """``loss`` in percent, negative where the merge is worse, as everywhere in the report."""
     expert: str
     other: str | None = None

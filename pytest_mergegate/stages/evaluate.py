@@ -51,6 +51,9 @@ class MeasuredLoss:
     score_merged: float
     loss: Value
     """Eq. 1 in percent, negative when the merge is worse, with its interval (THEORY 9)."""
+    gain_kept: Value
+    """Share of what the expert adds to its base that the merge keeps, with its interval; missing
+    where these examples do not show that it adds anything."""
 
 
 @result
@@ -177,6 +180,8 @@ def _measured(
     reference: ReferenceScores, merged: Scores, which: NDArray[np.bool_], name: str, gate: Gate
 ) -> MeasuredLoss:
     base, own, after = reference.base[which], reference.expert[which], merged[which]
+    sums = [float(scores.sum()) for scores in (after, own, base)]  # see the loss
+    level = gate.spec.loss_level
     return MeasuredLoss(
         examples=len(after),
         score_base=float(base.mean()),
@@ -188,8 +193,12 @@ def _measured(
             lambda: metrics.merging_loss_interval(
                 after,
                 own,
-                confidence=gate.spec.loss_level,
+                confidence=level,
                 binary=gate.spec.experts[name].metric in _BINARY,
             ),
+        ),
+        gain_kept=Value.computed(
+            lambda: metrics.gain_kept(*sums),
+            lambda: metrics.gain_kept_interval(after, own, base, confidence=level),
         ),
     )

@@ -44,6 +44,11 @@ class BudgetKind:
     """Whether it takes the last stage where an expert's examples have targets."""
     from_baseline: bool = False
     """Whether the limit is on the increase over the baseline."""
+    at_least: bool = False
+    """Whether the limit is one that the value must reach, and not one that it must not exceed."""
+    best: float = 0.0
+    """The value of an expert that loses nothing; how near another is to the limit is told from
+    there."""
     differing: Callable[[float, float], float] | None = None
     """The share of an expert's answers that may differ within a limit, by limit and own score;
     None where such a share says nothing of it."""
@@ -59,7 +64,7 @@ class BudgetKind:
     shown: tuple[float, str] = (1, "")
     """By what tables multiply it, and with which unit."""
     most: float = math.inf
-    """The largest number that can be a limit."""
+    """The largest number that an option can set as its limit."""
     option: tuple[str, str] | None = None
     """Metavariable and help of the command-line option that tightens it in every gate."""
 
@@ -71,7 +76,20 @@ class BudgetKind:
     @property
     def words(self) -> str:
         """What is limited, in the words of messages."""
-        return self.name.removeprefix("max_").replace("_", " ").replace("mds", "MDS")
+        plain = self.name.removeprefix("max_").removeprefix("min_")
+        return plain.replace("_", " ").replace("mds", "MDS")
+
+    @property
+    def sign(self) -> str:
+        """How a value within the limit stands to it, in tables."""
+        return "≥" if self.at_least else "≤"
+
+    def used(self, value: float, limit: float) -> float:
+        """How much of the limit a value uses up: nothing where it is the best, and over 1 where it
+        is not within the limit."""
+        toward = -1.0 if self.at_least else 1.0
+        spent, room = toward * (value - self.best), toward * (limit - self.best)
+        return spent / room if room else spent
 
     @property
     def column_unit(self) -> str:
@@ -135,6 +153,17 @@ _TABLE = (
             "largest share of inputs that a merge may answer differently from its expert",
         ),
     ),
+    BudgetKind(
+        name="min_gain_kept",
+        quantity="gain_kept",
+        about="merge",
+        stage="merge",
+        measured=True,
+        find="losses:gain_kept",
+        at_least=True,
+        best=1.0,
+        unplanned="it takes what the base and the merge score",
+    ),
     _ratio("magnitude_change_ratio"),
     _ratio("sign_change_ratio"),
     _ratio("conflicting_magnitude_ratio"),
@@ -180,7 +209,8 @@ def kind_of(name: str) -> BudgetKind:
 
 def limit_on(quantity: str) -> str:
     """The name of the budget that limits ``quantity`` itself, not its increase."""
-    return f"max_{quantity}"
+    own = (k.name for k in _TABLE if k.quantity == quantity and not k.from_baseline)
+    return next(own, f"max_{quantity}")
 
 
 def set_limits(limits: Mapping[str, float]) -> Iterator[tuple[BudgetKind, float]]:

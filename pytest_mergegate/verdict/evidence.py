@@ -3,7 +3,7 @@ same would decide."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from pytest_mergegate.common.statuses import Status
@@ -60,9 +60,10 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """A value, in the budget's own direction (a loss is positive), and where it comes from."""
+    """A value as its budget has it, and where it comes from."""
 
     value: Value
+    """A loss is positive."""
     basis: str
     """``conflict``, ``sampled`` (rows of the weights), ``hidden``, ``predicted``, ``merged``,
     ``measured``, ``certified``; or what is missing."""
@@ -111,20 +112,31 @@ class Evidence:
         return self.passing(mode)
 
     @property
+    def turned(self) -> Self:
+        """The same below zero, so that more of it is worse where less was. Answers that are cut are
+        no matter of a limit that a value must reach."""
+        return replace(self, value=self.value.times(-1), least=None, most=None, bound=None)
+
+    @property
     def exact(self) -> bool:
         """Whether there is no sampling error in it, or it is a bound already."""
         return self.basis in {"certified", "conflict"}
 
 
-def compare(found: Evidence | Value | float, limit: float, mode: Mode = "point") -> Status:
+def compare(
+    found: Evidence | Value | float, limit: float, mode: Mode = "point", *, at_least: bool = False
+) -> Status:
     """How ``found`` stands against ``limit``; every limit of the package is held here.
 
     It passes where all that ``mode`` asks for is known and within the limit, and fails where some
     of it is over; between the two, or where a number is missing, it is open. A NaN fails, and
-    nothing is decided by a limit that is one, which is still to be found.
+    nothing is decided by a limit that is one, which is still to be found. A limit that must be
+    reached, ``at_least``, is one not to be exceeded by the negative of a value.
     """
     if isinstance(found, Value):
         found = Evidence(value=found, basis="")
+    if at_least:
+        limit, found = -limit, found.turned if isinstance(found, Evidence) else -found
     passing = found.passing(mode) if isinstance(found, Evidence) else found
     failing = found.failing(mode) if isinstance(found, Evidence) else found
     if math.isnan(limit) or (isinstance(found, Evidence) and found.undecided):
@@ -134,11 +146,11 @@ def compare(found: Evidence | Value | float, limit: float, mode: Mode = "point")
     return "pass" if passing is not None and passing <= limit else "inconclusive"
 
 
-def is_open(value: Value, limit: float) -> bool:
+def is_open(value: Value, limit: float, *, at_least: bool = False) -> bool:
     """Whether more of the same evidence might change on which side of ``limit`` a value is."""
     if value.number is None or math.isnan(limit):
         return False
-    return compare(value, limit, "interval") == "inconclusive"
+    return compare(value, limit, "interval", at_least=at_least) == "inconclusive"
 
 
 def budget_questions(spec: GateSpec, pool: Pool, allowed: Stage | None = None) -> BudgetQuestions:

@@ -10,7 +10,13 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, joined, number_text
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.options import STAGES, Stage
-from pytest_mergegate.verdict.budgets import BudgetKind, increases, judges_merges, set_limits
+from pytest_mergegate.verdict.budgets import (
+    BUDGETS,
+    BudgetKind,
+    increases,
+    judges_merges,
+    set_limits,
+)
 from pytest_mergegate.verdict.evidence import Asked, Case, Evidence, compare
 
 _ALIKE = 0.02
@@ -22,13 +28,18 @@ _WHY = {
     "needs_three_experts": "similarity is relative to the pool and needs at least three experts",
     "equidistant": "all experts are equally far apart, which says nothing about their conflicts",
     "expert_score_zero": "the expert itself scores zero on its examples",
+    "expert_gains_nothing": "the expert itself scores no more than its base on these examples, so "
+    "that there is no gain to keep",
+    "expert_gain_unclear": "these examples do not show that the expert scores more than its base: "
+    "it takes more of them, or an expert that adds more",
     "comparison_does_not_bound_the_metric": "the distance by which answers are compared does not "
     "bound what the metric may lose; compare them exactly, or give targets",
     "zero_task_vectors": "neither expert changes the base",
 }
-_TOLD = ("not_computed", "needs_stage", "baseline_", "too_few")
+_TOLD = ("not_computed", "needs_stage", "needs_targets", "baseline_", "too_few")
 """Reasons that the evidence itself puts in words."""
 _RELATION = {"pass": "within", "fail": "over", "inconclusive": "undecided against"}
+_RELATION_AT_LEAST = {**_RELATION, "pass": "at least", "fail": "below"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,7 @@ class Verdict:
     limit: float
     """NaN where ``auto@RATE`` could not be certified."""
     value: Value
-    """In the budget's own direction: a loss is positive here."""
+    """As the budget has it: a loss is positive here."""
     expert: str
     method: str | None
     status: Status
@@ -144,17 +155,18 @@ def _used(verdict: Verdict) -> float:
     number, limit = verdict.value.number, verdict.limit
     if number is None or math.isnan(limit):
         return math.inf
-    return number / limit if limit else number
+    return BUDGETS[verdict.budget].used(number, limit)
 
 
 def _verdict(asked: Asked) -> Verdict:
     kind, limit, expert, case = asked.kind, asked.limit, asked.expert, asked.case
     found = _found(asked)
-    status, detail = compare(found, limit, asked.mode), found.detail
+    status = compare(found, limit, asked.mode, at_least=kind.at_least)
+    detail = found.detail
     lacking = _too_weak(expert, case)
     if kind.of_merges:
         base = found.base or Value.missing("base_not_compared")
-        lacking = why_vacuous(base, limit, kind.words) or lacking
+        lacking = why_vacuous(base, kind, limit) or lacking
     if status == "pass" and lacking:
         status, detail = "inconclusive", joined(detail, lacking)
     if asked.mode == "bound" and not found.exact:
@@ -206,16 +218,17 @@ def _too_weak(expert: str, case: Case) -> str:
     return f"its own score {own}, and min_score asks for {number_text(spec.min_score)}"
 
 
-def why_vacuous(base: Value, limit: float, what: str) -> str:
+def why_vacuous(base: Value, kind: BudgetKind, limit: float) -> str:
     """What to say where the base, with nothing merged, would pass too (THEORY 9)."""
     if base.number is None:
         why = (base.reason or "unknown").replace("_", " ")
         return f"whether the base by itself would pass is not known ({why})"
-    if compare(base, limit + _ROUNDING) != "pass":
+    nearly = limit - _ROUNDING if kind.at_least else limit + _ROUNDING
+    if compare(base, nearly, at_least=kind.at_least) != "pass":
         return ""
     return (
-        f"the base by itself has a {what} of {number_text(base.number)}, within the limit too: "
-        "a pass would say nothing of the merge"
+        f"the base by itself has a {kind.words} of {number_text(base.number)}, within the limit "
+        "too: a pass would say nothing of the merge"
     )
 
 
@@ -236,6 +249,7 @@ def _message(asked: Asked, value: Value, status: Status, detail: str) -> str:
     if value.interval:
         low, high = (number_text(end) for end in value.interval)
         interval = f" [{low}, {high}]"
-    held = f"{shown}{kind.unit}{interval} {_RELATION[status]} {bound}{kind.unit}"
+    relation = (_RELATION_AT_LEAST if kind.at_least else _RELATION)[status]
+    held = f"{shown}{kind.unit}{interval} {relation} {bound}{kind.unit}"
     tail = f" ({detail})" if detail else ""
     return f"{expert}: {kind.words} {held}{under}{tail}"

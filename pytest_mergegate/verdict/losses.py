@@ -8,6 +8,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
 from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.gate.spec import FEWEST
+from pytest_mergegate.stages.evaluate import ExpertScores
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.budgets import limit_on, share_within
@@ -46,7 +47,12 @@ def lacking_evidence(limit: float, expert: str, merge: MergeResult, case: Case) 
 
 def loss(asked: Asked) -> Evidence | None:
     """What a merge has lost of the expert's score, in percent."""
-    found = _measured(asked) if asked.case.pool.labelled(asked.expert) else _certified(asked)
+    if not asked.case.pool.labelled(asked.expert):
+        found = _certified(asked)
+    elif (scored := _scored(asked)) is not None:
+        found = _measured(asked, scored.loss.times(-1), scored.examples)
+    else:
+        return None
     return found and replace(found, base=base_loss(asked.expert, asked.case))
 
 
@@ -56,17 +62,33 @@ def predicted_loss(asked: Asked) -> Evidence | None:
     return found and replace(found, base=base_loss(asked.expert, asked.case))
 
 
-def _measured(asked: Asked) -> Evidence | None:
-    """A measured loss, and how many examples would decide it."""
+def gain_kept(asked: Asked) -> Evidence | None:
+    """The share of what the expert adds to its base that a merge keeps; the base keeps nothing."""
+    if not asked.case.pool.labelled(asked.expert):
+        said = (
+            "it is measured on examples with targets, and this expert has none (fix: add a target "
+            "to its examples)"
+        )
+        return Evidence.missing("needs_targets", "none", said)
+    scored = _scored(asked)
+    if scored is None:
+        return None
+    return replace(_measured(asked, scored.gain_kept, scored.examples), base=Value(number=0.0))
+
+
+def _scored(asked: Asked) -> ExpertScores | None:
     evaluation = next((e for e in asked.case.evaluations if e.method == asked.method), None)
     if evaluation is None:
         return None
-    scored = next(e for e in evaluation.experts if e.name == asked.expert)
-    value, examples = scored.loss.times(-1), scored.examples
+    return next(scored for scored in evaluation.experts if scored.name == asked.expert)
+
+
+def _measured(asked: Asked, value: Value, examples: int) -> Evidence:
+    """A measured value, and how many examples would decide it."""
     detail = f"measured on {examples} examples"
     if examples < FEWEST:
         detail += f"; fewer than {FEWEST} pass on the interval's bad end"
-    if is_open(value, asked.limit):
+    if is_open(value, asked.limit, at_least=asked.kind.at_least):
         needed = examples_needed(value, asked.limit, examples)
         detail += (
             "; it cannot be told apart from the limit by sampling"

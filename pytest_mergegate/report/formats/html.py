@@ -43,7 +43,8 @@ class GateView:
             return NO_VERDICT.capitalize()
         total = len(report.experts)
         worst = [status_of(report, name) for name in {v.expert for v in report.verdicts}]
-        told = (("fail", "experts over budget"), ("inconclusive", "undecided"))
+        failing = f"experts {reading.beyond(report.verdicts)}"
+        told = (("fail", failing), ("inconclusive", "undecided"))
         said = [f"{worst.count(s)} of {total} {words}" for s, words in told if s in worst]
         under = f" under {report.judged_method}" if report.judged_method else ""
         return (", ".join(said) or f"All {total} experts within budget") + under

@@ -1,11 +1,10 @@
 """Verdicts as properties of a test case: plain strings, which JUnit and xdist take."""
 
-import math
 from collections.abc import Iterator
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import distinct, number_text
-from pytest_mergegate.report.formats.reading import STATUSES, status_of
+from pytest_mergegate.report.formats.reading import badness, status_of
 from pytest_mergegate.report.types import Report, VerdictRecord
 
 
@@ -21,7 +20,7 @@ def properties(report: Report, expert: str | None) -> Iterator[tuple[str, str]]:
         yield "mergegate.expert", clean(expert)
     concerned = [v for v in report.verdicts if expert in (None, v.expert)]
     for budget in dict.fromkeys(verdict.budget for verdict in concerned):
-        worst = max((v for v in concerned if v.budget == budget), key=_badness)
+        worst = max((v for v in concerned if v.budget == budget), key=badness)
         told = {
             "status": worst.status,
             "value": _value(worst),
@@ -51,8 +50,3 @@ def _value(verdict: VerdictRecord) -> str:
     if verdict.limit is None:
         return number_text(verdict.value)
     return distinct(verdict.value, verdict.limit)[0]
-
-
-def _badness(verdict: VerdictRecord) -> tuple[int, float]:
-    value = math.inf if verdict.value_infinite else verdict.value
-    return -STATUSES.index(verdict.status), -math.inf if value is None else value

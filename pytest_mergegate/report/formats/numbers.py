@@ -14,7 +14,7 @@ from pytest_mergegate.report.types import Report
 from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 NONE = "-"
-MDS, DISAGREEMENT, LOSS = map(limit_on, ("mds", "disagreement", "loss"))
+MDS, DISAGREEMENT, LOSS, GAIN = map(limit_on, ("mds", "disagreement", "loss", "gain_kept"))
 """Budgets whose values have columns of their own."""
 
 
@@ -175,7 +175,7 @@ def columns(
         found = [_column(report, "MDS", "", MDS, of_each, intervals=detailed)]
         # budgets without a column of their own, by what was judged
         others = dict.fromkeys(v.budget for v in report.verdicts)
-        for budget in (b for b in others if b not in (MDS, DISAGREEMENT, LOSS)):
+        for budget in (b for b in others if b not in (MDS, DISAGREEMENT, LOSS, GAIN)):
             numbers = {
                 v.expert: value_of(v, "value")
                 for v in report.verdicts
@@ -212,20 +212,20 @@ def _column(
     bounds: Mapping[str, Value] | None = None,
 ) -> Column:
     """One of numbers, with the digits it takes to tell them from the budget's limit."""
-    limit = limit_of(report, budget)
+    limit, kind = limit_of(report, budget), kind_of(budget)
 
     def cell(name: str) -> str:
         value = values.get(name)
         if value is None or value.number is None:
             return NONE
-        text = number_beside(value.number, limit, digits)
+        text = number_beside(value.number, limit, digits, apart=kind.at_least)
         if bounds is not None:
             return f"{text} (≤{bounds[name].number:.2f})"
         ends = span(value.interval) if intervals and math.isfinite(value.number) else None
         return f"{text} {ends}" if ends else text
 
     cells = {name: cell(name) for name in report.expert_names}
-    shown = "" if limit is None else f"≤ {limit:g}"
+    shown = "" if limit is None else f"{kind.sign} {limit:g}"
     return Column(title=title, unit=unit, limit=shown, cells=cells)
 
 
@@ -253,6 +253,8 @@ def _merged(
         }
         yield _column(report, "predicted loss", "%", LOSS, foretold, digits=1)
     merged = {expert.name: expert for expert in merge.experts}
+    kept = {name: value_of(merged.get(name), "gain_kept") for name in report.expert_names}
+    yield _column(report, "gain", "kept", GAIN, kept, intervals=intervals)
     scores = {name: score_text(merged.get(name)) or NONE for name in report.expert_names}
     yield Column(title="score", unit="alone → merged", cells=scores)
 

@@ -1,5 +1,6 @@
 """What the formats read out of a report, so that they all say the same."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from pytest_mergegate.report.types import (
     Report,
     VerdictRecord,
 )
+from pytest_mergegate.verdict.budgets import kind_of
 
 DOCS = "https://pytest-mergegate.github.io/pytest-mergegate"
 DIAGNOSIS = "MG401"
@@ -75,13 +77,29 @@ def concerns(report: Report) -> list[Concern]:
     return [Concern(name, own, diagnoses.get(name or "")) for name, own in found.items()]
 
 
+def used_up(verdict: VerdictRecord) -> float:
+    """How much of its limit a value uses up; the value itself where the limit is not known, and
+    less than anything where there is no value."""
+    value = math.inf if verdict.value_infinite else verdict.value
+    if value is None:
+        return -math.inf
+    return value if verdict.limit is None else kind_of(verdict.budget).used(value, verdict.limit)
+
+
+def badness(verdict: VerdictRecord) -> tuple[int, float]:
+    """The larger the worse: by status, then by how much of the limit is used up."""
+    return -STATUSES.index(verdict.status), used_up(verdict)
+
+
 def closest(report: Report) -> VerdictRecord | None:
     """The verdict whose value uses up most of its limit."""
-    return max(
-        report.verdicts,
-        key=lambda v: (v.value or 0.0) / v.limit if v.limit else v.value or 0.0,
-        default=None,
-    )
+    return max(report.verdicts, key=used_up, default=None)
+
+
+def beyond(verdicts: Iterable[VerdictRecord]) -> str:
+    """What is said of experts with such verdicts: nobody is over a limit that is to be reached."""
+    over = any(v.status == "fail" and not kind_of(v.budget).at_least for v in verdicts)
+    return "over budget" if over else "not within budget"
 
 
 def headline(report: Report) -> str:
@@ -94,7 +112,7 @@ def headline(report: Report) -> str:
         problems = sum(finding.severity == "error" for finding in report.findings)
         return f"{plural(problems, 'problem')}, nothing was judged"
     if failing:
-        return f"{len(failing)} of {experts} over budget{under}: {some(failing)}"
+        return f"{len(failing)} of {experts} {beyond(still_open)}{under}: {some(failing)}"
     if still_open:
         more = f" (and {len(still_open) - 1} more)" if len(still_open) > 1 else ""
         return f"{clean(still_open[0].message)}{more}"
@@ -151,6 +169,7 @@ QUANTITIES = {
     "distance": Quantity("distance", "farther apart", "closer"),
     "disagreement": Quantity("disagreement"),
     "loss": Quantity("loss", sign=-1.0, unit=" %"),
+    "gain_kept": Quantity("gain kept", "better", "worse"),
 }
 
 

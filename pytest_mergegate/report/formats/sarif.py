@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.reading import DOCS, finding_page
 from pytest_mergegate.report.types import Collected, FindingRecord, Report, VerdictRecord
+from pytest_mergegate.verdict.budgets import kind_of
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -88,8 +89,7 @@ def _rule(rule: str) -> dict[str, Any]:
     if not budget:
         text = f"Finding {rule} of the merge gate"
         return {"id": rule, "shortDescription": {"text": text}, "helpUri": finding_page(rule)}
-    what = budget.removeprefix("max_").replace("_", " ")
-    text = f"The merge keeps every expert within the {kind} for {what}"
+    text = f"The merge keeps every expert within the {kind} for {kind_of(budget).words}"
     page = f"{DOCS}/gate-file/#budgets"
     return {"id": rule, "name": budget, "shortDescription": {"text": text}, "helpUri": page}
 

@@ -8,6 +8,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import distinct, number_text
 from pytest_mergegate.report.formats.numbers import (
     DISAGREEMENT,
+    GAIN,
     LOSS,
     MDS,
     finite_ends,
@@ -20,7 +21,7 @@ from pytest_mergegate.report.formats.numbers import (
 from pytest_mergegate.report.formats.reading import QUANTITIES, merge_of
 from pytest_mergegate.report.pool_records import ExpertRecord
 from pytest_mergegate.report.types import ChangeRecord, Report, VerdictRecord
-from pytest_mergegate.verdict.budgets import kind_of
+from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.merge_records import ForecastRecord, MergedExpertRecord
@@ -65,13 +66,13 @@ def judged(verdict: VerdictRecord) -> Judged:
     shown, bound = _texts(value, limit)
     if verdict.value_infinite:
         shown = "∞"
-    top = 100.0 if unit else max(limit or 0, value or 0) * 1.25
+    top = 100.0 if unit else max(kind.best, limit or 0, value or 0) * 1.25
     full = None if limit is None else 100.0 if verdict.value_infinite else value
     return Judged(
         name=kind.title or kind.words,
         value=None if shown is None else shown + unit,
         reason=verdict.value_reason,
-        limit="not known" if bound is None else bound + unit,
+        limit="not known" if bound is None else f"{'at least ' * kind.at_least}{bound}{unit}",
         interval=span(verdict.interval, scale),
         record=verdict,
         fill=None if full is None or not top else min(max(100 * full / top, 0), 100),
@@ -99,7 +100,7 @@ class Cell(NamedTuple):
 
 
 def expert_cells(report: Report, expert: ExpertRecord) -> list[Cell]:
-    """What is told of one expert: its disagreement, loss, scores and MDS."""
+    """What is told of one expert: its disagreement, loss, gain kept, scores and MDS."""
     merge = merge_of(report)
     merged = next((e for e in merge.experts if e.name == expert.name), None) if merge else None
     verdicts = {v.budget: v for v in report.verdicts if v.expert == expert.name}
@@ -131,6 +132,7 @@ def expert_cells(report: Report, expert: ExpertRecord) -> list[Cell]:
     return [
         cell(DISAGREEMENT, value_of(shown, "disagreement"), upper, forecast, 1),
         cell(LOSS, lost, None, instead, 1),
+        cell(GAIN, value_of(merged, "gain_kept"), None, "", 2),
         Cell(
             score_text(merged),
             (merged and merged.score_merged_reason) or NOT_RUN,
@@ -156,7 +158,7 @@ _OF = {"hidden_similarity": ", 0 to 1", "distance": " of hidden states"}
 
 def moved(record: ChangeRecord) -> Moved:
     """``record`` for people, with as many digits as it takes to show that it moved."""
-    kind = kind_of(f"max_{record.quantity}")
+    kind = kind_of(limit_on(record.quantity))
     scale, unit = kind.shown
     scale *= QUANTITIES[record.quantity].sign
     before, after = (None if n is None else n * scale + 0.0 for n in (record.before, record.after))
