@@ -9,6 +9,7 @@ from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from report.formats.made import report
 
@@ -18,6 +19,7 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.gatefile import Gate, gate_from
+from pytest_mergegate.gate.sections import NonNegative  # noqa: TC001 - pydantic reads it
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.planning.limits import refuse_unplanned
 from pytest_mergegate.report import build
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_mergegate.gate.options import Stage
-    from pytest_mergegate.gate.sections import NonNegative
     from pytest_mergegate.verdict.evidence import Asked
 
 KINDS = list(BUDGETS.values())
@@ -180,6 +181,18 @@ class TestRows:
         assert len(set(absolute)) == len(absolute)
         assert all(BUDGETS[limit_on(q)].quantity == q for q in absolute)
 
+    @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+    def test_use_up_all_of_a_limit_at_it_and_more_beyond(self, kind: BudgetKind) -> None:
+        """As one comparison has it, whichever way the limit looks."""
+        assert kind.name.startswith("min_" if kind.at_least else "max_")
+        for limit in (0.1, 0.7):
+            assert kind.used(kind.best, limit) == 0
+            assert kind.used(limit, limit) == 1
+            for value in (-0.5, 0.0, 0.3, 0.9, 1.2):
+                over = compare(value, limit, at_least=kind.at_least) == "fail"
+                assert (kind.used(value, limit) > 1) is over
+        assert kind.used(kind.best, kind.best) == 0
+
     def test_of_another_version_are_called_by_their_names(self) -> None:
         assert kind_of("max_new_thing").words == "new thing"
 
@@ -215,6 +228,47 @@ class TestCompare:
     )
     def test_status(self, found: Any, limit: float, mode: Mode, status: str) -> None:
         assert compare(found, limit, mode) == status
+
+    @pytest.mark.parametrize("mode", ["point", "bound", "interval"])
+    @pytest.mark.parametrize("limit", [-0.5, 0.0, 0.7, math.nan])
+    @pytest.mark.parametrize("inputs", [None, 29, 30])
+    def test_what_must_be_reached_is_the_mirror_of_what_must_not_be_exceeded(
+        self, mode: Mode, limit: float, inputs: int | None, seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        numbers = [-0.5, 0.0, 0.7, *rng.uniform(-2, 2, 20)]
+        values = [Value(number=n) for n in numbers]
+        values += [Value(number=n, interval=(n - rng.random(), n + rng.random())) for n in numbers]
+        for value in (*values, Value.missing("lost")):
+            found = Evidence(value=value, basis="measured", inputs=inputs)
+            mirrored = Evidence(value=value.times(-1), basis="measured", inputs=inputs)
+            expected = compare(mirrored, -limit, mode)
+            assert compare(found, limit, mode, at_least=True) == expected
+            assert is_open(value, limit, at_least=True) is is_open(value.times(-1), -limit)
+
+    @pytest.mark.parametrize(
+        ("found", "limit", "mode", "status"),
+        [
+            pytest.param(0.7, 0.7, "point", "pass", id="at the limit"),
+            pytest.param(0.6999999999999999, 0.7, "point", "fail", id="one bit below"),
+            pytest.param(1.5, 0.7, "point", "pass", id="far above"),
+            pytest.param(math.nan, 0.7, "point", "fail", id="NaN"),
+            pytest.param(-math.inf, 0.7, "point", "fail", id="infinitely low"),
+            pytest.param(0.9, math.nan, "point", "inconclusive", id="no limit yet"),
+            pytest.param(Value.missing("lost"), 0.7, "point", "inconclusive", id="missing"),
+            pytest.param(Value(number=0.9), 0.7, "bound", "inconclusive", id="no bad end"),
+            pytest.param(
+                Value(number=0.9, interval=(0.6, 2)), 0.7, "bound", "fail", id="the lower end"
+            ),
+            pytest.param(
+                Value(number=0.9, interval=(0.7, 2)), 0.7, "bound", "pass", id="reaches it"
+            ),
+        ],
+    )
+    def test_status_of_what_must_be_reached(
+        self, found: Any, limit: float, mode: Mode, status: str
+    ) -> None:
+        assert compare(found, limit, mode, at_least=True) == status
 
     def test_what_is_undecided_stays_so(self) -> None:
         found = Evidence(value=Value(number=0.0), basis="predicted", undecided=True)

@@ -482,6 +482,127 @@ class TestLoss:
         assert [v.status for v in judgement.verdicts] == ["inconclusive", "pass", "pass"]
 
 
+class TestGainKept:
+    """A limit that must be reached: more is better."""
+
+    @staticmethod
+    def kept(*gains: Value, examples: int = 30, method: str = "linear") -> Any:
+        """What a merge keeps of each expert's gain."""
+        no_loss = Value(number=0.0, interval=(-1.0, 1.0))
+        experts = [
+            SimpleNamespace(name=name, gain_kept=gain, loss=no_loss, examples=examples)
+            for name, gain in zip(NAMES, gains, strict=True)
+        ]
+        return SimpleNamespace(method=method, experts=experts)
+
+    def judged(self, gate: Gate, *found: Any, labelled: Any = NAMES, **asked: Any) -> Judgement:
+        """The verdicts on merges by linear, and by other methods where more are found."""
+        results = Case(
+            pool=pool(*labelled),
+            merges=tuple(merged(one.method, 0, 0, 0) for one in found),
+            evaluations=found,
+        )
+        return judge(budgeted(gate, **{"min_gain_kept": 0.7} | asked), results, "eval")
+
+    @staticmethod
+    def near(gain: float) -> Value:
+        return Value(number=gain, interval=(gain - 0.1, gain + 0.1))
+
+    def test_one_that_loses_more_than_is_allowed_fails(self, gate: Gate) -> None:
+        found = self.judged(gate, self.kept(*map(self.near, (0.9, 0.6999, 0.7))))
+        assert [v.status for v in found.verdicts] == ["pass", "fail", "pass"]
+        assert found.status == "fail"
+        told = [v.message for v in found.verdicts]
+        assert told[0].startswith("a: gain kept 0.9 [0.8, 1] at least 0.7 under linear (measured")
+        assert "b: gain kept 0.6999 [0.6, 0.8] below 0.7 under linear" in told[1]
+        assert "the limit is inside the interval; about" in told[1]
+        assert [v.value.number for v in found.verdicts] == [0.9, 0.6999, 0.7]
+
+    @pytest.mark.parametrize(
+        ("examples", "mode", "low", "status"),
+        [
+            (30, "point", 0.1, "pass"),
+            (29, "point", 0.1, "inconclusive"),
+            (29, "point", 0.7, "pass"),
+            (500, "bound", 0.69, "fail"),
+            (500, "bound", 0.7, "pass"),
+        ],
+    )
+    def test_the_bad_end_is_the_lower_one(
+        self, gate: Gate, examples: int, mode: str, low: float, status: str
+    ) -> None:
+        gain = Value(number=0.9, interval=(low, 3.0))
+        found = self.judged(gate, self.kept(gain, gain, gain, examples=examples), mode=mode)
+        assert {v.status for v in found.verdicts} == {status}
+
+    @pytest.mark.parametrize(
+        ("reason", "says"),
+        [
+            ("expert_gains_nothing", "the expert itself scores no more than its base"),
+            ("expert_gain_unclear", "do not show that the expert scores more than its base"),
+        ],
+    )
+    def test_no_gain_is_no_pass(self, gate: Gate, reason: str, says: str) -> None:
+        missing = Value.missing(reason)
+        for mode in ("point", "bound"):
+            found = self.judged(gate, self.kept(missing, missing, missing), mode=mode)
+            assert found.status == "inconclusive"
+            assert all(says in v.message for v in found.verdicts)
+
+    def test_without_targets_nothing_is_measured(self, gate: Gate) -> None:
+        results = Case(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.0),))
+        found = judge(budgeted(gate, min_gain_kept=0.7), results, "merge")
+        assert found.status == "inconclusive"
+        told = found.verdicts[0].message
+        assert told.startswith("a: gain kept under linear undecided: it is measured on examples")
+        assert "fix: add a target" in told
+
+    def test_a_labelled_expert_takes_the_stage_that_scores(self, gate: Gate) -> None:
+        results = Case(pool=pool("a"), merges=(merged("linear", 0, 0, 0, upper=0.0),))
+        limited = budgeted(gate, min_gain_kept=0.7)
+        found = judge(limited, results, "merge")
+        assert budget_questions(limited.spec, results.pool).deepest == "eval"
+        assert "needs stage eval" in found.verdicts[0].message
+
+    @pytest.mark.parametrize("limit", [0.0, -0.0])
+    def test_what_the_base_keeps_by_itself_says_nothing(self, gate: Gate, limit: float) -> None:
+        """The base keeps nothing, so that any limit above that says something."""
+        found = self.judged(gate, self.kept(*map(self.near, (0.9,) * 3)), min_gain_kept=limit)
+        assert found.status == "inconclusive"
+        assert "the base by itself has a gain kept of 0" in found.verdicts[0].message
+        found = self.judged(gate, self.kept(*map(self.near, (0.9,) * 3)), min_gain_kept=1e-6)
+        assert found.status == "pass"
+
+    def test_any_takes_the_method_that_keeps_most_of_the_worst(self, gate: Gate) -> None:
+        for gains, best in (
+            ([(0.9, 0.9, 0.2), (0.5, 0.5, 0.5)], "ties"),
+            ([(0.9, 0.9, 0.5), (0.5, 0.5, 0.2)], "linear"),
+            ([(0.9, 0.9, 0.2), (0.75, 0.75, 0.75)], "ties"),
+            ([(-3.0, 0.9, 0.9), (0.0, 0.0, 0.0)], "ties"),
+        ):
+            found = [
+                self.kept(*map(self.near, own), method=method)
+                for own, method in zip(gains, ("linear", "ties"), strict=True)
+            ]
+            assert self.judged(gate, *found).method == best
+
+    def test_it_stands_beside_other_limits(self, gate: Gate) -> None:
+        """Of two methods the one that is within both, whichever way each limit looks."""
+        keeps = [
+            self.kept(*map(self.near, (0.9,) * 3), method="linear"),
+            self.kept(*map(self.near, (0.8,) * 3), method="ties"),
+        ]
+        keeps[0].experts[1].loss = Value(number=-40.0, interval=(-50.0, -30.0))
+        results = Case(
+            pool=pool(*NAMES),
+            merges=(merged("linear", 0, 0, 0), merged("ties", 0, 0, 0)),
+            evaluations=tuple(keeps),
+            scores=dict.fromkeys(NAMES, scores(0.0)),
+        )
+        found = judge(budgeted(gate, min_gain_kept=0.7, max_loss=10), results, "eval")
+        assert (found.method, found.status) == ("ties", "pass")
+
+
 class TestRatios:
     def test_worst_pair_is_judged(self, gate: Gate) -> None:
         pairs = conflict(ab=Value(number=0.2), ac=Value(number=0.9), bc=Value(number=0.1))
