@@ -183,6 +183,7 @@ def _drawn(context: Any, task: Any, inputs: Sequence[int]) -> comparison._Compar
         moved=nothing,
         own=(1.0,) * len(found),
         outputs=("",) * len(found),
+        unended=tuple(cut),
     )
 
 

@@ -191,8 +191,24 @@ class ProbesSpec(_Inputs):
     """None for the family's own: ``answer``, a classifier's ``head``, or ``mean``."""
     normalize: Literal["unit", "none", "base"] = "unit"
     """How hidden states are scaled before their distances are taken."""
-    max_answer_tokens: Count = 64
-    """Greedy answers, wherever the gate decodes one, stop here."""
+    max_answer_tokens: Count | None = None
+    """Greedy answers, wherever the gate decodes one, stop here. None for as many as the experts
+    need to end their own answers: 64, or twice that and again, up to 512."""
+
+    @property
+    def answer_limit(self) -> int:
+        """The limit on answers with which a gate starts."""
+        return self.max_answer_tokens or 64
+
+    @property
+    def longest_answer(self) -> int:
+        """Up to where it is raised while an expert's own answer reaches it."""
+        return self.max_answer_tokens or 512
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """All of it that numbers depend on, with the limit on answers before it is raised."""
+        return self.model_dump(mode="json") | {"max_answer_tokens": self.answer_limit}
 
     @property
     def level(self) -> float:

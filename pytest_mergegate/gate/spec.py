@@ -217,7 +217,7 @@ class GateSpec(Section):
     def reading_of(self, name: str) -> str:
         """How expert ``name``'s answers are read, in one line: where it differs, so do scores."""
         expert = self.experts[name]
-        return reading_text(expert.how_read, self.probes.max_answer_tokens)
+        return reading_text(expert.how_read, self.probes.answer_limit)
 
     def examples_of(self, name: str) -> str | None:
         """The path of expert ``name``'s examples as the gate file gives it."""

@@ -100,7 +100,7 @@ class Runs:
                         examples=workspace.pool.examples_fingerprint.get(name),
                         read=workspace.spec.experts[name].how_read,
                         inputs=list(reference.inputs),
-                        probes=workspace.spec.probes.model_dump(mode="json"),
+                        probes=workspace.probing,
                         **described,
                     )
                     distances = workspace.kept(Distances, key, partial(run, name, reference))

@@ -58,7 +58,9 @@ def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
     positions, drawn = (case.positions, case.probes) if case else (None, None)
     spec, experts = gate.spec, gate.spec.experts.items()
     settings = spec.model_dump(mode="json", include=_KEPT | {"trust_remote_code"})
-    settings["probes"]["positions"] = positions or spec.probes.positions
+    settings["probes"] |= spec.probes.drawn | {"positions": positions or spec.probes.positions}
+    if case and case.answer_limit is not None:
+        settings["probes"]["answer_limit"] = case.answer_limit
     settings["probes"]["drawn_per_task"] = drawn or spec.probes.per_task
     settings["dtype"] = spec.dtype
     settings["score"] = {name: e.score for name, e in experts if e.score is not None}

@@ -46,7 +46,7 @@ def base_answers(context: Context) -> dict[str, BaseAnswers]:
             examples=context.pool.examples_fingerprint.get(name),
             read=spec.experts[name].how_read,
             inputs=inputs,
-            probes=spec.probes.model_dump(mode="json"),
+            probes=workspace.probing,
         )
         found[name] = workspace.kept(BaseAnswers, key, partial(compare, name, inputs))
     return found

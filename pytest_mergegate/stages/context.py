@@ -88,6 +88,8 @@ class Results:
     """Where states were read."""
     probes: int | None = None
     """How many of each task were drawn in the end."""
+    answer_limit: int | None = None
+    """How many tokens of an answer were decoded at most; None where none was."""
     conflict: ConflictResult | None = None
     hidden: HiddenResult | None = None
     surrogates: tuple[Surrogate, ...] = ()
@@ -201,7 +203,7 @@ class Context:
             experts=list(workspace.models.items()),
             examples=dict(self.pool.examples_fingerprint),
             read={name: expert.how_read for name, expert in spec.experts.items()},
-            probes=spec.probes.model_dump(mode="json"),
+            probes=workspace.probing,
             drawn=workspace.per_task,
             certificate=spec.certificate.drawn,
             open=self.decisions.hangs_on if sequential else None,

@@ -98,7 +98,10 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         scales = {m.label: method_scales(m, context.pool.names, workspace) for m in methods}
         mixed = forecast_all(scales, hidden.states, context)
         hidden = replace(hidden, scales=scales, forecasts=mixed)
-    results = replace(earlier, hidden=hidden, methods=methods, probes=workspace.per_task)
+    answered = workspace.answer_limit if facts.forced else None
+    results = replace(
+        earlier, hidden=hidden, methods=methods, probes=workspace.per_task, answer_limit=answered
+    )
     yield results
     if comparing and methods:
         yield from run_surrogates(context, results)

@@ -56,6 +56,8 @@ class MergedExpert:
     cut: int
     """How many answers were cut, so that their distance is not known: where they are compared
     exactly, those that were cut before any difference showed."""
+    unended: int
+    """How many of the expert's own answers did not end within the limit on their length."""
     disagreement: Value
     """Mean distance from the expert's answers (where they are compared exactly, the share that
     differs), with its two-sided interval, whose upper end counts the cut answers as different."""
@@ -135,6 +137,8 @@ class _Compared:
     """‖h_i‖²."""
     outputs: tuple[str, ...]
     """The expert's own."""
+    unended: tuple[bool, ...]
+    """Whether that was cut."""
 
     def __add__(self, more: Self) -> Self:
         return type(self)(**{k: v + getattr(more, k) for k, v in vars(self).items()})
@@ -178,6 +182,7 @@ def _merged_expert(
         inputs=distances.n,
         compared_by=distances.comparison,
         cut=distances.cut,
+        unended=sum(compared.unended),
         disagreement=distances.disagreement(level),
         least=distances.mean_least,
         most=distances.mean_most,
@@ -236,6 +241,7 @@ def _compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> _Com
         ),
         own=tuple(metrics.mean_square_norm([own.numpy()]) for _, own in pairs),
         outputs=reference.outputs,
+        unended=reference.cut,
     )
 
 

@@ -25,7 +25,7 @@ def find_warnings(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Find
     compared = compared or [(s.method, s.experts) for s in case.surrogates]
     experts = [e for label, experts in compared if label in judged for e in experts]
     seen: dict[tuple[str, str | None], Finding] = {}
-    for finding in (found for expert in experts for found in _weak(gate, expert)):
+    for finding in (f for e in experts for f in _weak(gate, e, case.answer_limit)):
         seen.setdefault((finding.code, finding.expert), finding)
     yield from seen.values()
 
@@ -86,15 +86,25 @@ def _predicted(case: Case, judgement: Judgement) -> Iterator[Finding]:
     )
 
 
-def _weak(gate: Gate, expert: MergedExpert) -> Iterator[Finding]:
+def _weak(gate: Gate, expert: MergedExpert, longest: int | None) -> Iterator[Finding]:
     """Answers that were cut, and inputs that are too few to bound what passes."""
-    if expert.cut:
+    if 2 * expert.unended > expert.inputs:
+        yield Finding(
+            code="MG306",
+            severity="warning",
+            expert=expert.name,
+            message=f"{expert.unended} of {expert.inputs} of the expert's own answers do not end "
+            f"within {longest} tokens",
+            fix="train it to end its answers with the end-of-text token, say with stop: where they "
+            "end, or raise probes.max_answer_tokens",
+        )
+    elif expert.cut:
         yield Finding(
             code="MG302",
             severity="warning",
             expert=expert.name,
             message=f"{expert.cut} of {expert.inputs} answers were cut at "
-            f"{gate.spec.probes.max_answer_tokens} tokens; beyond that nothing was compared",
+            f"{longest} tokens; beyond that nothing was compared",
             fix="raise probes.max_answer_tokens",
         )
     limit = gate.spec.effective_budget.limits.get(limit_on("disagreement"))

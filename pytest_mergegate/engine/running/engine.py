@@ -48,6 +48,8 @@ class Engine:
         for expert in pool.experts:
             _check_orientation(expert, self.model.module)
         self.positions = self.model.resolve_positions(pool.spec.probes.positions)
+        self.answer_limit = pool.spec.probes.answer_limit
+        """How many tokens of an answer are decoded at most."""
         self._answers = {} if answers is None else answers
         self._choice_scores: dict[tuple[str, str, int], Tensor] = {}
         self._states: dict[tuple[str, int, Positions], Tensor] = {}
@@ -155,8 +157,7 @@ class Engine:
                 if key not in self._answers:
                     missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
         for stop, prompts in missing.items():
-            most = self.pool.spec.probes.max_answer_tokens
-            found = self.require_head().decode(list(prompts.values()), most, stop)
+            found = self.require_head().decode([*prompts.values()], self.answer_limit, stop)
             self._answers.update(zip(prompts, found, strict=True))
 
     def note_same(self, task: Task, indices: Iterable[int]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -47,7 +48,7 @@ class Block:
         asked = [examples[index].model_dump(mode="json")["input"] for index in self.inputs]
         own = "base" if model is None else workspace.models[model]
         if kind == "answers":
-            most = workspace.spec.probes.max_answer_tokens
+            most = workspace.answer_limit
             stop = workspace.spec.experts[self.task].stop
             return workspace.key(kind, model=own, inputs=asked, max_answer_tokens=most, stop=stop)
         positions = workspace.facts.positions
@@ -86,6 +87,8 @@ class Job:
     model: str | None
     """An expert; None for the base."""
     blocks: tuple[Block, ...]
+    answer_limit: int | None = None
+    """How many tokens of an answer are decoded at most, where the job leaves the process."""
 
 
 class Executor(Protocol):
@@ -198,8 +201,8 @@ def collect_states(
     blocks = [block for n in names for block in blocks_of(n, workspace.probes(n))]
     further: list[Block] = []
     if workspace.facts.forced:
-        asked = [*blocks, *_further(workspace, blocks, ahead)]
-        answered = answer(workspace, executor, asked, lambda f: progress(0.2 * f))
+        asked = partial(_asked, workspace, blocks, ahead)
+        answered = answer_whole(workspace, executor, asked, lambda f: progress(0.2 * f))
         blocks, further = answered[: len(blocks)], answered[len(blocks) :]
     models = (None, *names)
     jobs = [
@@ -219,16 +222,47 @@ def collect_states(
     )
 
 
-def _further(workspace: Workspace, blocks: Sequence[Block], ahead: int) -> list[Block]:
-    """Other inputs, up to ``ahead``, of the experts whose answers to their probes are not kept."""
+def _asked(
+    workspace: Workspace, blocks: Sequence[Block], ahead: int, *, every: bool
+) -> list[Block]:
+    """The probes, and other inputs, up to ``ahead``, of the experts whose answers to their probes
+    are not kept, or of ``every`` one."""
     found: list[Block] = []
     for name in workspace.pool.names if ahead else ():
         probes = tuple(block for block in blocks if block.task == name)
         job = Job(kind="answers", model=name, blocks=probes)
-        if without(job, look_up(workspace, job, again=True)):
+        if every or without(job, look_up(workspace, job, again=True)):
             own = blocks_of(name, workspace.draws[name].order[:ahead])
             found += [block for block in own if block not in probes]
-    return found
+    return [*blocks, *found]
+
+
+def answer_whole(
+    workspace: Workspace,
+    executor: Executor,
+    asked: Callable[..., list[Block]],
+    progress: Callable[[float], None],
+) -> list[Block]:
+    """The blocks that are ``asked`` with the answers of their experts, none of them cut: the limit
+    on answers is raised while one reaches it, as far as the gate allows. Raises PoolError."""
+    probes = workspace.spec.probes
+    if probes.answer_limit == probes.longest_answer:
+        return answer(workspace, executor, asked(every=False), progress)
+    key = workspace.key(
+        "answer limit",
+        asked=[block.key(workspace, "answers", block.task) for block in asked(every=True)],
+    )
+    if (kept := workspace.cache.peek(key)) is not None:
+        workspace.let_answers_grow(load(int, kept))
+        return answer(workspace, executor, asked(every=False), progress)
+    while True:
+        answered = answer(workspace, executor, asked(every=True), progress)
+        longest = max(len(own) for block in answered for own in block.answers or ())
+        if longest < workspace.answer_limit or workspace.answer_limit == probes.longest_answer:
+            workspace.cache.keep(key, dump(int, workspace.answer_limit))
+            return answered
+        grown = min(2 * workspace.answer_limit, probes.longest_answer)
+        workspace.let_answers_grow(grown)
 
 
 def answer(

@@ -116,6 +116,8 @@ class Worker:
         """The result of ``job``; or what is wrong, as a value, so that Ray adds nothing to it."""
         try:
             workspace, (block,) = self._workspace, job.blocks
+            if job.answer_limit is not None:
+                workspace.let_answers_grow(job.answer_limit)
             if block.answers is not None:
                 block.tell(workspace)
             key = block.key(workspace, job.kind, job.model)

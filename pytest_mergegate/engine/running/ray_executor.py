@@ -70,7 +70,8 @@ class RayExecutor:
             found = look_up(workspace, job)
             results |= found
             if missing := without(job, found):
-                singles += [replace(missing, blocks=(block,)) for block in missing.blocks]
+                asked = replace(missing, answer_limit=workspace.answer_limit)
+                singles += [replace(asked, blocks=(block,)) for block in missing.blocks]
         total = len(results) + len(singles)
         for job, entry in self._computed(singles, workspace.device):
             results[job.model, job.blocks[0]] = _kept(workspace, job, entry)

@@ -77,6 +77,8 @@ class Workspace:
         a base of 470 million parameters, about a twentieth of a gate."""
         self.per_task = pool.spec.probes.per_task
         """Probes of each task by now."""
+        self.answer_limit = pool.spec.probes.answer_limit
+        """How many tokens of an answer are decoded at most, by now."""
         self._device = device
         self._vectors = vectors
         self._loading = loading
@@ -92,6 +94,7 @@ class Workspace:
         from pytest_mergegate.engine.running.engine import Engine
 
         engine = Engine(self.pool, self._device, self._vectors(), answers=self.answers)
+        engine.answer_limit = self.answer_limit
         # what is kept under the base's fingerprint must come from the files that had it
         self.pool.base.tensors.check_unchanged()
         return engine
@@ -171,6 +174,24 @@ class Workspace:
     def probes(self, name: str) -> tuple[int, ...]:
         """The inputs of expert ``name`` on which states are compared."""
         return self.draws[name].order[: self.per_task]
+
+    @property
+    def probing(self) -> dict[str, Any]:
+        """How probes are drawn and answered: a part of keys."""
+        return self.spec.probes.drawn | {"max_answer_tokens": self.answer_limit}
+
+    def let_answers_grow(self, tokens: int) -> None:
+        """Decode up to so many ``tokens`` of an answer, where fewer were allowed so far."""
+        if tokens == self.answer_limit:
+            return
+        for known, answer in list(self.answers.items()):
+            if len(answer) >= self.answer_limit:
+                del self.answers[known]
+        for key in [key for key in self.ahead if key[0] == "answers"]:
+            del self.ahead[key]
+        self.answer_limit = tokens
+        if "engine" in vars(self):
+            self.engine.answer_limit = tokens
 
     def draw_more(self) -> bool:
         """Twice as many probes as so far, within the gate's cap; False where there are no more."""

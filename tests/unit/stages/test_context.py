@@ -28,7 +28,10 @@ def key(root: Path, settings: dict[str, Any], *, drawn: int = 5, examples: str =
     cache, questions = Cache(folder=None), budget_questions(gate.spec, pool)
     context = Context(gate, pool, Options(), cache, Clock(), lambda: questions)
     context.workspace = SimpleNamespace(  # type: ignore[assignment]
-        key=lambda kind, **more: {"kind": kind, **more}, models={"a": "1"}, per_task=drawn
+        key=lambda kind, **more: {"kind": kind, **more},
+        models={"a": "1"},
+        per_task=drawn,
+        probing=gate.spec.probes.drawn,
     )
     return context.key("merge")
 
