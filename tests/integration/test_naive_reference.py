@@ -372,6 +372,10 @@ def test_scores_and_loss(case: Case, label: str) -> None:
                 binary=metric != "rouge_l",
             )
         )
+        # so few examples show of no expert that it adds anything
+        adds = scores[1].sum() > scores[0].sum() + 1e-9
+        assert found.gain_kept is None
+        assert found.gain_kept_reason == f"expert_{'gain_unclear' if adds else 'gains_nothing'}"
         if own > chance:
             assert found.retention == pytest.approx((merged - chance) / (own - chance))
 

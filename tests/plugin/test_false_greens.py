@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from unit.history.registry.making import made
 
 from plugin.test_cli import mergegate
+from pytest_mergegate import metrics
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.pool.pool import read_pool
 
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("shared_pool")  # all that a gate needs is 
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 BROKEN = {"rotate_upper": 0.14, "first_last": 0.86}
+KEEPS = {"min_gain_kept": 0.7}
 SOUND = {"rotate_upper": 0.5, "first_last": 0.5}
 LONGEST = 16
 Row = dict[str, Any]
@@ -211,6 +214,104 @@ class TestABaseThatWouldPass:
             report = checked(gate)
             assert report["status"] == status
         assert "min_score asks for 0.8" in words(report, "rotate_upper")
+
+
+class TestGainKept:
+    """On rows with targets, of which the broken merge keeps some and the base none."""
+
+    def test_is_what_the_answers_come_to(self, pytester: pytest.Pytester, kept: list[Row]) -> None:
+        """Against answers that were decoded by transformers from PEFT's sums."""
+        inputs = {row["input"] for row in kept}
+        lost = [row for row in rows_of("rotate_upper") if row["input"] not in inputs]
+        rows = {"rotate_upper": [*kept[:30], *lost[:25]]}
+        report = checked(write(pytester.path, BROKEN, rows, budget=KEEPS))
+        assert report["status"] == "fail"
+        found = report["merges"][0]["experts"][0]
+        base, expert, merged = (found[f"score_{of}"] for of in ("base", "expert", "merged"))
+        assert (base, merged) == (0, pytest.approx(expert * 30 / 55, abs=0.02))
+        assert found["gain_kept"] == pytest.approx(merged / expert)
+        assert "below 0.7" in words(report, "rotate_upper")
+        right = (np.arange(55) < round(55 * share) for share in (merged, expert, base))
+        scores = [each.astype(float) for each in right]  # what it still knows the expert knew
+        assert found["gain_kept_interval"] == pytest.approx(metrics.gain_kept_interval(*scores))
+        sound = checked(write(pytester.path, SOUND, {}, budget=KEEPS))
+        assert sound["status"] == "pass"
+        assert all(e["gain_kept"] > 0.9 for e in sound["merges"][0]["experts"])
+
+    def test_a_loss_within_its_limit_hides_an_adapter_that_is_gone(
+        self, pytester: pytest.Pytester, kept: list[Row]
+    ) -> None:
+        """On most inputs base and merge are as right as the expert; on the others the merge loses
+        what the expert alone knew."""
+        inputs = {row["input"] for row in kept}
+        lost = [row for row in rows_of("rotate_upper") if row["input"] not in inputs][:30]
+        easy = [{**row, "target": [row["target"], other]} for row, other in self.by_base(kept)]
+        rows = {"rotate_upper": [*easy[:30], *lost]}
+        loss = checked(write(pytester.path, BROKEN, rows, budget={"max_loss": 60}))
+        assert loss["merges"][0]["experts"][0]["score_base"] == pytest.approx(0.5, abs=0.05)
+        assert "over" not in words(loss, "rotate_upper")
+        both = checked(write(pytester.path, BROKEN, rows, budget={"max_loss": 60} | KEEPS))
+        assert both["status"] == "fail"
+        assert "below 0.7" in words(both, "rotate_upper")
+        assert abs(both["merges"][0]["experts"][0]["gain_kept"]) < 0.1
+
+    def by_base(self, rows: Sequence[Row]) -> list[tuple[Row, str]]:
+        """Rows with what the base answers."""
+        tokenizer = AutoTokenizer.from_pretrained(QUICKSTART / "base")
+        model = AutoModelForCausalLM.from_pretrained(QUICKSTART / "base").eval()
+        found = []
+        for row in rows:
+            ids = torch.tensor([tokenizer(row["input"])["input_ids"]])
+            said = model.generate(ids, max_new_tokens=LONGEST, do_sample=False)[0, ids.shape[1] :]
+            found.append((row, tokenizer.decode(said, skip_special_tokens=True)))
+        return found
+
+    @pytest.mark.parametrize(
+        ("count", "says"), [(5, "do not show that the expert scores more"), (15, "bad end")]
+    )
+    def test_few_examples_that_happen_to_be_kept(
+        self, pytester: pytest.Pytester, kept: list[Row], count: int, says: str
+    ) -> None:
+        rows = {"rotate_upper": kept[:count]}
+        report = checked(write(pytester.path, BROKEN, rows, budget=KEEPS))
+        assert report["status"] == "inconclusive"
+        assert report["merges"][0]["experts"][0]["score_merged"] == 1
+        assert says in words(report, "rotate_upper")
+
+    def test_copies_of_one_example_are_one(
+        self, pytester: pytest.Pytester, kept: list[Row]
+    ) -> None:
+        rows = {"rotate_upper": kept[:1] * 60}
+        report = checked(write(pytester.path, BROKEN, rows, budget=KEEPS))
+        assert report["status"] == "inconclusive"
+        found = report["merges"][0]["experts"][0]
+        assert (found["gain_kept"], found["gain_kept_reason"]) == (None, "expert_gain_unclear")
+
+    def test_an_expert_that_adds_nothing(self, pytester: pytest.Pytester) -> None:
+        """Right on what the base is right on, and the merge is as right as both."""
+        rows = rows_of("rotate_upper")[:40]
+        wrong = [{**row, "target": "?"} for row in rows]
+        report = checked(write(pytester.path, SOUND, {"rotate_upper": wrong}, budget=KEEPS))
+        assert report["status"] == "inconclusive"
+        assert "there is no gain to keep" in words(report, "rotate_upper")
+
+    def test_without_targets(self, pytester: pytest.Pytester) -> None:
+        rows = {"rotate_upper": unlabelled(rows_of("rotate_upper")[:40])}
+        report = checked(write(pytester.path, SOUND, rows, budget=KEEPS))
+        assert report["status"] == "inconclusive"
+        assert "fix: add a target to its examples" in words(report, "rotate_upper")
+        assert "at least 0.7" in words(report, "first_last")
+
+    def test_what_the_base_keeps_too(self, pytester: pytest.Pytester) -> None:
+        report = checked(write(pytester.path, SOUND, {}, budget={"min_gain_kept": 0}))
+        assert report["status"] == "inconclusive"
+        assert "the base by itself has a gain kept of 0" in words(report, "rotate_upper")
+
+    def test_a_stage_too_early(self, pytester: pytest.Pytester) -> None:
+        gate = write(pytester.path, SOUND, {}, budget=KEEPS)
+        report = checked(gate, "--stage", "merge")
+        assert report["status"] == "inconclusive"
+        assert "needs stage eval" in words(report, "rotate_upper")
 
 
 class TestRecords:
