@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,3 +180,19 @@ class TestLimitOnAnswers:
         settings["certificate"] = {"per_task": 8}
         path = write_gate(gate.with_name("long.mergegate.yaml"), settings)
         return assess(path, cache=gate.parent / "cache")
+
+
+def test_the_stop_strings_of_the_base_end_answers(rewording: Path, seed: int) -> None:
+    """As those of the expert do; without either, answers go on."""
+    word = sentences(seed)[0][4]
+    whole = asked(rewording, compare="rouge_l")
+    own = asked(rewording, compare="rouge_l", stop=[word])
+    settings = rewording.parent / "base" / "generation_config.json"
+    before = settings.read_text()
+    settings.write_text(json.dumps(json.loads(before) | {"stop_strings": word}))
+    try:
+        of_base = asked(rewording, compare="rouge_l")
+    finally:
+        settings.write_text(before)
+    assert of_plain(of_base).disagreement == of_plain(own).disagreement
+    assert of_plain(of_base).disagreement != of_plain(whole).disagreement

@@ -121,9 +121,11 @@ class GenerativeModel(HeadedModel):
         return set(ends) if isinstance(ends, (list, tuple)) else {ends} - {None}
 
     def _adopt_end_of_text(self) -> None:
-        """Keep only the end-of-text tokens of the generation settings: a repetition penalty, a
+        """Keep only what ends an answer of the generation settings: a repetition penalty, a
         length penalty or a forced token would make decoding differ from the argmax of the forward
         pass."""
+        stops = self.module.generation_config.stop_strings or ()
+        self.stop = (stops,) if isinstance(stops, str) else tuple(stops)
         ends = self.module.generation_config.eos_token_id
         if ends is None:
             ends = self.tokenizer.eos_token_id

@@ -32,6 +32,8 @@ class Model(ABC):
     """The class of transformers that loads the family."""
     reading: ClassVar[Reading]
     """How its answers are read where nothing else is asked for."""
+    stop: tuple[str, ...] = ()
+    """Strings at which its settings end an answer."""
     known_positions: tuple[Positions, ...]
     """Where its states can be read; the first is the default."""
     forced_positions: ClassVar[frozenset[Positions]] = frozenset()

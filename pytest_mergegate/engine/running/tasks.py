@@ -88,7 +88,7 @@ def build_task(name: str, pool: Pool, model: Model) -> Task:
         prompts=prompts,
         choices=choices,
         choice_lengths=_lengths(examples, choices or (), expert.length_normalization),
-        stop=expert.stop,
+        stop=expert.stop or model.stop,
         order=tuple(distinct[k] for k in sample(len(distinct), pool.spec.probes.seed, name)),
     )
 
