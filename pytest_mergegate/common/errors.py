@@ -59,7 +59,9 @@ class GateFileError(GateError):
 class PoolError(GateError):
     """A base, an expert or a file of examples that cannot be read or does not fit the rest.
 
-    ``code`` is the finding under which the report files it, ``expert`` the expert concerned.
+    ``code`` is the finding under which the report files it, ``expert`` the expert concerned,
+    ``discreet`` what to say where ``what`` may hold text of examples or answers, and none of it is
+    to be shown.
     """
 
     def __init__(
@@ -70,10 +72,13 @@ class PoolError(GateError):
         expert: str | None = None,
         where: str | None = None,
         fix: str | None = None,
+        discreet: str | None = None,
     ) -> None:
         super().__init__(what, where=where, fix=fix)
         self.code = code
         self.expert = expert
+        said = self.what if discreet is None else cut(discreet)
+        self.discreet = f"{self.where}: {said}" if self.where else said
 
 
 def first_line(error: Exception) -> str:

@@ -24,6 +24,9 @@ class Finding:
     """Of the gate file, where the problem is one of its own."""
     final: bool = False
     """Whether nothing right could be computed, so that no ``ignore:`` may soften it."""
+    discreet: str | None = None
+    """What to say where ``message`` may hold text of examples or answers, and none of it is to be
+    shown."""
 
     def __post_init__(self) -> None:
         """Keep the texts fit for every format: one line each, of bounded length."""
@@ -44,6 +47,7 @@ class Finding:
             fix=error.fix or "",
             expert=error.expert,
             final=True,
+            discreet=error.discreet,
         )
 
 
@@ -64,6 +68,7 @@ def internal_finding(error: Exception) -> Finding:
     """The finding that files a bug of this package in the report."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"
-    said = f"internal error at {where}: {type(error).__name__}: {error}"
+    said = f"internal error at {where}: {type(error).__name__}"
     fix = "please report this, with the log of the logger pytest_mergegate"
-    return Finding(code="MG900", severity="error", message=said, fix=fix)
+    message = f"{said}: {error}"
+    return Finding(code="MG900", severity="error", message=message, fix=fix, discreet=said)

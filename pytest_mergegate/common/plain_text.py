@@ -24,6 +24,11 @@ def printable(line: str) -> str:
     return _COMMAND.sub(lambda found: f"{found[0][0]} {found[0][0]}", line)
 
 
+def printable_lines(text: str) -> str:
+    """``text`` with its lines as they stand, each of them printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def clean(text: str) -> str:
     """``text`` on one line, each run of white space one space; printable."""
     return printable(" ".join(text.split()))

@@ -24,6 +24,12 @@ def distinct(a: float, b: float) -> tuple[str, str]:
     return repr(a), repr(b)
 
 
+def common_start(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning on."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 def shorten(name: str, width: int) -> str:
     """``name`` in exactly ``width`` columns, cut in the middle where it is longer."""
     if cell_len(name) <= width:

@@ -53,7 +53,7 @@ def harness_scores(engine: Engine, name: str, *, expert: str, tasks: Path | None
         except BaseException as error:  # a task's own code may exit
             said = next(iter(str(error).strip().splitlines()), "")
             why = f"did not run ({type(error).__name__}: {said})"
-            raise _refused(name, why, expert) from error
+            raise _refused(name, why, expert, f"did not run ({type(error).__name__})") from error
     listed = task.get_config("metric_list")
     first = listed[0]["metric"] if listed else samples[0]["metrics"][0]
     metric = str(getattr(first, "__name__", first))
@@ -157,24 +157,20 @@ def _score(sample: Mapping[str, Any], metric: str, index: int, name: str, expert
     value = sample.get(metric)
     if not isinstance(value, (int, float, np.number, np.bool_)):
         known = ", ".join(sample["metrics"])
-        raise _refused(
-            name,
-            f"has no score per sample under its first metric, {metric} (samples carry {known}, "
-            f"the first one {str(value)[:40]})",
-            expert,
-        )
+        why = f"has no score per sample under its first metric, {metric} (samples carry {known}"
+        raise _refused(name, f"{why}, the first one {str(value)[:40]})", expert, f"{why})")
     number = float(value)
     if not 0 <= number <= 1:
         raise _refused(name, f"scored sample {index + 1} as {number:g} by {metric}", expert)
     return number
 
 
-def _refused(name: str, why: str, expert: str) -> PoolError:
+def _refused(name: str, why: str, expert: str, discreet: str | None = None) -> PoolError:
     fix = (
         "name a single task whose first metric scores each sample between 0 and 1, such as acc or "
         "exact_match"
     )
-    return no_scores(f"lm_eval:{name}", why, expert, fix)
+    return no_scores(f"lm_eval:{name}", why, expert, fix, discreet)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,13 @@ if TYPE_CHECKING:  # which import torch
     from pytest_mergegate.engine.models.model import Model
 
 
-def no_scores(who: str, why: str, expert: str, fix: str | None = None) -> PoolError:
-    """The error for code that is not ours and gives no scores: ``who`` it is, and ``why``."""
-    return PoolError(f"{who} {why}", code="MG301", expert=expert, fix=fix)
+def no_scores(
+    who: str, why: str, expert: str, fix: str | None = None, discreet: str | None = None
+) -> PoolError:
+    """The error for code that is not ours and gives no scores: ``who`` it is, and ``why``; or
+    ``discreet``, where that may hold text of examples."""
+    said = f"{who} {why if discreet is None else discreet}"
+    return PoolError(f"{who} {why}", code="MG301", expert=expert, fix=fix, discreet=said)
 
 
 @contextmanager

@@ -41,9 +41,9 @@ class OwnMetric:
     """Those by which errors name the examples."""
     kind: Literal["metric", "distance"] = "metric"
 
-    def refused(self, why: str, fix: str | None = None) -> PoolError:
+    def refused(self, why: str, fix: str | None = None, discreet: str | None = None) -> PoolError:
         """The error for a metric that gives no scores."""
-        return no_scores(f"{self.kind} {self.metric}", why, self.expert, fix)
+        return no_scores(f"{self.kind} {self.metric}", why, self.expert, fix, discreet)
 
     def load(self, root: Path) -> Callable[..., Any]:
         """The function; a module beside the gate file, in ``root``, comes first.
@@ -110,6 +110,7 @@ class OwnMetric:
                 raise self.refused(
                     f"is {distance:g} between {output[:40]!r} and itself",
                     "a distance is 0 between equal outputs, and 1 where nothing is left of one",
+                    f"is {distance:g} between an output and itself",
                 )
         return found
 
@@ -221,11 +222,12 @@ class OwnMetric:
             raise
         except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
             why = f"raised {type(error).__name__}: {error}{culprit()}"
-            raise self.refused(why, usage) from error
+            raise self.refused(why, usage, f"raised {type(error).__name__}") from error
         if len(scores) != count:
             asked = "examples" if count == len(self.examples) else "pairs of output and reference"
-            why = f"returned {len(scores)} scores for {count} {asked}{culprit()}"
-            raise self.refused(why, f"return one number in [0, 1] for each of the {asked}")
+            why = f"returned {len(scores)} scores for {count} {asked}"
+            fix = f"return one number in [0, 1] for each of the {asked}"
+            raise self.refused(f"{why}{culprit()}", fix, why)
         return np.array(
             [self._checked(one, self.numbers[k]) for one, k in zip(scores, of, strict=True)]
         )
@@ -237,7 +239,8 @@ class OwnMetric:
             score = math.nan
         if not 0 <= score <= 1:
             why = f"scored example {number} as {repr(value)[:40]}"
-            raise self.refused(why, "scores are numbers between 0 and 1")
+            discreet = f"scored example {number} as no number in [0, 1]"
+            raise self.refused(why, "scores are numbers between 0 and 1", discreet)
         return score
 
 

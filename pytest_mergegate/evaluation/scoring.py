@@ -33,6 +33,8 @@ class Scored:
     of_outputs: bool
     """Whether the scores follow from the answers to the task's own inputs alone: only then does a
     bound on how many of those change bound the loss."""
+    outputs: tuple[str, ...] | None = None
+    """The answers, one per example, where these are what was scored."""
 
 
 def score_loaded(
@@ -55,18 +57,20 @@ def score_loaded(
     references = [example.references for example in task.examples]
     chance = 0.0 if task.reading == "greedy" else _chance(references)
     if metric in BUILTIN_METRICS:
-        scores = score_outputs(metric, engine.outputs(task, range(len(references))), references)
-        return Scored(scores=scores, chance=chance, of_outputs=True)
+        outputs = tuple(engine.outputs(task, range(len(references))))
+        scores = score_outputs(metric, outputs, references)
+        return Scored(scores=scores, chance=chance, of_outputs=True, outputs=outputs)
     own = OwnMetric(metric=metric, expert=task.name, examples=task.examples, numbers=task.numbers)
     hooked = own.by_hook(scorer, engine)
     if hooked is not None:
         return Scored(scores=hooked, chance=chance, of_outputs=False)
     function = own.load(root)
-    if of_outputs := not own.takes_model(function):
-        scores = own.of_outputs(function, engine.outputs(task, range(len(references))))
-    else:
+    if own.takes_model(function):
         scores = own.of_model(function, engine.model)
-    return Scored(scores=scores, chance=chance, of_outputs=of_outputs)
+        return Scored(scores=scores, chance=chance, of_outputs=False)
+    outputs = tuple(engine.outputs(task, range(len(references))))
+    scores = own.of_outputs(function, outputs)
+    return Scored(scores=scores, chance=chance, of_outputs=True, outputs=outputs)
 
 
 def score_outputs(

@@ -77,10 +77,8 @@ class Example(BaseModel):
         if self.choices is not None:
             if len(set(self.choices)) != len(self.choices):
                 raise ValueError("choices holds a duplicate")
-            allowed = set(self.choices)
-            wrong = next((one for one in self.references if one not in allowed), None)
-            if wrong is not None:
-                raise ValueError(f"target {wrong!r} is none of the choices")
+            if not set(self.references) <= set(self.choices):
+                raise ValueError("the target is none of the choices")
         return self
 
 

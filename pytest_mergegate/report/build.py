@@ -128,7 +128,11 @@ def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
 
 def finding(found: Finding, gate: Gate | None) -> FindingRecord:
     """A finding as the report holds it; ``gate`` is None where the gate file is unreadable."""
-    return FindingRecord.of(found, line=found.line or (gate and _line(gate, found.expert)))
+    message = found.message
+    if gate is not None and not gate.spec.certificate.shown:
+        message = found.discreet or message
+    line = found.line or (gate and _line(gate, found.expert))
+    return FindingRecord.of(found, message=message, line=line)
 
 
 def verdict(judged: Verdict, gate: Gate) -> VerdictRecord:

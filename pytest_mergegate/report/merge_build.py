@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.report.changed import changed_records
 from pytest_mergegate.report.merge_records import (
     ApartRecord,
     ForecastRecord,
@@ -38,7 +39,7 @@ def merge_record(merge: MergeResult, case: Case) -> MergeRecord:
         parameters=merge.method.parameters,
         weights=merge.method.weights,
         fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
-        experts=tuple(_merged_expert(expert, evaluation) for expert in merge.experts),
+        experts=tuple(_merged_expert(expert, evaluation, case) for expert in merge.experts),
         worst_loss=worst,
         mean_loss=mean,
     )
@@ -63,7 +64,9 @@ def _pool_losses(
     return Value.missing(reason), Value.missing(reason)
 
 
-def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> MergedExpertRecord:
+def _merged_expert(
+    expert: MergedExpert, evaluation: EvaluateResult | None, case: Case
+) -> MergedExpertRecord:
     scores = evaluation.experts if evaluation else ()
     scored = next((e for e in scores if e.name == expert.name), None)
     absent = None if evaluation is None else Value.missing("no_targets")
@@ -73,5 +76,11 @@ def _merged_expert(expert: MergedExpert, evaluation: EvaluateResult | None) -> M
         scored=scored and scored.examples,
         shared=scored and scored.shared,
         apart=ApartRecord.of(scored.apart) if scored and scored.apart else None,
-        changed=(),
+        changed=changed_records(
+            expert,
+            case.pool.examples[expert.name],
+            case.scores.get(expert.name),
+            scored,
+            case.pool.spec.certificate.shown,
+        ),
     )

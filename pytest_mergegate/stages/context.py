@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
-    from pytest_mergegate.evaluation.scoring import Scores
+    from pytest_mergegate.evaluation.scoring import Scored
     from pytest_mergegate.gate.gatefile import Gate
     from pytest_mergegate.gate.options import Options
     from pytest_mergegate.gate.sections import Positions
@@ -99,7 +99,7 @@ class Results:
     """Of the experts by themselves; empty where the last stage did not run."""
     base: Mapping[str, BaseAnswers] | None = None
     """The base by itself on every expert's inputs; None where no budget is about merges."""
-    scored: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
+    scored: Mapping[str, Mapping[str, Scored]] = field(default_factory=dict)
     """By method and expert, of merges that were scored while they were in place."""
 
     def merge(self, method: str | None) -> MergeResult | None:

@@ -1,6 +1,6 @@
 """Stage 5: measured scores where there are labels, and the loss of Eq. 1."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from pytest_mergegate.stages.context import Context, Results
 if TYPE_CHECKING:  # which import torch, and this module
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.stages.merge import MergeResult
+    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 
 T = TypeVar("T")
 _BINARY = frozenset({"exact_match", "accuracy"})
@@ -32,6 +33,8 @@ _BINARY = frozenset({"exact_match", "accuracy"})
 class ReferenceScores:
     """Scores of one task without any merge, in [0, 1], one per example that is no copy."""
 
+    inputs: tuple[int, ...] | None
+    """Which of the expert's examples these are; None for a harness's own."""
     base: Float64s
     expert: Float64s
     chance: float
@@ -68,6 +71,11 @@ class ExpertScores(MeasuredLoss):
     apart: MeasuredLoss | None
     """On examples whose answers were not compared, where enough of them are left: a loss that owes
     nothing to the disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
+    scores: Float64s
+    """Of the merge, one per example, as ``ReferenceScores.inputs`` has them."""
+    answers: Mapping[int, str]
+    """What the merge says to the inputs that it answers differently, by example; none where answers
+    are not all that was scored."""
 
 
 @result
@@ -100,6 +108,7 @@ def reference_scores(context: Context) -> dict[str, ReferenceScores]:
                 with context.workspace.engine.expert(task.name):
                     expert = _scored(context, task)
                 found[task.name] = ReferenceScores(
+                    inputs=_inputs(context.gate, task),
                     base=base[task.name],
                     expert=expert.scores,
                     chance=expert.chance,
@@ -110,10 +119,10 @@ def reference_scores(context: Context) -> dict[str, ReferenceScores]:
     return _kept(context, dict[str, ReferenceScores], "scores", score)
 
 
-def score_merge(context: Context) -> dict[str, Scores]:
+def score_merge(context: Context) -> dict[str, Scored]:
     """Of the merge that is in place, by expert."""
     with context.clock.timed("eval"):
-        return {task.name: _scored(context, task).scores for task in _labelled(context)}
+        return {task.name: _scored(context, task) for task in _labelled(context)}
 
 
 def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> EvaluateResult:
@@ -123,7 +132,7 @@ def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> Evalu
             merged = score_merge(context)
     tasks = context.workspace.engine.tasks
     experts = tuple(
-        _expert(tasks[name], own, merged[name], context.gate, merge.expert(name).inputs)
+        _expert(tasks[name], own, merged[name], context.gate, merge.expert(name))
         for name, own in earlier.scores.items()
     )
     return EvaluateResult(method=method.label, experts=experts)
@@ -150,21 +159,27 @@ def _scored(context: Context, task: "Task") -> Scored:
     engine, gate = context.workspace.engine, context.gate
     metric = gate.spec.experts[task.name].metric
     found = score_loaded(engine, task, metric, gate.root, context.options.scorer)
-    if metric.startswith(HARNESS):
-        return found
-    return replace(found, scores=found.scores[sorted(task.order)])
+    inputs = _inputs(gate, task)
+    return found if inputs is None else replace(found, scores=found.scores[list(inputs)])
+
+
+def _inputs(gate: Gate, task: "Task") -> tuple[int, ...] | None:
+    """Which examples are scored; None where a harness has its own."""
+    metric = gate.spec.experts[task.name].metric
+    return None if metric.startswith(HARNESS) else tuple(sorted(task.order))
 
 
 def _expert(
-    task: "Task", reference: ReferenceScores, merged: Scores, gate: Gate, compared: int
+    task: "Task", reference: ReferenceScores, merged: Scored, gate: Gate, compared: "MergedExpert"
 ) -> ExpertScores:
-    own = _measured(reference, merged, np.ones(len(merged), dtype=bool), task.name, gate)
+    scores, outputs = merged.scores, merged.outputs
+    own = _measured(reference, scores, np.ones(len(scores), dtype=bool), task.name, gate)
     apart = shared = None
-    if not gate.spec.experts[task.name].metric.startswith(HARNESS):
-        left = ~np.isin(sorted(task.order), task.order[:compared])
+    if reference.inputs is not None:
+        left = ~np.isin(reference.inputs, task.order[: compared.inputs])
         shared = int((~left).sum())
         if left.sum() >= FEWEST:
-            apart = _measured(reference, merged, left, task.name, gate)
+            apart = _measured(reference, scores, left, task.name, gate)
     return ExpertScores(
         **vars(own),
         name=task.name,
@@ -173,6 +188,8 @@ def _expert(
         ),
         shared=shared,
         apart=apart,
+        scores=scores,
+        answers={c.index: outputs[c.index] for c in compared.changed} if outputs else {},
     )
 
 

@@ -11,7 +11,7 @@ from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.executors import read_probes
 from pytest_mergegate.engine.running.workspace import own_processor
-from pytest_mergegate.evaluation.scoring import Scores
+from pytest_mergegate.evaluation.scoring import Scored
 from pytest_mergegate.merging.method import Method, is_sum
 from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.context import Context, Results
@@ -42,7 +42,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
         yield (earlier := replace(earlier, scores=reference_scores(context)))
     for done, method in enumerate(earlier.methods):
         context.tell(f"merge {method.label}", done / len(earlier.methods))
-        scored: dict[str, dict[str, Scores]] = {}
+        scored: dict[str, dict[str, Scored]] = {}
         # another processor's merge may differ in the last bits, and so in its digest
         key = context.key("merge", method=method.plain, processor=own_processor())
         make = partial(_make, context, earlier, method, scored)
@@ -55,7 +55,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
 
 
 def _make(
-    context: Context, earlier: Results, method: Method, scored: dict[str, dict[str, Scores]]
+    context: Context, earlier: Results, method: Method, scored: dict[str, dict[str, Scored]]
 ) -> MergeResult:
     """Make the merge; it is ``scored`` too, if it is to be, while it is in place: to make it again
     would take longer."""

@@ -37,7 +37,8 @@ class ChangedAnswer:
     index: int
     """Among the expert's examples."""
     expert: str
-    merged: str
+    merged: str | None
+    """None where it was not decoded."""
     distance: float
     kl: float
     """KL(expert ‖ merged) in nats, mean over the positions of the expert's answer."""
@@ -80,8 +81,8 @@ class MergedExpert:
     """ρ_i = δ_i / rms‖h_i‖."""
     degenerate: Degeneracy | None
     changed: tuple[ChangedAnswer, ...]
-    """Of the inputs that are answered differently those whose answers were decoded, the worst
-    first: by distance, then by divergence."""
+    """The inputs that are answered differently, the worst first: by distance, then by
+    divergence."""
 
 
 @result
@@ -199,12 +200,11 @@ def _merged_expert(
             ChangedAnswer(
                 index=compared.inputs[k],
                 expert=compared.outputs[k],
-                merged=outputs[compared.inputs[k]],
+                merged=outputs.get(compared.inputs[k]),
                 distance=distances.seen[k],
                 kl=agreement.divergences[k],
             )
             for k in compared.differing
-            if compared.inputs[k] in outputs
         ),
     )
 

@@ -89,8 +89,10 @@ def _run(job: Mapping[str, Any], seconds: int) -> list[dict[str, str]] | None:
 
 
 def _fails(chats: str, expert: str, why: str) -> PoolError:
+    said = f"the chat template of the base's tokenizer makes no prompt of {chats}"
     return PoolError(
-        f"the chat template of the base's tokenizer makes no prompt of {chats} ({shown(why)})",
+        f"{said} ({shown(why)})",
+        discreet=said,
         code=_CODE,
         expert=expert,
         where="chat_template.jinja",

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pytest_mergegate.common.plain_text import printable
+from pytest_mergegate.common.plain_text import printable_lines
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import numbers, reading
 from pytest_mergegate.report.formats.html_parts import charts, tables
@@ -141,4 +141,4 @@ def _finalized(value: object) -> object:
     """A stranger's text may neither turn the direction of writing nor hold control characters."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "\n".join(map(printable, value.split("\n")))
+    return printable_lines(value)
