@@ -10,6 +10,7 @@ from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import refuse_links, write_file
 from pytest_mergegate.report.formats.json import read_reports, render_all
+from pytest_mergegate.report.merge_records import MergeRecord
 from pytest_mergegate.report.types import Collected, Report
 from pytest_mergegate.verdict.increases import moved
 
@@ -170,9 +171,15 @@ def _entry(report: Report, key: str) -> Report:
         base=report.base,
         experts=report.experts,
         pairs=tuple(pair.model_copy(update={"layers": {}}) for pair in report.pairs),
-        merges=report.merges,
+        merges=tuple(map(_without_cases, report.merges)),
         predictions=report.predictions,
     )
+
+
+def _without_cases(merge: MergeRecord) -> MergeRecord:
+    """The numbers of a merge: text of examples is nothing to compare, and nothing to commit."""
+    experts = tuple(expert.model_copy(update={"changed": ()}) for expert in merge.experts)
+    return merge.model_copy(update={"experts": experts})
 
 
 def _same(one: Any, other: Any) -> bool:

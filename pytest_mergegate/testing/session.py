@@ -15,11 +15,11 @@ from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.options import Options
 from pytest_mergegate.pool.pool import pool_state
 from pytest_mergegate.report.baseline import Baseline, read_baseline
+from pytest_mergegate.report.formats.failures import failure_text
 from pytest_mergegate.report.formats.junit import properties
 from pytest_mergegate.report.formats.terminal import (
     Look,
     encoding_of,
-    failure_text,
     progress_bar,
     summary,
 )
@@ -114,7 +114,8 @@ class GateSession:
         items = (other for other in item.session.items if isinstance(other, GateItem))
         named = {other.expert for other in items if other.gate is gate}
         brief = isinstance(item, GateItem) and named >= set(gate.spec.experts)
-        text = failure_text(report, expert, brief=brief)
+        whole = self.config.get_verbosity("mergegate") > 0
+        text = failure_text(report, expert, brief=brief, whole=whole)
         if "fail" not in statuses and self.options.on_inconclusive == "warn":
             item.warn(pytest.PytestWarning(f"undecided merge gate: {text}"))
             return

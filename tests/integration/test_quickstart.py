@@ -10,7 +10,7 @@ import pytest
 
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.options import Options
-from pytest_mergegate.report.formats.terminal import failure_text
+from pytest_mergegate.report.formats.failures import failure_text
 from pytest_mergegate.report.gating import run_gate
 
 if TYPE_CHECKING:

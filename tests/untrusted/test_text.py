@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import unicodedata
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 import pytest
+from hostile import COMMAND, HOSTILE, assert_plain
 from pools import read_gate, write_gate
 
 from pytest_mergegate.common.errors import GateError
@@ -20,32 +19,6 @@ from untrusted.suite import CONFIG, configure, expert, mergegate
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-HOSTILE = {
-    "escape": "x\x1b[31mred\x1b]0;title\x07",
-    "command": "x\n::error file=a::forged",
-    "command after a space": "x ::set-output name=a::b",
-    "old command": "x ##[error]forged",
-    "azure": "x ##vso[task.setvariable variable=a]b",
-    "team city": "##teamcity[testFinished name='x']",
-    "direction": "\u202egnorw\u202c \u2066x",
-    "bell and backspace": "x\x07\x08\x08y",
-    "carriage return": "passed\rfailed",
-    "other line ends": "x\u2028::error::y\u2029z\x85w",
-    "C1": "x\x9b31m",
-    "tag": "x\U000e0041y",
-}
-_COMMAND = re.compile(r"^\s*::\S|##[a-z]*\[", re.MULTILINE | re.IGNORECASE)
-
-
-def assert_plain(text: str) -> None:
-    """Nothing but printable text in lines, none of them a command."""
-    assert not _COMMAND.search(text), text
-    odd = [
-        mark for mark in text if mark != "\n" and unicodedata.category(mark) in ("Cc", "Cf", "Cs")
-    ]
-    assert not odd, text
-    assert not set("\u2028\u2029\x85") & set(text)
 
 
 @pytest.mark.parametrize("text", [*HOSTILE.values(), "\0", "\ud800", "a" * 100_000], ids=ascii)
@@ -251,7 +224,7 @@ def test_names_of_items(gate: Path, pytester: pytest.Pytester, name: str, option
     write_gate(gate, {"base": "base", "experts": "adapters/*", "examples": "data/{name}.jsonl"})
     result = pytester.runpytest("--mergegate", option, "-v", gate)
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert not _COMMAND.search(result.stdout.str() + result.stderr.str())
+    assert not COMMAND.search(result.stdout.str() + result.stderr.str())
 
 
 @pytest.mark.parametrize(

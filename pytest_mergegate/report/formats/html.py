@@ -14,10 +14,11 @@ from markupsafe import Markup
 from pytest_mergegate.common.plain_text import printable_lines
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import numbers, reading
+from pytest_mergegate.report.formats.cases import worst_first
 from pytest_mergegate.report.formats.html_parts import charts, tables
 from pytest_mergegate.report.formats.html_parts.charts import Chart
 from pytest_mergegate.report.formats.html_parts.tables import Judged, judged
-from pytest_mergegate.report.formats.reading import NO_VERDICT, Concern, concerns, plural, status_of
+from pytest_mergegate.report.formats.reading import NO_VERDICT, Concern, plural, status_of
 from pytest_mergegate.report.types import Collected, Report
 
 _TEMPLATES = Path(__file__).parent / "html_parts" / "templates"
@@ -62,8 +63,7 @@ class GateView:
     @cached_property
     def concerns(self) -> list[Concern]:
         """Experts over budget first, then the undecided, each in the gate's order."""
-        found = concerns(self.report)
-        return sorted(found, key=lambda c: all(v.status != "fail" for v in c.verdicts))
+        return worst_first(self.report)
 
     @cached_property
     def charts(self) -> dict[str, Chart]:

@@ -1,7 +1,6 @@
 """What people see at a terminal: a bar while gates run, failure text, and the summary of a run."""
 
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,8 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.report.formats import reading
+from pytest_mergegate.report.formats.cases import Told, page_width
+from pytest_mergegate.report.formats.failures import causes, verdicts
 from pytest_mergegate.report.formats.numbers import columns, layer_columns
 from pytest_mergegate.report.formats.text_tables import (
     COLORS,
@@ -28,7 +29,6 @@ from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
 _MOVED = 5
 """As many moved numbers are shown where not all are asked for."""
-_WIDEST = 120
 _ASCII = str.maketrans(
     {"█": "#", "▓": "%", "▒": "+", "░": "-", "·": ".", "…": "~", "→": "->", "∞": "inf"}
     | {"≤": "<=", "≥": ">=", "−": "-"}
@@ -75,21 +75,6 @@ def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
         yield tell
 
 
-def failure_text(report: Report, expert: str | None, *, brief: bool = False) -> str:
-    """What to say of a gate that did not pass; of one expert, or, for None, of the pool.
-
-    Brief is for the pool where every expert has a text of its own.
-    """
-    if report.status == "error":
-        problems = [f for f in report.findings if f.severity == "error"]
-        concerned = [f for f in problems if expert in (None, f.expert)] or problems
-        return "\n".join(reading.finding_text(finding) for finding in concerned)
-    if expert is not None:
-        own = (_cause(concern) for concern in reading.concerns(report) if concern.expert == expert)
-        return "\n".join(line for lines in own for line in lines)
-    return "\n".join(_pool_lines(report, brief=brief)) or reading.NO_VERDICT
-
-
 def summary(reports: Sequence[Report], look: Look, sound: Sequence[Report] = ()) -> str:
     """What a run says in the end; docs/reports.md tells what at which verbosity.
 
@@ -127,8 +112,7 @@ class _Page:
     """Lines as they accumulate, in what the place can show."""
 
     def __init__(self, look: Look) -> None:
-        width = shutil.get_terminal_size().columns if look.width is None else look.width
-        self.width = min(max(width, 40), _WIDEST)
+        self.width = page_width(look.width)
         self._encoding = look.encoding
         self._written = StringIO()
         self._console = Console(
@@ -214,8 +198,12 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         page.unwrapped(picture[1:])
     if look.reasons and report.status != "pass":
         page.unwrapped([""])
+        told = Told(report, page.width, whole=detailed)
         for concern in reading.concerns(report):
-            page.prose(_cause(concern) if concern.expert in report.expert_names else ())
+            if concern.expert in report.expert_names:
+                page.prose(verdicts(concern))
+                page.unwrapped(told.lines(concern.expert, 2))
+                page.prose(causes(concern))
     if detailed:
         page.unwrapped([""])
         if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
@@ -224,28 +212,6 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
             page.tables([text_table(layers, layer_columns(report), label, about="layer")])
         page.prose(_detail_lines(report))
         page.prose(f"  {reading.finding_text(found)}" for found in reading.told_findings(report))
-
-
-def _cause(concern: reading.Concern) -> Iterator[str]:
-    """What is over budget, why, and what to do."""
-    yield from (clean(verdict.message) for verdict in concern.verdicts)
-    if concern.diagnosis is not None:
-        yield from (f"  {clean(line)}" for line in concern.diagnosis.lines)
-
-
-def _pool_lines(report: Report, *, brief: bool) -> Iterator[str]:
-    found = reading.concerns(report)
-    if not found:
-        return
-    names = [concern.expert or "" for concern in found]
-    told = f"{len(names)} of {reading.plural(len(report.experts), 'expert')} not within budget:"
-    yield f"{told} {reading.some(names)}" if brief else told
-    if not brief:
-        yield from (f"  {clean(v.message)}" for concern in found for v in concern.verdicts)
-    for merge in report.merges:
-        yield f"  method {clean(merge.method)}: {reading.worst_of(merge)}"
-    for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
-        yield f"  try: {clean(cure)}"
 
 
 def _detail_lines(report: Report) -> Iterator[str]:

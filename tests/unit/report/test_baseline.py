@@ -11,7 +11,7 @@ import pytest
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.report.baseline import read_baseline, update_baseline
-from pytest_mergegate.report.merge_records import MergedExpertRecord, MergeRecord
+from pytest_mergegate.report.merge_records import ChangedRecord, MergedExpertRecord, MergeRecord
 from pytest_mergegate.report.pool_records import BaseRecord, ExpertRecord, PairRecord
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.stages.pool_parts import PoolPart
@@ -169,6 +169,19 @@ class TestRewriting:
         assert path.read_bytes() == before
         assert update(path, report(file, mds=1.6)) == ("baseline baseline.json: 1 rewritten",)
         assert path.read_bytes() != before
+
+    def test_no_text_of_examples_is_committed(
+        self, tmp_path: Path, gate: Callable[[str], Path]
+    ) -> None:
+        path, file = tmp_path / "baseline.json", gate("x.mergegate.yaml")
+        merge = report(file).merges[0]
+        case = ChangedRecord(input="zebra", expert="a", merged="b", distance=1.0, parts_at=0)
+        expert = merge.experts[0].model_copy(update={"changed": (case,)})
+        update(path, report(file, merges=(merge.model_copy(update={"experts": (expert,)}),)))
+        assert "zebra" not in path.read_text()
+        before = path.read_bytes()
+        update(path, report(file))
+        assert path.read_bytes() == before
 
     def test_unseen_gates_stay(self, tmp_path: Path, gate: Callable[[str], Path]) -> None:
         path = tmp_path / "baseline.json"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from pytest_mergegate.report.formats.terminal import Look, failure_text, summary
+from pytest_mergegate.report.formats.failures import failure_text
+from pytest_mergegate.report.formats.terminal import Look, summary
 from pytest_mergegate.report.types import BaselineRecord
 from report.formats.made import HOSTILE, NAMES, error, expert, finding, report, verdict
 
