@@ -295,7 +295,11 @@ class Naive:
         return seen, min(least, seen), 1.0
 
     def divergence(self, model: Any, name: str) -> float:
-        """Mean KL(expert ‖ model) over own inputs, of choices or of next tokens."""
+        """Mean KL(expert ‖ model) over own inputs."""
+        return float(np.mean(self.divergences(model, name)))
+
+    def divergences(self, model: Any, name: str) -> list[float]:
+        """KL(expert ‖ model) per own input, of choices or of next tokens."""
         own, found = self.experts[name], []
         for k in range(len(self.rows[name])):
             if self.by_choices(name):
@@ -304,7 +308,7 @@ class Naive:
             else:
                 p, q = (self.at_answer(m, name, k)[1].log_softmax(-1) for m in (own, model))
                 found.append(float((p.exp() * (p - q)).sum(-1).mean()))
-        return float(np.mean(found))
+        return found
 
     def distortion(self, model: Any, name: str) -> tuple[float, float]:
         """δ² on own inputs, and the mean square of the expert's own states."""

@@ -78,7 +78,7 @@ class Example(BaseModel):
             if len(set(self.choices)) != len(self.choices):
                 raise ValueError("choices holds a duplicate")
             if not set(self.references) <= set(self.choices):
-                raise ValueError("the target is none of the choices")
+                raise ValueError("a target is none of the choices")
         return self
 
 

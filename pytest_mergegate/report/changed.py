@@ -34,7 +34,7 @@ def changed_records(
 
     def fall(case: ChangedAnswer) -> float:
         own, merged = scores.get(case.index, (0.0, 0.0))
-        return merged - own
+        return round(merged - own, 9)  # on round-off hangs no order
 
     return tuple(
         _record(
@@ -64,12 +64,12 @@ def _record(
     scores: tuple[float | None, float | None],
 ) -> ChangedRecord:
     at = common_start(case.expert, merged)
-    target = example.target
+    target = "\n".join(example.references)
     return ChangedRecord(
         input=_without_middle(_asked(example)),
         expert=_around(case.expert, at),
         merged=_around(merged, at),
-        target=None if target is None else _around(target, at),
+        target=_around(target, at) if example.references else None,
         score_expert=scores[0],
         score_merged=scores[1],
         distance=case.distance,

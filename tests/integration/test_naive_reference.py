@@ -385,6 +385,43 @@ def _references(row: dict[str, Any]) -> list[str]:
     return [target] if isinstance(target, str) else sorted(set(target))
 
 
+@pytest.mark.parametrize("label", EXACT)
+def test_cases(case: Case, label: str) -> None:
+    """What each of two models says, and which inputs it is worst for."""
+    naive = case.naive
+    for name in naive.names:
+        metric, rows = METRICS.get(name), naive.rows[name]
+        models = (naive.experts[name], case.models[label])
+        said = [[naive.output(model, name, k) for k in range(INPUTS)] for model in models]
+        targets = [_references(row) if metric else [] for row in rows]
+        scores = [
+            [
+                _score(metric, text, right) if metric else 0.0
+                for text, right in zip(texts, targets, strict=True)
+            ]
+            for texts in said
+        ]
+        seen, kl = naive.apart(models[1], name)[0], naive.divergences(models[1], name)
+        worst = sorted(
+            np.flatnonzero(seen).tolist(),
+            key=lambda k: (round(scores[1][k] - scores[0][k], 9), -seen[k], -kl[k]),
+        )
+        found = case.merged(label, name).changed
+        assert [c.input for c in found] == [rows[k]["input"] for k in worst[:3]]
+        for record, k in zip(found, worst, strict=False):
+            assert (record.expert, record.merged) == (said[0][k], said[1][k])
+            assert sorted((record.target or "").split("\n")) == (targets[k] or [""])
+            assert record.distance == pytest.approx(seen[k])
+            own, other, at = said[0][k], said[1][k], record.parts_at
+            assert own[:at] == other[:at]
+            assert own[at : at + 1] != other[at : at + 1] or at == len(own) == len(other)
+            if metric:
+                assert record.score_expert == pytest.approx(scores[0][k])
+                assert record.score_merged == pytest.approx(scores[1][k])
+            else:
+                assert (record.score_expert, record.score_merged) == (None, None)
+
+
 def _score(metric: str, output: str, references: list[str]) -> float:
     if metric == "rouge_l":
         return max(rouge_l(output, reference) for reference in references)

@@ -135,7 +135,7 @@ class _Reader:
                 raise self._wrong(
                     f"{self._named(index)} names {unknown[0]!r}, which is no label of the base "
                     f"({', '.join(map(repr, labels))})",
-                    discreet=f"example {index + 1} names what is no label of the base",
+                    discreet=f"{self._named(index)} names what is no label of the base",
                     fix="write targets and choices as id2label in the base's config.json does",
                 )
 
