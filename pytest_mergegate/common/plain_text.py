@@ -19,14 +19,18 @@ _COMMAND = re.compile(r"(?<!\S)::(?=\S)|##(?=[a-z]*\[)", re.IGNORECASE)
 def printable(line: str) -> str:
     """One line as it stands, spaces included, without what steers a terminal, turns the direction
     of writing, ends the line or is a command to a CI."""
-    if not (line.isascii() and line.isprintable()):
-        line = "".join(map(_plain, line))
-    return _COMMAND.sub(lambda found: f"{found[0][0]} {found[0][0]}", line)
+    return _COMMAND.sub(lambda found: f"{found[0][0]} {found[0][0]}", _unsteered(line))
 
 
 def printable_lines(text: str) -> str:
     """``text`` with its lines as they stand, each of them printable."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def quoted_lines(text: str) -> str:
+    """``text`` with its lines as they stand, without what steers a terminal or turns the direction
+    of writing: word for word else, to be quoted where no line of it begins one of the output."""
+    return "\n".join(map(_unsteered, text.split("\n")))
 
 
 def clean(text: str) -> str:
@@ -59,6 +63,10 @@ def say(lines: Iterable[str], stream: TextIO | None = None) -> None:
 def complain(lines: Iterable[str]) -> None:
     """Write lines to standard error, each with the command's name in front."""
     say((f"mergegate: {line}" for line in lines), sys.stderr)
+
+
+def _unsteered(line: str) -> str:
+    return line if line.isascii() and line.isprintable() else "".join(map(_plain, line))
 
 
 def _plain(mark: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from pytest_mergegate.common.plain_text import printable_lines
+from pytest_mergegate.common.plain_text import quoted_lines
 from pytest_mergegate.common.wording import common_start
 from pytest_mergegate.pool.examples import Example
 from pytest_mergegate.report.merge_records import ChangedRecord
@@ -12,7 +12,7 @@ from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer, MergedEx
 LONGEST = 1_000
 """Characters of one text of a case; of a longer one the rest is counted."""
 _BEFORE = 300
-"""Of them, those before the place where the answers part."""
+"""Of them, those before the place where two answers part."""
 _LEFT_OUT = "[… {} characters left out …]"
 
 
@@ -64,12 +64,16 @@ def _record(
     scores: tuple[float | None, float | None],
 ) -> ChangedRecord:
     at = common_start(case.expert, merged)
+    # of both answers the same part, so that they can be laid beside each other
+    start = max(0, at - _BEFORE) if max(len(case.expert), len(merged)) > LONGEST else 0
     target = "\n".join(example.references)
     return ChangedRecord(
         input=_without_middle(_asked(example)),
-        expert=_around(case.expert, at),
-        merged=_around(merged, at),
-        target=_around(target, at) if example.references else None,
+        expert=_from(case.expert, start),
+        merged=_from(merged, start),
+        target=_from(target, min(start, max(0, len(target) - LONGEST)))
+        if example.references
+        else None,
         score_expert=scores[0],
         score_merged=scores[1],
         distance=case.distance,
@@ -84,9 +88,8 @@ def _asked(example: Example) -> str:
     return "\n".join(f"{m.role}: {' '.join(m.content.split())}" for m in example.input)
 
 
-def _around(text: str, at: int) -> str:
-    """``text``, or so much of it around ``at``."""
-    start = max(0, min(at - _BEFORE, len(text) - LONGEST))
+def _from(text: str, start: int) -> str:
+    """``text`` from ``start`` on, as far as there is room."""
     return _cut(text, [(start, start + LONGEST)])
 
 
@@ -94,7 +97,7 @@ def _without_middle(text: str) -> str:
     """``text``, or its beginning, where the instruction is, and its end, where the question is."""
     half = LONGEST // 2
     if len(text) <= LONGEST:
-        return printable_lines(text)
+        return quoted_lines(text)
     return _cut(text, [(0, half), (len(text) - half, len(text))])
 
 
@@ -111,4 +114,4 @@ def _cut(text: str, kept: Sequence[tuple[int, int]]) -> str:
         if len(text) > done:
             yield _LEFT_OUT.format(len(text) - done)
 
-    return printable_lines(" ".join(parts()))
+    return quoted_lines(" ".join(parts()))

@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 
-from pytest_mergegate.common.plain_text import printable
+from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.common.wording import common_start, shorten
 from pytest_mergegate.report.formats.reading import Concern, concerns, merge_of, plural
 from pytest_mergegate.report.merge_records import ChangedRecord, MergedExpertRecord, MergeRecord
@@ -18,6 +17,8 @@ from pytest_mergegate.report.types import Report
 NOTHING = "(nothing)"
 """What stands for an answer without a character."""
 _NARROWEST, _WIDEST = 40, 120
+_LEAST = 20
+"""Columns that a text has at any rate."""
 _LINE_END = "↵"
 _MOST_EXPERTS = 3
 """Experts with a case where not all are asked for and several have some."""
@@ -44,7 +45,8 @@ class Told:
     expert's; where several have some, one each of the first few; all of them for ``whole``."""
 
     def __init__(self, report: Report, width: int, *, whole: bool = False) -> None:
-        self._width = width
+        self._width, merge = width, merge_of(report)
+        self._under = f" under {clean(merge.method)}" if merge is not None else ""
         self._all = {c.expert: cases_of(report, c.expert) for c in worst_first(report)}
         having = [expert for expert, cases in self._all.items() if cases]
         single = whole or len(having) == 1
@@ -55,7 +57,7 @@ class Told:
         """Those of one expert, to stand below its verdicts, and how many more there are."""
         told = self._told.get(expert, ())
         if told:
-            yield f"{'':{indent}}what changed most:"
+            yield f"{'':{indent}}what changed most{self._under}:"
             yield from case_lines(told, self._width, indent + 2)
         if more := len(self._all.get(expert, ())) - len(told):
             said = plural(more, "more case" if told else "changed case")
@@ -76,11 +78,18 @@ def page_width(given: int | None = None) -> int:
 def case_lines(cases: Sequence[ChangedRecord], width: int, indent: int = 0) -> Iterator[str]:
     """The cases, each text on one line of at most ``width`` columns: of an answer that is longer,
     the part around the place where the two part."""
-    for case in cases:
-        for label, text, at in _rows(case):
-            start = f"{'':{indent}}{label}"
-            room = max(width - cell_len(start), 20)
-            yield printable(f"{start}{_window(text, at, room)}".rstrip())
+    for number, case in enumerate(cases, start=1):
+        numbered = f"{number:<2}" if len(cases) > 1 else ""
+        flat = {name: _flat(text) for name, text in _texts(case)}
+        room = max(width - indent - len(numbered) - len(_label(case, "input")), _LEAST)
+        both = flat["expert"], flat["merge"]
+        # the same part of both, so that they can be laid beside each other
+        start = max(0, common_start(*both) - room // 3) if max(map(cell_len, both)) > room else 0
+        for name, text in flat.items():
+            first = numbered if name == "input" else " " * len(numbered)
+            at = start if name != "target" else max(0, min(start, len(text) - room))
+            shown = _without_middle(text, room) if name == "input" else _from(text, at, room)
+            yield printable(f"{'':{indent}}{first}{_label(case, name)}{shown}".rstrip())
 
 
 def whole_lines(cases: Sequence[ChangedRecord], width: int) -> Iterator[str]:
@@ -88,24 +97,31 @@ def whole_lines(cases: Sequence[ChangedRecord], width: int) -> Iterator[str]:
     for place, case in enumerate(cases):
         if place:
             yield ""
-        scored = case.score_expert is not None
-        for label, text in _texts(case):
-            yield from labelled(_label(case, label, scored=scored), text, width)
+        for name, text in _texts(case):
+            yield from labelled(_label(case, name), text, width)
 
 
 def labelled(label: str, text: str, width: int) -> Iterator[str]:
     """``text`` with its own lines, wrapped, behind ``label`` and as deep."""
-    room, deep = max(width - len(label), 20), " " * len(label)
-    lines = [
-        piece
-        for line in (text or NOTHING).split("\n")
-        for piece in textwrap.wrap(
-            printable(line), room, drop_whitespace=False, replace_whitespace=False
-        )
-        or [""]
-    ]
-    for place, line in enumerate(lines):
+    room, deep = max(width - len(label), _LEAST), " " * len(label)
+    lines = (text or NOTHING).split("\n")
+    wrapped = (piece for line in lines for piece in _wrapped(printable(line), room))
+    for place, line in enumerate(wrapped):
         yield printable(f"{deep if place else label}{line}".rstrip())
+
+
+def _wrapped(line: str, room: int) -> Iterator[str]:
+    """``line`` in pieces of at most ``room`` columns, parted where it has blanks if it can be."""
+    begun = ""
+    for word in re.findall(r"\s*\S+|\s+", line):
+        if cell_len(begun + word) <= room:
+            begun += word
+            continue
+        if begun:
+            yield begun
+        *full, begun = chop_cells(word.lstrip(), room) or [""]
+        yield from full
+    yield begun
 
 
 def _texts(case: ChangedRecord) -> Iterator[tuple[str, str]]:
@@ -116,20 +132,13 @@ def _texts(case: ChangedRecord) -> Iterator[tuple[str, str]]:
     yield "merge", case.merged
 
 
-def _rows(case: ChangedRecord) -> Iterator[tuple[str, str, int | None]]:
-    """Every text on one line with its label, and the place in it that must be seen."""
-    flat = {name: _flat(text) for name, text in _texts(case)}
-    at = common_start(flat["expert"], flat["merge"])
-    for name, text in flat.items():
-        label = _label(case, name, scored=case.score_expert is not None)
-        yield label, text, None if name == "input" else at
-
-
-def _label(case: ChangedRecord, name: str, *, scored: bool) -> str:
+def _label(case: ChangedRecord, name: str) -> str:
     """What a text is, and its score."""
-    score = {"expert": case.score_expert, "merge": case.score_merged}.get(name)
-    said = f"{'' if score is None else f'{score:.2f}':6}" if scored else ""
-    return f"{name:8}{said}"
+    scores = {"expert": case.score_expert, "merge": case.score_merged}
+    if set(scores.values()) == {None}:
+        return f"{name:8}"
+    score = scores.get(name)
+    return f"{name:8}{'' if score is None else f'{score:.2f}':6}"
 
 
 def _flat(text: str) -> str:
@@ -137,15 +146,12 @@ def _flat(text: str) -> str:
     return printable(text.replace("\n", _LINE_END)) or NOTHING
 
 
-def _window(text: str, at: int | None, room: int) -> str:
-    """So much of ``text`` as finds room: around ``at``, or without its middle."""
-    if cell_len(text) <= room:
-        return text
-    if at is None:
-        return shorten(text, room).rstrip()
-    start = max(0, min(at, len(text) - 1) - room // 3)
-    while start and cell_len(text[start - 1 :]) < room:
-        start -= 1  # what comes behind leaves room for more before
+def _without_middle(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else shorten(text, room).rstrip()
+
+
+def _from(text: str, start: int, room: int) -> str:
+    """``text`` from ``start`` on, as far as there is room; all of it where it fits."""
     shown = f"…{text[start:]}" if start else text
     return shown if cell_len(shown) <= room else f"{set_cell_size(shown, room - 1).rstrip()}…"
 

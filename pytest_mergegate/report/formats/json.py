@@ -1,18 +1,21 @@
 """Reports as JSON, written and read."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_mergegate.report.types import Collected, Report
 
 SCHEMA = "pytest-mergegate/reports/1"
+_COMMAND = re.compile(r"#(?=#[a-z]*\[)", re.IGNORECASE)
+"""Within a line, a command to a CI: a file of ours may be printed in one."""
 
 
 def render(reports: Collected) -> str:
     """One report as it is, and several (or none) as a list under ``reports/1``."""
     if len(reports.reports) == 1 and reports.reports[0].status == reports.status:
-        return reports.reports[0].to_json() + "\n"
+        return _quoted(reports.reports[0].to_json())
     return render_all(reports)
 
 
@@ -23,7 +26,13 @@ def render_all(reports: Collected) -> str:
         "status": reports.status,
         "reports": [json.loads(report.to_json()) for report in reports.reports],
     }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return _quoted(json.dumps(data, indent=2, allow_nan=False))
+
+
+def _quoted(text: str) -> str:
+    """JSON with what a CI would take for a command written in another way, which reads the same: a
+    number sign stands in no JSON but within a string."""
+    return _COMMAND.sub(r"\\u0023", text) + "\n"
 
 
 def read_reports(text: str, root: Path | None = None) -> Collected:

@@ -61,6 +61,22 @@ def merged(name: str, disagreement: float, **given: Any) -> dict[str, Any]:
     return made | given
 
 
+def case(**given: Any) -> dict[str, Any]:
+    """One input that is answered differently."""
+    made = {"input": "in", "expert": "own", "merged": "other", "distance": 1.0, "parts_at": 0}
+    return made | {"score_expert": 1.0, "score_merged": 0.0} | given
+
+
+def with_cases(made: Report, count: int, **given: Any) -> Report:
+    """The same, with so many cases of every expert under every merge."""
+    data = made.model_dump()
+    for merge in data["merges"]:
+        for own in merge["experts"]:
+            cases = (case(input=f"{own['name']} {k}", **given) for k in range(count))
+            own["changed"] = tuple(cases)
+    return Report.model_validate(data)
+
+
 def expert(name: str, **given: Any) -> dict[str, Any]:
     """One expert."""
     made = {"name": name, "ref": f"adapters/{name}", "fingerprint": "sha256:0", "kind": "lora"}

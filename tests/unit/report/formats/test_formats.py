@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from hostile import COMMAND
 
 from pytest_mergegate.cli import main
 from pytest_mergegate.cli import report as report_command
@@ -17,6 +18,7 @@ from pytest_mergegate.common.errors import UsageError
 from pytest_mergegate.gate import options as formats
 from pytest_mergegate.gate.option_table import Given, parse_report
 from pytest_mergegate.report import formats as modules
+from pytest_mergegate.report.formats import json
 from pytest_mergegate.report.formats.numbers import columns
 from pytest_mergegate.report.run_end import write_report
 from report.formats.made import NAMES, report, run
@@ -97,3 +99,11 @@ def test_a_format_that_needs_more_says_what_brings_it(
     monkeypatch.setitem(formats.FORMATS, "html", poor)
     with pytest.raises(UsageError, match=r"pip install 'pytest-mergegate\[html\]'"):
         parse_report(Given("html", "--report", tmp_path))
+
+
+def test_json_is_no_command_to_a_ci_and_reads_the_same() -> None:
+    said = "x ##[error]forged ##vso[task.x]y \\##[z] ::error::w"
+    made = report(settings={"said": said})
+    for text in (json.render(run(made)), json.render_all(run(made))):
+        assert not COMMAND.search(text)
+        assert json.read_reports(text).reports[0].settings == {"said": said}
