@@ -8,12 +8,13 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile import COMMAND, HOSTILE, assert_plain
-from pools import read_gate, write_gate
+from hostile import COMMAND, GOLDEN, HOSTILE, assert_plain
+from pools import read_gate, words, write_gate, write_jsonl
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import clean, cut, printable, say, shown
+from pytest_mergegate.report.changed import LONGEST
 from untrusted.suite import CONFIG, configure, expert, mergegate
 
 if TYPE_CHECKING:
@@ -203,6 +204,39 @@ def test_pytest(
     assert "INTERNALERROR" not in result.stdout.str()
     for part in ET.parse(gate.parent / "junit.xml").iter():
         assert_plain("".join([*part.attrib.values(), part.text or ""]).replace("\r", "\x0b"))
+
+
+def test_examples(gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a stranger asks and takes for right is shown with what the merge makes of it."""
+    texts = [text for name, text in GOLDEN.items() if name != "half a pair"]  # no JSON holds it
+    texts += [GOLDEN["long"]] * 12  # of which the merge answers one differently at least
+    begun = zip(words(len(texts), seed=0), texts, strict=True)
+    rows = [{"input": f"{word} {text}"[:40], "target": text} for word, text in begun]
+    write_jsonl(gate.parent / "data" / "b.jsonl", rows)
+    settings = read_gate(gate)
+    settings["certificate"] = {"shown": len(rows)}
+    settings["budget"] = {"max_disagreement": 0.0, "max_loss": 0.0}
+    write_gate(gate, settings)
+    report = gate.parent.parent / "reports"
+    formats = ("json", "markdown", "sarif", "html")
+    written = [f"--report={name}:{report / name}" for name in formats]
+    mergegate("check", gate, "--no-cache", "--no-registry", *written, "-v")
+    out, err = capsys.readouterr()
+    assert_plain(out)
+    assert_plain(err)
+    assert "Traceback" not in out + err
+    assert "MG900" not in out
+    told = {name: (report / name).read_text() for name in formats}
+    assert f"[… {len(GOLDEN['long']) - LONGEST} characters left out …]" in told["json"]
+    assert out.count("input  ") >= len(rows) // 2  # the others are answered alike
+    for name, text in told.items():
+        assert len(text) < 4_000_000
+        if name not in ("html", "json"):
+            assert_plain(text)
+        if name != "html":
+            assert not COMMAND.search(text)
+        assert "\x1b" not in text
+        assert "\u202e" not in text
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

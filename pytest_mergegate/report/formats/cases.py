@@ -82,9 +82,7 @@ def case_lines(cases: Sequence[ChangedRecord], width: int, indent: int = 0) -> I
         numbered = f"{number:<2}" if len(cases) > 1 else ""
         flat = {name: _flat(text) for name, text in _texts(case)}
         room = max(width - indent - len(numbered) - len(_label(case, "input")), _LEAST)
-        both = flat["expert"], flat["merge"]
-        # the same part of both, so that they can be laid beside each other
-        start = max(0, common_start(*both) - room // 3) if max(map(cell_len, both)) > room else 0
+        start = _start((flat["expert"], flat["merge"]), room)
         for name, text in flat.items():
             first = numbered if name == "input" else " " * len(numbered)
             at = start if name != "target" else max(0, min(start, len(text) - room))
@@ -143,7 +141,20 @@ def _label(case: ChangedRecord, name: str) -> str:
 
 def _flat(text: str) -> str:
     """``text`` on one line, its line ends as a sign."""
+    if text.isspace():
+        return f"({plural(len(text), 'blank')})"
     return printable(text.replace("\n", _LINE_END)) or NOTHING
+
+
+def _start(both: tuple[str, str], room: int) -> int:
+    """From where on both answers are shown, so that they can be laid beside each other and the
+    place where they part is seen."""
+    if max(map(cell_len, both)) <= room:
+        return 0
+    start = max(0, common_start(*both) - room // 3)
+    while start and max(cell_len(text[start - 1 :]) for text in both) < room:
+        start -= 1  # where little comes behind, more of what comes before
+    return start
 
 
 def _without_middle(text: str, room: int) -> str:

@@ -32,6 +32,7 @@ def compared(*changed: ChangedAnswer) -> MergedExpert:
         inputs=8,
         compared_by="exact",
         cut=0,
+        unended=0,
         disagreement=Value(number=len(changed) / 8),
         least=len(changed) / 8,
         most=len(changed) / 8,

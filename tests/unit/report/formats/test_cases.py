@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile import HOSTILE, assert_plain
+from hostile import GOLDEN, HOSTILE, assert_plain
 from rich.cells import cell_len
 
+from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.report.changed import changed_records
 from pytest_mergegate.report.formats.cases import (
     Piece,
     case_lines,
@@ -19,7 +23,9 @@ from pytest_mergegate.report.formats.cases import (
 from pytest_mergegate.report.formats.failures import failure_text
 from pytest_mergegate.report.formats.terminal import Look, summary
 from pytest_mergegate.report.merge_records import ChangedRecord
+from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer
 from report.formats.made import NAMES, case, report, verdict, with_cases
+from report.test_changed import compared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +111,22 @@ def test_nothing_in_it_steers_anything(text: str, width: int) -> None:
     for lines in (case_lines(cases, width), whole_lines(cases, width)):
         for line in lines:
             assert_plain(line)
+
+
+def test_golden_texts_are_harmless_and_can_be_read() -> None:
+    """Set MERGEGATE_REWRITE_SNAPSHOTS=1 to rewrite the snapshot, then look at what changed."""
+    said = []
+    for name, text in GOLDEN.items():
+        asked = Example.model_construct(input=text or "-", target=text, choices=None)
+        own = ChangedAnswer(index=0, expert=text, merged=f"{text[:500]}!", distance=1.0, kl=0.5)
+        cases = changed_records(compared(own), [asked], None, None, 3)
+        said += [f"# {name}", *case_lines(cases, 80)]
+    text = "".join(f"{line}\n" for line in said)
+    assert_plain(text)
+    file = Path(__file__).parent / "snapshots" / "cases-80.txt"
+    if os.environ.get("MERGEGATE_REWRITE_SNAPSHOTS"):
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
 
 
 class TestWhoIsToldWhat:
