@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browser import chromium, opened
 from crowds import HOSTILE, crowd, stopped
+from hostile import GOLDEN
 
 from pytest_mergegate import assess
+from pytest_mergegate.common.plain_text import quoted_lines
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats.html import render
 from pytest_mergegate.report.formats.html_parts.charts import clustered
+from pytest_mergegate.report.merge_records import ChangedRecord, MergeRecord
 from pytest_mergegate.report.types import Collected, FindingRecord, Report
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ def pages(collapsing: Report, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "stopped": (stopped(collapsing),),
         "several": (collapsing, broken, stopped(collapsing)),
         "none": (),
+        "golden": (golden(collapsing),),
     }
     folder = tmp_path_factory.mktemp("pages")
     for name, reports in contents.items():
@@ -70,7 +74,31 @@ def pages(collapsing: Report, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {name: folder / f"{name}.html" for name in contents}
 
 
-ALL = ("collapsing", "crowd", "stopped", "several", "none")
+def golden(report: Report) -> Report:
+    """``report``, but that what the failing expert and the merge say is hard to show."""
+    cases = tuple(
+        ChangedRecord(
+            input=f"{name}: {quoted_lines(text)[:1000]}",
+            expert=quoted_lines(text)[:1000],
+            merged=f"{quoted_lines(text)[:500]}!",
+            target=quoted_lines(text)[:1000],
+            distance=1.0,
+            parts_at=0,
+        )
+        for name, text in GOLDEN.items()
+    )
+
+    def spoilt(merge: MergeRecord) -> MergeRecord:
+        experts = tuple(
+            e.model_copy(update={"changed": cases}) if e.name == "reverse_shout" else e
+            for e in merge.experts
+        )
+        return merge.model_copy(update={"experts": experts})
+
+    return report.model_copy(update={"merges": tuple(map(spoilt, report.merges))})
+
+
+ALL = ("collapsing", "crowd", "stopped", "several", "none", "golden")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -253,10 +281,10 @@ def test_paper_is_white_and_folds_nothing(browser: Browser, pages: dict[str, Pat
         dark = shown.run(_COLOURS)
         shown.run("dispatchEvent(new Event('beforeprint'))")
         shown.until(f"({_COLOURS})()[1] != {dark[1]!r}")
-        assert shown.page.locator("details:not([open])").count() == 0
+        assert shown.page.locator("details:not([open]):not(.changed)").count() == 0
         shown.run("dispatchEvent(new Event('afterprint'))")
         shown.until(f"({_COLOURS})()[1] == {dark[1]!r}")
-        assert shown.page.locator("details[open]").count() == 0
+        assert shown.page.locator("details[open]:not(.changed)").count() == 0
         assert shown.page.pdf(format="A4").startswith(b"%PDF")
 
 
@@ -272,6 +300,121 @@ def test_what_was_not_computed_says_so(browser: Browser, pages: dict[str, Path])
         assert all(cell.startswith("not computed: ") for cell in cells[:16])
 
 
+def test_what_the_expert_says_stands_beside_what_the_merge_says(
+    browser: Browser, pages: dict[str, Path], collapsing: Report
+) -> None:
+    merge = next(m for m in collapsing.merges if m.method == "linear")
+    case = next(e for e in merge.experts if e.name == "reverse_shout").changed[0]
+    assert case.expert == case.target
+    assert case.expert.upper().startswith(case.merged)  # it forgot to whisper, and the mark
+    with opened(browser, pages["collapsing"]) as shown:
+        worst = shown.page.locator(".verdict .concern .case")
+        assert worst.locator("dd").all_inner_texts() == [
+            *(case.input, case.target, case.expert, case.merged)
+        ]
+        assert worst.locator("mark").all_inner_texts() == [case.expert, case.merged]
+        boxes = [worst.locator(side).bounding_box() for side in (".own", ".other")]
+        assert boxes[0] is not None
+        assert boxes[1] is not None
+        assert boxes[0]["y"] == boxes[1]["y"]
+        assert boxes[0]["y"] + boxes[0]["height"] < 800
+        assert boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
+
+
+_SHOWN = """[...document.querySelectorAll('#gate-1-cases .changed')]
+    .filter((group) => group.checkVisibility())
+    .map((group) => [group.dataset.expert, group.dataset.method, group.open])"""
+
+
+def test_cases_are_filtered_with_the_keyboard(
+    browser: Browser, pages: dict[str, Path], collapsing: Report
+) -> None:
+    known = [
+        (e.name, m.method, len(e.changed))
+        for m in collapsing.merges
+        for e in m.experts
+        if e.changed
+    ]
+    with opened(browser, pages["collapsing"]) as shown:
+        page, output = shown.page, shown.page.locator("#gate-1-cases output")
+        assert {(name, method) for name, method, _ in shown.run(_SHOWN)} == {
+            (name, method) for name, method, _ in known
+        }
+        assert output.inner_text() == f"{sum(count for *_, count in known)} cases"
+        assert [found for found in shown.run(_SHOWN) if found[2]] == [
+            ["reverse_shout", "linear", True]
+        ]
+        page.get_by_label("Expert", exact=True).focus()
+        page.keyboard.type("reverse_u")
+        assert shown.run(_SHOWN) == [
+            [name, method, True] for name, method, _ in known if name == "reverse_upper"
+        ]
+        page.keyboard.press("Tab")
+        page.keyboard.type("ties")
+        ((name, method, count),) = (
+            found for found in known if found[:2] == ("reverse_upper", "ties density=0.5")
+        )
+        assert shown.run(_SHOWN) == [[name, method, True]]
+        assert output.inner_text() == f"{count} cases"
+        assert page.locator("#gate-1-cases dd:visible").count() == 4 * count
+        page.get_by_label("Merge", exact=True).select_option("all")
+        page.get_by_label("Expert", exact=True).select_option("all")
+        assert len(shown.run(_SHOWN)) == len(known)
+
+
+def test_only_open_cases_are_printed(browser: Browser, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["collapsing"]) as shown:
+        shown.page.emulate_media(media="print")
+        shown.run("dispatchEvent(new Event('beforeprint'))")
+        assert not shown.page.locator(".filter").is_visible()
+        assert shown.page.locator("#gate-1-cases .case:visible").count() == 3
+
+
+def test_texts_are_text_and_nothing_else(browser: Browser, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["golden"]) as shown:
+        page = shown.page
+        shown.run("document.querySelectorAll('.changed').forEach((group) => group.open = true)")
+        assert shown.run("window.hacked") is None
+        assert page.locator(".case img, .case a, .case script, dd > :not(mark, span)").count() == 0
+        said = shown.run(
+            "[...document.querySelectorAll('#gate-1-cases .changed')]"
+            ".find((g) => g.dataset.expert === 'reverse_shout').querySelectorAll('.own dd')"
+            ".values().map((dd) => dd.textContent).toArray()"
+        )
+        texts = [quoted_lines(text)[:1000] or "nothing" for text in GOLDEN.values()]
+        assert said == texts
+        assert shown.problems == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("stopped", "not computed: stage_not_run"), ("crowd", " cases"), ("collapsing", " cases")],
+)
+def test_where_there_are_no_cases_it_says_so(
+    browser: Browser, pages: dict[str, Path], name: str, said: str
+) -> None:
+    with opened(browser, pages[name]) as shown:
+        assert said in shown.page.locator("#gate-1-cases").inner_text()
+
+
+def test_a_gate_that_keeps_text_to_itself(
+    browser: Browser, collapsing: Report, tmp_path: Path
+) -> None:
+    empty = golden(collapsing)
+    merges = tuple(
+        m.model_copy(
+            update={"experts": tuple(e.model_copy(update={"changed": ()}) for e in m.experts)}
+        )
+        for m in empty.merges
+    )
+    settings = collapsing.settings | {"certificate": {"shown": 0}}
+    report = empty.model_copy(update={"merges": merges, "settings": settings})
+    (tmp_path / "page.html").write_text(render(Collected(reports=(report,))), "utf-8")
+    with opened(browser, tmp_path / "page.html") as shown:
+        assert "certificate.shown: 0" in shown.page.locator("#gate-1-cases").inner_text()
+        assert shown.page.locator(".case, .filter").count() == 0
+
+
 def test_without_javascript_the_numbers_are_there(browser: Browser, pages: dict[str, Path]) -> None:
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()
@@ -279,6 +422,10 @@ def test_without_javascript_the_numbers_are_there(browser: Browser, pages: dict[
     assert page.locator(".verdict").inner_text().count("100 %") >= 2
     page.locator("#gate-1-similarity summary").click()
     assert page.locator("#gate-1-similarity table").is_visible()
+    assert not page.locator(".filter").is_visible()
+    assert page.locator("#gate-1-cases .case:visible").count() == 3
+    page.get_by_text("first_last under linear").click()
+    assert page.locator("#gate-1-cases .case:visible").count() > 3
     context.close()
 
 

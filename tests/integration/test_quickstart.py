@@ -10,8 +10,11 @@ import pytest
 
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.options import Options
+from pytest_mergegate.report.formats import markdown
 from pytest_mergegate.report.formats.failures import failure_text
+from pytest_mergegate.report.formats.terminal import Look, summary
 from pytest_mergegate.report.gating import run_gate
+from pytest_mergegate.report.types import Collected
 
 if TYPE_CHECKING:
     from pytest_mergegate.report.types import Report
@@ -52,6 +55,28 @@ def test_collapsing_pool_fails_with_its_cause_and_cure(collapsing: Report) -> No
     assert report.plan is not None
     assert set(report.plan.drop) <= {"reverse_shout", "reverse_upper"}
     assert report.plan.drop
+
+
+def test_the_case_behind_the_score_is_seen_everywhere(collapsing: Report) -> None:
+    """What reverse_shout should have said, and what it says now."""
+    judged = next(m for m in collapsing.merges if m.method == "linear")
+    case = next(e for e in judged.experts if e.name == "reverse_shout").changed[0]
+    assert case.expert == case.target
+    assert case.expert == case.input.removeprefix("rev:").removesuffix("=")[::-1] + "!"
+    assert case.merged != case.expert
+    assert (case.score_expert, case.score_merged) == (1.0, 0.0)
+    terminal = summary([collapsing], Look(width=80, reasons=True))
+    test = failure_text(collapsing, "reverse_shout")
+    comment = markdown.render(Collected(reports=(collapsing,)), limit=markdown.COMMENT_LIMIT)
+    for text in (terminal, test, comment):
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        place = lines.index(f"1 input {case.input}")
+        assert lines[place : place + 4] == [
+            f"1 input {case.input}",
+            f"target {case.target}",
+            f"expert 1.00 {case.expert}",
+            f"merge 0.00 {case.merged}",
+        ]
 
 
 def test_mergekit_s_file_is_the_same_gate(compatible: Report) -> None:

@@ -205,8 +205,11 @@ def _by_words(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
     found: tuple[list[Piece], list[Piece]] = ([], [])
     same = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
     for kind, a, b, c, d in same.get_opcodes():
-        for k, (start, end) in enumerate(((a, b), (c, d))):
-            found[k].append(Piece("".join(words[k][start:end]), kind != "equal"))
+        texts = "".join(words[0][a:b]), "".join(words[1][c:d])
+        blank = 0 if kind == "equal" else min(len(t) - len(t.lstrip()) for t in texts)
+        blank = min(blank, common_start(*texts))
+        for pieces, text in zip(found, texts, strict=True):
+            pieces += Piece(text[:blank], False), Piece(text[blank:], kind != "equal")
     return found
 
 

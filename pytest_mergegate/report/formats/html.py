@@ -9,13 +9,14 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from pytest_mergegate.common.plain_text import printable_lines
+from pytest_mergegate.common.plain_text import printable_lines, quoted_lines
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import numbers, reading
 from pytest_mergegate.report.formats.cases import worst_first
-from pytest_mergegate.report.formats.html_parts import charts, tables
+from pytest_mergegate.report.formats.html_parts import changed, charts, tables
+from pytest_mergegate.report.formats.html_parts.changed import CaseGroup, case_groups
 from pytest_mergegate.report.formats.html_parts.charts import Chart
 from pytest_mergegate.report.formats.html_parts.tables import Judged, judged
 from pytest_mergegate.report.formats.reading import NO_VERDICT, Concern, plural, status_of
@@ -64,6 +65,11 @@ class GateView:
     def concerns(self) -> list[Concern]:
         """Experts over budget first, then the undecided, each in the gate's order."""
         return worst_first(self.report)
+
+    @cached_property
+    def cases(self) -> list[CaseGroup]:
+        """Inputs that were answered differently, by expert and merge."""
+        return case_groups(self.report)
 
     @cached_property
     def charts(self) -> dict[str, Chart]:
@@ -126,15 +132,21 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = (charts, tables, numbers, reading)
+    told = (changed, charts, tables, numbers, reading)
     found.globals |= {module.__name__.rpartition(".")[2]: module for module in told}
     found.filters |= {
         "number": number_text,
         "mean_by_layer": numbers.mean_by_layer,
         "moved": tables.moved,
+        "quoted": _quoted,
         "indented": partial(json.dumps, indent=2, ensure_ascii=False),
     }
     return found
+
+
+def _quoted(text: str) -> Markup:
+    """What a model says, word for word."""
+    return escape(quoted_lines(text))
 
 
 def _finalized(value: object) -> object:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats import reading
+from pytest_mergegate.report.formats.cases import case_lines, cases_of
 from pytest_mergegate.report.formats.numbers import columns
 from pytest_mergegate.report.formats.text_tables import heatmap
 from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
@@ -28,6 +29,7 @@ class Kind(StrEnum):
     TABLE = "tables"
     BASELINE = "comparisons with the baseline"
     FINDINGS = "lists of findings"
+    CASES = "experts' changed cases"
     METHODS = "other methods"
     PASSED_TABLE = "tables of gates that passed"
     HEATMAP = "heatmaps"
@@ -87,7 +89,12 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
             yield Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown)
         else:
             yield Kind.TABLE, shown
-    yield from ((Kind.CAUSE, _cause(concern)) for concern in reading.concerns(report))
+    for concern in reading.concerns(report):
+        yield Kind.CAUSE, _cause(concern)
+        if cases := cases_of(report, concern.expert):
+            text = block("\n".join(case_lines(cases, _WIDE)))
+            told = f"What changed most: {reading.plural(len(cases), 'case')}"
+            yield Kind.CASES, details(told, text)
     if (line := reading.instead(report)) is not None:
         yield Kind.CAUSE, f"**What would pass instead:** {prose(line)}"
     if report.baseline is not None:

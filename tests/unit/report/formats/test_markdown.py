@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hostile import GOLDEN, assert_plain
 from markdown_it import MarkdownIt
 
+from pytest_mergegate.common.plain_text import quoted_lines
 from pytest_mergegate.report.formats.markdown import COMMENT_LIMIT, LIMIT, render
 from pytest_mergegate.report.types import BaselineRecord
-from report.formats.made import HOSTILE, NAMES, error, report, run
+from report.formats.made import HOSTILE, NAMES, error, report, run, with_cases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +112,33 @@ def test_hostile_names_are_only_shown() -> None:
         assert not [line for line in prose if mention in line], mention
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_cases_are_folded_away_below_their_expert() -> None:
+    text = render(run(with_cases(report(failing=NAMES[2:]), 2)))
+    assert text.count("<summary>What changed most: 2 cases</summary>") == 2
+    about = text.split("**`shout`**")[1].split("### ")[0]
+    assert "    1 input         shout 0\n".strip() in about
+    assert "  merge   0.00  other" in about
+    assert "rotate 0" not in text  # which is within budget
+    assert "What changed" not in render(run(report()))
+
+
+@pytest.mark.parametrize("text", GOLDEN.values(), ids=GOLDEN)
+def test_what_models_say_is_only_shown(text: str) -> None:
+    quoted = quoted_lines(text)
+    made = with_cases(report(), 3, expert=quoted, merged=f"{quoted}!", target=quoted)
+    page = render(run(made))
+    assert_plain(page)
+    html = [t.content for t in tokens(page) if t.type.startswith("html")]
+    for content in html:
+        for tag in OURS:
+            content = content.replace(tag, "")
+        assert "<" not in content, content
+    links = [str(t.attrs["href"]) for t in tokens(page) if t.type == "link_open"]
+    assert all(link.startswith("https://pytest-mergegate.github.io/") for link in links)
+    (block,) = (t for t in tokens(page) if t.type == "fence" and "expert  1.00" in t.content)
+    assert len(block.content.splitlines()) == 12
 
 
 def test_every_fold_is_closed() -> None:

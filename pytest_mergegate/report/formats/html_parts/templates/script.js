@@ -217,11 +217,32 @@
     say(row, column) { this.output.textContent = this.readings[row][column]; }
   }
 
+  // of the cases those that are asked for: of an expert, under a merge
+  for (const filter of document.querySelectorAll(".filter")) {
+    const groups = [...filter.parentElement.querySelectorAll(".changed")];
+    const choices = [...filter.querySelectorAll("select")];
+    const output = filter.querySelector("output");
+    const choose = () => {
+      const asked = choices.filter((choice) => choice.selectedIndex > 0);
+      for (const group of groups) {
+        group.hidden = asked.some(({ value, dataset: { by } }) => group.dataset[by] !== value);
+        if (asked.length && !group.hidden) group.open = true;
+      }
+      const shown = groups.filter((group) => !group.hidden);
+      const count = shown.flatMap((group) => [...group.querySelectorAll(".case")]).length;
+      output.textContent = `${count} case${count === 1 ? "" : "s"}`;
+    };
+    for (const choice of choices) choice.addEventListener("change", choose);
+    filter.hidden = false;
+    choose();
+  }
+
   const drawn = plots.map((element) => new Plot(element));
   const redraw = () => Promise.all(drawn.map((plot) => plot.draw()));
 
   // paper is white and narrow, and folds nothing out
-  const folds = () => document.querySelectorAll("details:not([open])");
+  // but for cases, of which those that are open are printed
+  const folds = () => document.querySelectorAll("details:not([open]):not(.changed)");
   addEventListener("beforeprint", () => {
     root.dataset.print = "";
     for (const fold of folds()) {
