@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.engine.running.cache import Cache
 from pytest_mergegate.engine.running.workspace import own_code
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.gate.spec import PREDICTION
 from pytest_mergegate.history.calibration.fit import Calibration, Residuals
 from pytest_mergegate.history.calibration.observations import Observation, observations
@@ -42,13 +43,14 @@ class Past:
         """What the registry says of every expert under every merge."""
         return observations(self.registry.lines) if self.registry is not None else ()
 
-    @cached_property
-    def calibrations(self) -> Mapping[str, Calibration]:
-        """By the registry, for the scores that have been recorded often enough."""
-        return self._calibrated(self.observations, None, PREDICTION)
+    def compared_by(self, comparison: str) -> Mapping[str, Calibration]:
+        """By those of the registry's merges whose answers were compared so, for the scores that
+        have been recorded often enough."""
+        own = [one for one in self.observations if one.compared_by == comparison]
+        return self._calibrated(own, [comparison], PREDICTION)
 
     def like(
-        self, base: str | None, metric: str, reading: str, confidence: float
+        self, base: str | None, metric: str, reading: str, comparison: str, confidence: float
     ) -> tuple[Mapping[str, Calibration], int]:
         """The same, at that confidence, by those of its merges that are evidence of such losses,
         and on how many inputs of each expert their scores are, at most.
@@ -56,12 +58,13 @@ class Past:
         Others are of another base, metric or reading, or their losses are not known to be of other
         inputs.
         """
-        own = [one for one in self.observations if one.is_like(base, metric, reading)]
+        of = [base, metric, reading, comparison]
+        own = [one for one in self.observations if one.is_like(base, metric, reading, comparison)]
         inputs = max((one.compared or sys.maxsize for one in own), default=0)
-        return self._calibrated(own, [base, metric, reading], confidence), inputs
+        return self._calibrated(own, of, confidence), inputs
 
     def _calibrated(
-        self, own: Sequence[Observation], of: list[str | None] | None, confidence: float
+        self, own: Sequence[Observation], of: list[str | None], confidence: float
     ) -> Mapping[str, Calibration]:
         if self.registry is None or not own:
             return {}
@@ -84,9 +87,13 @@ class Past:
 
         return self._cache.kept(dict[str, Calibration], key, fitted, counted=False)
 
+    def shipped(self, comparison: str) -> Mapping[str, Calibration]:
+        """By the beds' merges, for experts that nobody has seen; their answers were compared
+        exactly, and say nothing of another comparison."""
+        return self._shipped if comparison == EXACT else {}
+
     @cached_property
-    def shipped(self) -> Mapping[str, Calibration]:
-        """By the beds' merges, for experts that nobody has seen."""
+    def _shipped(self) -> Mapping[str, Calibration]:
         file = resources.files("pytest_mergegate.history.beds") / "calibrations.json"
         return TypeAdapter(dict[str, Calibration]).validate_json(file.read_bytes())
 

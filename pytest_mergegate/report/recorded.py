@@ -79,6 +79,7 @@ def _expert(
         "metric": report.settings.get("metric", {}).get(one.name, "exact_match"),
         "reading": reading_text(how, most) if how and most else None,
         "compared": one.inputs,
+        "compared_by": one.compared_by,
         "scored": one.apart.examples if one.apart else one.scored,
         "shared": 0 if one.apart else one.shared,
         "scores": {name: _round(value) for name, value in scores.items() if value is not None},
@@ -88,6 +89,7 @@ def _expert(
         "score_merged": _round(measured.score_merged),
         "loss": _round(measured.loss),
         "loss_interval": measured.loss_interval and [_round(end) for end in measured.loss_interval],
+        "gain_kept": _round(measured.gain_kept),
     }
 
 
@@ -102,6 +104,8 @@ def _scores(
         "disagreement": one.disagreement,
         "disagreement_upper": one.disagreement_upper,
         "kl": one.kl,
+        "token_agreement": one.token_agreement,
+        "total_variation": one.total_variation,
         "relative_distortion": one.relative_distortion,
         "surrogate": surrogate.disagreement if surrogate else None,
         "surrogate_kl": surrogate.kl if surrogate else None,

@@ -107,20 +107,31 @@ def _certified(asked: Asked) -> Evidence | None:
     if merge is None:
         return None
     value, inputs = certified_loss(asked.case, merge, expert).times(-1), merge.expert(expert).inputs
-    certified = f"certified on {inputs} inputs"
-    if (own := asked.case.pool.spec.experts[expert].distance) is not None:
-        certified += f", as far as {own} bounds the metric"
+    certified, spec = f"certified on {inputs} inputs", asked.case.pool.spec.experts[expert]
+    if spec.distance is not None:
+        certified += f", as far as {spec.distance} bounds the metric"
     bound = Evidence(value=value, basis="certified", detail=certified)
     if value.number is None or compare(bound, asked.limit) == "pass":
         return bound
     lacking = lacking_evidence(asked.limit, expert, merge, asked.case)
     predicted = _predicted(asked)
     if predicted is None:
-        return replace(bound, detail=joined(bound.detail, lacking))
+        detail = joined(bound.detail, lacking, _not_foretold(spec.comparison))
+        return replace(bound, detail=detail, undecided=True)
     if not predicted.undecided:
         return predicted
     said = f"at most {number_text(value.number)} % is certified on {inputs} inputs"
     return replace(predicted, detail=joined(predicted.detail, said, lacking))
+
+
+def _not_foretold(comparison: str) -> str | None:
+    """Why past merges say nothing of answers that are compared in another way than theirs."""
+    if comparison == EXACT:
+        return None
+    return (
+        f"no loss is foretold: too few recorded merges are compared by {comparison}, and those "
+        "that came with the package exactly"
+    )
 
 
 def _predicted(asked: Asked) -> Evidence | None:

@@ -83,7 +83,11 @@ def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
     spec = case.pool.spec
     own = {
         name: past.like(
-            case.pool.base.fingerprint, expert.metric, spec.reading_of(name), spec.prediction_level
+            case.pool.base.fingerprint,
+            expert.metric,
+            spec.reading_of(name),
+            expert.comparison,
+            spec.prediction_level,
         )
         for name, expert in spec.experts.items()
     }
@@ -93,15 +97,17 @@ def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
     found: list[Prediction] = []
     for method in dict.fromkeys([*merged, *summed, *mixed]):
         for expert in case.pool.experts:
+            comparison = spec.experts[expert.name].comparison
             found += _certificate(case, method, expert.name)
-            scores = dict(_scores(case, method, expert.name))
+            scores = dict(_scores(case, method, expert.name, comparison))
             calibrations, inputs = own[expert.name]
             told = tuple(_calibrated(expert, method, scores, calibrations, "registry"))
             found += [replace(p, enough=scores[p.score or ""].inputs >= inputs) for p in told]
             if not told:
-                others = _calibrated(expert, method, scores, past.calibrations, "registry")
+                alike = past.compared_by(comparison)
+                others = _calibrated(expert, method, scores, alike, "registry")
                 found += [replace(p, other=True) for p in others]
-            found += _calibrated(expert, method, scores, past.shipped, "beds")
+            found += _calibrated(expert, method, scores, past.shipped(comparison), "beds")
             found += _paper(case, method, expert.name)
     return tuple(found)
 
@@ -130,15 +136,18 @@ class _Score(NamedTuple):
     inputs: int
 
 
-def _scores(case: Case, method: str, expert: str) -> Iterator[tuple[str, _Score]]:
+def _scores(case: Case, method: str, expert: str, comparison: str) -> Iterator[tuple[str, _Score]]:
+    """Those by ``comparison``; stored states give no text that could be compared."""
     for score, run in (("disagreement", case.merge(method)), ("surrogate", case.surrogate(method))):
         found = run.expert(expert) if run is not None else None
-        if found is not None and found.disagreement.number is not None:
+        if found is None or found.compared_by != comparison:
+            continue
+        if found.disagreement.number is not None:
             # an answer that was cut may still go on to differ, as the certificate has it
             yield score, _Score(value=found.most, inputs=found.inputs)
     for forecast in case.hidden.forecasts if case.hidden is not None else ():
-        mixed = (forecast.method, forecast.expert) == (method, expert)
-        if mixed and forecast.disagreement.number is not None:
+        mixed = (forecast.method, forecast.expert, forecast.compared_by)
+        if mixed == (method, expert, comparison) and forecast.disagreement.number is not None:
             yield "states", _Score(value=forecast.disagreement.number, inputs=forecast.inputs)
 
 
@@ -201,13 +210,17 @@ def resolve_limits(
     """The gate with the limits that ``past`` merges give, and what became of each.
 
     Only merges of the pool's base count, whose losses are by the metric and reading of one of its
-    experts and of inputs that were not compared; where experts differ in these, the strictest limit
-    holds. One that cannot be certified stays as it is, and nothing is within it.
+    experts, whose answers were compared as that one's are, and whose losses are of inputs that were
+    not compared; where experts differ in these, the strictest limit holds. One that cannot be
+    certified stays as it is, and nothing is within it.
     """
     spec, budget = gate.spec, gate.spec.effective_budget
     if not budget.automatic:
         return gate, {}
-    kinds = {(expert.metric, spec.reading_of(name)) for name, expert in spec.experts.items()}
+    kinds = {
+        (expert.metric, spec.reading_of(name), expert.comparison)
+        for name, expert in spec.experts.items()
+    }
     like = [
         [one for one in past if one.is_like(pool.base.fingerprint, *kind)] for kind in sorted(kinds)
     ]

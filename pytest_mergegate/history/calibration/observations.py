@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.history.registry.lines import RegistryLine
 
 COLLAPSE: Final = -30.0
 """Percent: an expert whose loss is worse has collapsed."""
-LOWER_IS_RISKIER: Final = frozenset({"cosine"})
+LOWER_IS_RISKIER: Final = frozenset({"cosine", "token_agreement"})
 SAME: Final = 1e-5
 """Scores are recorded with six digits: what is closer than this share of its size is the same."""
 _ROUNDING: Final = 1e-9
@@ -46,6 +47,8 @@ class Observation:
     """How its answers were read; None where that is not known, like the following."""
     compared: int | None = None
     """On how many inputs its answers were compared."""
+    compared_by: str = EXACT
+    """How they were: no number of one comparison says anything of another (THEORY 10)."""
     probes: int | None = None
     """On how many inputs of every task states were compared."""
     shared: int | None = None
@@ -55,11 +58,11 @@ class Observation:
     loss: float
     """Percent, negative where the merge is worse."""
 
-    def is_like(self, base: str | None, metric: str, reading: str) -> bool:
-        """Whether it is evidence of what that base, metric and reading lose: not one whose loss
-        and disagreement were found on the same inputs (THEORY 9)."""
-        of = self.base, self.metric, self.reading
-        return self.shared == 0 and of == (base, metric, reading)
+    def is_like(self, base: str | None, metric: str, reading: str, comparison: str) -> bool:
+        """Whether it is evidence of what such a base, metric, reading and comparison of answers
+        lose: not one whose loss and disagreement were found on the same inputs (THEORY 9)."""
+        of = self.base, self.metric, self.reading, self.compared_by
+        return self.shared == 0 and of == (base, metric, reading, comparison)
 
     @property
     def collapsed(self) -> bool:
@@ -84,9 +87,12 @@ def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
     """
     found: dict[str, RegistryLine] = {}
     for line in lines:
-        # the same for a merge of the same weights in the same way, whatever it was measured with
+        # the same for a merge of the same weights in the same way, whatever it was measured with;
+        # but what was compared in one way is no evidence in place of what was in another
         shares = {e.fingerprint: line.weights.get(e.name) for e in line.experts}
+        otherwise = {e.fingerprint: e.compared_by for e in line.experts if e.compared_by != EXACT}
         said = [line.base, line.label, line.parameters, line.settings.get("seed"), shares]
+        said += [otherwise] if otherwise else []
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
         if key not in found or line.created >= found[key].created:
             found[key] = line
@@ -108,6 +114,7 @@ def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observat
             metric=expert.metric,
             reading=expert.reading,
             compared=expert.compared,
+            compared_by=expert.compared_by,
             probes=line.settings.get("probes", {}).get("drawn_per_task"),
             shared=expert.shared,
             scores={

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from pytest_mergegate.common.records import Number, Record
+from pytest_mergegate.gate.sections import EXACT
 
 SCHEMA: Final = "pytest-mergegate/registry/1"
 
@@ -16,6 +17,8 @@ SCORES: Final = {
     "disagreement": "the merge",
     "disagreement_upper": "the merge",
     "kl": "the merge",
+    "token_agreement": "the merge",
+    "total_variation": "the merge",
     "relative_distortion": "the merge",
     "surrogate": "the factors",
     "surrogate_kl": "the factors",
@@ -31,9 +34,10 @@ SCORES: Final = {
     "cosine": "the weights",
 }
 """Every score of an expert under a merge, and what it takes to compute it. The larger the riskier,
-but for ``cosine``. ``surrogate``, ``states`` and ``disagreement`` are shares of the expert's own
-inputs that are answered differently; the ratios, the cosine and the distance are means over its
-partners."""
+but for ``cosine`` and ``token_agreement``. ``surrogate`` and ``disagreement`` are mean distances of
+answers to the expert's own inputs (``ScoredExpert.compared_by``), ``states`` the share that is
+answered differently; ``token_agreement`` and ``total_variation`` are of answers that are texts; the
+ratios, the cosine and the distance are means over its partners."""
 
 
 class ScoredExpert(Record):
@@ -48,6 +52,8 @@ class ScoredExpert(Record):
     """How answers are read (``GateSpec.reading_of``); None in lines that do not say."""
     compared: int | None = None
     """On how many inputs answers were compared; None in lines that do not say."""
+    compared_by: str = EXACT
+    """How (``ExpertSpec.comparison``); lines that do not say are older than other ways."""
     scored: int | None = None
     """On how many examples the loss was measured."""
     shared: int | None = None
@@ -62,6 +68,9 @@ class ScoredExpert(Record):
     loss: Number | None
     """Measured, in percent, negative where the merge is worse (Eq. 1); null where undefined."""
     loss_interval: tuple[Number | None, Number | None] | None
+    gain_kept: Number | None = None
+    """Share of what the expert adds to its base that was kept; null where it is not known to add
+    anything, and in lines that do not say."""
 
     def score(self, name: str) -> float | None:
         """A score, infinite ones included; None where there was none."""
@@ -91,8 +100,8 @@ class RegistryLine(Record):
     experts: tuple[ScoredExpert, ...]
 
     def to_json(self) -> str:
-        """One line of JSON, without the newline."""
-        data = self.model_dump(mode="json", by_alias=True)
+        """One line of JSON, without the newline: what it was made of, and so of the same id."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
     @property

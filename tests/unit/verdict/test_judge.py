@@ -372,7 +372,7 @@ class TestLoss:
         results = Case(pool=pool(), merges=(merged("linear", 0, 0, 0, upper=0.1),))
         judgement = judge(budgeted(replace(gate, spec=spec), max_loss=15), results, "merge")
         assert [v.value.number for v in judgement.verdicts] == pytest.approx([10, 20, 10])
-        assert [v.status for v in judgement.verdicts] == ["pass", "fail", "pass"]
+        assert [v.status for v in judgement.verdicts] == ["pass", "inconclusive", "pass"]
 
     def test_measured_loss_is_positive_when_worse(self, gate: Gate) -> None:
         verdict = self.measured(gate, Value(number=-12.0, interval=(-30.0, 5.0)))
@@ -462,7 +462,7 @@ class TestLoss:
     ) -> None:
         results = Case(pool=pool(), merges=(merged("linear", rate, 0, 0, upper=0.6, inputs=10),))
         verdict = judge(budgeted(gate, max_loss=10), results, "merge").verdicts[0]
-        assert verdict.status == "fail"
+        assert verdict.status == "inconclusive"  # another answer may be as right
         assert verdict.message.endswith(f"(certified on 10 inputs{f'; {says}' if says else ''})")
 
     def test_gain_passes_a_limit_of_zero(self, gate: Gate) -> None:

@@ -159,7 +159,11 @@ class TestAutomaticLimits:
         gate = gate_from({"base": "base", "experts": experts, "budget": budget}, root=tmp_path)
         past = collapses(gate, 9, 0.4)
         assert limit(gate, past)[0] is None  # nothing is known of the other's
-        past += collapses(gate, 9, 0.2, metric="rouge_l", reading=gate.spec.reading_of("b"))
+        of_b = {"metric": "rouge_l", "reading": gate.spec.reading_of("b")}
+        for other in ("exact", "ours:apart"):
+            past += collapses(gate, 9, 0.1, **of_b, compared_by=other)
+            assert limit(gate, past)[0] is None  # nor by what was compared otherwise
+        past += collapses(gate, 9, 0.2, **of_b, compared_by="rouge_l")
         np.testing.assert_allclose(limit(gate, past)[0], 0.2 * (1 - SAME), rtol=1e-12)
 
     def test_collapses_without_a_score_tell_none_apart(self, gate: Gate) -> None:
