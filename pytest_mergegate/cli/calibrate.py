@@ -17,6 +17,7 @@ from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.plain_text import clean, complain, printable
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import REGISTRY
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.history.calibration.fit import Calibration
 from pytest_mergegate.history.calibration.observations import (
     COLLAPSE,
@@ -47,6 +48,8 @@ def add_to(calibrate: Parser) -> None:
     calibrate.add_argument("--report", action="store_true", help=text)
     text = "what losses are foretold from"
     calibrate.add_argument("--score", default="disagreement", metavar="NAME", help=text)
+    text = "of merges whose answers were compared so (default: exact)"
+    calibrate.add_argument("--compare", default=EXACT, metavar="NAME", help=text)
     text = "level of the intervals"
     calibrate.add_argument("--confidence", type=float, default=0.9, metavar="F", help=text)
     text = "the share of collapses that a threshold may miss"
@@ -59,12 +62,16 @@ def run(chosen: argparse.Namespace) -> int:
 
     _check(chosen)
     asked = {name: getattr(chosen, name) for name in ("score", "confidence", "miss_rate")}
-    lines = _read(chosen.registries)
-    found = summarise(observations(lines), tuple(SCORES), with_performance=chosen.report, **asked)
-    if not found.observations:
-        complain(["there is no measured loss to calibrate on"])
+    every = observations(_read(chosen.registries))
+    own = [one for one in every if one.compared_by == chosen.compare]
+    others = Counter(one.compared_by for one in every if one.compared_by != chosen.compare)
+    if not own:
+        compared = f" of answers that were compared by {clean(chosen.compare)}" if others else ""
+        said = f"there is no measured loss to calibrate on{compared}"
+        complain([said, *_compared_otherwise(others)])
         return Exit.NOTHING_GATED
-    sys.stdout.write(encodable(_text(found, bold=sys.stdout.isatty(), **asked)))
+    found = summarise(own, tuple(SCORES), with_performance=chosen.report, **asked)
+    sys.stdout.write(encodable(_text(found, others, bold=sys.stdout.isatty(), **asked)))
     if chosen.json is not None:
         text = json.dumps(found.plain(), indent=2, ensure_ascii=False, allow_nan=False)
         if not is_saved(chosen.json, f"{text}\n"):
@@ -103,8 +110,21 @@ def registry_at(path: Path, *, required: bool) -> Registry:
     return registry
 
 
+def _compared_otherwise(others: Mapping[str, int]) -> Iterator[str]:
+    """What is left out, and how to have it told."""
+    for name, count in sorted(others.items()):
+        losses = f"{count} loss{'es' * (count != 1)}"
+        yield f"{losses} of answers compared by {clean(name)}: --compare {clean(name)}"
+
+
 def _text(
-    found: Summary, score: str, confidence: float, miss_rate: float, *, bold: bool = False
+    found: Summary,
+    others: Mapping[str, int],
+    score: str,
+    confidence: float,
+    miss_rate: float,
+    *,
+    bold: bool = False,
 ) -> str:
     """All of it; ``bold`` where the terminal can show headings so."""
     missed = f"{100 * miss_rate:.3g}%"
@@ -121,6 +141,8 @@ def _text(
         f"{losses} loss{'es' * (losses != 1)} of {plural(found.count('expert'), 'expert')}, "
         f"{plural(found.collapses, 'collapse')} (below {COLLAPSE:.0f}%)"
     ]
+    if others:
+        lines += [f"left out: {line}" for line in _compared_otherwise(others)]
     for title, part in parts.items():
         lines += ["", f"\x1b[1m{title}\x1b[0m" if bold else title, *part]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.history.calibration.fit import Calibration
 from pytest_mergegate.history.calibration.observations import SAME, Observation
 from pytest_mergegate.history.past import Past
@@ -222,11 +223,12 @@ def resolve_limits(
         for name, expert in spec.experts.items()
     }
     like = [
-        [one for one in past if one.is_like(pool.base.fingerprint, *kind)] for kind in sorted(kinds)
+        (kind[-1], [one for one in past if one.is_like(pool.base.fingerprint, *kind)])
+        for kind in sorted(kinds)
     ]
     found = {
         name: min(
-            (_limit(BUDGETS[name], rate, own) for own in like),
+            (_limit(BUDGETS[name], rate, own, comparison) for comparison, own in like),
             key=lambda found: -1.0 if found.limit is None else found.limit,
         )
         for name, rate in budget.automatic.items()
@@ -250,14 +252,17 @@ def with_known_limits(gate: Gate, pool: Pool, past: Callable[[], Sequence[Observ
     return known
 
 
-def _limit(kind: BudgetKind, rate: float, past: Sequence[Observation]) -> AutomaticLimit:
+def _limit(
+    kind: BudgetKind, rate: float, past: Sequence[Observation], comparison: str
+) -> AutomaticLimit:
     from pytest_mergegate.history.calibration.performance import miss_controlled
 
     assert kind.calibrated is not None
     try:
         threshold = miss_controlled(past, kind.quantity, rate)
     except Undefined as undefined:
-        return AutomaticLimit(limit=None, text=f"auto@{rate:g}: {undefined}")
+        compared = "" if comparison == EXACT else f" of answers compared by {comparison}"
+        return AutomaticLimit(limit=None, text=f"auto@{rate:g}: {undefined}{compared}")
     pools = "1 pool" if threshold.pools == 1 else f"{threshold.pools} pools"
     said = f"{threshold.collapses} recorded collapses of {pools}"
     if not threshold.value > 0:

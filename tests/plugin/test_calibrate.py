@@ -121,3 +121,32 @@ def test_every_recorded_score_is_the_same(here: Path) -> None:
     append_lines(here / "mergegate.registry.jsonl", lines)
     assert mergegate("calibrate", "--report") == 0
     assert mergegate("calibrate", "--score=kl") == 5
+
+
+def test_merges_compared_in_different_ways_are_never_taken_together(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many of each, of which one half lost everything at no distance at all."""
+    for comparison, loss in (("exact", -1.0), ("rouge_l", -90.0)):
+        lines = [
+            made(
+                f"{one}{k}",
+                losses={one: loss, str(k): loss - k / 100},
+                scores={one: {"disagreement": 0.0}, str(k): {"disagreement": k / 10}},
+                compared_by=comparison,
+            )
+            for k, one in enumerate("abcdefghij")
+        ]
+        append_lines(here / "mergegate.registry.jsonl", lines)
+    assert mergegate("calibrate", "--json=exact.json") == 0
+    said = capsys.readouterr().out
+    assert "left out: 20 losses of answers compared by rouge_l: --compare rouge_l" in said
+    assert mergegate("calibrate", "--compare=rouge_l", "--json=rouge.json") == 0
+    assert "left out: 20 losses of answers compared by exact" in capsys.readouterr().out
+    found = [json.loads((here / f"{name}.json").read_text("utf-8")) for name in ("exact", "rouge")]
+    assert [one["compared_by"] for one in found] == ["exact", "rouge_l"]
+    assert [(one["losses"], one["collapses"]) for one in found] == [(20, 0), (20, 20)]
+    assert mergegate("calibrate", "--compare=ours:apart") == 5
+    told = capsys.readouterr().err
+    assert "no measured loss to calibrate on of answers that were compared by ours:apart" in told
+    assert "20 losses of answers compared by rouge_l: --compare rouge_l" in told

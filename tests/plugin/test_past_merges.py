@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pools import read_jsonl, write_jsonl
+from pools import read_gate, read_jsonl, write_gate, write_jsonl
 from unit.history.registry.making import made
 
 from plugin.test_cli import mergegate
@@ -252,6 +252,109 @@ class TestLossWithoutLabels:
         report = assess(gates.write(budget={"max_loss": 20.0}), registry=past)
         assert report.status != "pass"
         assert "predicted" not in {v.basis for v in report.verdicts}
+
+
+class TestComparisons:
+    """Answers that are compared by ROUGE-L learn nothing from those compared exactly, nor these
+    from them: whatever else of a line is right, or says that it is."""
+
+    @pytest.fixture
+    def gated(self, unlabelled: Callable[..., Path]) -> Callable[[str], Path]:
+        def write(metric: str) -> Path:
+            gate = unlabelled(20.0)
+            settings = read_gate(gate)
+            for expert in settings["experts"].values():
+                expert["metric"] = metric
+            return write_gate(gate, settings)
+
+        return write
+
+    @pytest.mark.parametrize(
+        ("metric", "comparison", "heard"),
+        [
+            ("rouge_l", "rouge_l", True),
+            ("rouge_l", "exact", False),
+            ("rouge_l", None, False),
+            ("rouge_l", "ours:apart", False),
+            ("exact_match", "exact", True),
+            ("exact_match", None, True),
+            ("exact_match", "rouge_l", False),
+        ],
+    )
+    @pytest.mark.parametrize("loss", [-1.0, -90.0])
+    def test_never_mix(
+        self,
+        gated: Callable[[str], Path],
+        tmp_path: Path,
+        seed: int,
+        metric: str,
+        comparison: str | None,
+        heard: bool,
+        loss: float,
+    ) -> None:
+        gate = gated(metric)
+        reading = load_gate(gate).spec.reading_of("a")
+        past = write_registry(
+            tmp_path / NAME,
+            merges=60,
+            loss=lambda _: loss,
+            seed=seed,
+            metric=metric,
+            reading=reading,
+            compared_by=comparison,
+        )
+        report = assess(gate, registry=past)
+        statuses = {v.status for v in report.verdicts}
+        if heard:
+            assert statuses == {"pass" if loss == -1 else "fail"}
+        else:
+            assert not of(report, "registry")
+            assert "pass" not in statuses
+        # the beds that came with the package were compared exactly
+        assert bool(of(report, "beds")) is (metric == "exact_match")
+        if metric == "rouge_l" and not heard:
+            assert statuses == {"inconclusive"}
+            said = "no loss is foretold: too few recorded merges are compared by rouge_l"
+            assert all(said in v.message for v in report.verdicts)
+
+    def test_of_one_pool_each_expert_hears_of_its_own(
+        self, unlabelled: Callable[..., Path], tmp_path: Path, seed: int
+    ) -> None:
+        gate = unlabelled(20.0)
+        settings = read_gate(gate)
+        settings["experts"]["b"]["compare"] = "rouge_l"
+        gate = write_gate(gate, settings)
+        past = write_registry(tmp_path / NAME, merges=60, loss=lambda _: -1.0, seed=seed)
+        report = assess(gate, registry=past)
+        assert {p.expert for p in of(report, "registry")} == {"a", "c"}
+        assert {p.expert for p in of(report, "beds")} == {"a", "c"}
+        assert {v.expert: v.status for v in report.verdicts}["b"] == "inconclusive"
+
+    @pytest.mark.parametrize("comparison", ["exact", "ours:apart", "rouge_l"])
+    def test_a_limit_is_of_collapses_that_were_compared_so(
+        self, gated: Callable[[str], Path], tmp_path: Path, seed: int, comparison: str
+    ) -> None:
+        settings = read_gate(gated("rouge_l")) | {"budget": {"max_disagreement": "auto@0.1"}}
+        gate = write_gate(tmp_path / "auto.mergegate.yaml", settings)
+        past = write_registry(
+            tmp_path / NAME,
+            merges=60,
+            loss=lambda _: -80.0,
+            seed=seed,
+            pools=True,
+            metric="rouge_l",
+            reading=load_gate(gate).spec.reading_of("a"),
+            compared_by=comparison,
+        )
+        report = assess(gate, registry=past)
+        limits = {v.limit for v in report.verdicts}
+        if comparison == "rouge_l":
+            assert None not in limits
+        else:
+            assert limits == {None}
+            assert "0 recorded in different pools of answers compared by rouge_l" in (
+                report.verdicts[0].message
+            )
 
 
 class TestLimitsFromTheRegistry:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pytest_mergegate.history.calibration.observations import Observation, as_risk
+from pytest_mergegate.history.calibration.observations import Observation, as_risk, comparison_of
 from pytest_mergegate.history.calibration.parts import (
     Curve,
     Fitted,
@@ -149,6 +149,7 @@ class Residuals:
     """What intervals at every confidence are made of; fitted when it is first asked for."""
 
     def __init__(self, observations: Sequence[Observation], score: str) -> None:
+        comparison_of(observations)
         self.score = score
         self._of = observations
 

@@ -79,6 +79,15 @@ def as_risk(score: str, value: float) -> float:
     return -value if score in LOWER_IS_RISKIER else value
 
 
+def comparison_of(observations: Iterable[Observation]) -> str:
+    """How the answers of all of them were compared, on which their scores and so every result
+    rests. Raises ValueError where that was not the same for all: select those of one comparison."""
+    found = sorted({one.compared_by for one in observations}) or [EXACT]
+    if len(found) > 1:
+        raise ValueError(f"merges compared by {' and by '.join(found)} say nothing together")
+    return found[0]
+
+
 def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
     """Every merge once, as it was found last, by a key for what was merged and how.
 

@@ -16,7 +16,12 @@ from pytest_mergegate.history.calibration.fit import (
     merge_weights,
     with_score,
 )
-from pytest_mergegate.history.calibration.observations import SAME, Observation, as_risk
+from pytest_mergegate.history.calibration.observations import (
+    SAME,
+    Observation,
+    as_risk,
+    comparison_of,
+)
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.certificates import disagreement_interval
 from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
@@ -85,6 +90,7 @@ def performance(
     Raises:
         Undefined: ``no_scores``, or ``one_kind``: everything collapsed, or nothing did.
     """
+    comparison_of(observations)
     used = [one for one in observations if score in one.scores]
     collapsed = np.array([one.collapsed for one in used], dtype=bool)
     if not used:
@@ -177,6 +183,7 @@ def miss_controlled(observations: Sequence[Observation], score: str, miss_rate: 
         Undefined: ``needs_more_collapses``, with the number in the message.
         ValueError: A rate that is not in (0, 1).
     """
+    comparison_of(observations)
     collapsed = [one for one in observations if one.collapsed and score in one.scores]
     risks, pools = [one.risk(score) for one in collapsed], [one.pool for one in collapsed]
     found = miss_controlled_threshold(risks, miss_rate, pools=pools)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from pytest_mergegate.history.calibration.fit import Calibration, calibrate
-from pytest_mergegate.history.calibration.observations import Observation
+from pytest_mergegate.history.calibration.observations import Observation, comparison_of
 from pytest_mergegate.history.calibration.performance import (
     Performance,
     Threshold,
@@ -63,6 +63,7 @@ class Summary:
         counts = {f"{name}s": self.count(name) for name in ("merge", "pool", "expert")}
         return {
             "schema": SCHEMA,
+            "compared_by": comparison_of(self.observations),
             **counts,
             "losses": len(self.observations),
             "collapses": self.collapses,
