@@ -9,7 +9,7 @@ import numpy as np
 
 from card.losses import FROM, SPLITS
 from card.made import markdown
-from card.scores import SCORES, Score, collapses_of
+from card.scores import SCORES, Score, collapses_of, scores_of
 from pytest_mergegate.history.calibration.observations import COLLAPSE
 from pytest_mergegate.history.calibration.performance import miss_controlled
 from pytest_mergegate.history.study.tables import Table
@@ -166,7 +166,8 @@ def _beside(found: Evidence) -> str:
 
 def _controlled(found: Evidence, split: str) -> str:
     rows: list[list[Any]] = []
-    for score in SCORES if split == "beds" else [s for s in SCORES if s.field in FROM]:
+    scores = scores_of(found.every)
+    for score in scores if split == "beds" else [s for s in scores if s.field in FROM]:
         of = left_out(found, split, score.field)
         for bed, (threshold, alarms) in of.items():
             rows.append([score.label, bed, threshold, *alarms.cells()])

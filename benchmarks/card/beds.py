@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from card.made import markdown
 from card.scores import collapses_of
 from pytest_mergegate.history.beds import load_beds
-from pytest_mergegate.history.calibration.observations import observations
+from pytest_mergegate.history.calibration.observations import comparison_of, observations
 from pytest_mergegate.history.study.losses import methods_of, points_of
 from pytest_mergegate.history.study.tables import Table
 
@@ -48,12 +48,15 @@ class Evidence:
 
 
 def evidence(beds: Sequence[Bed] | None = None) -> Evidence:
-    """Of the beds that ship, or of some."""
+    """Of the beds that ship, or of some. Raises ValueError where their answers were compared in
+    several ways."""
     chosen = load_beds() if beds is None else beds
+    observed = {bed.name: observations(bed.lines, bed.name) for bed in chosen}
+    comparison_of(one for of in observed.values() for one in of)  # no table mixes two
     return Evidence(
         about={bed.name: bed.about for bed in chosen},
         beds={bed.name: points_of(bed.name, bed.lines) for bed in chosen},
-        observed={bed.name: observations(bed.lines, bed.name) for bed in chosen},
+        observed=observed,
     )
 
 

@@ -11,7 +11,7 @@ from card.inputs import inputs_text
 from card.made import markdown, with_parts
 from card.merges import short_lines
 from card.ranks import rank
-from card.scores import SCORES
+from card.scores import scores_of
 from pytest_mergegate.history.calibration.observations import COLLAPSE
 from pytest_mergegate.history.study.tables import Table
 
@@ -36,7 +36,7 @@ def with_evidence(page: str, found: Evidence) -> str:
 def evidence_text(found: Evidence) -> str:
     """The scores by how well they rank, and what the default limit does."""
     rows: list[list[Any]] = []
-    for score in SCORES:
+    for score in scores_of(found.every):
         values = [rank(score, points) for points in found.beds.values()]
         rows.append([score.label, BUDGETS.get(score.field, "none; shown"), score.needs, *values])
     columns: dict[str, int | None] = {"score": None, "budget": None, "takes": None}

@@ -19,7 +19,7 @@ from card.merges import merges_part, short_lines
 from card.promises import promises_part
 from card.ranks import RESAMPLES, rank, ranks_part, within_part
 from card.replication import Replication, replication_part
-from card.scores import SCORES
+from card.scores import scores_of
 from card.targets import targets_part
 from pytest_mergegate.history.calibration.observations import COLLAPSE
 from pytest_mergegate.history.registry.lines import SCORES as NEEDS
@@ -99,7 +99,7 @@ def _short(found: Evidence, predictions: Predictions) -> str:
 
 def _ranked(found: Evidence, needs: str) -> str:
     told = []
-    for score in SCORES:
+    for score in scores_of(found.every):
         if NEEDS[score.field] == needs:
             values = [rank(score, points) for points in found.columns.values()]
             shown = " / ".join("-" if value is None else f"{value:.2f}" for value in values)

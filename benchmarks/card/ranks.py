@@ -10,7 +10,7 @@ import numpy as np
 from card.baselines import baselines
 from card.beds import experts_of, pools_of
 from card.made import markdown
-from card.scores import SCORES, collapses_of, losses_of
+from card.scores import SCORES, collapses_of, losses_of, scores_of
 from pytest_mergegate.history.study.losses import methods_of
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
@@ -94,7 +94,7 @@ def interval(
 
 def _ranks(found: Evidence, point: Callable[..., float]) -> str:
     rows: list[list[Any]] = []
-    for score in (*SCORES, *baselines(found)):
+    for score in (*scores_of(found.every), *baselines(found)):
         cells = []
         for points in found.columns.values():
             known = score.known(points)
@@ -138,7 +138,7 @@ def _by_method(found: Evidence, bed: str) -> str:
     points = found.beds[bed]
     methods = methods_of(points)
     rows: list[list[Any]] = []
-    for score in (*SCORES, *baselines(found)):
+    for score in (*scores_of(found.every), *baselines(found)):
         cells = []
         for method in methods:
             of = [point for point in points if point.method == method]
@@ -154,7 +154,7 @@ def _by_method(found: Evidence, bed: str) -> str:
 def within_part(found: Evidence) -> str:
     """Whether a score orders the experts of one merge."""
     rows: list[list[Any]] = []
-    for score in SCORES:
+    for score in scores_of(found.every):
         orders = {bed: _spearman(score, points) for bed, points in found.beds.items()}
         hits = {bed: _hits(score, points) for bed, points in found.beds.items()}
         cells: list[str | None] = []

@@ -48,6 +48,8 @@ class Score:
 SCORES = (
     Score(field="disagreement", label="disagreement"),
     Score(field="kl", label="KL(expert, merge)"),
+    Score(field="token_agreement", label="token agreement (lower is worse)", falls=True),
+    Score(field="total_variation", label="total variation of tokens"),
     Score(field="relative_distortion", label="relative distortion"),
     Score(field="surrogate", label="surrogate's disagreement"),
     Score(field="surrogate_kl", label="surrogate's KL"),
@@ -62,6 +64,12 @@ SCORES = (
     Score(field="conflicting_magnitude_ratio", label="conflicting magnitude ratio"),
     Score(field="cosine", label="cosine (lower is worse)", falls=True),
 )
+
+
+def scores_of(points: Iterable[Point]) -> tuple[Score, ...]:
+    """Those that any of the points has: merges that were recorded before one was lack it."""
+    every = list(points)
+    return tuple(score for score in SCORES if score.known(every))
 
 
 def losses_of(points: Iterable[Point]) -> npt.NDArray[np.float64]:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_mergegate.gate.sections import EXACT
-from pytest_mergegate.history.registry.lines import RegistryLine
+from pytest_mergegate.history.registry.lines import RegistryLine, ScoredExpert
 
 COLLAPSE: Final = -30.0
 """Percent: an expert whose loss is worse has collapsed."""
@@ -96,20 +97,23 @@ def latest(lines: Iterable[RegistryLine]) -> dict[str, RegistryLine]:
     """
     found: dict[str, RegistryLine] = {}
     for line in lines:
-        # the same for a merge of the same weights in the same way, whatever it was measured with;
-        # but what was compared in one way is no evidence in place of what was in another
-        shares = {e.fingerprint: line.weights.get(e.name) for e in line.experts}
-        otherwise = {e.fingerprint: e.compared_by for e in line.experts if e.compared_by != EXACT}
-        said = [line.base, line.label, line.parameters, line.settings.get("seed"), shares]
-        said += [otherwise] if otherwise else []
-        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        key = _merge_of(line)
         if key not in found or line.created >= found[key].created:
             found[key] = line
     return found
 
 
 def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observation, ...]:
-    """What ``lines`` say of experts whose loss was measured, each merge as it was found last."""
+    """What ``lines`` say of experts whose loss was measured, each merge as it was found last; of an
+    expert whose answers were compared in two ways, each way as it was found last."""
+    found: dict[tuple[str, str, int, str], tuple[RegistryLine, ScoredExpert]] = {}
+    for line in lines:
+        key, copies = _merge_of(line), Counter[str]()
+        for expert in line.experts:
+            own = (key, expert.fingerprint, copies[expert.fingerprint], expert.compared_by)
+            copies[expert.fingerprint] += 1
+            if own not in found or line.created >= found[own][0].created:
+                found[own] = line, expert
     return tuple(
         Observation(
             merge=key,
@@ -133,7 +137,13 @@ def observations(lines: Iterable[RegistryLine], bed: str = "") -> tuple[Observat
             },
             loss=expert.loss,
         )
-        for key, line in latest(lines).items()
-        for expert in line.experts
+        for (key, *_), (line, expert) in found.items()
         if expert.loss is not None
     )
+
+
+def _merge_of(line: RegistryLine) -> str:
+    """The same for a merge of the same weights in the same way, whatever it was measured with."""
+    shares = {e.fingerprint: line.weights.get(e.name) for e in line.experts}
+    said = [line.base, line.label, line.parameters, line.settings.get("seed"), shares]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from unit.history.registry.making import made
 from unit.history.study.test_tables import HOSTILE, table
 
+from pytest_mergegate.history.beds import Bed
 from pytest_mergegate.history.study.losses import points_of
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
+from card.beds import evidence
 from card.made import markdown
-from card.scores import SCORES, collapses_of, losses_of
+from card.scores import SCORES, collapses_of, losses_of, scores_of
 
 COSINE = next(score for score in SCORES if score.field == "cosine")
 MDS = next(score for score in SCORES if score.field == "mds")
@@ -34,6 +37,26 @@ def test_scores_are_turned_so_that_larger_is_riskier() -> None:
     assert np.isnan(COSINE.of(points)[2])
     assert [p.name for p in COSINE.known(points)] == ["a", "b"]
     assert MDS.of(points).tolist() == [math.inf] * 3
+
+
+def test_only_scores_that_were_recorded_are_told_of() -> None:
+    """Merges that were recorded before one was lack it; infinite ones are there."""
+    older = points_of("bed", [made("ab", scores={"a": {"kl": 0.1}, "b": {}}, infinite=("mds",))])
+    assert [score.field for score in scores_of(older)] == ["kl", "mds"]
+    scores = {"a": {"token_agreement": 0.9, "total_variation": 0.1}, "b": {"token_agreement": 0.1}}
+    (agreement, variation) = scores_of(points := points_of("bed", [made("ab", scores=scores)]))
+    assert agreement.of(points).tolist() == [-0.9, -0.1]
+    assert variation.of(points)[0] == 0.1
+
+
+def test_beds_that_were_compared_in_two_ways_make_no_card() -> None:
+    beds = [
+        Bed(name=by, about={}, lines=(made("ab", base=by, compared_by=by),))
+        for by in ("exact", "rouge_l")
+    ]
+    assert evidence(beds[1:]).every
+    with pytest.raises(ValueError, match="compared by exact and by rouge_l say nothing together"):
+        evidence(beds)
 
 
 def test_markdown_stays_a_table_whatever_the_names() -> None:

@@ -13,6 +13,7 @@ from pytest_mergegate.history.calibration.observations import observations
 from pytest_mergegate.history.past import Past
 from pytest_mergegate.history.registry.lines import RegistryLine
 from pytest_mergegate.history.registry.reading import read_registry
+from pytest_mergegate.history.study.losses import points_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,12 +81,25 @@ def test_a_merge_measured_again_in_another_way_takes_nothing_away(tmp_path: Path
     found = observations([*first, *again])
     assert {one.compared_by for one in found} == {"exact", "rouge_l"}
     assert len(found) == 120
-    assert len({one.merge for one in found}) == 60
-    # of experts in one pool that are compared differently, each counts with its own
-    data = json.loads(first[0].to_json())
-    data["experts"][1]["compared_by"] = "rouge_l"
-    mixed = observations([RegistryLine.model_validate_json(json.dumps(data))])
-    assert [one.compared_by for one in mixed] == ["exact", "rouge_l"]
+    assert len({one.merge for one in found}) == 30
+    assert len(points_of("r", [*first, *again])) == 60  # whose losses hang on no comparison
+
+
+def test_of_one_merge_each_expert_counts_once_for_each_comparison() -> None:
+    """Measured exactly, then one of the two by ROUGE-L: of the other the later is told."""
+    first = made("ab", losses={"a": -1.0, "b": -2.0}, created="2026-01-01", compared_by="exact")
+    data = json.loads(first.to_json()) | {"created": "2026-02-01"}
+    for expert, loss, by in zip(data["experts"], (-3.0, -4.0), ("exact", "rouge_l"), strict=True):
+        expert |= {"loss": loss, "compared_by": by}
+    later = RegistryLine.model_validate_json(json.dumps(data))
+    for lines_ in ([first, later], [later, first]):
+        found = {(o.name, o.compared_by): o.loss for o in observations(lines_)}
+        assert found == {("a", "exact"): -3.0, ("b", "exact"): -2.0, ("b", "rouge_l"): -4.0}
+        assert len(observations(lines_)) == 3
+    twins = made("ab", losses={"a": -1.0, "b": -2.0}, created="2026-01-01")
+    data = json.loads(twins.to_json())
+    data["experts"][1]["fingerprint"] = "a"  # a copy of the first under another name
+    assert len(observations([RegistryLine.model_validate_json(json.dumps(data))])) == 2
 
 
 def test_lines_are_written_as_they_were_made(tmp_path: Path) -> None:
