@@ -87,7 +87,7 @@ class Changes:
         return (
             any(map(self.touch, (*own, *bases)))
             or any(map(self._unseen, own))
-            or self._metric_touched(found)
+            or self._code_touched(found)
         )
 
     def touch(self, path: Path) -> bool:
@@ -100,12 +100,15 @@ class Changes:
         outside = real.exists() and not real.is_relative_to(self.top)
         return outside or any(map(self.unseen.meet, _trail(path)))
 
-    def _metric_touched(self, gate: Gate) -> bool:
-        """A metric of the user's own may import any module, a task of the harness read any file."""
-        metrics = [expert.metric for expert in gate.spec.experts.values()]
+    def _code_touched(self, gate: Gate) -> bool:
+        """A metric or distance of the user's own may import any module, a task of the harness read
+        any file."""
+        experts = gate.spec.experts.values()
+        metrics = [expert.metric for expert in experts]
         if any(metric.startswith(HARNESS) for metric in metrics):
             return self.touch(gate.root)
         own = any(metric not in BUILTIN_METRICS for metric in metrics)
+        own = own or any(expert.distance is not None for expert in experts)
         return own and any(path.suffix == ".py" for path in self.changed.paths)
 
 

@@ -35,7 +35,7 @@ def plan_files(
 ) -> tuple[dict[Path, str], list[str]]:
     """The files for every group of two or more, by path, not yet written, and what is missing among
     them. Raises GateError."""
-    _check_metrics(gate, folder)
+    _check_code(gate, folder)
     texts: dict[Path, str] = {}
     missing: list[str] = []
     merged = [group for group in groups if len(group.names) > 1]
@@ -79,22 +79,22 @@ def _dumped(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _check_metrics(gate: Gate, folder: Path) -> None:
-    """Raise GateError where a metric is found only beside the gate file."""
+def _check_code(gate: Gate, folder: Path) -> None:
+    """Raise GateError where a metric or a distance is found only beside the gate file."""
     if folder.resolve() == gate.root.resolve():
         return
     for name, expert in gate.spec.experts.items():
-        metric = expert.metric
-        if metric in BUILTIN_METRICS or metric.startswith(HARNESS):
-            continue
-        module = metric.partition(":")[0].partition(".")[0]
-        beside = (gate.root / f"{module}.py").exists() or (gate.root / module).is_dir()
-        if beside:
-            raise GateError(
-                f"--write: {shown(name)} is scored by {shown(metric)}, which is looked for beside "
-                "the gate file",
-                fix=f"write into the gate's own folder: --write {gate.root}",
-            )
+        is_own = expert.metric not in BUILTIN_METRICS and not expert.metric.startswith(HARNESS)
+        code = {"scored": expert.metric if is_own else None, "compared": expert.distance}
+        for how, function in code.items():
+            module = (function or "").partition(":")[0].partition(".")[0]
+            beside = (gate.root / f"{module}.py").exists() or (gate.root / module).is_dir()
+            if function is not None and beside:
+                raise GateError(
+                    f"--write: {shown(name)} is {how} by {shown(function)}, which is looked for "
+                    "beside the gate file",
+                    fix=f"write into the gate's own folder: --write {gate.root}",
+                )
 
 
 def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:

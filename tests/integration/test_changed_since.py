@@ -390,9 +390,10 @@ class TestWhatConcernsAGate:
         (repository / "base" / "config.json").write_text("{}", "utf-8")
         assert concerned(repository)
 
-    def test_the_code_of_a_metric(self, repository: Path) -> None:
+    @pytest.mark.parametrize("kind", ["metric", "distance"])
+    def test_the_code_of_a_metric_or_distance(self, repository: Path, kind: str) -> None:
         gate = read_gate(repository / "mergegate.yaml")
-        gate["experts"]["a"]["metric"] = "package.scores:mine"
+        gate["experts"]["a"][kind] = "package.scores:mine"
         write_gate(repository / "mergegate.yaml", gate)
         commit(repository)
         git(repository, "branch", "--quiet", "--force", "main")

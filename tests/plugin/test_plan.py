@@ -150,6 +150,21 @@ class TestFiles:
         assert mergegate("plan", path, "--write", "out", "--force") == 0
         assert mine.read_text("utf-8") != "mine"
 
+    @pytest.mark.parametrize("kind", ["metric", "distance"])
+    def test_code_that_lies_beside_the_gate_file(
+        self, gates: Gates, capsys: Capture, kind: str
+    ) -> None:
+        said = "[float(a != b) for a, b in zip(outputs, others)]"
+        own = f"def same(outputs, others):\n    return {said}"
+        (gates.folder / "mine.py").write_text(own, "utf-8")
+        experts = {name: gates.expert(name) for name in "bc"}
+        experts["a"] = gates.expert("a", **{kind: "mine:same"})
+        path = gates.write(budget=LOOSE, experts=experts)
+        assert mergegate("plan", path, "--write", "out") == 2
+        assert "by mine:same, which is looked for beside the gate file" in capsys.readouterr().err
+        assert not (gates.folder / "out").exists()
+        assert mergegate("plan", path, "--write", ".", "--verify") == 0
+
     def test_names_that_are_hard_to_write(self, gates: Gates) -> None:
         names = {"a": "<script>|%: {x}", "b": "- 'b'", "c": "yes"}
         experts = {own: gates.expert(name) for name, own in names.items()}
