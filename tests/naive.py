@@ -279,9 +279,12 @@ class Naive:
 
     def _apart_by_rouge(self, *args: Any) -> tuple[float, float, float]:
         *answers, name = args
-        texts = [words(self.text(answer, name)) for answer in answers]
+        said = [self.text(answer, name) for answer in answers]
+        texts = [words(text) for text in said]
         cut = [not self.ended(answer, name) for answer in answers]
         seen = rouge_distance(common_words(*texts), *map(len, texts))
+        if not any(texts):  # signs alone, which ROUGE does not see
+            seen = float(said[0] != said[1])
         if not any(cut):
             return seen, seen, seen
         if all(cut):

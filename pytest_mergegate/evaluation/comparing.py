@@ -1,9 +1,11 @@
 """Answers that are text, compared as their metric reads them (THEORY 10)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -14,51 +16,70 @@ from pytest_mergegate.evaluation.own_metric import OwnMetric, Scores
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.sections import EXACT, ROUGE
 
-Tokenize = Callable[[str], Sequence[str]]
+_ROUGE_WORDS = re.compile("[a-z0-9]+")
 
 
-@contextmanager
-def rouge_score() -> Iterator[None]:
-    """Turn a missing rouge-score package into a GateError that says how to install it."""
-    try:
-        yield
-    except ImportError:
+def require_rouge_score() -> None:
+    """Raise GateError where the package that scores ``metric: rouge_l`` is not installed."""
+    if find_spec("rouge_score") is None:
         raise GateError(
-            "rouge_l needs the rouge-score package",
+            "metric rouge_l needs the rouge-score package",
             fix="pip install 'pytest-mergegate[rouge]'",
-        ) from None
+        )
 
 
 def comparer(gate: Gate, expert: str) -> Compare | None:
     """How the answers of ``expert`` are compared; None where they are the same or not.
 
-    Raises GateError where that takes a package that is not there, PoolError for a function that
-    cannot be used.
+    Raises PoolError for a function that cannot be used.
     """
     comparison = gate.spec.experts[expert].comparison
     if comparison == EXACT:
         return None
     if comparison == ROUGE:
-        with rouge_score():
-            from rouge_score.tokenizers import DefaultTokenizer
-        return partial(by_rouge, DefaultTokenizer(use_stemmer=False).tokenize)
+        return by_rouge
     own = OwnMetric(metric=comparison, expert=expert, examples=(), numbers=(), kind="distance")
     return partial(_by_own_function, own, own.load(gate.root))
 
 
-def by_rouge(tokenize: Tokenize, own: Sequence[Answer], other: Sequence[Answer]) -> Distances:
-    """How much of ROUGE-L two answers to one input may differ by, whatever the target.
+def by_rouge(own: Sequence[Answer], other: Sequence[Answer]) -> Distances:
+    """How much of ROUGE-L two answers to one input may differ by, whatever the target, and at least
+    as much as the like over the words of every script: ROUGE itself sees none but a-z and 0-9.
 
-    An answer that was cut goes on: where only one of the two was, the least distance is that of the
-    continuation that says all that is missing of the whole one and nothing else.
+    Answers without a word that differ share nothing. An answer that was cut goes on: where only one
+    of the two was, the least distance is that of the continuation that says all that is missing of
+    the whole one and nothing else.
     """
-    counts = np.zeros((2, 3, len(own)))
+    readings = rouge_words, words_of_any_script
+    counts = np.zeros((2, len(readings), 3, len(own)))
+    blind = np.zeros(len(own))
     for index, pair in enumerate(zip(own, other, strict=True)):
-        texts = [tokenize(answer.text) for answer in pair]
-        counts[0, :, index] = metrics.common_tokens(*texts), *map(len, texts)
-        counts[1, :, index] = _at_best(texts, [answer.cut for answer in pair])
-    seen, least = (metrics.rouge_l_distance(*each) for each in counts)
-    return _distances(ROUGE, own, other, seen, least)
+        for how, words in enumerate(readings):
+            texts = [words(answer.text) for answer in pair]
+            counts[0, how, :, index] = metrics.common_tokens(*texts), *map(len, texts)
+            counts[1, how, :, index] = _at_best(texts, [answer.cut for answer in pair])
+        blind[index] = not any(texts) and pair[0].text != pair[1].text
+    seen, least = (metrics.rouge_l_distance(*np.moveaxis(each, 1, 0)).max(0) for each in counts)
+    return _distances(ROUGE, own, other, np.maximum(seen, blind), least)
+
+
+def rouge_words(text: str) -> list[str]:
+    """What rouge-score reads of a text, without stemming."""
+    return _ROUGE_WORDS.findall(text.lower())
+
+
+def words_of_any_script(text: str) -> list[str]:
+    """The same words, and those of letters and signs that are not ASCII; of writing without spaces
+    each character is one."""
+    return "".join(map(_spaced, text.lower())).split()
+
+
+def _spaced(character: str) -> str:
+    if character.isascii():
+        return character if character.isalnum() else " "
+    if unicodedata.category(character)[0] not in "LMNS":  # punctuation, spaces, what is not seen
+        return " "
+    return f" {character} " if unicodedata.east_asian_width(character) in "WF" else character
 
 
 def _at_best(texts: Sequence[Sequence[str]], cut: Sequence[bool]) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_mergegate.evaluation.comparing import rouge_score
+from pytest_mergegate.evaluation.comparing import require_rouge_score
 from pytest_mergegate.evaluation.own_metric import OwnMetric
 from pytest_mergegate.gate.options import Scorer
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
@@ -93,8 +93,9 @@ def _of_pair(metric: str) -> Callable[[str, str], float]:
         return lambda output, reference: output == reference
     if metric == "exact_match":
         return lambda output, reference: output.strip() == reference.strip()
-    with rouge_score():
-        from rouge_score.rouge_scorer import RougeScorer
+    require_rouge_score()
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(["rougeL"])
     return lambda output, reference: float(scorer.score(reference, output)["rougeL"].fmeasure)
 

@@ -48,6 +48,7 @@ def open_pool(gate: Gate, options: Options) -> tuple[Context, Results]:
     plan_methods(gate, pool.names)  # a typo fails at once
     decisions = budget_questions(gate.spec, pool)
     context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
+    context.check_comparisons()
     about_pairs = any(
         kind.about == "pair" for kind, _ in set_limits(gate.spec.effective_budget.limits)
     )

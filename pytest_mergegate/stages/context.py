@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_mergegate.engine.running.executors import Executor, LocalExecutor
 from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import Workspace
-from pytest_mergegate.evaluation.comparing import comparer
+from pytest_mergegate.evaluation.comparing import comparer, require_rouge_score
 from pytest_mergegate.gate.options import STAGES, Stage
+from pytest_mergegate.gate.sections import ROUGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -163,6 +164,14 @@ class Context:
             loading=loading,
             comparer=partial(comparer, self.gate),
         )
+
+    def check_comparisons(self) -> None:
+        """Raise GateError for a package or a function that is missing to compare answers or to
+        score them, before anything is computed in vain."""
+        for name, expert in self.gate.spec.experts.items():
+            self.workspace.comparer(name)
+            if expert.metric == ROUGE and self.pool.labelled(name):
+                require_rouge_score()
 
     def executor(self) -> AbstractContextManager[Executor]:
         """Where models run for states."""

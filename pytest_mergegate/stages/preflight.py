@@ -37,13 +37,14 @@ class PreflightResult:
 
 
 def run(context: Context, earlier: Results) -> Iterator[Results]:
-    """Raises UnsoundPool; and GateError for a method that mergekit does not know, before anything
-    is computed in vain."""
+    """Raises UnsoundPool; and GateError for a method that mergekit does not know, and a comparison
+    that cannot be made, before anything is computed in vain."""
     findings = _inspect(earlier.pool, context.gate)
     if any(finding.severity == "error" for finding in findings):
         raise UnsoundPool(findings)
     yield (earlier := replace(earlier, findings=findings))
     if context.reaches("hidden"):
+        context.check_comparisons()
         yield replace(earlier, methods=_planned(context))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import platform
 from functools import cache, cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.engine.models.readings import Reading
-from pytest_mergegate.gate.sections import ROUGE, Positions
+from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.fingerprints import fingerprint
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ class Workspace:
         """What every number of the engine depends on: the root of all keys."""
         base = self.pool.base
         trusted = self.spec.trust_remote_code
-        by_rouge = any(expert.comparison == ROUGE for expert in self.spec.experts.values())
         return {
-            **({"rouge": _version("rouge-score")} if by_rouge else {}),
             "engine": own_code(),
             "versions": {name: version(name) for name in _PACKAGES},
             "base": base.fingerprint,
@@ -199,13 +197,6 @@ class Workspace:
         most = self.spec.probes.max_per_task or self.spec.probes.per_task
         self.per_task = min(2 * self.per_task, most)
         return sum(len(self.probes(name)) for name in self.draws) > before
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 @cache

@@ -9,10 +9,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
 from pytest_mergegate.engine.running.distances import Answer
-from pytest_mergegate.evaluation.comparing import by_rouge
+from pytest_mergegate.evaluation.comparing import by_rouge, rouge_words, words_of_any_script
 from pytest_mergegate.metrics import common_tokens, rouge_l_distance
-
-TOKENIZE = DefaultTokenizer(use_stemmer=False).tokenize
 
 
 def random_text(rng: np.random.Generator, longest: int = 14) -> list[str]:
@@ -32,13 +30,55 @@ def test_by_rouge_is_what_rouge_score_says(seed: int) -> None:
     for _ in range(200):
         a, b = (" ".join(random_text(rng)) for _ in range(2))
         d = 1 - scorer.score(a, b)["rougeL"].fmeasure if a or b else 0.0
-        (found,) = by_rouge(TOKENIZE, [_said(a)], [_said(b)]).seen
+        (found,) = by_rouge([_said(a)], [_said(b)]).seen
         assert found == pytest.approx(4 * d / (1 + 3 * d))
 
 
 def test_case_and_punctuation_are_no_distance() -> None:
-    found = by_rouge(TOKENIZE, [_said("Shouting, LOUD!")], [_said("shouting loud")])
+    found = by_rouge([_said("Shouting, LOUD!")], [_said("shouting loud")])
     assert found.seen == (0.0,)
+
+
+def test_words_are_those_of_rouge_score(seed: int) -> None:
+    rng, tokenize = np.random.default_rng(seed), DefaultTokenizer(use_stemmer=False).tokenize
+    signs = [*map(chr, range(256)), *"İKſßﬁΣσς½²٣あ漢\u0301\u200b\u2028\U0001f44d"]
+    for _ in range(500):
+        text = "".join(rng.choice(signs, size=rng.integers(0, 40)))
+        assert rouge_words(text) == tokenize(text)
+        plain = text.encode("ascii", "ignore").decode()
+        assert words_of_any_script(plain) == tokenize(plain)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        ("да", "нет", 1),
+        ("Да.", "да", 0),
+        ("正解は四十二です", "間違いは七です", 0.9),
+        ("答案 42", "錯誤 42", 0.8),
+        ("की", "का", 1),
+        ("naïve", "naive", 1),
+        ("👍", "👎", 1),
+        ("+", "-", 1),
+        ("", "...", 1),
+        ("...", "...", 0),
+        ("", "", 0),
+    ],
+)
+def test_what_rouge_does_not_see_is_seen(one: str, other: str, apart: float) -> None:
+    found = by_rouge([_said(one), _said(other)], [_said(other), _said(one)])
+    assert found.seen[0] == found.seen[1]
+    assert found.seen[0] == pytest.approx(apart, abs=0.1 if 0 < apart < 1 else 0)
+    assert found.least == found.most == found.seen
+
+
+def test_no_distance_is_less_than_rouge_l_s(seed: int) -> None:
+    rng, scorer = np.random.default_rng(seed), RougeScorer(["rougeL"])
+    for _ in range(300):
+        a, b = (" ".join(rng.choice([*"abcé漢я.+"], size=rng.integers(0, 9))) for _ in "ab")
+        d = 1 - scorer.score(a, b)["rougeL"].fmeasure if rouge_words(a + b) else 0.0
+        (found,) = by_rouge([_said(a)], [_said(b)]).seen
+        assert found >= 4 * d / (1 + 3 * d) - 1e-12
 
 
 def test_bounds_the_difference_of_rouge_l_against_any_target(seed: int) -> None:
@@ -59,7 +99,7 @@ def test_an_answer_that_was_cut_may_become_anything_within_the_ends(seed: int) -
     met = 0
     for _ in range(400):
         own, begun = random_text(rng, 10), random_text(rng, 10)
-        cut = by_rouge(TOKENIZE, [_said(" ".join(own))], [_said(" ".join(begun), cut=True)])
+        cut = by_rouge([_said(" ".join(own))], [_said(" ".join(begun), cut=True)])
         assert cut.most == (1.0,)
         # the last token may have been but the beginning of a word
         for whole in (begun + random_text(rng, 10), begun[:-1] + own, begun[:-1] + own[-4:]):
@@ -71,7 +111,7 @@ def test_an_answer_that_was_cut_may_become_anything_within_the_ends(seed: int) -
 
 
 def test_two_answers_that_were_cut_may_still_become_the_same() -> None:
-    found = by_rouge(TOKENIZE, [_said("a b c", cut=True)], [_said("d e f", cut=True)])
+    found = by_rouge([_said("a b c", cut=True)], [_said("d e f", cut=True)])
     assert (found.seen, found.least, found.most) == ((1.0,), (0.0,), (1.0,))
     assert found.cut == 1
 
