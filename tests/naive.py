@@ -313,6 +313,20 @@ class Naive:
                 found.append(float((p.exp() * (p - q)).sum(-1).mean()))
         return found
 
+    def tokens(self, model: Any, name: str) -> tuple[float, float]:
+        """Share of the tokens of the expert's own answers that are ``model``'s first choice as
+        well, and total variation of the distributions there; of each answer, then over answers."""
+        own, agreeing, apart = self.experts[name], [], []
+        for k in range(len(self.rows[name])):
+            p, q = (self.at_answer(m, name, k)[1].double().softmax(-1) for m in (own, model))
+            agreeing.append(
+                np.mean([int(a.argmax() == b.argmax()) for a, b in zip(p, q, strict=True)])
+            )
+            apart.append(
+                np.mean([float((a - b).clip(min=0).sum()) for a, b in zip(p, q, strict=True)])
+            )
+        return float(np.mean(agreeing)), float(np.mean(apart))
+
     def distortion(self, model: Any, name: str) -> tuple[float, float]:
         """δ² on own inputs, and the mean square of the expert's own states."""
         states = [

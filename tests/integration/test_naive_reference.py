@@ -341,6 +341,14 @@ def test_merge(case: Case, label: str) -> None:
         assert found.cut == (apart[1] < apart[2]).sum()
         assert found.disagreement_upper == pytest.approx(upper)
         assert found.kl == pytest.approx(naive.divergence(model, name), rel=1e-4, abs=1e-7)
+        if naive.by_choices(name):  # no text
+            assert (found.token_agreement, found.total_variation) == (None, None)
+        else:
+            agreement, variation = naive.tokens(model, name)
+            assert found.token_agreement == pytest.approx(agreement, abs=1e-6)
+            assert found.total_variation == pytest.approx(variation, rel=1e-4, abs=1e-6)
+            if not naive.by_rouge(name):  # greedy answers are equal where all their tokens agree
+                assert (agreement == 1) == (found.disagreement == 0)
         assert found.distortion == pytest.approx(distortion, rel=1e-4)
         assert found.relative_distortion == pytest.approx(math.sqrt(distortion / own), rel=1e-4)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
+from pools import read_gate, write_gate
 
 from plugin.test_cli import mergegate
 from pytest_mergegate.history.registry.reading import read_registry
@@ -60,6 +62,28 @@ def test_the_command_writes_the_same_lines(pytester: pytest.Pytester, measuring:
         for path in (pytester.path / NAME, pytester.path / "kept/other.jsonl")
     )
     assert one == other
+
+
+def test_a_line_says_what_the_report_says(
+    pytester: pytest.Pytester, gates: Gates, measuring: Path
+) -> None:
+    """How answers were compared, token by token too, and what is kept of the gain."""
+    settings = read_gate(measuring)
+    settings["experts"]["b"]["compare"] = "rouge_l"
+    write_gate(measuring, settings)
+    assert mergegate("check", measuring, "--report=json:report.json") == 1
+    report = json.loads((pytester.path / "report.json").read_text("utf-8"))
+    lines = read_registry(pytester.path / NAME).lines
+    assert [line.label for line in lines] == [merge["method"] for merge in report["merges"]]
+    for line, merge in zip(lines, report["merges"], strict=True):
+        assert [expert.compared_by for expert in line.experts] == ["exact", "rouge_l", "exact"]
+        for expert, told in zip(line.experts, merge["experts"], strict=True):
+            assert told["compared_by"] == expert.compared_by
+            assert told["token_agreement"] is not None
+            for score in ("token_agreement", "total_variation", "kl"):
+                assert expert.scores[score] == pytest.approx(told[score], rel=1e-5)
+            assert expert.gain_kept == told["gain_kept"] is None
+            assert told["gain_kept_reason"] == "expert_gains_nothing"  # all score 1
 
 
 def test_where_it_is_kept(pytester: pytest.Pytester, measuring: Path) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.cases import case_lines, cases_of
-from pytest_mergegate.report.formats.numbers import columns
+from pytest_mergegate.report.formats.numbers import Column, columns, token_columns
 from pytest_mergegate.report.formats.text_tables import heatmap
 from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
 
@@ -32,6 +32,7 @@ class Kind(StrEnum):
     CASES = "experts' changed cases"
     METHODS = "other methods"
     PASSED_TABLE = "tables of gates that passed"
+    TOKENS = "tables of tokens"
     HEATMAP = "heatmaps"
     RUN = "notes on the run"
 
@@ -107,15 +108,16 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
     if len(report.merges) > 1:
         rows = [f"- {code_plain(m.method)}: {reading.worst_of(m)}" for m in report.merges]
         yield Kind.METHODS, details("Every method", "\n".join(rows))
+    if (merge := reading.merge_of(report)) and (tokens := token_columns(report, merge)):
+        told = _tokens(report, tokens)
+        yield Kind.TOKENS, details("Token by token, on the experts' own answers", told)
     if report.status != "error" and (picture := heatmap(report, _WIDE)):
         yield (Kind.HEATMAP, details("How alike the experts are", block("\n".join(picture))))
     yield Kind.RUN, f"<sub>{_run(report)}</sub>"
 
 
 def _experts(report: Report) -> str:
-    shown = columns(report)
-    heads = [" ".join(filter(None, (c.title, c.unit, c.limit))) for c in shown]
-    rows = []
+    shown, rows = columns(report), []
     for name in report.expert_names:
         cells = [column.cells[name] for column in shown]
         symbol = SYMBOLS.get(cells[-1], "")
@@ -123,7 +125,17 @@ def _experts(report: Report) -> str:
     merge = reading.merge_of(report)
     method = merge.method if merge else report.judged_method
     under = f"Under {code_plain(method)}:\n\n" if method else ""
-    return under + table(["expert", *heads], rows)
+    return under + table(_heads(shown), rows)
+
+
+def _tokens(report: Report, shown: Sequence[Column]) -> str:
+    """How a merge predicts the tokens of the experts' own answers."""
+    names = report.expert_names
+    return table(_heads(shown), ([code(n), *(c.cells[n] for c in shown)] for n in names))
+
+
+def _heads(shown: Sequence[Column]) -> list[str]:
+    return ["expert", *(" ".join(filter(None, (c.title, c.unit, c.limit))) for c in shown)]
 
 
 def _cause(concern: reading.Concern) -> str:

@@ -193,6 +193,7 @@ def columns(
         found.append(surrogate)
     if shown is not None:
         found += _merged(report, shown, values, intervals=detailed)
+        found += token_columns(report, shown) if detailed else []
     found = [column for column in found if not column.empty]
     if judged:
         statuses = {name: status_of(report, name) or NONE for name in report.expert_names}
@@ -257,6 +258,21 @@ def _merged(
     yield _column(report, "gain", "kept", GAIN, kept, intervals=intervals)
     scores = {name: score_text(merged.get(name)) or NONE for name in report.expert_names}
     yield Column(title="score", unit="alone → merged", cells=scores)
+
+
+def token_columns(report: Report, merge: MergeRecord) -> list[Column]:
+    """How a merge predicts the tokens of every expert's own answers, which no budget limits; none
+    where no answer is a text."""
+    merged = {expert.name: expert for expert in merge.experts}
+    found = []
+    for key, unit, same in (("token_agreement", "", 1.0), ("total_variation", "of tokens", 0.0)):
+        values = {n: getattr(merged.get(n), key, None) for n in report.expert_names}
+        cells = {  # nearly the same is not shown as the same
+            name: NONE if v is None else number_beside(v, same, 3, apart=True)
+            for name, v in values.items()
+        }
+        found.append(Column(title=key.replace("_", " "), unit=unit, cells=cells))
+    return [column for column in found if not column.empty]
 
 
 def layer_columns(report: Report) -> list[Column]:
