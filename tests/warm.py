@@ -199,6 +199,7 @@ def _reap(children: dict[int, socket.socket]) -> None:
 
 def _child(client: socket.socket, others: list[socket.socket], path: list[str]) -> NoReturn:
     code = 1
+    os.setpgid(0, 0)  # what ends this process with its group spares the server
     try:
         for other in others:
             other.close()

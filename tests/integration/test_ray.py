@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pools import write_adapter
 from reports import same
+from warm import commands
 
 from pytest_mergegate.engine.running import ray_cluster, ray_executor
 from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry
@@ -53,7 +54,12 @@ def cluster() -> Iterator[Any]:
         environment.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         cluster.add_node(**NODE)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        ray.init(
+            address=cluster.address,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            runtime_env={"py_executable": str(commands() / "python")},  # see warm.py
+        )
         yield cluster
         ray.shutdown()
         cluster.shutdown()
