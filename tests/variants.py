@@ -179,8 +179,13 @@ def load(base: Path, architecture: str) -> Any:
 
 def write_variant(base: Path, folder: Path, *, variant: str, architecture: str, seed: int) -> Path:
     """A random adapter of ``base``; every trainable number is moved off its start."""
+    return save_variant(load(base, architecture), folder, variant, architecture, seed)
+
+
+def save_variant(base: Any, folder: Path, variant: str, architecture: str, seed: int) -> Path:
+    """The same of a ``base`` in memory, which is used up."""
     torch.manual_seed(seed)
-    model = get_peft_model(load(base, architecture), VARIANTS[variant].config(architecture))
+    model = get_peft_model(base, VARIANTS[variant].config(architecture))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += VARIANTS[variant].spread * torch.randn_like(parameter)
