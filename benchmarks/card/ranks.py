@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from card.scores import SCORES, collapses_of, losses_of, scores_of
 from pytest_mergegate.history.study.losses import methods_of
 from pytest_mergegate.history.study.tables import Table
 from pytest_mergegate.metrics import Undefined
-from pytest_mergegate.metrics.ranking import auprc, auroc, spearman
+from pytest_mergegate.metrics.ranking import Ranked, auroc, spearman
 from pytest_mergegate.metrics.resampling import cluster_interval
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ def ranks_part(found: Evidence) -> str:
             "each by itself: the points of a pool come and go together, and so do an expert's. A "
             "constant has 0.5. The last two rows are what other pools of an expert foretell, "
             "without any score.",
-            _ranks(found, auroc),
+            _ranks(found, Ranked.auroc),
             "Average precision (AUPRC), with the same intervals. A score that says nothing has the "
             "base rate of the points that it is known of, which stands in the last column: MDS is "
             "known of larger pools only.",
-            _ranks(found, auprc),
+            _ranks(found, Ranked.auprc),
             _intervals(found),
             *(_by_method(found, bed) for bed in found.beds),
             f"In brackets where fewer than {FEW} points collapsed, or fewer than {FEW} did not.",
@@ -86,13 +87,13 @@ def ranks_part(found: Evidence) -> str:
 
 
 def interval(
-    point: Callable[..., float], values: Any, bad: Any, *clusters: Sequence[Hashable]
+    statistic: Callable[[NDArray[np.float64]], float], *clusters: Sequence[Hashable]
 ) -> tuple[float, float]:
     """95 % bootstrap interval: the points of one cluster come and go together."""
-    return cluster_interval(lambda times: point(values, bad, times), *clusters, resamples=RESAMPLES)
+    return cluster_interval(statistic, *clusters, resamples=RESAMPLES)
 
 
-def _ranks(found: Evidence, point: Callable[..., float]) -> str:
+def _ranks(found: Evidence, statistic: Callable[..., float]) -> str:
     rows: list[list[Any]] = []
     for score in (*scores_of(found.every), *baselines(found)):
         cells = []
@@ -102,9 +103,9 @@ def _ranks(found: Evidence, point: Callable[..., float]) -> str:
             if len(set(bad.tolist())) < 2:
                 cells.append(None)
                 continue
-            clusters = pools_of(known), experts_of(known)
-            low, high = interval(point, values, bad, *clusters)
-            cells.append(f"{point(values, bad):.3f} ({low:.3f} to {high:.3f})")
+            point = partial(statistic, Ranked(values, bad))
+            low, high = interval(point, pools_of(known), experts_of(known))
+            cells.append(f"{point():.3f} ({low:.3f} to {high:.3f})")
         rows.append([score.label, score.needs, *cells, base_rates(score, found)])
     rates = "base rate of its points" + (": " + ", ".join(found.columns)) * (len(found.columns) > 1)
     heads = dict.fromkeys(["score", "needs", *found.columns, rates])
@@ -127,7 +128,8 @@ def _intervals(found: Evidence) -> str:
         if len(set(bad.tolist())) < 2:
             continue
         ways = [pools_of(known)], [experts_of(known)], [pools_of(known), experts_of(known)]
-        found_ones = [interval(auroc, score.of(known), bad, *way) for way in ways]
+        ranked = Ranked(score.of(known), bad)
+        found_ones = [interval(ranked.auroc, *way) for way in ways]
         rows.append([score.label, *(f"{low:.3f} to {high:.3f}" for low, high in found_ones)])
     heads = dict.fromkeys(["score", "over pools", "over experts", "over both"])
     told = markdown(Table(key="ways", title="", columns=heads, rows=rows))

@@ -43,16 +43,16 @@ def cluster_interval(
     if not clusters or len({len(each) for each in clusters}) != 1 or not clusters[0]:
         raise ValueError("clusters must be one or more sequences of one length, not empty")
     generator = np.random.default_rng(seed)
-    places = []
+    places, shares = [], []
     for each in clusters:
         numbers: dict[Hashable, int] = {}
         places.append(np.array([numbers.setdefault(name, len(numbers)) for name in each]))
+        shares.append(np.full(len(numbers), 1 / len(numbers)))
     found = np.empty(resamples)
     for k in range(resamples):
         times = np.ones(len(clusters[0]))
-        for place in places:
-            count = int(place.max()) + 1
-            times *= generator.multinomial(count, np.full(count, 1 / count))[place]
+        for place, equal in zip(places, shares, strict=True):
+            times *= generator.multinomial(len(equal), equal)[place]
         found[k] = statistic(times) if times.any() else np.nan
     if np.isnan(found).all():
         return float("nan"), float("nan")

@@ -178,9 +178,12 @@ class Residuals:
     @cached_property
     def _fit(self) -> tuple[Groups, FittedLosses, Floats]:
         used = [one for one in self._of if self.score in one.scores]
-        groups = grouping(used)
-        risks = _risks(used, self.score)
-        return groups, _fit(used, _finite(risks)), _left_out(used, risks, groups)
+        groups, risks = grouping(used), _risks(used, self.score)
+        parts = folds(used, groups)
+        whole, *others = _fits(
+            used, risks, np.array([np.ones(len(used), bool), *(~f for f in parts)])
+        )
+        return groups, whole, _distances(used, _finite(risks), parts, others)
 
 
 def with_score(
@@ -210,18 +213,30 @@ def grouping(observations: Sequence[Observation]) -> Groups:
     return "pools" if len({one.pool for one in observations}) >= LEAST_POOLS else "merges"
 
 
-def _fit(observations: Sequence[Observation], risks: Floats) -> FittedLosses:
+def _fits(
+    observations: Sequence[Observation], risks: Floats, used: npt.NDArray[np.bool_]
+) -> list[FittedLosses]:
+    """A fit on each row's part of the observations."""
     losses = np.array([one.loss for one in observations])
     weights = merge_weights(observations)
-    link = fit_link(risks, losses, weights)
-    residuals = losses - link(risks)
-    scale = fit_scale(risks, residuals, weights)
+    residuals, curves = np.zeros(used.shape), []
+    for row, part in zip(residuals, used, strict=True):
+        at = _finite(risks[part])
+        link = fit_link(at, losses[part], weights[part])
+        left = losses[part] - link(at)
+        scale = fit_scale(at, left, weights[part])
+        row[part] = left / scale(at)
+        curves.append((link, scale))
     effects = fit_effects(
-        residuals / scale(risks),
+        residuals,
+        used,
         [one.label for one in observations],
         [one.expert for one in observations],
     )
-    return FittedLosses(link=link, scale=scale, effects=effects)
+    return [
+        FittedLosses(link=link, scale=scale, effects=each)
+        for (link, scale), each in zip(curves, effects, strict=True)
+    ]
 
 
 def _risks(observations: Sequence[Observation], score: str) -> Floats:
@@ -241,15 +256,18 @@ def merge_weights(observations: Sequence[Observation]) -> Floats:
     return np.array([1 / counts[one.merge] for one in observations])
 
 
-def _left_out(observations: Sequence[Observation], risks: Floats, groups: Groups) -> Floats:
-    """How many spreads each loss lies from what the other groups foretell."""
-    found, finite = np.zeros(len(observations)), _finite(risks)
-    for fold in folds(observations, groups):
-        rest = [one for one, out in zip(observations, fold, strict=True) if not out]
-        model = _fit(rest, _finite(risks[~fold]))
-        for k in np.flatnonzero(fold).tolist():
+def _distances(
+    observations: Sequence[Observation],
+    risks: Floats,
+    parts: Sequence[npt.NDArray[np.bool_]],
+    models: Sequence[FittedLosses],
+) -> Floats:
+    """How many spreads each loss lies from what the model of the other groups foretells."""
+    found = np.zeros(len(observations))
+    for part, model in zip(parts, models, strict=True):
+        for k in np.flatnonzero(part).tolist():
             one = observations[k]
-            at = (one.label, one.expert, finite[k])
+            at = (one.label, one.expert, risks[k])
             found[k] = abs(one.loss - model.expected(*at)) / model.spread(*at)
     return found
 

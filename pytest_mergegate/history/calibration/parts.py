@@ -11,7 +11,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from pytest_mergegate.history.calibration.observations import SAME
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 NEIGHBOURS: Final = 0.1
 """Share of the points whose residuals make the scale at a score."""
@@ -53,13 +53,9 @@ def fit_link(scores: Floats, losses: Floats, weights: Floats) -> Curve:
     at, place = np.unique(scores, return_inverse=True)
     weight = np.bincount(place, weights=weights)
     mean = np.bincount(place, weights=weights * losses) / weight
-    blocks = isotonic_regression(mean, weights=weight, increasing=False).blocks
-    knots: list[tuple[float, float]] = []
-    for start, end in pairwise(blocks):
-        part = slice(start, end)
-        middle = float(np.average(at[part], weights=weight[part]))
-        knots.append((middle, float(np.average(mean[part], weights=weight[part]))))
-    return Curve(at=tuple(x for x, _ in knots), values=tuple(y for _, y in knots))
+    steps = isotonic_regression(mean, weights=weight, increasing=False).blocks[:-1]
+    heavy, middle, level = (np.add.reduceat(weight * of, steps) for of in (1.0, at, mean))
+    return Curve(at=tuple((middle / heavy).tolist()), values=tuple((level / heavy).tolist()))
 
 
 def fit_scale(scores: Floats, residuals: Floats, weights: Floats) -> Curve:
@@ -114,43 +110,52 @@ class Fitted:
     """Variance."""
 
 
-def fit_effects(residuals: Floats, methods: Sequence[str], experts: Sequence[str]) -> Fitted:
+def fit_effects(
+    residuals: Floats, used: Flags, methods: Sequence[str], experts: Sequence[str]
+) -> list[Fitted]:
     """Two crossed random effects, their variances estimated by expectation maximisation.
 
-    Henderson's equations are solved again and again.
+    Henderson's equations are solved again and again, for all fits at once: ``residuals`` is
+    [fits, points], and ``used`` says which points each fit has; the others have zeros.
     """
     names, place = np.unique(np.asarray(methods), return_inverse=True)
     others, other_place = np.unique(np.asarray(experts), return_inverse=True)
-    split, count = len(names), len(residuals)
-    design = np.zeros((count, split + len(others)))
-    design[np.arange(count), place] = design[np.arange(count), split + other_place] = 1.0
-    gram, right = design.T @ design, design.T @ residuals
-    counts, diagonal = np.diag(gram).copy(), np.diag_indices(len(gram))
-    parts, sizes = (slice(None, split), slice(split, None)), (split, len(others))
-    noise, square = float(np.mean(residuals**2)) or 1.0, float(residuals @ residuals)
-    variances = [noise / 4, noise / 4]
+    split, points = len(names), np.arange(len(place))
+    design = np.zeros((len(place), split + len(others)))
+    design[points, place] = design[points, split + other_place] = 1.0
+    gram = np.array([design[each].T @ design[each] for each in used])
+    right = residuals @ design
+    diagonal = np.arange(gram.shape[-1])
+    counts, total = gram[:, diagonal, diagonal], used.sum(axis=1)
+    kinds = (slice(None, split), slice(split, None))
+    there = [(counts[:, kind] > 0).astype(np.float64) for kind in kinds]
+    square = (residuals**2).sum(axis=1)
+    noise = np.where(square > 0, square / total, 1.0)
+    variances = np.repeat(noise[:, None] / 4, 2, axis=1)
     for _ in range(ROUNDS):
-        gram[diagonal] = counts + np.repeat(noise / np.array(variances), sizes)
+        shrunk = np.repeat(noise[:, None] / variances, (split, len(others)), axis=1)
+        gram[:, diagonal, diagonal] = counts + shrunk
         inverse = np.linalg.inv(gram)
-        means = inverse @ right
-        spread = noise * inverse.diagonal()
-        noise = max((square - float(means @ right)) / count, 1e-6)
-        squares = means**2 + spread
-        variances = [max(float(squares[part].mean()), 1e-6) for part in parts]
+        means = (inverse @ right[..., None])[..., 0]
+        spread = noise[:, None] * inverse[:, diagonal, diagonal]
+        noise = np.maximum((square - (means * right).sum(axis=1)) / total, 1e-6)
+        for k, kind in enumerate(kinds):
+            squares = (means[:, kind] ** 2 + spread[:, kind]) * there[k]
+            variances[:, k] = np.maximum(squares.sum(axis=1) / there[k].sum(axis=1), 1e-6)
 
-    def effects(known: npt.NDArray[np.str_], part: slice, unseen: float) -> Effects:
-        pairs = zip(means[part].tolist(), spread[part].tolist(), strict=True)
-        found = (Effect(mean=mean, variance=variance) for mean, variance in pairs)
+    def effects(fit: int, kind: int, known: npt.NDArray[np.str_]) -> Effects:
+        of = zip(known.tolist(), means[fit, kinds[kind]], spread[fit, kinds[kind]], strict=True)
+        found = {name: Effect(mean=float(m), variance=float(v)) for name, m, v in of}
+        seen = dict(zip(known.tolist(), there[kind][fit], strict=True))
         return Effects(
-            known=dict(zip(known.tolist(), found, strict=True)),
-            unseen=Effect(mean=0.0, variance=unseen),
+            known={name: effect for name, effect in found.items() if seen[name]},
+            unseen=Effect(mean=0.0, variance=float(variances[fit, kind])),
         )
 
-    return Fitted(
-        methods=effects(names, parts[0], variances[0]),
-        experts=effects(others, parts[1], variances[1]),
-        noise=noise,
-    )
+    return [
+        Fitted(methods=effects(k, 0, names), experts=effects(k, 1, others), noise=float(noise[k]))
+        for k in range(len(used))
+    ]
 
 
 ENOUGH: Final = 3

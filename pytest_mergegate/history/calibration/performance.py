@@ -25,7 +25,7 @@ from pytest_mergegate.history.calibration.observations import (
 from pytest_mergegate.metrics import Undefined
 from pytest_mergegate.metrics.certificates import disagreement_interval
 from pytest_mergegate.metrics.prediction import miss_controlled_rank, miss_controlled_threshold
-from pytest_mergegate.metrics.ranking import auprc, auroc
+from pytest_mergegate.metrics.ranking import Ranked
 from pytest_mergegate.metrics.resampling import cluster_interval
 
 Floats = npt.NDArray[np.float64]
@@ -99,6 +99,7 @@ def performance(
         kind = "all" if collapsed[0] else "none"
         raise Undefined("one_kind", f"{kind} of the {len(used)} recorded losses are collapses")
     risks = np.array([one.risk(score) for one in used], dtype=np.float64)
+    ranked = Ranked(risks, collapsed)
     pools = [one.pool for one in used]
     controlled, why = _controlled(used, score, miss_rate)
     return Performance(
@@ -106,8 +107,8 @@ def performance(
         observations=len(used),
         pools=len(set(pools)),
         collapses=int(collapsed.sum()),
-        auroc=_estimate(lambda times: auroc(risks, collapsed, times), pools),
-        auprc=_estimate(lambda times: auprc(risks, collapsed, times), pools),
+        auroc=_estimate(ranked.auroc, pools),
+        auprc=_estimate(ranked.auprc, pools),
         controlled=controlled,
         controlled_reason=why,
         limit=_alarms(used, risks > DEFAULT_LIMIT) if score in SHARES else None,
