@@ -34,6 +34,16 @@ _COMMANDS = {
         "Tables 1 to 6 and Figure 1 of the paper, on the beds that ship with the package or on "
         "registries of your own.",
     ),
+    "show": (
+        "show the cases behind an expert's scores",
+        " that a JSON report holds: inputs that merges answer differently, with what the expert "
+        "says and what they say.",
+    ),
+    "ask": (
+        "ask base, expert and merges the same",
+        "Ask the base, an expert and the gate's merges the same, and print their answers below "
+        "each other. Merges are made in memory, and nothing is judged.",
+    ),
     "report": ("write a JSON report in other formats", "; exits 0 whatever the verdict."),
     "github": (
         "tell GitHub Actions what a check found",

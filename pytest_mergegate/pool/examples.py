@@ -82,6 +82,11 @@ class Example(BaseModel):
         return self
 
 
+def named(numbers: Sequence[int], index: int) -> str:
+    """How an error calls an example: by the number of its line, where it stands in a file."""
+    return f"example {numbers[index]}" if numbers else "the input"
+
+
 def read_examples(path: Path, *, expert: str, where: str) -> tuple[Example, ...]:
     """Read a JSONL file of examples, one per line.
 

@@ -1,6 +1,6 @@
 """Stage 3: where the experts' hidden states part, and what mixing them would do (THEORY 3-6)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
 
@@ -90,11 +90,7 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         hidden = until_decided(look, workspace, context.decisions)
     methods: tuple[Method, ...] = ()
     if forecasts:
-        methods = earlier.methods
-        best = {"optimal": hidden.bounds.weights, "minimax": hidden.bounds.minimax_weights}
-        if isinstance(merging.weights, str) and merging.weights in best:
-            # those are known only from the states
-            methods = tuple(with_shares(m, best[merging.weights]) for m in methods)
+        methods = weighted(earlier.methods, merging.weights, hidden.bounds)
         scales = {m.label: method_scales(m, context.pool.names, workspace) for m in methods}
         mixed = forecast_all(scales, hidden.states, context)
         hidden = replace(hidden, scales=scales, forecasts=mixed)
@@ -105,6 +101,14 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
     yield results
     if comparing and methods:
         yield from run_surrogates(context, results)
+
+
+def weighted(methods: Sequence[Method], weights: object, bounds: Bounds) -> tuple[Method, ...]:
+    """The methods under those ``merge.weights`` that are known only from the states."""
+    best = {"optimal": bounds.weights, "minimax": bounds.minimax_weights}
+    if not isinstance(weights, str) or weights not in best:
+        return tuple(methods)
+    return tuple(with_shares(method, best[weights]) for method in methods)
 
 
 def until_decided(

@@ -19,7 +19,14 @@ class UnsoundPool(GateError):
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = tuple(findings)
-        super().__init__("\n".join(str(f) for f in self.findings if f.severity == "error"))
+        super().__init__("; ".join(self._lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines)
+
+    @property
+    def _lines(self) -> list[str]:
+        return [str(f) for f in self.findings if f.severity == "error"]
 
 
 @dataclass(frozen=True, kw_only=True)

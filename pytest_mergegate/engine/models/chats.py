@@ -11,7 +11,7 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.common.working_folder import empty_folder
 from pytest_mergegate.engine.models import render_chats
-from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.pool.examples import Example, named
 
 SECONDS = 5
 """Of CPU time for all the chats of an expert, beside what is given for each."""
@@ -26,7 +26,7 @@ def render(
 ) -> dict[int, str]:
     """The prompts of those examples that are chats, by index, as the tokenizer's template has them.
 
-    ``numbers`` are those by which errors name the examples.
+    ``numbers`` are those by which errors name the examples, none for what stands in no file.
     Raises PoolError where there is no template, where it fails, and where it takes too long or
     too much memory.
     """
@@ -36,7 +36,7 @@ def render(
     first = next(iter(chats))
     if not tokenizer.chat_template:
         raise PoolError(
-            f"example {numbers[first]} is a chat, and the base's tokenizer has no chat template",
+            f"{named(numbers, first)} is a chat, and the base's tokenizer has no chat template",
             code=_CODE,
             expert=expert,
             fix="write the inputs as plain strings, or save the template with the tokenizer",
@@ -44,7 +44,7 @@ def render(
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:  # several, and none of them is the default
-        raise _fails(f"example {numbers[first]}", expert, str(error)) from None
+        raise _fails(named(numbers, first), expert, str(error)) from None
     seconds = SECONDS + int(_EACH * len(chats))
     job = {
         "chats": [[message.model_dump() for message in chat] for chat in chats.values()],
@@ -58,7 +58,7 @@ def render(
     prompts = dict(zip(chats, found, strict=False))
     for index, prompt in prompts.items():
         if "error" in prompt:
-            raise _fails(f"example {numbers[index]}", expert, prompt["error"])
+            raise _fails(named(numbers, index), expert, prompt["error"])
     return {index: prompt["text"] for index, prompt in prompts.items()}
 
 

@@ -13,7 +13,7 @@ from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.model import Model
 from pytest_mergegate.engine.models.readings import Reading, Tokens
 from pytest_mergegate.gate.sections import ExpertSpec
-from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.pool.examples import Example, named
 from pytest_mergegate.pool.pool import Pool
 
 
@@ -93,6 +93,13 @@ def build_task(name: str, pool: Pool, model: Model) -> Task:
     )
 
 
+def typed_prompt(example: Example, expert: str, model: Model) -> Tokens:
+    """The tokens of an input that stands in no file, read as the expert's own are. Raises
+    PoolError."""
+    chats = render([example], expert, model.tokenizer, ())
+    return _Reader(expert, model, ()).prompt(example, chats.get(0), 0)
+
+
 def _lengths(
     examples: Sequence[Example], choices: Sequence[Sequence[Tokens]], unit: str
 ) -> tuple[tuple[int, ...], ...]:
@@ -110,7 +117,7 @@ class _Reader:
         self._wrong = partial(PoolError, code="MG203", expert=name)
 
     def _named(self, index: int) -> str:
-        return f"example {self._numbers[index]}"
+        return named(self._numbers, index)
 
     def check_reads_text(self, expert: ExpertSpec) -> None:
         """Raise PoolError for settings of text where the model's answers are none."""
