@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 _MADE = "Made from the code by `python .ci/reference.py`; do not edit."
 _EXITS = {
-    Exit.PASSED: "every gate passed (`report`, `schema`, `cache`, `calibrate`: it was done; "
-    "preflight alone: nothing is wrong; `--changed-since`: no gate is concerned; `plan`: merges "
-    "were found that are forecast to pass)",
+    Exit.PASSED: "every gate passed (`report`, `show`, `ask`, `schema`, `cache`, `calibrate`: it "
+    "was done; preflight alone: nothing is wrong; `--changed-since`: no gate is concerned; `plan`: "
+    "merges were found that are forecast to pass)",
     Exit.NOT_PASSED: "a gate failed or was inconclusive, a test failed, or a report could not be "
     "written",
     Exit.UNREADABLE: "a gate file, an expert, a baseline or a report could not be read, or the run "
     "was interrupted",
     Exit.BAD_OPTIONS: "an option or ini key has a value that cannot be used",
     Exit.NOTHING_GATED: "asked to gate, nothing was gated: no gate file, or fewer than "
-    "`--require-gates`; `calibrate`: too little is recorded to say anything",
+    "`--require-gates`; `calibrate`: too little is recorded to say anything; `show`: "
+    "the report holds no cases",
 }
 _SECTIONS = {
     "GateSpec": "The file",
