@@ -42,6 +42,8 @@ class BudgetKind:
     """How its value is forecast where that stage may not run; None where it cannot be."""
     measured: bool = False
     """Whether it takes the last stage where an expert's examples have targets."""
+    takes_targets: bool = False
+    """Whether nothing else decides it."""
     from_baseline: bool = False
     """Whether the limit is on the increase over the baseline."""
     at_least: bool = False
@@ -159,7 +161,9 @@ _TABLE = (
         about="merge",
         stage="merge",
         measured=True,
+        takes_targets=True,
         find="losses:gain_kept",
+        differing=lambda limit, score: (1 - limit) * score,  # of a base that scores nothing
         at_least=True,
         best=1.0,
         unplanned="it takes what the base and the merge score",

@@ -174,7 +174,8 @@ def budget_questions(spec: GateSpec, pool: Pool, allowed: Stage | None = None) -
         return any(
             is_open(certified if kind.measured else disagreement, kind.differing(limit, score))
             for kind, limit in set_limits(limits)
-            if kind.differing and not (kind.measured and pool.labelled(expert))
+            if kind.differing
+            and not (kind.takes_targets or (kind.measured and pool.labelled(expert)))
         )
 
     return BudgetQuestions(

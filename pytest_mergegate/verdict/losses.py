@@ -39,7 +39,7 @@ def certified_loss(case: Case, merge: MergeResult, expert: str) -> Value:
     return Value.computed(lambda: metrics.certified_loss(upper, known))
 
 
-def lacking_evidence(limit: float, expert: str, merge: MergeResult, case: Case) -> str | None:
+def _lacking_evidence(limit: float, expert: str, merge: MergeResult, case: Case) -> str | None:
     """What a certificate of a loss within ``limit`` percent lacks, if not agreement itself."""
     rate = min(1.0, share_within({limit_on("loss"): limit}, known_score(case, expert)))
     return inputs_text(merge.expert(expert), rate, case.pool.spec.level)
@@ -113,7 +113,7 @@ def _certified(asked: Asked) -> Evidence | None:
     bound = Evidence(value=value, basis="certified", detail=certified)
     if value.number is None or compare(bound, asked.limit) == "pass":
         return bound
-    lacking = lacking_evidence(asked.limit, expert, merge, asked.case)
+    lacking = _lacking_evidence(asked.limit, expert, merge, asked.case)
     predicted = _predicted(asked)
     if predicted is None:
         detail = joined(bound.detail, lacking, _not_foretold(spec.comparison))

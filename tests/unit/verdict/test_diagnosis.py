@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.report import build
 from pytest_mergegate.stages import pool_parts
-from pytest_mergegate.verdict import diagnosis as diagnosing
 from pytest_mergegate.verdict.diagnosis import Diagnosis, Remedy, diagnose
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
@@ -76,47 +74,6 @@ def run(
 
 def test_nothing_failed(tmp_path: Path) -> None:
     assert run(tmp_path, verdict("a", "pass"), verdict("b", "inconclusive")) == ()
-
-
-def test_own_weight_too_small(tmp_path: Path) -> None:
-    """(1 − ¼)²·1 of dilution against 3·(¼)²·1 of interference."""
-    (diagnosis,) = run(tmp_path, verdict("a", "fail"))
-    assert diagnosis.cause is not None
-    assert diagnosis.cause.startswith("dilution: it keeps 0.25 of its own task vector")
-    assert "75%" in diagnosis.cause
-
-
-def test_others_pull_too_much(tmp_path: Path) -> None:
-    """At full weight nothing is diluted; c moves these inputs the most."""
-    gram = np.diag([1, 0.1, 5, 0.2])
-    (diagnosis,) = run(tmp_path, verdict("a", "fail"), gram=gram, scale=1.0)
-    assert diagnosis.cause is not None
-    assert diagnosis.cause.startswith("interference: the other task vectors")
-    assert "c the most (100%" in diagnosis.cause
-
-
-@pytest.mark.parametrize(
-    ("scale", "says"),
-    [
-        (
-            0.25,
-            "dilution: alone at its weight of 0.25 it already changes 80% of its answers; with "
-            "its weight raised to 1, the merge changes 10%",
-        ),
-        (
-            1.3,
-            "overshoot: alone at its weight of 1.3 it already changes 80% of its answers; with "
-            "its weight lowered to 1, the merge changes 10%",
-        ),
-    ],
-)
-def test_a_weight_is_moved_to_one_from_where_it_is(tmp_path: Path, scale: float, says: str) -> None:
-    def trial(scales: Mapping[str, float]) -> Any:
-        return {n: SimpleNamespace(rate=0.1 if s == 1 else 0.8) for n, s in scales.items()}
-
-    tried = SimpleNamespace(trial=trial)
-    (diagnosis,) = run(tmp_path, verdict("a", "fail"), scale=scale, trials=tried)
-    assert diagnosis.cause == f"{says} (under merge)"
 
 
 def test_degenerate_output_is_named_first(tmp_path: Path) -> None:
@@ -203,18 +160,6 @@ class TestLeavingOneOutOnTheProbes:
         (diagnosis,) = run(tmp_path, verdict("a", "fail"), gram=self.GRAM, trials=trials)
         assert not any("leave c out" in remedy.text for remedy in diagnosis.remedies)
 
-    def test_a_large_weight_pulls_by_its_square(self, tmp_path: Path) -> None:
-        """Of 0.5² · 4 and 0.9² · 2, the second is more."""
-        gate = {"b": 0.5, "c": 0.9}
-        pulls = diagnosing._pulls(
-            SimpleNamespace(  # type: ignore[arg-type]
-                grams={"a": np.diag([1.0, 4.0, 2.0])}, states=SimpleNamespace(names=("a", "b", "c"))
-            ),
-            {"a": 1.0, **gate},
-            "a",
-        )
-        assert pulls == pytest.approx({"b": 1.0, "c": 1.62})
-
 
 @pytest.mark.parametrize(("select", "offered"), [("all", True), ("any", False)])
 def test_methods_that_pass_are_offered_where_all_must(
@@ -243,30 +188,3 @@ def test_finding_keeps_the_ways_out_apart() -> None:
     assert finding.message == "nearest partner b, farthest c (hidden-state distance)"
     assert finding.fix == "x; or y"
     assert diagnosis.lines[1:] == ("try: x", "try: y")
-
-
-def certified(tmp_path: Path, rate: float, cut: int, score: float | None = None) -> str:
-    """The cause where a certified loss is over 10 %, on twelve inputs."""
-    failed = replace(verdict("a", "fail", "max_loss"), limit=10.0, basis="certified")
-    expert = {"disagreement": Value(number=rate), "disagreement_upper": 0.9, "cut": cut}
-    expert["compared_by"] = "exact"
-    experts = {n: {"path": f"x/{n}"} for n in NAMES} | {"a": {"path": "x/a", "score": score}}
-    (diagnosis,) = run(tmp_path, failed, expert=expert, experts=experts)
-    return diagnosis.cause or ""
-
-
-@pytest.mark.parametrize(("cut", "says"), [(0, "it takes 29 inputs"), (5, "max_answer_tokens")])
-def test_certificate_that_fails_for_want_of_evidence(tmp_path: Path, cut: int, says: str) -> None:
-    """No input differs, so neither dilution nor interference is to blame."""
-    cause = certified(tmp_path, 0.0, cut)
-    assert cause.startswith("not enough evidence: ")
-    assert says in cause
-
-
-def test_certificate_of_an_expert_that_scores_less(tmp_path: Path) -> None:
-    """10 % of a score of one half is 5 % of the inputs."""
-    assert "it takes 59 inputs" in certified(tmp_path, 0.0, 0, score=0.5)
-
-
-def test_certificate_that_fails_on_real_differences(tmp_path: Path) -> None:
-    assert "dilution" in certified(tmp_path, 0.5, 0)
