@@ -14,6 +14,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import Agreement, agreement_of, own_states
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
+from pytest_mergegate.gate.sections import BUILTIN_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,6 +108,8 @@ def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
     for task in tasks:
         context.references.of(task.name, task.order[:count])  # says which answers are forced
     # all that is compared in any case at once: the more rows, the sooner each is read
+    told = [(task, task.order[:count]) for task in tasks if _is_decoded(context, task)]
+    engine.answer(told, with_states=True)
     positions = engine.require_head().answer_positions
     engine.states([(task, task.order[:count]) for task in tasks], positions)
     compared = [(task, _compare(context, task)) for task in tasks]
@@ -225,6 +228,8 @@ def _degeneracy(task: Task, compared: _Compared, outputs: Mapping[int, str]) -> 
 
 def _compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> _Compared:
     engine, compare = context.workspace.engine, context.workspace.comparer(task.name)
+    if _is_decoded(context, task):
+        engine.answer([(task, reference.inputs)], with_states=True)
     states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
     differs = [distance > 0 for distance in agreement.distances]
@@ -257,6 +262,16 @@ def _agreement(
     agreement = agreement_of(own_logits, map(logits, states))
     engine.note_same(task, compress(reference.inputs, agreement.same))
     return agreement
+
+
+def _is_decoded(context: Context, task: Task) -> bool:
+    """Whether all answers are asked for in the end, so that they are read together with states."""
+    if task.reading != "greedy":
+        return False
+    metric = context.gate.spec.experts[task.name].metric
+    scored = context.reaches("eval") and context.pool.labelled(task.name)
+    compared = context.workspace.comparer(task.name) is not None
+    return compared or (scored and metric in BUILTIN_METRICS)
 
 
 def _looked_at(context: Context, task: Task, compared: _Compared) -> tuple[int, ...]:

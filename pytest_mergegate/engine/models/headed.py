@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models.drafts import Verified
 from pytest_mergegate.engine.models.loading import unsupported
 from pytest_mergegate.engine.models.model import Model, run
 from pytest_mergegate.engine.models.placement import Placement
@@ -33,6 +34,8 @@ class HeadedModel(Model):
     answer_positions: ClassVar[Positions]
     _adjust: Callable[[Tensor], Tensor] = staticmethod(lambda logits: logits)
     """What this architecture does to projected states to make logits of them."""
+    can_verify: bool = False
+    """Whether ``verify`` can be asked."""
     _trial: tuple[Row, ...] = (((1, 2), (3, 4)), ((3,), ()))
     """On what the head is tried out."""
 
@@ -49,6 +52,20 @@ class HeadedModel(Model):
 
         Tokens end with the one that completes one of ``stop``.
         """
+
+    def verify(
+        self,
+        prompts: Sequence[Tokens],
+        drafts: Sequence[Tokens],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> list[Verified]:
+        """The answers that ``decode`` gives, each read as far as a draft of at least one token
+        foretells it, with the states where the tokens of the draft are predicted.
+
+        Raises PoolError where states are not finite.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:

@@ -11,15 +11,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     GenerationConfig,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 
+from pytest_mergegate.engine.models.drafts import Reader, Verified, can_verify, verify
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
 from pytest_mergegate.engine.models.placement import Placement, batches
 from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
+from pytest_mergegate.engine.models.stops import AtStop, first_stop, until_stop
 from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.base import Base
 
@@ -159,6 +160,39 @@ class CausalModel(GenerativeModel):
     auto_class = AutoModelForCausalLM
     forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer"})
 
+    def __init__(self, base: Base, placement: Placement) -> None:
+        super().__init__(base, placement)
+        self.can_verify = can_verify(self.backbone)
+
+    @torch.inference_mode()
+    def verify(
+        self,
+        prompts: Sequence[Tokens],
+        drafts: Sequence[Tokens],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> list[Verified]:
+        """See HeadedModel."""
+        found: dict[int, Verified] = {}
+        lengths = [len(p) + len(d) - 1 for p, d in zip(prompts, drafts, strict=True)]
+        for batch in batches(lengths, self._batch_tokens):
+            asked, told = ([rows[index] for index in batch] for rows in (prompts, drafts))
+            rooms = [min(max_tokens, self._room(prompt)) for prompt in asked]
+            ids, mask = self._pad([(*p, *d[:-1]) for p, d in zip(asked, told, strict=True)])
+
+            def is_over(answer: list[int], row: int, rooms: Sequence[int] = rooms) -> bool:
+                return len(answer) >= rooms[row] or self.is_complete(answer, stop)
+
+            reader = Reader(
+                backbone=self.backbone,
+                choose=lambda states: self.logits(states).argmax(-1),
+                is_over=is_over,
+            )
+            found.update(zip(batch, verify(reader, ids, mask, asked, told), strict=True))
+        verified = [found[index] for index in range(len(prompts))]
+        self.check_finite([one.states for one in verified])
+        return verified
+
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether there are positions for a prompt and an answer of so many tokens."""
         return prompt + answer <= self.positions
@@ -252,39 +286,3 @@ class EncoderDecoder(GenerativeModel):
         shrunk = self.config.hidden_size**-0.5
         biased: list[Callable[[Tensor], Tensor]] = [] if bias is None else [lambda x: x + bias]
         return [*biased, lambda x: x * shrunk, *super()._ways()]
-
-
-def first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop string starts that completes first in ``text``; None where none does."""
-    starts = [(text.find(string), len(string)) for string in stop]
-    found = [(start + length, start) for start, length in starts if start >= 0]
-    return min(found)[1] if found else None
-
-
-def until_stop(
-    read: Callable[[Sequence[int]], str], answer: list[int], stop: Sequence[str]
-) -> list[int]:
-    """``answer`` up to and including the token that completes the first stop string."""
-    if not stop:
-        return answer
-    ends = range(1, len(answer) + 1)
-    end = next((k for k in ends if first_stop(read(answer[:k]), stop) is not None), len(answer))
-    return answer[:end]
-
-
-class AtStop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
-    """Ends a row of ``generate`` where ``until_stop`` will cut it.
-
-    Not the ``stop_strings`` of transformers: those also match where the prompt ends and the answer
-    begins, which would end an answer that holds no stop string.
-    """
-
-    def __init__(
-        self, read: Callable[[Sequence[int]], str], stop: Sequence[str], prompt: int
-    ) -> None:
-        self._read, self._stop, self._prompt = read, stop, prompt
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        texts = (self._read(row) for row in input_ids[:, self._prompt :].tolist())
-        done = [first_stop(text, self._stop) is not None for text in texts]
-        return torch.tensor(done, device=input_ids.device)

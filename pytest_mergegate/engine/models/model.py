@@ -13,7 +13,7 @@ from torch import Tensor
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
 from pytest_mergegate.engine.models.placement import Placement, batch_tokens, batches, pad
-from pytest_mergegate.engine.models.readings import Reading, Row, Tokens, expert_loaded
+from pytest_mergegate.engine.models.readings import BASE, Reading, Row, Tokens, expert_loaded
 from pytest_mergegate.engine.models.streaming import MappedPages, StreamedWeights, load_streamed
 from pytest_mergegate.engine.weights.mixing import PlacedWeights
 from pytest_mergegate.gate.sections import Positions
@@ -65,7 +65,7 @@ class Model(ABC):
         """Every name of a parameter, and the one by which it goes here (tied weights)."""
         self.positions = positions_read(self.module)
         self._pages = MappedPages(base.path.glob("*.safetensors"))
-        self.loaded = "base"
+        self.loaded = BASE
         self.changes = 0
         """How many times weights were put in place, or taken out again."""
         self._originals: Mapping[str, Tensor] = {}
@@ -193,6 +193,11 @@ class Model(ABC):
             own = [state.to("cpu", torch.float32).clone() for state in read]
             found.update(zip(batch, own, strict=True))
         states = [found[index] for index in range(len(rows))]
+        self.check_finite(states)
+        return states
+
+    def check_finite(self, states: Sequence[Tensor]) -> None:
+        """Raise PoolError for states of the loaded weights that hold NaN or infinity."""
         if not all(bool(torch.isfinite(state).all()) for state in states):
             raise PoolError(
                 f"the hidden states of {self.loaded} hold NaN or infinity",
@@ -200,7 +205,6 @@ class Model(ABC):
                 expert=expert_loaded(self.loaded),
                 fix="the weights are finite but too large; check scales and merge weights",
             )
-        return states
 
     @abstractmethod
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 Tokens = tuple[int, ...]
 Row = tuple[Tokens, Tokens]
@@ -10,6 +10,10 @@ Row = tuple[Tokens, Tokens]
 Reading = Literal["greedy", "choices", "labels", "none"]
 """An answer is decoded greedily, the likeliest of the input's choices, the likeliest of all
 labels, or not there."""
+
+
+BASE: Final = "base"
+"""What ``Model.loaded`` says of the base with nothing in its place."""
 
 
 def loaded_as(expert: str) -> str:

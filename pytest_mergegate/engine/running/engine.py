@@ -13,7 +13,7 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
 from pytest_mergegate.engine.models.placement import pick_device, place
-from pytest_mergegate.engine.models.readings import Row, Tokens, loaded_as
+from pytest_mergegate.engine.models.readings import BASE, Row, Tokens, loaded_as
 from pytest_mergegate.engine.running.distances import Answer
 from pytest_mergegate.engine.running.tasks import Task, build_task
 from pytest_mergegate.engine.running.workspace import Facts
@@ -23,6 +23,9 @@ from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
+
+_Input = tuple[str, str, int]
+"""What is loaded, a task, and one of its inputs."""
 
 
 class Engine:
@@ -129,9 +132,7 @@ class Engine:
     ) -> list[list[Tensor]]:
         """States [T, d] of the loaded model on inputs of several tasks, each with its own answer
         forced if need be; read together, and once as long as the same weights are in place."""
-        if self._seen != self.model.changes:
-            self._states.clear()
-            self._seen = self.model.changes
+        self._forget_states()
         rows = {
             (task.name, index, positions): self.row(task, index, positions)
             for task, indices in asked
@@ -142,14 +143,27 @@ class Engine:
         self._states.update(zip(rows, found, strict=True))
         return [[self._states[task.name, k, positions] for k in indices] for task, indices in asked]
 
+    def _forget_states(self) -> None:
+        """Forget states of weights that are no longer in place."""
+        if self._seen != self.model.changes:
+            self._states.clear()
+            self._seen = self.model.changes
+
     def answers(self, task: Task, indices: Sequence[int]) -> list[list[int]]:
         """Greedy answers, in tokens, of the loaded model; each decoded once."""
         self.answer([(task, indices)])
         return [self._answers[self.model.loaded, task.name, index] for index in indices]
 
-    def answer(self, asked: Sequence[tuple[Task, Sequence[int]]]) -> None:
+    def answer(
+        self, asked: Sequence[tuple[Task, Sequence[int]]], *, with_states: bool = False
+    ) -> None:
         """Have the loaded model answer inputs of several tasks, as many together as can be: a token
-        takes a pass over all weights, however many rows there are."""
+        takes a pass over all weights, however many rows there are.
+
+        What the task's expert says is the draft of what others say; of the base only where states
+        along it are wanted as well, since it mostly says something else from the beginning.
+        """
+        draws = self.require_head().can_verify and (with_states or self.model.loaded != BASE)
         missing: dict[tuple[str, ...], dict[tuple[str, str, int], Tokens]] = {}
         for task, indices in asked:
             for index in indices:
@@ -157,8 +171,23 @@ class Engine:
                 if key not in self._answers:
                     missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
         for stop, prompts in missing.items():
+            own = {key: self._answers.get((loaded_as(key[1]), *key[1:])) for key in prompts}
+            drafts = {key: tuple(draft) for key, draft in own.items() if draft and draws}
+            self._verify({key: prompts.pop(key) for key in drafts}, drafts, stop)
             found = self.require_head().decode([*prompts.values()], self.answer_limit, stop)
             self._answers.update(zip(prompts, found, strict=True))
+
+    def _verify(
+        self, prompts: Mapping[_Input, Tokens], drafts: Mapping[_Input, Tokens], stop: Sequence[str]
+    ) -> None:
+        """Answers read along ``drafts``, and the states there."""
+        model = self.require_head()
+        self._forget_states()
+        asked = [*prompts.values()], [*drafts.values()]
+        found = model.verify(*asked, self.answer_limit, stop) if drafts else []
+        for (loaded, name, index), one in zip(drafts, found, strict=True):
+            self._answers[loaded, name, index] = one.answer
+            self._states[name, index, model.answer_positions] = one.states
 
     def note_same(self, task: Task, indices: Iterable[int]) -> None:
         """Record that the loaded model answers these as the task's expert does, so that none of

@@ -6,6 +6,7 @@ from itertools import chain
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
@@ -211,6 +212,41 @@ def test_stop_strings_are_those_of_a_loop(model: Any, monkeypatch: pytest.Monkey
             patch.setattr(engine_model, "batch_tokens", lambda _: 1)
             patch.setattr(generation, "_KEY_VALUE_BYTES", 1)
             assert model.decode(PROMPTS, LONGEST, stop) == answers
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "zz")], ids=["", "stop"])
+def test_answers_with_a_draft_are_those_without(
+    model: Any, stop: tuple[str, ...], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the draft: right, wrong from some token on, too long, too short, or nonsense."""
+    if not getattr(model, "can_verify", False):
+        pytest.skip("drafts are of no use to it")
+    rng = np.random.default_rng(seed)
+    answers = model.decode(PROMPTS, LONGEST, stop)
+    drafts: list[tuple[int, ...]] = [tuple(answer) for answer in answers]
+    drafts += [_altered(rng, answer) for answer in answers for _ in range(6)]
+    drafts += [tuple(answer[: rng.integers(1, LONGEST)]) for answer in answers]
+    drafts += [tuple(rng.integers(2, 30, rng.integers(1, LONGEST)).tolist()) for _ in answers]
+    of = [k % len(PROMPTS) for k in range(len(PROMPTS))]
+    of += [k for k in range(len(PROMPTS)) for _ in range(6)] + 2 * [*range(len(PROMPTS))]
+    prompts = [PROMPTS[k] for k in of]
+    for tokens in (1 << 20, 1, 60):  # all together, one by one, and some
+        monkeypatch.setattr(engine_model, "batch_tokens", lambda _, tokens=tokens: tokens)
+        found = model.verify(prompts, drafts, LONGEST, stop)
+        for k, draft, one in zip(of, drafts, found, strict=True):
+            # a draft that is too short says nothing of what would follow
+            whole = answers[k] if list(draft) != answers[k][: len(draft)] else list(draft)
+            assert one.answer == whole
+        rows = [(p, d[:-1]) for p, d in zip(prompts, drafts, strict=True)]
+        for one, states in zip(found, model.states(rows, "answer"), strict=True):
+            expect_close(one.states, states)
+
+
+def _altered(rng: np.random.Generator, answer: list[int]) -> tuple[int, ...]:
+    """Another token somewhere, and whatever behind it."""
+    place = int(rng.integers(len(answer)))
+    other = (answer[place] - 2 + int(rng.integers(1, 20))) % 28 + 2
+    return (*answer[:place], other, *rng.integers(2, 30, rng.integers(0, 5)).tolist())
 
 
 def test_stop_strings_end_decoding_early(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

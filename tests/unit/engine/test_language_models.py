@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_mergegate.engine.models.language_models import first_stop, until_stop
+from pytest_mergegate.engine.models.stops import first_stop, until_stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
