@@ -38,7 +38,7 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class DraftReader:
     """How one model reads tokens and chooses the next."""
 
     backbone: Any
@@ -66,7 +66,11 @@ def can_verify(backbone: Any) -> bool:
 
 
 def verify(
-    reader: Reader, ids: Tensor, mask: Tensor, prompts: Sequence[Tokens], drafts: Sequence[Tokens]
+    reader: DraftReader,
+    ids: Tensor,
+    mask: Tensor,
+    prompts: Sequence[Tokens],
+    drafts: Sequence[Tokens],
 ) -> list[Verified]:
     """States along the ``drafts`` and the model's own answers.
 
@@ -124,7 +128,7 @@ def _cut(cache: DynamicCache, rows: Sequence[int], lengths: Sequence[int]) -> Dy
 
 
 def _decode(
-    reader: Reader,
+    reader: DraftReader,
     cache: DynamicCache,
     read: Sequence[int],
     rows: Sequence[int],

@@ -14,7 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from pytest_mergegate.engine.models.drafts import Reader, Verified, can_verify, verify
+from pytest_mergegate.engine.models.drafts import DraftReader, Verified, can_verify, verify
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
@@ -183,7 +183,7 @@ class CausalModel(GenerativeModel):
             def is_over(answer: list[int], row: int, rooms: Sequence[int] = rooms) -> bool:
                 return len(answer) >= rooms[row] or self.is_complete(answer, stop)
 
-            reader = Reader(
+            reader = DraftReader(
                 backbone=self.backbone,
                 choose=lambda states: self.logits(states).argmax(-1),
                 is_over=is_over,
