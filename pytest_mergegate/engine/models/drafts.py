@@ -28,7 +28,7 @@ _MOSTLY_THERE = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class VerifiedDraft:
     """What one pass over a prompt and a draft has shown."""
 
     states: Tensor
@@ -38,7 +38,7 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DraftReader:
+class Reader:
     """How one model reads tokens and chooses the next."""
 
     backbone: Any
@@ -66,12 +66,12 @@ def can_verify(backbone: Any) -> bool:
 
 
 def verify(
-    reader: DraftReader,
+    reader: Reader,
     ids: Tensor,
     mask: Tensor,
     prompts: Sequence[Tokens],
     drafts: Sequence[Tokens],
-) -> list[Verified]:
+) -> list[VerifiedDraft]:
     """States along the ``drafts`` and the model's own answers.
 
     ``ids`` and ``mask`` hold every prompt with its draft but the last token, filled up on the
@@ -96,7 +96,9 @@ def verify(
     if left:
         read = [len(prompts[row]) + len(answers[row]) - 1 for row in left]
         _decode(reader, _cut(cache, left, read), read, left, answers)
-    return [Verified(states=own.clone(), answer=a) for own, a in zip(states, answers, strict=True)]
+    return [
+        VerifiedDraft(states=own.clone(), answer=a) for own, a in zip(states, answers, strict=True)
+    ]
 
 
 def _foretold(chosen: list[int], draft: list[int]) -> list[int]:
@@ -128,7 +130,7 @@ def _cut(cache: DynamicCache, rows: Sequence[int], lengths: Sequence[int]) -> Dy
 
 
 def _decode(
-    reader: DraftReader,
+    reader: Reader,
     cache: DynamicCache,
     read: Sequence[int],
     rows: Sequence[int],

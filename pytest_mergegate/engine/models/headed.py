@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models.drafts import Verified
+from pytest_mergegate.engine.models.drafts import VerifiedDraft
 from pytest_mergegate.engine.models.loading import unsupported
 from pytest_mergegate.engine.models.model import Model, run
 from pytest_mergegate.engine.models.placement import Placement
@@ -59,7 +59,7 @@ class HeadedModel(Model):
         drafts: Sequence[Tokens],
         max_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[Verified]:
+    ) -> list[VerifiedDraft]:
         """The answers that ``decode`` gives, each read as far as a draft of at least one token
         foretells it, with the states where the tokens of the draft are predicted.
 

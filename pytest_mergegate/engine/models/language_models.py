@@ -14,7 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from pytest_mergegate.engine.models.drafts import DraftReader, Verified, can_verify, verify
+from pytest_mergegate.engine.models.drafts import Reader, VerifiedDraft, can_verify, verify
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
@@ -171,9 +171,9 @@ class CausalModel(GenerativeModel):
         drafts: Sequence[Tokens],
         max_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[Verified]:
+    ) -> list[VerifiedDraft]:
         """See HeadedModel."""
-        found: dict[int, Verified] = {}
+        found: dict[int, VerifiedDraft] = {}
         lengths = [len(p) + len(d) - 1 for p, d in zip(prompts, drafts, strict=True)]
         for batch in batches(lengths, self._batch_tokens):
             asked, told = ([rows[index] for index in batch] for rows in (prompts, drafts))
@@ -183,7 +183,7 @@ class CausalModel(GenerativeModel):
             def is_over(answer: list[int], row: int, rooms: Sequence[int] = rooms) -> bool:
                 return len(answer) >= rooms[row] or self.is_complete(answer, stop)
 
-            reader = DraftReader(
+            reader = Reader(
                 backbone=self.backbone,
                 choose=lambda states: self.logits(states).argmax(-1),
                 is_over=is_over,
