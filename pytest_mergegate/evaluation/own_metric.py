@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,11 @@ class OwnMetric:
     numbers: Sequence[int]
     """Those by which errors name the examples."""
     kind: Literal["metric", "distance"] = "metric"
+
+    @property
+    def _item(self) -> str:
+        """What it gives a number each."""
+        return "example" if self.kind == "metric" else "pair of outputs"
 
     def refused(self, why: str, fix: str | None = None, discreet: str | None = None) -> PoolError:
         """The error for a metric that gives no scores."""
@@ -138,7 +143,7 @@ class OwnMetric:
         if differing := np.flatnonzero(once != again).tolist():
             place = differing[0]
             raise self.refused(
-                f"scored example {self.numbers[of[place]]} as {once[place]:g}, and as "
+                f"scored {self._item} {self.numbers[of[place]]} as {once[place]:g}, and as "
                 f"{again[place]:g} when asked again",
                 f"a {self.kind} must give equal outputs equal scores; seed what it draws at random",
             )
@@ -153,7 +158,7 @@ class OwnMetric:
         def ask(picked: Sequence[int]) -> list[Any]:
             rows = [self.examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
             with lent(model, f"metric {self.metric}", expert=self.expert) as (module, tokenizer):
-                return list(function(module, tokenizer, rows))
+                return _listed(function(module, tokenizer, rows))
 
         return self._scores(
             ask,
@@ -207,17 +212,17 @@ class OwnMetric:
             """Name the first example that by itself gives no score either."""
             for index in range(count):
                 try:
-                    scored = len(list(ask([index]))) == 1
+                    scored = len(_listed(ask([index]))) == 1
                 except (KeyboardInterrupt, PoolError):
                     raise
                 except BaseException:
                     scored = False
                 if not scored:
-                    return f" (example {self.numbers[of[index]]}: {shown(index)})"
+                    return f" ({self._item} {self.numbers[of[index]]}: {shown(index)})"
             return ""
 
         try:
-            scores = list(ask(range(count)))
+            scores = _listed(ask(range(count)))
         except (KeyboardInterrupt, PoolError):
             raise
         except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
@@ -225,6 +230,7 @@ class OwnMetric:
             raise self.refused(why, usage, f"raised {type(error).__name__}") from error
         if len(scores) != count:
             asked = "examples" if count == len(self.examples) else "pairs of output and reference"
+            asked = asked if self.kind == "metric" else "pairs of outputs"
             why = f"returned {len(scores)} scores for {count} {asked}"
             fix = f"return one number in [0, 1] for each of the {asked}"
             raise self.refused(f"{why}{culprit()}", fix, why)
@@ -238,10 +244,17 @@ class OwnMetric:
         except (TypeError, ValueError, OverflowError):
             score = math.nan
         if not 0 <= score <= 1:
-            why = f"scored example {number} as {repr(value)[:40]}"
-            discreet = f"scored example {number} as no number in [0, 1]"
+            why = f"scored {self._item} {number} as {repr(value)[:40]}"
+            discreet = f"scored {self._item} {number} as no number in [0, 1]"
             raise self.refused(why, "scores are numbers between 0 and 1", discreet)
         return score
+
+
+def _listed(found: Any) -> list[Any]:
+    """The numbers in their order; text has none, and what has no order is of no example."""
+    if isinstance(found, str | bytes | Mapping | Set):
+        raise TypeError(f"a {type(found).__name__} is no list of numbers")
+    return list(found)
 
 
 def _module(name: str, root: Path) -> ModuleType:

@@ -89,3 +89,29 @@ def test_a_module_that_failed_is_imported_again(tmp_path: Path) -> None:
             metric("waiting:f").load(tmp_path)
     (tmp_path / "there").touch()
     assert metric("waiting:f").load(tmp_path)([], []) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ("00", "a str is no list of numbers"),
+        ({0: 0.5, 1: 0.5}, "a dict is no list of numbers"),
+        ({0.0, 1.0}, "a set is no list of numbers"),
+        ([0.5, 2.0], "scored pair of outputs 2 as 2.0"),
+        ([0.5], "returned 1 scores for 2 pairs of outputs"),
+    ],
+)
+def test_a_distance_of_the_wrong_kind(found: object, says: str) -> None:
+    own = OwnMetric(metric="my:far", expert="a", examples=[], numbers=(1, 2), kind="distance")
+    with pytest.raises(PoolError) as caught:
+        own.between(lambda outputs, others: found, ["a", "b"], ["c", "d"])
+    assert says in caught.value.what
+
+
+def test_errors_of_a_distance_can_be_told_without_text() -> None:
+    own = OwnMetric(metric="my:far", expert="a", examples=[], numbers=(1,), kind="distance")
+    for far in (lambda a, b: [1.0], lambda a, b: a, lambda a, b: []):
+        with pytest.raises(PoolError) as caught:
+            own.between(far, ["secret"], ["secret"])
+        assert "secret" in caught.value.what
+        assert "secret" not in caught.value.discreet
