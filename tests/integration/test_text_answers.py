@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from naive import common_words, rouge_distance
-from pools import read_gate, write_gate
+from pools import Adapter, read_gate, write_gate, write_pool
+from safetensors.torch import load_file, save_file
 from talkers import LENGTH, reworded, sentences, write_talkers
 
 from pytest_mergegate import assess
@@ -157,6 +158,18 @@ def test_a_base_that_answers_like_the_expert_leaves_it_open(tmp_path: Path, seed
     assert "the base by itself" in verdict.message
 
 
+def never_end(base: Path, positions: int) -> None:
+    """Have a base that never says that its text ends, and reads so many tokens."""
+    file = base / "model.safetensors"
+    weights = load_file(file)
+    for name in {"lm_head.weight", "model.embed_tokens.weight"} & weights.keys():
+        weights[name][1] = 0.0  # some other logit is above zero
+    save_file(weights, file, {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    config["max_position_embeddings"] = positions
+    (base / "config.json").write_text(json.dumps(config))
+
+
 class TestLimitOnAnswers:
     def test_is_raised_until_the_experts_end(self, tmp_path: Path, seed: int) -> None:
         said = sentences(seed, 8, 90)
@@ -170,6 +183,22 @@ class TestLimitOnAnswers:
         capped = self._run(gate, max_answer_tokens=64)
         assert capped.settings["probes"]["answer_limit"] == 64
         assert {e.cut for e in capped.merges[0].experts} == {8}
+
+    @pytest.mark.parametrize(
+        ("metric", "limit"), [("exact_match", 256), ("rouge_l", 256), ("accuracy", 64)]
+    )
+    def test_is_raised_for_answers_that_are_read_alone(
+        self, tmp_path: Path, seed: int, metric: str, limit: int
+    ) -> None:
+        """None of these experts ever ends, and of ranked choices no answer is read."""
+        gate = write_pool(tmp_path, seed, dict.fromkeys("ab", Adapter(examples="choices")))
+        never_end(tmp_path / "base", positions=200)
+        settings = read_gate(gate)
+        settings |= {"probes": {"per_task": 2}, "certificate": {"per_task": 4}}
+        for expert in settings["experts"].values():
+            expert["metric"] = metric
+        report = assess(write_gate(gate, settings), max_disagreement=0.5)
+        assert report.settings["probes"]["answer_limit"] == limit
 
     @staticmethod
     def _run(gate: Path, **probes: Any) -> Report:

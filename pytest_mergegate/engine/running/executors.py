@@ -244,9 +244,11 @@ def answer_whole(
     progress: Callable[[float], None],
 ) -> list[Block]:
     """The blocks that are ``asked`` with the answers of their experts, none of them cut: the limit
-    on answers is raised while one reaches it, as far as the gate allows. Raises PoolError."""
+    on answers is raised while one that is read as text reaches it, as far as the gate allows.
+    Raises PoolError."""
     probes = workspace.spec.probes
-    if probes.answer_limit == probes.longest_answer:
+    is_text = {name: draw.reading == "greedy" for name, draw in workspace.draws.items()}
+    if probes.answer_limit == probes.longest_answer or not any(is_text.values()):
         return answer(workspace, executor, asked(every=False), progress)
     key = workspace.key(
         "answer limit",
@@ -257,7 +259,8 @@ def answer_whole(
         return answer(workspace, executor, asked(every=False), progress)
     while True:
         answered = answer(workspace, executor, asked(every=True), progress)
-        longest = max(len(own) for block in answered for own in block.answers or ())
+        texts = [block for block in answered if is_text[block.task]]
+        longest = max(len(own) for block in texts for own in block.answers or ())
         if longest < workspace.answer_limit or workspace.answer_limit == probes.longest_answer:
             workspace.cache.keep(key, dump(int, workspace.answer_limit))
             return answered
