@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -71,6 +72,18 @@ def write_base(folder: Path, seed: int, **config: Any) -> Path:
     torch.manual_seed(seed)
     LlamaForCausalLM(LlamaConfig(**settings | config)).save_pretrained(folder)
     return folder
+
+
+def never_end(base: Path, positions: int) -> None:
+    """Have a base that never says that its text ends, and reads so many tokens."""
+    file = base / "model.safetensors"
+    weights = load_file(file)
+    for name in {"lm_head.weight", "model.embed_tokens.weight"} & weights.keys():
+        weights[name][1] = 0.0  # some other logit is above zero
+    save_file(weights, file, {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    config["max_position_embeddings"] = positions
+    (base / "config.json").write_text(json.dumps(config))
 
 
 def write_adapter(base: Path, folder: Path, seed: int, adapter: Adapter | None = None) -> Path:

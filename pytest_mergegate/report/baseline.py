@@ -160,6 +160,8 @@ def _entry(report: Report, key: str) -> Report:
         for section, names in COMPARED.items()
     }
     kept |= {name: settings[name] for name in (*WHOLE, *BY_EXPERT) if name in settings}
+    if (limit := settings["probes"].get("answer_limit")) is not None:
+        kept["probes"]["answer_limit"] = limit
     return Report(
         status="inconclusive",  # nothing is judged here
         gate=key,

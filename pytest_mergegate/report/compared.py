@@ -96,6 +96,9 @@ def _differences(
             new = after[section][key]
             if key == "positions" and (old is None or new is None):
                 continue  # where no states were read, nothing hangs on where
+            if key == "max_answer_tokens" and "answer_limit" in after[section]:
+                old = before.get(section, {}).get("answer_limit", old)
+                new = after[section]["answer_limit"]  # to which it was raised
             if isinstance(old, dict) and isinstance(new, dict):  # weights, of which others may come
                 old, new = ({n: w for n, w in of.items() if n in both} for of in (old, new))
             if old != new:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from naive import common_words, rouge_distance
-from pools import Adapter, read_gate, write_gate, write_pool
-from safetensors.torch import load_file, save_file
+from pools import Adapter, never_end, read_gate, write_gate, write_pool
 from talkers import LENGTH, reworded, sentences, write_talkers
 
 from pytest_mergegate import assess
@@ -156,18 +155,6 @@ def test_a_base_that_answers_like_the_expert_leaves_it_open(tmp_path: Path, seed
     assert of_plain(report).disagreement_upper < LIMIT
     assert verdict.status == "inconclusive"
     assert "the base by itself" in verdict.message
-
-
-def never_end(base: Path, positions: int) -> None:
-    """Have a base that never says that its text ends, and reads so many tokens."""
-    file = base / "model.safetensors"
-    weights = load_file(file)
-    for name in {"lm_head.weight", "model.embed_tokens.weight"} & weights.keys():
-        weights[name][1] = 0.0  # some other logit is above zero
-    save_file(weights, file, {"format": "pt"})
-    config = json.loads((base / "config.json").read_text())
-    config["max_position_embeddings"] = positions
-    (base / "config.json").write_text(json.dumps(config))
 
 
 class TestLimitOnAnswers:

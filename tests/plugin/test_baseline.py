@@ -9,7 +9,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pools import Adapter, apart, examples, read_gate, write_adapter, write_gate, write_jsonl
+from pools import (
+    Adapter,
+    apart,
+    examples,
+    never_end,
+    read_gate,
+    write_adapter,
+    write_gate,
+    write_jsonl,
+)
 from pools import write_pool as write_new_pool
 
 from plugin.test_cli import mergegate
@@ -215,6 +224,13 @@ class TestNotComparable:
         commit(pool)
         edit(pool, **CHANGES[setting])
         self.refused(pool, f"other settings: {setting}")
+
+    def test_answers_that_were_allowed_to_be_longer(self, pool: Path) -> None:
+        never_end(pool.parent / "base", positions=120)
+        edit(pool, probes={"per_task": 4})
+        commit(pool)
+        edit(pool, probes={"per_task": 4, "max_answer_tokens": 64})
+        self.refused(pool, "other settings: probes.max_answer_tokens 128 then, 64 now")
 
     def test_other_examples(self, pool: Path) -> None:
         commit(pool)
