@@ -18,7 +18,7 @@ from pytest_mergegate.cli.schema import schema
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.planning import forecasts
-from pytest_mergegate.report import pool_records, types
+from pytest_mergegate.report import merge_records, pool_records, types
 from pytest_mergegate.report.types import Report
 from pytest_mergegate.testing.options import add_options
 
@@ -207,7 +207,7 @@ def report_keys() -> str:
         "these are attributes. Where a number is null, a `..._reason` beside it says why.",
     ]
     told: dict[tuple[str, str], str] = {}
-    for module in (types, pool_records, forecasts):
+    for module in (types, merge_records, pool_records, forecasts):
         told |= attribute_docstrings(inspect.getsource(module))
     definitions = {"Report": found, **dict(sorted(found["$defs"].items()))}
     for name, section in definitions.items():

@@ -47,10 +47,11 @@ class ChangedRecord(Record):
     """One input that a merge answers differently from its expert."""
 
     input: str
-    """A chat as one line a message, its role before it. Long texts are cut around the place where
-    the answers part, here and below."""
+    """A chat as one line a message, its role before it. A long text is without its middle; it says
+    how much is left out, here and below."""
     expert: str
-    """The expert's own answer."""
+    """The expert's own answer. Of long answers there is the part around the place where they
+    part."""
     merged: str
     target: str | None = None
     """Several references are joined, one a line."""
@@ -59,7 +60,7 @@ class ChangedRecord(Record):
     distance: Number
     """Of the two answers, as they are compared."""
     parts_at: int
-    """Characters that the two answers have in common from their beginning on."""
+    """Characters that the two whole answers have in common from their beginning on."""
 
 
 class MergedExpertRecord(Record):
