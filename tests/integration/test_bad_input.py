@@ -723,7 +723,10 @@ def test_cut_answers_are_not_certified(pool_copy: Path) -> None:
         assert expert.disagreement_upper == pytest.approx(
             disagreement_bound(differing + expert.cut, expert.inputs)
         )
-    assert {f.expert for f in report.findings if f.code == "MG302"} == {e.name for e in cut}
+    # MG306 where most of the expert's own answers do not end, else MG302
+    told = [f.expert for f in report.findings if f.code in ("MG302", "MG306")]
+    assert len(told) == len(set(told))
+    assert {expert.name for expert in cut} <= set(told)
 
 
 def test_few_inputs_are_told(pool_copy: Path) -> None:
