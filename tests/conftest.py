@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from typing import Any
 
 # by environment, before anything imports them: the unit tests of the equations need none of them,
@@ -115,6 +116,23 @@ def pool_copy(tiny_pool: Path, tmp_path: Path) -> Path:
     from pools import copy_pool
 
     return copy_pool(tiny_pool, tmp_path / "pool")
+
+
+@pytest.fixture(scope="session")
+def random_base(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> Callable[[str], tuple[Path, Any]]:
+    """The folder of an architecture's random base, written once and not to be changed, and the
+    model, to be copied."""
+    from architectures import ARCHITECTURES
+    from variants import load
+
+    def write(architecture: str) -> tuple[Path, Any]:
+        folder = tmp_path_factory.mktemp(architecture) / "base"
+        ARCHITECTURES[architecture].write(folder, seed)
+        return folder, load(folder, architecture)
+
+    return cache(write)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from architectures import ARCHITECTURES
 from conflicts import dense_of, naive_conflicts
 from peft import PeftModel
-from variants import CASES, VARIANTS, load, save_variant
+from variants import CASES, VARIANTS, save_variant
 
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
@@ -81,33 +80,26 @@ class Case:
     """Each expert's, unmerged, at PROMPTS."""
 
 
-@pytest.fixture(scope="module")
-def base_of(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Callable[[str], Any]:
-    """The folder of an architecture's random base, and the base itself, to be copied."""
-    root = tmp_path_factory.mktemp("experts")
-
-    def write(architecture: str) -> tuple[Path, Any]:
-        folder = ARCHITECTURES[architecture].write(root / architecture, seed)
-        return folder, load(folder, architecture)
-
-    return cache(write)
-
-
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest, base_of: Callable[[str], Any], seed: int) -> Case:
+def case(
+    request: pytest.FixtureRequest,
+    random_base: Callable[[str], tuple[Path, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+) -> Case:
     """Made once for both tests, which only read it."""
     variant, architecture = request.param
-    folder, base = base_of(architecture)
+    folder, base = random_base(architecture)
+    root = tmp_path_factory.mktemp("experts")
     merged, states = {}, {}
     for k, name in enumerate("ab", start=1):
-        place = folder.parent / f"{variant}-{architecture}" / name
+        place = root / name
         save_variant(deepcopy(base), place, variant, architecture, seed + k)
         model = PeftModel.from_pretrained(deepcopy(base), place, autocast_adapter_dtype=False)
         model.eval()
         states[name] = [pefts_states(model, architecture, prompt) for prompt in PROMPTS]
         merged[name] = dict(model.merge_and_unload().named_parameters())
-    experts = {name: f"{variant}-{architecture}/{name}" for name in "ab"}
-    gate = gate_from({"base": architecture, "experts": experts}, root=folder.parent)
+    gate = gate_from({"base": str(folder), "experts": {"a": "a", "b": "b"}}, root=root)
     pool, errors = read_pool(gate)
     assert pool is not None, errors
     return Case(

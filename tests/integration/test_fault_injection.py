@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[1]
-KILLS = 50
+KILLS = 30
 POISONINGS = 60
 PROCESSES = 4
 NURSERY = """
@@ -174,7 +174,7 @@ def test_runs_that_are_killed(
     folder, log = tmp_path / "cache", tmp_path / "log"
     running = [start(k) for k in range(PROCESSES)]
     for number in range(KILLS):
-        if number % 5:
+        if number % 3:
             time.sleep(rng.uniform(0.0, 0.3))
             victims = [rng.randrange(PROCESSES)]
         else:  # while one of them writes

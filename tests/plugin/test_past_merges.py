@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 NAME = "mergegate.registry.jsonl"
+POOLS = 24
+"""Enough for a miss rate of a tenth: each has experts of its own, that a fit has effects for."""
 
 
 _OF: dict[str, Any] = {"base": "base", "reading": None, "shared": 0}
@@ -338,7 +340,7 @@ class TestComparisons:
         gate = write_gate(tmp_path / "auto.mergegate.yaml", settings)
         past = write_registry(
             tmp_path / NAME,
-            merges=60,
+            merges=POOLS,
             loss=lambda _: -80.0,
             seed=seed,
             pools=True,
@@ -362,7 +364,7 @@ class TestLimitsFromTheRegistry:
         self, gates: Gates, tmp_path: Path, seed: int
     ) -> None:
         past = write_registry(
-            tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed, pools=True
+            tmp_path / NAME, merges=POOLS, loss=lambda r: -100 * r, seed=seed, pools=True
         )
         collapsed = [
             [e["scores"]["mds"] for e in line["experts"] if e["loss"] < -30]
@@ -393,7 +395,7 @@ class TestLimitsFromTheRegistry:
         self, gates: Gates, tmp_path: Path, seed: int, of: dict[str, Any]
     ) -> None:
         past = write_registry(
-            tmp_path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed, pools=True, **of
+            tmp_path / NAME, merges=POOLS, loss=lambda r: -100 * r, seed=seed, pools=True, **of
         )
         report = assess(gates.write(budget={"max_mds": "auto@0.1"}), registry=past)
         assert {v.status for v in report.verdicts} == {"inconclusive"}
@@ -406,7 +408,7 @@ class TestLimitsFromTheRegistry:
         for inputs, passes in ((6, True), (64, False)):
             past = write_registry(
                 tmp_path / NAME,
-                merges=60,
+                merges=POOLS,
                 loss=lambda r: -100 * r,
                 seed=seed,
                 pools=True,
@@ -453,7 +455,7 @@ class TestLimitsFromTheRegistry:
                 mergegate("report", pytester.path / "mergegate-report.json", f"--{kind}=out") == 0
             )
         write_registry(
-            pytester.path / NAME, merges=60, loss=lambda r: -100 * r, seed=seed, pools=True
+            pytester.path / NAME, merges=POOLS, loss=lambda r: -100 * r, seed=seed, pools=True
         )
         result = pytester.runpytest("--mergegate", "-v")
         result.stdout.fnmatch_lines(["*auto@0.1: misses at most 10%*"])

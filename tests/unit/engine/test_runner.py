@@ -220,8 +220,10 @@ def test_experts_do_not_pile_up(tmp_path: Path, seed: int) -> None:
     gc.collect()
     idle = live_bytes()
     sizes = [engine.model.parameters[p].numel() for p in engine.vectors.parameters("copy0")]
-    for name in copies:
+    for number, name in enumerate(copies):
         with engine.expert(name):
+            if number % 8 < 7:  # looking at all objects takes long, and what piles up stays
+                continue
             assert live_bytes() <= idle + 4 * sum(sizes) + 4096
     assert live_bytes() <= idle + 4096
 

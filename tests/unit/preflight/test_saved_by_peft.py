@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
 import torch
-import transformers
 from architectures import ARCHITECTURES
 
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS"}
@@ -50,23 +49,30 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def write(folder: Path, architecture: str, seed: int, tune: Callable[[Any, str], Any]) -> list[Any]:
-    """A base and two experts made by ``tune``; what the first stage finds."""
-    made = ARCHITECTURES[architecture]
-    base = made.write(folder / "base", seed)
-    name = json.loads((base / "config.json").read_text())["architectures"][0]
-    for k, expert in enumerate("xy"):
-        torch.manual_seed(seed + k)
-        model = getattr(transformers, name).from_pretrained(base)
-        tuned = tune(model, TASKS.get(made.family, "FEATURE_EXTRACTION"))
-        for parameter in tuned.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.1 * torch.randn_like(parameter)
-        tuned.save_pretrained(folder / expert)
-    experts = {name: str(folder / name) for name in "xy"}
-    return [
-        *run_preflight(gate_from({"base": str(base), "experts": experts}, root=folder)).findings
-    ]
+Tune = Callable[[Any, str], Any]
+
+
+@pytest.fixture
+def found(
+    tmp_path: Path, random_base: Callable[[str], tuple[Path, Any]], seed: int
+) -> Callable[[str, Tune], list[Any]]:
+    """What the first stage finds of a base and two experts that are made by a function."""
+
+    def find(architecture: str, tune: Tune) -> list[Any]:
+        base, model = random_base(architecture)
+        task = TASKS.get(ARCHITECTURES[architecture].family, "FEATURE_EXTRACTION")
+        for k, expert in enumerate("xy"):
+            torch.manual_seed(seed + k)
+            tuned = tune(deepcopy(model), task)
+            for parameter in tuned.parameters():
+                if parameter.requires_grad:
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+            tuned.save_pretrained(tmp_path / expert)
+        experts = {"x": "x", "y": "y"}
+        gate = gate_from({"base": str(base), "experts": experts}, root=tmp_path)
+        return [*run_preflight(gate).findings]
+
+    return find
 
 
 def codes(found: list[Any]) -> list[str]:
@@ -76,7 +82,9 @@ def codes(found: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize("lora", LORA.values(), ids=LORA)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_lora(tmp_path: Path, seed: int, architecture: str, lora: dict[str, Any]) -> None:
+def test_lora(
+    found: Callable[[str, Tune], list[Any]], architecture: str, lora: dict[str, Any]
+) -> None:
     settings: dict[str, Any] = {"target_modules": "all-linear", "r": 4} | lora
     if architecture.startswith("distilbert"):  # PEFT trains pre_classifier whole
         settings["target_modules"] = ["q_lin", "lin1"]
@@ -86,7 +94,7 @@ def test_lora(tmp_path: Path, seed: int, architecture: str, lora: dict[str, Any]
     def tune(model: Any, task: str) -> Any:
         return peft.get_peft_model(model, peft.LoraConfig(task_type=task, **settings))
 
-    assert codes(write(tmp_path, architecture, seed, tune)) == []
+    assert codes(found(architecture, tune)) == []
 
 
 def attention(architecture: str) -> list[str]:
@@ -99,23 +107,23 @@ def attention(architecture: str) -> list[str]:
 
 
 @pytest.mark.parametrize("lora", LLAMA_ONLY.values(), ids=LLAMA_ONLY)
-def test_lora_settings(tmp_path: Path, seed: int, lora: dict[str, Any]) -> None:
+def test_lora_settings(found: Callable[[str, Tune], list[Any]], lora: dict[str, Any]) -> None:
     def tune(model: Any, task: str) -> Any:
         settings = {"target_modules": "all-linear", "task_type": task} | lora
         return peft.get_peft_model(model, peft.LoraConfig(**settings))
 
-    assert codes(write(tmp_path, "llama", seed, tune)) == []
+    assert codes(found("llama", tune)) == []
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_other_methods(tmp_path: Path, seed: int, method: str) -> None:
+def test_other_methods(found: Callable[[str, Tune], list[Any]], method: str) -> None:
     def tune(model: Any, task: str) -> Any:
         config = getattr(peft, f"{method}Config")(task_type=task, **METHODS[method])
         return peft.get_peft_model(model, config)
 
-    assert codes(write(tmp_path, "llama", seed, tune)) == []
+    assert codes(found("llama", tune)) == []
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_full_fine_tunes(tmp_path: Path, seed: int, architecture: str) -> None:
-    assert codes(write(tmp_path, architecture, seed, lambda model, task: model)) == []
+def test_full_fine_tunes(found: Callable[[str, Tune], list[Any]], architecture: str) -> None:
+    assert codes(found(architecture, lambda model, task: model)) == []
