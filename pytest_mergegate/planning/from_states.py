@@ -32,7 +32,7 @@ def hint(
     drop: tuple[str, ...] = (),
 ) -> PlanRecord | None:
     """What to merge instead; None where the gate passed, where its budgets are not about merges, or
-    where answers cannot be read from the states.
+    where answers cannot be read from the states, which give no text to compare.
 
     ``drop`` are experts without which the others were tried on the probes, and passed.
     """
@@ -40,6 +40,8 @@ def hint(
     if judgement.status == "pass" or hidden is None or trials is None:
         return None
     if not judges_merges(limits) or any(kind.unplanned for kind, _ in set_limits(limits)):
+        return None
+    if any(expert.comparison != EXACT for expert in gate.spec.experts.values()):
         return None
     mixed = _MixedStates(gate, case, hidden, trials)
     described = {
@@ -133,8 +135,6 @@ class _MixedStates:
         for name in names:
             # a loss counts every answer that differs as lost
             allowed = share_within(spec.effective_budget.limits, spec.experts[name].score or 1.0)
-            if spec.experts[name].comparison != EXACT:
-                return None  # states give no text
             _, agreement = self._trials.forecast(name, scales)
             if agreement is None or compare(agreement.rate, allowed) != "pass":
                 return None

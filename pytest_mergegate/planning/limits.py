@@ -164,7 +164,7 @@ class MergeLimits:
         """The expected loss; without targets the certificate."""
         expert, level = self._spec.experts[name], self._spec.level
         score = expert.score or 1.0
-        if not found.labelled and not expert.bounds_loss:
+        if not expert.bounds_loss:
             why = f"the distance of answers does not bound what {expert.metric} may lose"
             reason = "comparison_does_not_bound_the_metric"
             return replace(Evidence.missing(reason, "predicted", why), undecided=True)

@@ -94,7 +94,8 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         scales = {m.label: method_scales(m, context.pool.names, workspace) for m in methods}
         mixed = forecast_all(scales, hidden.states, context)
         hidden = replace(hidden, scales=scales, forecasts=mixed)
-    answered = workspace.answer_limit if facts.forced else None
+    decodes = comparing and any(d.reading == "greedy" for d in workspace.draws.values())
+    answered = workspace.answer_limit if facts.forced or decodes else None
     results = replace(
         earlier, hidden=hidden, methods=methods, probes=workspace.per_task, answer_limit=answered
     )

@@ -167,6 +167,11 @@ class TestLimitOnAnswers:
         again = self._run(gate)
         assert again.cache.misses == 0
         assert again.merges == report.merges
+        for positions in ("last", "mean"):  # where no answer is forced, to read states
+            elsewhere = self._run(gate, positions=positions)
+            assert elsewhere.settings["probes"]["answer_limit"] == 128
+            assert all(e.cut == 0 for e in elsewhere.merges[0].experts)
+            assert self._run(gate, positions=positions).cache.misses == 0
         capped = self._run(gate, max_answer_tokens=64)
         assert capped.settings["probes"]["answer_limit"] == 64
         assert {e.cut for e in capped.merges[0].experts} == {8}

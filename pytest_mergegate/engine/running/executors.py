@@ -204,6 +204,8 @@ def collect_states(
         asked = partial(_asked, workspace, blocks, ahead)
         answered = answer_whole(workspace, executor, asked, lambda f: progress(0.2 * f))
         blocks, further = answered[: len(blocks)], answered[len(blocks) :]
+    elif ahead:  # merges will be compared along whole answers all the same
+        answer_whole(workspace, executor, partial(_asked, workspace, (), ahead), lambda _: None)
     models = (None, *names)
     jobs = [
         Job(kind="states", model=m, blocks=(*blocks, *(b for b in further if b.task == m)))

@@ -52,7 +52,12 @@ class Trials:
         For a linear merge this is the merge itself, on few inputs.
         """
         described = [self._described(name) for name in scales]
-        key = self._workspace.key("trial", of=described, scales=self._identified(scales))
+        key = self._workspace.key(
+            "trial",
+            of=described,
+            scales=self._identified(scales),
+            max_answer_tokens=self._workspace.answer_limit,
+        )
         found = self._workspace.kept(
             list[Agreement | None], key, lambda: [*self._answers.trial(scales).values()]
         )

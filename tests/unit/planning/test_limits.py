@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,16 @@ class TestLoss:
         found = outlook({"max_loss": 10}, differing(9, 100, labelled=100), expert={"score": 0.5})
         assert found.loss.number == pytest.approx(18)
         assert found.status == "fail"
+
+    @pytest.mark.parametrize("labelled", [0, 64])
+    def test_is_not_foretold_by_what_does_not_bound_it(self, labelled: int) -> None:
+        """Another word may be all that an exact match is about."""
+        near = replace(differing(0).distances, comparison="rouge_l", seen=(0.02,) * 64)
+        near = replace(near, least=near.seen, most=near.seen)
+        found = ComparedAnswers(distances=near, scores=np.ones(64), labelled=labelled)
+        for metric, status in {"exact_match": "inconclusive", "rouge_l": "pass"}.items():
+            expert = {"metric": metric, "compare": "rouge_l"}
+            assert outlook({"max_loss": 20}, found, expert=expert).status == status
 
     def test_on_few_examples_is_not_judged(self) -> None:
         found = outlook({"max_loss": 100}, differing(0, 29, labelled=29))
