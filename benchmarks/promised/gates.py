@@ -17,8 +17,10 @@ from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.merging.method import Method
+from pytest_mergegate.stages import evaluate
 from pytest_mergegate.stages import merge_versus_experts as comparison
 from pytest_mergegate.stages.base_answers import BaseAnswers
+from pytest_mergegate.stages.evaluate import ReferenceScores
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case, budget_questions
@@ -26,9 +28,15 @@ from pytest_mergegate.verdict.evidence import Case, budget_questions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
+
     from pytest_mergegate.gate.options import Stage
+    from pytest_mergegate.stages.evaluate import ExpertScores
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
     from pytest_mergegate.verdict.judge import Judgement
+
+    Scores = npt.NDArray[np.float64]
 
 HAIR = 1e-6
 """By what share of it a truth is over its limit."""
@@ -105,6 +113,21 @@ def merge_of(label: str, experts: Sequence[MergedExpert]) -> MergeResult:
         linearity_gap=Value.missing("not_linear"),
         experts=tuple(experts),
     )
+
+
+def alone(own: Scores, base: Scores) -> ReferenceScores:
+    """An expert and its base by themselves, on examples that were all compared."""
+    return ReferenceScores(
+        base=base, expert=own, inputs=tuple(range(len(own))), chance=0.0, of_outputs=True
+    )
+
+
+def scored(gate: Gate, name: str, reference: ReferenceScores, merged: Scores) -> ExpertScores:
+    """What a merge with these scores has left of an expert."""
+    task: Any = SimpleNamespace(name=name, order=reference.inputs)
+    of_merge: Any = SimpleNamespace(scores=merged, outputs=None)
+    compared: Any = SimpleNamespace(inputs=len(merged), changed=())
+    return evaluate._expert(task, reference, of_merge, gate, compared)
 
 
 def base_of(gate: Gate, share: float = 1.0, inputs: int = 100) -> dict[str, BaseAnswers]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from promised.gates import HAIR, Comparisons, base_of, gate_of, labels_of, merge_of, pool_of
+from promised.gates import (
+    HAIR,
+    Comparisons,
+    alone,
+    base_of,
+    gate_of,
+    labels_of,
+    merge_of,
+    pool_of,
+    scored,
+)
 from promised.rows import Row, Scenario, Statement, counted
 from promised.shapes import BINARY, GAINS, GRADED, OVERLAP, RIGHT, TWO_POINTS, Shape
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.metrics import disagreement_bound
-from pytest_mergegate.stages import evaluate
-from pytest_mergegate.stages.evaluate import EvaluateResult, ExpertScores, ReferenceScores
+from pytest_mergegate.stages.evaluate import EvaluateResult
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pytest_mergegate.gate.gatefile import Gate
+    from pytest_mergegate.stages.evaluate import ExpertScores, ReferenceScores
     from pytest_mergegate.verdict.judge import Judgement
 
     Scores = npt.NDArray[np.float64]
@@ -116,14 +125,14 @@ class Measured:
 
     def _judged(self, own: Scores, merged: list[Scores]) -> tuple[Judgement, ExpertScores]:
         first = next(iter(self.gate.spec.experts))
-        scored = [self._scored(first, own, each) for each in merged]
+        found = [self._scored(first, own, each) for each in merged]
         evaluations = tuple(
             EvaluateResult(method=label, experts=(one, *self._others))
-            for label, one in zip(labels_of(self.gate), scored, strict=True)
+            for label, one in zip(labels_of(self.gate), found, strict=True)
         )
-        alone = dict.fromkeys(self.gate.spec.experts, self._reference(own))
-        found = replace(self._results, merges=self._merges, evaluations=evaluations, scores=alone)
-        return judging.judge(self.gate, found, "eval"), scored[0]
+        known = dict.fromkeys(self.gate.spec.experts, self._reference(own))
+        results = replace(self._results, merges=self._merges, evaluations=evaluations, scores=known)
+        return judging.judge(self.gate, results, "eval"), found[0]
 
     def _scored(self, name: str, own: Scores, merged: Scores) -> ExpertScores:
         if self._shape not in BINARY:
@@ -134,12 +143,10 @@ class Measured:
         return self._scores[key]
 
     def _measured(self, name: str, own: Scores, merged: Scores) -> ExpertScores:
-        task: Any = SimpleNamespace(name=name, order=tuple(range(len(own))))
-        return evaluate._expert(task, self._reference(own), merged, self.gate, len(own))
+        return scored(self.gate, name, self._reference(own), merged)
 
     def _reference(self, own: Scores) -> ReferenceScores:
-        nothing = np.zeros_like(own)
-        return ReferenceScores(base=nothing, expert=own, chance=0.0, of_outputs=True)
+        return alone(own, np.zeros_like(own))
 
 
 def _counts(own: Scores, merged: Scores) -> list[int]:

@@ -61,6 +61,7 @@ def _bare_gain(*scores: Any) -> tuple[float, float]:
 
 
 CONFIDENCE = property(lambda spec: spec.certificate.confidence)
+NEVER = property(lambda spec: 0.02)
 PER_METHOD = property(lambda spec: spec.loss_level)
 
 
@@ -76,6 +77,8 @@ PER_METHOD = property(lambda spec: spec.loss_level)
         pytest.param("cut-counted", Evidence, "passing", _point, id="cut answers are not counted"),
         pytest.param("distance", Distances, "disagreement", _bare, id="a mean distance, bare"),
         pytest.param("gain-kept", gains, "gain_kept_interval", _bare_gain, id="a gain kept, bare"),
+        pytest.param("min-gain-kept", Evidence, "passing", _point, id="the point of a gain kept"),
+        pytest.param("min-gain-kept", GateSpec, "loss_level", NEVER, id="a gain kept at no level"),
         pytest.param("base", judge, "why_vacuous", lambda *_: "", id="the base is not looked at"),
         pytest.param(
             "auto", thresholds, "miss_controlled_threshold", _without_pools, id="no pools"
