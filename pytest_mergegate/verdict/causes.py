@@ -7,6 +7,7 @@ import numpy as np
 
 from pytest_mergegate import metrics
 from pytest_mergegate.engine.running.trials import Trials
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.gate.spec import DEFAULT_MAX_DISAGREEMENT
 from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.verdict.budgets import share_within
@@ -37,11 +38,13 @@ def likely_cause(
     scales = hidden.scales[label]
     merge = case.merge(label)
     degenerate = merge.expert(verdict.expert).degenerate if merge else None
-    cause = None
+    cause, comparison = None, case.pool.spec.experts[verdict.expert].comparison
     if verdict.method is not None and trials is not None:
         share = share_within(case.pool.spec.effective_budget.limits, score=1.0)
         allowed = share if 0 <= share < 1 else DEFAULT_MAX_DISAGREEMENT
         cause = _tried_cause(hidden, scales, verdict.expert, allowed, trials)
+        if cause is not None and comparison != EXACT:
+            cause += f"; answers that change in part count in part, by {comparison}"
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
     named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
     return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None

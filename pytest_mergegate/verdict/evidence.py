@@ -10,6 +10,7 @@ from pytest_mergegate.common.statuses import Status
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import joined, number_text
 from pytest_mergegate.gate.options import STAGES, Stage
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.gate.spec import FEWEST, GateSpec, deepest
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.stages.context import BudgetQuestions, Results
@@ -235,7 +236,10 @@ def predicted_disagreement(asked: Asked) -> Evidence | None:
 
 
 def _share(asked: Asked, compared: MergedExpert, basis: str, said: str = "") -> Evidence:
-    told = [f"{basis} on {compared.inputs} inputs" if said else f"on {compared.inputs} inputs"]
+    how = [basis] if said else []
+    if compared.compared_by != EXACT:
+        how.append(f"mean distance by {compared.compared_by}")
+    told = [" ".join([*how, f"on {compared.inputs} inputs"])]
     if compared.cut:
         told.append(f"{compared.cut} answers were cut before they differed, and may go on to")
     if compared.inputs < FEWEST:

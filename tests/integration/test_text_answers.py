@@ -66,6 +66,8 @@ def test_other_words_pass_where_the_same_words_are_not_asked_for(
     naive = [rouge_distance(common_words(a, b), LENGTH, LENGTH) for a, b in pairs]
     found = of_plain(soft)
     assert found.compared_by == "rouge_l"
+    (message,) = (v.message for v in soft.verdicts if v.expert == "plain")
+    assert "mean distance by rouge_l on 40 inputs" in message
     assert found.disagreement == pytest.approx(np.mean(naive))
     assert found.disagreement <= 4 / EVERY / (1 + 3 / EVERY) + 1e-9  # of one word in six
     assert found.cut == 0
