@@ -318,6 +318,9 @@ def test_no_label_of_the_base(classifier: Path, metric: str, rows: Any, bad: str
     [
         ({"metric": "accuracy", "length_normalization": "bytes"}, "length_normalization"),
         ({"stop": ["x"]}, "stop"),
+        ({"compare": "rouge_l"}, "compare"),
+        ({"distance": "operator:ne"}, "distance"),
+        ({"metric": "rouge_l"}, "metric: rouge_l"),
     ],
 )
 def test_labels_are_no_text(classifier: Path, setting: dict[str, Any], key: str) -> None:
@@ -327,6 +330,7 @@ def test_labels_are_no_text(classifier: Path, setting: dict[str, Any], key: str)
     found = report.findings[-1]
     assert (report.status, found.code, found.expert) == ("error", "MG203", "a")
     assert f"{key} is set, and the base is a sequence classifier" in found.message
+    assert report.pairs[0].distance is None  # and no state was read
 
 
 def test_the_harness_asks_language_models(classifier: Path) -> None:

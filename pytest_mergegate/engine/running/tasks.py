@@ -12,7 +12,7 @@ from pytest_mergegate.engine.models.chats import render
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.model import Model
 from pytest_mergegate.engine.models.readings import Reading, Tokens
-from pytest_mergegate.gate.sections import ExpertSpec
+from pytest_mergegate.gate.sections import ROUGE, ExpertSpec
 from pytest_mergegate.pool.examples import Example, named
 from pytest_mergegate.pool.pool import Pool
 
@@ -121,14 +121,20 @@ class _Reader:
 
     def check_reads_text(self, expert: ExpertSpec) -> None:
         """Raise PoolError for settings of text where the model's answers are none."""
-        given = {"length_normalization": expert.length_normalization != "none", "stop": expert.stop}
-        for key, is_given in given.items():
-            if is_given and self._model.reading != "greedy":
-                raise self._wrong(
-                    f"{key} is set, and the base is a {self._model.kind}, whose answers are no "
-                    "text",
-                    fix=f"remove experts.{self._name}.{key}",
-                )
+        if self._model.reading == "greedy":
+            return
+        given = {
+            "length_normalization": expert.length_normalization != "none",
+            "stop": expert.stop,
+            "compare": expert.compare == ROUGE,
+            "distance": expert.distance,
+            f"metric: {ROUGE}": expert.metric == ROUGE,
+        }
+        for key in (key for key, is_given in given.items() if is_given):
+            raise self._wrong(
+                f"{key} is set, and the base is a {self._model.kind}, whose answers are no text",
+                fix=f"remove experts.{self._name}.{key}",
+            )
 
     def check_labels(self, examples: Sequence[Example]) -> None:
         """Raise PoolError for a target or a choice that a classifier can never answer."""
