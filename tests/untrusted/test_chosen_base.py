@@ -157,7 +157,7 @@ TEMPLATES = {
     "a number": ("{{ (7 ** (9 ** 9)) % 3 }}", "does not end within|memory"),
     "a recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "a product": ("{{ 'x' * 10000000000 }}", "memory"),
-    "doubling": (_DOUBLED, "memory"),
+    "doubling": (_DOUBLED, "memory|does not end"),
     "a list": ("{{ ([0] * 10000000000) | length }}", "memory"),
     "long": ("{{ 'x' * 9000000 }}", "characters"),
     "a pad": ("{{ '%9999999999d' % 1 }}", "memory"),
