@@ -143,7 +143,9 @@ def _decode(
     device = cache.layers[0].keys.device
     going = set(batch)
     while going:
-        mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+        # what has ended stands still: it may have filled all positions that there are
+        goes_on = torch.tensor([row in going for row in batch])
+        mask = torch.cat([mask, goes_on[:, None].long()], dim=1)
         out = reader.run(
             cache,
             input_ids=torch.tensor([[answers[row][-1]] for row in batch], device=device),
@@ -151,7 +153,7 @@ def _decode(
             position_ids=positions[:, None].to(device),
         )
         chosen = reader.choose(out.last_hidden_state[:, -1].to("cpu", torch.float32)).tolist()
-        positions = positions + 1
+        positions = positions + goes_on
         for row, token in zip(batch, chosen, strict=True):
             if row in going:
                 answers[row].append(token)

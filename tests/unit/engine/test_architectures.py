@@ -242,6 +242,18 @@ def test_answers_with_a_draft_are_those_without(
             expect_close(one.states, states)
 
 
+def test_drafts_of_answers_that_fill_all_positions(model: Any, seed: int) -> None:
+    """Some have no room left while others go on beside them."""
+    if not getattr(model, "can_verify", False):
+        pytest.skip("drafts are of no use to it")
+    rng = np.random.default_rng(seed)
+    prompts = [tuple(rng.integers(2, 30, 2 + 3 * k).tolist()) for k in range(12)]
+    answers = model.decode(prompts, POSITIONS)
+    drafts = [_altered(rng, answer) for answer in answers]
+    found = model.verify(prompts, drafts, POSITIONS)
+    assert [one.answer for one in found] == answers
+
+
 def _altered(rng: np.random.Generator, answer: list[int]) -> tuple[int, ...]:
     """Another token somewhere, and whatever behind it."""
     place = int(rng.integers(len(answer)))
