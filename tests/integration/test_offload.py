@@ -56,7 +56,9 @@ def test_a_small_base_read_layer_by_layer(
 ) -> None:
     gate = write_pool(tmp_path, seed)
     write_base(tmp_path / "base", seed, tie_word_embeddings=tied)
-    gate = write_gate(gate, {**read_gate(gate), "budget": {"max_mds": 1.0, "max_disagreement": 0}})
+    settings = read_gate(gate) | {"budget": {"max_mds": 1.0, "max_disagreement": 0}}
+    settings["experts"]["b"]["compare"] = "rouge_l"
+    gate = write_gate(gate, settings)
     whole = json.loads(assess(gate, cache=False).to_json(None))
     monkeypatch.setattr(placement, "available", lambda _: 0)
     offloaded = json.loads(assess(gate, cache=False).to_json(None))
