@@ -102,14 +102,17 @@ class Changes:
 
     def _code_touched(self, gate: Gate) -> bool:
         """A metric or distance of the user's own may import any module, a task of the harness read
-        any file."""
+        any file; of a module beside the gate file that git ignores nobody can say whether it
+        changed."""
         experts = gate.spec.experts.values()
-        metrics = [expert.metric for expert in experts]
+        metrics = {expert.metric for expert in experts}.difference(BUILTIN_METRICS)
         if any(metric.startswith(HARNESS) for metric in metrics):
             return self.touch(gate.root)
-        own = any(metric not in BUILTIN_METRICS for metric in metrics)
-        own = own or any(expert.distance is not None for expert in experts)
-        return own and any(path.suffix == ".py" for path in self.changed.paths)
+        own = metrics | {expert.distance for expert in experts if expert.distance is not None}
+        modules = {gate.root / function.partition(":")[0].partition(".")[0] for function in own}
+        places = (place for module in modules for place in (module, module.with_suffix(".py")))
+        changed = (path.suffix == ".py" for path in self.changed.paths)
+        return bool(own) and (any(changed) or any(map(self._unseen, places)))
 
 
 def changes_since(reference: str, folder: Path) -> Changes:

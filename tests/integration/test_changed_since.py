@@ -401,6 +401,20 @@ class TestWhatConcernsAGate:
         (repository / "helpers.py").write_text("", "utf-8")
         assert concerned(repository)
 
+    @pytest.mark.parametrize("module", ["package/scores.py", "scores.py"])
+    @pytest.mark.parametrize("kind", ["metric", "distance"])
+    def test_code_that_git_does_not_see(self, repository: Path, kind: str, module: str) -> None:
+        gate = read_gate(repository / "mergegate.yaml")
+        gate["experts"]["a"][kind] = f"{module.removesuffix('.py').replace('/', '.')}:mine"
+        write_gate(repository / "mergegate.yaml", gate)
+        (repository / ".gitignore").write_text(f"/{module}\n", "utf-8")
+        commit(repository)
+        git(repository, "branch", "--quiet", "--force", "main")
+        assert not concerned(repository)
+        (repository / module).parent.mkdir(exist_ok=True)
+        (repository / module).write_text("", "utf-8")
+        assert concerned(repository)
+
     def test_a_mergekit_file(self, repository: Path) -> None:
         models = [{"model": f"base+adapters/{name}"} for name in "abc"]
         merge = {"merge_method": "linear", "models": models, "dtype": "float32"}
