@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from pytest_mergegate.common.errors import PoolError
-from pytest_mergegate.engine.models.drafts import VerifiedDraft
+from pytest_mergegate.engine.models.drafts import GreedyAnswer
 from pytest_mergegate.engine.models.loading import unsupported
 from pytest_mergegate.engine.models.model import Model, run
 from pytest_mergegate.engine.models.placement import Placement
@@ -35,7 +35,7 @@ class HeadedModel(Model):
     _adjust: Callable[[Tensor], Tensor] = staticmethod(lambda logits: logits)
     """What this architecture does to projected states to make logits of them."""
     can_verify: bool = False
-    """Whether ``verify`` can be asked."""
+    """Whether ``answer`` can be asked."""
     _trial: tuple[Row, ...] = (((1, 2), (3, 4)), ((3,), ()))
     """On what the head is tried out."""
 
@@ -53,15 +53,15 @@ class HeadedModel(Model):
         Tokens end with the one that completes one of ``stop``.
         """
 
-    def verify(
+    def answer(
         self,
         prompts: Sequence[Tokens],
         drafts: Sequence[Tokens],
         max_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[VerifiedDraft]:
-        """The answers that ``decode`` gives, each read as far as a draft of at least one token
-        foretells it, with the states where the tokens of the draft are predicted.
+    ) -> list[GreedyAnswer]:
+        """The answers that ``decode`` gives, with the states that say so; each is read as far as a
+        draft, which may be empty, foretells it.
 
         Raises PoolError where states are not finite.
         """

@@ -14,7 +14,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from pytest_mergegate.engine.models.drafts import Reader, VerifiedDraft, can_verify, verify
+from pytest_mergegate.engine.models.drafts import (
+    GreedyAnswer,
+    Reader,
+    goes_on,
+    greedy_answers,
+    read_states,
+)
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
 from pytest_mergegate.engine.models.model import positions_read, run
@@ -81,7 +87,7 @@ class GenerativeModel(HeadedModel):
     def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:
         """Whether an answer reached its end, rather than the limit on its length."""
         ended = bool(answer) and answer[-1] in self._ends
-        return ended or first_stop(self.read(answer), stop) is not None
+        return ended or bool(stop and first_stop(self.read(answer), stop) is not None)
 
     def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
         """An answer's tokens as stripped text, up to the first of ``stop``."""
@@ -113,7 +119,10 @@ class GenerativeModel(HeadedModel):
     @property
     def _decoding_tokens(self) -> int:
         """Decoding takes a pass per token however many rows there are: as many as fit."""
-        per_token = 8 * int(self.config.num_hidden_layers) * int(self.config.hidden_size)
+        config = self.config
+        heads = getattr(config, "num_attention_heads", None) or 1
+        shared = (getattr(config, "num_key_value_heads", None) or heads) / heads
+        per_token = int(8 * config.num_hidden_layers * config.hidden_size * shared)
         return max(self._batch_tokens, _KEY_VALUE_BYTES // per_token)
 
     @property
@@ -162,36 +171,39 @@ class CausalModel(GenerativeModel):
 
     def __init__(self, base: Base, placement: Placement) -> None:
         super().__init__(base, placement)
-        self.can_verify = can_verify(self.backbone)
+        with torch.inference_mode():
+            row = (1, 2, 3, 4)
+            whole = run(self.backbone, input_ids=torch.tensor([row], device=self.device))
+            self.can_verify = goes_on(self._reader(), row, whole.last_hidden_state[0])
 
     @torch.inference_mode()
-    def verify(
+    def answer(
         self,
         prompts: Sequence[Tokens],
         drafts: Sequence[Tokens],
         max_tokens: int,
         stop: Sequence[str] = (),
-    ) -> list[VerifiedDraft]:
+    ) -> list[GreedyAnswer]:
         """See HeadedModel."""
-        found: dict[int, VerifiedDraft] = {}
-        lengths = [len(p) + len(d) - 1 for p, d in zip(prompts, drafts, strict=True)]
-        for batch in batches(lengths, self._batch_tokens):
-            asked, told = ([rows[index] for index in batch] for rows in (prompts, drafts))
-            rooms = [min(max_tokens, self._room(prompt)) for prompt in asked]
-            ids, mask = self._pad([(*p, *d[:-1]) for p, d in zip(asked, told, strict=True)])
+        rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
 
-            def is_over(answer: list[int], row: int, rooms: Sequence[int] = rooms) -> bool:
-                return len(answer) >= rooms[row] or self.is_complete(answer, stop)
+        def is_over(own: list[int], index: int) -> bool:
+            return len(own) >= rooms[index] or self.is_complete(own, stop)
 
-            reader = Reader(
-                backbone=self.backbone,
-                choose=lambda states: self.logits(states).argmax(-1),
-                is_over=is_over,
-            )
-            found.update(zip(batch, verify(reader, ids, mask, asked, told), strict=True))
-        verified = [found[index] for index in range(len(prompts))]
-        self.check_finite([one.states for one in verified])
-        return verified
+        found = greedy_answers(self._reader(), prompts, drafts, is_over)
+        self.check_finite([one.states for one in found])
+        return found
+
+    def _reader(self) -> Reader:
+        return Reader(
+            backbone=self.backbone,
+            pad=self._pad,
+            choose=lambda states: self.logits(states).argmax(-1),
+            batch_tokens=self._batch_tokens,
+            held_tokens=self._decoding_tokens,
+            shares=not self.is_streamed,  # a pass reads all weights from disk, for however few
+            counts=self.counts,
+        )
 
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether there are positions for a prompt and an answer of so many tokens."""
@@ -200,6 +212,13 @@ class CausalModel(GenerativeModel):
     def choice_tokens(self, choice: str) -> Tokens:
         """The tokens of a choice as they continue a prompt."""
         return tuple(self.tokenizer(choice, add_special_tokens=False)["input_ids"])
+
+    def _read_all(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        if positions == "mean" or not self.can_verify:
+            return super()._read_all(rows, positions)
+        forced = [own if positions == "answer" else () for _, own in rows]
+        tokens = [(*prompt, *own) for (prompt, _), own in zip(rows, forced, strict=True)]
+        return read_states(self._reader(), tokens, [len(own) + 1 for own in forced])
 
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
         if positions == "mean":

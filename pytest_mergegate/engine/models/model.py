@@ -13,7 +13,14 @@ from torch import Tensor
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
 from pytest_mergegate.engine.models.placement import Placement, batch_tokens, batches, pad
-from pytest_mergegate.engine.models.readings import BASE, Reading, Row, Tokens, expert_loaded
+from pytest_mergegate.engine.models.readings import (
+    BASE,
+    Reading,
+    Row,
+    TokenCounts,
+    Tokens,
+    expert_loaded,
+)
 from pytest_mergegate.engine.models.streaming import MappedPages, StreamedWeights, load_streamed
 from pytest_mergegate.engine.weights.mixing import PlacedWeights
 from pytest_mergegate.gate.sections import Positions
@@ -68,6 +75,8 @@ class Model(ABC):
         self.loaded = BASE
         self.changes = 0
         """How many times weights were put in place, or taken out again."""
+        self.counts = TokenCounts()
+        """What went through the layers so far."""
         self._originals: Mapping[str, Tensor] = {}
         pad = self.tokenizer.pad_token_id
         self._pad_id = int(pad if pad is not None else self.config.pad_token_id or 0)
@@ -184,17 +193,23 @@ class Model(ABC):
         positions of an answer. Raises PoolError where they are not finite: no comparison with
         NaN means anything.
         """
+        states = self._read_all(rows, positions)
+        self.check_finite(states)
+        return states
+
+    def _read_all(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
+        """See ``states``, of which nothing is known to be finite yet."""
         found: dict[int, Tensor] = {}
-        for batch in batches([len(p) + len(f) for p, f in rows], self._batch_tokens):
+        lengths = [len(p) + len(f) for p, f in rows]
+        for batch in batches(lengths, self._batch_tokens):
             read = self._read([rows[index] for index in batch], positions)
             if positions == "mean":
                 read = [state.to(torch.float64).mean(dim=0, keepdim=True) for state in read]
             # copies: views would keep the whole batch alive
             own = [state.to("cpu", torch.float32).clone() for state in read]
             found.update(zip(batch, own, strict=True))
-        states = [found[index] for index in range(len(rows))]
-        self.check_finite(states)
-        return states
+        self.counts.read(sum(lengths))
+        return [found[index] for index in range(len(rows))]
 
     def check_finite(self, states: Sequence[Tensor]) -> None:
         """Raise PoolError for states of the loaded weights that hold NaN or infinity."""

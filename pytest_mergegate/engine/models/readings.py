@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 Tokens = tuple[int, ...]
@@ -10,6 +11,24 @@ Row = tuple[Tokens, Tokens]
 Reading = Literal["greedy", "choices", "labels", "none"]
 """An answer is decoded greedily, the likeliest of the input's choices, the likeliest of all
 labels, or not there."""
+
+
+@dataclass(kw_only=True)
+class TokenCounts:
+    """How many tokens a model was run on, padding apart."""
+
+    processed: int = 0
+    """Those that went through its layers."""
+    reused: int = 0
+    """Those that would have done so, were not their keys, values or states at hand already."""
+
+    def read(self, tokens: int) -> None:
+        """Count ``tokens`` that went through the layers."""
+        self.processed += tokens
+
+    def reuse(self, tokens: int) -> None:
+        """Count ``tokens`` that need not."""
+        self.reused += tokens
 
 
 BASE: Final = "base"

@@ -143,6 +143,12 @@ class Engine:
         self._states.update(zip(rows, found, strict=True))
         return [[self._states[task.name, k, positions] for k in indices] for task, indices in asked]
 
+    def states_at_hand(self, task: str, indices: Sequence[int]) -> list[Tensor] | None:
+        """States of the loaded model along answers that it has just read; None where it has not."""
+        self._forget_states()
+        keys = [(task, index, self.require_head().answer_positions) for index in indices]
+        return [self._states[key] for key in keys] if set(keys) <= self._states.keys() else None
+
     def _forget_states(self) -> None:
         """Forget states of weights that are no longer in place."""
         if self._seen != self.model.changes:
@@ -163,31 +169,33 @@ class Engine:
         What the task's expert says is the draft of what others say; of the base only where states
         along it are wanted as well, since it mostly says something else from the beginning.
         """
-        draws = self.require_head().can_verify and (with_states or self.model.loaded != BASE)
-        missing: dict[tuple[str, ...], dict[tuple[str, str, int], Tokens]] = {}
+        missing: dict[tuple[str, ...], dict[_Input, Tokens]] = {}
         for task, indices in asked:
             for index in indices:
                 key = (self.model.loaded, task.name, index)
                 if key not in self._answers:
                     missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
         for stop, prompts in missing.items():
-            own = {key: self._answers.get((loaded_as(key[1]), *key[1:])) for key in prompts}
-            drafts = {key: tuple(draft) for key, draft in own.items() if draft and draws}
-            self._verify({key: prompts.pop(key) for key in drafts}, drafts, stop)
-            found = self.require_head().decode([*prompts.values()], self.answer_limit, stop)
-            self._answers.update(zip(prompts, found, strict=True))
+            if self.require_head().can_verify:
+                self._decode(prompts, stop, drafts=with_states or self.model.loaded != BASE)
+            else:
+                answers = self.require_head().decode([*prompts.values()], self.answer_limit, stop)
+                self._answers.update(zip(prompts, answers, strict=True))
 
-    def _verify(
-        self, prompts: Mapping[_Input, Tokens], drafts: Mapping[_Input, Tokens], stop: Sequence[str]
+    def _decode(
+        self, prompts: Mapping[_Input, Tokens], stop: Sequence[str], *, drafts: bool
     ) -> None:
-        """Answers read along ``drafts``, and the states there."""
+        """Answers, and the states along those of the tasks' experts."""
         model = self.require_head()
         self._forget_states()
-        asked = [*prompts.values()], [*drafts.values()]
-        found = model.verify(*asked, self.answer_limit, stop) if drafts else []
-        for (loaded, name, index), one in zip(drafts, found, strict=True):
-            self._answers[loaded, name, index] = one.answer
-            self._states[name, index, model.answer_positions] = one.states
+        own = [self._answers.get((loaded_as(name), name, k)) for _, name, k in prompts]
+        told = [tuple(draft or ()) if drafts else () for draft in own]
+        found = model.answer([*prompts.values()], told, self.answer_limit, stop)
+        for key, draft, one in zip(prompts, told, found, strict=True):
+            loaded, name, index = key
+            self._answers[key] = one.answer
+            if draft or loaded == loaded_as(name):
+                self._states[name, index, model.answer_positions] = one.states
 
     def note_same(self, task: Task, indices: Iterable[int]) -> None:
         """Record that the loaded model answers these as the task's expert does, so that none of

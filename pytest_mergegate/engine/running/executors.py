@@ -148,11 +148,32 @@ def run_job(workspace: Workspace, job: Job) -> Found:
     engine = workspace.engine
     with contextlib.nullcontext() if job.model is None else engine.expert(job.model):
         computed = compute(engine, job.kind, job.blocks)
-    found = {(job.model, b): rows for b, rows in zip(job.blocks, computed, strict=True)}
+        found = {(job.model, b): rows for b, rows in zip(job.blocks, computed, strict=True)}
+        if job.kind == "answers":
+            found |= _read_while_answering(workspace, found)
     for (model, block), rows in found.items():
-        key = block.key(workspace, job.kind, model)
-        workspace.cache.keep(key, dump(ROWS[job.kind], rows))
+        kind = _kind(block, job)
+        workspace.cache.keep(block.key(workspace, kind, model), dump(ROWS[kind], rows))
     return found
+
+
+def _kind(block: Block, job: Job) -> Kind:
+    """Of a result: states that were read while answers were decoded come with those."""
+    return "states" if block.answers is not None else job.kind
+
+
+def _read_while_answering(workspace: Workspace, found: Found) -> Found:
+    """The states that gave the answers that were ``found``; not those of the probes, which every
+    model reads in the same way: the distances between equal models are 0."""
+    states: Found = {}
+    if not (workspace.facts.forced and workspace.facts.answering):
+        return states
+    for (model, block), answers in found.items():
+        own = workspace.engine.states_at_hand(block.task, block.inputs)
+        if own is not None and not set(block.inputs).intersection(workspace.probes(block.task)):
+            answered = replace(block, answers=tuple(map(tuple, answers)))
+            states[model, answered] = [state.numpy() for state in own]
+    return states
 
 
 @result
@@ -283,8 +304,8 @@ def answer(
         for name in dict.fromkeys(block.task for block in blocks)
     ]
     found = executor.run(workspace, jobs, progress)
-    for block in blocks:
-        workspace.ahead["answers", block.task, block] = found[block.task, block]
+    for (model, block), rows in found.items():
+        workspace.ahead["answers" if block.answers is None else "states", model, block] = rows
     answered = [replace(b, answers=tuple(map(tuple, found[b.task, b]))) for b in blocks]
     for block in answered:
         block.tell(workspace)

@@ -12,11 +12,13 @@ import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.engine.models import beginnings
 from pytest_mergegate.engine.models import language_models as generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.placement import Placement
+from pytest_mergegate.engine.models.readings import TokenCounts
 from pytest_mergegate.pool.base import read_base
 
 if TYPE_CHECKING:
@@ -229,17 +231,45 @@ def test_answers_with_a_draft_are_those_without(
     drafts += [tuple(rng.integers(2, 30, rng.integers(1, LONGEST)).tolist()) for _ in answers]
     of = [k % len(PROMPTS) for k in range(len(PROMPTS))]
     of += [k for k in range(len(PROMPTS)) for _ in range(6)] + 2 * [*range(len(PROMPTS))]
+    of += range(len(PROMPTS))
+    drafts += [() for _ in PROMPTS]  # which leaves the model to itself
     prompts = [PROMPTS[k] for k in of]
     for tokens in (1 << 20, 1, 60):  # all together, one by one, and some
         monkeypatch.setattr(engine_model, "batch_tokens", lambda _, tokens=tokens: tokens)
-        found = model.verify(prompts, drafts, LONGEST, stop)
+        found = model.answer(prompts, drafts, LONGEST, stop)
         for k, draft, one in zip(of, drafts, found, strict=True):
             # a draft that is too short says nothing of what would follow
-            whole = answers[k] if list(draft) != answers[k][: len(draft)] else list(draft)
-            assert one.answer == whole
-        rows = [(p, d[:-1]) for p, d in zip(prompts, drafts, strict=True)]
+            is_right = draft and list(draft) == answers[k][: len(draft)]
+            assert one.answer == (list(draft) if is_right else answers[k])
+        along = [draft or tuple(one.answer) for draft, one in zip(drafts, found, strict=True)]
+        rows = [(p, d[:-1]) for p, d in zip(prompts, along, strict=True)]
         for one, states in zip(found, model.states(rows, "answer"), strict=True):
             expect_close(one.states, states)
+
+
+def test_what_prompts_begin_with_is_read_once(
+    model: Any, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not getattr(model, "can_verify", False):
+        pytest.skip("it keeps no keys and values")
+    rng = np.random.default_rng(seed)
+    begins = [tuple(rng.integers(2, 30, 9).tolist()) for _ in range(3)]
+    ends = [tuple(rng.integers(2, 30, rng.integers(1, 6)).tolist()) for _ in range(40)]
+    prompts = [(*begins[k % 3], *end) for k, end in enumerate(ends)] + list(PROMPTS)
+    alone = [model.states([(prompt, ())], "answer")[0] for prompt in prompts]
+    answers = model.decode(prompts, LONGEST)
+    monkeypatch.setattr(beginnings, "_LEAST_SAVED", 20)
+    model.counts = TokenCounts()
+    rows = [(prompt, ()) for prompt in prompts]
+    for one, own in zip(model.states(rows, "answer"), alone, strict=True):
+        assert torch.linalg.norm(one - own) <= 1e-5 * torch.linalg.norm(own)
+    assert model.counts.reused >= 9 * 40
+    assert model.counts.processed <= sum(map(len, prompts)) - 8 * 37
+    found = model.answer(prompts, [()] * len(prompts), LONGEST)
+    assert [one.answer for one in found] == answers
+    drafts = [_altered(rng, answer)[: len(answer)] for answer in answers]
+    found = model.answer(prompts, drafts, LONGEST)
+    assert [one.answer for one in found] == answers
 
 
 def test_drafts_of_answers_that_fill_all_positions(model: Any, seed: int) -> None:
@@ -250,7 +280,7 @@ def test_drafts_of_answers_that_fill_all_positions(model: Any, seed: int) -> Non
     prompts = [tuple(rng.integers(2, 30, 2 + 3 * k).tolist()) for k in range(12)]
     answers = model.decode(prompts, POSITIONS)
     drafts = [_altered(rng, answer)[: len(answer)] for answer in answers]
-    found = model.verify(prompts, drafts, POSITIONS)
+    found = model.answer(prompts, drafts, POSITIONS)
     assert [one.answer for one in found] == answers
 
 
