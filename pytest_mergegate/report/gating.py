@@ -21,7 +21,7 @@ from pytest_mergegate.report import build
 from pytest_mergegate.report.baseline import Baseline, read_baseline
 from pytest_mergegate.report.build import gate_settings, now, versions
 from pytest_mergegate.report.compared import baseline_findings, baseline_record, earlier_of
-from pytest_mergegate.report.types import CacheUse, Report
+from pytest_mergegate.report.types import CacheUse, Report, TokensRecord
 from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import BudgetQuestions, Clock, Context
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
@@ -193,6 +193,11 @@ class _Run:
             versions=versions(),
             device=(case and case.device) or options.device,
             seconds={name: round(spent, 3) for name, spent in self.clock.seconds.items()},
+            tokens={
+                name: TokensRecord(**vars(counts))
+                for name, counts in self.clock.tokens.items()
+                if counts.processed or counts.reused
+            },
             cache=CacheUse(hits=self.cache.hits, misses=self.cache.misses),
             settings={**options.settings, **gate_settings(self.gate, case)},
             findings=tuple(build.finding(finding, self.gate) for finding in findings),

@@ -31,6 +31,15 @@ class CacheUse(Record):
     misses: int = 0
 
 
+class TokensRecord(Record):
+    """How many tokens a model was run on in this process, padding apart."""
+
+    processed: int = 0
+    """Those that went through its layers."""
+    reused: int = 0
+    """Those whose keys and values were at hand: beginnings that inputs share."""
+
+
 class PredictionRecord(Record):
     """A loss that was not measured."""
 
@@ -152,6 +161,8 @@ class Report(Record):
     versions: dict[str, str]
     device: str
     seconds: dict[str, Number]
+    tokens: dict[str, TokensRecord] = Field(default_factory=dict)
+    """By stage, as ``seconds``."""
     cache: CacheUse = CacheUse()
     settings: dict[str, Any]
     base: BaseRecord | None = None

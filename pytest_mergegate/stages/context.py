@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_mergegate.engine.models.readings import TokenCounts
 from pytest_mergegate.engine.running.executors import Executor, LocalExecutor
 from pytest_mergegate.engine.running.references import References
 from pytest_mergegate.engine.running.workspace import Workspace
@@ -39,22 +40,29 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds by name; what is timed within something else does not count for that."""
+    """Seconds and tokens by name; what is timed within something else does not count for that."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._nested = 0.0
+        self.tokens: dict[str, TokenCounts] = {}
+        """Of the model that runs in this process."""
+        self.counts = TokenCounts()
+        """Of the model, once there is one."""
+        self._nested = 0.0, TokenCounts()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add to the seconds of ``name``, less what was timed within."""
-        start, outer, self._nested = time.perf_counter(), self._nested, 0.0
+        """Add to what ``name`` has taken, less what was timed within."""
+        start, before, outer = time.perf_counter(), replace(self.counts), self._nested
+        self._nested = 0.0, TokenCounts()
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._nested
-            self._nested = outer + spent
+            spent, run = time.perf_counter() - start, self.counts - before
+            seconds, tokens = self._nested
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - seconds
+            self.tokens[name] = self.tokens.get(name, TokenCounts()) + (run - tokens)
+            self._nested = outer[0] + spent, outer[1] + run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +162,9 @@ class Context:
         def loading(load: Callable[[], Engine]) -> Engine:
             with self.clock.timed("load"):
                 self.tell("loading", 0.0)
-                return load()
+                engine = load()
+            self.clock.counts = engine.model.counts
+            return engine
 
         return Workspace(
             self.pool,

@@ -171,8 +171,8 @@ def _passes(reader: Reader, rows: Sequence[Tokens], most: Sequence[int]) -> Iter
                 cache.update(keys.expand(wide), values.expand(wide), index)
             inputs = _inputs(reader, [own[place] for place in batch], len(begins))
             hidden = reader.run(cache, **inputs)
-            reader.counts.read(sum(len(own[place]) for place in batch))
-            reader.counts.reuse(len(begins) * len(batch))
+            reader.counts.processed += sum(len(own[place]) for place in batch)
+            reader.counts.reused += len(begins) * len(batch)
             places = [members[place] for place in batch]
             yield _Pass(rows=places, begun=len(begins), hidden=hidden, cache=cache)
 
@@ -193,7 +193,7 @@ def _beginning(reader: Reader, begins: Tokens) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of tokens that many rows begin with, by layer, [1, heads, T, d] each."""
     cache = DynamicCache()
     reader.run(cache, **_inputs(reader, [begins]))
-    reader.counts.read(len(begins))
+    reader.counts.processed += len(begins)
     return [_pair(layer) for layer in cache.layers]
 
 
@@ -288,7 +288,7 @@ def _decode(
             attention_mask=mask.to(device),
             position_ids=positions[:, None].to(device),
         )
-        reader.counts.read(len(going))
+        reader.counts.processed += len(going)
         reached = hidden[:, -1].to("cpu", torch.float32)
         positions = positions + goes_on
         chosen = reader.choose(reached).tolist()

@@ -77,11 +77,13 @@ class GenerativeModel(HeadedModel):
                 rows = [chosen[k] for k in batch]
                 with quiet():
                     found = self._generate([prompts[index] for index in rows], room, stop)
+                self.counts.processed += sum(lengths[k] - room for k in batch)
                 for index, answer in zip(rows, found.tolist(), strict=True):
                     stops = (k + 1 for k, token in enumerate(answer) if token in ends)
                     # what is behind the end depends on the batch
                     whole = answer[: next(stops, len(answer))]
                     answers[index] = until_stop(self.read, whole, stop)
+                    self.counts.processed += len(answers[index])
         return answers
 
     def is_complete(self, answer: Sequence[int], stop: Sequence[str] = ()) -> bool:

@@ -208,7 +208,7 @@ class Model(ABC):
             # copies: views would keep the whole batch alive
             own = [state.to("cpu", torch.float32).clone() for state in read]
             found.update(zip(batch, own, strict=True))
-        self.counts.read(sum(lengths))
+        self.counts.processed += sum(lengths)
         return [found[index] for index in range(len(rows))]
 
     def check_finite(self, states: Sequence[Tensor]) -> None:

@@ -22,13 +22,15 @@ class TokenCounts:
     reused: int = 0
     """Those that would have done so, were not their keys, values or states at hand already."""
 
-    def read(self, tokens: int) -> None:
-        """Count ``tokens`` that went through the layers."""
-        self.processed += tokens
+    def __add__(self, more: TokenCounts) -> TokenCounts:
+        return TokenCounts(
+            processed=self.processed + more.processed, reused=self.reused + more.reused
+        )
 
-    def reuse(self, tokens: int) -> None:
-        """Count ``tokens`` that need not."""
-        self.reused += tokens
+    def __sub__(self, less: TokenCounts) -> TokenCounts:
+        return TokenCounts(
+            processed=self.processed - less.processed, reused=self.reused - less.reused
+        )
 
 
 BASE: Final = "base"

@@ -185,7 +185,8 @@ def _run(report: Report) -> str:
     drop = report.plan.drop if report.plan else ()
     dropped = f"; the plan leaves out {prose(reading.some(drop))}" if drop else ""
     version = clean(report.versions.get("pytest-mergegate", ""))
-    return f"{seconds}; {cache}{dropped}; pytest-mergegate {prose(version)}"
+    tokens = f"; tokens: {line}" if (line := reading.tokens(report)) else ""
+    return f"{seconds}{tokens}; {cache}{dropped}; pytest-mergegate {prose(version)}"
 
 
 # Words of strangers: no markup, no link, no mention comes of them.

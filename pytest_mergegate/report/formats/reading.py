@@ -199,6 +199,15 @@ _BASIS = {
 _MOST_GROUPS = 4
 
 
+def tokens(report: Report) -> str | None:
+    """How many tokens each stage ran the model on, and how many it reused; None for no model."""
+    if not report.tokens:
+        return None
+    stages = ", ".join(f"{stage} {run.processed:,}" for stage, run in report.tokens.items())
+    reused = sum(run.reused for run in report.tokens.values())
+    return f"{stages}; {reused:,} reused"
+
+
 def instead(report: Report) -> str | None:
     """The groups that the plan says would pass, and on what that rests; None where it has none of
     two or more experts, or where it is the pool as it was."""

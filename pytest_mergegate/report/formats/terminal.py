@@ -229,6 +229,8 @@ def _detail_lines(report: Report) -> Iterator[str]:
     if report.seconds:
         stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in report.seconds.items())
         yield f"seconds: {stages}; on {report.device}"
+    if (line := reading.tokens(report)) is not None:
+        yield f"tokens: {line}"
     yield f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
 
 
