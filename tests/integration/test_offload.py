@@ -38,7 +38,7 @@ def _numbers(report: dict[str, object]) -> list[float]:
     def collect(part: object) -> None:
         if isinstance(part, dict):
             for key, value in part.items():
-                if key not in {"seconds", "created"}:
+                if key not in {"seconds", "tokens", "created"}:
                     collect(value)
         elif isinstance(part, list):
             for value in part:

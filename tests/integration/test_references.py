@@ -99,7 +99,7 @@ def variant(pool: Path, name: str, change: Callable[[str, list[Row]], list[Row]]
 def numbers(report: Report) -> Any:
     """All that a report says, but of when, how fast and from which files."""
     said = json.loads(report.to_json())
-    for key in ("created", "seconds", "cache", "gate"):
+    for key in ("created", "seconds", "tokens", "cache", "gate"):
         del said[key]
     del said["settings"]["examples"]
     said["findings"] = [f for f in said["findings"] if f["code"] != "MG205"]
