@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from pytest_mergegate.engine.models.placement import batches, pad
 from pytest_mergegate.engine.running.cache import Cache
-from pytest_mergegate.engine.running.executors import LocalExecutor, collect_states
+from pytest_mergegate.engine.running.executors import LocalExecutor
+from pytest_mergegate.engine.running.probes import collect_states
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.gatefile import gate_from

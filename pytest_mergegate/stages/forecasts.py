@@ -9,7 +9,7 @@ from typing import Literal
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.executors import HiddenStates
+from pytest_mergegate.engine.running.probes import HiddenStates
 from pytest_mergegate.engine.running.trials import Trials, trials_of
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.sections import EXACT

@@ -9,7 +9,7 @@ import numpy as np
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.executors import HiddenStates, collect_states
+from pytest_mergegate.engine.running.probes import HiddenStates, collect_states
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.merging.method import Method, with_shares

@@ -9,7 +9,7 @@ import numpy as np
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.engine.running.executors import read_probes
+from pytest_mergegate.engine.running.probes import read_probes
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import Scored
 from pytest_mergegate.merging.method import Method, is_sum

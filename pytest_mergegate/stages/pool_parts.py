@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_mergegate.common.plain import Float64s
-    from pytest_mergegate.engine.running.executors import HiddenStates
+    from pytest_mergegate.engine.running.probes import HiddenStates
     from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.stages.hidden import HiddenResult
 

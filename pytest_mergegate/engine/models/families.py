@@ -12,8 +12,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as _ENCODER_DECODERS,
 )
 
+from pytest_mergegate.engine.models.causal import CausalModel
+from pytest_mergegate.engine.models.encoder_decoder import EncoderDecoder
 from pytest_mergegate.engine.models.headed import SequenceClassifier
-from pytest_mergegate.engine.models.language_models import CausalModel, EncoderDecoder
 from pytest_mergegate.engine.models.loading import load_config, unsupported
 from pytest_mergegate.engine.models.model import Model
 from pytest_mergegate.engine.models.placement import Placement

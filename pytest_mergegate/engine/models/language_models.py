@@ -8,24 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     GenerationConfig,
     StoppingCriteriaList,
 )
 
-from pytest_mergegate.engine.models.drafts import (
-    GreedyAnswer,
-    Reader,
-    goes_on,
-    greedy_answers,
-    read_states,
-)
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
-from pytest_mergegate.engine.models.model import positions_read, run
 from pytest_mergegate.engine.models.placement import Placement, batches
-from pytest_mergegate.engine.models.readings import Reading, Row, Tokens
+from pytest_mergegate.engine.models.readings import Reading, Tokens
 from pytest_mergegate.engine.models.stops import AtStop, first_stop, until_stop
 from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.base import Base
@@ -162,148 +152,3 @@ class GenerativeModel(HeadedModel):
         }
         given = ((way, getattr(self.config, name, None)) for name, way in known.items())
         return [*(partial(way, number) for way, number in given if number), lambda x: x]
-
-
-class CausalModel(GenerativeModel):
-    """States at the last prompt token and at the answer but its last token give the answer."""
-
-    kind = "causal language model"
-    auto_class = AutoModelForCausalLM
-    forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer"})
-
-    def __init__(self, base: Base, placement: Placement) -> None:
-        super().__init__(base, placement)
-        with torch.inference_mode():
-            row = (1, 2, 3, 4)
-            whole = run(self.backbone, input_ids=torch.tensor([row], device=self.device))
-            self.can_verify = goes_on(self._reader(), row, whole.last_hidden_state[0])
-
-    @torch.inference_mode()
-    def answer(
-        self,
-        prompts: Sequence[Tokens],
-        drafts: Sequence[Tokens],
-        max_tokens: int,
-        stop: Sequence[str] = (),
-    ) -> list[GreedyAnswer]:
-        """See HeadedModel."""
-        rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
-
-        def is_over(own: list[int], index: int) -> bool:
-            return len(own) >= rooms[index] or self.is_complete(own, stop)
-
-        found = greedy_answers(self._reader(), prompts, drafts, is_over)
-        self.check_finite([one.states for one in found])
-        return found
-
-    def _reader(self) -> Reader:
-        return Reader(
-            backbone=self.backbone,
-            pad=self._pad,
-            choose=lambda states: self.logits(states).argmax(-1),
-            batch_tokens=self._batch_tokens,
-            held_tokens=self._decoding_tokens,
-            shares=not self.is_streamed,  # a pass reads all weights from disk, for however few
-            counts=self.counts,
-        )
-
-    def fits(self, prompt: int, answer: int) -> bool:
-        """Whether there are positions for a prompt and an answer of so many tokens."""
-        return prompt + answer <= self.positions
-
-    def choice_tokens(self, choice: str) -> Tokens:
-        """The tokens of a choice as they continue a prompt."""
-        return tuple(self.tokenizer(choice, add_special_tokens=False)["input_ids"])
-
-    def _read_all(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
-        if positions == "mean" or not self.can_verify:
-            return super()._read_all(rows, positions)
-        forced = [own if positions == "answer" else () for _, own in rows]
-        tokens = [(*prompt, *own) for (prompt, _), own in zip(rows, forced, strict=True)]
-        return read_states(self._reader(), tokens, [len(own) + 1 for own in forced])
-
-    def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
-        if positions == "mean":
-            return self._read_prompts([prompt for prompt, _ in rows], positions)
-        forced = [answer if positions == "answer" else () for _, answer in rows]
-        tokens = [(*prompt, *answer) for (prompt, _), answer in zip(rows, forced, strict=True)]
-        ids, mask = self._pad(tokens)
-        kept = [slice(len(t) - 1 - len(f), len(t)) for t, f in zip(tokens, forced, strict=True)]
-        hidden = run(self.backbone, input_ids=ids, attention_mask=mask).last_hidden_state
-        return [hidden[row, places] for row, places in enumerate(kept)]
-
-    def _room(self, prompt: Tokens) -> int:
-        return self.positions - len(prompt)
-
-    def _own_logits(self, row: Row) -> Tensor:
-        prompt, forced = row
-        ids = torch.tensor([(*prompt, *forced)], device=self.device)
-        logits: Tensor = run(self.module, input_ids=ids).logits
-        return logits[0, len(prompt) - 1 :]
-
-
-class EncoderDecoder(GenerativeModel):
-    """States are the decoder's: from its start token on, teacher-forced on the answer."""
-
-    kind = "encoder-decoder"
-    auto_class = AutoModelForSeq2SeqLM
-    continues_prompt: ClassVar[bool] = False
-    forced_positions: ClassVar[frozenset[Positions]] = frozenset({"answer", "mean"})
-
-    def __init__(self, base: Base, placement: Placement) -> None:
-        super().__init__(base, placement)
-        self._decoder_positions = positions_read(self.module, "decoder")
-
-    def fits(self, prompt: int, answer: int) -> bool:
-        """Whether the encoder reads such a prompt, and the decoder such an answer."""
-        return prompt <= self.positions and answer <= self._decoder_positions
-
-    def choice_tokens(self, choice: str) -> Tokens:
-        """The tokens of a choice as the decoder writes them."""
-        return tuple(self.tokenizer(text_target=choice, add_special_tokens=False)["input_ids"])
-
-    def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
-        ids, mask = self._pad([prompt for prompt, _ in rows])
-        encoder, decoder = self.module.get_encoder(), self.module.get_decoder()
-        read = run(encoder, input_ids=ids, attention_mask=mask).last_hidden_state
-        written = [() if positions == "last" else forced for _, forced in rows]
-        start = int(self.module.generation_config.decoder_start_token_id)
-        answers, answers_mask = self._pad([(start, *forced) for forced in written])
-        out = run(
-            decoder,
-            input_ids=answers,
-            attention_mask=answers_mask,
-            encoder_hidden_states=read,
-            encoder_attention_mask=mask,
-        )
-        return [out.last_hidden_state[k, : len(forced) + 1] for k, forced in enumerate(written)]
-
-    def _room(self, prompt: Tokens) -> int:
-        return self._decoder_positions
-
-    def _own_logits(self, row: Row) -> Tensor:
-        prompt, forced = row
-        start = self.module.generation_config.decoder_start_token_id
-        logits: Tensor = run(
-            self.module,
-            input_ids=torch.tensor([prompt], device=self.device),
-            decoder_input_ids=torch.tensor([(start, *forced)], device=self.device),
-        ).logits
-        return logits[0]
-
-    def _generation_settings(self) -> dict[str, Any]:
-        held = (self.module.generation_config, self.module.config)
-        starts = [getattr(settings, "decoder_start_token_id", None) for settings in held]
-        start = next((token for token in starts if token is not None), None)
-        if start is None:
-            raise unsupported(
-                "the base's settings name no decoder_start_token_id, and its answers need a start",
-                "set decoder_start_token_id in config.json, as the base was trained with",
-            )
-        return {"decoder_start_token_id": start}
-
-    def _ways(self) -> list[Callable[[Tensor], Tensor]]:
-        bias = getattr(self.module, "final_logits_bias", None)
-        shrunk = self.config.hidden_size**-0.5
-        biased: list[Callable[[Tensor], Tensor]] = [] if bias is None else [lambda x: x + bias]
-        return [*biased, lambda x: x * shrunk, *super()._ways()]

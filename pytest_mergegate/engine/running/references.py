@@ -11,7 +11,8 @@ import numpy as np
 
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.engine.running.distances import Answer
-from pytest_mergegate.engine.running.executors import Job, LocalExecutor, answer, blocks_of, look_up
+from pytest_mergegate.engine.running.executors import Job, LocalExecutor, blocks_of, look_up
+from pytest_mergegate.engine.running.probes import answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.engine.models.headed import Head, HeadedModel
     from pytest_mergegate.engine.running.engine import Engine
-    from pytest_mergegate.engine.running.executors import HiddenStates
+    from pytest_mergegate.engine.running.probes import HiddenStates
     from pytest_mergegate.engine.running.workspace import Workspace
 
 
