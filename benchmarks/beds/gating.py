@@ -175,7 +175,9 @@ def write_report(report: Report, file: Path) -> None:
 
 
 def _assess(bed: Path, group: Group, part: Part, methods: Sequence[Method]) -> Report:
-    return assess(gate_of(group, part, methods), device="cpu", cache=bed / "cache", root=bed)
+    return assess(
+        gate_of(group, part, methods), device="cpu", cache=bed / "cache", root=bed, all_methods=True
+    )
 
 
 def _errors(report: Report) -> str | None:

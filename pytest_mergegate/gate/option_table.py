@@ -204,6 +204,11 @@ _TABLE = (
     ),
     Option(name="no-cache", kind="flag", help="keep no results, and use none"),
     Option(
+        name="all-methods",
+        kind="flag",
+        help="try every merge method under select: any, also after one has passed",
+    ),
+    Option(
         name="no-code",
         kind="flag",
         help="refuse every metric, task and method that is code of the repository, and its base's",
@@ -253,6 +258,7 @@ def read_options(source: Source, caps: Iterable[Option]) -> Options:
         baseline=baseline,
         update_baseline=update is not None,
         registry=None if _first("no-registry", source) else _read("registry", source),
+        all_methods=_first("all-methods", source) is not None,
         no_code=_first("no-code", source) is not None,
         on_inconclusive=_read("on-inconclusive", source),
         files=_read("files", source),

@@ -73,6 +73,8 @@ class Options:
     """Whether it is written anew at the end."""
     registry: Path | None = None
     """The team's recorded merges, to predict losses from; there need be no such file."""
+    all_methods: bool = False
+    """Whether every merge method is tried under ``select: any``, also after one has passed."""
     no_code: bool = False
     """Whether everything in a gate that is code of its repository is refused."""
     on_inconclusive: Literal["fail", "warn"] = "fail"
@@ -85,5 +87,5 @@ class Options:
     @property
     def settings(self) -> dict[str, Any]:
         """What the report keeps of them."""
-        kept = ("stage", "caps", "device", "executor")
+        kept = ("stage", "caps", "device", "executor", "all_methods")
         return {name: getattr(self, name) for name in kept} | {"caps": dict(self.caps)}

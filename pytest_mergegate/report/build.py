@@ -101,6 +101,9 @@ def sections(
         "bounds": _bounds(case),
         "forecasts": tuple(forecast_records(case)),
         "merges": tuple(merge_record(merge, case) for merge in case.merges),
+        "untried": tuple(
+            m.label for m in case.methods if case.merges and case.merge(m.label) is None
+        ),
         "predictions": tuple(
             PredictionRecord.of(p, interval=interval_of(p.loss), merges=p.merges or None)
             for p in case.predictions

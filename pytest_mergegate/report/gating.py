@@ -23,7 +23,7 @@ from pytest_mergegate.report.build import gate_settings, now, versions
 from pytest_mergegate.report.compared import baseline_findings, baseline_record, earlier_of
 from pytest_mergegate.report.types import CacheUse, Report, TokensRecord
 from pytest_mergegate.stages import pipeline
-from pytest_mergegate.stages.context import BudgetQuestions, Clock, Context
+from pytest_mergegate.stages.context import BudgetQuestions, Clock, Context, Results
 from pytest_mergegate.stages.preflight import UnsoundPool, load_pool
 from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.evidence import Case, budget_questions
@@ -41,6 +41,7 @@ def assess(
     root: Path | None = None,
     baseline: Path | str | None = None,
     registry: Path | str | None = None,
+    all_methods: bool = False,
     **budget: float | str,
 ) -> Report:
     """Run a gate and return its report; no pytest needed.
@@ -48,7 +49,8 @@ def assess(
     ``source`` is the path of a gate file or a mapping like one; ``stage`` the deepest stage that
     may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
     ``baseline`` is a committed report to compare with; ``registry`` a file of recorded merges to
-    predict losses from, which is not written to; ``budget`` overrides single limits
+    predict losses from, which is not written to; ``all_methods`` tries every merge method under
+    ``select: any``, also after one has passed; ``budget`` overrides single limits
     (``max_mds=3.0``); relative paths start at ``root`` (default: the working directory). An expert
     that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that
     cannot be understood, GateError for a baseline that is none and a cache
@@ -67,6 +69,7 @@ def assess(
         device=device,
         cache=folder,
         registry=root / registry if registry is not None else None,
+        all_methods=all_methods,
     )
     return run_gate(gate, options, compared)
 
@@ -139,14 +142,15 @@ class _Run:
             pool = load_pool(self.gate)
         decide = partial(self._decide, pool)
         context = Context(self.gate, pool, self.options, self.cache, self.clock, decide)
+        if self._ends_at_a_pass:
+            context.passes = lambda results: self._passes(results, context.decisions.deepest)
         for results in pipeline.run(context):
             if self.case is None:  # preflight is the first to find something
                 self.findings.extend(results.findings)
             # what was found before an error is reported
-            self.case = case = Case(**vars(results), automatic=self.automatic)
-        depth = context.decisions.deepest
+            self.case = self._case(results)
+        depth, case = context.decisions.deepest, self._predicted(results)
         if case.hidden is not None:
-            case = replace(case, predictions=predict(case, self.past))
             self.findings.extend(self.past.findings())
         if depth != "preflight" and (baseline := self.baseline) is not None:
             earlier = earlier_of(baseline, self.gate.path, case, gate_settings(self.gate, case))
@@ -157,6 +161,26 @@ class _Run:
         if depth != "preflight":
             trials = trials_of(context.workspace, case.hidden.states) if case.hidden else None
             self._explain(case, self.judgement, trials)
+
+    def _case(self, results: Results) -> Case:
+        return Case(**vars(results), automatic=self.automatic)
+
+    def _predicted(self, results: Results) -> Case:
+        """With the losses that certificates and past merges tell of."""
+        case = self._case(results)
+        if case.hidden is None:
+            return case
+        return replace(case, predictions=predict(case, self.past))
+
+    @property
+    def _ends_at_a_pass(self) -> bool:
+        """Whether methods are left out once one passes: not where another run's are compared."""
+        merging, is_compared = self.gate.spec.merge, self.baseline or self.options.baseline
+        one_of_several = merging.select == "any" and len(merging.methods) > 1
+        return one_of_several and not (is_compared or self.options.all_methods)
+
+    def _passes(self, results: Results, depth: Stage) -> bool:
+        return judge(self.gate, self._predicted(results), depth).status == "pass"
 
     def _cap(self) -> None:
         """Tighten the budget as the command line says."""

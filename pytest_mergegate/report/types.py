@@ -172,6 +172,8 @@ class Report(Record):
     bounds: BoundsRecord | None = None
     forecasts: tuple[ForecastRecord, ...] = ()
     merges: tuple[MergeRecord, ...] = ()
+    untried: tuple[str, ...] = ()
+    """Methods that were not merged under ``select: any``, since another one passed."""
     predictions: tuple[PredictionRecord, ...] = ()
     plan: PlanRecord | None = None
     findings: tuple[FindingRecord, ...] = ()

@@ -138,6 +138,9 @@ class Context:
     cache: Cache
     clock: Clock
     decide: Callable[[], BudgetQuestions]
+    passes: Callable[[Results], bool] | None = None
+    """Whether a gate of which any method may pass does so by what was found; None for a gate of
+    which all that can be found is asked."""
 
     @cached_property
     def decisions(self) -> BudgetQuestions:

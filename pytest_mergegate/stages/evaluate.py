@@ -89,7 +89,8 @@ class EvaluateResult:
 def run(context: Context, earlier: Results) -> Iterator[Results]:
     """Hold every merge's scores against those of the experts by themselves, which the merge stage
     has read. Raises GateError."""
-    for merge in earlier.merges:
+    known = {evaluation.method for evaluation in earlier.evaluations}
+    for merge in (m for m in earlier.merges if m.method.label not in known):
         made = {"method": merge.method.plain, "processor": own_processor()}
         evaluate = partial(_evaluate, context, merge, earlier)
         found = _kept(context, EvaluateResult, "eval", evaluate, **made)

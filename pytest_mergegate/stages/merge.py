@@ -1,5 +1,6 @@
 """Stage 4: the real merge, against each expert on that expert's own unlabelled inputs."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from pytest_mergegate.engine.running.probes import read_probes
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import Scored
 from pytest_mergegate.merging.method import Method, is_sum
+from pytest_mergegate.stages import evaluate
 from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.evaluate import reference_scores, score_merge
@@ -40,8 +42,10 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
     context.tell("experts' own answers", 0.0)
     if context.reaches("eval"):  # a metric that fails does so before anything is merged
         yield (earlier := replace(earlier, scores=reference_scores(context)))
-    for done, method in enumerate(earlier.methods):
-        context.tell(f"merge {method.label}", done / len(earlier.methods))
+    yield (earlier := with_base(context, earlier))
+    listed = earlier.methods
+    for done, method in enumerate(_likeliest_first(context, earlier)):
+        context.tell(f"merge {method.label}", done / len(listed))
         scored: dict[str, dict[str, Scored]] = {}
         # another processor's merge may differ in the last bits, and so in its digest
         key = context.key("merge", method=method.plain, processor=own_processor())
@@ -51,7 +55,29 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
             earlier = with_sum(earlier, method, found.experts)
         merges = (*earlier.merges, found)
         yield (earlier := replace(earlier, merges=merges, scored={**earlier.scored, **scored}))
-    yield with_base(context, earlier)
+        if context.passes is not None:
+            if context.reaches("eval"):
+                *_, earlier = evaluate.run(context, earlier)
+            if context.passes(earlier):
+                break
+    yield replace(earlier, merges=_as_listed(earlier))
+
+
+def _likeliest_first(context: Context, earlier: Results) -> tuple[Method, ...]:
+    """The gate's methods in the order of what their forecasts say of the worst expert, where the
+    first that passes ends the search; as they are listed where nothing was forecast."""
+    if context.passes is None or earlier.hidden is None:
+        return earlier.methods
+    worst: dict[str, float] = {}
+    for forecast in earlier.hidden.forecasts:
+        divergence = math.inf if forecast.kl.number is None else forecast.kl.number
+        worst[forecast.method] = max(worst.get(forecast.method, 0.0), divergence)
+    return tuple(sorted(earlier.methods, key=lambda method: worst.get(method.label, math.inf)))
+
+
+def _as_listed(results: Results) -> tuple[MergeResult, ...]:
+    order = [method.label for method in results.methods]
+    return tuple(sorted(results.merges, key=lambda merge: order.index(merge.method.label)))
 
 
 def _make(

@@ -186,7 +186,8 @@ def _run(report: Report) -> str:
     dropped = f"; the plan leaves out {prose(reading.some(drop))}" if drop else ""
     version = clean(report.versions.get("pytest-mergegate", ""))
     tokens = f"; tokens: {line}" if (line := reading.tokens(report)) else ""
-    return f"{seconds}{tokens}; {cache}{dropped}; pytest-mergegate {prose(version)}"
+    untried = f"; not tried: {prose(line)}" if (line := reading.untried(report)) else ""
+    return f"{seconds}{tokens}; {cache}{dropped}{untried}; pytest-mergegate {prose(version)}"
 
 
 # Words of strangers: no markup, no link, no mention comes of them.

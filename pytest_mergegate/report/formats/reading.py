@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import joined
 from pytest_mergegate.report.merge_records import MergeRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
@@ -206,6 +207,13 @@ def tokens(report: Report) -> str | None:
     stages = ", ".join(f"{stage} {run.processed:,}" for stage, run in report.tokens.items())
     reused = sum(run.reused for run in report.tokens.values())
     return f"{stages}; {reused:,} reused"
+
+
+def untried(report: Report) -> str | None:
+    """Which methods were left out once one had passed; None for none."""
+    if not report.untried:
+        return None
+    return f"{joined(report.untried)}, since {report.judged_method} passes (--all-methods)"
 
 
 def instead(report: Report) -> str | None:

@@ -226,6 +226,8 @@ def _detail_lines(report: Report) -> Iterator[str]:
             yield f"plan: {point.models} merged: distortion {point.distortion:.3g} ({groups})"
         if report.plan.drop:
             yield f"plan: leave out {reading.some(report.plan.drop)}"
+    if (line := reading.untried(report)) is not None:
+        yield f"not tried: {line}"
     if report.seconds:
         stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in report.seconds.items())
         yield f"seconds: {stages}; on {report.device}"
