@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.common.wording import joined
 from pytest_mergegate.report.merge_records import MergeRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
@@ -213,7 +212,7 @@ def untried(report: Report) -> str | None:
     """Which methods were left out once one had passed; None for none."""
     if not report.untried:
         return None
-    return f"{joined(report.untried)}, since {report.judged_method} passes (--all-methods)"
+    return f"{some(report.untried)}, since {report.judged_method} passes (--all-methods)"
 
 
 def instead(report: Report) -> str | None:
