@@ -1,6 +1,7 @@
 """Stage 5: measured scores where there are labels, and the loss of Eq. 1."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.engine.running.cache import Key
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
 from pytest_mergegate.gate.gatefile import Gate
-from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
+from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ROUGE
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.stages.context import Context, Results
 
@@ -91,33 +93,71 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
     has read. Raises GateError."""
     known = {evaluation.method for evaluation in earlier.evaluations}
     for merge in (m for m in earlier.merges if m.method.label not in known):
-        made = {"method": merge.method.plain, "processor": own_processor()}
         evaluate = partial(_evaluate, context, merge, earlier)
-        found = _kept(context, EvaluateResult, "eval", evaluate, **made)
+        key = context.key(
+            "eval",
+            method=merge.method.plain,
+            processor=own_processor(),
+            rouge=_rouge(context, context.pool.names),
+        )
+        found = _kept(context, EvaluateResult, key, context.pool.names, evaluate)
         yield (earlier := replace(earlier, evaluations=(*earlier.evaluations, found)))
 
 
 def reference_scores(context: Context) -> dict[str, ReferenceScores]:
-    """Of the base and of every expert by itself, on the labelled tasks; once for all methods."""
+    """Of the base and of every expert by itself, on the labelled tasks; once for all methods, and
+    for all pools with the same base, expert and examples."""
+    names = [name for name in context.pool.names if context.pool.labelled(name)]
+    with context.clock.timed("eval"):
+        base = {name: _by_itself(context, name, None) for name in names}
+        experts = {name: _by_itself(context, name, name) for name in names}
+    return {
+        name: ReferenceScores(
+            inputs=own.inputs,
+            base=base[name].scores,
+            expert=own.scores,
+            chance=own.chance,
+            of_outputs=own.of_outputs,
+        )
+        for name, own in experts.items()
+    }
 
-    def score() -> dict[str, ReferenceScores]:
+
+@result
+class _OwnScores:
+    """Of one model on one task."""
+
+    inputs: tuple[int, ...] | None
+    scores: Float64s
+    chance: float
+    of_outputs: bool
+
+
+def _by_itself(context: Context, task: str, model: str | None) -> _OwnScores:
+    """Of an expert or, as None, the base."""
+    workspace, spec = context.workspace, context.gate.spec
+
+    def score() -> _OwnScores:
         context.read_references()  # answers decoded there are not decoded again
-        found = {}
-        with context.clock.timed("eval"):
-            base = {task.name: _scored(context, task).scores for task in _labelled(context)}
-            for task in _labelled(context):
-                with context.workspace.engine.expert(task.name):
-                    expert = _scored(context, task)
-                found[task.name] = ReferenceScores(
-                    inputs=_inputs(context.gate, task),
-                    base=base[task.name],
-                    expert=expert.scores,
-                    chance=expert.chance,
-                    of_outputs=expert.of_outputs,
-                )
-        return found
+        engine = workspace.engine
+        with engine.expert(model) if model is not None else nullcontext():
+            found = _scored(context, engine.tasks[task])
+        return _OwnScores(
+            inputs=_inputs(context.gate, engine.tasks[task]),
+            scores=found.scores,
+            chance=found.chance,
+            of_outputs=found.of_outputs,
+        )
 
-    return _kept(context, dict[str, ReferenceScores], "scores", score)
+    key = workspace.key(
+        "own scores",
+        model="base" if model is None else workspace.models[model],
+        examples=context.pool.examples_fingerprint.get(task),
+        read=spec.experts[task].how_read,
+        max_answer_tokens=workspace.answer_limit,
+        rouge=_rouge(context, [task]),
+    )
+    return _kept(context, _OwnScores, key, [task], score)
 
 
 def score_merge(context: Context) -> dict[str, Scored]:
@@ -139,14 +179,22 @@ def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> Evalu
     return EvaluateResult(method=method.label, experts=experts)
 
 
-def _kept(context: Context, kind: Any, key: str, compute: Callable[[], T], **more: Any) -> T:
-    """What the cache holds, where scores can be kept: code that is not ours may change from run to
-    run."""
-    asked = {expert.metric for expert in context.gate.spec.experts.values()}
-    if not asked <= {*BUILTIN_METRICS}:
+def _kept(
+    context: Context, kind: Any, key: Key, tasks: Iterable[str], compute: Callable[[], T]
+) -> T:
+    """What the cache holds of the scores of some ``tasks``, where they can be kept: code that is
+    not ours may change from run to run."""
+    experts = context.gate.spec.experts
+    if not all(experts[task].metric in BUILTIN_METRICS for task in tasks):
         return compute()
-    rouge = version("rouge-score") if "rouge_l" in asked else None
-    return context.workspace.kept(kind, context.key(key, rouge=rouge, **more), compute)
+    return context.workspace.kept(kind, key, compute)
+
+
+def _rouge(context: Context, tasks: Iterable[str]) -> str | None:
+    """The release of what scores some of the ``tasks``, as a part of a key."""
+    experts = context.gate.spec.experts
+    is_asked = any(experts[task].metric == ROUGE for task in tasks)
+    return version("rouge-score") if is_asked else None
 
 
 def _labelled(context: Context) -> list["Task"]:

@@ -16,6 +16,7 @@ from pytest_mergegate.cli import main
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.running.tasks import _Reader
 from pytest_mergegate.pool.examples import Example
+from pytest_mergegate.stages import evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,3 +232,32 @@ def test_ranked_choices_make_questions_of_their_own(pool: Path) -> None:
     assert set(task.examples[0].references) == set(task.examples[0].choices or ())
     scored = {e.name: e.scored for e in assess(gate).merges[0].experts}
     assert scored == {"a": COUNT, "b": COUNT + 2, "c": COUNT, "d": COUNT}
+
+
+def test_scores_of_base_and_experts_serve_other_pools(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An expert that joins is scored, and so is the base on its examples; nobody else is again."""
+    scored: list[tuple[str, str]] = []
+    score = evaluate._scored
+
+    def noted(context: Any, task: Any) -> Any:
+        scored.append((context.workspace.engine.model.loaded, task.name))
+        return score(context, task)
+
+    monkeypatch.setattr(evaluate, "_scored", noted)
+    settings = read_gate(pool)
+    reports = []
+    for names in ("ac", "abc"):
+        few = settings | {"experts": {name: settings["experts"][name] for name in names}}
+        gate = write_gate(pool.with_name("few.mergegate.yaml"), few)
+        scored.clear()
+        reports.append(assess(gate, cache=tmp_path))
+        assert reports[-1].status != "error", reports[-1].findings
+        own = [(who, task) for who, task in scored if not who.startswith("merge:")]
+        new = {"b"} if len(reports) == 2 else set(names)
+        assert sorted(own) == sorted((w, n) for n in new for w in ("base", f"expert:{n}"))
+    before, after = ({e.name: e for e in r.merges[0].experts} for r in reports)
+    for name in before:
+        assert after[name].score_expert == before[name].score_expert
+        assert after[name].score_base == before[name].score_base
