@@ -36,7 +36,7 @@ class Reader:
     batch_tokens: int
     """Of one pass, padding included."""
     held_tokens: int
-    """Of the rows that are decoded together."""
+    """Of the rows whose keys and values are in memory at once, what they begin with included."""
     shares: bool
     """Whether beginnings are worth a pass of their own."""
     counts: TokenCounts
@@ -69,7 +69,9 @@ def passes(reader: Reader, rows: Sequence[Tokens], most: Sequence[int]) -> Itera
     for begins, members in groups:
         begun = _beginning(reader, begins) if begins else None
         own = [rows[index][len(begins) :] for index in members]
-        for batch in batches([*map(len, own)], reader.batch_tokens):
+        held = max(reader.held_tokens, reader.batch_tokens)
+        lengths = [*map(len, own)]
+        for batch in batches(lengths, reader.batch_tokens, begun=len(begins), held=held):
             cache = DynamicCache()
             for index, (keys, values) in enumerate(begun or ()):
                 wide = (len(batch), -1, -1, -1)

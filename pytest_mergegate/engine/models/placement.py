@@ -145,11 +145,15 @@ def batch_tokens(device: torch.device) -> int:
     return _CPU_TOKENS * torch.get_num_threads() if device.type == "cpu" else _GPU_TOKENS
 
 
-def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Indices in groups of similar length whose padded size stays within ``most`` tokens."""
+def batches(
+    lengths: Sequence[int], most: int, *, begun: int = 0, held: int = UNLIMITED
+) -> Iterator[list[int]]:
+    """Indices in groups of similar length whose padded size stays within ``most`` tokens, and
+    within those that can be ``held``, where each stands behind ``begun`` others."""
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if group and lengths[index] * (len(group) + 1) > most:
+        rows = len(group) + 1
+        if group and (lengths[index] * rows > most or (begun + lengths[index]) * rows > held):
             yield group
             group = []
         group.append(index)

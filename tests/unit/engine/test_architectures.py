@@ -17,6 +17,7 @@ from pytest_mergegate.engine.models import language_models as generation
 from pytest_mergegate.engine.models import model as engine_model
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import HeadedModel
+from pytest_mergegate.engine.models.passes import Reader
 from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.engine.models.readings import TokenCounts
 from pytest_mergegate.pool.base import read_base
@@ -270,6 +271,31 @@ def test_what_prompts_begin_with_is_read_once(
     drafts = [_altered(rng, answer)[: len(answer)] for answer in answers]
     found = model.answer(prompts, drafts, LONGEST)
     assert [one.answer for one in found] == answers
+
+
+def test_what_prompts_begin_with_counts_as_often_as_it_is_held(
+    model: Any, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long beginning stands in memory once for every row of a pass, however short the rest."""
+    if not getattr(model, "can_verify", False):
+        pytest.skip("it keeps no keys and values")
+    rng = np.random.default_rng(seed)
+    begins = tuple(rng.integers(2, 30, 40).tolist())
+    prompts = [(*begins, k, k + 1) for k in range(2, 28)]
+    sizes: list[int] = []
+    run = Reader.run
+
+    def noted(reader: Reader, cache: Any, **inputs: Any) -> Tensor:
+        sizes.append(inputs["attention_mask"].numel())
+        return run(reader, cache, **inputs)
+
+    monkeypatch.setattr(Reader, "run", noted)
+    monkeypatch.setattr(engine_model, "batch_tokens", lambda _: 200)
+    monkeypatch.setattr(generation, "_KEY_VALUE_BYTES", 1)
+    model.counts = TokenCounts()
+    model.states([(prompt, ()) for prompt in prompts], "answer")
+    assert model.counts.reused == 40 * len(prompts)
+    assert max(sizes) <= 200
 
 
 def test_drafts_of_answers_that_fill_all_positions(model: Any, seed: int) -> None:
