@@ -36,8 +36,8 @@ class GreedyAnswer:
 
     answer: list[int]
     states: Tensor
-    """Where the tokens of the draft are predicted, or those of the answer where there was no draft,
-    [T, d] float32 on the CPU."""
+    """Where the tokens of the draft are predicted, or those of the answer where it begins as the
+    draft says, [T, d] float32 on the CPU."""
 
 
 def greedy_answers(
@@ -61,7 +61,7 @@ def greedy_answers(
             own = one.hidden[place, first : first + max(1, len(draft))]
             states[row] = [own.to("cpu", torch.float32).clone()]
             answers[row] = _foretold(reader.choose(states[row][0]).tolist(), draft)
-            if (not draft or answers[row] != draft) and not is_over(answers[row], row):
+            if not is_over(answers[row], row):
                 left.append(place)
         if left:
             ends = [one.rows[place] for place in left]
@@ -74,9 +74,10 @@ def greedy_answers(
     return [
         GreedyAnswer(
             answer=answers[row],
-            states=states[row][0] if drafts[row] else torch.cat(states[row]),
+            states=torch.cat(states[row]) if begins_so else states[row][0],
         )
-        for row in range(len(prompts))
+        for row, draft in enumerate(drafts)
+        for begins_so in [answers[row][: len(draft)] == [*draft]]
     ]
 
 

@@ -58,6 +58,8 @@ class Engine:
         self._states: dict[tuple[str, int, Positions], Tensor] = {}
         """Of the weights that were in place after ``_seen`` changes of them."""
         self._seen = 0
+        self.begun: dict[_Input, list[int]] = {}
+        """Answers that were cut, and are to go on."""
         self.kept: dict[str, Any] = {}
         """What one stage made at great cost and another will ask for again."""
 
@@ -188,14 +190,17 @@ class Engine:
         """Answers, and the states along those of the tasks' experts."""
         model = self.require_head()
         self._forget_states()
-        own = [self._answers.get((loaded_as(name), name, k)) for _, name, k in prompts]
-        told = [tuple(draft or ()) if drafts else () for draft in own]
+        own = [(loaded_as(name), name, index) for _, name, index in prompts]
+        told = [
+            tuple(self.begun.get(key) or (drafts and self._answers.get(expert)) or ())
+            for key, expert in zip(prompts, own, strict=True)
+        ]
         found = model.answer([*prompts.values()], told, self.answer_limit, stop)
-        for key, draft, one in zip(prompts, told, found, strict=True):
-            loaded, name, index = key
+        for key, expert, draft, one in zip(prompts, own, told, found, strict=True):
             self._answers[key] = one.answer
-            if draft or loaded == loaded_as(name):
-                self._states[name, index, model.answer_positions] = one.states
+            along = one.answer if key == expert else [*draft]
+            if along == self._answers.get(expert) and len(along) == len(one.states):
+                self._states[key[1], key[2], model.answer_positions] = one.states
 
     def note_same(self, task: Task, indices: Iterable[int]) -> None:
         """Record that the loaded model answers these as the task's expert does, so that none of

@@ -72,6 +72,8 @@ class Workspace:
         self.cache = cache
         self.answers: dict[tuple[str, str, int], list[int]] = {}
         """Tokens by model, task and input, as the engine knows them."""
+        self.begun: dict[tuple[str, str, int], list[int]] = {}
+        """Those of them that were cut at a limit that was raised since."""
         self.ahead: dict[tuple[Kind, str | None, Block], Rows] = {}
         """What a model was asked while it was in place, and a later stage will need; measured on
         a base of 470 million parameters, about a twentieth of a gate."""
@@ -94,7 +96,7 @@ class Workspace:
         from pytest_mergegate.engine.running.engine import Engine
 
         engine = Engine(self.pool, self._device, self._vectors(), answers=self.answers)
-        engine.answer_limit = self.answer_limit
+        engine.answer_limit, engine.begun = self.answer_limit, self.begun
         # what is kept under the base's fingerprint must come from the files that had it
         self.pool.base.tensors.check_unchanged()
         return engine
@@ -184,7 +186,7 @@ class Workspace:
             return
         for known, answer in list(self.answers.items()):
             if len(answer) >= self.answer_limit:
-                del self.answers[known]
+                self.begun[known] = self.answers.pop(known)
         for key in [key for key in self.ahead if key[0] == "answers"]:
             del self.ahead[key]
         self.answer_limit = tokens

@@ -238,11 +238,11 @@ def test_answers_with_a_draft_are_those_without(
     for tokens in (1 << 20, 1, 60):  # all together, one by one, and some
         monkeypatch.setattr(engine_model, "batch_tokens", lambda _, tokens=tokens: tokens)
         found = model.answer(prompts, drafts, LONGEST, stop)
-        for k, draft, one in zip(of, drafts, found, strict=True):
-            # a draft that is too short says nothing of what would follow
-            is_right = draft and list(draft) == answers[k][: len(draft)]
-            assert one.answer == (list(draft) if is_right else answers[k])
-        along = [draft or tuple(one.answer) for draft, one in zip(drafts, found, strict=True)]
+        assert [one.answer for one in found] == [answers[k] for k in of]
+        along = [
+            tuple(answers[k]) if list(draft) == answers[k][: len(draft)] else draft
+            for k, draft in zip(of, drafts, strict=True)
+        ]
         rows = [(p, d[:-1]) for p, d in zip(prompts, along, strict=True)]
         for one, states in zip(found, model.states(rows, "answer"), strict=True):
             expect_close(one.states, states)
