@@ -172,9 +172,14 @@ class _Inputs(Section):
         return self.max_per_task or self.per_task
 
     @property
+    def first(self) -> int:
+        """How many are compared before it is first decided whether to go on."""
+        return self.per_task
+
+    @property
     def looks(self) -> int:
         """How often it may be decided whether to go on."""
-        return 1 + math.ceil(math.log2(self.most / self.per_task))
+        return 1 + math.ceil(math.log2(self.most / self.first))
 
 
 class ProbesSpec(_Inputs):
@@ -227,6 +232,10 @@ class ConflictSpec(Section):
     """By which they are drawn."""
 
 
+_FIRST_LOOK = 16
+"""Inputs on which a clear failure shows."""
+
+
 class CertificateSpec(_Inputs):
     """How many unlabelled inputs bound the disagreement, and how surely."""
 
@@ -235,11 +244,19 @@ class CertificateSpec(_Inputs):
     max_per_task: Count | None = None
     """Up to so many, twice as many at a time, while it is open on which side of its limit an
     expert is; None for no more than ``per_task``."""
+    sequential: bool = False
+    """Whether the first look is at 16 of them, and twice as many are compared only while it is open
+    on which side of its limit an expert is: all looks together have the confidence."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the bound on the disagreement, and of its interval."""
     shown: Annotated[int, Field(ge=0)] = 3
     """Inputs that reports show of every expert, with the answers of expert and merge: those that
     changed worst. 0 keeps all text out of reports."""
+
+    @property
+    def first(self) -> int:
+        """See _Inputs."""
+        return min(_FIRST_LOOK, self.per_task) if self.sequential else self.per_task
 
     @property
     def drawn(self) -> dict[str, Any]:

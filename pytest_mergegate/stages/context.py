@@ -203,7 +203,7 @@ class Context:
     def read_references(self) -> None:
         """Have the experts' own answers on the inputs of the certificate at hand, before anything
         else is put in place."""
-        self.references.read(self.gate.spec.certificate.per_task)
+        self.references.read(self.gate.spec.certificate.first)
 
     @contextmanager
     def merged(self, method: Method) -> Iterator[Merged]:
@@ -219,7 +219,7 @@ class Context:
     def key(self, kind: str, **more: Any) -> dict[str, Any]:
         """All that a comparison with the experts depends on, beside ``more``."""
         spec, workspace = self.gate.spec, self.workspace
-        sequential = spec.certificate.max_per_task is not None
+        sequential = spec.certificate.looks > 1
         return workspace.key(
             kind,
             experts=list(workspace.models.items()),

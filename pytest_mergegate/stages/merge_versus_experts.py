@@ -100,10 +100,10 @@ class ComparedMerge:
 def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
     """The loaded model against every expert.
 
-    Where ``certificate.max_per_task`` allows, an expert whose verdict is open is compared on
-    twice as many inputs, and again.
+    Where ``certificate.max_per_task`` or ``sequential`` allow for it, an expert whose verdict is
+    open is compared on twice as many inputs, and again.
     """
-    engine, count = context.workspace.engine, context.gate.spec.certificate.per_task
+    engine, count = context.workspace.engine, context.gate.spec.certificate.first
     tasks = [engine.tasks[name] for name in context.pool.names]
     for task in tasks:
         context.references.of(task.name, task.order[:count])  # says which answers are forced
@@ -157,7 +157,7 @@ class _Compared:
 
 def _compare(context: Context, task: Task) -> _Compared:
     spec = context.gate.spec
-    count, most = spec.certificate.per_task, spec.certificate.most
+    count, most = spec.certificate.first, spec.certificate.most
     compared = _compare_inputs(context, task, context.references.of(task.name, task.order[:count]))
     while count < most and context.decisions.disagreement_is_open(
         task.name,
