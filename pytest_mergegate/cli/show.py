@@ -10,6 +10,7 @@ from pytest_mergegate.common.errors import UsageError, did_you_mean
 from pytest_mergegate.common.plain_text import clean, complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.report.formats.cases import compared_with, page_width, whole_lines
 from pytest_mergegate.report.formats.reading import finding_text
 from pytest_mergegate.report.merge_records import MergedExpertRecord, MergeRecord
@@ -99,5 +100,7 @@ def _told(found: MergedExpertRecord) -> str:
         return f"no answer changed, of {found.inputs} inputs"
     if not found.changed:
         return f"disagreement {number_text(found.disagreement)}, and no changed answer was decoded"
-    rate = number_text(found.disagreement)
-    return f"disagreement {rate} on {found.inputs} inputs; the {len(found.changed)} worst:"
+    rate, of = number_text(found.disagreement), f"{found.inputs} inputs"
+    if found.compared_by != EXACT:
+        of += f", the mean distance by {clean(found.compared_by)}"
+    return f"disagreement {rate} on {of}; the {len(found.changed)} worst:"

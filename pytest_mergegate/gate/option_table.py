@@ -211,7 +211,8 @@ _TABLE = (
     Option(
         name="no-code",
         kind="flag",
-        help="refuse every metric, task and method that is code of the repository, and its base's",
+        help="refuse every metric, distance, task and method that is code of the repository, "
+        "and its base's",
     ),
     Option(
         name="cache-size",

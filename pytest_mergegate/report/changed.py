@@ -66,7 +66,7 @@ def _record(
     at = common_start(case.expert, merged)
     # of both answers the same part, so that they can be laid beside each other
     start = max(0, at - _BEFORE) if max(len(case.expert), len(merged)) > LONGEST else 0
-    target = "\n".join(example.references)
+    target = "\nor: ".join(example.references)
     return ChangedRecord(
         input=_without_middle(_asked(example)),
         expert=_from(case.expert, start),

@@ -55,13 +55,15 @@ class Clock:
         """Add to what ``name`` has taken, less what was timed within."""
         start, before, outer = time.perf_counter(), replace(self.counts), self._nested
         self._nested = 0.0, TokenCounts()
+        self.seconds.setdefault(name, 0.0)  # in the order in which they began
+        self.tokens.setdefault(name, TokenCounts())
         try:
             yield
         finally:
             spent, run = time.perf_counter() - start, self.counts - before
             seconds, tokens = self._nested
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent - seconds
-            self.tokens[name] = self.tokens.get(name, TokenCounts()) + (run - tokens)
+            self.seconds[name] += spent - seconds
+            self.tokens[name] += run - tokens
             self._nested = outer[0] + spent, outer[1] + run
 
 

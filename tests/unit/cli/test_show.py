@@ -48,6 +48,16 @@ def usage(*arguments: str) -> int:
     return int(stopped.value.code or 0)
 
 
+def test_a_mean_distance_is_called_one(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = made().model_dump()
+    for merge in data["merges"]:
+        for own in merge["experts"]:
+            own["compared_by"] = "rouge_l"
+    assert main(["show", write(file, type(made()).model_validate(data)), "shout"]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.endswith("disagreement 1 on 64 inputs, the mean distance by rouge_l; the 2 worst:")
+
+
 def test_every_case_under_every_merge(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", write(file, made()), "shout"]) == 0
     said = capsys.readouterr().out

@@ -137,6 +137,12 @@ def test_a_chat_is_a_line_a_message() -> None:
     assert said.target is None
 
 
+def test_references_are_told_apart() -> None:
+    asked = [Example(input="in", target=["one\nline more", "another"])]
+    (said,) = records(compared(answer(0)), examples=asked)
+    assert said.target == "one\nline more\nor: another"
+
+
 def test_where_answers_part_is_counted_from_the_beginning(seed: int) -> None:
     drawn = Random(seed)
     for _ in range(200):

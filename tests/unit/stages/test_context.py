@@ -36,6 +36,13 @@ def key(root: Path, settings: dict[str, Any], *, drawn: int = 5, examples: str =
     return context.key("merge")
 
 
+def test_the_clock_tells_of_what_began_first_first() -> None:
+    clock = Clock()
+    with clock.timed("merge"), clock.timed("eval"):
+        pass
+    assert list(clock.seconds) == list(clock.tokens) == ["merge", "eval"]
+
+
 def of_a(**more: Any) -> dict[str, Any]:
     return {"experts": {"a": {"path": "a", **more}, "b": {"path": "b"}}}
 
