@@ -167,6 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     checkpoint = base.make()
     if not TRAINING.exists():
+        if (options.out / "data").exists():  # of other package lists: some may be trained on now
+            raise SystemExit(f"{options.out} holds data already: name another folder with --out")
         data.write(options.out / "data", TRAINING)
     for name in options.names or TASKS:
         folder = options.out / "adapters" / name

@@ -44,7 +44,7 @@ def test_two_experts_want_other_answers_to_the_same_questions() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_adapters_change_the_weights(name: str) -> None:
+def test_adapters_name_their_base_and_are_stored_in_bfloat16(name: str) -> None:
     folder = CHAT / "adapters" / name
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "examples/chat/base"
