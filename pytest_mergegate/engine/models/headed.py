@@ -118,7 +118,7 @@ class HeadedModel(Model):
         try:
             states = torch.cat(self.states(self._trial, self.answer_positions))
             own = torch.cat([self._own_logits(row).to("cpu", torch.float32) for row in self._trial])
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise unsupported(
                 f"{type(self.module).__name__} does not run ({error})",
                 "check config.json against the weights; or it is not supported yet",

@@ -158,6 +158,24 @@ def test_a_head_that_is_not_understood_is_refused(
     assert caught.value.code == "MG002"
 
 
+def test_a_model_that_returns_no_states_is_refused(tmp_path: Path) -> None:
+    """Llama 4 is its own ``base_model``, which returns logits."""
+    config = transformers.Llama4TextConfig(
+        vocab_size=write_tokenizer(tmp_path),
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+    )
+    transformers.Llama4ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(PoolError, match="Llama4ForCausalLM does not run"):
+        load(tmp_path)
+
+
 def test_a_decoder_without_padding_token_classifies_its_last(tmp_path: Path, seed: int) -> None:
     folder = with_config(ARCHITECTURES["llama_classifier"].write(tmp_path, seed), pad_token_id=None)
     model = load(folder)
