@@ -39,7 +39,7 @@ def base_answers(context: Context) -> dict[str, BaseAnswers]:
 
     found = {}
     for name in context.pool.names:
-        inputs = workspace.draws[name].order[: spec.certificate.first]
+        inputs = workspace.draws[name].order[: spec.certificate.per_task]
         key = workspace.key(
             "base's answers",
             expert=workspace.models[name],
