@@ -12,7 +12,12 @@ from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.distances import Distances
-from pytest_mergegate.engine.running.references import Agreement, agreement_of, own_states
+from pytest_mergegate.engine.running.references import (
+    Agreement,
+    agreement_of,
+    own_states,
+    same_text,
+)
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
 
@@ -233,6 +238,10 @@ def _compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> _Com
     states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
     differs = [distance > 0 for distance in agreement.distances]
+    if compare is None and task.reading == "greedy":
+        places = [place for place, other in enumerate(differs) if other]
+        for place in same_text(engine, task, reference, states, places):
+            differs[place] = False
     pairs = list(zip(states, reference.states, strict=True))
     return _Compared(
         inputs=reference.inputs,

@@ -75,6 +75,22 @@ def test_other_words_pass_where_the_same_words_are_not_asked_for(
     assert next(e for e in soft.merges[0].experts if e.name == "reworded").disagreement == 0
 
 
+def test_the_same_text_in_other_tokens_is_the_same(tmp_path: Path, seed: int) -> None:
+    """What a metric does not read, such as a special token at the end, is no other answer."""
+    said = sentences(seed)
+    spoken = {"plain": said, "padded": [[*answer, "<pad>"] for answer in said]}
+    gate = write_talkers(tmp_path / "padded", seed, spoken)
+    report = asked(gate)
+    assert report.status == "pass"
+    found = of_plain(report)
+    assert (found.disagreement, found.changed) == (0, ())
+    assert found.token_agreement is not None
+    assert found.token_agreement < 1
+    # where one more word is read, every answer is another one
+    spoken["padded"] = [[*answer, answer[0]] for answer in said]
+    assert of_plain(asked(write_talkers(tmp_path / "longer", seed, spoken))).disagreement == 1
+
+
 def test_something_else_fails_whatever_is_asked_for(nonsense: Path) -> None:
     exact, soft = asked(nonsense), asked(nonsense, compare="rouge_l")
     assert (exact.status, soft.status) == ("fail", "fail")

@@ -101,6 +101,32 @@ def own_states(engine: Engine, task: Task, inputs: Sequence[int]) -> list[Tensor
     return engine.states([(task, inputs)], engine.require_head().answer_positions)[0]
 
 
+def same_text(
+    engine: Engine, task: Task, own: OwnAnswers, states: Sequence[Tensor], places: Iterable[int]
+) -> frozenset[int]:
+    """Those ``places`` among ``own.inputs`` where the loaded model says the same text in other
+    tokens, as metrics read it: spelt in another way, or with spaces or special tokens around it.
+
+    ``states`` are its own along the expert's answers. Where the first token that is another one
+    makes another text, nothing is decoded.
+    """
+    model, undecided = engine.require_head(), []
+    for place in places:
+        answer, text = own.answers[place], own.outputs[place]
+        chosen = model.logits(states[place]).argmax(-1).tolist()
+        parts = next(k for k, (a, b) in enumerate(zip(answer, chosen, strict=True)) if a != b)
+        begun = model.text([*answer[:parts], chosen[parts]], task.stop)
+        # a token may end within a character
+        if text.startswith(begun.rstrip("\N{REPLACEMENT CHARACTER}")):
+            undecided.append(place)
+    said = engine.said(task, [own.inputs[place] for place in undecided])
+    return frozenset(
+        place
+        for place, other in zip(undecided, said, strict=True)
+        if not (other.cut or own.cut[place]) and other.text == own.outputs[place]
+    )
+
+
 @result
 class Agreement:
     """What comes out of a comparison over n inputs."""
