@@ -418,7 +418,8 @@ def test_cases(case: Case, label: str) -> None:
         assert [c.input for c in found] == [rows[k]["input"] for k in worst[:3]]
         for record, k in zip(found, worst, strict=False):
             assert (record.expert, record.merged) == (said[0][k], said[1][k])
-            assert sorted((record.target or "").split("\n")) == (targets[k] or [""])
+            shown = (record.target or "").split("\n")
+            assert sorted(line.removeprefix("or: ") for line in shown) == (targets[k] or [""])
             assert record.distance == pytest.approx(seen[k])
             own, other, at = said[0][k], said[1][k], record.parts_at
             assert own[:at] == other[:at]

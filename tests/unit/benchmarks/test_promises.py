@@ -93,7 +93,6 @@ def test_a_promise_that_is_broken_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert promises.main(["--quick", "--only", statement]) == 0
     monkeypatch.setattr(of, name, sabotage)
     assert promises.main(["--quick", "--only", statement]) == 1
     told = capsys.readouterr().out.rsplit("\n\n", 1)[1]
@@ -150,7 +149,7 @@ def test_the_card_hides_no_broken_promise(table: Table, tmp_path: Path) -> None:
     assert "No setting is above its nominal." in promises_part(tmp_path / "table.json")
 
 
-@pytest.mark.parametrize("statement", ["min-score", "auto", "few-inputs"])
+@pytest.mark.parametrize("statement", ["min-score", "few-inputs"])
 def test_the_recorded_table_is_what_the_gate_does(statement: str) -> None:
     """Word for word and count for count, where that takes no more than seconds."""
     kept = Table.read(promises.RECORD)
