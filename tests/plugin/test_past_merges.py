@@ -62,12 +62,13 @@ def write_registry(
     pools: bool = False,
     **of: Any,
 ) -> Path:
-    """Recorded merges whose loss is a function of the disagreement, and nearly exactly so."""
+    """Recorded merges whose loss is a function of the disagreement, which is never 0, and nearly
+    exactly so."""
     rng = random.Random(seed)
     known = {**_OF, "compared": max(inputs, most or 0), **of}
     lines = []
     for k in range(merges):
-        rates = {name: min(rng.randrange(80), 64) / 64 for name in "xyz"}
+        rates = {name: min(rng.randrange(1, 80), 64) / 64 for name in "xyz"}
         rates["xyz"[k % 3]] = 1.0  # as risky as can be, so that enough speak of whatever comes
         scores = {
             n: {"disagreement": r, "surrogate": r, "states": r, "mds": 1 + 4 * r}

@@ -109,9 +109,10 @@ def _target(path: Path) -> Path:
     refuse_links(path)
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    # a link that is left is one in a circle, which is replaced
-    if os.path.lexists(target) and not target.is_symlink():
-        _check_regular(target.lstat())
+    with suppress(FileNotFoundError):  # other processes may write and remove it meanwhile
+        status = target.lstat()
+        if not stat.S_ISLNK(status.st_mode):  # one in a circle is left, and is replaced
+            _check_regular(status)
     return target
 
 
