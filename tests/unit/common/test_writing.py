@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_mergegate.common.files.writing import Unwritten, write_file
+
+if TYPE_CHECKING:
+    import os
 
 
 def test_a_file_that_is_removed_meanwhile_is_written(
