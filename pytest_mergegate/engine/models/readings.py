@@ -20,7 +20,7 @@ class TokenCounts:
     processed: int = 0
     """Those that went through its layers."""
     reused: int = 0
-    """Those that would have done so, were not their keys, values or states at hand already."""
+    """Those whose keys and values were at hand: beginnings that rows share."""
 
     def __add__(self, more: TokenCounts) -> TokenCounts:
         return TokenCounts(

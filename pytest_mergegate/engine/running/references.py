@@ -114,7 +114,9 @@ def same_text(
     for place in places:
         answer, text = own.answers[place], own.outputs[place]
         chosen = model.logits(states[place]).argmax(-1).tolist()
-        parts = next(k for k, (a, b) in enumerate(zip(answer, chosen, strict=True)) if a != b)
+        pairs = enumerate(zip(answer, chosen, strict=True))
+        # where two tokens are as likely, round-off may have chosen the other one just now
+        parts = next((k for k, (a, b) in pairs if a != b), len(answer) - 1)
         begun = model.text([*answer[:parts], chosen[parts]], task.stop)
         # a token may end within a character
         if text.startswith(begun.rstrip("\N{REPLACEMENT CHARACTER}")):
