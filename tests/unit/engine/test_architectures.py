@@ -270,7 +270,7 @@ def test_what_prompts_begin_with_is_read_once(
     ends = [tuple(rng.integers(2, 30, rng.integers(1, 6)).tolist()) for _ in range(40)]
     prompts = [(*begins[k % 3], *end) for k, end in enumerate(ends)] + list(PROMPTS)
     alone = [precise.states([(prompt, ())], "answer")[0] for prompt in prompts]
-    answers = precise.decode(prompts, LONGEST)
+    answers = [precise.decode([prompt], LONGEST)[0] for prompt in prompts]
     monkeypatch.setattr(beginnings, "_LEAST_SAVED", 20)
     precise.counts = TokenCounts()
     rows = [(prompt, ()) for prompt in prompts]
