@@ -183,14 +183,24 @@ def merge_methods() -> str:
             rows.append(cells)
     head = ("method", "experts", "weights", "leaves out", "effective scale", "arithmetic in place")
     refused = (f"`{row.name}` ({row.refused})" for row in METHODS.values() if row.refused)
+    papers = (
+        f"- `{row.name}`: {row.paper}. Parameters: "
+        + ", ".join(f"`{name}` ({value:g})" for name, value in row.parameters.items())
+        for row in METHODS.values()
+        if row.paper
+    )
     return "\n".join(
         [
             "# Merge methods",
-            f"{_MADE} Names and parameters are mergekit's; how a gate lists them is said in "
-            "[gate files](../gate-file.md). A method that leaves numbers out does so where a "
-            "`density` below 1 is given.",
+            f"{_MADE} Names and parameters are mergekit's, but for the methods that are ours; how "
+            "a gate lists them is said in [gate files](../gate-file.md). A method that leaves "
+            "numbers out does so where a `density` below 1 is given.",
             "",
             *table(head, rows),
+            "",
+            "Ours, which mergekit does not have:",
+            "",
+            *papers,
             "",
             f"No gate takes {', '.join(refused)}.",
             "",

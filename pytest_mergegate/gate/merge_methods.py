@@ -13,7 +13,7 @@ Parameters = Mapping[str, bool | int | float]
 Weights = Mapping[str, float]
 Scales = Callable[[Weights, Parameters], dict[str, float] | None]
 """λ_j with merged = θ₀ + Σ λ_j τ_j, by weights and parameters; None where they make it none."""
-Identity = Literal["identity", "no-op", "sum", "election"]
+Identity = Literal["identity", "no-op", "sum", "election", "isotropy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class MethodTraits:
     """mergekit's, where mergekit has it."""
     own: bool = False
     """Whether mergekit does not have it: it is then merged in place, by ``arithmetic``."""
+    paper: str | None = None
+    """Where a method of our own is from, and what it is, in one line."""
     refused: str | None = None
     """Why it cannot be gated; None where it can."""
     base: Literal["required", "optional", "averaged", "expert"] = "required"
@@ -209,6 +211,35 @@ METHODS: dict[str, MethodTraits] = {
         MethodTraits(name="sce", takes_weights=False, parameters={"select_topk": 1.0}),
         MethodTraits(name="ram", takes_weights=False),
         MethodTraits(name="ramplus_tl", takes_weights=False),
+        MethodTraits(
+            name="core_space",
+            own=True,
+            paper="Core Space merging (Panariello et al. 2025, arXiv 2509.17786): TIES in the "
+            "directions that the factors of all experts span",
+            takes_weights=False,
+            trims=True,
+            arithmetic="pytest_mergegate.merging.core_space:put_core_space",
+            parameters={"density": 1.0, "lambda": 1.0},
+        ),
+        MethodTraits(
+            name="tsv_m",
+            own=True,
+            paper="Task Singular Vectors, TSV-Merge (Gargiulo et al. 2025, arXiv 2412.00081): the "
+            "largest singular values of each change, one in N, with directions made orthogonal",
+            takes_weights=False,
+            arithmetic="pytest_mergegate.merging.core_space:put_tsv_m",
+            parameters={"lambda": 1.0},
+        ),
+        MethodTraits(
+            name="iso_c",
+            own=True,
+            paper="isotropic merging, Iso-C (Marczak et al. 2025, arXiv 2502.04959): the sum of "
+            "the changes, its singular values all at their mean",
+            takes_weights=False,
+            arithmetic="pytest_mergegate.merging.core_space:put_iso_c",
+            parameters={"lambda": 1.0},
+            identities=("isotropy", "no-op"),
+        ),
         MethodTraits(name="nearswap", refused="it merges one model into another"),
         MethodTraits(name="arcee_fusion", refused="it merges one model into another"),
         MethodTraits(

@@ -39,12 +39,12 @@ def _inconsistent(message: str, *at: str) -> PydanticCustomError:
 
 
 class MethodSpec(Section):
-    """A merge method and its parameters, in mergekit's names."""
+    """A merge method and its parameters, in mergekit's names where mergekit has it."""
 
     model_config = ConfigDict(extra="allow")
 
     method: Text
-    """mergekit's name of the method, such as ``linear`` or ``ties``."""
+    """The method's name: one of mergekit's, such as ``linear`` or ``ties``, or of our own."""
 
     @model_validator(mode="after")
     def _plain_parameters(self) -> Self:
@@ -97,7 +97,7 @@ class MergeSpec(Section):
     methods: Annotated[tuple[MethodSpec, ...], Field(min_length=1, strict=False)] = (
         MethodSpec(method="linear"),
     )
-    """mergekit's methods, each by name, or with its parameters."""
+    """Methods, each by name, or with its parameters."""
     surrogate: Literal["auto", "always"] = "auto"
     """When the factored sum that comes nearest to a merge is run before it: ``always``, or where it
     is the merge itself and where the gate stops before the merges."""

@@ -29,9 +29,9 @@ def check_fidelity(method: Method, engine: Engine) -> float:
     """The largest relative error of what ``method`` has to satisfy whatever the experts are.
 
     On some rows of a few parameters, the identities that the table says: one expert by itself
-    stays as it is (identity), experts that change nothing leave the base (no-op), a sum of task
-    vectors is their sum, and what we compute ourselves is what mergekit computes. Raises GateError
-    for a merge that is broken.
+    stays as it is (identity), or does where it changes all directions alike (isotropy), experts
+    that change nothing leave the base (no-op), a sum of task vectors is their sum, and what we
+    compute ourselves is what mergekit computes. Raises GateError for a merge that is broken.
     """
     found: list[float] = []
     for parameter in drawn(engine.vectors.parameters(), _PARAMETERS):
@@ -63,10 +63,14 @@ class _Part:
             yield self._error("identity", self._alone(self._changed), self._changed)
         if "no-op" in identities:
             yield self._error("no-op", self._alone(self.base), self.base)
+        # numbers drawn at random: which of several equal ones is trimmed is anyone's choice
+        generator = torch.Generator().manual_seed(0)
+        base = torch.zeros_like(self.base)
+        if "isotropy" in identities:
+            turned = torch.nn.init.orthogonal_(torch.empty(base.shape), generator=generator)
+            alike = replace(self, base=base, experts={"turned": turned})
+            yield alike._error("isotropy", alike._alone(turned), turned)
         if "election" in identities and own_arithmetic(method):
-            # numbers drawn at random: which of several equal ones is trimmed is anyone's choice
-            generator = torch.Generator().manual_seed(0)
-            base = torch.zeros_like(self.base)
             experts = {n: torch.randn(base.shape, generator=generator) for n in self.experts}
             part = replace(self, base=base, experts=experts)
             ours = merge_stack(method, base, experts, self.parameter)

@@ -107,7 +107,7 @@ def merge_stack(
     arithmetic(
         method,
         FactoredTensor(base),
-        {name: FactoredTensor(own) for name, own in experts.items()},
+        {name: FactoredTensor(own, whole=True) for name, own in experts.items()},
         merged,
     )
     return merged

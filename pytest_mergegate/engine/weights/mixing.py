@@ -98,7 +98,7 @@ class MixedWeights(PlacedWeights):
         """One of them, to be made some rows at a time."""
         own = self._model.held_weight(parameter).cpu()
         dense, terms = self._vectors.parts(parameter, self._scales)
-        return FactoredTensor(own if dense is None else own + dense, terms)
+        return FactoredTensor(own, terms, dense)
 
 
 def in_lanes(function: Callable[[T], R], items: Sequence[T], *, alone: bool = False) -> list[R]:
@@ -115,18 +115,48 @@ def in_lanes(function: Callable[[T], R], items: Sequence[T], *, alone: bool = Fa
 
 
 class FactoredTensor:
-    """A tensor and the products of factors that are added to it, made some rows at a time: so many
-    as stay in a core's cache until all is added up, and used."""
+    """A tensor and what is added to it, in factors as far as it goes, made some rows at a time: so
+    many as stay in a core's cache until all is added up, and used."""
 
-    def __init__(self, own: Tensor, terms: Sequence[tuple[Tensor, Tensor, float]] = ()) -> None:
-        """``terms`` are (L [rows, rank], R [rank, columns], λ), of a matrix ``own``."""
+    def __init__(
+        self,
+        own: Tensor,
+        terms: Sequence[tuple[Tensor, Tensor, float]] = (),
+        dense: Tensor | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """``terms`` are (L [rows, rank], R [rank, columns], λ), of a matrix ``own``; ``dense`` has
+        its shape. ``own`` is the base's, or is ``whole``: all of the tensor, with nothing to add.
+        """
         self.own = _matrix(own)
         self._terms = terms
+        self._dense = None if dense is None else _matrix(dense)
+        self._whole = whole
+
+    @property
+    def factors(self) -> Sequence[tuple[Tensor, Tensor, float]] | None:
+        """All that is added to the base's own, as (L, R, λ); None where some of it is no product
+        of factors."""
+        return None if self._whole or self._dense is not None else self._terms
+
+    def change(self, base: "FactoredTensor") -> Tensor:
+        """What is added to ``base``'s own, as a matrix in float64."""
+        if self._whole:
+            return self.own.double() - base.own.double()
+        total = torch.zeros(self.own.shape, dtype=torch.float64)
+        if self._dense is not None:
+            total += self._dense
+        for left, right, scale in self._terms:
+            total.addmm_(left.double(), right.double(), alpha=scale)
+        return total
 
     def into(self, tile: Tensor, first: int) -> Tensor:
         """The rows from ``first`` on, as many as ``tile`` [rows, columns] has; float32."""
         part = slice(first, first + len(tile))
         tile.copy_(self.own[part])
+        if self._dense is not None:
+            tile += self._dense[part]
         for left, right, scale in self._terms:
             tile.addmm_(left[part], right, alpha=scale)
         return tile
