@@ -36,9 +36,9 @@ _EXITS = {
     Exit.UNREADABLE: "a gate file, an expert, a baseline or a report could not be read, or the run "
     "was interrupted",
     Exit.BAD_OPTIONS: "an option or ini key has a value that cannot be used",
-    Exit.NOTHING_GATED: "asked to gate, nothing was gated: no gate file, or fewer than "
-    "`--require-gates`; `calibrate`: too little is recorded to say anything; `show`: "
-    "the report holds no cases",
+    Exit.NOTHING_GATED: "asked to gate, nothing was gated: no gate file, fewer than "
+    "`--require-gates`, or under pytest a gate file without `--mergegate`; "
+    "`calibrate`: too little is recorded to say anything; `show`: the report holds no cases",
 }
 _SECTIONS = {
     "GateSpec": "The file",

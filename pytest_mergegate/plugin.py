@@ -7,6 +7,7 @@ import pytest
 from pytest_mergegate.common.errors import did_you_mean
 from pytest_mergegate.common.files.places import is_gate_name
 from pytest_mergegate.testing import fixtures, hooks
+from pytest_mergegate.testing.off import GatesOff
 from pytest_mergegate.testing.options import add_options, enabled, options_of
 from pytest_mergegate.verdict.budgets import BUDGETS
 
@@ -42,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         session = GateSession(config, options_of(config))
         config.stash[fixtures.SESSION] = session
         config.pluginmanager.register(session, "mergegate-session")
+    elif not hasattr(config, "workerinput"):
+        config.pluginmanager.register(GatesOff(), "mergegate-off")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -15,6 +15,7 @@ from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.discovery import gates_below, refusals
 from pytest_mergegate.gate.gatefile import Gate, gate_from, load_gate
 from pytest_mergegate.gate.sections import POOL
+from pytest_mergegate.testing import off
 from pytest_mergegate.testing.fixtures import SESSION, SKIP_REASON
 
 _TOP_LEVEL = re.compile(r"^(experts|merge_method)\s*:", re.MULTILINE)
@@ -95,6 +96,7 @@ class GateItem(pytest.Item):
         self.expert = expert
         if SESSION not in self.config.stash:
             self.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+            self.user_properties.append((off.PROPERTY, self.nodeid.partition("::")[0]))
         if self.config.pluginmanager.hasplugin("rerunfailures"):
             # a gate is computed once, so a rerun could only say the same again
             self.add_marker(pytest.mark.flaky(reruns=0))

@@ -36,12 +36,33 @@ def test_a_gate_file_that_nobody_named_is_not_collected(
     pytester.runpytest(".").assert_outcomes(passed=1)
 
 
-def test_a_gate_file_named_on_the_command_line_is_skipped_with_the_reason(
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_a_gate_file_named_on_the_command_line_is_no_quiet_green(
+    pytester: pytest.Pytester, gates: Gates, workers: tuple[str, ...]
+) -> None:
+    name = gates.failing()
+    result = pytester.runpytest("-rs", *workers, name)
+    result.assert_outcomes(skipped=4)
+    result.stdout.fnmatch_lines(
+        [REASON, f"mergegate: {name.name} was NOT run: add --mergegate, or *"]
+    )
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_gate_file_that_was_not_run_leaves_a_failed_run_its_code(
     pytester: pytest.Pytester, gates: Gates
 ) -> None:
-    result = pytester.runpytest("-rs", gates.failing())
-    result.assert_outcomes(skipped=4)
-    result.stdout.fnmatch_lines([REASON])
+    test = pytester.makepyfile("def test_plain(): assert False")
+    result = pytester.runpytest(str(test), gates.failing())
+    result.assert_outcomes(skipped=4, failed=1)
+    result.stdout.fnmatch_lines(["mergegate: * was NOT run: *"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_listing_a_gate_file_asks_for_no_gate(pytester: pytest.Pytester, gates: Gates) -> None:
+    result = pytester.runpytest("--collect-only", gates.failing())
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*was NOT run*")
 
 
 @pytest.mark.parametrize("fixture", ["merge_pool", "merge_report", "merged_model", "expert_model"])
