@@ -202,6 +202,8 @@ def merge_methods() -> str:
             "",
             *papers,
             "",
+            "A function of your own is a method as well: `package.module:function`.",
+            "",
             f"No gate takes {', '.join(refused)}.",
             "",
         ]

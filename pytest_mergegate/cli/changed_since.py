@@ -16,6 +16,7 @@ from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.common.files.repository import is_contained, run_git, top_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import Gate, load_gate
+from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.gate.mergekit.gate import usual_examples
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.pool.adapters import CONFIG as ADAPTER_CONFIG
@@ -101,14 +102,15 @@ class Changes:
         return outside or any(map(self.unseen.meet, _trail(path)))
 
     def _code_touched(self, gate: Gate) -> bool:
-        """A metric or distance of the user's own may import any module, a task of the harness read
-        any file; of a module beside the gate file that git ignores nobody can say whether it
-        changed."""
+        """A metric, distance or method of the user's own may import any module, a task of the
+        harness read any file; of a module beside the gate file that git ignores nobody can say
+        whether it changed."""
         experts = gate.spec.experts.values()
         metrics = {expert.metric for expert in experts}.difference(BUILTIN_METRICS)
         if any(metric.startswith(HARNESS) for metric in metrics):
             return self.touch(gate.root)
         own = metrics | {expert.distance for expert in experts if expert.distance is not None}
+        own |= {m.method for m in gate.spec.merge.methods if is_function(m.method)}
         modules = {gate.root / function.partition(":")[0].partition(".")[0] for function in own}
         places = (place for module in modules for place in (module, module.with_suffix(".py")))
         changed = (path.suffix == ".py" for path in self.changed.paths)

@@ -1,22 +1,17 @@
 """A metric of the user's own: found, run, and not trusted to behave."""
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.functions import Unusable, load_function
 from pytest_mergegate.evaluation.lending import lent, no_scores
 from pytest_mergegate.gate.options import Scorer
 from pytest_mergegate.pool.examples import Example
@@ -55,23 +50,10 @@ class OwnMetric:
 
         Raises PoolError, also for a module that raises or exits when it is imported.
         """
-        module_name, _, name = self.metric.partition(":")
-        sys.path.insert(0, str(root))
         try:
-            function = getattr(_module(module_name, root), name)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
-            raise self.refused(
-                f"cannot be imported ({type(error).__name__}: {error})",
-                "write package.module:function; modules beside the gate file are found too",
-            ) from None
-        finally:
-            with suppress(ValueError):  # the module may have taken it out itself
-                sys.path.remove(str(root))
-        if not callable(function):
-            raise self.refused("is not callable")
-        return function  # type: ignore[no-any-return]  # checked to be callable, that is all
+            return load_function(self.metric, root)
+        except Unusable as error:
+            raise self.refused(error.why, error.fix) from None
 
     def takes_model(self, function: Callable[..., Any]) -> bool:
         """Whether it is a function of (model, tokenizer, examples), not of (outputs, targets).
@@ -255,33 +237,3 @@ def _listed(found: Any) -> list[Any]:
     if isinstance(found, str | bytes | Mapping | Set):
         raise TypeError(f"a {type(found).__name__} is no list of numbers")
     return list(found)
-
-
-def _module(name: str, root: Path) -> ModuleType:
-    """Import a module, once as it is written; two gates may each have one of the same name beside
-    them."""
-    beside = root.joinpath(*name.split(".")).with_suffix(".py")
-    if not beside.is_file():
-        return importlib.import_module(name)
-    if "." in name:
-        module = importlib.import_module(name)
-        if getattr(module, "__file__", None) != str(beside):
-            raise ImportError(f"{name} is {module.__file__} already, not {beside}")
-        return module
-    # under a name of its own: sys.modules would hand the second gate the first one's metric, and
-    # the standard library's module of that name would come before both
-    digest = hashlib.sha256(str(beside).encode() + b"\0" + beside.read_bytes()).hexdigest()
-    own = f"_mergegate_{digest[:12]}_{name}"
-    if own in sys.modules:  # what it has worked out for one model serves the next
-        return sys.modules[own]
-    spec = importlib.util.spec_from_file_location(own, beside)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[own] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[own]
-        raise
-    return module

@@ -16,6 +16,7 @@ from pytest_mergegate.common.files.repository import glob_inside
 from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yaml, where_of
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.budget import Budget
+from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.gate.mergekit.file import MergekitFile
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ExpertSpec
@@ -212,7 +213,7 @@ def refuse_code(gate: Gate) -> None:
             fix = "use compare: exact or rouge_l"
             found.append((f"distance {expert.distance}", fix, ("experts", name, "distance")))
     for index, method in enumerate(spec.merge.methods):
-        if ":" in method.method:
+        if is_function(method.method):
             fix = "use a method of mergekit's"
             found.append((f"method {method.method}", fix, ("merge", "methods", index)))
     if spec.lm_eval_tasks is not None:

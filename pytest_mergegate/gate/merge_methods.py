@@ -13,7 +13,7 @@ Parameters = Mapping[str, bool | int | float]
 Weights = Mapping[str, float]
 Scales = Callable[[Weights, Parameters], dict[str, float] | None]
 """λ_j with merged = θ₀ + Σ λ_j τ_j, by weights and parameters; None where they make it none."""
-Identity = Literal["identity", "no-op", "sum", "election", "isotropy"]
+Identity = Literal["identity", "no-op", "sum", "election", "isotropy", "repeat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,16 @@ class MethodTraits:
 
 
 def traits_of(name: str) -> MethodTraits:
-    """The row of a method; for one that is in no table, what is true of most."""
+    """The row of a method; for one that is in no table, what is true of most, and for a function
+    of the team's own what is asked of all of them."""
+    if is_function(name):
+        return MethodTraits(name=name, own=True, identities=("identity", "no-op", "repeat"))
     return METHODS.get(name) or MethodTraits(name=name)
+
+
+def is_function(name: str) -> bool:
+    """Whether a method is ``package.module:function``, code of the team's own."""
+    return ":" in name
 
 
 def _shares(weights: Weights, parameters: Parameters) -> dict[str, float]:

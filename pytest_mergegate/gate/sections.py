@@ -28,7 +28,8 @@ ROUGE: Final = "rouge_l"
 """How answers are compared where no function of the team's own does, and a metric's name."""
 HARNESS = "lm_eval:"
 """What a metric starts with that is a task of lm-evaluation-harness."""
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Code of the team's own: ``package.module:function``."""
 POOL = "pool"
 """How pytest calls the verdict on the pool as a whole, beside one per expert."""
 
@@ -98,7 +99,7 @@ class ExpertSpec(Section):
     def _known_metric(cls, metric: str) -> str:
         if metric.startswith(HARNESS) and metric.removeprefix(HARNESS).strip():
             return metric
-        if metric not in BUILTIN_METRICS and not _FUNCTION.fullmatch(metric):
+        if metric not in BUILTIN_METRICS and not FUNCTION.fullmatch(metric):
             raise ValueError(
                 f"unknown metric {metric!r}; use one of {', '.join(BUILTIN_METRICS)}, "
                 f"{HARNESS}<task> or package.module:function"
@@ -117,7 +118,7 @@ class ExpertSpec(Section):
     @field_validator("distance")
     @classmethod
     def _is_function(cls, distance: str | None) -> str | None:
-        if distance is not None and not _FUNCTION.fullmatch(distance):
+        if distance is not None and not FUNCTION.fullmatch(distance):
             raise ValueError(f"unknown distance {distance!r}; write package.module:function")
         return distance
 

@@ -7,9 +7,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pytest_mergegate.gate.budget import Budget
-from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
+from pytest_mergegate.gate.merge_methods import MethodTraits, is_function, traits_of
 from pytest_mergegate.gate.options import STAGES, Stage
 from pytest_mergegate.gate.sections import (
+    FUNCTION,
     CertificateSpec,
     ConflictSpec,
     ExpertName,
@@ -44,7 +45,15 @@ class MethodSpec(Section):
     model_config = ConfigDict(extra="allow")
 
     method: Text
-    """The method's name: one of mergekit's, such as ``linear`` or ``ties``, or of our own."""
+    """The method's name: one of mergekit's, such as ``linear`` or ``ties``, one of our own, or
+    ``package.module:function`` of (base, experts) that merges one tensor."""
+
+    @field_validator("method")
+    @classmethod
+    def _is_function(cls, method: str) -> str:
+        if is_function(method) and not FUNCTION.fullmatch(method):
+            raise ValueError(f"unknown method {method!r}; write package.module:function")
+        return method
 
     @model_validator(mode="after")
     def _plain_parameters(self) -> Self:

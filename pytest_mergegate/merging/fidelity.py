@@ -16,6 +16,7 @@ from pytest_mergegate.merging.in_place import (
     own_arithmetic,
 )
 from pytest_mergegate.merging.method import Method, linear_scales
+from pytest_mergegate.merging.own_method import keeps_one
 
 _TOLERANCE = 1e-3
 """Of the change's size; rounding of its sum with the base comes on top."""
@@ -31,7 +32,9 @@ def check_fidelity(method: Method, engine: Engine) -> float:
     On some rows of a few parameters, the identities that the table says: one expert by itself
     stays as it is (identity), or does where it changes all directions alike (isotropy), experts
     that change nothing leave the base (no-op), a sum of task vectors is their sum, and what we
-    compute ourselves is what mergekit computes. Raises GateError for a merge that is broken.
+    compute ourselves is what mergekit computes. A function of the team's own gives the same again
+    when asked again, and may say that it does not keep one expert. Raises GateError for a merge
+    that is broken.
     """
     found: list[float] = []
     for parameter in drawn(engine.vectors.parameters(), _PARAMETERS):
@@ -59,6 +62,13 @@ class _Part:
     def errors(self) -> Iterator[float]:
         """Of the identities that need nothing but ``merge_stack``."""
         method, identities = self.method, self.method.traits.identities
+        if method.root is not None and not keeps_one(method):
+            identities = tuple(known for known in identities if known != "identity")
+        if "repeat" in identities:
+            once, again = (
+                merge_stack(method, self.base, self.experts, self.parameter) for _ in "12"
+            )
+            yield self._error("repetition", again, once)
         if "identity" in identities:
             yield self._error("identity", self._alone(self._changed), self._changed)
         if "no-op" in identities:
@@ -93,7 +103,8 @@ class _Part:
     def _alone(self, own: Tensor) -> Tensor:
         """The merge of as many copies of one expert as it takes, nothing left out of them."""
         traits, given = self.method.traits, self.method.parameters
-        copies = [f"copy {k}" for k in range(traits.fewest)]
+        # by the names of experts: a function of the team's own may know these alone
+        copies = [*self.experts][: traits.fewest]
         parameters = {n: 1.0 if n in traits.whole_at_one else v for n, v in given.items()}
         weights = dict.fromkeys(copies, 1 / len(copies))
         untrimmed = replace(self.method, parameters=parameters, weights=weights)
@@ -116,7 +127,10 @@ class _Part:
             raise GateError(
                 f"{self.method.label} is a broken merge: its {what} is off by "
                 f"{error / scale if scale else error:.2%} in {self.parameter!r}",
-                fix="report it with the versions of mergekit and torch",
+                fix="report it with the versions of mergekit and torch"
+                if self.method.root is None
+                else "correct the function, or write .identity = False on it where one expert is "
+                "not to stay as it is",
             )
         return error / scale if scale else 0.0
 

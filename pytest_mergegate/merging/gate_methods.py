@@ -15,9 +15,16 @@ from mergekit.merge_methods.base import (
 
 from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.gate.gatefile import Gate
-from pytest_mergegate.gate.merge_methods import METHODS, MethodTraits, Parameters, traits_of
+from pytest_mergegate.gate.merge_methods import (
+    METHODS,
+    MethodTraits,
+    Parameters,
+    is_function,
+    traits_of,
+)
 from pytest_mergegate.gate.spec import MethodSpec
 from pytest_mergegate.merging.method import Method
+from pytest_mergegate.merging.own_method import load_method, takes_weights
 
 _WITHIN_ONE = ("density", "t")
 """Parameters that are shares."""
@@ -65,10 +72,13 @@ def _as_it_stands(spec: MethodSpec, gate: Gate, _: Sequence[str]) -> Method:
 
 def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str]) -> Method:
     merge, run = gate.spec.merge, spec.run_on(len(names))
-    traits, declared = traits_of(run), _declaration(spec.method, run)
+    traits = traits_of(run)
     if traits.own and merge.route == "official":
         fix = "leave merge.route out: it is merged in place"
         raise GateError(f"mergekit has no merge method {run!r}", fix=fix)
+    if is_function(run):
+        return _plan_function(spec, gate, names)
+    declared = _declaration(spec.method, run)
     given = spec.parameters
     parameters = {parameter.name: parameter for parameter in declared.parameters}
     _check_parameters(spec.method, given, parameters)
@@ -92,6 +102,22 @@ def _plan(spec: MethodSpec, gate: Gate, names: Sequence[str]) -> Method:
         takes_base=takes_base,
         takes_weights=takes_weights,
         route=merge.route,
+    )
+    return replace(method, weights=_weights(method, gate))
+
+
+def _plan_function(spec: MethodSpec, gate: Gate, names: Sequence[str]) -> Method:
+    """A function of the team's own, which is imported here: a typo fails at once."""
+    function = load_method(spec.method, gate.root, spec.parameters)
+    method = Method(
+        label=spec.label,
+        name=spec.method,
+        parameters=spec.parameters,
+        weights=dict.fromkeys(names, 1.0),
+        seed=gate.spec.merge.seed,
+        takes_base=True,
+        takes_weights=takes_weights(function),
+        root=str(gate.root),
     )
     return replace(method, weights=_weights(method, gate))
 

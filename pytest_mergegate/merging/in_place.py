@@ -1,6 +1,5 @@
 """One parameter of a merge, put together from the base's and the experts' task vectors."""
 
-import hashlib
 import pkgutil
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,7 +12,9 @@ from torch import Tensor
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.engine.weights.mixing import FactoredTensor, PlacedWeights
+from pytest_mergegate.merging.drawing import seeded
 from pytest_mergegate.merging.method import Method, is_sum, linear_scales
+from pytest_mergegate.merging.own_method import merge_by_function
 
 Arithmetic: TypeAlias = Callable[
     [Method, FactoredTensor, Mapping[str, FactoredTensor], Tensor], object
@@ -41,7 +42,8 @@ def lazy_weights(
 
 
 def own_arithmetic(method: Method) -> Arithmetic | None:
-    """Our own arithmetic of a method; None where mergekit has to be asked."""
+    """Our own arithmetic of a method; None where mergekit has to be asked, or a function of the
+    team's own."""
     traits = method.traits
     unknown = {n for n, value in method.parameters.items() if n not in traits.parameters and value}
     if traits.arithmetic is None or unknown:
@@ -51,7 +53,8 @@ def own_arithmetic(method: Method) -> Arithmetic | None:
 
 
 def one_at_a_time(method: Method) -> bool:
-    """Whether parameters must be merged one by one: mergekit draws from torch's only generator."""
+    """Whether parameters must be merged one by one: mergekit draws from torch's only generator, and
+    what a function of the team's own does nobody knows."""
     return not is_sum(method) and own_arithmetic(method) is None
 
 
@@ -72,7 +75,7 @@ def put_parameter(method: Method, engine: Engine, parameter: str, place: Tensor)
     else:
         base = engine.model.base_weight(parameter)
         whole = {name: rows.put(torch.empty_like(base)) for name, rows in experts.items()}
-        place.copy_(by_mergekit(method, base, whole, parameter))
+        place.copy_(_of_whole_tensors(method, base, whole, parameter))
 
 
 def merge_parameter(method: Method, engine: Engine, parameter: str) -> Tensor:
@@ -102,7 +105,7 @@ def merge_stack(
     """``method`` on one tensor of the base and of every expert. Raises GateError."""
     arithmetic = own_arithmetic(method)
     if arithmetic is None:
-        return by_mergekit(method, base, experts, parameter)
+        return _of_whole_tensors(method, base, experts, parameter)
     merged = torch.empty(base.shape)
     arithmetic(
         method,
@@ -111,6 +114,13 @@ def merge_stack(
         merged,
     )
     return merged
+
+
+def _of_whole_tensors(
+    method: Method, base: Tensor, experts: Mapping[str, Tensor], parameter: str
+) -> Tensor:
+    merged_by = by_mergekit if method.root is None else merge_by_function
+    return merged_by(method, base, experts, parameter)
 
 
 def by_mergekit(
@@ -122,10 +132,7 @@ def by_mergekit(
     base_index = 0 if method.traits.base == "expert" else None
     if method.takes_base:
         tensors, ids, base_index = [base, *tensors], [_BASE, *ids], 0
-    # one generator state per tensor: neither their order nor what ran before may matter
-    digest = hashlib.sha256(f"{method.seed}:{parameter}".encode()).digest()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    with seeded(method, parameter):
         try:
             merged: Tensor = merge_tensors(
                 tensors,

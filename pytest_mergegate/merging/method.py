@@ -43,6 +43,9 @@ class Method:
     """``official`` has mergekit write the whole merge, in a process of its own."""
     config: Mapping[str, Any] | None = None
     """A mergekit configuration to be run as it stands, its models named as in ``MergekitFile``."""
+    root: str | None = None
+    """Beside what a function of the team's own is looked for: the method is its name. None for
+    other methods. Its code may change from run to run: nothing that comes of it is kept."""
 
     @property
     def traits(self) -> MethodTraits:

@@ -12,6 +12,7 @@ from pytest_mergegate.common.files.places import as_found
 from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.gatefile import Gate, load_gate
+from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS
 from pytest_mergegate.merging.mergekit_process import configuration
@@ -80,21 +81,24 @@ def _dumped(data: Mapping[str, Any]) -> str:
 
 
 def _check_code(gate: Gate, folder: Path) -> None:
-    """Raise GateError where a metric or a distance is found only beside the gate file."""
+    """Raise GateError where a metric, distance or method is found only beside the gate file."""
     if folder.resolve() == gate.root.resolve():
         return
+    code: list[tuple[str, str | None]] = []
     for name, expert in gate.spec.experts.items():
         is_own = expert.metric not in BUILTIN_METRICS and not expert.metric.startswith(HARNESS)
-        code = {"scored": expert.metric if is_own else None, "compared": expert.distance}
-        for how, function in code.items():
-            module = (function or "").partition(":")[0].partition(".")[0]
-            beside = (gate.root / f"{module}.py").exists() or (gate.root / module).is_dir()
-            if function is not None and beside:
-                raise GateError(
-                    f"--write: {shown(name)} is {how} by {shown(function)}, which is looked for "
-                    "beside the gate file",
-                    fix=f"write into the gate's own folder: --write {gate.root}",
-                )
+        code.append((f"{shown(name)} is scored", expert.metric if is_own else None))
+        code.append((f"{shown(name)} is compared", expert.distance))
+    methods = (m.method for m in gate.spec.merge.methods)
+    code += [("the pool is merged", method) for method in methods if is_function(method)]
+    for what, function in code:
+        module = (function or "").partition(":")[0].partition(".")[0]
+        beside = (gate.root / f"{module}.py").exists() or (gate.root / module).is_dir()
+        if function is not None and beside:
+            raise GateError(
+                f"--write: {what} by {shown(function)}, which is looked for beside the gate file",
+                fix=f"write into the gate's own folder: --write {gate.root}",
+            )
 
 
 def _gate_data(gate: Gate, pool: Pool, folder: Path) -> dict[str, Any]:

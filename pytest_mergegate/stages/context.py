@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_mergegate.engine.models.readings import TokenCounts
 from pytest_mergegate.engine.running.executors import Executor, LocalExecutor
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.forecasts import Surrogate
     from pytest_mergegate.stages.hidden import HiddenResult
     from pytest_mergegate.stages.merge import MergeResult
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -234,6 +236,13 @@ class Context:
             levels=[spec.level, spec.loss_level],
             **more,
         )
+
+    def kept_of(
+        self, method: Method, kind: Any, key: Mapping[str, Any], compute: Callable[[], T]
+    ) -> T:
+        """What the cache holds of a merge by ``method``, or else what is computed; always that of a
+        function of the team's own, which may change from run to run."""
+        return self.workspace.kept(kind, key, compute) if method.root is None else compute()
 
     def tell(self, what: str, fraction: float) -> None:
         """Say what is being done, and how much of it is done."""

@@ -100,7 +100,8 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
             processor=own_processor(),
             rouge=_rouge(context, context.pool.names),
         )
-        found = _kept(context, EvaluateResult, key, context.pool.names, evaluate)
+        fresh = merge.method.root is not None
+        found = _kept(context, EvaluateResult, key, context.pool.names, evaluate, fresh=fresh)
         yield (earlier := replace(earlier, evaluations=(*earlier.evaluations, found)))
 
 
@@ -180,12 +181,18 @@ def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> Evalu
 
 
 def _kept(
-    context: Context, kind: Any, key: Key, tasks: Iterable[str], compute: Callable[[], T]
+    context: Context,
+    kind: Any,
+    key: Key,
+    tasks: Iterable[str],
+    compute: Callable[[], T],
+    *,
+    fresh: bool = False,
 ) -> T:
     """What the cache holds of the scores of some ``tasks``, where they can be kept: code that is
-    not ours may change from run to run."""
+    not ours may change from run to run, and so may what is scored where it is to be ``fresh``."""
     experts = context.gate.spec.experts
-    if not all(experts[task].metric in BUILTIN_METRICS for task in tasks):
+    if fresh or not all(experts[task].metric in BUILTIN_METRICS for task in tasks):
         return compute()
     return context.workspace.kept(kind, key, compute)
 

@@ -60,7 +60,10 @@ def method_scales(method: Method, names: Sequence[str], workspace: Workspace) ->
 
     models = {name: workspace.models[name] for name in names}
     key = workspace.key("scales", method=method.plain, experts=models)
-    found = linear_scales(method) or workspace.cache.kept(dict[str, float], key, measure)
+    known = linear_scales(method)
+    if known is None and method.root is None:
+        known = workspace.cache.kept(dict[str, float], key, measure)
+    found = known or measure()
     return {name: found[name] for name in names}
 
 

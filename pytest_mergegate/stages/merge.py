@@ -50,7 +50,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
         # another processor's merge may differ in the last bits, and so in its digest
         key = context.key("merge", method=method.plain, processor=own_processor())
         make = partial(_make, context, earlier, method, scored)
-        found = context.workspace.kept(MergeResult, key, make)
+        found = context.kept_of(method, MergeResult, key, make)
         if is_sum(method):
             earlier = with_sum(earlier, method, found.experts)
         merges = (*earlier.merges, found)

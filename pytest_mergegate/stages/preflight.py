@@ -8,6 +8,7 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.engine.running.workspace import own_code
 from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
@@ -102,4 +103,6 @@ def _planned(context: Context) -> tuple[Method, ...]:
         "mergekit": gate.mergekit and dict(gate.mergekit.config),
         "names": names,
     }
+    if any(is_function(method.method) for method in gate.spec.merge.methods):
+        return plan()  # whose code may have changed
     return context.cache.kept(tuple[Method, ...], key, plan)

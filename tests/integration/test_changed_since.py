@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pools import copy_pool, read_gate, write_gate
@@ -66,6 +66,14 @@ def check(*arguments: object) -> int:
 
 def concerned(folder: Path, gate: str = "mergegate.yaml") -> bool:
     return changes_since("main", folder).concern(folder / gate)
+
+
+def _name_code(gate: dict[str, Any], kind: str, function: str) -> None:
+    """Have a gate run a function as an expert's metric or distance, or as its method."""
+    if kind == "method":
+        gate["merge"] = {"methods": [function]}
+    else:
+        gate["experts"]["a"][kind] = function
 
 
 class TestTheCommand:
@@ -390,10 +398,10 @@ class TestWhatConcernsAGate:
         (repository / "base" / "config.json").write_text("{}", "utf-8")
         assert concerned(repository)
 
-    @pytest.mark.parametrize("kind", ["metric", "distance"])
-    def test_the_code_of_a_metric_or_distance(self, repository: Path, kind: str) -> None:
+    @pytest.mark.parametrize("kind", ["metric", "distance", "method"])
+    def test_code_of_the_teams_own(self, repository: Path, kind: str) -> None:
         gate = read_gate(repository / "mergegate.yaml")
-        gate["experts"]["a"][kind] = "package.scores:mine"
+        _name_code(gate, kind, "package.scores:mine")
         write_gate(repository / "mergegate.yaml", gate)
         commit(repository)
         git(repository, "branch", "--quiet", "--force", "main")
@@ -402,10 +410,10 @@ class TestWhatConcernsAGate:
         assert concerned(repository)
 
     @pytest.mark.parametrize("module", ["package/scores.py", "scores.py"])
-    @pytest.mark.parametrize("kind", ["metric", "distance"])
+    @pytest.mark.parametrize("kind", ["metric", "distance", "method"])
     def test_code_that_git_does_not_see(self, repository: Path, kind: str, module: str) -> None:
         gate = read_gate(repository / "mergegate.yaml")
-        gate["experts"]["a"][kind] = f"{module.removesuffix('.py').replace('/', '.')}:mine"
+        _name_code(gate, kind, f"{module.removesuffix('.py').replace('/', '.')}:mine")
         write_gate(repository / "mergegate.yaml", gate)
         (repository / ".gitignore").write_text(f"/{module}\n", "utf-8")
         commit(repository)

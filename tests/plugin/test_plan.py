@@ -165,6 +165,14 @@ class TestFiles:
         assert not (gates.folder / "out").exists()
         assert mergegate("plan", path, "--write", ".", "--verify") == 0
 
+    def test_a_method_that_lies_beside_the_gate_file(self, gates: Gates, capsys: Capture) -> None:
+        text = "def mean(base, experts):\n    return sum(experts.values()) / len(experts)\n"
+        (gates.folder / "mine.py").write_text(text, "utf-8")
+        path = gates.write(budget=LOOSE, merge={"methods": ["mine:mean"]})
+        assert mergegate("plan", path, "--write", "out") == 2
+        assert "the pool is merged by mine:mean, which is looked for" in capsys.readouterr().err
+        assert mergegate("plan", path, "--write", ".", "--verify") == 0
+
     def test_names_that_are_hard_to_write(self, gates: Gates) -> None:
         names = {"a": "<script>|%: {x}", "b": "- 'b'", "c": "yes"}
         experts = {own: gates.expert(name) for name, own in names.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from pytest_mergegate.common.errors import GateFileError, did_you_mean
 from pytest_mergegate.common.files.yaml_files import Location
+from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.gate.mergekit.file import (
     MergekitFile,
     ModelReference,
@@ -37,6 +38,10 @@ def gate_of_mergekit(
     if parsed is not None and (why := parsed.traits.refused):
         fix = "gate a merge of whole models, such as linear or ties"
         problems.add(f"{parsed.method} cannot be gated: {why}", ("merge_method",), fix)
+    if parsed is not None and is_function(parsed.method):
+        fix = "write a gate file, with merge: {methods: [package.module:function]}"
+        what = f"{parsed.method} is no method of mergekit's"
+        problems.add(what, ("merge_method",), fix)
     if parsed is None or problems.found:
         raise GateFileError(problems.found)
     reading = _Reading(parsed, root, problems, lines)
