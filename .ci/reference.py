@@ -163,6 +163,8 @@ _WEIGHTS = {
     "other": "how much each counts",
 }
 
+_COUNTS = {1: "one", 2: "two"}
+
 
 def merge_methods() -> str:
     """Every merge method that gates take, as the table of methods has it."""
@@ -171,18 +173,16 @@ def merge_methods() -> str:
         weighted = row.takes_weights or row.share_parameter is not None
         trims = "by magnitude" if row.trims else "nothing"
         ours = "ours" if row.own else "ours, held against mergekit's"
-        if row.refused is None:
-            cells = (
-                f"`{row.name}`",
-                "two" if row.most == 2 else "two or more",
-                _WEIGHTS[row.combines] if weighted else "takes none",
-                "at random" if row.draws else trims,
-                "known from the weights" if row.scales else "measured on merged tensors",
-                ours if row.is_scaled_sum or row.arithmetic else "mergekit's",
-            )
-            rows.append(cells)
+        cells = (
+            f"`{row.name}`",
+            _COUNTS.get(row.most, "two or more"),
+            _WEIGHTS[row.combines] if weighted else "takes none",
+            "at random" if row.draws else trims,
+            "known from the weights" if row.scales else "measured on merged tensors",
+            ours if row.is_scaled_sum or row.arithmetic else "mergekit's",
+        )
+        rows.append(cells)
     head = ("method", "experts", "weights", "leaves out", "effective scale", "arithmetic in place")
-    refused = (f"`{row.name}` ({row.refused})" for row in METHODS.values() if row.refused)
     papers = (
         f"- `{row.name}`: {row.paper}. Parameters: "
         + ", ".join(f"`{name}` ({value:g})" for name, value in row.parameters.items())
@@ -203,8 +203,6 @@ def merge_methods() -> str:
             *papers,
             "",
             "A function of your own is a method as well: `package.module:function`.",
-            "",
-            f"No gate takes {', '.join(refused)}.",
             "",
         ]
     )

@@ -17,7 +17,7 @@ from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yam
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.merge_methods import is_function
-from pytest_mergegate.gate.mergekit.file import MergekitFile
+from pytest_mergegate.gate.mergekit.file import MergekitFile, other_configuration
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
@@ -101,6 +101,9 @@ def _validate(
         what = "a gate file is a mapping with base, experts and budget"
         fix = "start from the example in README"
         raise GateFileError([GateError(what, where=f"{name}:1", fix=fix)])
+    if other := other_configuration(data):
+        what, fix = other
+        raise GateFileError([GateError(f"this is {what}", where=f"{name}:1", fix=fix)])
     mergekit = None
     if "merge_method" in data and "experts" not in data:
         data, lines, mergekit = gate_of_mergekit(data, lines, name=name, root=root)

@@ -26,8 +26,6 @@ class MethodTraits:
     """Whether mergekit does not have it: it is then merged in place, by ``arithmetic``."""
     paper: str | None = None
     """Where a method of our own is from, and what it is, in one line."""
-    refused: str | None = None
-    """Why it cannot be gated; None where it can."""
     base: Literal["required", "optional", "averaged", "expert"] = "required"
     """What ``base_model`` is to mergekit: what task vectors start from; something that makes
     another method of it; one more model to average; or one of the experts, for a walk from it."""
@@ -49,7 +47,7 @@ class MethodTraits:
     rescales_unlike_paper: bool = False
     """Whether what is kept is scaled up to the L1 norm of the whole, by 1/density in its paper."""
     scales_base: bool = False
-    """Whether weights that do not sum to 1 scale the base, too."""
+    """Whether weights that do not sum to 1, or a ``scale``, scale the base, too."""
     scales: Scales | None = None
     """The linear merge that it is, or is in expectation; None where that has to be measured."""
     is_scaled_sum: bool = False
@@ -106,6 +104,11 @@ def _average_on_sphere(weights: Weights, parameters: Parameters) -> dict[str, fl
 def _walk(weights: Weights, parameters: Parameters) -> dict[str, float]:
     t = float(parameters["t"])
     return dict(zip(weights, (1 - t, t), strict=True))
+
+
+def _whole(weights: Weights, parameters: Parameters) -> dict[str, float] | None:
+    # scale multiplies θ₀, too
+    return dict.fromkeys(weights, 1.0) if parameters.get("scale", 1.0) == 1 else None
 
 
 def _equal(weights: Weights, parameters: Parameters) -> dict[str, float]:
@@ -248,11 +251,19 @@ METHODS: dict[str, MethodTraits] = {
             parameters={"lambda": 1.0},
             identities=("isotropy", "no-op"),
         ),
-        MethodTraits(name="nearswap", refused="it merges one model into another"),
-        MethodTraits(name="arcee_fusion", refused="it merges one model into another"),
+        # one model into another: the first expert is mergekit's base_model
+        MethodTraits(name="nearswap", base="expert", takes_weights=False, fewest=2, most=2),
+        MethodTraits(name="arcee_fusion", base="expert", takes_weights=False, fewest=2, most=2),
+        # of a whole model: the expert, put into its base
         MethodTraits(
             name="passthrough",
-            refused="it stacks layers, and the result is of another architecture than the base",
+            base="averaged",
+            takes_weights=False,
+            most=1,
+            scales_base=True,
+            scales=_whole,
+            is_scaled_sum=True,
+            identities=("identity", "no-op", "sum"),
         ),
     )
 }

@@ -120,6 +120,11 @@ class MergeSpec(Section):
     route: Literal["in_place", "official"] = "in_place"
     """``official``: mergekit's own ``run_merge`` writes each merge, in a process of its own."""
 
+    @property
+    def fewest(self) -> int:
+        """The fewest experts that its methods merge: one where none of them takes more."""
+        return min(2, max(method.traits.most or 2 for method in self.methods))
+
     def method_called(self, label: str) -> MethodSpec:
         """The method that reports call ``label``."""
         return next(method for method in self.methods if label in method.labels)
@@ -195,7 +200,7 @@ class GateSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.experts) < 2:
+        if len(self.experts) < self.merge.fewest:
             raise _inconsistent(
                 f"a merge takes at least two experts, the gate has {len(self.experts)}", "experts"
             )

@@ -130,10 +130,10 @@ def _mergekits() -> dict[str, MergeMethodSpec]:
 def _declaration(name: str, run: str) -> MergeMethodSpec:
     """The inputs and parameters of ``run``, which is run for method ``name``."""
     own = {row.name: _declared(row) for row in METHODS.values() if row.own}
-    known = {n: d for n, d in {**_mergekits(), **own}.items() if traits_of(n).refused is None}
+    known = {**_mergekits(), **own}
     if run not in known or name not in known:
         fix = _instead(name, known, "use one of")
-        raise GateError(f"merge method {name!r} cannot merge a pool of experts", fix=fix)
+        raise GateError(f"there is no merge method {name!r}", fix=fix)
     return known[run]
 
 

@@ -63,9 +63,9 @@ def merge(method: Method, engine: Engine) -> Merged:
         return merge_officially(method, engine)
     if scales_base(method):
         raise GateError(
-            f"{method.label}: weights that do not sum to 1 scale every parameter of the base, "
-            "also those that no expert changes",
-            fix="normalize them, or write merge.route: official",
+            f"{method.label}: weights that do not sum to 1, or scale, scale every parameter of the "
+            "base, also those that no expert changes",
+            fix="normalize them, leave scale out, or write merge.route: official",
         )
     merged = Merged(method, check_fidelity(method, engine))
     merged.weights = lazy_weights(method, engine, engine.vectors.parameters(), merged.note)

@@ -12,6 +12,7 @@ from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.files.yaml_files import Location, where_of
 from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
 
+_SCALES = "it scales what no expert changes, too"
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
     *("tokenizer_source", "tokenizer", "chat_template", "mergegate"),
@@ -109,6 +110,22 @@ def parse(data: Mapping[str, Any], root: Path, problems: Problems) -> Parsed | N
     if problems.found:
         return None
     return Parsed(data=data, method=str(method), base=base, models=tuple(ordered))
+
+
+def other_configuration(data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What a file for another command of mergekit's is, and the way out; None for any other."""
+    if "gate_mode" in data or isinstance(data.get("experts"), list):
+        return (
+            "a mergekit-moe configuration: it makes a mixture of experts, whose architecture is "
+            "another than its base's",
+            "make it, and gate the artefact with merged:, or gate a merge of the same models",
+        )
+    if "genome" in data:
+        return (
+            "a configuration of mergekit-evolve, which searches for a merge",
+            "gate the mergekit configuration that it finds (best_config.yaml)",
+        )
+    return None
 
 
 def sources(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -268,11 +285,13 @@ def _weighed(
             return f"{parsed.method} takes no weights"
         if traits.share_parameter and traits.share_parameter not in parameters:
             return f"{traits.share_parameter} is missing"
+        if traits.scales_base and parameters.get("scale") not in (None, 1):
+            return _SCALES
         return merge
     if len(given) < len(weights):
         return "a model has no weight"
     weights = {name: float(weight) for name, weight in weights.items()}
     total = sum(weights.values())
     if traits.scales_base and not parameters.get("normalize", True) and not math.isclose(total, 1):
-        return "it scales what no expert changes, too"
+        return _SCALES
     return merge | {"weights": weights}

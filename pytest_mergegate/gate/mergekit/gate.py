@@ -35,9 +35,6 @@ def gate_of_mergekit(
     """
     problems = Problems(name, lines)
     parsed = parse(data, root, problems)
-    if parsed is not None and (why := parsed.traits.refused):
-        fix = "gate a merge of whole models, such as linear or ties"
-        problems.add(f"{parsed.method} cannot be gated: {why}", ("merge_method",), fix)
     if parsed is not None and is_function(parsed.method):
         fix = "write a gate file, with merge: {methods: [package.module:function]}"
         what = f"{parsed.method} is no method of mergekit's"

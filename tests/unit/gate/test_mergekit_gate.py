@@ -154,6 +154,43 @@ def test_slerp_of_two_models_is_plain(tmp_path: Path) -> None:
     assert gate.spec.merge.route == "in_place"
 
 
+def test_one_adapter_is_baked(tmp_path: Path) -> None:
+    gate = load(tmp_path, config("passthrough", "base+x/a"))
+    assert {name: expert.path for name, expert in gate.spec.experts.items()} == {"a": "x/a"}
+    assert (gate.spec.base, gate.spec.merge.route) == ("base", "in_place")
+    assert gate.spec.merge.methods[0].parameters == {}
+    scaled = load(tmp_path, config("passthrough", "base+x/a", parameters={"scale": 0.5}))
+    assert scaled.mergekit is not None
+    assert scaled.mergekit.why_official == "it scales what no expert changes, too"
+
+
+@pytest.mark.parametrize("method", ["arcee_fusion", "nearswap"])
+def test_one_model_into_another(tmp_path: Path, method: str) -> None:
+    more = {"parameters": {"t": 0.1}} if method == "nearswap" else {}
+    text = config(method, "base+a", "base+b", base_model="base+b", **more)
+    gate = load(tmp_path, text)
+    assert list(gate.spec.experts) == ["b", "a"]  # into the first
+    assert gate.spec.merge.methods[0].parameters == more.get("parameters", {})
+    assert gate.spec.merge.route == "in_place"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            {"base_model": "x", "gate_mode": "hidden", "experts": [{"source_model": "y"}]},
+            "a mergekit-moe configuration: it makes a mixture of experts",
+        ),
+        ({"genome": {"models": ["x", "y"]}, "tasks": []}, "a configuration of mergekit-evolve"),
+    ],
+    ids=["moe", "evolve"],
+)
+def test_what_other_commands_of_mergekit_take(tmp_path: Path, data: Any, says: str) -> None:
+    (line,) = problems(tmp_path, yaml.safe_dump(data))
+    assert line.startswith(f"merge.yml:1: this is {says}")
+    assert "(fix: " in line
+
+
 def test_an_average_that_is_no_average_scales_everything(tmp_path: Path) -> None:
     text = config("linear", "base+a", "base+b", parameters={"weight": 0.6, "normalize": False})
     gate = load(tmp_path, text)
@@ -232,8 +269,8 @@ class TestExamples:
             "merge.yml:3: layer_range must be",
         ),
         (
-            "merge_method: passthrough\nmodels: [{model: a}]\n",
-            "merge.yml:1: passthrough cannot be gated: it stacks layers",
+            "merge_method: ties\nbase_model: x\nmodels: [{model: a}]\n",
+            "merge.yml:3: a merge takes at least two experts, the gate has 1",
         ),
         (
             "merge_method: linear\nmodels:\n- model: a\n- model: a\n",

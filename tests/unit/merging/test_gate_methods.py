@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from mergekit.merge_methods import registered_methods
+from mergekit.merge_methods.api import merge_tensors
 
 from pytest_mergegate.common.errors import GateError, GateFileError
 from pytest_mergegate.engine.running.engine import Engine
@@ -136,7 +137,7 @@ def engine(tiny_pool: Path) -> Engine:
 
 
 KNOWN = (traits_of(method.spec.name) for method in registered_methods())
-USABLE = sorted(traits.name for traits in KNOWN if not traits.refused and traits.most is None)
+USABLE = sorted(traits.name for traits in KNOWN if traits.most is None)
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -268,3 +269,41 @@ class TestMerged:
         torch.manual_seed(3)
         merge(dare, engine)
         assert torch.equal(torch.rand(3), expected)
+
+
+class TestOneModelIntoAnother:
+    """Methods whose base_model is one of two experts, and the one that takes a single expert."""
+
+    @pytest.mark.parametrize("method", ["arcee_fusion", {"method": "nearswap", "t": 0.05}])
+    def test_the_first_is_the_base_model(self, engine: Engine, tmp_path: Path, method: Any) -> None:
+        planned = plan(tmp_path, method, names=("a", "b"))
+        merged = merge(planned, engine)
+        assert merged.fidelity is not None
+        name, weight = next(iter(merged.weights.items()))
+        first, second = (engine.mixed_weights({own: 1.0})[name] for own in ("a", "b"))
+        expected = merge_tensors(
+            [first, second],
+            planned.name,
+            parameters=dict(planned.parameters),
+            ids=["a", "b"],
+            base_index=0,
+        )
+        torch.testing.assert_close(weight, expected)
+
+    def test_one_adapter_is_put_into_its_base(self, engine: Engine, tmp_path: Path) -> None:
+        merged = merge(plan(tmp_path, "passthrough", names=("a",)), engine)
+        own = engine.mixed_weights({"a": 1.0})
+        for name, weight in own.items():
+            torch.testing.assert_close(merged.weights[name], weight)
+
+    def test_a_scale_is_of_the_whole_model(self, engine: Engine, tmp_path: Path) -> None:
+        planned = plan(tmp_path, {"method": "passthrough", "scale": 0.5}, names=("a",))
+        with pytest.raises(GateError, match="scale every parameter of the base"):
+            merge(planned, engine)
+
+    @pytest.mark.parametrize(
+        ("method", "names"), [("passthrough", ("a", "b")), ("arcee_fusion", ("a", "b", "c"))]
+    )
+    def test_of_no_more(self, tmp_path: Path, method: str, names: Any) -> None:
+        with pytest.raises(GateFileError, match=f"does not fit a pool of {len(names)} experts"):
+            plan(tmp_path, method, names=names)
