@@ -173,16 +173,17 @@ def merge_methods() -> str:
         weighted = row.takes_weights or row.share_parameter is not None
         trims = "by magnitude" if row.trims else "nothing"
         ours = "ours" if row.own else "ours, held against mergekit's"
+        arithmetic = ours if row.is_scaled_sum or row.arithmetic else "mergekit's"
         cells = (
             f"`{row.name}`",
             _COUNTS.get(row.most, "two or more"),
             _WEIGHTS[row.combines] if weighted else "takes none",
             "at random" if row.draws else trims,
             "known from the weights" if row.scales else "measured on merged tensors",
-            ours if row.is_scaled_sum or row.arithmetic else "mergekit's",
+            "PEFT's" if row.by_peft else arithmetic,
         )
         rows.append(cells)
-    head = ("method", "experts", "weights", "leaves out", "effective scale", "arithmetic in place")
+    head = ("method", "experts", "weights", "leaves out", "effective scale", "arithmetic")
     papers = (
         f"- `{row.name}`: {row.paper}. Parameters: "
         + ", ".join(f"`{name}` ({value:g})" for name, value in row.parameters.items())
@@ -202,7 +203,8 @@ def merge_methods() -> str:
             "",
             *papers,
             "",
-            "A function of your own is a method as well: `package.module:function`.",
+            "Those that begin with `peft_` are made under `route: peft`, and listed without that "
+            "there. A function of your own is a method as well: `package.module:function`.",
             "",
         ]
     )

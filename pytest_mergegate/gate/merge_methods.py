@@ -35,6 +35,8 @@ class MethodTraits:
     share_parameter: str | None = None
     """The parameter by which two experts are weighted, in place of weights: the share of the
     second."""
+    by_peft: bool = False
+    """Whether it is one of PEFT's ``add_weighted_adapter``, which makes one adapter of many."""
     fewest: int = 1
     most: int | None = None
     """The fewest and the most experts that it merges."""
@@ -267,3 +269,28 @@ METHODS: dict[str, MethodTraits] = {
         ),
     )
 }
+
+PEFT = "peft_"
+"""What the names of PEFT's combination types begin with here: some are mergekit's, for others."""
+
+
+def _by_peft(kind: str) -> MethodTraits:
+    trims = not kind.startswith(("cat", "svd", "linear"))
+    parameters: dict[str, bool | int | float] = {"density": 1.0} if trims else {}
+    if kind.endswith("svd"):
+        parameters["svd_rank"] = 0  # for the largest rank of the adapters
+    return MethodTraits(
+        name=f"{PEFT}{kind}",
+        own=True,
+        by_peft=True,
+        combines="sum",
+        trims=trims,
+        draws=kind.startswith("dare"),
+        parameters=parameters,
+        identities=() if trims else ("sum",),
+    )
+
+
+_TYPES = ("cat", "svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+_SVD_TYPES = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
+METHODS |= {row.name: row for row in map(_by_peft, (*_TYPES, *_SVD_TYPES))}

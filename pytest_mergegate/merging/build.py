@@ -5,8 +5,9 @@ A folder is written beside its place, read back, and only then put there.
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.engine.models.readings import Row
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.merging.by_peft import MergedAdapter, check_adapter, copy_adapter
 from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import Merged, merge
 from pytest_mergegate.merging.method import JudgedMerge
@@ -106,7 +108,8 @@ def write_merged(
     fingerprints: Mapping[str | None, str | None],
     target: Path,
 ) -> None:
-    """Write the merge that was ``judged`` to ``target``, as a transformers model.
+    """Write the merge that was ``judged`` to ``target``: as a transformers model, or, where PEFT
+    made one adapter, as that.
 
     Without one it is the gate's only method. ``fingerprints`` are those of the report, of each
     expert by name and of the base under None. ``target`` must not exist, or be an empty folder;
@@ -122,17 +125,20 @@ def write_merged(
     merged = merge_again(gate, engine, judged)
     with engine.model.swapped("merge", merged.weights):
         check_judged(merged, judged)
-        _put(engine, target)
+        if isinstance(merged, MergedAdapter):
+            _put(target, partial(copy_adapter, merged), partial(_check_adapter, merged, engine))
+        else:
+            _put(target, partial(_save, engine), partial(_check, engine))
 
 
-def _put(engine: Engine, target: Path) -> None:
+def _put(target: Path, save: Callable[[Path], None], check: Callable[[Path], None]) -> None:
     """Write the loaded merge beside ``target``, check it there, and move it in place."""
     staging = target.parent / f".{uuid.uuid4().hex}{PARTIAL}"
     try:
         refuse_links(target)
         staging.mkdir()
-        _save(engine, staging)
-        _check(engine, staging)
+        save(staging)
+        check(staging)
         if target.exists():
             target.rmdir()
         staging.rename(target)
@@ -199,6 +205,12 @@ def _check(engine: Engine, folder: Path) -> None:
     for own, other in zip(*states, strict=True):
         if not float((own - other).abs().max()) <= tolerance * float(own.abs().max()):
             raise _differs("it gives other hidden states on the probes")
+
+
+def _check_adapter(merged: MergedAdapter, engine: Engine, folder: Path) -> None:
+    """Raise GateError where the adapter is another one to PEFT."""
+    if how := check_adapter(merged, engine, folder):
+        raise _differs(how)
 
 
 def _probes(engine: Engine) -> list[Row]:

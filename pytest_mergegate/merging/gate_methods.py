@@ -22,7 +22,7 @@ from pytest_mergegate.gate.merge_methods import (
     is_function,
     traits_of,
 )
-from pytest_mergegate.gate.spec import MethodSpec
+from pytest_mergegate.gate.merge_section import MethodSpec
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.merging.own_method import load_method, takes_weights
 

@@ -57,6 +57,8 @@ def merge(method: Method, engine: Engine) -> Merged:
     Raises GateError where mergekit refuses, and for a method that does not do what its name says
     (THEORY 8).
     """
+    if method.route == "peft":
+        return _by_peft(method, engine)
     if method.route == "official":
         from pytest_mergegate.merging.official import merge_officially
 
@@ -76,6 +78,17 @@ def merge(method: Method, engine: Engine) -> Merged:
     return merged
 
 
+def _by_peft(method: Method, engine: Engine) -> Merged:
+    if engine.model.is_streamed:
+        raise GateError(
+            "route: peft takes the whole base in memory, and it is larger than the process may use",
+            fix="give it more, or leave route out",
+        )
+    from pytest_mergegate.merging.by_peft import merge_by_peft
+
+    return merge_by_peft(method, engine)
+
+
 def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
     """λ_j of the linear merge that comes nearest to the method's (THEORY 6).
 
@@ -89,21 +102,25 @@ def effective_scales(method: Method, engine: Engine) -> dict[str, float]:
         from pytest_mergegate.merging.official import official_scales
 
         return official_scales(method, engine)
+    made = _by_peft(method, engine).weights if method.route == "peft" else None
+
+    def on_target(parameter: str) -> tuple[float, float]:
+        """⟨merged task vector, Σ w_j τ_j⟩ and ‖Σ w_j τ_j‖² of one parameter."""
+        target = engine.vectors.mix(parameter, method.weights)
+        if target is None:
+            return 0.0, 0.0
+        own = engine.model.base_weight(parameter)
+        if made is None:
+            moved = merge_parameter(method, engine, parameter) - own
+        else:
+            moved = made[parameter].float() - own if parameter in made else own * 0
+        return _product(moved, target), _product(target, target)
+
     sample = drawn(engine.vectors.parameters(), _SCALE_SAMPLE)
-    alone = one_at_a_time(method)
-    found = in_lanes(lambda p: _on_target(method, engine, p), sample, alone=alone)
+    found = in_lanes(on_target, sample, alone=one_at_a_time(method))
     dot, square = (math.fsum(column) for column in zip(*found, strict=True)) if found else (0, 0)
     scale = dot / square if square else 0.0  # what is NaN stays so, to be refused as a model
     return {name: scale * weight for name, weight in method.weights.items()}
-
-
-def _on_target(method: Method, engine: Engine, parameter: str) -> tuple[float, float]:
-    """⟨merged task vector, Σ w_j τ_j⟩ and ‖Σ w_j τ_j‖² of one parameter."""
-    target = engine.vectors.mix(parameter, method.weights)
-    if target is None:
-        return 0.0, 0.0
-    moved = merge_parameter(method, engine, parameter) - engine.model.base_weight(parameter)
-    return _product(moved, target), _product(target, target)
 
 
 def _product(left: Tensor, right: Tensor) -> float:

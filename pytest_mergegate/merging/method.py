@@ -39,8 +39,9 @@ class Method:
     seed: int
     takes_base: bool
     takes_weights: bool
-    route: Literal["in_place", "official"] = "in_place"
-    """``official`` has mergekit write the whole merge, in a process of its own."""
+    route: Literal["in_place", "official", "peft"] = "in_place"
+    """``official`` has mergekit write the whole merge, in a process of its own; ``peft`` has PEFT
+    make one adapter."""
     config: Mapping[str, Any] | None = None
     """A mergekit configuration to be run as it stands, its models named as in ``MergekitFile``."""
     root: str | None = None

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from pytest_mergegate.gate.merge_section import MethodSpec
 from pytest_mergegate.gate.mergekit.file import sources
-from pytest_mergegate.gate.spec import GateSpec, MethodSpec
+from pytest_mergegate.gate.spec import GateSpec
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import Findings, note, warning
 

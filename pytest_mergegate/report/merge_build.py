@@ -38,11 +38,16 @@ def merge_record(merge: MergeResult, case: Case) -> MergeRecord:
         method=label,
         parameters=merge.method.parameters,
         weights=merge.method.weights,
-        fidelity_reason="only_in_mergekit" if merge.fidelity is None else None,
+        fidelity_reason=None if merge.fidelity is not None else _unheld(merge),
         experts=tuple(_merged_expert(expert, evaluation, case) for expert in merge.experts),
         worst_loss=worst,
         mean_loss=mean,
     )
+
+
+def _unheld(merge: MergeResult) -> str:
+    """Why a merge was held against nothing."""
+    return "only_in_peft" if merge.method.traits.by_peft else "only_in_mergekit"
 
 
 def _pool_losses(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateError, first_line
+from pytest_mergegate.gate.merge_section import MergeSpec
 from pytest_mergegate.gate.sections import reading_text
-from pytest_mergegate.gate.spec import MergeSpec
 from pytest_mergegate.history.registry.appending import append_lines, unwritten
 from pytest_mergegate.history.registry.lines import SCHEMA, RegistryLine, line_id
 from pytest_mergegate.report.formats.numbers import forecasts_of

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.gate.merge_methods import PEFT
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
 from pytest_mergegate.verdict.evidence import Case, compare
@@ -20,6 +21,7 @@ def find_warnings(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Find
     yield from _copies(case)
     yield from _sampled(case, judgement)
     yield from _predicted(case, judgement)
+    yield from _off_the_sum(case)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     compared = [(merge.method.label, merge.experts) for merge in case.merges]
     compared = compared or [(s.method, s.experts) for s in case.surrogates]
@@ -84,6 +86,26 @@ def _predicted(case: Case, judgement: Judgement) -> Iterator[Finding]:
         f"the factored sum that was run {how}",
         fix="" if exact else "let the gate go to stage merge before the merge ships",
     )
+
+
+def _off_the_sum(case: Case) -> Iterator[Finding]:
+    """PEFT's types that are named after a sum of task vectors, and make another."""
+    for merge in case.merges:
+        off = merge.fidelity
+        if not merge.method.traits.by_peft or off is None or off <= _ROUNDING:
+            continue
+        exact = merge.method.name == f"{PEFT}cat"
+        yield Finding(
+            code="MG309",
+            severity="warning",
+            message=f"{merge.method.label}: the adapter that PEFT made is {off:.0%} off the "
+            "weighted sum of the experts' changes",
+            fix="rsLoRA adapters, trained biases and modules_to_save get lost in PEFT's merge; "
+            "merge in place"
+            if exact
+            else "use cat, which is that sum as long as nothing but plain LoRA is merged, or raise "
+            "svd_rank",
+        )
 
 
 def _weak(gate: Gate, expert: MergedExpert, longest: int | None) -> Iterator[Finding]:

@@ -164,9 +164,14 @@ def plain_configuration(expert: Expert) -> Any:
 def write_plain_configuration(expert: Expert, folder: Path) -> None:
     """Write ``adapter_config.json`` anew, for PEFT to read. Raises PoolError."""
     plain = plain_configuration(expert)
-    task = expert.config.get("task_type")  # a word, by which PEFT picks how it wraps the model
-    plain.task_type = task if isinstance(task, str) and task in _TASKS else None
+    plain.task_type = task_type_of(expert)
     plain.save_pretrained(folder)
+
+
+def task_type_of(expert: Expert) -> str | None:
+    """The word by which PEFT picks how it wraps the model; None for one that it does not know."""
+    task = expert.config.get("task_type")
+    return task if isinstance(task, str) and task in _TASKS else None
 
 
 def _resolved(

@@ -196,6 +196,10 @@ class _Reading:
         said = f"mergegate.merge must be a mapping, not {given!r}"
         fix = "the method is merge_method; write {seed: 0}, say"
         given = self._mapping(given, said, at, fix, _MERGE_KEYS)
+        if given.get("route") == "peft":
+            what = "a mergekit configuration is merged by mergekit, not by PEFT"
+            self._problems.add(what, (*at, "route"), "leave route out, or write a gate file")
+            given = {key: value for key, value in given.items() if key != "route"}
         if not isinstance(self._form, str):
             return {**given, **self._form}
         if given.get("route") == "in_place":
