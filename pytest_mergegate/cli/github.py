@@ -261,7 +261,7 @@ def _of_verdicts(report: Report, file: str | None) -> Iterator[Annotation]:
         own = [v for v in undone if v.expert == expert]
         said = beyond(own) if any(v.status == "fail" for v in own) else "undecided"
         known = diagnoses.get(expert) if expert is not None else None
-        lines = [*(v.message for v in own), *(known.lines if known else ())]
+        lines = [*(v.message for v in own), *(known.facts if known else ())]
         yield Annotation(
             level="error",
             title=f"{expert or 'the pool'}: {said}",

@@ -1,25 +1,30 @@
 """The plan in the report of a gate that did not pass, from what the gate has at hand.
 
-Only stored states are mixed: no model is run. It is a hint, with the basis ``states``; what
-``mergegate plan`` says rests on runs.
+Groups are looked for by mixing stored states, and the few that are found are put together and run
+on the probes; what ``mergegate plan`` says rests on the certificate's inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.engine.running.trials import Trials
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.planning.forecasts import PlannedGroupRecord, PlannedMergeRecord, PlanRecord
 from pytest_mergegate.planning.limits import PoolLimits
-from pytest_mergegate.planning.search import TriedGroups, fewest_groups, fewest_left_out
+from pytest_mergegate.planning.search import Grouping, TriedGroups, fewest_groups, mask_of
 from pytest_mergegate.planning.weights import OwnInputRisk, scales_of_part
 from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.verdict.budgets import judges_merges, set_limits, share_within
 from pytest_mergegate.verdict.evidence import Case, compare
 from pytest_mergegate.verdict.judge import Judgement
+from pytest_mergegate.verdict.remedies import Remedy
 
-_MOST_TRIALS = 40
+_MOST_MIXED = 80
 """Groups whose states are mixed: a fraction of a second."""
+_MOST_RUN = 12
+"""Merges of groups that are run on the probes."""
 _DECIDING = ("budget", "judge", "merge", "probes", "conflict")
 """What of a gate the search hangs on, beside the pool."""
 
@@ -29,20 +34,21 @@ def hint(
     case: Case,
     judgement: Judgement,
     trials: Trials | None,
-    drop: tuple[str, ...] = (),
+    remedy: Remedy | None = None,
 ) -> PlanRecord | None:
-    """What to merge instead; None where the gate passed, where its budgets are not about merges, or
-    where answers cannot be read from the states, which give no text to compare.
+    """What to merge instead; None where the gate passed, where its budgets are not about merges,
+    where no answers can be read, or where ``remedy`` keeps the pool one merge.
 
-    ``drop`` are experts without which the others were tried on the probes, and passed.
+    ``remedy`` was tried on the probes: the plan says the same as it does.
     """
     hidden, limits = case.hidden, gate.spec.effective_budget.limits
     if judgement.status == "pass" or hidden is None or trials is None:
         return None
     if not judges_merges(limits) or any(kind.unplanned for kind, _ in set_limits(limits)):
         return None
-    if any(expert.comparison != EXACT for expert in gate.spec.experts.values()):
+    if remedy is not None and not remedy.drop:
         return None
+    drop = remedy.drop if remedy is not None and remedy.tried else ()
     mixed = _MixedStates(gate, case, hidden, trials)
     described = {
         "spec": gate.spec.model_dump(mode="json", include=set(_DECIDING)),
@@ -58,22 +64,33 @@ def hint(
 
 def _search(mixed: "_MixedStates", judgement: Judgement, drop: tuple[str, ...]) -> PlanRecord:
     count = len(mixed.names)
-    tried = TriedGroups(mixed, _MOST_TRIALS, mixed.names)
-    if judgement.status == "fail":
-        tried.note_failure((1 << count) - 1)  # whatever the states say of it
-    found = fewest_groups(count, tried)
-    if drop and 1 + len(drop) <= len(found.groups):
+    if drop:
         groups = (mixed.tried_without(drop, judgement.method), *(_group((name,)) for name in drop))
         return PlanRecord(groups=groups, at_least=min(2, 1 + len(drop)), drop=drop)
-    left_out = fewest_left_out(count, tried, found.groups)
-    if left_out is not None and 2 * len(left_out.dropped) > count:
-        left_out = None  # that is no way to save a pool
-    largest_first = map(tried.named, sorted(found.groups, key=lambda group: -len(group)))
+    tried = TriedGroups(mixed, _MOST_MIXED if mixed.tells else _MOST_RUN, mixed.names)
+    if judgement.status == "fail":
+        tried.note_failure((1 << count) - 1)  # whatever the states say of it
+    found = _confirmed(mixed, tried)
+    largest_first = sorted(map(tried.named, found.groups), key=lambda names: -len(names))
+    rest = count - len(largest_first[0])
     return PlanRecord(
         groups=tuple(_group(names, mixed.best.get(names)) for names in largest_first),
         at_least=found.at_least,
-        drop=tried.named(left_out.dropped) if left_out is not None else (),
+        # to leave out more than that is no way to save a pool
+        drop=tuple(n for names in largest_first[1:] for n in names) if 2 * rest <= count else (),
     )
+
+
+def _confirmed(mixed: "_MixedStates", tried: TriedGroups) -> Grouping:
+    """The fewest groups, looked for anew without those that fail once they are run."""
+    while True:
+        found = fewest_groups(len(mixed.names), tried)
+        merged = [group for group in found.groups if len(group) > 1]
+        failing = [group for group in merged if not mixed.confirmed(tried.named(group))]
+        if not failing:
+            return found
+        for group in failing:
+            tried.note_failure(mask_of(group))
 
 
 def _group(names: tuple[str, ...], merge: PlannedMergeRecord | None = None) -> PlannedGroupRecord:
@@ -89,6 +106,9 @@ class _MixedStates:
         self._gate, self._hidden, self._trials = gate, hidden, trials
         self._pool_limits = PoolLimits(gate.spec, hidden, case.conflict)
         self._risk = OwnInputRisk({name: hidden.grams[name] for name in self.names})
+        self.tells = all(expert.comparison == EXACT for expert in gate.spec.experts.values())
+        """Whether the states tell what an answer counts; of texts they do not."""
+        self._runs = 0
         self.best: dict[tuple[str, ...], PlannedMergeRecord | None] = {}
         """The merge by which each group passes that was looked at; None where there is none."""
 
@@ -127,25 +147,47 @@ class _MixedStates:
             return None
         return min(passing, key=lambda m: m.disagreement or 0.0, default=None)
 
+    def confirmed(self, names: tuple[str, ...]) -> bool:
+        """Whether a group passes where its merge is run on the probes; what can be run no more is
+        left as it was forecast."""
+        merge = self.best.get(names)
+        if merge is None or merge.basis == "probes" or self._runs >= _MOST_RUN:
+            return True
+        self._runs += 1
+        found = self._trials.trial(merge.weights)
+        self.best[names] = run = self._held(merge.method, merge.weights, found, "probes")
+        return run is not None
+
     def _merge(self, label: str, names: tuple[str, ...]) -> PlannedMergeRecord | None:
         """The group under one method, or None where an expert is over a limit or cannot be read."""
-        spec = self._gate.spec
         scales = self._scales(label, names)
-        worst, rate = None, -1.0
-        for name in names:
+        if not self.tells:
+            return self._held(label, scales, self._trials.trial(scales), "probes")
+        forecast = {name: self._trials.forecast(name, scales)[1] for name in names}
+        return self._held(label, scales, forecast, "states")
+
+    def _held(
+        self,
+        label: str,
+        scales: Mapping[str, float],
+        answers: Mapping[str, Agreement | None],
+        basis: Literal["states", "probes"],
+    ) -> PlannedMergeRecord | None:
+        """What was seen of a group's answers, where it is within every limit."""
+        spec, rates = self._gate.spec, {}
+        for name, agreement in answers.items():
             # a loss counts every answer that differs as lost
             allowed = share_within(spec.effective_budget.limits, spec.experts[name].score or 1.0)
-            _, agreement = self._trials.forecast(name, scales)
             if agreement is None or compare(agreement.rate, allowed) != "pass":
                 return None
-            if agreement.rate > rate:
-                worst, rate = name, agreement.rate
+            rates[name] = agreement.rate
+        worst = max(rates, key=lambda name: rates[name])
         return PlannedMergeRecord(
             method=label,
             shares="own",
-            weights=scales,
-            basis="states",
+            weights=dict(scales),
+            basis=basis,
             status="pass",
             expert=worst,
-            disagreement=rate,
+            disagreement=rates[worst],
         )

@@ -30,6 +30,7 @@ from pytest_mergegate.report.types import (
     DiagnosisRecord,
     FindingRecord,
     PredictionRecord,
+    RemedyRecord,
     VerdictRecord,
 )
 from pytest_mergegate.stages.conflict import PartConflicts
@@ -79,7 +80,6 @@ def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
 def sections(
     case: Case | None,
     judgement: Judgement | None,
-    diagnoses: Sequence[Diagnosis],
     gate: Gate,
     hint: PlanRecord | None,
 ) -> dict[str, Any]:
@@ -108,14 +108,26 @@ def sections(
             PredictionRecord.of(p, interval=interval_of(p.loss), merges=p.merges or None)
             for p in case.predictions
         ),
-        "plan": _plan(case, diagnoses, hint),
+        "plan": _plan(case, hint),
         "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
     }
 
 
 def diagnosis(found: Diagnosis) -> DiagnosisRecord:
     """A diagnosis as the report holds it."""
-    return DiagnosisRecord.of(found, cures=tuple(remedy.text for remedy in found.remedies))
+    cause = found.cause
+    return DiagnosisRecord.of(
+        found,
+        cause=cause and str(cause),
+        kind=cause and cause.kind,
+        figures=(cause and cause.figures) or None,
+        cures=tuple(remedy.text for remedy in found.remedies),
+    )
+
+
+def remedies(found: Sequence[Diagnosis]) -> tuple[RemedyRecord, ...]:
+    """The ways out, which are the same for every expert that is over budget."""
+    return tuple(map(RemedyRecord.of, found[0].remedies)) if found else ()
 
 
 def diagnosis_finding(diagnosed: DiagnosisRecord) -> Finding:
@@ -235,12 +247,9 @@ def _bounds(case: Case) -> BoundsRecord | None:
     )
 
 
-def _plan(case: Case, diagnoses: Sequence[Diagnosis], hint: PlanRecord | None) -> PlanRecord | None:
-    """The curve; of a gate that did not pass also groups, and who to leave out: a remedy that was
-    tried on the probes, else what the stored states say."""
+def _plan(case: Case, hint: PlanRecord | None) -> PlanRecord | None:
+    """The curve; of a gate that did not pass also groups, and who to leave out."""
     if case.hidden is None:
         return None
     curve = curve_records(metrics.distortion_curve(case.hidden.squared), case.hidden.states.names)
-    drops = (remedy.drop for found in diagnoses for remedy in found.remedies if remedy.drop)
-    hint = hint or PlanRecord()
-    return hint.model_copy(update={"curve": curve, "drop": next(drops, hint.drop)})
+    return (hint or PlanRecord()).model_copy(update={"curve": curve})

@@ -200,8 +200,7 @@ class _Run:
         self.diagnoses = diagnose(self.gate, case, judgement, trials)
         with self.clock.timed("hidden"):
             remedies = [remedy for found in self.diagnoses for remedy in found.remedies]
-            drop = next((remedy.drop for remedy in remedies if remedy.drop), ())
-            self.hint = hint(self.gate, case, judgement, trials, drop)
+            self.hint = hint(self.gate, case, judgement, trials, next(iter(remedies), None))
 
     def report(self) -> Report:
         """What was reached."""
@@ -226,7 +225,8 @@ class _Run:
             settings={**options.settings, **gate_settings(self.gate, case)},
             findings=tuple(build.finding(finding, self.gate) for finding in findings),
             diagnoses=diagnoses,
-            **build.sections(case, self.judgement, self.diagnoses, self.gate, self.hint),
+            remedies=build.remedies(self.diagnoses),
+            **build.sections(case, self.judgement, self.gate, self.hint),
         )
         if (baseline := self.baseline) is None:
             return report

@@ -122,16 +122,28 @@ class BaselineRecord(Record):
     """Of the experts and pairs that both have; unmoved ones are left out."""
 
 
+class RemedyRecord(Record):
+    """One way out for the pool."""
+
+    text: str
+    setting: str | None = None
+    """What to write under ``merge`` of the gate file, where that is it."""
+
+
 class DiagnosisRecord(Record):
     """Why one expert is over budget, and what would help."""
 
     expert: str
     cause: str | None
+    kind: str | None = None
+    """The cause without its figures; experts may share one."""
+    figures: str | None = None
+    """Those of the trials that the cause rests on."""
     nearest: str | None
     """By hidden-state distance, as ``farthest``."""
     farthest: str | None
     cures: tuple[str, ...]
-    """Surest first."""
+    """Those for the pool as a whole, the best first: the texts of ``remedies``."""
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -142,11 +154,6 @@ class DiagnosisRecord(Record):
             else None
         )
         return tuple(filter(None, (self.cause and f"likely cause: {self.cause}", partners)))
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The facts and the ways out, one statement a line."""
-        return (*self.facts, *(f"try: {cure}" for cure in self.cures))
 
 
 class Report(Record):
@@ -179,6 +186,8 @@ class Report(Record):
     findings: tuple[FindingRecord, ...] = ()
     verdicts: tuple[VerdictRecord, ...] = ()
     diagnoses: tuple[DiagnosisRecord, ...] = ()
+    remedies: tuple[RemedyRecord, ...] = ()
+    """What was tried and would pass, the best first; where there is none, ``plan`` has groups."""
     baseline: BaselineRecord | None = None
     """None where no baseline was given."""
 

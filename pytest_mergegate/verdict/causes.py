@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,14 +27,25 @@ _DEGENERATE = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Why an expert is over budget: a name that other experts may share, and its own figures."""
+
+    kind: str
+    figures: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.figures}" if self.figures else self.kind
+
+
 def likely_cause(
     case: Case,
     hidden: HiddenResult,
     judgement: Judgement,
     verdict: Verdict,
     trials: Trials | None,
-) -> str | None:
-    """Why the expert of a failed verdict is over budget, in words; None where nothing tells."""
+) -> Cause | None:
+    """Why the expert of a failed verdict is over budget; None where nothing tells."""
     label = verdict.method or judgement.method or next(iter(hidden.scales))
     scales = hidden.scales[label]
     merge = case.merge(label)
@@ -44,10 +56,13 @@ def likely_cause(
         allowed = share if 0 <= share < 1 else DEFAULT_MAX_DISAGREEMENT
         cause = _tried_cause(hidden, scales, verdict.expert, allowed, trials)
         if cause is not None and comparison != EXACT:
-            cause += f"; answers that change in part count in part, by {comparison}"
+            partly = f"{cause.figures}; answers that change in part count in part, by {comparison}"
+            cause = replace(cause, figures=partly)
     cause = cause or _predicted_cause(hidden, scales, verdict.expert)
-    named = [f"degenerate output: {_DEGENERATE[degenerate]}"] if degenerate else []
-    return "; ".join([*named, *([f"{cause} (under {label})"] if cause else [])]) or None
+    if degenerate is None:
+        return cause
+    named = f"degenerate output, {_DEGENERATE[degenerate]}"
+    return replace(cause, kind=f"{named}; {cause.kind}") if cause else Cause(kind=named)
 
 
 def _tried_cause(
@@ -56,7 +71,7 @@ def _tried_cause(
     expert: str,
     allowed: float,
     trials: Trials,
-) -> str | None:
+) -> Cause | None:
     """What has to be taken away for the expert to keep its answers; None where they cannot be read.
 
     A cause is named where the merge without it changes no more of them than is ``allowed``: the
@@ -75,22 +90,26 @@ def _tried_cause(
     if math.isnan(whole):
         return None
     if kept(whole):
-        return (
-            f"not seen on the probes: summed up there, the merge changes {whole:.0%} of its answers"
-        )
+        return Cause(kind="not seen on the probes", figures=f"there, {_answers(whole)} change")
     alone = rate({expert: weight})
     if kept(alone):
         return _interference(hidden, scales, expert, alone, rate, kept)
     at_one = rate({**scales, expert: 1.0})
-    small, kind, moved = (
-        ("small", "dilution", "raised") if weight < 1 else ("large", "overshoot", "lowered")
+    kind = f"weight too {'small' if weight < 1 else 'large'} at {weight:.2g}"
+    even_alone = f"even alone, {_answers(alone)} change; at weight 1"
+    if kept(at_one):
+        return Cause(kind=kind, figures=f"{even_alone}, {_answers(at_one)}")
+    # neither its weight nor the others alone: at 1 it changes nothing by itself
+    return Cause(
+        kind=f"{kind}, and interference",
+        figures=f"{even_alone} but beside the others, still {_answers(at_one)}",
     )
-    if not kept(at_one):  # where it changes nothing alone
-        kind = f"too {small} a weight, and interference"
-    return (
-        f"{kind}: alone at its weight of {weight:.2g} it already changes {alone:.0%} of its "
-        f"answers; with its weight {moved} to 1, the merge {'' if kept(at_one) else 'still '}"
-        f"changes {at_one:.0%}"
+
+
+def _answers(rate: float) -> str:
+    """A share of an expert's answers, in words."""
+    return {0.0: "none of its answers", 1.0: "all its answers"}.get(
+        rate, f"{rate:.0%} of its answers"
     )
 
 
@@ -101,31 +120,31 @@ def _interference(
     alone: float,
     rate: Callable[[Mapping[str, float]], float],
     kept: Callable[[float], bool],
-) -> str:
+) -> Cause:
     """Who gets in the way of an expert that keeps its answers at its own weight."""
     times = _times_as_far(hidden, scales, expert)
     if times > _DOUBLED:
         less = rate({name: scale / times for name, scale in scales.items()})
         if kept(less):
-            return (
-                f"doubling: others push the same way, so that its inputs go {times:.2g} times as "
-                f"far as its own task vector takes them; with all weights divided by that, the "
-                f"merge changes {less:.0%} of its answers"
+            return Cause(
+                kind="others push the same way",
+                figures=f"its inputs go {times:.2g} times as far as its own task vector takes "
+                f"them; with all weights divided by that, {_answers(less)} change",
             )
     weight, pull = scales[expert], pulls(hidden, scales, expert)
     strongest = sorted(pull, key=lambda name: -pull[name])[:_INTERFERERS]
     with_one = {n: rate({expert: weight, n: scales[n]}) for n in strongest}
     worst = max(with_one, key=lambda name: with_one[name])
     without = rate({name: scale for name, scale in scales.items() if name != worst})
-    left_out = f"with {worst} left out, the merge {'' if kept(without) else 'still '}changes"
-    at_own = f"alone at its weight of {weight:.2g} it changes {alone:.0%} of its answers"
     if kept(with_one[worst]):
         whose = "of several experts" if not kept(without) else f"with {worst}, beside others"
     else:
         whose = f"with {worst}" + ("" if kept(without) else " and others")
-    return (
-        f"interference {whose}: {at_own}, with {worst} {with_one[worst]:.0%}; {left_out} "
-        f"{without:.0%}"
+    return Cause(
+        kind=f"interference {whose}",
+        figures=f"alone at its weight of {weight:.2g}, {_answers(alone)} change; with {worst}, "
+        f"{with_one[worst]:.0%}; without {worst}, {'' if kept(without) else 'still '}"
+        f"{without:.0%}",
     )
 
 
@@ -142,7 +161,9 @@ def _times_as_far(hidden: HiddenResult, scales: Mapping[str, float], expert: str
     return times if overshoot > total / 2 else 0.0
 
 
-def _predicted_cause(hidden: HiddenResult, scales: Mapping[str, float], expert: str) -> str | None:
+def _predicted_cause(
+    hidden: HiddenResult, scales: Mapping[str, float], expert: str
+) -> Cause | None:
     """The larger part of the distortion predicted from the shifts of the states (THEORY 5); None
     where the parts cancel out for the most, so that neither is to blame."""
     names, weight = hidden.states.names, scales[expert]
@@ -153,15 +174,16 @@ def _predicted_cause(hidden: HiddenResult, scales: Mapping[str, float], expert: 
         return None
     share = parts.dilution / total
     if parts.dilution >= parts.interference:
-        return (
-            f"{'dilution' if weight < 1 else 'overshoot'}: its own task vector counts {weight:.2g} "
-            f"times ({share:.0%} of the predicted distortion)"
+        return Cause(
+            kind=f"weight too {'small' if weight < 1 else 'large'} at {weight:.2g}",
+            figures=f"{share:.0%} of the predicted distortion comes of it",
         )
     pull = pulls(hidden, scales, expert)
     most = max(pull, key=lambda name: pull[name])
-    return (
-        f"interference: the other task vectors move its inputs, {most} the most "
-        f"({1 - share:.0%} of the predicted distortion)"
+    return Cause(
+        kind=f"interference with {most}, beside others",
+        figures="the other task vectors move its inputs "
+        f"({1 - share:.0%} of the predicted distortion)",
     )
 
 

@@ -118,9 +118,9 @@ def test_the_failing_expert_is_seen_first(browser: Browser, pages: dict[str, Pat
     with opened(browser, pages["collapsing"]) as shown:
         page = shown.page
         assert page.locator("h1").inner_text() == "1 of 4 experts over budget under linear"
-        concern = page.locator(".verdict .concern")
-        for text in ("reverse_shout", "limit 30 %", "Likely cause", "leave reverse_shout out"):
-            box = concern.get_by_text(text, exact=False).first.bounding_box()
+        verdict = page.locator("header.verdict")
+        for text in ("interference with", "leave reverse_shout", "mergegate plan", "limit 30 %"):
+            box = verdict.get_by_text(text, exact=False).first.bounding_box()
             assert box is not None
             assert box["y"] + box["height"] < 800, text
         assert shown.run("scrollY") == 0
@@ -375,7 +375,8 @@ def test_texts_are_text_and_nothing_else(browser: Browser, pages: dict[str, Path
         page = shown.page
         shown.run("document.querySelectorAll('.changed').forEach((group) => group.open = true)")
         assert shown.run("window.hacked") is None
-        assert page.locator(".case img, .case a, .case script, dd > :not(mark, span)").count() == 0
+        steering = ".case img, .case a, .case script, .case dd > :not(mark, span)"
+        assert page.locator(steering).count() == 0
         said = shown.run(
             "[...document.querySelectorAll('#gate-1-cases .changed')]"
             ".find((g) => g.dataset.expert === 'reverse_shout').querySelectorAll('.own dd')"

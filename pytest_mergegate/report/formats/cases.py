@@ -22,6 +22,8 @@ _LEAST = 20
 _LINE_END = "↵"
 _MOST_EXPERTS = 3
 """Experts with a case where not all are asked for and several have some."""
+_MOST_TOLD = 8
+"""Experts of which verdicts are told where not all are asked for."""
 _LEFT_OUT = re.compile(r"\A(\[… \d+ characters left out …\] )?(.*?)( \[… \d+ [a-z ]+ …\])?\Z", re.S)
 _WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 _FEWEST_WORDS, _MOST_WORDS = 3, 250
@@ -52,6 +54,11 @@ class Told:
         single = whole or len(having) == 1
         chosen = having if single else having[:_MOST_EXPERTS]
         self._told = {name: self._all[name][: None if single else 1] for name in chosen}
+
+    def chosen(self, concerns: Sequence[Concern]) -> list[Concern]:
+        """Those that have a case to show, or nothing to show but their verdicts; a few of them."""
+        shown = [c for c in concerns if c.expert in self._told or not self._all.get(c.expert, ())]
+        return shown[:_MOST_TOLD]
 
     def lines(self, expert: str | None, indent: int) -> Iterator[str]:
         """Those of one expert, to stand below its verdicts, and how many more there are."""

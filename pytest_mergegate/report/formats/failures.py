@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats import reading
+from pytest_mergegate.report.formats.advice import try_lines, why_lines
 from pytest_mergegate.report.formats.cases import Told, page_width
 from pytest_mergegate.report.types import Report
 
@@ -34,8 +35,8 @@ def verdicts(concern: reading.Concern) -> Iterator[str]:
 
 
 def causes(concern: reading.Concern) -> Iterator[str]:
-    """Why, and what to do."""
-    lines = concern.diagnosis.lines if concern.diagnosis is not None else ()
+    """Why."""
+    lines = concern.diagnosis.facts if concern.diagnosis is not None else ()
     return (f"  {clean(line)}" for line in lines)
 
 
@@ -45,11 +46,10 @@ def _pool_lines(report: Report, told: Told, *, brief: bool) -> Iterator[str]:
         return
     names = [concern.expert or "" for concern in found]
     over = f"{len(names)} of {reading.plural(len(report.experts), 'expert')} not within budget:"
-    yield f"{over} {reading.some(names)}" if brief else over
+    yield f"{over} {reading.some(names)}"
+    for merge in report.merges:
+        yield f"  method {clean(merge.method)}: {reading.worst_of(merge)}"
+    yield from (f"  {line}" for line in (*why_lines(report), *try_lines(report)))
     for concern in () if brief else found:
         yield from (f"  {line}" for line in verdicts(concern))
         yield from told.lines(concern.expert, 4)
-    for merge in report.merges:
-        yield f"  method {clean(merge.method)}: {reading.worst_of(merge)}"
-    for cure in dict.fromkeys(cure for found in report.diagnoses for cure in found.cures):
-        yield f"  try: {clean(cure)}"

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from pytest_mergegate.common.plain_text import printable_lines, quoted_lines
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import numbers, reading
+from pytest_mergegate.report.formats.advice import Advice, CauseGroup, advice, cause_groups
 from pytest_mergegate.report.formats.cases import worst_first
 from pytest_mergegate.report.formats.html_parts import changed, charts, tables
 from pytest_mergegate.report.formats.html_parts.changed import CaseGroup, case_groups
@@ -65,6 +66,16 @@ class GateView:
     def concerns(self) -> list[Concern]:
         """Experts over budget first, then the undecided, each in the gate's order."""
         return worst_first(self.report)
+
+    @cached_property
+    def causes(self) -> list[CauseGroup]:
+        """Why experts are over budget, the reason of most of them first."""
+        return cause_groups(self.report)
+
+    @cached_property
+    def advice(self) -> Advice | None:
+        """The best thing to do; None where nothing was found."""
+        return advice(self.report, self.name) if self.report.status != "pass" else None
 
     @cached_property
     def cases(self) -> list[CaseGroup]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats import reading
+from pytest_mergegate.report.formats.advice import advice, cause_groups
 from pytest_mergegate.report.formats.cases import case_lines, cases_of
 from pytest_mergegate.report.formats.numbers import Column, columns, token_columns
 from pytest_mergegate.report.formats.text_tables import heatmap
@@ -24,7 +25,7 @@ class Kind(StrEnum):
     """What a part of the page is; where there is no room, the last of these go first."""
 
     VERDICT = "gates that did not pass"
-    CAUSE = "experts with causes and cures"
+    CAUSE = "experts with causes"
     PASSED = "gates that passed"
     TABLE = "tables"
     BASELINE = "comparisons with the baseline"
@@ -90,14 +91,14 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
             yield Kind.PASSED_TABLE, details(f"{len(report.experts)} experts", shown)
         else:
             yield Kind.TABLE, shown
+    if not passed and (told := _advice(name, report)):
+        yield Kind.CAUSE, told
     for concern in reading.concerns(report):
         yield Kind.CAUSE, _cause(concern)
         if cases := cases_of(report, concern.expert):
             text = block("\n".join(case_lines(cases, _WIDE)))
             told = f"What changed most: {reading.plural(len(cases), 'case')}"
             yield Kind.CASES, details(told, text)
-    if (line := reading.instead(report)) is not None:
-        yield Kind.CAUSE, f"**What would pass instead:** {prose(line)}"
     if report.baseline is not None:
         yield Kind.BASELINE, "\n".join(_baseline(report.baseline))
     if findings := reading.told_findings(report):
@@ -120,8 +121,8 @@ def _experts(report: Report) -> str:
     shown, rows = columns(report), []
     for name in report.expert_names:
         cells = [column.cells[name] for column in shown]
-        symbol = SYMBOLS.get(cells[-1], "")
-        rows.append([code(name), *cells[:-1], f"{symbol} {cells[-1]}".strip()])
+        marked = (f"{SYMBOLS.get(cell, '')} {cell}".strip() for cell in cells)
+        rows.append([code(name), *marked])
     merge = reading.merge_of(report)
     method = merge.method if merge else report.judged_method
     under = f"Under {code_plain(method)}:\n\n" if method else ""
@@ -138,13 +139,21 @@ def _heads(shown: Sequence[Column]) -> list[str]:
     return ["expert", *(" ".join(filter(None, (c.title, c.unit, c.limit))) for c in shown)]
 
 
+def _advice(name: str, report: Report) -> str:
+    """Why the experts are over budget, by cause, and the best thing to do; empty for neither."""
+    lines = [f"- {prose(group.text)}" for group in cause_groups(report)]
+    if (found := advice(report, name)) is not None:
+        lines += ["", f"**Try:** {prose(found.text)}"]
+        lines += ["", block("\n".join(map(clean, found.steps)))] if found.steps else []
+    return "\n".join(lines).strip()
+
+
 def _cause(concern: reading.Concern) -> str:
-    """Of an expert that is not within budget: what is over, why, and what to do."""
+    """Of an expert that is not within budget: what is over, and why."""
     lines = [f"**{code_plain(concern.expert or 'the pool')}**", ""]
     lines += [f"- {SYMBOLS[v.status]} {prose(v.message)}" for v in concern.verdicts]
     if concern.diagnosis is not None:
         lines += [f"- {prose(fact)}" for fact in concern.diagnosis.facts]
-        lines += [f"- **Try:** {prose(cure)}" for cure in concern.diagnosis.cures]
     return "\n".join(lines)
 
 
@@ -182,12 +191,10 @@ def _finding(found: FindingRecord) -> str:
 def _run(report: Report) -> str:
     seconds = f"{sum(report.seconds.values()):.1f} s on {prose(report.device)}"
     cache = f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
-    drop = report.plan.drop if report.plan else ()
-    dropped = f"; the plan leaves out {prose(reading.some(drop))}" if drop else ""
     version = clean(report.versions.get("pytest-mergegate", ""))
     tokens = f"; tokens: {line}" if (line := reading.tokens(report)) else ""
     untried = f"; not tried: {prose(line)}" if (line := reading.untried(report)) else ""
-    return f"{seconds}{tokens}; {cache}{dropped}{untried}; pytest-mergegate {prose(version)}"
+    return f"{seconds}{tokens}; {cache}{untried}; pytest-mergegate {prose(version)}"
 
 
 # Words of strangers: no markup, no link, no mention comes of them.

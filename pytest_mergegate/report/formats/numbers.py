@@ -14,6 +14,8 @@ from pytest_mergegate.report.types import Report
 from pytest_mergegate.verdict.budgets import kind_of, limit_on
 
 NONE = "-"
+VERDICT = "verdict"
+DIFFICULTY = "merging difficulty (MDS)"
 MDS, DISAGREEMENT, LOSS, GAIN = map(limit_on, ("mds", "disagreement", "loss", "gain_kept"))
 """Budgets whose values have columns of their own."""
 
@@ -161,7 +163,8 @@ class Column:
 def columns(
     report: Report, merge: MergeRecord | None = None, *, detailed: bool = False
 ) -> list[Column]:
-    """What was computed of every expert, as deep as the gate went; the last is the verdict.
+    """What was computed of every expert, as deep as the gate went, the verdict, and behind it the
+    merging difficulty where it is judged, or nothing deeper was.
 
     Of the judged merge unless another is given; in detail, the forecasts stand beside it.
     """
@@ -171,8 +174,6 @@ def columns(
     values = {kind: {name: row[kind] for name, row in told.items()} for kind in SERIES}
     found = []
     if judged:
-        of_each = {expert.name: value_of(expert, "mds") for expert in report.experts}
-        found = [_column(report, "MDS", "", MDS, of_each, intervals=detailed)]
         # budgets without a column of their own, by what was judged
         others = dict.fromkeys(v.budget for v in report.verdicts)
         for budget in (b for b in others if b not in (MDS, DISAGREEMENT, LOSS, GAIN)):
@@ -197,7 +198,11 @@ def columns(
     found = [column for column in found if not column.empty]
     if judged:
         statuses = {name: status_of(report, name) or NONE for name in report.expert_names}
-        found.append(Column(title="verdict", cells=statuses))
+        found.append(Column(title=VERDICT, cells=statuses))
+        if detailed or shown is None or limit_of(report, MDS) is not None:
+            of_each = {expert.name: value_of(expert, "mds") for expert in report.experts}
+            difficulty = _column(report, DIFFICULTY, "", MDS, of_each, intervals=detailed)
+            found += [difficulty] * (not difficulty.empty)
     return found
 
 

@@ -112,7 +112,7 @@ def headline(report: Report) -> str:
         problems = sum(finding.severity == "error" for finding in report.findings)
         return f"{plural(problems, 'problem')}, nothing was judged"
     if failing:
-        return f"{len(failing)} of {experts} {beyond(still_open)}{under}: {some(failing)}"
+        return f"{len(failing)} of {experts} {beyond(still_open)}{under}: {some(failing, 4)}"
     if still_open:
         more = f" (and {len(still_open) - 1} more)" if len(still_open) > 1 else ""
         return f"{clean(still_open[0].message)}{more}"
@@ -193,7 +193,7 @@ _BASIS = {
     "exact": "each was run",
     "merged": "each was made and run",
     "surrogate": "by the nearest sums of task vectors",
-    "probes": "run on the probes",
+    "probes": "tried on the probes",
     "states": "stored states, mixed",
 }
 _MOST_GROUPS = 4
@@ -233,4 +233,5 @@ def instead(report: Report) -> str | None:
         parts.append(f"{some(alone)} as {'it is' if len(alone) == 1 else 'they are'}")
     basis = {merge.basis for group in merged for merge in group.merges[:1]}
     rests = ", ".join(_BASIS[b] for b in sorted(basis)) or "hidden states"
-    return f"{len(groups)} models in place of one: {'; '.join(parts)} (forecast: {rests})"
+    forecast = "" if basis == {"probes"} else "forecast: "
+    return f"{len(groups)} models in place of one: {'; '.join(parts)} ({forecast}{rests})"

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
 from pytest_mergegate.report.formats import reading
-from pytest_mergegate.report.formats.cases import Told, page_width
+from pytest_mergegate.report.formats.advice import try_lines, why_lines
+from pytest_mergegate.report.formats.cases import Told, page_width, worst_first
 from pytest_mergegate.report.formats.failures import causes, verdicts
 from pytest_mergegate.report.formats.numbers import columns, layer_columns
 from pytest_mergegate.report.formats.text_tables import (
@@ -99,7 +100,7 @@ def summary(reports: Sequence[Report], look: Look, sound: Sequence[Report] = ())
             page.unwrapped([""])
         page.headline(report.status, _line(report, named.name(report), look))
         if look.verbosity >= 0:
-            _explain(page, report, look)
+            _explain(page, report, look, named.name(report))
     return page.text
 
 
@@ -146,19 +147,25 @@ class _Page:
         for line in lines:
             self._console.print(Text(printable(line)), soft_wrap=True)
 
-    def prose(self, lines: Iterable[str]) -> None:
-        """Lines that go on, deeper, where they are too long."""
+    def prose(self, lines: Iterable[str], deeper: int = 4) -> None:
+        """Lines that go on, ``deeper``, where they are too long."""
         for line in map(printable, lines):  # before it is wrapped: no word may become a command
             indent = line[: len(line) - len(line.lstrip())]
             self.unwrapped(
                 textwrap.wrap(
                     line,
                     self.width,
-                    subsequent_indent=indent + "    ",
+                    subsequent_indent=indent + " " * deeper,
                     break_long_words=False,
                     break_on_hyphens=False,
                 )
+                or [""]
             )
+
+    def paragraph(self, lines: Iterable[str]) -> None:
+        """Lines that go on, with a blank one before them; nothing where there are none."""
+        found = list(lines)
+        self.prose(["", *found] if found else (), deeper=2)
 
     def tables(self, tables: Iterable[Table]) -> None:
         """Tables that are no wider than the page."""
@@ -174,8 +181,8 @@ def _line(report: Report, name: str, look: Look) -> str:
     return f"{clean(name)}: {reading.headline(report)}{seconds}{warned}"
 
 
-def _explain(page: _Page, report: Report, look: Look) -> None:
-    """Why a gate did not pass; for ``-v`` everything, of all gates."""
+def _explain(page: _Page, report: Report, look: Look, name: str) -> None:
+    """Why a gate did not pass, and what to do; for ``-v`` everything, of all gates."""
     detailed = look.verbosity > 0
     if report.status == "error" or not report.experts:
         page.unwrapped(f"  {reading.finding_text(finding)}" for finding in report.findings)
@@ -190,42 +197,55 @@ def _explain(page: _Page, report: Report, look: Look) -> None:
         title = f"under {merge.method}" if merge else report.judged_method
         shown = columns(report, merge, detailed=detailed)
         page.tables(expert_tables(report.expert_names, shown, page.width, title))
-    if look.reasons and not detailed:
+    if not detailed:
         page.prose(f"under {clean(merge.method)}: {reading.worst_of(merge)}" for merge in others)
-    if picture := heatmap(report, page.width):
-        page.unwrapped([""])
-        page.prose(picture[:1])
-        page.unwrapped(picture[1:])
-    if look.reasons and report.status != "pass":
-        page.unwrapped([""])
-        told = Told(report, page.width, whole=detailed)
-        for concern in reading.concerns(report):
-            if concern.expert in report.expert_names:
-                page.prose(verdicts(concern))
-                page.unwrapped(told.lines(concern.expert, 2))
-                page.prose(causes(concern))
+    if report.status != "pass":
+        for lines in (list(why_lines(report)), list(try_lines(report, name))):
+            page.paragraph(lines)
+        if look.reasons:
+            _explain_experts(page, report, whole=detailed)
     if detailed:
+        _detail(page, report, look)
+
+
+def _explain_experts(page: _Page, report: Report, *, whole: bool) -> None:
+    """What is over budget of the experts that have a case to show, and of the undecided; of all
+    for ``whole``."""
+    told = Told(report, page.width, whole=whole)
+    concerns = [c for c in worst_first(report) if c.expert in report.expert_names]
+    shown = concerns if whole else told.chosen(concerns)
+    for concern in shown:
         page.unwrapped([""])
-        if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
-            page.unwrapped(["conflict by layer, means over all pairs"])
-            layers, label = report.conflicts.layers, min(LONGEST_NAME, page.width - 34)
-            page.tables([text_table(layers, layer_columns(report), label, about="layer")])
-        page.prose(_detail_lines(report))
-        page.prose(f"  {reading.finding_text(found)}" for found in reading.told_findings(report))
+        page.prose(verdicts(concern))
+        page.unwrapped(told.lines(concern.expert, 2))
+        page.prose(causes(concern) if whole else ())
+    if more := len(concerns) - len(shown):
+        page.unwrapped(["", f"{reading.plural(more, 'more expert')}, shown with -v"])
+
+
+def _detail(page: _Page, report: Report, look: Look) -> None:
+    """What stands behind it all."""
+    page.paragraph(f"or: {clean(remedy.text)}" for remedy in report.remedies[1:])
+    if picture := heatmap(report, page.width):
+        page.paragraph(picture[:1])
+        page.unwrapped(picture[1:])
+    page.unwrapped([""])
+    if look.verbosity > 1 and report.conflicts is not None and report.conflicts.layers:
+        page.unwrapped(["conflict by layer, means over all pairs"])
+        layers, label = report.conflicts.layers, min(LONGEST_NAME, page.width - 34)
+        page.tables([text_table(layers, layer_columns(report), label, about="layer")])
+    page.prose(_detail_lines(report))
+    page.prose(f"  {reading.finding_text(found)}" for found in reading.told_findings(report))
 
 
 def _detail_lines(report: Report) -> Iterator[str]:
-    """Baseline, plan, and where the time went."""
+    """Baseline, distortion curve, and where the time went."""
     if report.baseline is not None:
         yield from _baseline_lines(report.baseline)
-    if (line := reading.instead(report)) is not None:
-        yield f"plan: {line}; mergegate plan makes sure"
-    if report.plan is not None:
-        for point in report.plan.curve:
-            groups = "; ".join(reading.some(group) for group in point.groups)
-            yield f"plan: {point.models} merged: distortion {point.distortion:.3g} ({groups})"
-        if report.plan.drop:
-            yield f"plan: leave out {reading.some(report.plan.drop)}"
+    for point in report.plan.curve if report.plan is not None else ():
+        groups = "; ".join(reading.some(group) for group in point.groups)
+        models = reading.plural(point.models, "model")
+        yield f"distortion in {models}: {point.distortion:.3g} ({groups})"
     if (line := reading.untried(report)) is not None:
         yield f"not tried: {line}"
     if report.seconds:

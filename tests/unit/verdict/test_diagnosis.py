@@ -12,9 +12,11 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.report import build
 from pytest_mergegate.stages import pool_parts
-from pytest_mergegate.verdict.diagnosis import Diagnosis, Remedy, diagnose
+from pytest_mergegate.verdict.causes import Cause
+from pytest_mergegate.verdict.diagnosis import Diagnosis, diagnose
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
+from pytest_mergegate.verdict.remedies import Remedy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +80,7 @@ def test_nothing_failed(tmp_path: Path) -> None:
 
 def test_degenerate_output_is_named_first(tmp_path: Path) -> None:
     (diagnosis,) = run(tmp_path, verdict("a", "fail"), degenerate="loop")
-    assert (diagnosis.cause or "").startswith("degenerate output: most of its answers repeat")
+    assert str(diagnosis.cause).startswith("degenerate output, most of its answers repeat")
 
 
 def test_partners(tmp_path: Path) -> None:
@@ -178,13 +180,16 @@ def test_methods_that_pass_are_offered_where_all_must(
 def test_finding_keeps_the_ways_out_apart() -> None:
     found = Diagnosis(
         expert="a",
-        cause=None,
+        cause=Cause(kind="weight too small at 0.1", figures="all its answers"),
         nearest="b",
         farthest="c",
         remedies=(Remedy(text="x"), Remedy(text="y")),
     )
     diagnosis = build.diagnosis(found)
     finding = build.diagnosis_finding(diagnosis)
-    assert finding.message == "nearest partner b, farthest c (hidden-state distance)"
+    assert finding.message == (
+        "likely cause: weight too small at 0.1: all its answers; "
+        "nearest partner b, farthest c (hidden-state distance)"
+    )
     assert finding.fix == "x; or y"
-    assert diagnosis.lines[1:] == ("try: x", "try: y")
+    assert [remedy.text for remedy in build.remedies([found])] == ["x", "y"]

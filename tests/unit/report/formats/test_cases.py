@@ -143,7 +143,7 @@ class TestWhoIsToldWhat:
         said = self._said(NAMES)
         assert re.findall(r"input +(\w+ \d)", said) == ["rotate 0", "first_last 0", "reverse 0"]
         assert said.count("  2 more cases, shown with -v") == 3
-        assert said.count("  3 changed cases, shown with -v") == 1
+        assert said.endswith("\n1 more expert, shown with -v\n")
 
     def test_everything_where_it_is_asked_for(self) -> None:
         said = self._said(NAMES, verbosity=1)
@@ -155,7 +155,7 @@ class TestWhoIsToldWhat:
         made = with_cases(report(verdicts=[verdict(n, s) for n, s in statuses.items()]), 3)
         said = summary([made], Look(reasons=True, width=80))
         found = re.findall(r"input +(\w+ \d)", said)
-        assert found == ["rotate 0", "first_last 0", "shout 0"]
+        assert found == ["shout 0", "rotate 0", "first_last 0"]
 
     def test_nothing_of_experts_within_budget(self) -> None:
         assert "input  " not in self._said([])
@@ -165,7 +165,7 @@ class TestWhoIsToldWhat:
     def test_a_test_that_fails_is_told_the_same(self, whole: bool) -> None:
         made = with_cases(report(failing=NAMES), 3)
         said = summary([made], Look(verbosity=int(whole), reasons=True, width=80))
-        for name in NAMES:
+        for name in NAMES if whole else NAMES[:3]:
             own = failure_text(made, name, whole=whole)
             about = own.split("  what changed most")[-1].split("  likely cause")[0]
             assert about in said

@@ -65,7 +65,7 @@ def test_a_new_format_is_written_where_reports_are(tmp_path: Path) -> None:
     assert target.path.name == "mergegate-report.csv"
     write_report(run(report()), target)
     head, *rows = read(target.path)
-    assert head == ["expert", "MDS", "disagreement", "loss", "score", "verdict"]
+    assert head == ["expert", "disagreement", "loss", "score", "verdict"]
     assert [(row[0], row[-1]) for row in rows] == list(
         zip(NAMES, ("pass", "pass", "pass", "fail"), strict=True)
     )
