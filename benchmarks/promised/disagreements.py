@@ -51,7 +51,12 @@ CUT_COUNTED = Statement(
     text="One expert passes where its differing and cut answers together are over the limit, or "
     "fails for them where the differing ones alone are within it.",
 )
-STATEMENTS = (CERTIFICATE, FEW, BOUND, POINT, CUT, CUT_COUNTED)
+EARLY = Statement(
+    name="early",
+    text="One expert fails before all of its inputs were looked at though its true disagreement is "
+    "just the limit.",
+)
+STATEMENTS = (CERTIFICATE, FEW, BOUND, POINT, CUT, CUT_COUNTED, EARLY)
 
 SIZES = (*range(1, 11), 30, 64, 100, 200)
 METHODS = (1, 3, 6, 10)
@@ -78,6 +83,8 @@ class Setting:
     judge: str = "point"
     cut: float = 0.0
     """The share of the differing answers that was cut before they differed."""
+    sequential: bool = True
+    """Whether an expert may fail early."""
     over: float = 0.0
     """How far the truth is over the limit, beside the hair."""
 
@@ -100,7 +107,7 @@ class Setting:
             experts=self.experts,
             methods=self.methods,
             judge=self.judge,
-            certificate={"per_task": self.inputs, **most},
+            certificate={"per_task": self.inputs, "sequential": self.sequential, **most},
         )
 
     def limited(self) -> tuple[Gate, float]:
@@ -157,6 +164,17 @@ def miscounted(setting: Setting, rng: np.random.Generator, gates: int) -> list[R
     return counted(CUT_COUNTED, str(setting), 0.0, (wrong(*each) for each in found))
 
 
+def ends_early(setting: Setting, rng: np.random.Generator, gates: int) -> list[Row]:
+    """How often an expert that is within its limit is given up for too few inputs."""
+    gate, limit = setting.limited()
+    certificate, judged = gate.spec.certificate, Judged(gate)
+    first, looks = next(iter(gate.spec.experts)), len(certificate.early(setting.inputs))
+    nominal = looks * (1 - certificate.early_level) / 2
+    found = drawn(setting, judged, limit, rng, gates)
+    early = (judged.comparisons.of(first, seen[0]).failed_early for _, seen in found)
+    return counted(EARLY, str(setting), nominal, early)
+
+
 def scenarios() -> Iterator[Scenario]:
     """All of them."""
     for setting in _certificates():
@@ -170,6 +188,16 @@ def scenarios() -> Iterator[Scenario]:
             few = Setting(budget="max_disagreement", limit=0.3, inputs=inputs, over=over)
             yield _scenario(POINT, None, few)
     yield from _cuts()
+    for inputs in (32, 64, 200):
+        for limit in (0.05, 0.1, 0.3, 0.6):
+            near = Setting(budget="max_disagreement", limit=limit, inputs=inputs)
+            yield Scenario(
+                statement=EARLY,
+                label=str(near),
+                run=partial(ends_early, near),
+                times=CHEAP,
+                quick=inputs == 64 and limit == 0.3,
+            )
 
 
 def _scenario(statement: Statement, nominal: float | None, setting: Setting) -> Scenario:
@@ -245,7 +273,12 @@ def _cuts() -> Iterator[Scenario]:
         for judge in ("point", "bound"):
             for cut in (0.3, 1.0):
                 counts = Setting(
-                    budget="max_disagreement", limit=0.3, inputs=inputs, judge=judge, cut=cut
+                    budget="max_disagreement",
+                    limit=0.3,
+                    inputs=inputs,
+                    judge=judge,
+                    cut=cut,
+                    sequential=False,  # what is counted is what was drawn
                 )
                 yield Scenario(
                     statement=CUT_COUNTED,

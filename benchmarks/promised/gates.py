@@ -17,11 +17,11 @@ from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import Agreement
 from pytest_mergegate.gate.gatefile import Gate, gate_from
 from pytest_mergegate.merging.method import Method
-from pytest_mergegate.stages import evaluate
-from pytest_mergegate.stages import merge_versus_experts as comparison
+from pytest_mergegate.stages import evaluate, looks
 from pytest_mergegate.stages.base_answers import BaseAnswers
-from pytest_mergegate.stages.evaluate import ReferenceScores
+from pytest_mergegate.stages.measured import ReferenceScores
 from pytest_mergegate.stages.merge import MergeResult
+from pytest_mergegate.stages.merge_versus_experts import ComparedInputs, merged_expert
 from pytest_mergegate.verdict import judge as judging
 from pytest_mergegate.verdict.evidence import Case, budget_questions
 
@@ -126,7 +126,7 @@ def scored(gate: Gate, name: str, reference: ReferenceScores, merged: Scores) ->
     """What a merge with these scores has left of an expert."""
     task: Any = SimpleNamespace(name=name, order=reference.inputs)
     of_merge: Any = SimpleNamespace(scores=merged, outputs=None)
-    compared: Any = SimpleNamespace(inputs=len(merged), changed=())
+    compared: Any = SimpleNamespace(inputs=len(merged), changed=(), failed_early=False)
     return evaluate._expert(task, reference, of_merge, gate, compared)
 
 
@@ -154,6 +154,7 @@ class Comparisons:
         reached = [certificate.per_task]
         while reached[-1] < certificate.most:
             reached.append(min(2 * reached[-1], certificate.most))
+        reached = [*certificate.early(reached[-1]), *reached]
         return [reached[0], *(b - a for a, b in pairwise(reached))]
 
     def of(self, name: str, looks: Sequence[Look]) -> MergedExpert:
@@ -170,30 +171,39 @@ class Comparisons:
                 self._known[name, tuple(looks[:taken])] = found
         return found
 
-    def _compared(self, name: str, looks: Sequence[Look]) -> MergedExpert:
+    def _compared(self, name: str, seen: Sequence[Look]) -> MergedExpert:
         answers: list[Look] = []
-        for size, (differing, cut) in zip(self.sizes, looks, strict=True):
+        for size, (differing, cut) in zip(self.sizes, seen, strict=True):
             agreeing = size - differing - cut
             answers += [(1, 0)] * differing + [(0, 1)] * cut + [(0, 0)] * agreeing
         engine: Any = answers
         context: Any = SimpleNamespace(
             workspace=SimpleNamespace(engine=engine),
             gate=SimpleNamespace(spec=self._spec),
-            references=SimpleNamespace(of=lambda name, inputs: inputs),
+            references=SimpleNamespace(of=lambda name, inputs: _Inputs(inputs)),
             decisions=budget_questions(self._spec, self._pool),
+            early_looks=lambda name: self._spec.certificate.early(len(answers)),
         )
         task: Any = SimpleNamespace(name=name, reading="greedy", order=tuple(range(len(answers))))
-        with mock.patch.object(comparison, "_compare_inputs", _drawn):
-            compared = comparison._compare(context, task)
-        return comparison._merged_expert(engine, task, compared, (), self._spec.level)
+        with mock.patch.multiple(looks, compare_inputs=_drawn, _read=lambda *_: None):
+            (compared,) = looks.looked_at(context, [task], {})
+        return merged_expert(engine, task, compared, (), self._spec)
 
 
-def _drawn(context: Any, task: Any, inputs: Sequence[int]) -> comparison._Compared:
+class _Inputs(tuple[int, ...]):
+    """Stands for what an expert answers to some inputs."""
+
+    def part(self, start: int, end: int) -> _Inputs:
+        """See OwnAnswers."""
+        return _Inputs(self[start:end])
+
+
+def _drawn(context: Any, task: Any, inputs: Sequence[int]) -> ComparedInputs:
     """What an engine would find on ``inputs``."""
     found = [context.workspace.engine[index] for index in inputs]
     nothing = (0.0,) * len(found)
     differs, cut = ([bool(each[k]) for each in found] for k in range(2))
-    return comparison._Compared(
+    return ComparedInputs(
         inputs=tuple(inputs),
         distances=Distances.exact(differs, cut),
         agreement=Agreement(

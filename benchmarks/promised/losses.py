@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pytest_mergegate.gate.gatefile import Gate
-    from pytest_mergegate.stages.evaluate import ExpertScores, ReferenceScores
+    from pytest_mergegate.stages.evaluate import ExpertScores
+    from pytest_mergegate.stages.measured import ReferenceScores
     from pytest_mergegate.verdict.judge import Judgement
 
     Scores = npt.NDArray[np.float64]

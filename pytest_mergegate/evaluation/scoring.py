@@ -1,7 +1,7 @@
 """Metrics by name: the loaded model to one score in [0, 1] per example."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,14 +33,21 @@ class Scored:
     of_outputs: bool
     """Whether the scores follow from the answers to the task's own inputs alone: only then does a
     bound on how many of those change bound the loss."""
-    outputs: tuple[str, ...] | None = None
-    """The answers, one per example, where these are what was scored."""
+    outputs: Mapping[int, str] | None = None
+    """The answers by example, where these are what was scored."""
 
 
 def score_loaded(
-    engine: "Engine", task: "Task", metric: str, root: Path, scorer: Scorer | None = None
+    engine: "Engine",
+    task: "Task",
+    metric: str,
+    root: Path,
+    scorer: Scorer | None = None,
+    *,
+    inputs: Sequence[int] | None = None,
 ) -> Scored:
-    """Score the loaded model on the expert's own task.
+    """Score the loaded model on the expert's own task, on some of its ``inputs`` or on all of them;
+    a harness has examples of its own, and knows no others.
 
     ``metric`` is ``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>``, or
     ``package.module:function`` of (outputs, targets) or (model, tokenizer, examples) that returns
@@ -54,13 +61,17 @@ def score_loaded(
 
         name, tasks = metric.removeprefix(HARNESS), engine.pool.tasks
         return harness_scores(engine, name, expert=task.name, tasks=tasks)
-    references = [example.references for example in task.examples]
+    inputs = range(len(task.examples)) if inputs is None else inputs
+    examples = [task.examples[index] for index in inputs]
+    references = [example.references for example in examples]
     chance = 0.0 if task.reading == "greedy" else _chance(references)
     if metric in BUILTIN_METRICS:
-        outputs = tuple(engine.outputs(task, range(len(references))))
+        outputs = engine.outputs(task, inputs)
         scores = score_outputs(metric, outputs, references)
-        return Scored(scores=scores, chance=chance, of_outputs=True, outputs=outputs)
-    own = OwnMetric(metric=metric, expert=task.name, examples=task.examples, numbers=task.numbers)
+        said = dict(zip(inputs, outputs, strict=True))
+        return Scored(scores=scores, chance=chance, of_outputs=True, outputs=said)
+    numbers = [task.numbers[index] for index in inputs]
+    own = OwnMetric(metric=metric, expert=task.name, examples=examples, numbers=numbers)
     hooked = own.by_hook(scorer, engine)
     if hooked is not None:
         return Scored(scores=hooked, chance=chance, of_outputs=False)
@@ -68,9 +79,10 @@ def score_loaded(
     if own.takes_model(function):
         scores = own.of_model(function, engine.model)
         return Scored(scores=scores, chance=chance, of_outputs=False)
-    outputs = tuple(engine.outputs(task, range(len(references))))
+    outputs = engine.outputs(task, inputs)
     scores = own.of_outputs(function, outputs)
-    return Scored(scores=scores, chance=chance, of_outputs=True, outputs=outputs)
+    said = dict(zip(inputs, outputs, strict=True))
+    return Scored(scores=scores, chance=chance, of_outputs=True, outputs=said)
 
 
 def score_outputs(

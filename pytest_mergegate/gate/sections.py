@@ -173,14 +173,9 @@ class _Inputs(Section):
         return self.max_per_task or self.per_task
 
     @property
-    def first(self) -> int:
-        """How many are compared before it is first decided whether to go on."""
-        return self.per_task
-
-    @property
     def looks(self) -> int:
         """How often it may be decided whether to go on."""
-        return 1 + math.ceil(math.log2(self.most / self.first))
+        return 1 + math.ceil(math.log2(self.most / self.per_task))
 
 
 class ProbesSpec(_Inputs):
@@ -235,6 +230,8 @@ class ConflictSpec(Section):
 
 _FIRST_LOOK = 16
 """Inputs on which a clear failure shows."""
+_EARLY_CHANCE = 0.01
+"""Of the chance to be wrong, the share that a look has which can only fail."""
 
 
 class CertificateSpec(_Inputs):
@@ -245,19 +242,25 @@ class CertificateSpec(_Inputs):
     max_per_task: Count | None = None
     """Up to so many, twice as many at a time, while it is open on which side of its limit an
     expert is; None for no more than ``per_task``."""
-    sequential: bool = False
-    """Whether the first look is at 16 of them, and twice as many are compared only while it is open
-    on which side of its limit an expert is: all looks together have the confidence."""
+    sequential: bool = True
+    """Whether 16 of them are looked at first, then twice as many: an expert that is over a limit
+    beyond doubt is compared on no more. Nothing passes before all ``per_task`` were looked at."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the bound on the disagreement, and of its interval."""
     shown: Annotated[int, Field(ge=0)] = 3
     """Inputs that reports show of every expert, with the answers of expert and merge: those that
     changed worst. 0 keeps all text out of reports."""
 
+    def early(self, inputs: int) -> tuple[int, ...]:
+        """On how many an expert may fail before all of its so many ``inputs`` are looked at."""
+        doublings = int(math.log2(max(1.0, min(inputs, self.per_task) / _FIRST_LOOK)))
+        return tuple(_FIRST_LOOK << k for k in range(doublings)) if self.sequential else ()
+
     @property
-    def first(self) -> int:
-        """See _Inputs."""
-        return min(_FIRST_LOOK, self.per_task) if self.sequential else self.per_task
+    def early_level(self) -> float:
+        """The confidence of an interval by which an expert fails early. A pass rests on all inputs
+        whatever was seen before, so that none of the confidence of its bound is spent."""
+        return 1 - _EARLY_CHANCE * (1 - self.confidence)
 
     @property
     def drawn(self) -> dict[str, Any]:

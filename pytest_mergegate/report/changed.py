@@ -6,7 +6,8 @@ from pytest_mergegate.common.plain_text import quoted_lines
 from pytest_mergegate.common.wording import common_start
 from pytest_mergegate.pool.examples import Example
 from pytest_mergegate.report.merge_records import ChangedRecord
-from pytest_mergegate.stages.evaluate import ExpertScores, ReferenceScores
+from pytest_mergegate.stages.evaluate import ExpertScores
+from pytest_mergegate.stages.measured import ReferenceScores
 from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer, MergedExpert
 
 LONGEST = 1_000
@@ -51,10 +52,11 @@ def _scores(
     reference: ReferenceScores | None, scored: ExpertScores | None
 ) -> dict[int, tuple[float, float]]:
     """The expert's and the merge's by example; none where a harness has examples of its own."""
-    if reference is None or scored is None or reference.inputs is None:
+    if reference is None or scored is None or scored.inputs is None:
         return {}
-    pairs = zip(reference.expert.tolist(), scored.scores.tolist(), strict=True)
-    return dict(zip(reference.inputs, pairs, strict=True))
+    own = reference.only(scored.inputs).expert
+    pairs = zip(own.tolist(), scored.scores.tolist(), strict=True)
+    return dict(zip(scored.inputs, pairs, strict=True))
 
 
 def _record(

@@ -173,11 +173,16 @@ class _Run:
         return replace(case, predictions=predict(case, self.past))
 
     @property
+    def _is_compared(self) -> bool:
+        """Whether what is found is held against another run's, which takes all of it."""
+        return bool(self.baseline or self.options.baseline)
+
+    @property
     def _ends_at_a_pass(self) -> bool:
-        """Whether methods are left out once one passes: not where another run's are compared."""
-        merging, is_compared = self.gate.spec.merge, self.baseline or self.options.baseline
+        """Whether methods are left out once one passes."""
+        merging = self.gate.spec.merge
         one_of_several = merging.select == "any" and len(merging.methods) > 1
-        return one_of_several and not (is_compared or self.options.all_methods)
+        return one_of_several and not (self._is_compared or self.options.all_methods)
 
     def _passes(self, results: Results, depth: Stage) -> bool:
         return judge(self.gate, self._predicted(results), depth).status == "pass"
@@ -192,7 +197,8 @@ class _Run:
         if self.gate.spec.effective_budget.automatic:
             self.gate, self.automatic = resolve_limits(self.gate, pool, self.past.observations)
             self._cap()
-        return budget_questions(self.gate.spec, pool, self.options.stage)
+        early, stage = not self._is_compared, self.options.stage
+        return budget_questions(self.gate.spec, pool, stage, may_end_early=early)
 
     def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""

@@ -15,6 +15,7 @@ from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.evaluation.comparing import comparer, require_rouge_score
 from pytest_mergegate.gate.options import STAGES, Stage
 from pytest_mergegate.gate.sections import ROUGE
+from pytest_mergegate.gate.spec import FEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from pytest_mergegate.pool.pool import Pool
     from pytest_mergegate.stages.base_answers import BaseAnswers
     from pytest_mergegate.stages.conflict import ConflictResult
-    from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
+    from pytest_mergegate.stages.evaluate import EvaluateResult
     from pytest_mergegate.stages.forecasts import Surrogate
     from pytest_mergegate.stages.hidden import HiddenResult
+    from pytest_mergegate.stages.measured import ReferenceScores
     from pytest_mergegate.stages.merge import MergeResult
 
 T = TypeVar("T")
@@ -81,6 +83,11 @@ class BudgetQuestions:
     """All that it hangs on whether something is open: a part of keys."""
     mds_is_open: Callable[[Value], bool]
     """Whether more probes might change on which side of its limit an MDS is."""
+    may_end_early: bool
+    """Whether an expert that fails beyond doubt may be asked no further inputs."""
+    fails: Callable[[Mapping[str, Value]], bool]
+    """Whether a quantity of a merge, by the name that budgets have for it, is over its limit by the
+    whole of its interval."""
     disagreement_is_open: Callable[[str, Value, float], bool]
     """Whether more inputs might change on which side of a limit an expert is whose interval of
     the disagreement, and bound on it, these are."""
@@ -207,7 +214,7 @@ class Context:
     def read_references(self) -> None:
         """Have the experts' own answers on the inputs of the certificate at hand, before anything
         else is put in place."""
-        self.references.read(self.gate.spec.certificate.first)
+        self.references.read(self.gate.spec.certificate.per_task)
 
     @contextmanager
     def merged(self, method: Method) -> Iterator[Merged]:
@@ -220,10 +227,23 @@ class Context:
         with engine.model.swapped(f"merge:{method.label}", merged.weights):
             yield merged
 
+    def early_looks(self, name: str) -> tuple[int, ...]:
+        """On how many of its inputs an expert may be found to fail, so that no more are read.
+
+        Not where its loss is measured on inputs of its own: what a registry learns from a merge
+        must not depend on how the merge did.
+        """
+        inputs, spec = len(self.workspace.draws[name].order), self.gate.spec
+        measured = self.reaches("eval") and self.pool.labelled(name)
+        teaches = measured and inputs - spec.certificate.per_task >= FEWEST
+        if teaches or not self.decisions.may_end_early:
+            return ()
+        return spec.certificate.early(inputs)
+
     def key(self, kind: str, **more: Any) -> dict[str, Any]:
         """All that a comparison with the experts depends on, beside ``more``."""
         spec, workspace = self.gate.spec, self.workspace
-        sequential = spec.certificate.looks > 1
+        ends_early = any(self.early_looks(name) for name in self.pool.names)
         return workspace.key(
             kind,
             experts=list(workspace.models.items()),
@@ -232,7 +252,7 @@ class Context:
             probes=workspace.probing,
             drawn=workspace.per_task,
             certificate=spec.certificate.drawn,
-            open=self.decisions.hangs_on if sequential else None,
+            open=self.decisions.hangs_on if ends_early or spec.certificate.looks > 1 else None,
             levels=[spec.level, spec.loss_level],
             **more,
         )

@@ -8,18 +8,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.cache import Key
 from pytest_mergegate.engine.running.workspace import own_processor
-from pytest_mergegate.evaluation.scoring import Scored, Scores, score_loaded
+from pytest_mergegate.evaluation.scoring import Scored, score_loaded
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ROUGE
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.stages.context import Context, Results
+from pytest_mergegate.stages.measured import MeasuredLoss, ReferenceScores, measured_loss
 
 if TYPE_CHECKING:  # which import torch, and this module
     from pytest_mergegate.engine.running.tasks import Task
@@ -27,38 +27,6 @@ if TYPE_CHECKING:  # which import torch, and this module
     from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 
 T = TypeVar("T")
-_BINARY = frozenset({"exact_match", "accuracy"})
-"""Metrics that know no scores but 0 and 1."""
-
-
-@result
-class ReferenceScores:
-    """Scores of one task without any merge, in [0, 1], one per example that is no copy."""
-
-    inputs: tuple[int, ...] | None
-    """Which of the expert's examples these are; None for a harness's own."""
-    base: Float64s
-    expert: Float64s
-    chance: float
-    """The majority class's share where answers are choices or labels, else 0."""
-    of_outputs: bool
-    """Whether the scores follow from the answers alone, so that a certificate bounds them."""
-
-
-@result
-class MeasuredLoss:
-    """Mean scores on some examples, and the loss between two of them."""
-
-    examples: int
-    """How many were scored; a copy counts once."""
-    score_base: float
-    score_expert: float
-    score_merged: float
-    loss: Value
-    """Eq. 1 in percent, negative when the merge is worse, with its interval (THEORY 9)."""
-    gain_kept: Value
-    """Share of what the expert adds to its base that the merge keeps, with its interval; missing
-    where these examples do not show that it adds anything."""
 
 
 @result
@@ -73,8 +41,10 @@ class ExpertScores(MeasuredLoss):
     apart: MeasuredLoss | None
     """On examples whose answers were not compared, where enough of them are left: a loss that owes
     nothing to the disagreement, which alone may teach what a disagreement costs (THEORY 9)."""
+    inputs: tuple[int, ...] | None
+    """Which of the expert's examples were scored; None for a harness's own."""
     scores: Float64s
-    """Of the merge, one per example, as ``ReferenceScores.inputs`` has them."""
+    """Of the merge, one per example."""
     answers: Mapping[int, str]
     """What the merge says to the inputs that it answers differently, by example; none where answers
     are not all that was scored."""
@@ -161,17 +131,20 @@ def _by_itself(context: Context, task: str, model: str | None) -> _OwnScores:
     return _kept(context, _OwnScores, key, [task], score)
 
 
-def score_merge(context: Context) -> dict[str, Scored]:
-    """Of the merge that is in place, by expert."""
+def score_merge(context: Context, experts: Iterable["MergedExpert"]) -> dict[str, Scored]:
+    """Of the merge that is in place, by expert; of one that failed early, on what was compared."""
+    compared = {expert.name: expert for expert in experts}
     with context.clock.timed("eval"):
-        return {task.name: _scored(context, task) for task in _labelled(context)}
+        return {
+            task.name: _scored(context, task, compared[task.name]) for task in _labelled(context)
+        }
 
 
 def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> EvaluateResult:
     method, merged = merge.method, earlier.scored.get(merge.method.label)
     if merged is None:  # the merge was kept, and its scores were not
         with context.merged(method):
-            merged = score_merge(context)
+            merged = score_merge(context, merge.experts)
     tasks = context.workspace.engine.tasks
     experts = tuple(
         _expert(tasks[name], own, merged[name], context.gate, merge.expert(name))
@@ -209,33 +182,49 @@ def _labelled(context: Context) -> list["Task"]:
     return [task for name, task in tasks.items() if context.pool.labelled(name)]
 
 
-def _scored(context: Context, task: "Task") -> Scored:
+def _scored(context: Context, task: "Task", compared: "MergedExpert | None" = None) -> Scored:
     """The loaded model on a task, without the copies of an input, which are no evidence of their
     own; a harness has examples of its own."""
     engine, gate = context.workspace.engine, context.gate
     metric = gate.spec.experts[task.name].metric
-    found = score_loaded(engine, task, metric, gate.root, context.options.scorer)
-    inputs = _inputs(gate, task)
-    return found if inputs is None else replace(found, scores=found.scores[list(inputs)])
+    score = partial(score_loaded, engine, task, metric, gate.root, context.options.scorer)
+    inputs = _inputs(gate, task, compared)
+    if inputs is None:
+        return score()
+    if len(inputs) < len(task.order):
+        return score(inputs=inputs)
+    found = score()
+    return replace(found, scores=found.scores[list(inputs)])
 
 
-def _inputs(gate: Gate, task: "Task") -> tuple[int, ...] | None:
+def _inputs(
+    gate: Gate, task: "Task", compared: "MergedExpert | None" = None
+) -> tuple[int, ...] | None:
     """Which examples are scored; None where a harness has its own."""
-    metric = gate.spec.experts[task.name].metric
-    return None if metric.startswith(HARNESS) else tuple(sorted(task.order))
+    if gate.spec.experts[task.name].metric.startswith(HARNESS):
+        return None
+    asked = task.order
+    if compared is not None and compared.failed_early:
+        asked = asked[: compared.inputs]
+    return tuple(sorted(asked))
 
 
 def _expert(
     task: "Task", reference: ReferenceScores, merged: Scored, gate: Gate, compared: "MergedExpert"
 ) -> ExpertScores:
-    scores, outputs = merged.scores, merged.outputs
-    own = _measured(reference, scores, np.ones(len(scores), dtype=bool), task.name, gate)
+    scores, outputs, spec = merged.scores, merged.outputs, gate.spec
+    metric, inputs = spec.experts[task.name].metric, _inputs(gate, task, compared)
+    level = spec.certificate.early_level if compared.failed_early else spec.loss_level
+    if inputs is not None:
+        reference = reference.only(inputs)
+    own = measured_loss(reference, scores, metric, level)
     apart = shared = None
-    if reference.inputs is not None:
-        left = ~np.isin(reference.inputs, task.order[: compared.inputs])
+    if inputs is not None:
+        left = ~np.isin(inputs, task.order[: compared.inputs])
         shared = int((~left).sum())
         if left.sum() >= FEWEST:
-            apart = _measured(reference, scores, left, task.name, gate)
+            others = reference.only(np.array(inputs)[left].tolist())
+            apart = measured_loss(others, scores[left], metric, level)
     return ExpertScores(
         **vars(own),
         name=task.name,
@@ -244,34 +233,7 @@ def _expert(
         ),
         shared=shared,
         apart=apart,
+        inputs=inputs,
         scores=scores,
         answers={c.index: outputs[c.index] for c in compared.changed} if outputs else {},
-    )
-
-
-def _measured(
-    reference: ReferenceScores, merged: Scores, which: NDArray[np.bool_], name: str, gate: Gate
-) -> MeasuredLoss:
-    base, own, after = reference.base[which], reference.expert[which], merged[which]
-    sums = [float(scores.sum()) for scores in (after, own, base)]  # see the loss
-    level = gate.spec.loss_level
-    return MeasuredLoss(
-        examples=len(after),
-        score_base=float(base.mean()),
-        score_expert=float(own.mean()),
-        score_merged=float(after.mean()),
-        loss=Value.computed(
-            # of sums: a loss of 1 in 100 is no round-off over 1 %
-            lambda: metrics.merging_loss(float(after.sum()), float(own.sum())),
-            lambda: metrics.merging_loss_interval(
-                after,
-                own,
-                confidence=level,
-                binary=gate.spec.experts[name].metric in _BINARY,
-            ),
-        ),
-        gain_kept=Value.computed(
-            lambda: metrics.gain_kept(*sums),
-            lambda: metrics.gain_kept_interval(after, own, base, confidence=level),
-        ),
     )

@@ -16,11 +16,8 @@ from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.merging.method import Method, has_surrogate, is_sum, linear_scales
 from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.context import Context, Results
-from pytest_mergegate.stages.merge_versus_experts import (
-    ComparedMerge,
-    MergedExpert,
-    compare_loaded,
-)
+from pytest_mergegate.stages.looks import compare_loaded
+from pytest_mergegate.stages.merge_versus_experts import ComparedMerge, MergedExpert
 
 
 @result

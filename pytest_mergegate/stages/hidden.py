@@ -79,7 +79,7 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
         workspace.engine.require_head()  # before anything is computed in vain
     asked = merging.surrogate == "always" or context.decisions.compares_merges
     comparing = facts.has_head and (asked or context.reaches("merge"))
-    ahead = context.gate.spec.certificate.first if comparing else 0
+    ahead = context.gate.spec.certificate.per_task if comparing else 0
     with context.executor() as executor:
 
         def look() -> HiddenResult:

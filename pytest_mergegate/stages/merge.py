@@ -20,7 +20,8 @@ from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.evaluate import reference_scores, score_merge
 from pytest_mergegate.stages.forecasts import compare_sum, with_sum
 from pytest_mergegate.stages.hidden import HiddenResult
-from pytest_mergegate.stages.merge_versus_experts import ComparedMerge, compare_loaded
+from pytest_mergegate.stages.looks import compare_loaded
+from pytest_mergegate.stages.merge_versus_experts import ComparedMerge
 
 
 @result
@@ -85,7 +86,7 @@ def _make(
 ) -> MergeResult:
     """Make the merge; it is ``scored`` too, if it is to be, while it is in place: to make it again
     would take longer."""
-    compare = partial(compare_loaded, context)
+    compare = partial(compare_loaded, context, earlier.scores)
     with context.merged(method) as merged:
         # that of a sum may have been run as a forecast
         experts = compare_sum(context, earlier, method, compare) if is_sum(method) else compare()
@@ -98,7 +99,7 @@ def _make(
             experts=experts,
         )
         if context.reaches("eval"):
-            scored[method.label] = score_merge(context)
+            scored[method.label] = score_merge(context, found.experts)
     return found
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.tasks import Task
+    from pytest_mergegate.gate.spec import GateSpec
     from pytest_mergegate.stages.context import Context
 
 
@@ -58,6 +59,8 @@ class MergedExpert:
     reading: str
     inputs: int
     """How many inputs were compared."""
+    planned: int
+    """How many would have been, if it had not been over a limit beyond doubt before."""
     compared_by: str
     """How answers are compared (``ExpertSpec.comparison``)."""
     cut: int
@@ -90,6 +93,11 @@ class MergedExpert:
     """The inputs that are answered differently, the worst first: by distance, then by
     divergence."""
 
+    @property
+    def failed_early(self) -> bool:
+        """Whether it was over a limit beyond doubt before all planned inputs were compared."""
+        return self.inputs < self.planned
+
 
 @result
 class ComparedMerge:
@@ -102,39 +110,13 @@ class ComparedMerge:
         return next(expert for expert in self.experts if expert.name == name)
 
 
-def compare_loaded(context: Context) -> tuple[MergedExpert, ...]:
-    """The loaded model against every expert.
-
-    Where ``certificate.max_per_task`` or ``sequential`` allow for it, an expert whose verdict is
-    open is compared on twice as many inputs, and again.
-    """
-    engine, count = context.workspace.engine, context.gate.spec.certificate.first
-    tasks = [engine.tasks[name] for name in context.pool.names]
-    for task in tasks:
-        context.references.of(task.name, task.order[:count])  # says which answers are forced
-    # all that is compared in any case at once: the more rows, the sooner each is read
-    told = [(task, task.order[:count]) for task in tasks if _is_decoded(context, task)]
-    engine.answer(told, with_states=True)
-    positions = engine.require_head().answer_positions
-    engine.states([(task, task.order[:count]) for task in tasks], positions)
-    compared = [(task, _compare(context, task)) for task in tasks]
-    looked_at = [_looked_at(context, task, found) for task, found in compared]
-    pairs = zip(tasks, looked_at, strict=True)
-    engine.answer([(task, inputs) for task, inputs in pairs if task.reading == "greedy"])
-    level = context.gate.spec.level
-    return tuple(
-        _merged_expert(engine, *each, inputs, level)
-        for each, inputs in zip(compared, looked_at, strict=True)
-    )
-
-
 def distances_from(context: Context, name: str, reference: OwnAnswers) -> Distances:
     """How far the loaded model's answers to the inputs of ``reference`` are from the expert's."""
-    return _compare_inputs(context, context.workspace.engine.tasks[name], reference).distances
+    return compare_inputs(context, context.workspace.engine.tasks[name], reference).distances
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Compared:
+class ComparedInputs:
     """Some inputs of one expert under the loaded model, one entry each."""
 
     inputs: tuple[int, ...]
@@ -160,35 +142,22 @@ class _Compared:
         return tuple(sorted(changed, key=lambda k: (-seen[k], -kl[k], k)))
 
 
-def _compare(context: Context, task: Task) -> _Compared:
-    spec = context.gate.spec
-    count, most = spec.certificate.first, spec.certificate.most
-    compared = _compare_inputs(context, task, context.references.of(task.name, task.order[:count]))
-    while count < most and context.decisions.disagreement_is_open(
-        task.name,
-        compared.distances.disagreement(spec.level),
-        compared.distances.upper(spec.level),
-    ):
-        more = task.order[count : min(2 * count, most)]
-        if not more:
-            break
-        compared += _compare_inputs(context, task, context.references.of(task.name, more))
-        count = min(2 * count, most)
-    return compared
-
-
-def _merged_expert(
-    engine: Engine, task: Task, compared: _Compared, looked_at: Sequence[int], level: float
+def merged_expert(
+    engine: Engine, task: Task, compared: ComparedInputs, shown: Sequence[int], spec: GateSpec
 ) -> MergedExpert:
+    """What the ``compared`` inputs say, and the answers to those that are ``shown``."""
+    planned = max(len(task.order[: spec.certificate.per_task]), compared.distances.n)
+    # see ``looked_at``: on fewer it was compared only if it fails by such an interval
+    failed_early = compared.distances.n < planned
+    level = spec.certificate.early_level if failed_early else spec.level
     distances, agreement = compared.distances, compared.agreement
     distortion, generative = float(np.mean(compared.moved)), task.reading == "greedy"
-    outputs = (
-        dict(zip(looked_at, engine.outputs(task, looked_at), strict=True)) if looked_at else {}
-    )
+    outputs = dict(zip(shown, engine.outputs(task, shown), strict=True)) if shown else {}
     return MergedExpert(
         name=task.name,
         reading=task.reading,
         inputs=distances.n,
+        planned=planned,
         compared_by=distances.comparison,
         cut=distances.cut,
         unended=sum(compared.unended),
@@ -217,7 +186,9 @@ def _merged_expert(
     )
 
 
-def _degeneracy(task: Task, compared: _Compared, outputs: Mapping[int, str]) -> Degeneracy | None:
+def _degeneracy(
+    task: Task, compared: ComparedInputs, outputs: Mapping[int, str]
+) -> Degeneracy | None:
     """Whether the first answers are none any more, where most of all answers are others."""
     asked = compared.inputs
     if task.reading == "greedy":
@@ -231,9 +202,10 @@ def _degeneracy(task: Task, compared: _Compared, outputs: Mapping[int, str]) -> 
     )
 
 
-def _compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> _Compared:
+def compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> ComparedInputs:
+    """The loaded model on the inputs of ``reference``."""
     engine, compare = context.workspace.engine, context.workspace.comparer(task.name)
-    if _is_decoded(context, task):
+    if is_decoded(context, task):
         engine.answer([(task, reference.inputs)], with_states=True)
     states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
@@ -243,7 +215,7 @@ def _compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> _Com
         for place in same_text(engine, task, reference, states, places):
             differs[place] = False
     pairs = list(zip(states, reference.states, strict=True))
-    return _Compared(
+    return ComparedInputs(
         inputs=reference.inputs,
         distances=Distances.exact(differs, reference.cut)
         if compare is None
@@ -273,7 +245,7 @@ def _agreement(
     return agreement
 
 
-def _is_decoded(context: Context, task: Task) -> bool:
+def is_decoded(context: Context, task: Task) -> bool:
     """Whether all answers are asked for in the end, so that they are read together with states."""
     if task.reading != "greedy":
         return False
@@ -283,7 +255,7 @@ def _is_decoded(context: Context, task: Task) -> bool:
     return compared or (scored and metric in BUILTIN_METRICS)
 
 
-def _looked_at(context: Context, task: Task, compared: _Compared) -> tuple[int, ...]:
+def first_shown(context: Context, task: Task, compared: ComparedInputs) -> tuple[int, ...]:
     """Inputs whose answers are decoded: those that show whether the loaded model still answers,
     where most answers are no longer the expert's own, and the worst of those that changed."""
     if task.reading != "greedy" or context.workspace.comparer(task.name) is not None:

@@ -154,7 +154,9 @@ def is_open(value: Value, limit: float, *, at_least: bool = False) -> bool:
     return compare(value, limit, "interval", at_least=at_least) == "inconclusive"
 
 
-def budget_questions(spec: GateSpec, pool: Pool, allowed: Stage | None = None) -> BudgetQuestions:
+def budget_questions(
+    spec: GateSpec, pool: Pool, allowed: Stage | None = None, *, may_end_early: bool = False
+) -> BudgetQuestions:
     """What the stages ask of a gate's budgets, none of which they know by name; ``allowed`` is the
     deepest that may run, None for as deep as the budgets ask."""
     limits = spec.effective_budget.limits
@@ -179,11 +181,20 @@ def budget_questions(spec: GateSpec, pool: Pool, allowed: Stage | None = None) -
             and not (kind.takes_targets or (kind.measured and pool.labelled(expert)))
         )
 
+    def fails(found: Mapping[str, Value]) -> bool:
+        return any(
+            compare(found[kind.quantity], limit, "interval", at_least=kind.at_least) == "fail"
+            for kind, limit in set_limits(limits)
+            if kind.of_merges and not kind.from_baseline and kind.quantity in found
+        )
+
     return BudgetQuestions(
         deepest=min(wanted, allowed or wanted, key=STAGES.index),
         compares_merges=judges_merges(limits),
         hangs_on={"limits": limits, "scores": {n: e.score for n, e in spec.experts.items()}},
         mds_is_open=mds_is_open,
+        may_end_early=may_end_early,
+        fails=fails,
         disagreement_is_open=disagreement_is_open,
     )
 
@@ -239,10 +250,13 @@ def _share(asked: Asked, compared: MergedExpert, basis: str, said: str = "") -> 
     how = [basis] if said else []
     if compared.compared_by != EXACT:
         how.append(f"mean distance by {compared.compared_by}")
-    told = [" ".join([*how, f"on {compared.inputs} inputs"])]
+    many = f"{compared.inputs} inputs"
+    if compared.failed_early:
+        many = f"{compared.inputs} of {compared.planned} inputs, which leave no doubt"
+    told = [" ".join([*how, f"on {many}"])]
     if compared.cut:
         told.append(f"{compared.cut} answers were cut before they differed, and may go on to")
-    if compared.inputs < FEWEST:
+    if compared.inputs < FEWEST and not compared.failed_early:
         bound = number_text(compared.disagreement_upper)
         told.append(f"fewer than {FEWEST} pass on their bound, {bound}")
     return Evidence(

@@ -56,24 +56,6 @@ def test_stops_as_soon_as_the_verdict_is_certain(pool: Path) -> None:
     assert [e.inputs for e in few] == [4, 4, 4]
 
 
-def test_sequential_looks_at_sixteen_first(pool: Path) -> None:
-    level = 1 - 0.05 / 2  # 16 or 30 inputs: two looks
-    for limit in (0.02, 0.5):
-        for expert in _experts(pool, limit, sequential=True, per_task=30):
-            assert expert.inputs in {16, 30}
-            same = _experts(pool, limit, per_task=expert.inputs, confidence=level)
-            plain = next(e for e in same if e.name == expert.name)
-            assert plain.disagreement_interval == expert.disagreement_interval
-            assert plain.disagreement_upper == expert.disagreement_upper
-            low, high = expert.disagreement_interval or (None, None)
-            assert low is not None
-            assert high is not None
-            assert expert.inputs == 30 or not low <= limit < high
-    assert {e.inputs for e in _experts(pool, 1.0, sequential=True)} == {16}
-    assert {e.inputs for e in _experts(pool, 1.0, sequential=True, per_task=5)} == {5}
-    assert {e.inputs for e in _experts(pool, 1.0, sequential=False)} == {30}
-
-
 def test_certain_from_the_start_draws_no_more(pool: Path) -> None:
     assert {e.inputs for e in _experts(pool, 1.0, per_task=4, max_per_task=30)} == {4}
 

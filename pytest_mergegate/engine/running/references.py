@@ -37,6 +37,10 @@ class OwnAnswers:
     cut: tuple[bool, ...]
     """Per input, whether the expert's answer was cut at the limit on its length."""
 
+    def part(self, start: int, end: int) -> OwnAnswers:
+        """On the inputs from ``start`` to before ``end``."""
+        return replace(self, **{k: v and v[start:end] for k, v in vars(self).items()})
+
     @property
     def said(self) -> list[Answer]:
         """The answers as text."""

@@ -23,9 +23,10 @@ from pytest_mergegate.engine.running.workspace import Draw, Facts
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.stages.base_answers import BaseAnswers
 from pytest_mergegate.stages.conflict import ConflictResult
-from pytest_mergegate.stages.evaluate import EvaluateResult, ReferenceScores
+from pytest_mergegate.stages.evaluate import EvaluateResult
 from pytest_mergegate.stages.forecasts import Surrogate
 from pytest_mergegate.stages.hidden import HiddenResult
+from pytest_mergegate.stages.measured import ReferenceScores
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 

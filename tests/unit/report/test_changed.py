@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.common.wording import common_start
 from pytest_mergegate.pool.examples import Example
 from pytest_mergegate.report.changed import LONGEST, changed_records
-from pytest_mergegate.stages.evaluate import ExpertScores, ReferenceScores
+from pytest_mergegate.stages.evaluate import ExpertScores
+from pytest_mergegate.stages.measured import ReferenceScores
 from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer, MergedExpert
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def compared(*changed: ChangedAnswer) -> MergedExpert:
         name="a",
         reading="greedy",
         inputs=8,
+        planned=8,
         compared_by="exact",
         cut=0,
         unended=0,
@@ -74,6 +77,7 @@ def scored(
             retention=Value(number=1.0),
             shared=len(own),
             apart=None,
+            inputs=inputs,
             scores=np.array(merged),
             answers=answers or {},
         ),
@@ -120,10 +124,8 @@ def test_an_answer_that_was_never_decoded_makes_no_case() -> None:
 
 def test_a_harness_scores_other_examples() -> None:
     scores = scored([1.0] * 3, [0.0] * 3)
-    own = ReferenceScores(
-        inputs=None, base=np.zeros(3), expert=np.ones(3), chance=0.0, of_outputs=False
-    )
-    (said,) = records(compared(answer(2)), **scores | {"reference": own})
+    scores["scored"] = replace(scores["scored"], inputs=None)
+    (said,) = records(compared(answer(2)), **scores)
     assert (said.score_expert, said.score_merged) == (None, None)
 
 
