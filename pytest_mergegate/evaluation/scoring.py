@@ -34,7 +34,8 @@ class Scored:
     """Whether the scores follow from the answers to the task's own inputs alone: only then does a
     bound on how many of those change bound the loss."""
     outputs: Mapping[int, str] | None = None
-    """The answers by example, where these are what was scored."""
+    """The answers by example, where these are what was scored; without those that were not read to
+    their end, since they could no longer be right."""
 
 
 def score_loaded(
@@ -66,9 +67,10 @@ def score_loaded(
     references = [example.references for example in examples]
     chance = 0.0 if task.reading == "greedy" else _chance(references)
     if metric in BUILTIN_METRICS:
-        outputs = engine.outputs(task, inputs)
+        outputs = engine.outputs(task, inputs, to_score=True)
         scores = score_outputs(metric, outputs, references)
-        said = dict(zip(inputs, outputs, strict=True))
+        pairs = zip(inputs, outputs, strict=True)
+        said = {index: text for index, text in pairs if engine.is_whole(task, index)}
         return Scored(scores=scores, chance=chance, of_outputs=True, outputs=said)
     numbers = [task.numbers[index] for index in inputs]
     own = OwnMetric(metric=metric, expert=task.name, examples=examples, numbers=numbers)

@@ -22,8 +22,9 @@ Seed = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positions = Literal["answer", "last", "mean", "head"]
-BUILTIN_METRICS = ("exact_match", "accuracy", "rouge_l")
 EXACT: Final = "exact"
+EXACT_MATCH: Final = "exact_match"
+BUILTIN_METRICS = (EXACT_MATCH, "accuracy", "rouge_l")
 ROUGE: Final = "rouge_l"
 """How answers are compared where no function of the team's own does, and a metric's name."""
 HARNESS = "lm_eval:"
@@ -80,7 +81,7 @@ class ExpertSpec(Section):
     """The expert's known score, used where its examples have no targets."""
     min_score: Share | None = None
     """What the expert must itself reach: below it, nothing about the expert passes."""
-    metric: str = "exact_match"
+    metric: str = EXACT_MATCH
     """``exact_match``, ``accuracy``, ``rouge_l``, ``lm_eval:<task>`` or
     ``package.module:function``."""
     compare: Literal["exact", "rouge_l"] | None = None

@@ -6,7 +6,7 @@ from pytest_mergegate.common.plain_text import quoted_lines
 from pytest_mergegate.common.wording import common_start
 from pytest_mergegate.pool.examples import Example
 from pytest_mergegate.report.merge_records import ChangedRecord
-from pytest_mergegate.stages.evaluate import ExpertScores
+from pytest_mergegate.stages.evaluate import ExpertScores, score_pairs, worst_first
 from pytest_mergegate.stages.measured import ReferenceScores
 from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer, MergedExpert
 
@@ -30,12 +30,10 @@ def changed_records(
     An answer of the merge that was never decoded makes no case.
     """
     answers = scored.answers if scored else {}
-    scores = _scores(reference, scored)
+    scores = {}  # a harness has examples of its own
+    if reference is not None and scored is not None and scored.inputs is not None:
+        scores = score_pairs(reference, scored.inputs, scored.scores)
     known = [c for c in compared.changed if c.merged is not None or c.index in answers]
-
-    def fall(case: ChangedAnswer) -> float:
-        own, merged = scores.get(case.index, (0.0, 0.0))
-        return round(merged - own, 9)  # on round-off hangs no order
 
     return tuple(
         _record(
@@ -44,19 +42,8 @@ def changed_records(
             answers.get(case.index, case.merged or ""),
             scores.get(case.index, (None, None)),
         )
-        for case in sorted(known, key=fall)[:most]  # which keeps the order of those that fall alike
+        for case in worst_first(known, scores)[:most]
     )
-
-
-def _scores(
-    reference: ReferenceScores | None, scored: ExpertScores | None
-) -> dict[int, tuple[float, float]]:
-    """The expert's and the merge's by example; none where a harness has examples of its own."""
-    if reference is None or scored is None or scored.inputs is None:
-        return {}
-    own = reference.only(scored.inputs).expert
-    pairs = zip(own.tolist(), scored.scores.tolist(), strict=True)
-    return dict(zip(scored.inputs, pairs, strict=True))
 
 
 def _record(

@@ -1,6 +1,6 @@
 """Stage 5: measured scores where there are labels, and the loss of Eq. 1."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ from pytest_mergegate.stages.measured import MeasuredLoss, ReferenceScores, meas
 if TYPE_CHECKING:  # which import torch, and this module
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.stages.merge import MergeResult
-    from pytest_mergegate.stages.merge_versus_experts import MergedExpert
+    from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer, MergedExpert
 
 T = TypeVar("T")
 
@@ -46,8 +46,8 @@ class ExpertScores(MeasuredLoss):
     scores: Float64s
     """Of the merge, one per example."""
     answers: Mapping[int, str]
-    """What the merge says to the inputs that it answers differently, by example; none where answers
-    are not all that was scored."""
+    """What the merge says to the inputs that it answers differently, by example, as far as that was
+    read; none where answers are not all that was scored."""
 
 
 @result
@@ -131,20 +131,57 @@ def _by_itself(context: Context, task: str, model: str | None) -> _OwnScores:
     return _kept(context, _OwnScores, key, [task], score)
 
 
-def score_merge(context: Context, experts: Iterable["MergedExpert"]) -> dict[str, Scored]:
-    """Of the merge that is in place, by expert; of one that failed early, on what was compared."""
+def score_merge(
+    context: Context,
+    experts: Iterable["MergedExpert"],
+    references: Mapping[str, ReferenceScores],
+) -> dict[str, Scored]:
+    """Of the merge that is in place, by expert; of one that failed early, on what was compared.
+
+    The answers that reports show are read to their end.
+    """
     compared = {expert.name: expert for expert in experts}
+    engine, found = context.workspace.engine, {}
     with context.clock.timed("eval"):
-        return {
-            task.name: _scored(context, task, compared[task.name]) for task in _labelled(context)
-        }
+        for task in _labelled(context):
+            own = compared[task.name]
+            scored = found[task.name] = _scored(context, task, own)
+            inputs, said = _inputs(context.gate, task, own), scored.outputs
+            if said is None or inputs is None:
+                continue
+            scores = score_pairs(references[task.name], inputs, scored.scores)
+            most = context.gate.spec.certificate.shown
+            shown = [c.index for c in worst_first(own.changed, scores)[:most]]
+            whole = dict(zip(shown, engine.outputs(task, shown), strict=True))
+            found[task.name] = replace(scored, outputs={**said, **whole})
+    return found
+
+
+def score_pairs(
+    reference: ReferenceScores, inputs: Sequence[int], merged: Float64s
+) -> dict[int, tuple[float, float]]:
+    """The expert's score and the merge's by example."""
+    pairs = zip(reference.only(inputs).expert.tolist(), merged.tolist(), strict=True)
+    return dict(zip(inputs, pairs, strict=True))
+
+
+def worst_first(
+    changed: Iterable["ChangedAnswer"], scores: Mapping[int, tuple[float, float]]
+) -> list["ChangedAnswer"]:
+    """Those whose score falls most; of those that fall alike the order stays."""
+
+    def fall(case: "ChangedAnswer") -> float:
+        own, merged = scores.get(case.index, (0.0, 0.0))
+        return round(merged - own, 9)  # on round-off hangs no order
+
+    return sorted(changed, key=fall)
 
 
 def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> EvaluateResult:
     method, merged = merge.method, earlier.scored.get(merge.method.label)
     if merged is None:  # the merge was kept, and its scores were not
         with context.merged(method):
-            merged = score_merge(context, merge.experts)
+            merged = score_merge(context, merge.experts, earlier.scores)
     tasks = context.workspace.engine.tasks
     experts = tuple(
         _expert(tasks[name], own, merged[name], context.gate, merge.expert(name))
@@ -212,7 +249,7 @@ def _inputs(
 def _expert(
     task: "Task", reference: ReferenceScores, merged: Scored, gate: Gate, compared: "MergedExpert"
 ) -> ExpertScores:
-    scores, outputs, spec = merged.scores, merged.outputs, gate.spec
+    scores, spec, changed = merged.scores, gate.spec, {case.index for case in compared.changed}
     metric, inputs = spec.experts[task.name].metric, _inputs(gate, task, compared)
     level = spec.certificate.early_level if compared.failed_early else spec.loss_level
     if inputs is not None:
@@ -235,5 +272,5 @@ def _expert(
         apart=apart,
         inputs=inputs,
         scores=scores,
-        answers={c.index: outputs[c.index] for c in compared.changed} if outputs else {},
+        answers={k: said for k, said in (merged.outputs or {}).items() if k in changed},
     )

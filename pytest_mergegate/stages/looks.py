@@ -76,7 +76,7 @@ def _read(context: Context, tasks: Sequence[Task], count: int) -> None:
     sooner each is read."""
     engine = context.workspace.engine
     told = [(task, task.order[:count]) for task in tasks if is_decoded(context, task)]
-    engine.answer(told, with_states=True)
+    engine.answer(told, with_states=True, to_score=True)
     positions = engine.require_head().answer_positions
     engine.states([(task, task.order[:count]) for task in tasks], positions)
 
@@ -90,7 +90,7 @@ def _fails(
     reference, metric = scores.get(task.name), context.gate.spec.experts[task.name].metric
     if reference is not None and metric in BUILTIN_METRICS:
         inputs = sorted(compared.inputs)
-        said = context.workspace.engine.outputs(task, inputs)
+        said = context.workspace.engine.outputs(task, inputs, to_score=True)
         right = [task.examples[index].references for index in inputs]
         merged = score_outputs(metric, said, right)
         lost = measured_loss(reference.only(inputs), merged, metric, level)

@@ -41,9 +41,10 @@ class MergeResult(ComparedMerge):
 def run(context: Context, earlier: Results) -> Iterator[Results]:
     """Make and compare one merge after the other. Raises GateError."""
     context.tell("experts' own answers", 0.0)
+    # along the experts' answers first: that reads most of what is scored
+    yield (earlier := with_base(context, earlier))
     if context.reaches("eval"):  # a metric that fails does so before anything is merged
         yield (earlier := replace(earlier, scores=reference_scores(context)))
-    yield (earlier := with_base(context, earlier))
     listed = earlier.methods
     for done, method in enumerate(_likeliest_first(context, earlier)):
         context.tell(f"merge {method.label}", done / len(listed))
@@ -99,7 +100,7 @@ def _make(
             experts=experts,
         )
         if context.reaches("eval"):
-            scored[method.label] = score_merge(context, found.experts)
+            scored[method.label] = score_merge(context, found.experts, earlier.scores)
     return found
 
 

@@ -206,7 +206,7 @@ def compare_inputs(context: Context, task: Task, reference: OwnAnswers) -> Compa
     """The loaded model on the inputs of ``reference``."""
     engine, compare = context.workspace.engine, context.workspace.comparer(task.name)
     if is_decoded(context, task):
-        engine.answer([(task, reference.inputs)], with_states=True)
+        engine.answer([(task, reference.inputs)], with_states=True, to_score=True)
     states = own_states(engine, task, reference.inputs)
     agreement = _agreement(engine, task, reference, states)
     differs = [distance > 0 for distance in agreement.distances]

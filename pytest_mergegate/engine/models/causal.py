@@ -1,6 +1,7 @@
 """Causal language models: answers are written behind the prompt."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -38,16 +39,23 @@ class CausalModel(GenerativeModel):
         drafts: Sequence[Tokens],
         max_tokens: int,
         stop: Sequence[str] = (),
+        wanted: Sequence[tuple[str, ...] | None] | None = None,
     ) -> list[GreedyAnswer]:
         """See HeadedModel."""
         rooms = [min(max_tokens, self._room(prompt)) for prompt in prompts]
+        texts = wanted or [None] * len(prompts)
+        left: set[int] = set()
 
         def is_over(own: list[int], index: int) -> bool:
-            return len(own) >= rooms[index] or self.is_complete(own, stop)
+            if len(own) >= rooms[index] or self.is_complete(own, stop):
+                return True
+            if (right := texts[index]) is not None and not self.may_become(own, right):
+                left.add(index)
+            return index in left
 
         found = greedy_answers(self._reader(), prompts, drafts, is_over)
         self.check_finite([one.states for one in found])
-        return found
+        return [replace(one, whole=k not in left) for k, one in enumerate(found)]
 
     def _reader(self) -> Reader:
         return Reader(

@@ -38,6 +38,8 @@ class GreedyAnswer:
     states: Tensor
     """Where the tokens of the draft are predicted, or those of the answer where it begins as the
     draft says, [T, d] float32 on the CPU."""
+    whole: bool = True
+    """Whether it was read as far as the model goes on; not where the rest was of no interest."""
 
 
 def greedy_answers(

@@ -59,10 +59,12 @@ class HeadedModel(Model):
         drafts: Sequence[Tokens],
         max_tokens: int,
         stop: Sequence[str] = (),
+        wanted: Sequence[tuple[str, ...] | None] | None = None,
     ) -> list[GreedyAnswer]:
         """The answers that ``decode`` gives, with the states that say so; each is read as far as a
         draft, which may be empty, foretells it.
 
+        An answer that can become none of the texts that are ``wanted`` of it is left there.
         Raises PoolError where states are not finite.
         """
         raise NotImplementedError

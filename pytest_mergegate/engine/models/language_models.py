@@ -86,6 +86,16 @@ class GenerativeModel(HeadedModel):
         text = self.read(answer)
         return text[: first_stop(text, stop)].strip()
 
+    def may_become(self, answer: Sequence[int], texts: Sequence[str]) -> bool:
+        """Whether what begins with these tokens may be one of ``texts`` in the end, apart from
+        spaces around it; one that goes on behind such a text may yet be cut by a stop string."""
+        if getattr(self.tokenizer, "clean_up_tokenization_spaces", False):
+            return True  # what follows may take spaces out of what is there
+        # a token may end within a character
+        begun = self.read(answer).lstrip().rstrip("\N{REPLACEMENT CHARACTER}")
+        whole = [text.strip() for text in texts]
+        return any(text.startswith(begun) or begun.startswith(text) for text in whole)
+
     def read(self, answer: Sequence[int]) -> str:
         """Tokens as text."""
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))

@@ -19,7 +19,7 @@ from pytest_mergegate.engine.running.tasks import Task, build_task
 from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
-from pytest_mergegate.gate.sections import Positions
+from pytest_mergegate.gate.sections import EXACT, EXACT_MATCH, Positions
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
@@ -58,6 +58,8 @@ class Engine:
         self._states: dict[tuple[str, int, Positions], Tensor] = {}
         """Of the weights that were in place after ``_seen`` changes of them."""
         self._seen = 0
+        self._left: dict[_Input, list[int]] = {}
+        """Answers that were not read to their end, since they can no longer be right."""
         self.begun: dict[_Input, list[int]] = {}
         """Answers that were cut, and are to go on."""
         self.kept: dict[str, Any] = {}
@@ -163,44 +165,64 @@ class Engine:
         return [self._answers[self.model.loaded, task.name, index] for index in indices]
 
     def answer(
-        self, asked: Sequence[tuple[Task, Sequence[int]]], *, with_states: bool = False
+        self,
+        asked: Sequence[tuple[Task, Sequence[int]]],
+        *,
+        with_states: bool = False,
+        to_score: bool = False,
     ) -> None:
         """Have the loaded model answer inputs of several tasks, as many together as can be: a token
         takes a pass over all weights, however many rows there are.
 
         What the task's expert says is the draft of what others say; of the base only where states
-        along it are wanted as well, since it mostly says something else from the beginning.
+        along it are wanted as well, since it mostly says something else from the beginning. Where
+        answers are needed only ``to_score`` them, one that can be no target any more ends there.
         """
         missing: dict[tuple[str, ...], dict[_Input, Tokens]] = {}
         for task, indices in asked:
             for index in indices:
                 key = (self.model.loaded, task.name, index)
-                if key not in self._answers:
+                if key not in self._answers and not (to_score and key in self._left):
                     missing.setdefault(tuple(task.stop), {})[key] = task.prompts[index]
         for stop, prompts in missing.items():
             if self.require_head().can_verify:
-                self._decode(prompts, stop, drafts=with_states or self.model.loaded != BASE)
+                drafts = with_states or self.model.loaded != BASE
+                self._decode(prompts, stop, drafts=drafts, to_score=to_score)
             else:
                 answers = self.require_head().decode([*prompts.values()], self.answer_limit, stop)
                 self._answers.update(zip(prompts, answers, strict=True))
 
     def _decode(
-        self, prompts: Mapping[_Input, Tokens], stop: Sequence[str], *, drafts: bool
+        self, prompts: Mapping[_Input, Tokens], stop: Sequence[str], *, drafts: bool, to_score: bool
     ) -> None:
         """Answers, and the states along those of the tasks' experts."""
         model = self.require_head()
         self._forget_states()
         own = [(loaded_as(name), name, index) for _, name, index in prompts]
+        begun = {**self._left, **self.begun}
         told = [
-            tuple(self.begun.get(key) or (drafts and self._answers.get(expert)) or ())
+            tuple(begun.get(key) or (drafts and self._answers.get(expert)) or ())
             for key, expert in zip(prompts, own, strict=True)
         ]
-        found = model.answer([*prompts.values()], told, self.answer_limit, stop)
+        wanted = [self._right(*key[1:]) if to_score else None for key in prompts]
+        found = model.answer([*prompts.values()], told, self.answer_limit, stop, wanted)
         for key, expert, draft, one in zip(prompts, own, told, found, strict=True):
-            self._answers[key] = one.answer
+            (self._answers if one.whole else self._left)[key] = one.answer
             along = one.answer if key == expert else [*draft]
             if along == self._answers.get(expert) and len(along) == len(one.states):
                 self._states[key[1], key[2], model.answer_positions] = one.states
+
+    def _right(self, name: str, index: int) -> tuple[str, ...] | None:
+        """The texts of which an answer has to be one to score anything; None where others may, or
+        where answers are compared with one another."""
+        spec = self.pool.spec.experts[name]
+        by_target = spec.metric == EXACT_MATCH and spec.comparison == EXACT
+        return self.tasks[name].examples[index].references if by_target else None
+
+    def is_whole(self, task: Task, index: int) -> bool:
+        """Whether the loaded model's answer was read to its end."""
+        key = (self.model.loaded, task.name, index)
+        return key in self._answers or key not in self._left
 
     def note_same(self, task: Task, indices: Iterable[int]) -> None:
         """Record that the loaded model answers these as the task's expert does, so that none of
@@ -244,11 +266,15 @@ class Engine:
             for a in answers
         ]
 
-    def outputs(self, task: Task, indices: Sequence[int]) -> list[str]:
-        """What the loaded model answers, as the task's metric reads it."""
+    def outputs(self, task: Task, indices: Sequence[int], *, to_score: bool = False) -> list[str]:
+        """What the loaded model answers, as the task's metric reads it; ``to_score``, see
+        ``answer``."""
         if task.reading != "choices":
-            text = self.require_head().text
-            return [text(answer, task.stop) for answer in self.answers(task, indices)]
+            text, loaded = self.require_head().text, self.model.loaded
+            self.answer([(task, indices)], to_score=to_score)
+            keys = [(loaded, task.name, index) for index in indices]
+            told = [self._answers[k] if k in self._answers else self._left[k] for k in keys]
+            return [text(answer, task.stop) for answer in told]
         scores = self.choice_scores(task, indices)
         return [
             (task.examples[index].choices or ())[int(s.argmax())]

@@ -260,6 +260,32 @@ def test_answers_with_a_draft_are_those_without(
             expect_close(one.states, states)
 
 
+@pytest.mark.parametrize("stop", [(), ("e", "zz")], ids=["", "stop"])
+def test_an_answer_is_left_where_it_can_no_longer_be_right(
+    model: Any, stop: tuple[str, ...], seed: int
+) -> None:
+    if not getattr(model, "can_verify", False):
+        pytest.skip("its answers are read to the end")
+    rng = np.random.default_rng(seed)
+    prompts = [tuple(rng.integers(2, 30, rng.integers(1, 9)).tolist()) for _ in range(12)]
+    answers = model.decode(prompts, LONGEST, stop)
+    texts = [model.text(answer, stop) for answer in answers]
+    near = [t for t in texts for _ in range(3)]
+    near[1::3] = [t[: rng.integers(len(t) + 1)] + "?" for t in texts]  # parts from it somewhere
+    near[2::3] = [t[: rng.integers(len(t) + 1)] for t in texts]  # ends before it does
+    of = [k for k in range(12) for _ in range(3)]
+    for wanted in ([(t,) for t in near], [("?", f" {t}\n") for t in near]):
+        asked = [prompts[k] for k in of]
+        drafts = [tuple(answers[int(k)]) if k % 2 else () for k in of]
+        found = model.answer(asked, drafts, LONGEST, stop, wanted)
+        for one, k, right in zip(found, of, wanted, strict=True):
+            is_right = texts[k] in [text.strip() for text in right]
+            assert one.answer == answers[k][: len(one.answer)]
+            assert one.whole or not is_right
+            assert not one.whole or one.answer == answers[k]
+        assert all(one.whole for one in model.answer(asked, drafts, LONGEST, stop))
+
+
 def test_what_prompts_begin_with_is_read_once(
     precise: Any, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

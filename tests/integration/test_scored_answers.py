@@ -1,0 +1,41 @@
+"""An answer is read only as far as it takes to score it; no number or text of a report shows it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from integration.test_early_failures import WEIGHTS, gate_on
+
+from pytest_mergegate import assess
+from pytest_mergegate.engine.models.language_models import GenerativeModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+SAME = ("score_base", "score_expert", "score_merged", "loss", "loss_interval", "gain_kept")
+
+
+def test_reports_are_those_of_whole_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {
+        "certificate": {"sequential": False, "per_task": 30, "shown": 12},
+        "merge": {"methods": ["linear", {"method": "ties", "density": 0.5}], "weights": WEIGHTS},
+    }
+    gate = gate_on(tmp_path, {"max_loss": 10}, **more)
+    short = assess(gate, cache=False, all_methods=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerativeModel, "may_become", lambda *_: True)
+        whole = assess(gate, cache=False, all_methods=True)
+    for one, other in zip(short.merges, whole.merges, strict=True):
+        for a, b in zip(one.experts, other.experts, strict=True):
+            assert [getattr(a, key) for key in SAME] == [getattr(b, key) for key in SAME]
+            assert [json.loads(c.model_dump_json()) for c in a.changed] == [
+                json.loads(c.model_dump_json()) for c in b.changed
+            ]
+    assert any(len(e.changed) == 12 for m in short.merges for e in m.experts)
+    read = [sum(t.processed for t in report.tokens.values()) for report in (short, whole)]
+    assert read[0] < read[1]
