@@ -54,7 +54,10 @@ def gate_of(
     metric: str = "exact_match",
     **sections: Any,
 ) -> Gate:
-    """A gate on experts e0, e1, ... under the first of some methods; ``sections`` as in a file."""
+    """A gate on experts e0, e1, ... under the first of some methods; ``sections`` as in a file.
+
+    All inputs are looked at together, unless the section ``certificate`` says otherwise.
+    """
     # a gate has at least two experts, and one alone is judged as many are
     names = [f"e{k}" for k in range(max(2, experts))]
     listed = [{"method": "ties", "density": round(0.05 * (k + 1), 2)} for k in range(methods)]
@@ -64,6 +67,7 @@ def gate_of(
         "merge": {"methods": listed},
         "budget": dict(limits),
         **sections,
+        "certificate": {"sequential": False, **sections.get("certificate", {})},
     }
     return gate_from(source, root=Path())
 

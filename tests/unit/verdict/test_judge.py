@@ -73,6 +73,8 @@ def compared(name: str, disagreement: Value, upper: float, inputs: int, cut: int
         disagreement=disagreement,
         disagreement_upper=upper,
         inputs=inputs,
+        planned=inputs,
+        failed_early=False,
         cut=cut,
         least=rate,
         most=None if rate is None else round(rate * inputs + cut) / inputs,
