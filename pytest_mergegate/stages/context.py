@@ -233,12 +233,12 @@ class Context:
         Not where its loss is measured on inputs of its own: what a registry learns from a merge
         must not depend on how the merge did.
         """
-        inputs, spec = len(self.workspace.draws[name].order), self.gate.spec
-        measured = self.reaches("eval") and self.pool.labelled(name)
-        teaches = measured and inputs - spec.certificate.per_task >= FEWEST
-        if teaches or not self.decisions.may_end_early:
+        if not self.decisions.may_end_early:
             return ()
-        return spec.certificate.early(inputs)
+        inputs, certificate = len(self.workspace.draws[name].order), self.gate.spec.certificate
+        measured = self.reaches("eval") and self.pool.labelled(name)
+        teaches = measured and inputs - certificate.per_task >= FEWEST
+        return () if teaches else certificate.early(inputs)
 
     def key(self, kind: str, **more: Any) -> dict[str, Any]:
         """All that a comparison with the experts depends on, beside ``more``."""
