@@ -26,6 +26,7 @@ _UNWANTED = [
 
 _CACHED = re.compile(r"models--(?:.+--)?(?P<name>[^-](?:(?!--).)*)")
 _QUANTISED = r"bnb|gptq|awq|hqq|eetq|nf4|int[348]|fp8|[348]-?bits?|w[48]a(?:8|16)|quantized"
+_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)", re.ASCII)
 _LAST_WORD = re.compile(rf"(.+)[-_](?:(?P<kind>{_QUANTISED})|unsloth|dynamic|g32|g64|g128)", re.I)
 _LONGEST_NAME = 200
 
@@ -139,6 +140,13 @@ def last_part(reference: str) -> str:
         if (match := _CACHED.fullmatch(part[:_LONGEST_NAME])) is not None:
             return match["name"].lower()
     return path.name.lower()
+
+
+def cached_repository(path: str) -> str | None:
+    """``org/name`` of a path in the hub's cache; None for any other."""
+    parts = (part[:_LONGEST_NAME] for part in PurePath(path.replace("\\", "/")).parts)
+    found = next((match for part in parts if (match := _SNAPSHOT.fullmatch(part))), None)
+    return f"{found[1]}/{found[2]}" if found else None
 
 
 def unquantised(name: str) -> str | None:

@@ -7,10 +7,12 @@ from typing import Any
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.identity import identify
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.pool.references import Located, last_part, unquantised
+from pytest_mergegate.pool.references import Located, names_repository
 from pytest_mergegate.preflight.heads import architecture_of, task_of
-from pytest_mergegate.preflight.told import Findings, error
+from pytest_mergegate.preflight.told import Findings, error, grouped, warning
+from pytest_mergegate.preflight.traces import traces
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _SIZES = (
@@ -29,30 +31,57 @@ _OTHER_FORWARD = (
     "gate it against the base it was fine-tuned from, or, where the merge is meant to run under "
     "the base's settings, say so: `ignore: {MG101: <why>}`"
 )
+_OTHER_WEIGHTS = (
+    "correct base: in the gate file, or, where training really went that far, say so: "
+    "`ignore: {MG101: <why>}`"
+)
 Told = Iterator[tuple[str, str]]
 """Messages, each with the way out."""
 
 
 def find(pool: Pool) -> Findings:
-    """Hold what an expert says of its base against the gate's."""
+    """Hold what an expert says of its base, and what its numbers tell, against the gate's."""
+    open_questions = []
     for expert in pool.experts:
-        if expert.is_adapter:
-            told = _adapter(expert, pool.base)
-        else:
+        if not expert.is_adapter:
             told = _checkpoint(expert, pool.base, pool.statistics[expert.name].relative_norm)
+        elif (found := traces(expert, pool)).against:
+            told = iter([(found.against, _OTHER_WEIGHTS)])
+        else:
+            told = _adapter(expert, pool.base)
+            open_questions += [] if found.of_the_base else [expert]
         for said, fix in told:
             yield error(said, fix, expert.name)
+    yield from grouped(pool, (f for e in open_questions for f in _unproven(e, pool.base)))
+
+
+def _unproven(expert: Expert, base: Base) -> Findings:
+    """A base that is named otherwise, or elsewhere, and that nothing shows to be the gate's."""
+    named = expert.base_reference
+    if named is None or identify(named, base, expert.path) != "unknown":
+        return
+    said = shown(named)
+    pin = (
+        f"write `base: {said.partition('@')[0]}@<commit>`, which pins it"
+        if names_repository(named.partition("@")[0])
+        else "have that folder at hand, so that the weights can be compared, or write the base's "
+        "repository on the hub into base: and base_model_name_or_path"
+    )
+    yield warning(
+        f"the adapter was trained on {said!r}, the gate's base is {base.reference!r}: nothing "
+        "shows that they are the same weights, since a name alone proves nothing",
+        f"{pin}; where you know that they are the same, say so: `ignore: {{MG101: <why>}}`",
+        expert.name,
+    )
 
 
 def _adapter(expert: Expert, base: Base) -> Told:
-    trained_on = expert.base_reference
-    # the last part of the names: folders move, but a model keeps its name
-    if trained_on and not {(name := last_part(trained_on)), unquantised(name)} & base.names:
+    named = expert.base_reference
+    if named and identify(named, base, expert.path) == "other":
         yield (
-            f"the adapter was trained on {shown(trained_on)!r}, the gate's base is "
-            f"{base.reference!r}",
-            "correct base: in the gate file, or, where both are the same weights under two names, "
-            "say so: `ignore: {MG101: <why>}`",
+            f"the adapter was trained on {shown(named)!r}, whose weights are at hand and are not "
+            f"those of the gate's base {base.reference!r}",
+            "correct base: in the gate file",
         )
     # PEFT itself loads whatever revision of the base it is given
     wanted, located = expert.config.get("revision"), base.located

@@ -153,8 +153,8 @@ def _targets_less(b: Path) -> None:
     edit_adapter_config(b, target_modules=["q_proj"])
 
 
-def _another_base(b: Path) -> None:
-    edit_adapter_config(b, base_model_name_or_path="org/another-model")
+def _another_task(b: Path) -> None:
+    edit_adapter_config(b, task_type="SEQ_CLS")
 
 
 def _base_layer(b: Path) -> None:
@@ -191,7 +191,7 @@ def _overflow(b: Path) -> None:
         pytest.param(_no_alpha, "MG104", "lora_alpha=None", id="no alpha"),
         pytest.param(_targets_more, "MG103", "have no tensors", id="targets without tensors"),
         pytest.param(_targets_less, "MG103", "not targeted", id="tensors without target"),
-        pytest.param(_another_base, "MG101", "org/another-model", id="another base"),
+        pytest.param(_another_task, "MG101", "SEQ_CLS", id="another task"),
         pytest.param(_base_layer, "MG103", "has only base_layer.weight", id="base layer alone"),
         pytest.param(_overflow, "MG105", "overflows", id="product overflows"),
     ],
@@ -844,12 +844,12 @@ def test_adapter_of_another_size_of_base(pool_copy: Path, seed: int) -> None:
 
 
 def test_ignored_finding_is_a_warning(pool_copy: Path) -> None:
-    _another_base(pool_copy.parent / "adapters" / "b")
-    edit_gate(pool_copy, ignore={"MG101": "same weights"}, budget={"max_sign_change_ratio": 1.0})
+    _another_task(pool_copy.parent / "adapters" / "b")
+    edit_gate(pool_copy, ignore={"MG101": "a label"}, budget={"max_sign_change_ratio": 1.0})
     report = assess(pool_copy)
     assert report.status == "pass"
     assert [(f.code, f.severity) for f in report.findings] == [("MG101", "warning")]
-    assert "same weights" in report.findings[0].fix
+    assert "a label" in report.findings[0].fix
 
 
 @pytest.mark.parametrize("stage", ["preflight", "conflict", "hidden", "merge"])

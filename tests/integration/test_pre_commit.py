@@ -106,18 +106,18 @@ class TestPreflight:
         ["adapters/b/adapter_config.json", "data/b.jsonl", "base/tokenizer_config.json"],
     )
     def test_finds_the_gate_of_what_changed(self, project: Project, changed: str) -> None:
-        edit_adapter_config(project.folder / "adapters/b", base_model_name_or_path="org/other")
+        edit_adapter_config(project.folder / "adapters/b", task_type="SEQ_CLS")
         if changed != "adapters/b/adapter_config.json":
             project.run("git", "commit", "-qam", "a mistake")
             with (project.folder / changed).open("a", encoding="utf-8") as file:
                 file.write("\n")
         done = project.hook(PREFLIGHT)
         assert done.returncode == 1
-        assert "MG101 b: the adapter was trained on 'org/other'" in done.stdout
+        assert "MG101 b: the adapter was trained for task_type='SEQ_CLS'" in done.stdout
         assert "exit code: 2" in done.stdout
 
     def test_leaves_other_files_alone(self, project: Project) -> None:
-        edit_adapter_config(project.folder / "adapters/b", base_model_name_or_path="org/other")
+        edit_adapter_config(project.folder / "adapters/b", task_type="SEQ_CLS")
         project.run("git", "commit", "-qam", "a mistake")
         for name in ("README.md", "package.json", "mergegate.yaml.txt"):
             (project.folder / name).write_text("{}", encoding="utf-8")
@@ -133,7 +133,7 @@ class TestPreflight:
 
     def test_stops_a_commit(self, project: Project) -> None:
         project.run(sys.executable, "-m", "pre_commit", "install")
-        edit_adapter_config(project.folder / "adapters/b", base_model_name_or_path="org/other")
+        edit_adapter_config(project.folder / "adapters/b", task_type="SEQ_CLS")
         project.run("git", "add", "-A")
         command = ["git", "commit", "-m", "no"]
         done = subprocess.run(

@@ -66,9 +66,7 @@ def test_warnings_are_shown(pool_copy: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_something_wrong_is_2(pool_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit_adapter_config(
-        pool_copy.parent / "adapters" / "b", base_model_name_or_path="elsewhere/other"
-    )
+    edit_adapter_config(pool_copy.parent / "adapters" / "b", task_type="SEQ_CLS")
     assert check(pool_copy) == 2
     said = capsys.readouterr()
     assert "MG101 b" in said.out
@@ -76,9 +74,7 @@ def test_something_wrong_is_2(pool_copy: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_one_of_two_gates_wrong(pool_copy: Path, tiny_pool: Path) -> None:
-    edit_adapter_config(
-        pool_copy.parent / "adapters" / "b", base_model_name_or_path="elsewhere/other"
-    )
+    edit_adapter_config(pool_copy.parent / "adapters" / "b", task_type="SEQ_CLS")
     assert check(tiny_pool, pool_copy) == 2
     assert check(pool_copy, tiny_pool) == 2
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.resources import files as files_of
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from safetensors.numpy import load_file, save_file
 
-from .files import LLAMA, Files
+from pytest_mergegate.pool.references import names_repository
+
+from .files import EMBEDDING, HEAD, LLAMA, PREFIX, RANK, ROWS, WEIGHTS, WIDTH, Files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,40 +27,47 @@ def test_a_sound_pool_has_no_findings(files: Files) -> None:
 
 
 class TestBaseMismatch:
-    def test_another_name(self, files: Files) -> None:
-        files.edit_config("b", base_model_name_or_path="org/other")
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "org/other",
+            "org/Base",
+            "org/base@main",
+            "/other/run/base",
+            "C:\\models\\base",
+            f"/home/somebody/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}",
+        ],
+    )
+    def test_a_name_proves_nothing_and_refutes_nothing(self, files: Files, name: str) -> None:
+        files.edit_config("b", base_model_name_or_path=name)
         found = files.only("MG101")
-        assert (found.severity, found.expert) == ("error", "b")
-        assert "'org/other'" in found.message
+        assert (found.severity, found.expert) == ("warning", "b")
+        assert repr(name) in found.message
         assert "'base'" in found.message
+        assert ("@<commit>" in found.fix) == (name.startswith("org/"))
         assert "ignore: {MG101" in found.fix
 
     @pytest.mark.parametrize(
         "name",
-        [
-            "base",
-            "org/Base",
-            "/somewhere/else/base/",
-            "C:\\models\\base",
-            "org/base@main",
-            f"/home/somebody/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}",
-            "org/base-bnb-4bit",
-            None,
-            "",
-            7,
-            ["base"],
-        ],
+        ["base", "./base", "../{folder}/base", "{path}/base", None, "", 7, ["base"]],
         ids=str,
     )
-    def test_the_same_name_elsewhere(self, files: Files, name: Any) -> None:
+    def test_the_folder_itself_or_no_name(self, files: Files, name: Any) -> None:
+        if isinstance(name, str):
+            name = name.format(folder=files.folder.name, path=files.folder)
         files.edit_config("b", base_model_name_or_path=name)
-        assert "MG101" not in {f.code for f in files.findings()}
+        assert files.findings() == []
 
     def test_ignored_with_a_reason(self, files: Files) -> None:
         files.edit_config("b", base_model_name_or_path="org/other")
         found = files.only("MG101", ignore={"MG101": "a renamed copy"})
         assert found.severity == "warning"
         assert "a renamed copy" in found.fix
+
+    def test_told_once_for_all(self, files: Files) -> None:
+        for name in "abc":
+            files.edit_config(name, base_model_name_or_path="org/other")
+        assert files.only("MG101").message.startswith("a, b, c: the adapter was trained on")
 
     @pytest.mark.parametrize(
         ("task", "fits"),
@@ -149,6 +161,137 @@ class TestBaseMismatch:
         assert files.findings() == []
 
 
+class TestByContent:
+    """The base that an adapter names, where it is at hand beside the gate's."""
+
+    @pytest.fixture
+    def copy(self, files: Files) -> Path:
+        copied = files.folder / "run" / "named otherwise"
+        shutil.copytree(files.base, copied)
+        files.edit_config("b", base_model_name_or_path=str(copied))
+        return copied
+
+    def test_the_same_weights(self, files: Files, copy: Path) -> None:
+        assert files.findings() == []
+        files.edit_config("b", base_model_name_or_path="run/named otherwise")
+        assert files.findings() == []
+
+    def test_in_shards(self, files: Files, copy: Path) -> None:
+        tensors = load_file(copy / "model.safetensors")
+        (copy / "model.safetensors").unlink()
+        names = sorted(tensors)
+        shards = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+        for file, held in shards.items():
+            save_file({name: tensors[name] for name in held}, copy / file)
+        weight_map = {name: file for file, held in shards.items() for name in held}
+        index = {"metadata": {}, "weight_map": weight_map}
+        (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert files.findings() == []
+
+    def test_in_another_precision(self, files: Files, copy: Path) -> None:
+        tensors = load_file(copy / "model.safetensors")
+        halves = {name: value.astype(np.float16) for name, value in tensors.items()}
+        save_file(halves, copy / "model.safetensors")
+        assert files.findings() == []
+
+    @pytest.mark.parametrize("shape", [False, True])
+    def test_other_weights_under_the_right_name(
+        self, files: Files, copy: Path, shape: bool
+    ) -> None:
+        tensors = load_file(copy / "model.safetensors")
+        name = "model.layers.1.mlp.up_proj.weight"
+        tensors[name] = tensors[name][:4] if shape else tensors[name] + 0.001
+        save_file(tensors, copy / "model.safetensors")
+        right = copy.parent / "base"
+        copy.rename(right)
+        files.edit_config("b", base_model_name_or_path=str(right))
+        found = files.only("MG101")
+        assert (found.severity, found.expert) == ("error", "b")
+        assert "are at hand and are not those" in found.message
+
+    def test_in_ci_nothing_outside_is_read(
+        self,
+        files: Files,
+        copy: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        outside = tmp_path_factory.mktemp("outside") / "base"
+        shutil.copytree(files.base, outside)
+        files.edit_config("b", base_model_name_or_path=str(outside))
+        assert files.findings() == []
+        monkeypatch.setenv("CI", "true")
+        assert files.only("MG101").severity == "warning"
+
+
+class TestTraces:
+    """What the numbers of an adapter tell of its base."""
+
+    def widen(self, files: Files) -> dict[str, Any]:
+        """A base whose embedding is large enough for chance to decide nothing."""
+        tensors = load_file(files.base / "model.safetensors")
+        tensors[EMBEDDING] = tensors[HEAD] = files.draw(ROWS * 4, WIDTH)
+        files.write_model(files.base, tensors, LLAMA)
+        for name in "abc":
+            files.edit_config(name, base_model_name_or_path="org/other")
+        return tensors
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_trained_copies(self, files: Files, own: bool) -> None:
+        rows = self.widen(files)[EMBEDDING]
+        noise = files.draw(*rows.shape)
+        copied = rows + 0.05 * noise if own else noise
+        files.edit_config("b", modules_to_save=["embed_tokens"])
+        files.edit_tensors("b", lambda t: t.update({PREFIX + EMBEDDING: copied}))
+        self.check(files, own, "embed_tokens")
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_trained_rows(self, files: Files, own: bool) -> None:
+        chosen = [*range(3, 83)]
+        rows = self.widen(files)[EMBEDDING][chosen]
+        trained = rows + 0.05 * files.draw(*rows.shape) if own else files.draw(*rows.shape)
+        key = PREFIX + "model.embed_tokens.token_adapter.trainable_tokens_delta"
+        files.edit_config("b", trainable_token_indices=chosen)
+        files.edit_tensors("b", lambda t: t.update({key: trained}))
+        self.check(files, own, "trained rows")
+
+    def check(self, files: Files, own: bool, says: str) -> None:
+        errors = [f for f in files.findings() if f.severity == "error"]
+        assert [(f.code, f.expert) for f in errors] == ([] if own else [("MG101", "b")])
+        if own:  # numbers near the base's own show it, whatever the name says
+            assert files.only("MG101").message.startswith("a, c: ")
+        else:
+            assert says in errors[0].message
+
+    @pytest.mark.parametrize("kind", ["the base's", "another's", "far longer"])
+    def test_lengths_of_dora(self, files: Files, kind: str) -> None:
+        """Each of 4 modules has 8 outputs here: widened, so that chance decides nothing."""
+        rng = files.rng
+        tall = load_file(files.base / "model.safetensors")
+        modules = [n for n in tall if "q_proj" in n or "v_proj" in n]
+        for name in modules:
+            tall[name] = files.draw(64, WIDTH)
+        files.write_model(files.base, tall, LLAMA)
+        for expert in "abc":
+            tensors: dict[str, Any] = {}
+            for name in modules:
+                stem = PREFIX + name.removesuffix(".weight")
+                tensors[f"{stem}.lora_A.weight"] = 0.1 * files.draw(RANK, WIDTH)
+                tensors[f"{stem}.lora_B.weight"] = 0.1 * files.draw(64, RANK)
+                lengths = np.linalg.norm(tall[name], axis=1)
+                if expert == "b" and kind == "another's":
+                    lengths = rng.permutation(lengths)
+                if expert == "b" and kind == "far longer":
+                    lengths = 3 * lengths
+                tensors[f"{stem}.lora_magnitude_vector"] = lengths.astype(np.float32)
+            save_file(tensors, files.folder / expert / WEIGHTS)
+            files.edit_config(expert, use_dora=True, base_model_name_or_path="org/other")
+        if kind == "the base's":
+            assert files.findings() == []
+        else:
+            assert "DoRA magnitudes" in files.only("MG101").message
+
+
 class TestHub:
     """A base from a cache of the hub, written here as huggingface_hub lays it out."""
 
@@ -162,6 +305,8 @@ class TestHub:
         files.base.rename(repository / "snapshots" / COMMIT)
         for branch in ("main", "dev"):
             (repository / "refs" / branch).write_text(COMMIT)
+        for name in "abc":
+            files.edit_config(name, base_model_name_or_path="org/base")
         return files
 
     def test_unpinned_in_ci(self, cached: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +319,27 @@ class TestHub:
         assert cached.findings(base=f"org/base@{COMMIT}") == []
         monkeypatch.setenv("CI", "false")
         assert cached.findings(base="org/base") == []
+
+    @pytest.mark.parametrize(
+        "named",
+        ["org/base", "ORG/Base@main", "org/alias", f"/x/models--org--base/snapshots/{COMMIT}"],
+    )
+    def test_one_repository(
+        self, cached: Files, named: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = {"org/base": "org/base", "org/alias": "org/base"}
+        monkeypatch.setattr("pytest_mergegate.pool.identity._aliases", lambda: known)
+        cached.edit_config("b", base_model_name_or_path=named)
+        assert cached.findings(base="org/base") == []
+
+    def test_the_table_of_aliases(self) -> None:
+        """Each name stands in one group, and each group has several."""
+        text = files_of("pytest_mergegate.pool").joinpath("base_aliases.json").read_text("utf-8")
+        groups = json.loads(text)
+        names = [name.lower() for group in groups for name in group]
+        assert len(names) == len({*names})
+        assert all(len(group) > 1 for group in groups)
+        assert all(names_repository(name) for name in names)
 
     @pytest.mark.parametrize(
         ("wanted", "base", "fits"),
@@ -223,9 +389,16 @@ class TestQuantisedBase:
         assert files.findings() == []
 
     @pytest.mark.parametrize("name", ["base-unsloth", "base-dynamic", "base-7b", "a-4bits-base"])
-    def test_other_names_are_another_base(self, files: Files, name: str) -> None:
+    def test_other_names_are_none(self, files: Files, name: str) -> None:
         files.edit_config("b", base_model_name_or_path=name)
         assert files.only("MG101").expert == "b"
+
+    def test_of_an_alias(self, files: Files) -> None:
+        files.edit_config("base", _name_or_path="meta-llama/Llama-3.2-1B")
+        files.edit_config("b", base_model_name_or_path="unsloth/Llama-3.2-1B-bnb-4bit")
+        assert files.only("MG112").expert == "b"
+        files.edit_config("b", base_model_name_or_path="unsloth/Llama-3.2-3B-bnb-4bit")
+        assert files.only("MG101").severity == "warning"
 
 
 class TestQuantisedWeights:

@@ -92,7 +92,7 @@ def test_last_part_of_a_name(reference: str, name: str | None) -> None:
 def test_an_unusable_expression_stops_no_other_rule(files: Files) -> None:
     """An expression that cannot be matched is one finding among the others."""
     files.edit_config("a", target_modules="(")
-    files.edit_config("b", base_model_name_or_path="org/other")
+    files.edit_config("b", task_type="SEQ_CLS")
     assert sorted(f.code for f in files.findings()) == ["MG001", "MG101"]
 
 
