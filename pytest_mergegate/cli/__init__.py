@@ -44,6 +44,12 @@ _COMMANDS = {
         "Ask the base, an expert and the gate's merges the same, and print their answers below "
         "each other. Merges are made in memory, and nothing is judged.",
     ),
+    "convert": (
+        "repair or convert an adapter's files",
+        "Write an adapter's weights in the form that PEFT saves and a gate reads: under PEFT's "
+        "names, where exactly one reading of others fits the base, and as safetensors, where there "
+        "is adapter_model.bin alone, which no gate ever loads.",
+    ),
     "report": ("write a JSON report in other formats", "; exits 0 whatever the verdict."),
     "github": (
         "tell GitHub Actions what a check found",

@@ -15,10 +15,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.engine.models.loading import without_hooks
-from pytest_mergegate.engine.weights.adapters import write_plain_configuration
+from pytest_mergegate.engine.weights.adapters import stored_state, write_plain_configuration
 from pytest_mergegate.merging import run_mergekit
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.adapters import WEIGHTS
@@ -147,7 +149,10 @@ class LinkedModels:
 
     def _reference(self, name: str, expert: Expert) -> str:
         if expert.is_adapter:
-            folder = self._new(name, expert.name, [expert.path / WEIGHTS])
+            as_stored = [] if expert.tensors.stored_names else [expert.path / WEIGHTS]
+            folder = self._new(name, expert.name, as_stored)
+            if not as_stored:
+                save_file(stored_state(expert), folder / WEIGHTS)
             write_plain_configuration(expert, folder)
             return f"{self.base}+{folder}"
         shards = {file for file in expert.tensors.files if file.parent == expert.path}

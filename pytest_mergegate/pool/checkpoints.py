@@ -49,8 +49,9 @@ def refuse_pickles(directory: Path, *, expert: str | None = None) -> None:
             f"{shown(directory.name)}/ holds {shown(pickles[0])}, a pickle, which is never loaded",
             expert=expert,
             where=shown(directory.name),
-            fix="convert it once, where you trust it: load it with transformers or PEFT and "
-            "model.save_pretrained(path), or write its tensors with safetensors.torch.save_file",
+            fix="convert it once: mergegate convert DIR reads an adapter's tensors in a process of "
+            "its own, and nothing else; of a whole model, load it where you trust it, and "
+            "model.save_pretrained(path)",
         )
 
 

@@ -26,6 +26,7 @@ from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.lora import LoraAdapter
 from pytest_mergegate.pool.references import Located
+from pytest_mergegate.pool.repaired_names import repaired
 from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
 
@@ -48,9 +49,11 @@ class Expert:
     config: Mapping[str, Any]
     """``adapter_config.json``, or ``config.json`` of a full checkpoint; from a stranger."""
     tensors: StoredTensors
-    """Under the names in its files; a full checkpoint's under the base's names."""
+    """An adapter's under PEFT's names, a full checkpoint's under the base's."""
     changes: Mapping[str, Change]
     """What it does to the base, by parameter."""
+    repair: str | None = None
+    """What was wrong with the names of an adapter's tensors, and how they are read."""
     hashes: Future[tuple[str, str]]
     """``fingerprint`` and ``weights_fingerprint``, as soon as they are there."""
 
@@ -91,9 +94,12 @@ def read_expert(
     """
     path = located.path
     changes: Mapping[str, Change]
+    told: str | None = None
     if (path / CONFIG).exists() or not (path / "config.json").exists():
         config, file = read_config(path, name, where), path / CONFIG
         kind, tensors = adapter_kind(config), StoredTensors([path / WEIGHTS], expert=name)
+        if base is not None and (repair := repaired(tensors, base)) is not None:
+            tensors, told = repair.tensors, repair.told
         changes = {c.parameter: c for c in _adapter_changes(config, tensors, base, name)}
     else:
         kind, file = FULL, path / "config.json"
@@ -114,6 +120,7 @@ def read_expert(
         config=config,
         tensors=tensors,
         changes=changes,
+        repair=told,
         hashes=in_background(
             lambda: (fingerprint([*tensors.files, file]), fingerprint(tensors.files))
         ),

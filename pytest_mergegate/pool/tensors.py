@@ -70,6 +70,12 @@ class StoredTensors(Mapping[str, TensorHeader]):
         other._entries = {name: entry for name, entry in names if name is not None}
         return other
 
+    @property
+    def stored_names(self) -> dict[str, str]:
+        """The name in its file of every tensor that goes by another."""
+        entries = self._entries.items()
+        return {name: entry.name for name, entry in entries if name != entry.name}
+
     def check_unchanged(self, *names: str) -> None:
         """Raises PoolError where a file that holds one of ``names`` (default: any of them) was
         written to since its headers were read."""

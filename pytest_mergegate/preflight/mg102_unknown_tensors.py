@@ -1,4 +1,5 @@
-"""MG102: tensors of an expert that match nothing in the base (PEFT drops them silently)."""
+"""MG102: tensors of an expert that match nothing in the base, or only once they are renamed; PEFT
+drops them silently."""
 
 import difflib
 
@@ -7,7 +8,7 @@ from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Offset
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import head_of
-from pytest_mergegate.preflight.told import Findings, error
+from pytest_mergegate.preflight.told import Findings, error, warning
 
 _OTHER_BASE = "gate against the base it was trained on, or restore the tensor names"
 _NO_BIAS = "under lora_bias, PEFT merges only into layers with a bias; train without lora_bias"
@@ -18,6 +19,12 @@ _COMPARED = 200
 def find(pool: Pool) -> Findings:
     """Every parameter that an expert changes must be one of the base; heads are MG114's."""
     for expert in pool.experts:
+        if expert.repair is not None:
+            yield warning(
+                f"{expert.repair}; PEFT itself drops such tensors without a word",
+                f"mergegate convert {shown(expert.reference)} writes them under PEFT's names",
+                expert.name,
+            )
         unknown = [p for p in expert.changes if p not in pool.base.tensors and not head_of(p)]
         if unknown:
             count = f"{len(unknown)} of {len(expert.changes)}"

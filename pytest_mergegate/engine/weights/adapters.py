@@ -57,7 +57,7 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     for, or lacks, and where merged and unmerged model differ; PEFT's own errors pass through.
     """
     # all tensors as they are: some methods keep whole numbers (SHiRA's places)
-    stored = {k: t for path in expert.tensors.files for k, t in load_file(path).items()}
+    stored = stored_state(expert)
     with torch.device("meta"):
         _check_shapes(type(module)(module.config), stored, expert)
     model = _adapted(module, expert)
@@ -77,6 +77,13 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     if not error <= _MERGE_TOLERANCE:
         raise refused(expert, f"merged, it answers differently from unmerged (by {error:.1%})")
     return {name: p.detach() for name, p in merged.named_parameters()}
+
+
+def stored_state(expert: Expert) -> dict[str, Tensor]:
+    """All tensors of an adapter, under PEFT's names."""
+    held = {k: t for path in expert.tensors.files for k, t in load_file(path).items()}
+    stored = expert.tensors.stored_names
+    return {name: held[stored.get(name, name)] for name in expert.tensors}
 
 
 def _adapted(module: Any, expert: Expert) -> Any:
