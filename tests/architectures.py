@@ -119,6 +119,44 @@ _DISTILBERT: dict[str, Any] = {
 }
 
 
+_VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_GEMMA3_IMAGES: dict[str, Any] = {
+    "text_config": _TOKENS | _GEMMA3,
+    "vision_config": _VISION,
+    "mm_tokens_per_image": 1,
+    "image_token_index": 3,
+    "boi_token_index": 4,
+    "eoi_token_index": 5,
+}
+_LLAVA: dict[str, Any] = {
+    "text_config": {"model_type": "llama", **_TOKENS, **_GROUPED},
+    "vision_config": {"model_type": "clip_vision_model", **_VISION, "projection_dim": 16},
+    "image_token_index": 3,
+    "image_seq_length": 4,
+    "vision_feature_layer": -1,
+}
+_EXPERTS: dict[str, Any] = {
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "decoder_sparse_step": 1,
+}
+
+
+def _with_images(kind: str, config: str, **settings: Any) -> Any:
+    """A model that reads images, too; the tokens are its text part's."""
+    return getattr(hf, kind)(getattr(hf, config)(**settings))
+
+
 def _of(family: Family, kind: str, config: str, settings: dict[str, Any]) -> Architecture:
     return Architecture(family=family, make=partial(_model, kind, config, **settings))
 
@@ -135,6 +173,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": _of("causal", "GemmaForCausalLM", "GemmaConfig", _HEADED),
     "gemma2": _of("causal", "Gemma2ForCausalLM", "Gemma2Config", _HEADED),
     "gemma3": _of("causal", "Gemma3ForCausalLM", "Gemma3TextConfig", _GEMMA3),
+    "gemma3_images": Architecture(
+        family="causal",
+        make=partial(
+            _with_images, "Gemma3ForConditionalGeneration", "Gemma3Config", **_GEMMA3_IMAGES
+        ),
+    ),
+    "llava": Architecture(
+        family="causal",
+        make=partial(_with_images, "LlavaForConditionalGeneration", "LlavaConfig", **_LLAVA),
+    ),
+    "mixtral": _of("causal", "MixtralForCausalLM", "MixtralConfig", _GROUPED | _EXPERTS),
+    "qwen2_moe": _of("causal", "Qwen2MoeForCausalLM", "Qwen2MoeConfig", _GROUPED | _EXPERTS),
     "gpt2": _of("causal", "GPT2LMHeadModel", "GPT2Config", _GPT2),
     "opt": _of("causal", "OPTForCausalLM", "OPTConfig", _OPT),
     "opt_projected": _of(

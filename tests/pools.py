@@ -167,8 +167,11 @@ def apart(names: str) -> dict[str, Adapter]:
 
 
 def copy_pool(gate: Path, folder: Path) -> Path:
-    """A copy of a pool in a new ``folder``, without gates that other tests have put beside it."""
+    """A copy of a pool in a new ``folder``, without gates that other tests have put beside it; its
+    adapters name the copy's base."""
     shutil.copytree(gate.parent, folder, ignore=shutil.ignore_patterns("*.mergegate.yaml"))
+    for adapter in folder.glob("adapters/*/adapter_config.json"):
+        edit_adapter_config(adapter.parent, base_model_name_or_path=str(folder / "base"))
     return folder / gate.name
 
 

@@ -10,8 +10,10 @@ import torch
 from architectures import ARCHITECTURES
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
 )
@@ -20,8 +22,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+
+class LanguageModel:
+    """What loads a language model, whether it reads images too or not."""
+
+    @staticmethod
+    def of(config: Any) -> Any:
+        """The class of transformers for a configuration."""
+        images = str((config.architectures or [""])[0]).endswith("ForConditionalGeneration")
+        return AutoModelForImageTextToText if images else AutoModelForCausalLM
+
+    @classmethod
+    def from_pretrained(cls, path: Path, **settings: Any) -> Any:
+        """The model in a folder."""
+        return cls.of(AutoConfig.from_pretrained(path)).from_pretrained(path, **settings)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        """A model of random weights."""
+        return cls.of(config).from_config(config)
+
+
 AUTO: dict[str, Any] = {
-    "causal": AutoModelForCausalLM,
+    "causal": LanguageModel,
     "seq2seq": AutoModelForSeq2SeqLM,
     "classifier": AutoModelForSequenceClassification,
     "encoder": AutoModel,
@@ -119,6 +142,18 @@ VARIANTS: dict[str, Variant] = {
         config=_lora(trainable_token_indices=[3, 1, 7]), on=("llama", "bert_classifier")
     ),
     "tokens_tied": Variant(config=_lora(trainable_token_indices={"wte": [3, 1, 7]}), on=("gpt2",)),
+    "experts": Variant(
+        config=_lora(
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+            rank_pattern={"experts.down_proj": 3},
+            alpha_pattern={r".*\.1\..*gate_up_proj": 5},
+        ),
+        on=("mixtral", "qwen2_moe"),
+    ),
+    "experts_alone": Variant(
+        config=_lora(target_modules=[], target_parameters=["experts.down_proj", "gate.weight"]),
+        on=("mixtral",),
+    ),
     "pissa": Variant(config=_lora(init_lora_weights="pissa"), on=_PLAIN),
     "olora": Variant(config=_lora(init_lora_weights="olora"), on=_PLAIN),
     "ia3": Variant(config=_ia3, kind="ia3"),

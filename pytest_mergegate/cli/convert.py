@@ -1,7 +1,6 @@
 """``mergegate convert``: an adapter's files put into the form that PEFT saves and a gate reads."""
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -153,7 +152,7 @@ def _write(state: "dict[str, Tensor]", folder: Path, target: Path) -> None:
             make_folder(target)
             for file in sorted(folder.iterdir()):
                 if file.suffix in _BESIDE and file.is_file():
-                    shutil.copyfile(file, target / file.name)
+                    write_file(target / file.name, file.read_bytes())
         write_file(target / WEIGHTS, save(state, {"format": "pt"}))
     except (Unwritten, OSError) as error:
         raise GateError(str(error), fix="make room, or choose another folder") from None

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.reading import read_json_object
-from pytest_mergegate.engine.models.loading import without_hooks
 from pytest_mergegate.engine.weights.adapters import stored_state, write_plain_configuration
 from pytest_mergegate.merging import run_mergekit
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.adapters import WEIGHTS
 from pytest_mergegate.pool.experts import Expert
+from pytest_mergegate.pool.hooks import without_hooks
 from pytest_mergegate.pool.pool import Pool
 
 _SETTINGS = "config.json"

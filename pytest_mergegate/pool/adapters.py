@@ -37,7 +37,6 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "kasa_config": (None,),
     "velora_config": (None,),
     "monteclora_config": (None,),
-    "target_parameters": (None, []),
     # the other initialisations (corda, loftq, pissa_niter, ...) leave behind a changed base that
     # cannot be made again
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "pissa", "olora"),

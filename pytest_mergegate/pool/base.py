@@ -17,6 +17,7 @@ from pytest_mergegate.pool.adapters import read_adapter_config
 from pytest_mergegate.pool.changes import Change, Factors, Replacement
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint, known_fingerprint
+from pytest_mergegate.pool.loaded_names import LoadedNames, loaded_names
 from pytest_mergegate.pool.references import Located, last_part
 from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
@@ -48,6 +49,8 @@ class Base:
     architecture: str
     tensors: StoredTensors
     """Under the names that the loaded model gives its parameters."""
+    loaded: LoadedNames | None = None
+    """How transformers names and joins its tensors, where the files hold them otherwise."""
 
     @property
     def path(self) -> Path:
@@ -163,21 +166,26 @@ def read_base(located: Located, reference: str, where: str) -> Base:
             where=path.name,
             fix="move the adapter to a folder of its own",
         )
-    if (named := config.get("transformers_weights")) is not None:
-        what = f"config.json of the base names its weights itself (transformers_weights: {named!r})"
+    if (written := config.get("transformers_weights")) is not None:
+        what = (
+            f"config.json of the base names its weights itself (transformers_weights: {written!r})"
+        )
         fix = "save the base again with save_pretrained, under the usual names"
         raise PoolError(what, where=called, fix=fix)
     architectures = config.get("architectures") or [config.get("model_type")]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
         what = "config.json of the base names neither architectures nor model_type"
         raise PoolError(what, where=called, fix="save the base again with save_pretrained")
-    model_type = str(config.get("model_type") or "")
+    model_type, stored = str(config.get("model_type") or ""), read_checkpoint(path)
+    loaded = loaded_names(config, stored)
+    named = _as_loaded(stored, architectures[0], model_type)
     return Base(
         reference=reference,
         located=located,
         config=config,
         architecture=architectures[0],
-        tensors=_as_loaded(read_checkpoint(path), architectures[0], model_type),
+        tensors=loaded.as_loaded(stored) if loaded is not None else named,
+        loaded=loaded,
     )
 
 

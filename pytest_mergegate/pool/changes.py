@@ -39,6 +39,40 @@ class Factors:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FactorBlock:
+    """scale · B A in some rows of one expert's matrix, or its transpose, where the whole stack is
+    stored as [experts, inputs, outputs]."""
+
+    expert: int
+    """Its place in the stack."""
+    row: int
+    """The first output that it changes."""
+    key_a: str
+    key_b: str
+    place: int | None
+    """Which of the blocks of one tensor it is: of A [experts · rank, inputs] the rows behind each
+    other, of B [outputs, rank · experts] every so-manieth column; None for whole tensors."""
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertFactors:
+    """Factors of the experts of a mixture, whose matrices lie in one parameter."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    """[experts, outputs, inputs], or [experts, inputs, outputs]."""
+    transposed: bool
+    blocks: tuple[FactorBlock, ...]
+    """No two change the same numbers."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The tensors of the adapter behind this change."""
+        return tuple(dict.fromkeys(k for b in self.blocks for k in (b.key_a, b.key_b)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class _OfOneTensor:
     parameter: str
     key: str
@@ -82,4 +116,4 @@ class Computed:
     """The tensors of the adapter behind this change; none for a checkpoint's."""
 
 
-Change = Factors | Replacement | Rows | Offset | Computed
+Change = Factors | ExpertFactors | Replacement | Rows | Offset | Computed

@@ -26,7 +26,7 @@ from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint
 from pytest_mergegate.pool.lora import LoraAdapter
 from pytest_mergegate.pool.references import Located
-from pytest_mergegate.pool.repaired_names import repaired
+from pytest_mergegate.pool.repaired_names import as_loaded, repaired
 from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.threads import in_background
 
@@ -98,8 +98,10 @@ def read_expert(
     if (path / CONFIG).exists() or not (path / "config.json").exists():
         config, file = read_config(path, name, where), path / CONFIG
         kind, tensors = adapter_kind(config), StoredTensors([path / WEIGHTS], expert=name)
-        if base is not None and (repair := repaired(tensors, base)) is not None:
-            tensors, told = repair.tensors, repair.told
+        if base is not None:
+            tensors = as_loaded(tensors, base)
+            if (repair := repaired(tensors, base)) is not None:
+                tensors, told = repair.tensors, repair.told
         changes = {c.parameter: c for c in _adapter_changes(config, tensors, base, name)}
     else:
         kind, file = FULL, path / "config.json"
@@ -133,6 +135,8 @@ def named_as(base: Base | None, tensors: StoredTensors) -> StoredTensors:
     The same model is stored with and without the prefix that a class with a head adds
     (``transformer.h.0`` or ``h.0``).
     """
+    if base is not None and base.loaded is not None:
+        tensors = base.loaded.as_loaded(tensors)
     if base is None or any(name in base.tensors for name in tensors):
         return tensors
     prefixes = sorted({name.split(".")[0] + "." for name in base.tensors})

@@ -4,6 +4,7 @@ A name by itself proves nothing and refutes nothing: folders move, are copied, a
 """
 
 import json
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,7 @@ from pytest_mergegate.pool.references import (
 from pytest_mergegate.pool.tensors import StoredTensors
 
 Identity = Literal["same", "quantised", "other", "unknown"]
+_DRIVE = re.compile(r"[A-Za-z]:")
 _SAMPLE = 1 << 14
 """Numbers of each tensor that are compared where the files are not equal."""
 
@@ -83,7 +85,12 @@ def _folders(named: str, base: Base, near: Path) -> list[Path]:
         if path.is_absolute() and not in_ci():
             top = Path(path.anchor)
         places = [p for p in places if top is not None and p.resolve().is_relative_to(top)]
-        places += [base.path] if _ends_alike(path, base.path) else []
+        seen = [base.path, *([] if Path(base.reference).is_absolute() else [path])]
+        ends = [path, Path(base.reference)]
+        alike = any(_ends_alike(end, whole) for end, whole in zip(ends, seen, strict=False))
+        # org/name may be a repository
+        is_path = not names_repository(named) and not _DRIVE.match(named)
+        places += [base.path] if alike and is_path and not path.is_absolute() else []
         cached = None if in_ci() else _in_cache(named)
         return [p for p in (*places, *filter(None, [cached])) if (p / "config.json").is_file()]
     except (OSError, ValueError, RuntimeError):
@@ -91,9 +98,9 @@ def _folders(named: str, base: Base, near: Path) -> list[Path]:
 
 
 def _ends_alike(path: Path, place: Path) -> bool:
-    """Whether a relative path of several parts is how ``place`` ends."""
+    """Whether ``path`` is how ``place`` ends: one folder, seen from two others."""
     parts = path.parts
-    return bool(parts) and not path.is_absolute() and place.parts[-len(parts) :] == parts
+    return bool(parts) and place.parts[-len(parts) :] == parts
 
 
 def _shared_root(one: Path, other: Path) -> Path | None:

@@ -13,6 +13,7 @@ from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS, is_saved, saved_modules
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.expert_modules import ExpertModules
 from pytest_mergegate.pool.patterns import pattern_value
 from pytest_mergegate.pool.tensors import StoredTensors
 
@@ -64,6 +65,7 @@ class LoraAdapter:
         """
         modules: dict[str, Keys] = {}
         changes: list[Change] = []
+        experts = ExpertModules(self)
         for key in self.tensors:
             if ".original_module." in key:  # the base's own, beside a copy that was trained
                 continue
@@ -74,15 +76,16 @@ class LoraAdapter:
             keys = modules.setdefault(match["module"], {})
             if (other := keys.setdefault(_PARTS[match["part"]], key)) != key:
                 what = f"tensors {other!r} and {key!r} are two names for one: which counts is open"
-                raise self._refused("MG102", what, _SAVE_AGAIN)
+                raise self.refused("MG102", what, _SAVE_AGAIN)
         for name, keys in sorted(modules.items()):
-            changes += self._of_module(name, keys)
+            changes += [] if experts.take(name, keys) else self._of_module(name, keys)
+        changes += experts.changes()
         found: dict[str, Change] = {}
         for change in changes:  # both sides of a tied pair may be stored as equal copies
             first = found.setdefault(change.parameter, change)
             if first is not change and not self._are_copies(first, change):
                 tied = self.base is not None and self.base.is_embedding(change.parameter)
-                raise self._refused(
+                raise self.refused(
                     "MG002",
                     f"{change.parameter!r} is changed in two ways at once"
                     + (": the base ties its embeddings, the adapter changes both sides" * tied),
@@ -101,7 +104,7 @@ class LoraAdapter:
         # what PEFT makes no place for, it drops without a word
         for part, setting in (("magnitude", "use_dora"), ("bias", "lora_bias")):
             if part in keys and not self.config.get(setting):
-                raise self._refused(
+                raise self.refused(
                     "MG102",
                     f"tensor {keys[part]!r} is stored, but {setting} is not set: PEFT drops it",
                     f"set {setting}: true if {module!r} was trained with it, or save the adapter "
@@ -119,21 +122,21 @@ class LoraAdapter:
         if not set(names) <= set(keys):
             held = ", ".join(sorted(key.rpartition(f"{module}.")[2] for key in keys.values()))
             fix = f"{_SAVE_AGAIN}; half of this module is missing"
-            raise self._refused("MG103", f"module {module!r} has only {held}", fix)
+            raise self.refused("MG103", f"module {module!r} has only {held}", fix)
         if self.config.get("use_dora") and "magnitude" not in keys:
             what = f"module {module!r} has no lora_magnitude_vector, and the adapter is a DoRA"
             fix = f"{_SAVE_AGAIN}; a third of this module is missing"
-            raise self._refused("MG103", what, fix)
+            raise self.refused("MG103", what, fix)
         key_a, key_b = (keys[name] for name in names)
         a, b = self.tensors[key_a].shape, self.tensors[key_b].shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
             what = f"the factors of {module!r} do not fit: A {a}, B {b}"
-            raise self._refused("MG104", what, _SAVE_AGAIN)
+            raise self.refused("MG104", what, _SAVE_AGAIN)
         lengths = self.tensors[keys["magnitude"]] if "magnitude" in keys else None
         if lengths is not None and lengths.size != b[0]:
             what = f"DoRA's magnitudes of {module!r} are {list(lengths.shape)}, "
             what += f"not one for each of {b[0]} outputs"
-            raise self._refused("MG104", what, _SAVE_AGAIN)
+            raise self.refused("MG104", what, _SAVE_AGAIN)
         parameter = self._parameter(f"{module}.weight")
         return Factors(
             parameter=parameter,
@@ -141,7 +144,7 @@ class LoraAdapter:
             key_b=key_b,
             shape_a=a,
             shape_b=b,
-            scale=self._scale(module, a[0]),
+            scale=self.scale(module, a[0]),
             transposed=embedding or self._is_transposed(parameter, a, b),
             magnitude_key=keys.get("magnitude"),
             base_key=keys.get("base"),
@@ -156,13 +159,13 @@ class LoraAdapter:
             return self.base.stores_transposed(parameter)
         return self.base.tensors[parameter].shape == (a[1], b[0])
 
-    def _scale(self, module: str, stored_rank: int) -> float:
+    def scale(self, module: str, stored_rank: int) -> float:
         config, expert = self.config, self.expert
         rank = pattern_value(module, config.get("rank_pattern"), expert=expert) or config.get("r")
         alpha = pattern_value(module, config.get("alpha_pattern"), expert=expert)
         alpha = config.get("lora_alpha") if alpha is None else alpha
         if rank != stored_rank or not _is_finite(alpha):
-            raise self._refused(
+            raise self.refused(
                 "MG104",
                 f"module {module!r} has rank {stored_rank}, its configuration says "
                 f"r={rank!r}, lora_alpha={alpha!r}",
@@ -178,7 +181,7 @@ class LoraAdapter:
         bias = self.config.get("bias") in ("all", "lora_only") and parameter.endswith(".bias")
         # PEFT saves copies of these where one of them is adapted or resized
         if not (trained or bias or (self.base is not None and self.base.is_embedding(parameter))):
-            raise self._refused(
+            raise self.refused(
                 "MG102",
                 f"tensor {key!r} is not a LoRA factor of a base module, nor of modules_to_save",
                 f"PEFT names tensors {PREFIX}<module>.lora_A.weight; a changed name makes it drop "
@@ -198,7 +201,7 @@ class LoraAdapter:
         fits = len(header.shape) == 2 and header.shape[0] == len(listed)
         rows = fits and all(type(row) is int and row >= 0 for row in listed)
         if not rows or len(set(listed)) != len(listed):
-            raise self._refused(
+            raise self.refused(
                 "MG104",
                 f"{key!r} is {list(header.shape)}, trainable_token_indices of {module!r} is "
                 f"{shown(str(wanted))}",
@@ -216,7 +219,7 @@ class LoraAdapter:
     def _parameter(self, name: str) -> str:
         return self.base.parameter(name) if self.base else name
 
-    def _refused(self, code: str, what: str, fix: str, *, where: str = WEIGHTS) -> PoolError:
+    def refused(self, code: str, what: str, fix: str, *, where: str = WEIGHTS) -> PoolError:
         return PoolError(what, code=code, expert=self.expert, where=where, fix=fix)
 
 

@@ -22,6 +22,7 @@ _INFIX = re.compile(
 )
 """A tensor of an adapter under the name that it has in a model, with the adapter's own in it."""
 
+_FACTOR = re.compile(r"(?P<module>.+?)(\.base_layer)*\.lora_[AB]\.weight")
 _SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
@@ -34,16 +35,23 @@ class Repair:
     """What was undone, in words, with the first name as it is stored and as it is read."""
 
 
+def as_loaded(tensors: StoredTensors, base: Base) -> StoredTensors:
+    """An adapter's tensors under the names that PEFT loads them under: of some architectures the
+    modules moved since it was saved."""
+    return tensors if base.loaded is None else tensors.renamed(_Fitting(base).as_loaded)
+
+
 def repaired(tensors: StoredTensors, base: Base) -> Repair | None:
-    """The tensors under names that fit ``base``; None where they fit as they are, or where no
-    reading, or more than one, fits every one of them."""
-    if not tensors or _fit(tensors, base):
+    """The tensors under names that fit ``base``; None where they fit as PEFT reads them, or where
+    no reading, or more than one, fits every one of them."""
+    fitting = _Fitting(base)
+    if not tensors or fitting.fits_all(tensors):
         return None
     found: dict[tuple[str, ...], tuple[str, dict[str, str]]] = {}
     for told, rename in _readings(tensors):
         names = {key: rename(key) for key in tensors}
         read = {key: name for key, name in names.items() if name is not None}
-        if len(read) == len(tensors) == len({*read.values()}) and _fit(read.values(), base):
+        if len(read) == len(tensors) == len({*read.values()}) and fitting.fits_all(read.values()):
             found.setdefault(tuple(read.values()), (told, read))
     if len(found) != 1:
         return None
@@ -112,15 +120,36 @@ def _instead(prefix: str) -> Rename:
     return rename
 
 
-def _fit(names: Iterable[str], base: Base) -> bool:
-    """Whether every name is one of PEFT's, of a module or a parameter of the base."""
-    return all(_fits(name, base) for name in names)
+class _Fitting:
+    """Whether names are PEFT's, of modules or parameters of a base."""
 
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        stacks = [name for name, header in base.tensors.items() if len(header.shape) == 3]
+        self._stacks = {name.rpartition(".")[0] for name in stacks}
+        self._parts = base.tensors.places() if base.loaded is not None else {}
 
-def _fits(name: str, base: Base) -> bool:
-    if not name.startswith(PREFIX) or _INFIX.search(name) or _WRAPPERS.search(name):
-        return False
-    parts = _SAVED.sub(".", name.removeprefix(PREFIX)).split(".")
-    whole = ".".join(parts)
-    owners = [whole, *(f"{'.'.join(parts[:n])}.weight" for n in range(len(parts) - 1, 0, -1))]
-    return any(base.parameter(owner) in base.tensors for owner in owners)
+    def fits_all(self, names: Iterable[str]) -> bool:
+        """Whether every name is one."""
+        return all(map(self.fits, names))
+
+    def fits(self, name: str) -> bool:
+        """Whether a name is one."""
+        if not name.startswith(PREFIX) or _INFIX.search(name) or _WRAPPERS.search(name):
+            return False
+        whole = _SAVED.sub(".", name.removeprefix(PREFIX))
+        factor = _FACTOR.fullmatch(whole)
+        module = factor["module"] if factor else ""
+        if module in self._stacks or f"{module}.weight" in self._parts:
+            return True
+        parts = whole.split(".")
+        owners = [whole, *(f"{'.'.join(parts[:n])}.weight" for n in range(len(parts) - 1, 0, -1))]
+        return any(self._base.parameter(owner) in self._base.tensors for owner in owners)
+
+    def as_loaded(self, name: str) -> str:
+        """The name that PEFT itself loads it under, where transformers moved modules."""
+        loaded = self._base.loaded
+        if loaded is None or not name.startswith(PREFIX) or self.fits(name):
+            return name
+        moved = PREFIX + loaded.rename(name.removeprefix(PREFIX))
+        return moved if self.fits(moved) else name

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate.pool.base import Base
-from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.changes import Change, ExpertFactors, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.expert_factors import squares
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.tensors import FloatArray, StoredTensors
 
@@ -89,6 +90,8 @@ class _Look:
         match change:
             case Factors():
                 return self._of_factors(change)
+            case ExpertFactors():
+                return self._of_experts(change)
             case Offset(key=key, scale=scale):
                 square = self._square(key)
                 return None if square is None else abs(scale) * math.sqrt(square)
@@ -117,6 +120,11 @@ class _Look:
         own = np.linalg.norm(weight, axis=0 if change.transposed else 1)
         lengths = self._tensors.floats(change.magnitude_key).astype(np.float64).ravel()
         return float(np.linalg.norm(lengths - own)) if own.shape == lengths.shape else None
+
+    def _of_experts(self, change: ExpertFactors) -> float | None:
+        if not self.are_finite(change.keys):
+            return None
+        return math.sqrt(sum(square for _, square in squares(change, self._tensors)))
 
     def _grams_norm(self, change: Factors) -> float | None:
         """‖BA‖² = Σ (BᵀB) ∘ (AAᵀ); a NaN or an infinity shows on the diagonal of a Gram."""

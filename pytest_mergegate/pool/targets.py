@@ -67,6 +67,7 @@ class Targets:
     """The adapted parameters of one base, by selection; each is worked out once."""
 
     def __init__(self, base: Base) -> None:
+        self._linear = base.loaded.linear if base.loaded is not None else None
         self._parameters = {
             name.removesuffix(".weight"): name for name in base.tensors if name.endswith(".weight")
         }
@@ -82,6 +83,7 @@ class Targets:
                 parameter
                 for module, parameter in self._parameters.items()
                 if _chooses(chosen, module, expert)
+                and (self._linear is None or not _is_all(chosen.names) or module in self._linear)
             )
         return self._known[chosen]
 
@@ -92,13 +94,17 @@ def _names(value: object) -> str | frozenset[str] | None:
     return value if isinstance(value, str) else None
 
 
+def _is_all(names: str | frozenset[str]) -> bool:
+    return isinstance(names, str) and names.lower() == ALL_LINEAR
+
+
 def _chooses(chosen: Selection, module: str, expert: str) -> bool:
     """PEFT's check_target_module_exists."""
     if chosen.excluded and _named(chosen.excluded, module, expert):
         return False
     if chosen.saved and is_within(module, chosen.saved):
         return False
-    if isinstance(chosen.names, str) and chosen.names.lower() == ALL_LINEAR:
+    if _is_all(chosen.names):
         # PEFT leaves out the output layer, and a classifier's last layer
         last = (*OUTPUT_LAYERS, *_CLASSIFIERS) if chosen.classifies else OUTPUT_LAYERS
         return module not in last and not any(part in module for part in _NOT_LINEAR)

@@ -4,10 +4,12 @@ Read with numpy alone: the safetensors library hands bfloat16 to torch only, and
 memory, where a file that shrinks ends the process.
 """
 
+import bisect
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -70,6 +72,41 @@ class StoredTensors(Mapping[str, TensorHeader]):
         other._entries = {name: entry for name, entry in names if name is not None}
         return other
 
+    def joined_as(
+        self, names: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
+    ) -> "StoredTensors":
+        """The tensors of ``names``, in this order, each one of these or several, one behind the
+        other, in a shape that holds as many numbers; of several, all are of one type."""
+        other = StoredTensors(())
+        other.files = self.files
+        for name, (parts, shape) in names.items():
+            entries = [self._entries[part] for part in parts]
+            first, size = entries[0].header, sum(e.header.stop - e.header.start for e in entries)
+            header = first if len(parts) == 1 else replace(first, shape=shape, start=0, stop=size)
+            rest = tuple(part for entry in entries[1:] for part in (entry, *entry.rest))
+            other._entries[name] = replace(
+                entries[0],
+                header=header,
+                first=entries[0].first or first,
+                rest=(*entries[0].rest, *rest),
+            )
+        return other
+
+    def is_joined(self, name: str) -> bool:
+        """Whether a tensor is put together from several of the files'."""
+        return bool(self._entries[name].rest)
+
+    def places(self) -> dict[str, tuple[str, int]]:
+        """Of each tensor of the files that was joined to others: the tensor that it is in, and how
+        many numbers lie before it there."""
+        found = {}
+        for name, entry in self._entries.items():
+            before = 0
+            for part in (entry, *entry.rest) if entry.rest else ():
+                found[part.name] = name, before
+                before += (part.first or part.header).size
+        return found
+
     @property
     def stored_names(self) -> dict[str, str]:
         """The name in its file of every tensor that goes by another."""
@@ -79,7 +116,8 @@ class StoredTensors(Mapping[str, TensorHeader]):
     def check_unchanged(self, *names: str) -> None:
         """Raises PoolError where a file that holds one of ``names`` (default: any of them) was
         written to since its headers were read."""
-        for file in {self._entries[name].file for name in names or self._entries}:
+        chosen = [self._entries[name] for name in names or self._entries]
+        for file in {part.file for entry in chosen for part in (entry, *entry.rest)}:
             if _state(file.path) != file.state:
                 raise file.written_to()
 
@@ -136,10 +174,27 @@ class StoredTensors(Mapping[str, TensorHeader]):
                 where=label(file.path),
                 fix="save it in float32, float16 or bfloat16",
             )
-        with open_regular(file.path, expert=file.expert) as opened:
-            if _state(opened.fileno()) != file.state:
-                raise file.written_to()
-            yield TensorReader(opened, header, file)
+        with ExitStack() as files:
+            readers: dict[Path, BufferedReader] = {}
+            for part in (entry, *entry.rest):
+                if (at := part.file.path) not in readers:
+                    opened = open_regular(at, expert=file.expert)
+                    readers[at] = files.enter_context(opened)
+                    if _state(readers[at].fileno()) != part.file.state:
+                        raise part.file.written_to()
+            if not entry.rest:
+                yield TensorReader(readers[file.path], header, file)
+                return
+            yield _JoinedReader(
+                [
+                    TensorReader(readers[part.file.path], part.first or part.header, part.file)
+                    for part in (entry, *entry.rest)
+                ],
+                [(part.first or part.header).size for part in (entry, *entry.rest)],
+                header,
+                file,
+                readers[file.path],
+            )
 
 
 class TensorReader:
@@ -178,6 +233,33 @@ class TensorReader:
         return self.floats(start, stop)
 
 
+class _JoinedReader(TensorReader):
+    """Several tensors, one behind the other."""
+
+    def __init__(
+        self,
+        parts: Sequence[TensorReader],
+        sizes: Sequence[int],
+        header: TensorHeader,
+        file: "_File",
+        opened: BufferedReader,
+    ) -> None:
+        super().__init__(opened, header, file)
+        self._parts = parts
+        self._ends = list(itertools.accumulate(sizes))
+
+    def read_into(self, run: StoredArray, start: int) -> None:
+        """Fill ``run``, of the stored type, with the elements from ``start`` on."""
+        done = 0
+        place = bisect.bisect_right(self._ends, start)
+        while done < len(run):
+            first = self._ends[place - 1] if place else 0
+            count = min(self._ends[place] - (start + done), len(run) - done)
+            self._parts[place].read_into(run[done : done + count], start + done - first)
+            done += count
+            place += 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class _File:
     path: Path
@@ -197,6 +279,10 @@ class _Entry:
     name: str
     """In the file."""
     header: TensorHeader
+    first: TensorHeader | None = None
+    """Where the file holds it, if ``header`` is that of several tensors together."""
+    rest: tuple["_Entry", ...] = ()
+    """The others that it is put together from."""
 
 
 def _state(file: Path | int) -> tuple[int, int, int] | None:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.files.reading import strings
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import CONFIG, is_saved, is_within, saved_modules
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS, Base
-from pytest_mergegate.pool.changes import Computed, Factors
+from pytest_mergegate.pool.changes import Computed, ExpertFactors, Factors
+from pytest_mergegate.pool.expert_modules import is_targeted
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.targets import Targets, selection
@@ -32,19 +34,23 @@ def find(pool: Pool) -> Findings:
 
 def _targeted(expert: Expert, base: Base, targets: Targets) -> Findings:
     chosen = selection(expert.config, expert=expert.name)
-    if chosen is None:
+    named = strings(expert.config.get("target_parameters"))
+    if chosen is None and not named:
         if expert.config.get("target_modules") is not None:
             said = "target_modules or layers_to_transform name no modules and no layers"
             yield error(f"{CONFIG}: {said}", _SAVE_AGAIN, expert.name)
         return
-    targeted = targets.parameters(chosen, expert=expert.name)
+    targeted = {parameter for parameter in base.tensors if is_targeted(parameter, named)}
+    if chosen is not None:
+        targeted |= targets.parameters(chosen, expert=expert.name)
+    saved = chosen.saved if chosen is not None else ()
     adapted = {
         change.parameter
         for change in expert.changes.values()
-        if isinstance(change, (Factors, Computed))
-        and change.parameter.endswith(".weight")
+        if isinstance(change, (Factors, ExpertFactors, Computed))
+        and (change.parameter.endswith(".weight") or is_targeted(change.parameter, named))
         and change.parameter in base.tensors
-        and not is_within(change.parameter, chosen.saved)
+        and not is_within(change.parameter, saved)
     }
     for odd, says in (
         (targeted - adapted, "are targeted by the configuration but have no tensors"),

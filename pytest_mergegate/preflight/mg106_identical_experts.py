@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from pytest_mergegate.pool.changes import Computed, Factors, Offset
+from pytest_mergegate.pool.changes import Computed, ExpertFactors, Factors, Offset
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import Findings, error
@@ -45,6 +45,8 @@ def _scales(expert: Expert) -> Iterable[object]:
     for parameter, change in sorted(expert.changes.items()):
         if isinstance(change, (Factors, Offset)):
             yield parameter, change.scale
+        if isinstance(change, ExpertFactors):
+            yield from ((parameter, block.scale) for block in change.blocks)
     if any(isinstance(change, Computed) for change in expert.changes.values()):
         for setting, value in sorted(expert.config.items()):
             if type(value) in (int, float) and "dropout" not in setting:

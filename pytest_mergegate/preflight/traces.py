@@ -134,6 +134,6 @@ def _pair(change: Factors, expert: Expert, base: Base) -> tuple[Floats, Floats] 
     weight = base.tensors.floats(change.parameter)
     squares = np.square(weight, dtype=np.float64).sum(axis=0 if change.transposed else 1)
     theirs: Floats = np.sqrt(squares)
-    sound = own.shape == theirs.shape and np.isfinite(own).all() and np.isfinite(theirs).all()
+    sound = own.shape == theirs.shape and bool(np.isfinite([own.sum(), theirs.sum()]).all())
     sound = sound and bool((own > 0).all())  # no base has other lengths
     return (own, theirs) if sound else None

@@ -265,7 +265,6 @@ def test_unchecked_dtype(pool_copy: Path) -> None:
         pytest.param("peft_type", 3, id="a number for a method"),
         pytest.param("layer_replication", [[0, 2], [1, 2]], id="layer_replication"),
         pytest.param("alora_invocation_tokens", [3], id="activated lora"),
-        pytest.param("target_parameters", ["model.norm.weight"], id="target_parameters"),
         pytest.param("init_lora_weights", "loftq", id="loftq"),
         pytest.param("init_lora_weights", "unheard_of", id="unknown initialisation"),
     ],
@@ -286,6 +285,7 @@ def test_more_than_a_change_of_weights(pool_copy: Path, setting: str, value: obj
         pytest.param("modules_to_save", ["norm"], "layernorm.weight'", id="norms to save"),
         pytest.param("lora_bias", True, "down_proj.bias'", id="lora_bias"),
         pytest.param("layers_to_transform", [0], "not targeted", id="other layers"),
+        pytest.param("target_parameters", ["model.norm.weight"], "no tensors", id="a parameter"),
         pytest.param("target_modules", "(q_proj", "is not valid", id="invalid expression"),
     ],
 )

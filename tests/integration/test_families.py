@@ -14,12 +14,9 @@ from naive import Tie, best
 from peft import LoraConfig, PeftModel, get_peft_model
 from pools import read_gate, read_jsonl, words, write_gate, write_jsonl
 from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from variants import AUTO
 
 from pytest_mergegate import assess
 
@@ -30,12 +27,6 @@ if TYPE_CHECKING:
 
     from pytest_mergegate.report.types import Report
 
-AUTO = {
-    "causal": AutoModelForCausalLM,
-    "seq2seq": AutoModelForSeq2SeqLM,
-    "classifier": AutoModelForSequenceClassification,
-    "encoder": AutoModel,
-}
 NAMES = ("a", "b", "c")
 COUNT = 12
 LONGEST = 6

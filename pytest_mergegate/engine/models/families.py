@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as _IMAGE_TEXT,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as _ENCODER_DECODERS,
@@ -21,6 +24,12 @@ from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.engine.models.readings import Reading, Row
 from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.base import Base
+
+
+class ImageTextModel(CausalModel):
+    """A language model that reads images, too; here it reads text."""
+
+    auto_class = AutoModelForImageTextToText
 
 
 class HeadlessModel(Model):
@@ -43,6 +52,12 @@ _FAMILIES: tuple[tuple[type[Model], Callable[[str, Any], bool]], ...] = (
         EncoderDecoder,
         lambda name, config: (
             config.is_encoder_decoder and name in {*_ENCODER_DECODERS.values(), config.model_type}
+        ),
+    ),
+    (
+        ImageTextModel,
+        lambda name, config: (
+            not config.is_encoder_decoder and name in {*_IMAGE_TEXT.values()} - {*_CAUSAL.values()}
         ),
     ),
     (

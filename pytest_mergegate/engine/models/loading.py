@@ -1,7 +1,7 @@
 """Models and the base's tokenizer from disk, refused where anything would be made up."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,10 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from pytest_mergegate.common.errors import PoolError, first_line
+from pytest_mergegate.pool.hooks import take_hooks_out
 
 _OLD_BUFFERS = (".masked_bias",)
 """Constants that old releases of transformers stored and that new ones no longer know."""
-_CODE = frozenset(("auto_map", "custom_pipelines"))
-"""Where a configuration names code of its own, in its folder or on the hub."""
-_IMPLEMENTATIONS = frozenset(
-    f"{before}{part}_implementation{after}"
-    for part in ("attn", "experts")
-    for before in ("", "_")
-    for after in ("", "_internal", "_autoset")
-)
-"""Which code computes attention: the name may be that of a repository, which is fetched and run."""
-_KERNELS = frozenset(("fusion_config", "kernel_config", "use_kernels"))
 
 
 @contextlib.contextmanager
@@ -171,27 +162,3 @@ def does_not_load(path: Path, how: str, error: Exception, expert: str | None = N
 def unsupported(what: str, fix: str = "this architecture is not supported yet") -> PoolError:
     """The error for a base of which no family can make anything."""
     return PoolError(what, code="MG002", fix=fix)
-
-
-def without_hooks(config: Mapping[str, Any], *, code: bool) -> dict[str, Any]:
-    """``config`` without the names of implementations and kernels, and of ``code`` unless it may
-    have some. Parts that are configurations themselves are treated alike."""
-    dropped = _IMPLEMENTATIONS | _KERNELS | (frozenset() if code else _CODE)
-    return {name: _plain(value, code) for name, value in config.items() if name not in dropped}
-
-
-def _plain(value: Any, code: bool) -> Any:
-    if isinstance(value, dict):
-        return without_hooks(value, code=code)
-    return [_plain(entry, code) for entry in value] if isinstance(value, list) else value
-
-
-def take_hooks_out(config: Any) -> None:
-    """The same for a configuration that transformers has read: it picks the implementation."""
-    config._attn_implementation = config._experts_implementation = None
-    for name in _KERNELS & set(vars(config)):
-        delattr(config, name)
-    for name in getattr(config, "sub_configs", ()):  # and those inside of it, however deep
-        part = getattr(config, name, None)
-        if hasattr(part, "_attn_implementation"):
-            take_hooks_out(part)

@@ -90,8 +90,13 @@ def _leave(own: Mapping[str, Any], part: Any, *_: Any) -> None:
 
 
 def mapped(tensors: StoredTensors, name: str) -> Tensor:
-    """A tensor as stored, read-only: its pages are the file's and count as nobody's memory."""
+    """A tensor as stored, read-only: its pages are the file's and count as nobody's memory, but for
+    one that is put together from several."""
     header = tensors[name]
+    if tensors.is_joined(name):
+        with tensors.reader(name) as reader:
+            stored = torch.from_numpy(reader.read(0, header.size))
+        return stored.view(_DTYPES[header.dtype]).reshape(header.shape)
     start = header.start - header.start % mmap.ALLOCATIONGRANULARITY
     with tensors.file_of(name).open("rb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")

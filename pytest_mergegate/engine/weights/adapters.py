@@ -20,6 +20,7 @@ from torch import Tensor
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import strings
 from pytest_mergegate.pool.adapters import COMPUTED, CONFIG, WEIGHTS, is_within, saved_modules
+from pytest_mergegate.pool.changes import ExpertFactors
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.lora import adapted_modules
 from pytest_mergegate.pool.patterns import matches_fully, pattern_value
@@ -150,9 +151,16 @@ def plain_configuration(expert: Expert) -> Any:
     adapted = sorted(m for m in trained if not is_within(m, saved))
     if kind == "LORA":
         adapted = adapted_modules(expert.tensors)
+        stacks = [p for p, c in expert.changes.items() if isinstance(c, ExpertFactors)]
+        held = {stack.rpartition(".")[0] for stack in stacks}
+        adapted = [m for m in adapted if not is_within(m, held)]
+        values["target_parameters"] = stacks or None
+        patterned = [*adapted, *stacks]
+    else:
+        patterned = adapted
     values["target_modules"] = adapted
     for name in [n for n in values if n.endswith("_pattern")]:
-        values[name] = _resolved(name, values[name], adapted, expert)
+        values[name] = _resolved(name, values[name], patterned, expert)
     if "feedforward_modules" in fields:
         named = values.get("feedforward_modules")
         if isinstance(named, str):

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from pytest_mergegate.engine.weights.kernels import multiply, subtract
 from pytest_mergegate.pool.base import Base
-from pytest_mergegate.pool.changes import Change, Computed, Factors, Offset, Replacement, Rows
+from pytest_mergegate.pool.changes import (
+    Change,
+    Computed,
+    ExpertFactors,
+    Factors,
+    Offset,
+    Replacement,
+    Rows,
+)
+from pytest_mergegate.pool.expert_factors import products
 from pytest_mergegate.pool.tensors import StoredTensors, TensorReader
 
 Doubles = NDArray[np.float64]
@@ -94,6 +103,8 @@ def delta_rows(
             return DeltaRows(
                 shape=factors.shape, reader=lambda _, __: factors.write, factors=factors
             )
+        case ExpertFactors():
+            return _experts_rows(change, tensors)
         case Factors():
             return _rescaled_rows(change, tensors, base.tensors)
         case Offset(key=key, scale=scale):
@@ -164,6 +175,30 @@ def _some_rows(change: Rows, tensors: StoredTensors, base: StoredTensors) -> Del
     return DeltaRows(shape=_matrix_shape(base[change.parameter].shape), reader=lambda _, __: read)
 
 
+def _experts_rows(change: ExpertFactors, tensors: StoredTensors) -> DeltaRows:
+    """Products of the factors of one expert at a time."""
+    _, rows, _ = change.shape
+
+    def reader(_: BaseRuns, __: ExitStack) -> RowReader:
+        make = products(change, tensors)
+        held: dict[int, Doubles] = {}
+
+        def read(start: int, stop: int, out: Doubles) -> None:
+            row = start
+            while row < stop:
+                expert, first = divmod(row, rows)
+                if expert not in held:
+                    held.clear()
+                    held[expert] = make(expert)
+                count = min(rows - first, stop - row)
+                out[row - start : row - start + count] = held[expert][first : first + count]
+                row += count
+
+        return read
+
+    return DeltaRows(shape=_matrix_shape(change.shape), reader=reader)
+
+
 def _rescaled_rows(change: Factors, tensors: StoredTensors, base: StoredTensors) -> DeltaRows:
     """τ = m · V / ‖V‖ - W₀ with V = W + scale · B A: DoRA, or factors with a base of their own.
 
@@ -226,8 +261,9 @@ def _factor_rows(change: Factors, tensors: StoredTensors) -> FactorRows:
 
 
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """[rows, columns] of a parameter: a vector's numbers are rows of their own."""
-    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
+    """[rows, columns] of a parameter: a vector's numbers are rows of their own, and a stack's
+    matrices lie one below the other."""
+    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (math.prod(shape), 1)
 
 
 def _numbers(tensors: StoredTensors, key: str) -> Floats:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, LABELS, POSITIONS
+from transformers.integrations import moe
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models import beginnings
@@ -23,7 +24,7 @@ from pytest_mergegate.engine.models.readings import TokenCounts
 from pytest_mergegate.pool.base import read_base
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -58,10 +59,14 @@ def model(name: str, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Any
 
 
 @pytest.fixture(scope="module")
-def precise(name: str, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Any:
+def precise(name: str, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Iterator[Any]:
     """In float64: what then differs is a fault, not round-off that a random model amplifies."""
     folder = ARCHITECTURES[name].write(tmp_path_factory.mktemp(name), seed)
-    return load(folder, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        # the usual way of running experts takes no float64
+        known = moe.ExpertsInterface._global_mapping
+        patch.setitem(known, "grouped_mm", moe.batched_mm_experts_forward)
+        yield load(folder, dtype=torch.float64)
 
 
 def expect_same(one: Tensor, other: Tensor) -> None:

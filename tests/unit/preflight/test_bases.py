@@ -32,6 +32,7 @@ class TestBaseMismatch:
         [
             "org/other",
             "org/Base",
+            "org/base",
             "org/base@main",
             "/other/run/base",
             "C:\\models\\base",
