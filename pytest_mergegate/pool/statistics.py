@@ -12,7 +12,8 @@ from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Change, ExpertFactors, Factors, Offset, Replacement, Rows
 from pytest_mergegate.pool.expert_factors import squares
 from pytest_mergegate.pool.experts import Expert
-from pytest_mergegate.pool.tensors import FloatArray, StoredTensors
+from pytest_mergegate.pool.tensor_readers import FloatArray
+from pytest_mergegate.pool.tensors import StoredTensors
 
 NEGLIGIBLE = 1e-6
 """Of ‖W‖: a change that is smaller is lost in the rounding of a stored merge."""

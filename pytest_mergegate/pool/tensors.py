@@ -4,14 +4,12 @@ Read with numpy alone: the safetensors library hands bfloat16 to torch only, and
 memory, where a file that shrinks ends the process.
 """
 
-import bisect
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +18,11 @@ from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import label, open_regular
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.tensor_headers import TensorHeader, read_headers
+from pytest_mergegate.pool.tensor_readers import FloatArray, JoinedReader, TensorReader
 
-FloatArray = NDArray[np.float32]
-Numbers = NDArray[np.float32] | NDArray[np.float64]
-StoredArray = NDArray[np.generic]
-_STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+if TYPE_CHECKING:
+    from io import BufferedReader
+
 _RUN, _RUNS = 1024, 64
 """Of a sample: most elements read in one go, and fewest places read from."""
 _BLOCK = 1 << 16
@@ -175,89 +173,20 @@ class StoredTensors(Mapping[str, TensorHeader]):
                 fix="save it in float32, float16 or bfloat16",
             )
         with ExitStack() as files:
-            readers: dict[Path, BufferedReader] = {}
+            readers = []
+            held: dict[Path, BufferedReader] = {}
             for part in (entry, *entry.rest):
-                if (at := part.file.path) not in readers:
-                    opened = open_regular(at, expert=file.expert)
-                    readers[at] = files.enter_context(opened)
-                    if _state(readers[at].fileno()) != part.file.state:
+                if (at := part.file.path) not in held:
+                    held[at] = files.enter_context(open_regular(at, expert=file.expert))
+                    if _state(held[at].fileno()) != part.file.state:
                         raise part.file.written_to()
-            if not entry.rest:
-                yield TensorReader(readers[file.path], header, file)
-                return
-            yield _JoinedReader(
-                [
-                    TensorReader(readers[part.file.path], part.first or part.header, part.file)
-                    for part in (entry, *entry.rest)
-                ],
-                [(part.first or part.header).size for part in (entry, *entry.rest)],
-                header,
-                file,
-                readers[file.path],
-            )
-
-
-class TensorReader:
-    """One tensor in its open file, flat, as runs of elements; for one thread at a time."""
-
-    def __init__(self, opened: BufferedReader, header: TensorHeader, file: "_File") -> None:
-        self._opened, self._start, self._file = opened, header.start, file
-        self._is_bfloat16 = header.dtype == "BF16"  # read as uint16, the upper half of a float32
-        self._stored = np.dtype(_STORED[header.dtype])
-
-    def read(self, start: int, stop: int) -> StoredArray:
-        """Elements ``start`` to ``stop`` as they are stored. Raises PoolError where the file has
-        been written to."""
-        run: StoredArray = np.empty(stop - start, dtype=self._stored)
-        self.read_into(run, start)
-        return run
-
-    def read_into(self, run: StoredArray, start: int) -> None:
-        """Fill ``run``, of the stored type, with the elements from ``start`` on."""
-        self._opened.seek(self._start + start * self._stored.itemsize)
-        if self._opened.readinto(run.view(np.uint8).data) < run.nbytes:
-            raise self._file.written_to()
-
-    def floats(self, start: int, stop: int) -> FloatArray:
-        """The same in float32; float64 beyond its range becomes infinite."""
-        stored = self.read(start, stop)
-        if self._is_bfloat16:
-            return np.left_shift(stored, 16, dtype="<u4").view("<f4")
-        with np.errstate(over="ignore", invalid="ignore"):
-            return stored.astype(np.float32, copy=False)
-
-    def numbers(self, start: int, stop: int) -> Numbers:
-        """The same without loss: float64 stays what it is."""
-        if self._stored == np.float64:
-            return self.read(start, stop)  # type: ignore[return-value]
-        return self.floats(start, stop)
-
-
-class _JoinedReader(TensorReader):
-    """Several tensors, one behind the other."""
-
-    def __init__(
-        self,
-        parts: Sequence[TensorReader],
-        sizes: Sequence[int],
-        header: TensorHeader,
-        file: "_File",
-        opened: BufferedReader,
-    ) -> None:
-        super().__init__(opened, header, file)
-        self._parts = parts
-        self._ends = list(itertools.accumulate(sizes))
-
-    def read_into(self, run: StoredArray, start: int) -> None:
-        """Fill ``run``, of the stored type, with the elements from ``start`` on."""
-        done = 0
-        place = bisect.bisect_right(self._ends, start)
-        while done < len(run):
-            first = self._ends[place - 1] if place else 0
-            count = min(self._ends[place] - (start + done), len(run) - done)
-            self._parts[place].read_into(run[done : done + count], start + done - first)
-            done += count
-            place += 1
+                own = part.first or part.header
+                readers.append(TensorReader(held[at], own, part.file.written_to))
+            if entry.rest:
+                sizes = [(part.first or part.header).size for part in (entry, *entry.rest)]
+                yield JoinedReader(readers, sizes, header, file.written_to, held[file.path])
+            else:
+                yield readers[0]
 
 
 @dataclass(frozen=True, kw_only=True)

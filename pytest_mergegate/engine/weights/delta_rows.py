@@ -21,7 +21,8 @@ from pytest_mergegate.pool.changes import (
     Rows,
 )
 from pytest_mergegate.pool.expert_factors import products
-from pytest_mergegate.pool.tensors import StoredTensors, TensorReader
+from pytest_mergegate.pool.tensor_readers import TensorReader
+from pytest_mergegate.pool.tensors import StoredTensors
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32] | NDArray[np.float64]
