@@ -1,4 +1,5 @@
-"""MG116: chat template or generation settings that differ from the base's, and would be lost."""
+"""MG116: chat template, special tokens or generation settings that differ from the base's, and
+would be lost."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from pytest_mergegate.pool.tokenizer_files import SETTINGS
 from pytest_mergegate.preflight.told import Findings, grouped, warning
 
 _TEMPLATE, _GENERATION = "chat_template.jinja", "generation_config.json"
+_SPECIAL = ("eos_token", "pad_token", "bos_token", "unk_token")
+_SPECIAL_MAP = "special_tokens_map.json"
 _PROVENANCE = {"transformers_version", "_from_model_config"}
 _LIMIT = 1 << 20
 
@@ -19,6 +22,7 @@ _LIMIT = 1 << 20
 def find(pool: Pool) -> Findings:
     """A merge is saved with the base's files; what an expert was trained with may be others."""
     yield from grouped(pool, _templates(pool))
+    yield from grouped(pool, _special_tokens(pool))
     yield from grouped(pool, _settings(pool))
 
 
@@ -29,6 +33,38 @@ def _templates(pool: Pool) -> Findings:
         if _template(expert.path) not in (None, ours):
             fix = "put that template beside the base, or gate the expert with its own apart"
             yield warning(f"trained with a chat template of its own; {what}", fix, expert.name)
+
+
+def _special_tokens(pool: Pool) -> Findings:
+    """Where an answer ends, and what it is padded with: the merge goes by the base's."""
+    ours = _tokens(pool.base.path)
+    for expert in pool.experts:
+        theirs = _tokens(expert.path)
+        odd = [
+            f"{name} is {_quoted(theirs[name])}, in the base {_quoted(ours.get(name))}"
+            for name in _SPECIAL
+            if name in theirs and theirs[name] != ours.get(name)
+        ]
+        if odd and ours:
+            fix = "answer as the expert was trained to: put its tokens beside the base, or train "
+            fix += "with the base's"
+            yield warning(f"special tokens are not the base's: {'; '.join(odd)}", fix, expert.name)
+
+
+def _tokens(folder: Path) -> dict[str, str | None]:
+    """The special tokens that the files in a folder name."""
+    named = {**_object(folder / _SPECIAL_MAP), **_object(folder / SETTINGS)}
+    found: dict[str, str | None] = {}
+    for name in _SPECIAL:
+        value = named.get(name)
+        value = value.get("content") if isinstance(value, dict) else value
+        if name in named and (value is None or isinstance(value, str)):
+            found[name] = value
+    return found
+
+
+def _quoted(token: str | None) -> str:
+    return "not set" if token is None else f"'{shown(token, 40)}'"
 
 
 def _settings(pool: Pool) -> Findings:

@@ -191,6 +191,19 @@ class TestResizedVocabulary:
 
 
 class TestSideFiles:
+    @pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+    @pytest.mark.parametrize(
+        "eos", ["<|im_end|>", {"content": "<|im_end|>"}], ids=["name", "object"]
+    )
+    def test_another_end_of_text(self, files: Files, file: str, eos: object) -> None:
+        write_json(files.base / "tokenizer_config.json", {"eos_token": "</s>", "pad_token": "p"})
+        write_json(files.folder / "a" / "tokenizer_config.json", {"eos_token": "</s>"})
+        write_json(files.folder / "b" / file, {"eos_token": eos, "pad_token": "p"})
+        found = files.only("MG116")
+        assert (found.severity, found.expert) == ("warning", "b")
+        assert "eos_token is '<|im_end|>', in the base '</s>'" in found.message
+        assert "pad_token" not in found.message
+
     def test_chat_template_of_its_own(self, files: Files) -> None:
         write_json(files.folder / "b" / "tokenizer_config.json", {"chat_template": "{{ m }}"})
         found = files.only("MG116")
