@@ -90,8 +90,9 @@ def options_of(chosen: argparse.Namespace) -> Options:
 
     def given(option: Option) -> list[Given]:
         value = getattr(chosen, option.key, None)
-        value = option.default if value is None else value
-        return [Given(value, f"--{option.name}", Path.cwd())]
+        asked = value is not None
+        value = value if asked else option.default
+        return [Given(value, f"--{option.name}", Path.cwd(), asked)]
 
     return read_options(given, cap_options())
 

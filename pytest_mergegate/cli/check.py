@@ -65,6 +65,7 @@ def run(chosen: argparse.Namespace) -> int:
     came_to = Run(
         found=Collected(reports=reports, root=Path.cwd()),
         preflight_alone=options.stage == "preflight",
+        quiet=chosen.quiet > 0,
     )
     end = end_run(came_to, options, baseline)
     _print(came_to, end, verbosity=chosen.verbose - chosen.quiet)

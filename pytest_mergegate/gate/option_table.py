@@ -25,6 +25,8 @@ class Given(NamedTuple):
     """What an error calls it: ``--device``, ``--mergegate-device``, ``ini mergegate_device``."""
     folder: Path
     """Where a relative path starts."""
+    asked: bool = True
+    """Whether the user did give it, and it is not the default."""
 
 
 def check_place(path: Path, option: str) -> None:
@@ -259,6 +261,7 @@ def read_options(source: Source, caps: Iterable[Option]) -> Options:
         baseline=baseline,
         update_baseline=update is not None,
         registry=None if _first("no-registry", source) else _read("registry", source),
+        registry_asked=any(given.asked for given in _given(OPTIONS["registry"], source)),
         all_methods=_first("all-methods", source) is not None,
         no_code=_first("no-code", source) is not None,
         on_inconclusive=_read("on-inconclusive", source),

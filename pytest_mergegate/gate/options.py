@@ -73,6 +73,8 @@ class Options:
     """Whether it is written anew at the end."""
     registry: Path | None = None
     """The team's recorded merges, to predict losses from; there need be no such file."""
+    registry_asked: bool = False
+    """Whether the user named it: CI and quiet runs write to no other."""
     all_methods: bool = False
     """Whether every merge method is tried under ``select: any``, also after one has passed."""
     no_code: bool = False

@@ -4,7 +4,7 @@ import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.gate.merge_section import MergeSpec
@@ -19,19 +19,39 @@ from pytest_mergegate.report.types import Report
 _RATIOS = ("magnitude_change_ratio", "sign_change_ratio", "conflicting_magnitude_ratio", "cosine")
 
 
-def keep_losses(path: Path, reports: Iterable[Report]) -> tuple[str, ...]:
-    """Append the losses that gates have measured; what to say where that was not possible.
+class Kept(NamedTuple):
+    """What became of the losses that a run measured."""
+
+    notes: tuple[str, ...] = ()
+    """What was written, and where."""
+    problems: tuple[str, ...] = ()
+    """Why they are not kept."""
+
+
+def keep_losses(path: Path, reports: Iterable[Report]) -> Kept:
+    """Append the losses that gates have measured.
 
     A gate in error has measured nothing that holds.
     """
     sound = (report for report in reports if report.status != "error")
+    attributes = path.parent / ".gitattributes"
+    had = _size(attributes)
     try:
-        append_lines(path, [line for report in sound for line in lines_of(report)])
+        count = append_lines(path, [line for report in sound for line in lines_of(report)])
     except GateError as error:
-        return (str(error),)
+        return Kept(problems=(str(error),))
     except ValueError as error:  # names that are no text
-        return (str(unwritten(path, first_line(error))),)
-    return ()
+        return Kept(problems=(str(unwritten(path, first_line(error))),))
+    if not count:
+        return Kept()
+    merges = f"{count} merge{'s' * (count != 1)}"
+    beside = ", and how git merges it to .gitattributes" if _size(attributes) != had else ""
+    told = f"wrote the measured losses of {merges} to {path.name}{beside} (--no-registry: none)"
+    return Kept(notes=(told,))
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def lines_of(report: Report) -> tuple[RegistryLine, ...]:

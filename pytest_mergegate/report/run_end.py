@@ -1,5 +1,6 @@
 """The end of a run, the same for pytest and the command: what is written, said, and ended in."""
 
+import os
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -8,7 +9,7 @@ from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.options import Options, ReportTarget
 from pytest_mergegate.report.baseline import Baseline, update_baseline
-from pytest_mergegate.report.recorded import keep_losses
+from pytest_mergegate.report.recorded import Kept, keep_losses
 from pytest_mergegate.report.types import Collected, Report
 
 _OWN = frozenset({Exit.PASSED, Exit.NOT_PASSED, Exit.NOTHING_GATED})
@@ -32,6 +33,8 @@ class Run:
     """Gate files of which single verdicts were shown, so that others may have been hidden."""
     problems: tuple[str, ...] = ()
     """What went wrong beside the gates."""
+    quiet: bool = False
+    """Whether as little as possible is to be said, and so nothing written that nobody asked for."""
 
     @property
     def sound(self) -> tuple[Report, ...]:
@@ -51,7 +54,7 @@ class RunEnd:
 
     code: int
     notes: tuple[str, ...]
-    """What became of the baseline."""
+    """What was written of baseline and registry."""
     unkept: tuple[str, ...]
     """Why measured losses are not in the registry; no exit code hangs on it."""
     problems: tuple[str, ...]
@@ -72,13 +75,20 @@ def end_run(run: Run, options: Options, baseline: Baseline | None) -> RunEnd:
             notes = update_baseline(baseline, run.found.reports)
         except GateError as error:
             problems.append(f"the baseline was not written ({error})")
-    registry = options.registry
+    kept, registry = Kept(), options.registry
+    if registry is not None and (options.registry_asked or not (run.quiet or in_ci())):
+        kept = keep_losses(registry, run.found.reports)
     return RunEnd(
         code=Exit.NOT_PASSED if problems and code == Exit.PASSED else code,
-        notes=notes,
-        unkept=keep_losses(registry, run.found.reports) if registry is not None else (),
+        notes=(*notes, *kept.notes),
+        unkept=kept.problems,
         problems=tuple(problems),
     )
+
+
+def in_ci() -> bool:
+    """Whether this is a CI's run, whose checkout nobody commits."""
+    return any(os.environ.get(name) for name in ("CI", "BUILD_NUMBER"))
 
 
 def write_report(found: Collected, target: ReportTarget) -> None:

@@ -69,5 +69,11 @@ def _given(option: Option, config: pytest.Config) -> list[Given]:
             value = config.getini(_key(option))
         except (ValueError, TypeError, pytest.UsageError) as error:
             raise UsageError(f"{name} must be a number: {error}") from None
-        found += [Given(value, name, config.rootpath)]
+        found += [Given(value, name, config.rootpath, _is_set(_key(option), config))]
     return found
+
+
+def _is_set(key: str, config: pytest.Config) -> bool:
+    """Whether the ini file, or ``-o`` in its place, says something of ``key``."""
+    overridden = config.getoption("override_ini") or ()
+    return key in config.inicfg or any(one.partition("=")[0] == key for one in overridden)

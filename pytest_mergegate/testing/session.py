@@ -226,6 +226,7 @@ class GateSession:
             lost=lost,
             selected=frozenset(self._files),
             problems=tuple(self._hand_over()),
+            quiet=self.config.get_verbosity("mergegate") < 0,
         )
 
     def _hand_over(self) -> Iterator[str]:

@@ -53,6 +53,32 @@ def test_appended_once(pytester: pytest.Pytester, workers: tuple[str, ...]) -> N
     assert file.read_bytes() == before
 
 
+def test_what_is_written_is_said_and_nothing_in_ci_or_quietly(
+    pytester: pytest.Pytester,
+    measuring: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = pytester.path / NAME
+    assert mergegate("check", measuring, "-q") == 1
+    assert pytester.runpytest("--mergegate", "-q").ret == pytest.ExitCode.OK
+    monkeypatch.setenv("CI", "true")
+    assert mergegate("check", measuring) == 1
+    assert not file.exists()
+    assert mergegate("check", measuring, "-q", f"--registry={NAME}") == 1  # asked for
+    assert len(labels(file)) == 2
+    file.unlink()
+    result = pytester.runpytest("--mergegate", "-o", f"mergegate_registry={NAME}")
+    told = f"wrote the measured losses of 2 merges to {NAME}"
+    result.stdout.fnmatch_lines([f"{told}*"])
+    assert len(labels(file)) == 2
+    file.unlink()
+    monkeypatch.delenv("CI")
+    capsys.readouterr()
+    assert mergegate("check", measuring) == 1
+    assert told in capsys.readouterr().out
+
+
 def test_the_command_writes_the_same_lines(pytester: pytest.Pytester, measuring: Path) -> None:
     assert mergegate("check", measuring) == 1  # undecided
     assert len(labels(pytester.path / NAME)) == 2

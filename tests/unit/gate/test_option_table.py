@@ -21,7 +21,8 @@ def given(**values: Any) -> Options:
 
     def source(option: Option) -> list[Given]:
         value = values.get(option.key, option.default)
-        return [Given(value, f"ini mergegate_{option.key}", Path("/project"))]
+        name = f"ini mergegate_{option.key}"
+        return [Given(value, name, Path("/project"), asked=option.key in values)]
 
     return read_options(source, cap_options())
 
