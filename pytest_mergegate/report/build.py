@@ -16,6 +16,7 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.metrics.pairwise import RATIOS
 from pytest_mergegate.planning.forecasts import PlanRecord, curve_records
+from pytest_mergegate.planning.serving import serving_of
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.report.merge_build import forecast_records, merge_record
 from pytest_mergegate.report.pool_records import (
@@ -31,6 +32,7 @@ from pytest_mergegate.report.types import (
     FindingRecord,
     PredictionRecord,
     RemedyRecord,
+    ServingRecord,
     VerdictRecord,
 )
 from pytest_mergegate.stages.conflict import PartConflicts
@@ -110,7 +112,15 @@ def sections(
         ),
         "plan": _plan(case, hint),
         "verdicts": tuple(verdict(v, gate) for v in (judgement.verdicts if judgement else ())),
+        "serving": _serving(case, judgement),
     }
+
+
+def _serving(case: Case, judgement: Judgement | None) -> tuple[ServingRecord, ...]:
+    """How the pool would be served unmerged, once no merge passes."""
+    if judgement is None or judgement.status != "fail":
+        return ()
+    return tuple(map(ServingRecord.of, serving_of(case.pool)))
 
 
 def diagnosis(found: Diagnosis) -> DiagnosisRecord:

@@ -130,6 +130,16 @@ class RemedyRecord(Record):
     """What to write under ``merge`` of the gate file, where that is it."""
 
 
+class ServingRecord(Record):
+    """One way to serve the experts side by side, unmerged, by what their files say."""
+
+    tool: str
+    text: str
+    """What it takes, and which experts it does not take."""
+    steps: tuple[str, ...]
+    """What to type, in the folder of the gate file."""
+
+
 class DiagnosisRecord(Record):
     """Why one expert is over budget, and what would help."""
 
@@ -188,6 +198,8 @@ class Report(Record):
     diagnoses: tuple[DiagnosisRecord, ...] = ()
     remedies: tuple[RemedyRecord, ...] = ()
     """What was tried and would pass, the best first; where there is none, ``plan`` has groups."""
+    serving: tuple[ServingRecord, ...] = ()
+    """Where the gate failed: how its adapters would be served without a merge."""
     baseline: BaselineRecord | None = None
     """None where no baseline was given."""
 

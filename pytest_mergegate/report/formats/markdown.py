@@ -11,6 +11,7 @@ from pytest_mergegate.report.formats.advice import advice, cause_groups
 from pytest_mergegate.report.formats.cases import case_lines, cases_of
 from pytest_mergegate.report.formats.numbers import Column, columns, token_columns
 from pytest_mergegate.report.formats.text_tables import heatmap
+from pytest_mergegate.report.formats.unmerged import unmerged_lines
 from pytest_mergegate.report.types import BaselineRecord, Collected, FindingRecord, Report
 
 LIMIT = (1 << 20) - 1
@@ -93,6 +94,8 @@ def _parts(name: str, report: Report) -> Iterator[Part]:
             yield Kind.TABLE, shown
     if not passed and (told := _advice(name, report)):
         yield Kind.CAUSE, told
+    if lines := [*unmerged_lines(report, whole=True)]:
+        yield Kind.METHODS, details("Serve the adapters unmerged", block("\n".join(lines)))
     for concern in reading.concerns(report):
         yield Kind.CAUSE, _cause(concern)
         if cases := cases_of(report, concern.expert):

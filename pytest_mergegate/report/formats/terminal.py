@@ -26,6 +26,7 @@ from pytest_mergegate.report.formats.text_tables import (
     heatmap,
     text_table,
 )
+from pytest_mergegate.report.formats.unmerged import unmerged_lines
 from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
 _MOVED = 5
@@ -200,7 +201,8 @@ def _explain(page: _Page, report: Report, look: Look, name: str) -> None:
     if not detailed:
         page.prose(f"under {clean(merge.method)}: {reading.worst_of(merge)}" for merge in others)
     if report.status != "pass":
-        for lines in (list(why_lines(report)), list(try_lines(report, name))):
+        ways = unmerged_lines(report, whole=detailed)
+        for lines in (why_lines(report), try_lines(report, name), ways):
             page.paragraph(lines)
         if look.reasons:
             _explain_experts(page, report, whole=detailed)
