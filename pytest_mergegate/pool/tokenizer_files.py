@@ -217,3 +217,17 @@ def _object(path: Path, expert: str | None) -> dict[str, Any]:
     except PoolError as error:
         error.fix = f"{error.fix}, or remove {label(path)}" if expert else error.fix
         raise
+
+
+def chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in ``folder`` is saved with a chat template; what cannot be read is
+    taken to hold one, for the tokenizer itself to say so."""
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    if (folder / "additional_chat_templates").is_dir():
+        return True
+    try:
+        settings = read_json_object(folder / SETTINGS, expert=None)
+    except PoolError:
+        return (folder / SETTINGS).exists()
+    return bool(settings.get("chat_template"))

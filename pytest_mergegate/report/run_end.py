@@ -8,6 +8,7 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.options import Options, ReportTarget
+from pytest_mergegate.preflight.runnable import UNDECIDABLE
 from pytest_mergegate.report.baseline import Baseline, update_baseline
 from pytest_mergegate.report.recorded import Kept, keep_losses
 from pytest_mergegate.report.types import Collected, Report
@@ -40,7 +41,12 @@ class Run:
     def sound(self) -> tuple[Report, ...]:
         """Those in which preflight alone found nothing wrong."""
         reports = self.found.reports if self.preflight_alone else ()
-        return tuple(report for report in reports if report.status == "inconclusive")
+        return tuple(
+            report
+            for report in reports
+            if report.status == "inconclusive"
+            and all(finding.code != UNDECIDABLE for finding in report.findings)
+        )
 
     @property
     def judged(self) -> tuple[Report, ...]:

@@ -12,6 +12,7 @@ from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.preflight import RULES
+from pytest_mergegate.preflight.runnable import unrunnable
 from pytest_mergegate.stages.context import Context, Results
 
 
@@ -48,6 +49,8 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
     """Raises UnsoundPool; and GateError for a method that mergekit does not know, and a comparison
     that cannot be made, before anything is computed in vain."""
     findings = _inspect(earlier.pool, context.gate)
+    if context.options.stage != "conflict":  # which looks at weights, whatever the budgets ask
+        findings += tuple(unrunnable(earlier.pool))
     if any(finding.severity == "error" for finding in findings):
         raise UnsoundPool(findings)
     yield (earlier := replace(earlier, findings=findings))

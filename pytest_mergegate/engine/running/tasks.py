@@ -15,6 +15,7 @@ from pytest_mergegate.engine.models.readings import Reading, Tokens
 from pytest_mergegate.gate.sections import ROUGE, ExpertSpec
 from pytest_mergegate.pool.examples import Example, named
 from pytest_mergegate.pool.pool import Pool
+from pytest_mergegate.preflight.runnable import no_examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +54,8 @@ def build_task(name: str, pool: Pool, model: Model) -> Task:
     """Tokenise an expert's examples and draw its probes. Raises PoolError."""
     examples, expert = pool.examples.get(name), pool.spec.experts[name]
     if examples is None:
-        advice = f"give experts.{name}.examples a JSONL file of inputs"
-        if pool.mergekit is not None:
-            advice = (
-                f"write data/{name}.jsonl or examples/{name}.jsonl beside the configuration, or "
-                "examples.jsonl in the expert's folder, or say where with "
-                "mergegate: {examples: ...}"
-            )
-        raise PoolError(
-            "the expert has no examples, and its states cannot be compared without inputs",
-            code="MG202",
-            expert=name,
-            fix=advice,
-        )
+        lacking = no_examples(name, pool)
+        raise PoolError(lacking.message, code=lacking.code, expert=name, fix=lacking.fix)
     numbers = pool.numbers(name)
     reader = _Reader(name, model, numbers)
     reader.check_labels(examples)
