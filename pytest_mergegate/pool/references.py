@@ -91,7 +91,7 @@ def locate(
         named = f"{repository}@{revision}" if revision else repository
         raise refused(
             f"{named!r} is neither a directory beside the gate file nor to be had from the "
-            f"hub ({first_line(error)})",
+            f"hub ({first_line(error).partition('. ')[0]})",
             fix="correct the path, or make the repository available (network, HF_TOKEN, cache)",
         ) from None
 

@@ -55,13 +55,14 @@ def _traps(
     if run != method.method:
         yield (
             f"merges two models, the pool has {experts}: {run} is run instead",
-            f"write method: {run}, or linear, which is the same at usual LoRA sizes",
+            f"write {'merge_method' if mergekit else 'method'}: {run}, or linear, which is the "
+            "same at usual LoRA sizes",
         )
     density = given.get("density", 1.0)
     if traits.trims and density == 1:
         what = "density 1.0" if "density" in given else "without a density, which is then 1.0,"
         nothing = "drops" if traits.draws else "trims"
-        yield (f"{what} {nothing} nothing", f"write {{method: {method.method}, density: 0.5}}")
+        yield (f"{what} {nothing} nothing", _write(method, "density: 0.5", mergekit=mergekit))
     if traits.draws and density != 1 and "seed" not in spec.merge.model_fields_set:
         yield (
             f"draws at random, and the gate file names no seed: the gate uses {spec.merge.seed}, "
@@ -78,12 +79,19 @@ def _traps(
         yield (
             "the common weight of all experts cancels: the method divides by the sum of the "
             "weights unless normalize is false",
-            f"write {{method: {method.method}, lambda: ...}} to scale the merge",
+            f"{_write(method, 'lambda: ...', mergekit=mergekit)} to scale the merge",
         )
     total = float(weight) * float(given.get("lambda", 1.0)) * sum(weights)
     if traits.combines == "sum" and not given.get("normalize", False) and total > _TOO_MUCH:
         yield (
             f"the weights sum to {total:.3g}: what the experts share is added that many times",
-            f"write {{method: {method.method}, weight: {1 / experts:.2g}}}, or merge.weights "
-            "that sum to about 1",
+            f"{_write(method, f'weight: {1 / experts:.2g}', mergekit=mergekit)}, or weights of "
+            "each model that sum to about 1",
         )
+
+
+def _write(method: MethodSpec, setting: str, *, mergekit: bool) -> str:
+    """What to write, in the syntax of the file that the finding is about."""
+    if mergekit:
+        return f"write parameters: {{{setting}}}"
+    return f"write {{method: {method.method}, {setting}}}"

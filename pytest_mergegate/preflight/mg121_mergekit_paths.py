@@ -19,10 +19,18 @@ def find(pool: Pool) -> Findings:
             said = f"{path}: mergekit takes '+' and '@' in a path for its own syntax"
             yield warning(said, "rename the folder, or name a link to it", name)
     relative = [path for path in local if not path.startswith("~") and not Path(path).is_absolute()]
-    if relative:
+    texts = pool.mergekit.written
+    moved = [e.reference for e in pool.experts if e.reference not in texts.get(e.name, "")]
+    if here := [path for path in relative if path in moved]:
+        yield note(
+            f"nothing lies beside the configuration under the paths that it names: they were found "
+            f"from the working folder, as mergekit reads them ({here[0]})",
+            "gate it from the folder where mergekit is started, or write absolute paths",
+        )
+    elif relative:
         yield note(
             f"mergekit looks for relative paths ({relative[0]}) from the folder where it "
-            "is started, and then on the hub; the gate from the configuration's own",
+            "is started, and then on the hub; the gate from the configuration's own, and then so",
             "start mergekit in the configuration's folder, or write absolute paths",
         )
     for expert in pool.experts:

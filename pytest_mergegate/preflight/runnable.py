@@ -3,6 +3,7 @@ model is loaded."""
 
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.metrics.pairwise import RATIOS
+from pytest_mergegate.pool.examples import named
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.tokenizer_files import chat_template
 from pytest_mergegate.preflight.told import Findings, grouped
@@ -51,7 +52,9 @@ def _chats(pool: Pool) -> Findings:
     if chat_template(pool.base.path):
         return
     for name, examples in pool.examples.items():
-        if any(not isinstance(example.input, str) for example in examples):
-            message = "examples are chats, and the base's tokenizer has no chat template"
+        chats = (k for k, example in enumerate(examples) if not isinstance(example.input, str))
+        if (first := next(chats, None)) is not None:
+            message = f"{named(pool.numbers(name), first)} is a chat, and the base's tokenizer has "
+            message += "no chat template"
             fix = "write the inputs as plain strings, or save the template with the tokenizer"
             yield Finding(code="MG203", severity="error", message=message, fix=fix, expert=name)

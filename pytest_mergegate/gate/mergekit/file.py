@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateError, did_you_mean
-from pytest_mergegate.common.files.places import placed
 from pytest_mergegate.common.files.yaml_files import Location, where_of
 from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
+from pytest_mergegate.gate.mergekit.paths import from_either, is_folder
 
 _SCALES = "it scales what no expert changes, too"
 _KEYS = (
@@ -136,12 +136,6 @@ def sources(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return listed
 
 
-def same_model(one: str, other: str, root: Path) -> bool:
-    """Whether two paths or repositories are the same."""
-    place = found_at(root, one)
-    return one == other or (place is not None and place == found_at(root, other))
-
-
 def _named(data: Mapping[str, Any], problems: Problems) -> Iterator[tuple[Any, Location]]:
     """Every ``model:`` and its place."""
     for index, entry in _entries(data, "models", (), _MODEL_KEYS, problems):
@@ -199,7 +193,8 @@ def _reference(value: Any, at: Location, root: Path, problems: Problems) -> Mode
         problems.add(f"a model must be a path or org/name, not {value!r}", at, fix)
         return None
     base, path = _split(value, root)
-    return ModelReference(text=value, at=at, base=base, path=path)
+    base = None if base is None else from_either(root, base)
+    return ModelReference(text=value, at=at, base=base, path=from_either(root, path))
 
 
 def _split(text: str, root: Path) -> tuple[str | None, str]:
@@ -208,24 +203,15 @@ def _split(text: str, root: Path) -> tuple[str | None, str]:
         return None, text
     places = [k for k, letter in enumerate(text) if letter == "+"]
     # where several splits are possible, the one of which both halves are there
-    best = [k for k in places if is_folder(root, text[:k]) and is_folder(root, text[k + 1 :])]
+    roots = (root, Path.cwd())
+    best = [
+        k
+        for k in places
+        for at in roots
+        if is_folder(at, text[:k]) and is_folder(at, text[k + 1 :])
+    ]
     at = (best or places)[0]
     return text[:at], text[at + 1 :]
-
-
-def found_at(root: Path, text: str) -> Path | None:
-    """Where ``text`` leads on this machine; None where nothing is there, or it is no path."""
-    try:
-        place = placed(root, text)
-        return place.resolve() if place.exists() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
-
-
-def is_folder(root: Path, text: str) -> bool:
-    """Whether ``text`` is a folder on this machine."""
-    place = found_at(root, text)
-    return place is not None and place.is_dir()
 
 
 def plain(parsed: Parsed, experts: Mapping[str, str]) -> dict[str, Any] | str:

@@ -12,12 +12,10 @@ from pytest_mergegate.gate.mergekit.file import (
     ModelReference,
     Parsed,
     Problems,
-    found_at,
-    is_folder,
     parse,
     plain,
-    same_model,
 )
+from pytest_mergegate.gate.mergekit.paths import found_at, is_folder, same_model
 from pytest_mergegate.gate.sections import POOL, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
 

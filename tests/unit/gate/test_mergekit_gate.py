@@ -63,6 +63,16 @@ def test_a_plain_file_is_a_gate_s_own_method(tmp_path: Path) -> None:
     assert gate.where("merge", "methods", 0) == "merge.yml:1"
 
 
+def test_paths_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mergekit reads them, where nothing lies beside the file."""
+    for name in ("base", "x/a", "x/b", "sub/x/b"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    gate = load(tmp_path / "sub", TIES)
+    assert gate.spec.base == "../base"
+    assert {n: e.path for n, e in gate.spec.experts.items()} == {"a": "../x/a", "b": "x/b"}
+
+
 def test_a_mapping_is_as_good_as_a_file(tmp_path: Path) -> None:
     gate = gate_from(yaml.safe_load(TIES), root=tmp_path)
     assert list(gate.spec.experts) == ["a", "b"]

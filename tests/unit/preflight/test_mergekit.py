@@ -70,6 +70,17 @@ class TestPaths:
         told = found(files, "linear", ["a", "base+b"], parameters=WEIGHT)["MG121"]
         assert told.fix == "write base+a"
 
+    def test_paths_from_the_working_folder(
+        self, files: Files, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (files.folder / "sub").mkdir()
+        monkeypatch.chdir(files.folder)
+        data = {"merge_method": "linear", "models": [{"model": m} for m in ADAPTERS]}
+        data["parameters"] = WEIGHT
+        (told,) = run_preflight(gate_from(data, root=files.folder / "sub")).findings
+        assert (told.code, told.severity) == ("MG121", "note")
+        assert "were found from the working folder" in told.message
+
     def test_relative_paths(self, files: Files) -> None:
         data = {"merge_method": "linear", "models": [{"model": m} for m in ADAPTERS]}
         notes = run_preflight(gate_from(data, root=files.folder)).findings
