@@ -60,6 +60,9 @@ class GateSpec(Section):
     """Which merges are tried, and how many of them must do."""
     ignore: dict[str, Text] = {}  # noqa: RUF012 - pydantic copies it
     """Preflight codes that become warnings, each with the reason why."""
+    vocabulary: Literal["same", "pad"] = "same"
+    """``pad``: rows that the base lacks for the experts' tokens are added to it, drawn as
+    transformers' resize draws them, and an expert's rows that stand for no token are the base's."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The precision that models compute in."""
     trust_remote_code: bool = False

@@ -3,6 +3,7 @@
 PEFT itself would load torch to read them, and import what a configuration names.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """Every tensor's name begins with it."""
+WRAPPED = re.compile(r"\.modules_to_save\.(?:[^.]+\.|(?=(?:weight|bias)$))")
+"""What PEFT puts into the name of a parameter that is trained whole, with the adapter's own name or
+without it."""
 COMPUTED = frozenset(
     (
         *("ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA"),

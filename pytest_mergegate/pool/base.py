@@ -49,6 +49,8 @@ class Base:
     architecture: str
     tensors: StoredTensors
     """Under the names that the loaded model gives its parameters."""
+    origin: Path | None = None
+    """The folder that this is a copy of, with another vocabulary."""
     loaded: LoadedNames | None = None
     """How transformers names and joins its tensors, where the files hold them otherwise."""
 

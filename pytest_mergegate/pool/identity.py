@@ -39,12 +39,13 @@ def identify(named: str, base: Base, near: Path) -> Identity:
     of it, by its name. ``other``: both are at hand, and differ. Nothing is downloaded, and in CI
     nothing outside of the repository is read.
     """
+    own = base.origin or base.path
     theirs = _repository(named)
     ours = base.located.repository
     if theirs and ours and _known_as(theirs) == _known_as(ours):
         return "same"
-    for folder in _folders(named, base, near):
-        found = _compared(folder, base)
+    for folder in _folders(named, base, own, near):
+        found = _compared(folder, own)
         if found != "unknown":
             return found
     if (plain := unquantised(named.partition("@")[0])) is None:
@@ -75,22 +76,22 @@ def _aliases() -> dict[str, str]:
     return {name.lower(): group[0].lower() for group in groups for name in group}
 
 
-def _folders(named: str, base: Base, near: Path) -> list[Path]:
+def _folders(named: str, base: Base, own: Path, near: Path) -> list[Path]:
     """Where ``named`` may lie on this machine; most often nowhere, or where the base does."""
     path = Path(named.replace("\\", "/"))
     try:
-        top = _shared_root(base.path, near)
+        top = _shared_root(own, near)
         # a relative path is one from the folder in which it was trained
         places = [path] if path.is_absolute() else [up / path for up in near.parents]
         if path.is_absolute() and not in_ci():
             top = Path(path.anchor)
         places = [p for p in places if top is not None and p.resolve().is_relative_to(top)]
-        seen = [base.path, *([] if Path(base.reference).is_absolute() else [path])]
+        seen = [own, *([] if Path(base.reference).is_absolute() else [path])]
         ends = [path, Path(base.reference)]
         alike = any(_ends_alike(end, whole) for end, whole in zip(ends, seen, strict=False))
         # org/name may be a repository
         is_path = not names_repository(named) and not _DRIVE.match(named)
-        places += [base.path] if alike and is_path and not path.is_absolute() else []
+        places += [own] if alike and is_path and not path.is_absolute() else []
         cached = None if in_ci() else _in_cache(named)
         return [p for p in (*places, *filter(None, [cached])) if (p / "config.json").is_file()]
     except (OSError, ValueError, RuntimeError):
@@ -123,15 +124,14 @@ def _in_cache(named: str) -> Path | None:
     return Path(file).parent if isinstance(file, str) else None
 
 
-def _compared(folder: Path, base: Base) -> Identity:
+def _compared(folder: Path, own: Path) -> Identity:
     """The weights in ``folder`` against the base's."""
-    if folder.resolve() == base.path.resolve():
+    if folder.resolve() == own.resolve():
         return "same"
     try:
-        theirs, ours = read_checkpoint(folder), base.tensors
-        if sorted(map(content_hash, theirs.files)) == sorted(map(content_hash, ours.files)):
+        theirs, stored = read_checkpoint(folder), read_checkpoint(own)
+        if sorted(map(content_hash, theirs.files)) == sorted(map(content_hash, stored.files)):
             return "same"
-        stored = read_checkpoint(base.path)
     except (PoolError, OSError):
         return "unknown"
     if any(not theirs[name].is_float for name in theirs if name.endswith(".weight")):

@@ -10,7 +10,14 @@ import numpy as np
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS, is_saved, saved_modules
+from pytest_mergegate.pool.adapters import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    WRAPPED,
+    is_saved,
+    saved_modules,
+)
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.changes import Change, Factors, Offset, Replacement, Rows
 from pytest_mergegate.pool.expert_modules import ExpertModules
@@ -32,7 +39,7 @@ _PARTS = {
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, sorted(_PARTS, reverse=True))) + ")"
 )
-_WRAPPED = re.compile(r"\.modules_to_save\.[^.]+\.")
+_ROWS_OF = ".token_adapter.base_layer.weight"
 _SAVE_AGAIN = "save the adapter again"
 _OTHER_WEIGHTS = f"the configuration belongs to other weights; {_SAVE_AGAIN}"
 
@@ -67,7 +74,8 @@ class LoraAdapter:
         changes: list[Change] = []
         experts = ExpertModules(self)
         for key in self.tensors:
-            if ".original_module." in key:  # the base's own, beside a copy that was trained
+            # the base's own, beside what was trained
+            if ".original_module." in key or key.endswith(_ROWS_OF):
                 continue
             match = _KEY.fullmatch(key.removeprefix(PREFIX))
             if match is None:
@@ -176,7 +184,7 @@ class LoraAdapter:
 
     def _trained_whole(self, key: str) -> Replacement:
         """A parameter that was trained beside the factors: PEFT saves it under its plain name."""
-        parameter = _WRAPPED.sub(".", key.removeprefix(PREFIX))
+        parameter = WRAPPED.sub(".", key.removeprefix(PREFIX))
         trained = is_saved(parameter.rpartition(".")[0], saved_modules(self.config))
         bias = self.config.get("bias") in ("all", "lora_only") and parameter.endswith(".bias")
         # PEFT saves copies of these where one of them is adapted or resized

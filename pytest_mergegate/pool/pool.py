@@ -82,6 +82,10 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
     problems, names = _Problems(), gate.spec.experts
     located = problems.each(names, lambda name: _locate(gate, name))
     base = problems.tried(_read_base, gate, located)
+    if base is not None and gate.spec.vocabulary == "pad":
+        from pytest_mergegate.pool.padding import padded
+
+        base, located = problems.tried(padded, base, located) or (None, {})
     experts = problems.each(located, lambda name: _read_expert(gate, name, located[name], base))
     statistics: dict[str, WeightStatistics] = {}
     if base is not None:

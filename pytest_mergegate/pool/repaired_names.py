@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapters import PREFIX
+from pytest_mergegate.pool.adapters import PREFIX, WRAPPED
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.tensors import StoredTensors
 
@@ -23,7 +23,6 @@ _INFIX = re.compile(
 """A tensor of an adapter under the name that it has in a model, with the adapter's own in it."""
 
 _FACTOR = re.compile(r"(?P<module>.+?)(\.base_layer)*\.lora_[AB]\.weight")
-_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def _readings(tensors: StoredTensors) -> Iterator[tuple[str, Rename]]:
     infix = adapters.pop() if len(adapters) == 1 else None
 
     def plain(key: str) -> str:
-        key = _SAVED.sub(".", _WRAPPERS.sub("", key))
+        key = WRAPPED.sub(".", _WRAPPERS.sub("", key))
         found = _INFIX.search(key)
         if infix is None or found is None:
             return key
@@ -137,7 +136,7 @@ class _Fitting:
         """Whether a name is one."""
         if not name.startswith(PREFIX) or _INFIX.search(name) or _WRAPPERS.search(name):
             return False
-        whole = _SAVED.sub(".", name.removeprefix(PREFIX))
+        whole = WRAPPED.sub(".", name.removeprefix(PREFIX))
         factor = _FACTOR.fullmatch(whole)
         module = factor["module"] if factor else ""
         if module in self._stacks or f"{module}.weight" in self._parts:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import (
@@ -19,9 +19,11 @@ from pytest_mergegate.common.files.reading import (
     read_at_most,
     read_json_object,
 )
-from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.fingerprints import content_hash
-from pytest_mergegate.pool.pool import Pool
+
+if TYPE_CHECKING:
+    from pytest_mergegate.pool.experts import Expert
+    from pytest_mergegate.pool.pool import Pool
 
 TOKENIZER, VOCABULARY, WORDS = "tokenizer.json", "vocab.json", "vocab.txt"
 SETTINGS = "tokenizer_config.json"
@@ -84,11 +86,13 @@ class TokenizerFiles:
         return any(entry in other.digests for entry in self.digests if entry[0] in names)
 
 
-def tokenizer_differences(pool: Pool) -> Iterator[tuple[Expert, Differences | PoolError]]:
+def tokenizer_differences(
+    pool: "Pool",
+) -> "Iterator[tuple[Expert, Differences | PoolError]]":
     """Experts whose own tokenizer is not the base's, or cannot be read or compared."""
     for expert in pool.experts:
         try:
-            base = TokenizerFiles.of(pool.base.path)
+            base = TokenizerFiles.of(pool.base.origin or pool.base.path)
             found = differences(base, TokenizerFiles.of(expert.path, expert.name))
         except PoolError as error:
             yield expert, error
@@ -104,6 +108,15 @@ class _Tokenizer:
     ids: Mapping[str, int]
     parts: Mapping[str, str]
     """Digest of each rule; empty where the files do not hold them as JSON."""
+
+
+def token_ids(files: TokenizerFiles) -> Mapping[str, int]:
+    """Tokens and their ids; empty where there are no files, or none that can be understood.
+
+    Raises PoolError for files that are no tokenizer's.
+    """
+    read = _read(files) if files.names else None
+    return read.ids if read is not None else {}
 
 
 @lru_cache(maxsize=256)

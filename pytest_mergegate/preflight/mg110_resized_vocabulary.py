@@ -21,10 +21,16 @@ def _added(pool: Pool) -> Findings:
         if isinstance(found, PoolError) or not found.added:
             continue
         token, number = found.added[-1]
+        if pool.spec.vocabulary == "pad" and rows is not None and number < rows:
+            said = f"{len(found.added)} tokens are not the base's, such as '{shown(token, 40)}' "
+            said += f"with id {number}: vocabulary: pad gives them rows of the base"
+            fix = "nothing, where the merge is meant to have these tokens"
+            yield warning(said, fix, expert.name)
+            continue
         said = f"{len(found.added)} tokens are not the base's, such as '{shown(token, 40)}' "
         if rows is not None and number >= rows:
             said += f"with id {number}; the base's embedding has {rows} rows"
-            fix = "resize the base's embedding first, and train from that"
+            fix = "write vocabulary: pad, or resize the base's embedding, and train from that"
             yield error(said, fix, expert.name)
         else:
             said += f"with id {number}; the base never uses that row"
@@ -39,7 +45,8 @@ def _resized(pool: Pool) -> Findings:
             yield error(
                 f"{shown(change.parameter)!r} has {change.shape[0]} rows, "
                 f"{pool.base.tensors[change.parameter].shape[0]} in the base",
-                "resize every expert's embedding, and the base's, to one vocabulary first",
+                "write vocabulary: pad, or resize every expert's embedding, and the base's, to one "
+                "vocabulary first",
                 expert.name,
                 final=True,
             )

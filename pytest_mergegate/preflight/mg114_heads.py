@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.base import OUTPUT_LAYERS
 from pytest_mergegate.pool.changes import Replacement
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
@@ -37,7 +38,11 @@ def _trained_apart(pool: Pool) -> Findings:
             head = head_of(parameter)
             if head and isinstance(change, Replacement) and parameter not in unchanged:
                 owners.setdefault(head, {}).setdefault(parameter, []).append((expert, change))
+    # under one vocabulary, a row of the output layer is the same token's in all of them
+    shared = OUTPUT_LAYERS if pool.spec.vocabulary == "pad" else ()
     for head, parameters in owners.items():
+        if head in shared:
+            continue
         apart = [found for found in parameters.values() if len(found) > 1 and _differ(found)]
         if apart:
             names = dict.fromkeys(expert.name for found in apart for expert, _ in found)

@@ -120,6 +120,7 @@ def test_no_registry_is_read_through_a_link(repository: Path, target: str) -> No
 _BY_ITSELF = {
     # what they write lies in folders of their own making, in the system's temporary folder
     "engine/models/streaming.py", "engine/weights/adapters.py", "cli/run_unpickle.py",
+    "pool/padding.py",
     "merging/mergekit_process.py",
     "engine/models/render_chats.py",  # which reads its own size
     # beside the place, in a folder by a name that nobody can foresee
