@@ -4,6 +4,9 @@ import math
 
 from rich.cells import cell_len, set_cell_size
 
+ROUND_OFF = 1e-12
+"""What is smaller is nothing but round-off, whatever it is of."""
+
 
 def joined(*parts: str | None) -> str:
     """What is said of ``parts``, one after the other."""
@@ -11,7 +14,10 @@ def joined(*parts: str | None) -> str:
 
 
 def number_text(number: float, digits: int = 3) -> str:
-    """A number for people: ``digits`` significant digits, ``inf`` spelled as the sign."""
+    """A number for people: ``digits`` significant digits, ``inf`` spelled as the sign, and what
+    round-off has left of nothing as nothing."""
+    if abs(number) < ROUND_OFF:
+        return "0"
     return "∞" if math.isinf(number) and number > 0 else f"{number + 0.0:.{digits}g}"
 
 

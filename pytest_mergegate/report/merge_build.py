@@ -78,6 +78,7 @@ def _merged_expert(
     return MergedExpertRecord.of(
         expert,
         **{name: getattr(scored, name) if scored else absent for name in _MEASURED},
+        loss_percent=scored and scored.loss.times(-1).number,
         scored=scored and scored.examples,
         shared=scored and scored.shared,
         apart=ApartRecord.of(scored.apart) if scored and scored.apart else None,

@@ -94,6 +94,9 @@ class MergedExpertRecord(Record):
     score_merged: Number | None = None
     score_merged_reason: str | None = None
     loss: Number | None = None
+    """In percent by Eq. 1: negative where the merge is worse."""
+    loss_percent: Number | None = None
+    """The same as people are shown it: positive where the merge is worse."""
     loss_reason: str | None = None
     loss_interval: Interval | None = None
     gain_kept: Number | None = None

@@ -215,7 +215,6 @@ def _column(
     *,
     digits: int = 2,
     intervals: bool = False,
-    bounds: Mapping[str, Value] | None = None,
 ) -> Column:
     """One of numbers, with the digits it takes to tell them from the budget's limit."""
     limit, kind = limit_of(report, budget), kind_of(budget)
@@ -225,8 +224,6 @@ def _column(
         if value is None or value.number is None:
             return NONE
         text = number_beside(value.number, limit, digits, apart=kind.at_least)
-        if bounds is not None:
-            return f"{text} (≤{bounds[name].number:.2f})"
         ends = span(value.interval) if intervals and math.isfinite(value.number) else None
         return f"{text} {ends}" if ends else text
 
@@ -239,8 +236,8 @@ def _merged(
     report: Report, merge: MergeRecord, values: Told, *, intervals: bool
 ) -> Iterator[Column]:
     """What a merge does; ``values`` are by series, then by expert."""
-    differs, uppers = values["merged"], values["upper"]
-    yield _column(report, "disagreement", "(bound)", DISAGREEMENT, differs, bounds=uppers)
+    differs = values["merged"]
+    yield _column(report, "disagreement", "", DISAGREEMENT, differs, intervals=intervals)
     measured = _column(report, "loss", "%", LOSS, values["loss"], digits=1, intervals=intervals)
     yield measured
     if measured.empty and limit_of(report, LOSS) is not None:

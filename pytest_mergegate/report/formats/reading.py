@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.merge_records import MergeRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
@@ -132,9 +133,13 @@ def merge_of(report: Report) -> MergeRecord | None:
 def worst_of(merge: MergeRecord) -> str:
     """The worst that a merge does to an expert."""
     largest = max((expert.disagreement for expert in merge.experts), default=None)
-    worst = "nothing was compared" if largest is None else f"largest disagreement {largest:.3g}"
+    worst = (
+        "nothing was compared"
+        if largest is None
+        else f"largest disagreement {number_text(largest)}"
+    )
     if merge.worst_loss is not None:
-        worst += f", worst loss {0.0 - merge.worst_loss:.3g} %"
+        worst += f", worst loss {number_text(-merge.worst_loss)} %"
     return worst
 
 
@@ -185,7 +190,7 @@ def change_text(change: ChangeRecord) -> str:
         which = "not known before"
     else:
         which = "unmoved" if after == before else up if after > before else down
-    moved = " → ".join(f"{'-' if n is None else f'{n:.3g}'}{unit}" for n in (before, after))
+    moved = " → ".join(f"{'-' if n is None else number_text(n)}{unit}" for n in (before, after))
     return f"{name}{under}: {moved} ({which})"
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
+from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.advice import try_lines, why_lines
 from pytest_mergegate.report.formats.cases import Told, page_width, worst_first
@@ -247,7 +248,7 @@ def _detail_lines(report: Report) -> Iterator[str]:
     for point in report.plan.curve if report.plan is not None else ():
         groups = "; ".join(reading.some(group) for group in point.groups)
         models = reading.plural(point.models, "model")
-        yield f"distortion in {models}: {point.distortion:.3g} ({groups})"
+        yield f"distortion in {models}: {number_text(point.distortion)} ({groups})"
     if (line := reading.untried(report)) is not None:
         yield f"not tried: {line}"
     if report.seconds:

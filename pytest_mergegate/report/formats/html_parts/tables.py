@@ -113,8 +113,10 @@ def expert_cells(report: Report, expert: ExpertRecord) -> list[Cell]:
         if value.number is not None:
             limit = None if verdict is None or verdict.limit is None else verdict.limit * scale
             text = number_beside(value.number * scale, limit, decimals, apart=True) + unit
-        bound = None if upper is None else f"at most {100 * upper:.1f} %"
-        beside = (span(value.interval, scale, decimals), bound, note)
+        interval = span(value.interval, scale, decimals)
+        if interval is None and upper is not None:
+            interval = f"at most {100 * upper:.1f} %"
+        beside = (interval, note)
         return Cell(text, value.reason, beside, verdict.status if verdict else None)
 
     shown: MergedExpertRecord | ForecastRecord | None = merged

@@ -51,10 +51,10 @@ def test_a_gate_that_fails() -> None:
     assert "### ❌ FAIL `gates/pool.mergegate.yaml`" in text
     head, *rows = cells(text)
     assert head[0] == "expert"
-    assert head[1:] == ["disagreement (bound) ≤ 0.3", "loss %", "score alone → merged", "verdict"]
+    assert head[1:] == ["disagreement ≤ 0.3", "loss %", "score alone → merged", "verdict"]
     assert [row[0] for row in rows] == list(NAMES)
     assert [row[-1] for row in rows] == ["✅ pass"] * 3 + ["❌ fail"]
-    assert rows[-1][1] == "1.00 (≤1.00)"
+    assert rows[-1][1] == "1.00"
     assert "- likely cause: interference with rotate" in text
     assert (
         "- shout: interference with rotate: without rotate, 0%\n\n**Try:** leave shout out" in text
