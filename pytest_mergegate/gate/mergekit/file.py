@@ -30,6 +30,9 @@ class MergekitFile:
     """As it stands, each model written as ``{"expert": NAME}``, NAME None for the base."""
     written: Mapping[str, str]
     """Each expert's model as the file has it, such as ``base+adapter``."""
+    other_bases: Mapping[str, str]
+    """By expert, what stands before the ``+`` where it is not the path of the gate's base: where
+    that lies on this machine, else as written."""
     why_official: str | None
     """Why mergekit must run it itself; None where it is a gate's own method and weights."""
 

@@ -1,6 +1,6 @@
 """A mergekit configuration as a gate file: its models as experts, its settings as the merge."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class _Reading:
         return MergekitFile(
             config=_renamed(data, known),
             written={name: reference.text for name, reference in self._experts.items()},
+            other_bases=dict(self._other_bases()),
             why_official=self._form if isinstance(self._form, str) else None,
         )
 
@@ -131,15 +132,20 @@ class _Reading:
                 fix = "merge the adapter into the base, and name the folder"
                 self._problems.add("base_model is an adapter", parsed.base.at, fix)
             found = parsed.base.path
-        for prefix, reference in prefixes.items():
-            if found is not None and not same_model(prefix, found, self._root):
-                what = f"{reference.text} is an adapter of another base than {found}"
-                fix = "merge it into its base, and list the folder"
-                self._problems.add(what, reference.at, fix)
         if found is not None and own is not None:
             what = f"the base is {found} already, as mergekit has it"
             self._problems.add(what, (_SECTION, "base"), "leave mergegate.base out")
         return found or own
+
+    def _other_bases(self) -> Iterator[tuple[str, str]]:
+        """Whether these are the same weights by another name, preflight looks (MG123)."""
+        for name, reference in self._experts.items():
+            prefix = reference.base
+            if prefix is None or not isinstance(self._base, str):
+                continue
+            if not same_model(prefix, self._base, self._root):
+                place = found_at(self._root, prefix)
+                yield name, prefix if place is None else str(place)
 
     def _references(self) -> list[ModelReference]:
         """What is an expert: every model but the base."""

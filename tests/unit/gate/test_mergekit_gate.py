@@ -164,6 +164,15 @@ def test_slerp_of_two_models_is_plain(tmp_path: Path) -> None:
     assert gate.spec.merge.route == "in_place"
 
 
+def test_a_base_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    text = config("linear", "base+x", "copy+y", "org/base+z", parameters={"weight": 1})
+    gate = load(tmp_path, text)
+    assert gate.spec.base == "base"
+    assert gate.mergekit is not None
+    assert gate.mergekit.other_bases == {"y": str(tmp_path / "copy"), "z": "org/base"}
+
+
 def test_one_adapter_is_baked(tmp_path: Path) -> None:
     gate = load(tmp_path, config("passthrough", "base+x/a"))
     assert {name: expert.path for name, expert in gate.spec.experts.items()} == {"a": "x/a"}
@@ -285,10 +294,6 @@ class TestExamples:
         (
             "merge_method: linear\nmodels:\n- model: a\n- model: a\n",
             "merge.yml:2: models lists a twice",
-        ),
-        (
-            "merge_method: linear\nmodels:\n- model: a+x\n- model: b+y\n",
-            "merge.yml:4: b+y is an adapter of another base than a",
         ),
         (
             "merge_method: ties\nmodels:\n- model: x\n- model: y\nbase_model: a+b\n",

@@ -1,10 +1,12 @@
-"""MG118 to MG121 in mergekit configurations."""
+"""MG118 to MG121, and MG123, in mergekit configurations."""
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.stages.preflight import run_preflight
@@ -57,6 +59,28 @@ class TestDonor:
         assert "MG120" in found(files, "linear", models, parameters=WEIGHT)
         more = {"base_model": "base", "parameters": {"weight": 0.3}}
         assert "MG120" not in found(files, "task_arithmetic", models, **more)
+
+
+class TestOtherBases:
+    def test_a_copy_is_the_same_base(self, files: Files) -> None:
+        shutil.copytree(files.folder / "base", files.folder / "copy")
+        assert found(files, "linear", ["base+a", "copy+b"], parameters=WEIGHT) == {}
+
+    def test_another_model(self, files: Files) -> None:
+        shutil.copytree(files.folder / "base", files.folder / "other")
+        weights = next((files.folder / "other").glob("*.safetensors"))
+        numbers = load_file(weights)
+        key = next(name for name in numbers if name.endswith(".weight"))
+        save_file({**numbers, key: numbers[key] + 1}, weights)
+        told = found(files, "linear", ["base+a", "other+b"], parameters=WEIGHT)["MG123"]
+        assert (told.severity, told.expert) == ("error", "b")
+        assert "other+b: mergekit puts this adapter into that base, whose" in told.message
+        assert told.fix.startswith("write base+b, where that is meant")
+
+    def test_a_name_alone(self, files: Files) -> None:
+        told = found(files, "linear", ["base+a", "org/another+b"], parameters=WEIGHT)["MG123"]
+        assert (told.severity, told.expert) == ("warning", "b")
+        assert "a name alone proves nothing" in told.message
 
 
 class TestPaths:
