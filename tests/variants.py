@@ -155,6 +155,10 @@ VARIANTS: dict[str, Variant] = {
         on=("mixtral",),
     ),
     "pissa": Variant(config=_lora(init_lora_weights="pissa"), on=_PLAIN),
+    "pissa_drawn": Variant(  # of the whole weight, whatever is drawn
+        config=_lora(init_lora_weights="pissa_niter_16", r=32), on=("llama",), spread=0.02
+    ),
+    "mica": Variant(config=_lora(init_lora_weights="mica"), on=("llama",)),
     "olora": Variant(config=_lora(init_lora_weights="olora"), on=_PLAIN),
     "ia3": Variant(config=_ia3, kind="ia3"),
     "loha": Variant(config=_other("LoHaConfig", r=3), kind="loha", on=_PLAIN),

@@ -41,12 +41,33 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "kasa_config": (None,),
     "velora_config": (None,),
     "monteclora_config": (None,),
-    # the other initialisations (corda, loftq, pissa_niter, ...) leave behind a changed base that
-    # cannot be made again
-    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "pissa", "olora"),
+    "init_lora_weights": (
+        *(True, False, None, "gaussian", "eva", "orthogonal", "mica", "pissa", "olora"),
+    ),
 }
 """Values under which a LoRA is a change of the weights, and nothing more or else."""
 _CHANGED_BASE = ("pissa", "olora")
+_DRAWN = re.compile(r"pissa_niter_\d{1,2}")
+"""PiSSA by a decomposition that begins with random numbers."""
+_CONVERT = (
+    "save it converted, on the machine where its start is: save_pretrained(path, "
+    "path_initial_model_for_weight_conversion=...)"
+)
+_WHY: dict[str, str] = {
+    "loftq": "its base is what LoftQ left of a quantised one, which the adapter does not hold",
+    "corda": "it started from activations of its data, and took that start out of its base",
+    "lora_ga": "it started from gradients of its data, and took that start out of its base",
+    "use_qalora": "it pools inputs before the factors, by groups of a quantised base",
+    "use_bdlora": "its factors are blocks whose places depend on how a model is sharded",
+    "layer_replication": "it has more layers than its base",
+    "alora_invocation_tokens": "it acts behind some tokens only",
+    "arrow_config": "it routes between adapters, input by input",
+    "kasa_config": "it takes small singular values out of its base",
+    "monteclora_config": "it draws its weights at random",
+    "velora_config": "PEFT keeps projections for training beside the factors",
+}
+"""Why an adapter with such a start, or setting, is no change of the weights that could be worked
+out again."""
 _CONFIG_BYTES = 4 << 20
 _MOST_PAIRS, _LONG = 5_000_000, 100
 _LOOKED_UP = ("target_modules", "exclude_modules")
@@ -89,12 +110,16 @@ def _check_supported(config: Mapping[str, Any], where: str, name: str) -> None:
     # any other `use_...` is a variant of a PEFT to come
     newer = {setting: (False, None) for setting in config if setting.startswith("use_")}
     for setting, plain in {**newer, **_PLAIN}.items() if method == "LORA" else ():
-        if setting in config and config[setting] not in plain:
-            raise refused(
-                f"{setting}={shown(repr(config[setting]))} is not supported: no change of the "
-                "weights that could be worked out again",
-                fix=f"{fix}, or merge it into its base and list the checkpoint",
-            )
+        value = config.get(setting, plain[0])
+        if value in plain or (setting == "init_lora_weights" and is_drawn(config)):
+            continue
+        start = value if setting == "init_lora_weights" and isinstance(value, str) else setting
+        why = _WHY.get(start, "no change of the weights that could be worked out again")
+        converted = f", or {_CONVERT}" if start in ("corda", "lora_ga") else ""
+        raise refused(
+            f"{setting}={shown(repr(value))} is not supported: {why}",
+            fix=f"{fix}, or merge it into its base and list the checkpoint{converted}",
+        )
 
 
 def check_lists(config: Mapping[str, Any], tensors: int, name: str) -> None:
@@ -119,7 +144,14 @@ def adapter_kind(config: Mapping[str, Any]) -> str:
 
 def is_computed(config: Mapping[str, Any]) -> bool:
     """Whether only PEFT can say what the adapter does to the weights."""
-    return config["peft_type"] != "LORA" or config.get("init_lora_weights") in _CHANGED_BASE
+    changed = config.get("init_lora_weights") in _CHANGED_BASE or is_drawn(config)
+    return config["peft_type"] != "LORA" or changed
+
+
+def is_drawn(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter's start was worked out from random numbers."""
+    start = config.get("init_lora_weights")
+    return isinstance(start, str) and _DRAWN.fullmatch(start) is not None
 
 
 def saved_modules(config: Mapping[str, Any]) -> list[str]:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from conflicts import dense_of, naive_conflicts
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from pools import edit_adapter_config
 from variants import CASES, VARIANTS, save_variant
 
+from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.running.engine import Engine
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.gatefile import gate_from
@@ -157,3 +159,48 @@ def test_hidden_states_are_those_of_pefts_own_forward(case: Case) -> None:
             assert float((state - expected).abs().max()) <= 1e-4 * size
             moved = VARIANTS[case.variant].kind != "ln_tuning" and "head" not in case.variant
             assert not moved or float((state - unadapted).abs().max()) > 1e-3 * size
+
+
+def test_a_start_that_hangs_on_its_random_numbers(
+    random_base: Callable[[str], tuple[Path, Any]], tmp_path: Path, seed: int
+) -> None:
+    """PEFT's own loading gives another model each time."""
+    folder, base = random_base("llama")
+    save_variant(deepcopy(base), tmp_path / "a", "pissa_drawn", "llama", seed)
+    save_variant(deepcopy(base), tmp_path / "b", "lora", "llama", seed)
+    edit_adapter_config(tmp_path / "a", init_lora_weights="pissa_niter_0")
+    gate = gate_from({"base": str(folder), "experts": {"a": "a", "b": "b"}}, root=tmp_path)
+    pool, errors = read_pool(gate)
+    assert pool is not None, errors
+    with pytest.raises(PoolError, match="random numbers") as caught:
+        TaskVectors(pool).delta("a", next(iter(pool.experts[0].changes)))
+    assert caught.value.code == "MG002"
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_was_converted_on_saving(
+    random_base: Callable[[str], tuple[Path, Any]], tmp_path: Path, seed: int, start: str
+) -> None:
+    """PEFT writes twice the rank then, and a plain LoRA on the base as it is."""
+    folder, base = random_base("llama")
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "up_proj"]}
+    model = get_peft_model(deepcopy(base), LoraConfig(init_lora_weights=start, **settings))
+    model.save_pretrained(tmp_path / "start")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(
+        tmp_path / "a", path_initial_model_for_weight_conversion=str(tmp_path / "start")
+    )
+    save_variant(deepcopy(base), tmp_path / "b", "lora", "llama", seed)
+    gate = gate_from({"base": str(folder), "experts": {"a": "a", "b": "b"}}, root=tmp_path)
+    pool, errors = read_pool(gate)
+    assert pool is not None, errors
+    assert pool.experts[0].config["r"] == 6
+    vectors, own = TaskVectors(pool), dict(base.named_parameters())
+    for name, parameter in model.merge_and_unload().named_parameters():
+        delta = vectors.delta("a", name)
+        if delta is not None:
+            expected = parameter.detach() - own[name]
+            assert float((delta - expected).abs().max()) <= 1e-4 * float(own[name].abs().max())

@@ -1,19 +1,24 @@
 """Task vectors τ = θ_i − θ₀, one parameter at a time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pytest_mergegate.common.errors import PoolError, first_line
+from pytest_mergegate.pool.adapters import CONFIG, is_drawn
 from pytest_mergegate.pool.changes import Computed, Factors
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.statistics import NEGLIGIBLE
+
+T = TypeVar("T")
+_DRAWN = 1e-5
+"""Of the largest weight: how far two starts that were drawn anew may be apart."""
 
 
 class TaskVectors:
@@ -124,10 +129,16 @@ class ComputedDeltas:
 
         trusted, path = self._pool.spec.trust_remote_code, self._pool.base.path
         family = pick_family(load_config(path, trust_remote_code=trusted))
-        module = load_module(path, family.auto_class, family.kind, trust_remote_code=trusted)
+
+        def load() -> Any:
+            return load_module(path, family.auto_class, family.kind, trust_remote_code=trusted)
+
+        module = load()
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
-        after = _after(module, expert)
+        after = _drawn(_after, module, expert, seed=0)
         del module
+        if is_drawn(expert.config):
+            _check_drawn(after, _drawn(_after, load(), expert, seed=1), expert)
         deltas = SpilledWeights()
         size = moved = 0.0
         for name, own in before.items():
@@ -148,6 +159,29 @@ class ComputedDeltas:
                 fix="it was saved untrained, or its tensors were lost; save it again",
             )
         return deltas
+
+
+def _drawn(make: Callable[[Any, Expert], T], module: Any, expert: Expert, *, seed: int) -> T:
+    """What is made with a seed of its own; nothing else hears of it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(module, expert)
+
+
+def _check_drawn(one: Mapping[str, Tensor], other: Mapping[str, Tensor], expert: Expert) -> None:
+    """Raise PoolError where a start that is worked out from random numbers hangs on them."""
+    for name, own in one.items():
+        if not float((own - other[name]).abs().max()) <= _DRAWN * float(own.abs().max()):
+            start = expert.config.get("init_lora_weights")
+            raise PoolError(
+                f"init_lora_weights={start!r}: its start was worked out from random numbers, which "
+                f"it does not hold, and others give another {name!r}",
+                code="MG002",
+                expert=expert.name,
+                where=CONFIG,
+                fix="save it converted where its start is: save_pretrained(path, "
+                "path_initial_model_for_weight_conversion=...); or list it merged",
+            )
 
 
 def _after(module: Any, expert: Expert) -> Mapping[str, Tensor]:
