@@ -1,13 +1,16 @@
 """Gating a pool of chat experts, against the script that somebody writes who has no gate.
 
     bash examples/chat/run            # makes the base
-    python benchmarks/chat.py [--chats 64] [--runs 1]
+    python benchmarks/chat.py [--chats 40] [--runs 1]
 
-Four experts of ``examples/chat`` under linear, task_arithmetic and ties, 64 chats each. The script
+Four experts of ``examples/chat`` under linear, task_arithmetic and ties, 40 chats each. The script
 (``chat_script.py``) merges with mergekit's command line, has PEFT's models and the merges answer
-with transformers, and scores. The gate is ``mergegate check`` on the same, nothing kept. Both must
-find the same: their scores and the shares of answers that differ are compared, and the answers that
-both show.
+with transformers, and scores. It is held against three gates of ``mergegate check``, nothing kept:
+
+- ``fixed`` looks at all inputs under all methods, as the script does. Both must find the same:
+  their scores and the shares of answers that differ are compared, and the answers that both show.
+- ``user`` has a budget that one of the methods holds, and ends there.
+- ``failing`` has one that no method holds.
 """
 
 from __future__ import annotations
@@ -38,8 +41,21 @@ METHODS = [
 LABELS = ("linear", "task_arithmetic", "ties")
 
 
-def write_gate(folder: Path, chats: int, tokens: int) -> Path:
-    """What the script does, as a gate: all answers compared exactly, all of them shown."""
+Run = tuple[float, dict[str, Any]]
+"""Seconds, and what was found."""
+CASES: dict[str, dict[str, Any]] = {
+    "fixed": {
+        "certificate": {"sequential": False},
+        "budget": {"max_disagreement": 1.0, "max_loss": 100},
+        "select": "all",
+    },
+    "user": {"budget": {"max_loss": 60}, "select": "any"},
+    "failing": {"budget": {"max_disagreement": 0.05, "max_loss": 1}, "select": "any"},
+}
+
+
+def write_gate(folder: Path, chats: int, tokens: int, case: str) -> Path:
+    """What the script does, as a gate: all answers compared exactly."""
     folder.mkdir(parents=True, exist_ok=True)
     experts = {}
     for name, metric in METRICS.items():
@@ -55,18 +71,18 @@ def write_gate(folder: Path, chats: int, tokens: int) -> Path:
         "base": str(POOL / "base"),
         "experts": experts,
         "probes": {"max_answer_tokens": tokens},
-        "certificate": {"per_task": chats, "shown": chats},
-        "budget": {"max_disagreement": 1.0, "max_loss": 100},
-        "merge": {"methods": METHODS, "select": "all"},
+        "certificate": {"per_task": chats, **CASES[case].get("certificate", {})},
+        "budget": CASES[case]["budget"],
+        "merge": {"methods": METHODS, "select": CASES[case]["select"]},
     }
-    file = folder / "chat.mergegate.yaml"
+    file = folder / f"{case}.mergegate.yaml"
     file.write_text(yaml.safe_dump(gate), encoding="utf-8")
     return file
 
 
-def run_gate(folder: Path, chats: int, tokens: int) -> tuple[float, dict[str, Any]]:
+def run_gate(folder: Path, chats: int, tokens: int, case: str) -> tuple[float, dict[str, Any]]:
     """Seconds of the gate, and its report."""
-    file, report = write_gate(folder, chats, tokens), folder / "report.json"
+    file, report = write_gate(folder, chats, tokens, case), folder / f"{case}.json"
     command = [sys.executable, "-m", "pytest_mergegate.cli", "check", str(file), "--no-cache"]
     start = time.perf_counter()
     run([*command, "--no-registry", "--report", f"json:{report}"], accepted=(0, 1))
@@ -118,33 +134,42 @@ def differences(report: dict[str, Any], script: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chats", type=int, default=64)
+    parser.add_argument("--chats", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--runs", type=int, default=1)
     folder = Path(tempfile.gettempdir()) / "mergegate-chat"
     parser.add_argument("--folder", type=Path, default=folder)
     chosen = parser.parse_args()
-    gates, scripts = [], []
+    scripts: list[Run] = []
+    gates: dict[str, list[Run]] = {case: [] for case in CASES}
     for _ in range(chosen.runs):
         scripts.append(run_script(chosen.folder / "script", chosen.chats, chosen.tokens))
-        gates.append(run_gate(chosen.folder / "gate", chosen.chats, chosen.tokens))
+        for case, found in gates.items():
+            found.append(run_gate(chosen.folder / "gate", chosen.chats, chosen.tokens, case))
     print(
         f"{CORES} cores; {len(METRICS)} experts, {len(METHODS)} methods, {chosen.chats} chats each"
     )
-    (report, said) = gates[-1][1], scripts[-1][1]
-    for name, found in {"gate": gates, "script": scripts}.items():
-        outcome(name, [seconds for seconds, _ in found])
-    ratio("script / gate", [s for s, _ in scripts], [s for s, _ in gates], "none set")
-    print("gate's stages:", {stage: round(s) for stage, s in report["seconds"].items()})
+    said, theirs = scripts[-1][1], [seconds for seconds, _ in scripts]
+    outcome("script", theirs)
     print("script's parts:", {part: round(s) for part, s in said["seconds"].items()})
     print(f"script: {said['tokens']:,} tokens of prompts and answers, padding included")
+    for case, found in gates.items():
+        tell(case, theirs, [seconds for seconds, _ in found], found[-1][1], said["tokens"])
+    wrong = differences(gates["fixed"][-1][1], said)
+    print("\n".join(wrong) or "the same scores, disagreements and answers")
+
+
+def tell(
+    case: str, script: list[float], gate: list[float], report: dict[str, Any], tokens: int
+) -> None:
+    """What one gate took, beside the script."""
+    outcome(f"gate, {case}", gate)
+    ratio(f"script / gate, {case}", script, gate, "none set")
+    print(f"{report['status']}, stages:", {k: round(s) for k, s in report["seconds"].items()})
     processed, reused = (
         sum(run[kind] for run in report["tokens"].values()) for kind in ("processed", "reused")
     )
-    share = processed / said["tokens"]
-    print(f"gate: {processed:,} tokens ({share:.2f} of the script's), {reused:,} reused")
-    wrong = differences(report, said)
-    print("\n".join(wrong) or "the same scores, disagreements and answers")
+    print(f"{processed:,} tokens ({processed / tokens:.2f} of the script's), {reused:,} reused")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What somebody writes who has no gate: merge with mergekit, ask with transformers, count.
 
-    python benchmarks/chat_script.py OUT [--chats 64] [--tokens 48]
+    python benchmarks/chat_script.py OUT [--chats 40] [--tokens 48]
 
 Four experts of ``examples/chat`` under three methods, as JSON: scores, losses and disagreements,
 the answers, and how many tokens the models were fed or wrote.
@@ -27,7 +27,7 @@ METHODS = {  # of mergekit, with what each expert gets
 }
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("out", type=Path)
-parser.add_argument("--chats", type=int, default=64)
+parser.add_argument("--chats", type=int, default=40)
 parser.add_argument("--tokens", type=int, default=48)
 chosen = parser.parse_args()
 seconds, tokens = {"merge": 0.0, "load": 0.0, "ask": 0.0}, 0

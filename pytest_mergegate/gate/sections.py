@@ -231,7 +231,7 @@ class ConflictSpec(Section):
 
 _FIRST_LOOK = 16
 """Inputs on which a clear failure shows."""
-_EARLY_CHANCE = 0.01
+_EARLY_CHANCE = 0.2
 """Of the chance to be wrong, the share that a look has which can only fail."""
 
 
