@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from pytest_mergegate.report.formats.cases import labelled, page_width
 from pytest_mergegate.report.formats.terminal import progress_bar
 
 if TYPE_CHECKING:  # which imports torch
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.stages.context import Context
 
 _STDIN = "-"
@@ -43,7 +45,7 @@ def add_to(ask: Parser) -> None:
     ask.add_argument("--method", action="append", default=[], metavar="M", help=told)
     told = "the input is a message of a user's, for the chat template (default: as in the examples)"
     ask.add_argument("--chat", action="store_true", help=told)
-    ask.add_options(OPTIONS[name] for name in ("device", "cache", "no-cache", "no-code"))
+    ask.add_options(OPTIONS[name] for name in ("device", "cache", "no-cache", "merged", "no-code"))
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -52,7 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise UsageError(f"ask: there is no gate file {chosen.gate}")
     text = _text(chosen.text)
     options = options_of(chosen)
-    gate = load_gate(chosen.gate)
+    gate = load_gate(chosen.gate, merged=options.merged)
     if options.no_code:
         refuse_code(gate)
     names = gate.spec.experts
@@ -87,16 +89,16 @@ def _answers(
     """Who says what. Raises GateError."""
     # with torch, for which neither help nor a bad option waits
     from pytest_mergegate.engine.running.tasks import typed_prompt
-    from pytest_mergegate.merging.merge import merge
 
     context, methods = _opened(gate, options)
     asked = methods_among(chosen.method, [method.label for method in methods])
     expert, engine = chosen.expert, context.workspace.engine
     example = _example(text, context.pool.examples.get(expert, ()), chat=chosen.chat)
-    head, prompt = engine.require_head(), typed_prompt(example, expert, engine.model)
     stop, most = gate.spec.experts[expert].stop, gate.spec.probes.longest_answer
 
-    def answer() -> str:
+    def answer(engine: "Engine" = engine) -> str:
+        prompt = typed_prompt(example, expert, engine.model, engine.askers.get(expert))
+        head = engine.require_head()
         (tokens,) = head.decode([prompt], most, stop)
         cut = "" if head.is_complete(tokens, stop) else f" [… cut after {most} tokens]"
         return f"{head.text(tokens, stop)}{cut}"
@@ -109,8 +111,22 @@ def _answers(
         yield "expert", answer()
     for done, method in enumerate(m for m in methods if m.label in asked):
         context.tell(f"merge {method.label}", (1 + done) / (1 + len(asked)))
-        with engine.model.swapped(f"merge:{method.label}", merge(method, engine).weights):
-            yield method.label, answer()
+        with _in_place(context, method) as merged:
+            yield method.label, answer(merged)
+
+
+@contextmanager
+def _in_place(context: "Context", method: Method) -> Iterator["Engine"]:
+    """The merge by ``method``, without what a gate asks of the experts. Raises GateError."""
+    from pytest_mergegate.merging.merge import merge
+
+    if context.pool.merged is not None:
+        with context.answering(method) as engine:
+            yield engine
+        return
+    engine = context.workspace.engine
+    with engine.model.swapped(f"merge:{method.label}", merge(method, engine).weights):
+        yield engine
 
 
 def _opened(gate: Gate, options: Options) -> tuple["Context", Sequence[Method]]:
@@ -120,6 +136,7 @@ def _opened(gate: Gate, options: Options) -> tuple["Context", Sequence[Method]]:
     from pytest_mergegate.merging.gate_methods import plan_methods
     from pytest_mergegate.stages import pipeline
     from pytest_mergegate.stages.context import Clock, Context
+    from pytest_mergegate.stages.finished import finished_method
     from pytest_mergegate.stages.hidden import weighted
     from pytest_mergegate.stages.preflight import UnsoundPool, run_preflight
     from pytest_mergegate.verdict.evidence import budget_questions
@@ -132,6 +149,8 @@ def _opened(gate: Gate, options: Options) -> tuple["Context", Sequence[Method]]:
     gate = with_known_limits(gate, pool, lambda: Past(options.registry, cache).observations)
     decisions = budget_questions(gate.spec, pool)
     context = Context(gate, pool, options, cache, Clock(), lambda: decisions)
+    if pool.merged is not None:
+        return context, (finished_method(context),)
     methods: Sequence[Method] = plan_methods(gate, pool.names)
     weights = gate.spec.merge.weights
     if weights in ("optimal", "minimax"):  # which are known only from the states

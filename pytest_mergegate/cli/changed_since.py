@@ -66,12 +66,18 @@ class Changes:
     """What git ignores, so that nobody can say whether it changed."""
 
     def concern(
-        self, gate: Path, *, registry: Path | None = None, caps: Collection[str] = ()
+        self,
+        gate: Path,
+        *,
+        registry: Path | None = None,
+        caps: Collection[str] = (),
+        merged: str | None = None,
     ) -> bool:
-        """Whether the verdict on a gate file, under limits that are ``caps`` as well, may have
-        changed; one that cannot be read must be gated to say so."""
+        """Whether the verdict on a gate file, under limits that are ``caps`` as well, and on a
+        finished merge that is named beside it, may have changed; one that cannot be read must be
+        gated to say so."""
         try:
-            found = load_gate(gate)
+            found = load_gate(gate, merged=merged)
         except GateFileError:
             return True
         # only where nothing that strangers wrote leads out of the repository may it be walked
@@ -196,10 +202,12 @@ def _git(*arguments: str, folder: Path) -> str:
 
 
 def _experts(gate: Gate) -> list[Path]:
-    """The experts and their examples, which must lie in the repository, or come from the hub."""
+    """The experts and their examples, which must lie in the repository, or come from the hub; and a
+    finished merge."""
     files = (gate.spec.examples_of(name) for name in gate.spec.experts)
     return [
         *(place_of(gate.root, expert.path) for expert in gate.spec.experts.values()),
+        *([place_of(gate.root, gate.spec.merged)] if gate.spec.merged is not None else []),
         *(gate.root / file for file in files if file is not None),
     ]
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,11 @@ def _concerned(found: Gates, chosen: argparse.Namespace, options: Options) -> li
     kept = [
         file
         for file, refused in found.items()
-        if moved or refused or changes.concern(file, registry=options.registry, caps=options.caps)
+        if moved
+        or refused
+        or changes.concern(
+            file, registry=options.registry, caps=options.caps, merged=options.merged
+        )
     ]
     left_out = ", ".join(file.as_posix() for file in found if file not in kept)
     if chosen.quiet == 0 and not kept:
@@ -134,7 +139,7 @@ def _assess(
     try:
         if refused is not None:
             raise refused
-        gate = load_gate(file)
+        gate = load_gate(file, merged=options.merged)
     except GateFileError as error:
         return error_report(str(file), error, options)
     with progress_bar() as tell:
@@ -159,6 +164,9 @@ def _check_output(folder: Path, files: Sequence[Path], options: Options) -> None
     """Raise UsageError for what is known to go wrong before anything is computed."""
     if len(files) > 1:
         raise UsageError(f"--output takes exactly one gate, there are {len(files)}")
+    with suppress(GateFileError):  # the gate will say what is wrong with the file
+        if load_gate(files[0], merged=options.merged).spec.merged is not None:
+            raise UsageError("--output writes a merge that the gate makes; this one exists already")
     if options.stage in {"preflight", "conflict", "hidden"}:
         raise UsageError(f"--output writes a merge; --stage {options.stage} makes none")
     check_place(folder, "--output")

@@ -9,7 +9,7 @@ from pytest_mergegate.cli.output import methods_among, reports_in
 from pytest_mergegate.common.errors import UsageError, did_you_mean
 from pytest_mergegate.common.plain_text import clean, complain, say
 from pytest_mergegate.common.statuses import Exit
-from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.common.wording import number_text, under
 from pytest_mergegate.gate.sections import EXACT
 from pytest_mergegate.report.formats.cases import compared_with, page_width, whole_lines
 from pytest_mergegate.report.formats.reading import finding_text
@@ -87,7 +87,7 @@ def _lines(report: Report, merge: MergeRecord, expert: str) -> Iterator[str]:
     if found is None:
         return
     judged = ", the judged merge" if merge.method == report.judged_method else ""
-    yield f"{clean(expert)} under {clean(merge.method)}{judged}: {_told(found)}"
+    yield f"{clean(expert)} {under(clean(merge.method))}{judged}: {_told(found)}"
     if found.changed:
         yield ""
         yield from whole_lines(found.changed, page_width())

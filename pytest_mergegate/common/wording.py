@@ -1,11 +1,19 @@
 """Numbers and lists in words."""
 
 import math
+from typing import Final
 
 from rich.cells import cell_len, set_cell_size
 
 ROUND_OFF = 1e-12
 """What is smaller is nothing but round-off, whatever it is of."""
+FINISHED: Final = "merged"
+"""What stands for a finished merge where merges go by their methods."""
+
+
+def under(method: str) -> str:
+    """``under linear``, or ``in the finished merge``."""
+    return "in the finished merge" if method == FINISHED else f"under {method}"
 
 
 def joined(*parts: str | None) -> str:

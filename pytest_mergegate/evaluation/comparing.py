@@ -42,6 +42,26 @@ def comparer(gate: Gate, expert: str) -> Compare | None:
     return partial(_by_own_function, own, own.load(gate.root))
 
 
+def same_or_not(own: Sequence[Answer], other: Sequence[Answer]) -> Distances:
+    """Answers of two models, each in tokens of its own, to the same inputs: the same text or
+    another one. One that was cut may still be the other as long as it begins like it."""
+    pairs = list(zip(own, other, strict=True))
+    differs = [not _may_agree(*pair) for pair in pairs]
+    return Distances.exact(differs, [a.cut or b.cut for a, b in pairs])
+
+
+def _may_agree(one: Answer, other: Answer) -> bool:
+    if not (one.cut or other.cut):
+        return one.text == other.text
+    # a token may end within a character, or before a space that was stripped
+    first, second = (
+        a.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip() if a.cut else a.text
+        for a in (one, other)
+    )
+    may_be_second, may_be_first = second.startswith(first), first.startswith(second)
+    return (one.cut and may_be_second) or (other.cut and may_be_first)
+
+
 def by_rouge(own: Sequence[Answer], other: Sequence[Answer]) -> Distances:
     """How much of ROUGE-L two answers to one input may differ by, whatever the target, and at least
     as much as the like over the words of every script: ROUGE itself sees none but a-z and 0-9.

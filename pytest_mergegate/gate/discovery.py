@@ -135,6 +135,8 @@ def _named(gate: Path) -> Iterator[tuple[str, str]]:
     if not isinstance(data, Mapping):
         return
     experts, here = data.get("experts"), escape(str(root))
+    if isinstance(merged := data.get("merged"), str) and "\0" not in merged:
+        yield escape(os.path.realpath(place_of(root, merged))), "a finished merge lies"
     if isinstance(experts, str):
         yield f"{here}/{experts}", "experts lie"
         yield f"{here}/{os.path.dirname(experts)}", "experts lie"  # noqa: PTH120

@@ -58,43 +58,59 @@ class Gate:
         return replace(self, spec=self.spec.model_copy(update={"budget": budget}))
 
 
-def load_gate(path: Path) -> Gate:
-    """Read and validate a gate file.
+def load_gate(path: Path, *, merged: str | None = None) -> Gate:
+    """Read and validate a gate file; ``merged`` is a finished merge to be gated in place of the one
+    that it names, or those that it makes.
 
     Raises GateFileError with every problem of the file at once, each with ``file:line``.
     """
     data, lines = read_yaml(path)
-    return _validate(data, root=path.parent.resolve(), path=path, lines=lines)
+    return _validate(data, root=path.parent.resolve(), path=path, lines=lines, merged=merged)
 
 
-def gate_from(source: object, *, root: Path, budget: Mapping[str, Any] | None = None) -> Gate:
+def gate_from(
+    source: object,
+    *,
+    root: Path,
+    budget: Mapping[str, Any] | None = None,
+    merged: str | None = None,
+) -> Gate:
     """A gate from whatever names one: a path, a mapping like a gate file, a Gate.
 
-    ``budget`` overrides single limits; relative paths start at ``root``.
+    ``budget`` overrides single limits; ``merged`` is as for ``load_gate``; relative paths start at
+    ``root``.
     Raises GateFileError.
     """
     if isinstance(source, Gate):
         gate = source
+        if merged is not None and merged != gate.spec.merged:
+            asked = _about(source.spec.model_dump(exclude_unset=True), merged)
+            gate = replace(source, spec=GateSpec.model_validate(asked))
     elif isinstance(source, (str, Path)):
-        gate = load_gate(Path(os.path.normpath(root / source)))
+        gate = load_gate(Path(os.path.normpath(root / source)), merged=merged)
     elif isinstance(source, dict):
-        gate = _validate(source, root=root, path=None, lines={})
+        gate = _validate(source, root=root, path=None, lines={}, merged=merged)
     else:
         what = f"a pool cannot be made of {type(source).__name__}"
         fix = "give the path of a gate file, or a mapping like one"
         raise GateFileError([GateError(what, fix=fix)])
     if not budget:
         return gate
-    merged = {**gate.spec.budget.model_dump(exclude_none=True), **budget}
+    limits = {**gate.spec.budget.model_dump(exclude_none=True), **budget}
     try:
-        return gate.with_budget(Budget.model_validate(merged))
+        return gate.with_budget(Budget.model_validate(limits))
     except ValidationError as error:
         located = [{**e, "loc": ("budget", *e["loc"])} for e in error.errors()]
         raise GateFileError([_problem(e, gate.name, {}) for e in located]) from None
 
 
 def _validate(
-    data: object, *, root: Path, path: Path | None, lines: Mapping[Location, int]
+    data: object,
+    *,
+    root: Path,
+    path: Path | None,
+    lines: Mapping[Location, int],
+    merged: str | None,
 ) -> Gate:
     name = _name(path)
     if not isinstance(data, dict):
@@ -107,6 +123,9 @@ def _validate(
     mergekit = None
     if "merge_method" in data and "experts" not in data:
         data, lines, mergekit = gate_of_mergekit(data, lines, name=name, root=root)
+    if merged is not None:
+        data = _about(data, merged)
+        lines = {key: line for key, line in lines.items() if key[:1] != ("merged",)}
     pattern = data.get("experts")
     if isinstance(pattern, str):
         where = where_of(name, lines, ("experts",))
@@ -127,6 +146,12 @@ def _validate(
         mergekit=mergekit,
         experts_pattern=pattern if isinstance(pattern, str) else None,
     )
+
+
+def _about(data: Mapping[str, Any], merged: str) -> dict[str, Any]:
+    """What a gate file says, without what is about merges that it makes, for a finished one."""
+    kept = {key: said for key, said in data.items() if key not in {"merge", "dtype"}}
+    return {**kept, "merged": merged}
 
 
 def _matches_of(pattern: str, *, root: Path, where: str) -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.gate.named_merge import named_merge
 from pytest_mergegate.gate.options import FORMATS, STAGES, Options, ReportTarget
 
 REGISTRY = "mergegate.registry.jsonl"
@@ -211,6 +212,12 @@ _TABLE = (
         help="try every merge method under select: any, also after one has passed",
     ),
     Option(
+        name="merged",
+        metavar="DIR",
+        help="gate this finished merge in place of one that is made (merged: of the gate file)",
+        parse=lambda given: named_merge(*given[:3]),
+    ),
+    Option(
         name="no-code",
         kind="flag",
         help="refuse every metric, distance, task and method that is code of the repository, "
@@ -263,6 +270,7 @@ def read_options(source: Source, caps: Iterable[Option]) -> Options:
         registry=None if _first("no-registry", source) else _read("registry", source),
         registry_asked=any(given.asked for given in _given(OPTIONS["registry"], source)),
         all_methods=_first("all-methods", source) is not None,
+        merged=_read("merged", source),
         no_code=_first("no-code", source) is not None,
         on_inconclusive=_read("on-inconclusive", source),
         files=_read("files", source),

@@ -77,6 +77,8 @@ class Options:
     """Whether the user named it: CI and quiet runs write to no other."""
     all_methods: bool = False
     """Whether every merge method is tried under ``select: any``, also after one has passed."""
+    merged: str | None = None
+    """A finished merge to be gated in place of those that the gates make, or name themselves."""
     no_code: bool = False
     """Whether everything in a gate that is code of its repository is refused."""
     on_inconclusive: Literal["fail", "warn"] = "fail"

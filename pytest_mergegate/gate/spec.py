@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pytest_mergegate.gate.budget import Budget
+from pytest_mergegate.gate.finished import wrong_beside
 from pytest_mergegate.gate.merge_section import MergeSpec, inconsistent
 from pytest_mergegate.gate.options import STAGES, Stage
 from pytest_mergegate.gate.sections import (
@@ -58,6 +59,9 @@ class GateSpec(Section):
     """Whether a limit is held against the value, or the bad end of its interval."""
     merge: MergeSpec = MergeSpec()
     """Which merges are tried, and how many of them must do."""
+    merged: Text | None = None
+    """In place of ``merge``: a finished merge to be gated, a directory or ``org/name@revision``.
+    One expert is enough then."""
     ignore: dict[str, Text] = {}  # noqa: RUF012 - pydantic copies it
     """Preflight codes that become warnings, each with the reason why."""
     vocabulary: Literal["same", "pad"] = "same"
@@ -65,6 +69,9 @@ class GateSpec(Section):
     transformers' resize draws them, and an expert's rows that stand for no token are the base's."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The precision that models compute in."""
+    reference_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The precision that base and experts compute in beside a finished merge, which itself computes
+    in the one that it is stored in. None for float32."""
     trust_remote_code: bool = False
     """Run the base's own modelling code; never an adapter's."""
 
@@ -96,9 +103,11 @@ class GateSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.experts) < self.merge.fewest:
+        if self.merged is None and len(self.experts) < self.merge.fewest:
             raise inconsistent(
-                f"a merge takes at least two experts, the gate has {len(self.experts)}", "experts"
+                f"a merge takes at least two experts, the gate has {len(self.experts)}; a finished "
+                "merge is held to one as well: name it with merged: PATH",
+                "experts",
             )
         if self.trust_remote_code and self.base is None:
             raise inconsistent(
@@ -123,6 +132,17 @@ class GateSpec(Section):
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise inconsistent(f"merge.methods lists {', '.join(twice)} twice", "merge", "methods")
         return self
+
+    @model_validator(mode="after")
+    def _makes_or_finds(self) -> Self:
+        if wrong := wrong_beside(self.merged, self.model_fields_set, self.experts, self.budget):
+            raise inconsistent(*wrong)
+        return self
+
+    @property
+    def precision(self) -> str:
+        """In which base and experts compute, and the merges that the gate makes."""
+        return self.reference_dtype or self.dtype
 
     def reading_of(self, name: str) -> str:
         """How expert ``name``'s answers are read, in one line: where it differs, so do scores."""

@@ -21,13 +21,14 @@ from pytest_mergegate.engine.models.loading import quiet
 from pytest_mergegate.engine.models.placement import Placement
 from pytest_mergegate.engine.models.readings import Row
 from pytest_mergegate.engine.running.engine import Engine
+from pytest_mergegate.engine.running.finished import FinishedEngine
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.merging.by_peft import MergedAdapter, check_adapter, copy_adapter
 from pytest_mergegate.merging.gate_methods import plan_methods
 from pytest_mergegate.merging.merge import Merged, merge
 from pytest_mergegate.merging.method import JudgedMerge
 from pytest_mergegate.pool.base import read_base
-from pytest_mergegate.pool.pool import read_pool
+from pytest_mergegate.pool.pool import Pool, read_pool
 from pytest_mergegate.pool.references import Located
 
 _GENERATION = "generation_config.json"
@@ -44,11 +45,27 @@ def build_merged_model(gate: Gate, judged: JudgedMerge | None, device: str) -> A
     Without one it is the gate's first method. Raises GateError, also where the merge has become
     another one since.
     """
+    if gate.spec.merged is not None:
+        return _finished_model(gate, judged, device)
     engine = read_engine(gate, device)
     merged = merge_again(gate, engine, judged)
     module = _with_weights(engine, merged.weights)
     check_judged(merged, judged)
     return module
+
+
+def _finished_model(gate: Gate, judged: JudgedMerge | None, device: str) -> Any:
+    """The finished merge, in the precision in which it was asked."""
+    pool = _read(gate)
+    assert pool.merged is not None
+    if judged is not None and pool.merged.fingerprint != judged.digest:
+        raise GateError(
+            f"{gate.spec.merged} is another model than the one that was judged",
+            fix="run the gate again when nothing writes to it",
+        )
+    engine = FinishedEngine(pool, device)
+    names = [expert.name for expert in engine.pool.experts]
+    return _with_weights(engine, engine.mixed_weights(dict.fromkeys(names, 1.0)) if names else {})
 
 
 def merge_again(gate: Gate, engine: Engine, judged: JudgedMerge | None) -> Merged:
@@ -81,16 +98,20 @@ def build_expert_model(gate: Gate, name: str, device: str) -> Any:
 
 def read_engine(gate: Gate, device: str) -> Engine:
     """The gate's pool, loaded, and all of it in memory. Raises GateError."""
-    pool, errors = read_pool(gate)
-    if pool is None:
-        raise errors[0]
-    engine = Engine(pool, device)
+    engine = Engine(_read(gate), device)
     if engine.model.is_streamed:
         raise GateError(
             "the base is larger than the memory that the process may use",
             fix="give it more, or choose dtype: bfloat16",
         )
     return engine
+
+
+def _read(gate: Gate) -> Pool:
+    pool, errors = read_pool(gate)
+    if pool is None:
+        raise errors[0]
+    return pool
 
 
 def _with_weights(engine: Engine, weights: Mapping[str, Tensor]) -> Any:

@@ -32,6 +32,12 @@ def open_pool(gate: Gate, options: Options) -> tuple[Context, Results]:
     Raises GateError, also for what preflight finds.
     """
     refuse_unplanned(gate.spec)
+    if gate.spec.merged is not None:
+        raise GateError(
+            "there is nothing to plan: the gate is of a finished merge",
+            where=gate.where("merged"),
+            fix="leave merged: out, and plan a merge of its experts",
+        )
     if gate.mergekit is not None and gate.mergekit.why_official is not None:
         raise GateError(
             f"a merge cannot be planned for this mergekit configuration: "

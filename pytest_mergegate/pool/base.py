@@ -53,6 +53,10 @@ class Base:
     """The folder that this is a copy of, with another vocabulary."""
     loaded: LoadedNames | None = None
     """How transformers names and joins its tensors, where the files hold them otherwise."""
+    called: str = "the base"
+    """In messages: a finished merge is read like a base."""
+    tokenizer: Path | None = None
+    """Where its tokenizer lies, if not beside the weights."""
 
     @property
     def path(self) -> Path:
@@ -91,8 +95,7 @@ class Base:
 
     @property
     def _files(self) -> set[Path]:
-        side = [p for p in self.path.iterdir() if p.suffix in _SIDE_FILES and p.is_file()]
-        return {*self.tensors.files, *side}
+        return {*self.tensors.files, *side_files(self.path)}
 
     @cached_property
     def _norms(self) -> dict[str, float]:
@@ -154,30 +157,36 @@ class Base:
         return self.model_type in conv1d and parameter.split(".")[-2] in names
 
 
-def read_base(located: Located, reference: str, where: str) -> Base:
-    """Read the base's configuration and tensor headers. Raises PoolError."""
-    path, called = located.path, f"{located.path.name}/config.json"
+def side_files(folder: Path) -> list[Path]:
+    """What lies beside a model's weights and says how it is run: configuration, tokenizer."""
+    return sorted(p for p in folder.iterdir() if p.suffix in _SIDE_FILES and p.is_file())
+
+
+def read_base(located: Located, reference: str, where: str, *, called: str = Base.called) -> Base:
+    """Read the configuration and the tensor headers of the base, or of what is ``called``
+    otherwise. Raises PoolError."""
+    path, file = located.path, f"{located.path.name}/config.json"
     if not (path / "config.json").exists():
-        raise _no_config(path, where)
-    config = read_json_object(path / "config.json", expert=None, where=called)
+        raise _no_config(path, where, called)
+    config = read_json_object(path / "config.json", expert=None, where=file)
     # transformers would load other weights than those read here
     if (path / ADAPTER_CONFIG).exists():
         raise PoolError(
-            f"the base {path.name}/ holds an {ADAPTER_CONFIG} beside its config.json, and "
+            f"{called} {path.name}/ holds an {ADAPTER_CONFIG} beside its config.json, and "
             "transformers would load that adapter with it",
             where=path.name,
             fix="move the adapter to a folder of its own",
         )
     if (written := config.get("transformers_weights")) is not None:
         what = (
-            f"config.json of the base names its weights itself (transformers_weights: {written!r})"
+            f"config.json of {called} names its weights itself (transformers_weights: {written!r})"
         )
-        fix = "save the base again with save_pretrained, under the usual names"
-        raise PoolError(what, where=called, fix=fix)
+        fix = f"save {called} again with save_pretrained, under the usual names"
+        raise PoolError(what, where=file, fix=fix)
     architectures = config.get("architectures") or [config.get("model_type")]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
-        what = "config.json of the base names neither architectures nor model_type"
-        raise PoolError(what, where=called, fix="save the base again with save_pretrained")
+        what = f"config.json of {called} names neither architectures nor model_type"
+        raise PoolError(what, where=file, fix=f"save {called} again with save_pretrained")
     model_type, stored = str(config.get("model_type") or ""), read_checkpoint(path)
     loaded = loaded_names(config, stored)
     named = _as_loaded(stored, architectures[0], model_type)
@@ -188,13 +197,14 @@ def read_base(located: Located, reference: str, where: str) -> Base:
         architecture=architectures[0],
         tensors=loaded.as_loaded(stored) if loaded is not None else named,
         loaded=loaded,
+        called=called,
     )
 
 
-def _no_config(path: Path, where: str) -> PoolError:
+def _no_config(path: Path, where: str, called: str) -> PoolError:
     if not (path / ADAPTER_CONFIG).exists():
-        what = f"the base {path.name}/ has no config.json"
-        fix = "point base: to a folder that save_pretrained wrote"
+        what = f"{called} {path.name}/ has no config.json"
+        fix = "name a folder that save_pretrained wrote"
         return PoolError(what, where=where, fix=fix)
     named = read_adapter_config(path, expert=None).get("base_model_name_or_path")
     return PoolError(

@@ -20,7 +20,7 @@ from pytest_mergegate.pool.adapters import (
     is_computed,
     read_config,
 )
-from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.base import Base, side_files
 from pytest_mergegate.pool.changes import Change, Computed, Replacement
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.fingerprints import fingerprint
@@ -76,6 +76,11 @@ class Expert:
     def is_adapter(self) -> bool:
         """Whether it is a PEFT adapter, not a full checkpoint."""
         return self.kind != FULL
+
+    @property
+    def asking(self) -> str:
+        """Over what says beside its weights how it is asked: its own tokenizer and template."""
+        return fingerprint(side_files(self.path))
 
     @property
     def base_reference(self) -> str | None:

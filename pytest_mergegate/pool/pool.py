@@ -19,6 +19,7 @@ from pytest_mergegate.pool.base import Base, read_base
 from pytest_mergegate.pool.examples import Example, join, read_examples
 from pytest_mergegate.pool.experts import Expert, read_expert
 from pytest_mergegate.pool.fingerprints import fingerprint
+from pytest_mergegate.pool.finished import FinishedMerge, read_finished
 from pytest_mergegate.pool.references import Located, in_ci, locate
 from pytest_mergegate.pool.statistics import WeightStatistics, weight_statistics
 from pytest_mergegate.pool.threads import workers
@@ -43,7 +44,9 @@ class Pool:
     spec: GateSpec
     """What the gate asks of the pool."""
     mergekit: MergekitFile | None = None
-    """The mergekit configuration that the gate was made of."""
+    """The mergekit configuration that the gate was made of, and by which it merges."""
+    merged: FinishedMerge | None = None
+    """The finished merge that is gated; None where the gate makes its merges."""
     tasks: Path | None = None
     """The folder of the team's own tasks of lm-evaluation-harness."""
 
@@ -94,6 +97,7 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
             statistics = problems.each(futures, lambda name: futures[name].result())
     read = problems.each(names, lambda name: _read_examples(gate, name))
     tasks = problems.tried(_task_folder, gate)
+    merged = problems.tried(_read_merged, gate, base, located) if base is not None else None
     if problems or base is None:
         return None, tuple(problems)
     pool = Pool(
@@ -104,7 +108,8 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
         examples_fingerprint={name: content for name, (_, content) in read.items()},
         statistics=statistics,
         spec=gate.spec,
-        mergekit=gate.mergekit,
+        mergekit=gate.mergekit if gate.spec.merged is None else None,
+        merged=merged,
         tasks=tasks,
     )
     return pool, ()
@@ -152,6 +157,14 @@ def _read_base(gate: Gate, experts: Mapping[str, Located]) -> Base:
         with_code=gate.spec.trust_remote_code,
     )
     return read_base(located, reference, where)
+
+
+def _read_merged(gate: Gate, base: Base, experts: Mapping[str, Located]) -> FinishedMerge | None:
+    reference, where = gate.spec.merged, gate.where("merged")
+    if reference is None:
+        return None
+    located = locate(reference, root=gate.root, expert=None, where=where, contained=True)
+    return read_finished(located, reference, where, base, experts)
 
 
 def _adapters_choice(gate: Gate, experts: Mapping[str, Located]) -> str:
@@ -249,7 +262,7 @@ def pool_state(gate: Gate) -> list[tuple[str, int, int, int]]:
     """
     spec = gate.spec
     paths = [path for _, path in _of_strangers(gate) if is_contained(path, root=gate.root)]
-    paths += [place_of(gate.root, spec.base)] if spec.base else []
+    paths += [place_of(gate.root, named) for named in (spec.base, spec.merged) if named]
     files = {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
     files |= set(gate.root.glob("*.py"))
     files |= set((gate.root / spec.lm_eval_tasks).rglob("*")) if spec.lm_eval_tasks else set()

@@ -7,6 +7,7 @@ more than which words it has.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,8 @@ SETTINGS = "tokenizer_config.json"
 _ADDED = "added_tokens.json"
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor")
+SPECIAL_TOKENS = ("eos_token", "pad_token", "bos_token", "unk_token")
+_TEMPLATE, _TEMPLATE_LIMIT = "chat_template.jinja", 1 << 20
 _WORDS_LIMIT, _MOST_WORDS = 64 << 20, 2_000_000
 
 
@@ -196,6 +199,39 @@ def _parts(parsed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def default_template(folder: Path) -> str | None:
+    """The default chat template of the tokenizer in ``folder``; None where it has none."""
+    try:
+        if (folder / _TEMPLATE).exists():
+            with open_regular(folder / _TEMPLATE, expert=None) as file:
+                return file.read(_TEMPLATE_LIMIT).decode("utf-8", errors="replace").strip()
+    except PoolError:
+        return None
+    try:
+        template = read_json_object(folder / SETTINGS, expert=None).get("chat_template")
+    except PoolError:
+        return None
+    if isinstance(template, list):  # several, by name
+        named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    return template.strip() if isinstance(template, str) else None
+
+
+def special_tokens(folder: Path) -> dict[str, str | None]:
+    """The special tokens that the files in ``folder`` name; None for one that they leave unset."""
+    named: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", SETTINGS):
+        with suppress(PoolError):
+            named |= read_json_object(folder / file, expert=None)
+    found: dict[str, str | None] = {}
+    for name in SPECIAL_TOKENS:
+        value = named.get(name)
+        value = value.get("content") if isinstance(value, dict) else value
+        if name in named and (value is None or isinstance(value, str)):
+            found[name] = value
+    return found
 
 
 def _words(path: Path, expert: str | None) -> dict[str, int]:

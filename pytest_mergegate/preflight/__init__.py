@@ -1,7 +1,8 @@
 """The rules of the first stage, one file per coded finding; headers and numpy, no torch.
 
 A rule is a module ``mgNNN_name.py`` with a function ``find(pool)``, which yields what ``told``
-makes: errors, warnings and notes. They are told under the code in the name of the module.
+makes: errors, warnings and notes. They are told under the code in the name of the module. Where it
+has ``ABOUT_MAKING``, it is left out beside a finished merge.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ class Rule:
 
     code: str
     module: ModuleType
+
+    @property
+    def about_making(self) -> bool:
+        """Whether it says nothing of a merge that is finished already."""
+        return getattr(self.module, "ABOUT_MAKING", False)
 
     def apply(self, pool: Pool) -> Iterator[Finding]:
         """What the rule finds; files that it cannot read are a finding too, and stop no other

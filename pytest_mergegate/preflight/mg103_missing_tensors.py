@@ -13,6 +13,7 @@ from pytest_mergegate.pool.expert_modules import is_targeted
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.pool.targets import Targets, selection
+from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.preflight.told import Findings, error
 
 _SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
@@ -21,6 +22,8 @@ _SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 def find(pool: Pool) -> Findings:
     """Targeted and adapted modules must be the same; checkpoints must be whole."""
     targets = Targets(pool.base)
+    if pool.merged is not None and pool.merged.tensors is not None:
+        yield from _finished(pool.base, pool.merged.tensors)
     for expert in pool.experts:
         if not expert.is_adapter:
             yield from _checkpoint(expert, pool.base)
@@ -89,6 +92,16 @@ def _checkpoint(expert: Expert, base: Base) -> Findings:
             f"first {lacking[0]!r}",
             "save it again as a whole, with every shard; the same class as the base",
             expert.name,
+        )
+
+
+def _finished(base: Base, tensors: StoredTensors) -> Findings:
+    lacking = [p for p in _parameters(base) if p not in tensors]
+    if lacking:
+        yield error(
+            f"the finished merge lacks {len(lacking)} of the base's {len(base.tensors)} tensors, "
+            f"first {lacking[0]!r}",
+            "write it again as a whole, with every shard",
         )
 
 

@@ -8,6 +8,8 @@ from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import Findings, error
 
+ABOUT_MAKING = True
+
 
 def find(pool: Pool) -> Findings:
     """Compare weights and scales; a touched configuration does not make another expert."""

@@ -9,6 +9,9 @@ _FACTOR = 10.0
 _FIX = "give the larger change a smaller weight in merge.weights, or check scales and training"
 
 
+ABOUT_MAKING = True
+
+
 def find(pool: Pool) -> Findings:
     """Under equal weights, the largest change decides and the smallest is drowned out."""
     known = {

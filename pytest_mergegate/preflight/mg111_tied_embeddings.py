@@ -11,6 +11,10 @@ from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.preflight.told import Findings, error
 
 _COMPARED = 1 << 20
+_APART = (
+    "write tie_word_embeddings: false into its config.json if both were trained, or leave the "
+    "output layer out of its files: loaders differ in which of the two they take"
+)
 _SAVE = "save it again with tie_word_embeddings as it was trained"
 
 
@@ -19,6 +23,10 @@ def find(pool: Pool) -> Findings:
     base = pool.base
     if base.ties_embeddings and (two := _two_weights(base, base.tensors)):
         yield error(f"the base ties its embeddings, but stores {two}", _SAVE)
+    merged = pool.merged
+    whole = merged.model if merged is not None and merged.adapter is None else None
+    if whole is not None and whole.ties_embeddings and (two := _two_weights(whole, whole.tensors)):
+        yield error(f"the finished merge ties its embeddings, but stores {two}", _APART)
     for expert in pool.experts:
         if not expert.is_adapter:
             yield from _checkpoint(expert, base)

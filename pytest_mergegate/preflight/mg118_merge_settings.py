@@ -14,6 +14,9 @@ _TOO_MUCH = 1.5
 """Sum of the weights from which what the experts share is counted about twice."""
 
 
+ABOUT_MAKING = True
+
+
 def find(pool: Pool) -> Findings:
     """Settings that run, and mislead; what is impossible is refused elsewhere."""
     mergekit, experts = pool.mergekit is not None, len(pool.experts)

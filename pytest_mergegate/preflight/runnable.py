@@ -48,13 +48,23 @@ def no_examples(name: str, pool: Pool) -> Finding:
 
 
 def _chats(pool: Pool) -> Findings:
-    """Examples that are chats, where nothing says how the base reads one."""
-    if chat_template(pool.base.path):
-        return
-    for name, examples in pool.examples.items():
+    """Examples that are chats, where nothing says how one is read."""
+    merged = pool.merged
+    for expert in pool.experts:
+        examples = pool.examples.get(expert.name, ())
         chats = (k for k, example in enumerate(examples) if not isinstance(example.input, str))
-        if (first := next(chats, None)) is not None:
-            message = f"{named(pool.numbers(name), first)} is a chat, and the base's tokenizer has "
-            message += "no chat template"
-            fix = "write the inputs as plain strings, or save the template with the tokenizer"
-            yield Finding(code="MG203", severity="error", message=message, fix=fix, expert=name)
+        if (first := next(chats, None)) is None:
+            continue
+        chat = named(pool.numbers(expert.name), first)
+        # beside a finished merge each is asked through what its own folder has
+        own = merged is not None and chat_template(expert.path)
+        if not own and not chat_template(pool.base.path):
+            yield _no_template(chat, "the base", expert.name)
+        if merged is not None and not chat_template(merged.tokenizer):
+            yield _no_template(chat, "the finished merge", expert.name)
+
+
+def _no_template(chat: str, whose: str, expert: str) -> Finding:
+    message = f"{chat} is a chat, and {whose}'s tokenizer has no chat template"
+    fix = "write the inputs as plain strings, or save the template with the tokenizer"
+    return Finding(code="MG203", severity="error", message=message, fix=fix, expert=expert)

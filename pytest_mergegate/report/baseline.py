@@ -158,6 +158,7 @@ def _entry(report: Report, key: str) -> Report:
     kept: dict[str, Any] = {
         section: {name: settings[section][name] for name in names}
         for section, names in COMPARED.items()
+        if section in settings  # a finished merge was made by no settings of the gate
     }
     kept |= {name: settings[name] for name in (*WHOLE, *BY_EXPERT) if name in settings}
     if (limit := settings["probes"].get("answer_limit")) is not None:

@@ -24,6 +24,7 @@ from pytest_mergegate.report.pool_records import (
     BoundsRecord,
     ConflictsRecord,
     ExpertRecord,
+    FinishedRecord,
     PairRecord,
     TensorRecord,
 )
@@ -61,11 +62,14 @@ def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
     positions, drawn = (case.positions, case.probes) if case else (None, None)
     spec, experts = gate.spec, gate.spec.experts.items()
     settings = spec.model_dump(mode="json", include=_KEPT | {"trust_remote_code"})
+    if spec.merged is not None:
+        del settings["merge"]
+        settings["merged"] = spec.merged
     settings["probes"] |= spec.probes.drawn | {"positions": positions or spec.probes.positions}
     if case and case.answer_limit is not None:
         settings["probes"]["answer_limit"] = case.answer_limit
     settings["probes"]["drawn_per_task"] = drawn or spec.probes.per_task
-    settings["dtype"] = spec.dtype
+    settings["dtype"] = spec.precision
     settings["score"] = {name: e.score for name, e in experts if e.score is not None}
     settings["metric"] = {name: e.metric for name, e in experts}
     settings["examples"] = dict(case.pool.examples_fingerprint) if case else {}
@@ -74,7 +78,7 @@ def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
         name: {key: how for key, how in e.how_read.items() if key != "metric"}
         for name, e in experts
     }
-    if gate.mergekit is not None and gate.mergekit.why_official:
+    if gate.mergekit is not None and gate.mergekit.why_official and spec.merged is None:
         settings["mergekit"] = dict(gate.mergekit.config)
     return settings
 
@@ -98,6 +102,7 @@ def sections(
             fingerprint_reason=None if hashed else "not_hashed",
         ),
         "experts": tuple(_expert(expert, case) for expert in case.pool.experts),
+        "merged": _finished(case),
         "pairs": tuple(_pairs(case)),
         "conflicts": _conflicts(case),
         "bounds": _bounds(case),
@@ -118,7 +123,7 @@ def sections(
 
 def _serving(case: Case, judgement: Judgement | None) -> tuple[ServingRecord, ...]:
     """How the pool would be served unmerged, once no merge passes."""
-    if judgement is None or judgement.status != "fail":
+    if judgement is None or judgement.status != "fail" or case.pool.merged is not None:
         return ()
     return tuple(map(ServingRecord.of, serving_of(case.pool)))
 
@@ -189,6 +194,11 @@ def _expert(expert: Expert, case: Case) -> ExpertRecord:
         norm=case.conflict and Value(number=case.conflict.norms[expert.name]),
         base_disagreement=base_disagreement(expert.name, case) if case.base is not None else None,
     )
+
+
+def _finished(case: Case) -> FinishedRecord | None:
+    merged = case.pool.merged
+    return FinishedRecord.of(merged, ref=merged.reference) if merged is not None else None
 
 
 def _pairs(case: Case) -> Iterator[PairRecord]:

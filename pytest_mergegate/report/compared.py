@@ -93,7 +93,7 @@ def _differences(
     for section, keys in COMPARED.items():
         for key in keys:
             old = before.get(section, {}).get(key, "unknown")
-            new = after[section][key]
+            new = after.get(section, {}).get(key, "unknown")
             if key == "positions" and (old is None or new is None):
                 continue  # where no states were read, nothing hangs on where
             if key == "max_answer_tokens" and "answer_limit" in after[section]:

@@ -42,6 +42,7 @@ def assess(
     baseline: Path | str | None = None,
     registry: Path | str | None = None,
     all_methods: bool = False,
+    merged: Path | str | None = None,
     **budget: float | str,
 ) -> Report:
     """Run a gate and return its report; no pytest needed.
@@ -50,7 +51,8 @@ def assess(
     may run; ``cache`` the folder where results are kept, True for the user's own, False for none;
     ``baseline`` is a committed report to compare with; ``registry`` a file of recorded merges to
     predict losses from, which is not written to; ``all_methods`` tries every merge method under
-    ``select: any``, also after one has passed; ``budget`` overrides single limits
+    ``select: any``, also after one has passed; ``merged`` is the folder of a finished merge, to be
+    gated in place of those that the gate makes; ``budget`` overrides single limits
     (``max_mds=3.0``); relative paths start at ``root`` (default: the working directory). An expert
     that cannot be read gives a report with ``status: error``. Raises GateFileError for a gate that
     cannot be understood, GateError for a baseline that is none and a cache
@@ -59,7 +61,8 @@ def assess(
     if stage is not None and stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
     root = root or Path.cwd()
-    gate = gate_from(source, root=root, budget=budget)
+    named = None if merged is None else str(root / merged)
+    gate = gate_from(source, root=root, budget=budget, merged=named)
     compared = read_baseline(root / baseline, root) if baseline is not None else None
     folder = (cache_folder() if cache else None) if isinstance(cache, bool) else Path(cache)
     if folder is not None:
@@ -158,9 +161,11 @@ class _Run:
             self.findings.extend(baseline_findings(earlier, self.gate, case))
         self.case = case
         self.judgement = judge(self.gate, case, depth)
-        if depth != "preflight":
+        if depth != "preflight" and self.gate.spec.merged is None:
             trials = trials_of(context.workspace, case.hidden.states) if case.hidden else None
             self._explain(case, self.judgement, trials)
+        elif depth != "preflight":  # there are no parts of the merge to try anything with
+            self.findings.extend(find_warnings(self.gate, case, self.judgement))
 
     def _case(self, results: Results) -> Case:
         return Case(**vars(results), automatic=self.automatic)
@@ -168,7 +173,7 @@ class _Run:
     def _predicted(self, results: Results) -> Case:
         """With the losses that certificates and past merges tell of."""
         case = self._case(results)
-        if case.hidden is None:
+        if case.hidden is None and not case.merges:
             return case
         return replace(case, predictions=predict(case, self.past))
 
@@ -251,7 +256,7 @@ class _Run:
         if (case := self.case) is None:
             return
         try:
-            started = case.conflict is not None or case.hidden is not None
+            started = bool(case.conflict or case.hidden or case.merges)
             case.pool.wait_for_hashes(base=started)
         except PoolError as error:
             self.findings.append(Finding.of(error))

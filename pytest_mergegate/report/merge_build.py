@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pytest_mergegate import metrics
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.common.wording import FINISHED
 from pytest_mergegate.report.changed import changed_records
 from pytest_mergegate.report.merge_records import (
     ApartRecord,
@@ -12,6 +13,7 @@ from pytest_mergegate.report.merge_records import (
     MergeRecord,
 )
 from pytest_mergegate.stages.evaluate import EvaluateResult
+from pytest_mergegate.stages.finished import TEXTS
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.evidence import Case
@@ -47,6 +49,8 @@ def merge_record(merge: MergeResult, case: Case) -> MergeRecord:
 
 def _unheld(merge: MergeResult) -> str:
     """Why a merge was held against nothing."""
+    if merge.method.name == FINISHED:
+        return "made_elsewhere"
     return "only_in_peft" if merge.method.traits.by_peft else "only_in_mergekit"
 
 
@@ -75,8 +79,11 @@ def _merged_expert(
     scores = evaluation.experts if evaluation else ()
     scored = next((e for e in scores if e.name == expert.name), None)
     absent = None if evaluation is None else Value.missing("no_targets")
+    texts = TEXTS if expert.kl is None else None
     return MergedExpertRecord.of(
         expert,
+        kl_reason=texts,
+        distortion_reason=texts,
         **{name: getattr(scored, name) if scored else absent for name in _MEASURED},
         loss_percent=scored and scored.loss.times(-1).number,
         scored=scored and scored.examples,

@@ -79,11 +79,14 @@ class MergedExpertRecord(Record):
     disagreement_upper: Number
     token_agreement: Number | None = None
     """Share of the positions of the expert's answer where the merge's first choice is the
-    expert's, mean over inputs; null for a model whose answers are no text."""
+    expert's, mean over inputs; null for a model whose answers are no text, and for a finished
+    merge, of which texts alone are compared."""
     total_variation: Number | None = None
     """Of the two distributions at those positions, in [0, 1], mean over inputs."""
-    kl: Number
-    distortion: Number
+    kl: Number | None
+    kl_reason: str | None = None
+    distortion: Number | None
+    distortion_reason: str | None = None
     relative_distortion: Number | None
     relative_distortion_reason: str | None = None
     degenerate: str | None

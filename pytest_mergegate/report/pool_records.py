@@ -42,6 +42,21 @@ class ExpertRecord(Record):
     base_disagreement_reason: str | None = None
 
 
+class FinishedRecord(Record):
+    """A merge that was made elsewhere."""
+
+    ref: str
+    fingerprint: str
+    """Over weights, configuration and tokenizer."""
+    kind: str
+    """``full``, or the kind of an adapter."""
+    architecture: str
+    dtype: str
+    """The precision in which it was run."""
+    has_tokenizer: bool
+    """Whether its folder has one; else it was asked through an expert's, or the base's."""
+
+
 class PairRecord(Record):
     """One pair of experts."""
 

@@ -18,6 +18,7 @@ from pytest_mergegate.report.pool_records import (
     BoundsRecord,
     ConflictsRecord,
     ExpertRecord,
+    FinishedRecord,
     PairRecord,
 )
 
@@ -184,6 +185,8 @@ class Report(Record):
     settings: dict[str, Any]
     base: BaseRecord | None = None
     experts: tuple[ExpertRecord, ...] = ()
+    merged: FinishedRecord | None = None
+    """The finished merge that was gated; None where the gate makes its merges."""
     pairs: tuple[PairRecord, ...] = ()
     conflicts: ConflictsRecord | None = None
     bounds: BoundsRecord | None = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.common.values import Value
     from pytest_mergegate.engine.running.cache import Cache
     from pytest_mergegate.engine.running.engine import Engine
+    from pytest_mergegate.engine.running.finished import FinishedEngine
     from pytest_mergegate.engine.weights.task_vectors import TaskVectors
     from pytest_mergegate.evaluation.scoring import Scored
     from pytest_mergegate.gate.gatefile import Gate
@@ -77,6 +78,8 @@ class BudgetQuestions:
 
     deepest: Stage
     """At which every budget is decided, or the deepest that may run."""
+    stages: frozenset[Stage]
+    """Those that find what a budget asks for, or that these cannot do without."""
     compares_merges: bool
     """Whether a budget is about what a merge answers."""
     hangs_on: Mapping[str, Any]
@@ -215,6 +218,29 @@ class Context:
         """Have the experts' own answers on the inputs of the certificate at hand, before anything
         else is put in place."""
         self.references.read(self.gate.spec.certificate.per_task)
+
+    @cached_property
+    def finished(self) -> FinishedEngine:
+        """The finished merge that is gated. Raises PoolError where it does not load."""
+        from pytest_mergegate.engine.running.finished import FinishedEngine
+
+        with self.clock.timed("load"):
+            self.tell("loading the finished merge", 0.0)
+            engine = FinishedEngine(self.pool, self.options.device)
+        assert self.pool.merged is not None
+        self.pool.merged.check_unchanged()
+        return engine
+
+    @contextmanager
+    def answering(self, method: Method) -> Iterator[Engine]:
+        """The engine in which the merge by ``method``, made or finished, is in place. Raises
+        GateError."""
+        if self.pool.merged is not None:
+            with self.finished.in_place():
+                yield self.finished
+        else:
+            with self.merged(method):
+                yield self.workspace.engine
 
     @contextmanager
     def merged(self, method: Method) -> Iterator[Merged]:

@@ -15,13 +15,13 @@ from pytest_mergegate.common.values import Value
 from pytest_mergegate.engine.running.cache import Key
 from pytest_mergegate.engine.running.workspace import own_processor
 from pytest_mergegate.evaluation.scoring import Scored, score_loaded
-from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ROUGE
 from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.measured import MeasuredLoss, ReferenceScores, measured_loss
 
 if TYPE_CHECKING:  # which import torch, and this module
+    from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.stages.merge import MergeResult
     from pytest_mergegate.stages.merge_versus_experts import ChangedAnswer, MergedExpert
@@ -112,9 +112,9 @@ def _by_itself(context: Context, task: str, model: str | None) -> _OwnScores:
         context.read_references()  # answers decoded there are not decoded again
         engine = workspace.engine
         with engine.expert(model) if model is not None else nullcontext():
-            found = _scored(context, engine.tasks[task])
+            found = _scored(context, engine, engine.tasks[task])
         return _OwnScores(
-            inputs=_inputs(context.gate, engine.tasks[task]),
+            inputs=_inputs(context, task),
             scores=found.scores,
             chance=found.chance,
             of_outputs=found.of_outputs,
@@ -133,20 +133,21 @@ def _by_itself(context: Context, task: str, model: str | None) -> _OwnScores:
 
 def score_merge(
     context: Context,
+    engine: "Engine",
     experts: Iterable["MergedExpert"],
     references: Mapping[str, ReferenceScores],
 ) -> dict[str, Scored]:
-    """Of the merge that is in place, by expert; of one that failed early, on what was compared.
+    """Of the merge that is in place in ``engine``, by expert; of one that failed early, on what was
+    compared.
 
     The answers that reports show are read to their end.
     """
-    compared = {expert.name: expert for expert in experts}
-    engine, found = context.workspace.engine, {}
+    compared, found = {expert.name: expert for expert in experts}, {}
     with context.clock.timed("eval"):
-        for task in _labelled(context):
+        for task in map(engine.tasks.__getitem__, filter(context.pool.labelled, compared)):
             own = compared[task.name]
-            scored = found[task.name] = _scored(context, task, own)
-            inputs, said = _inputs(context.gate, task, own), scored.outputs
+            scored = found[task.name] = _scored(context, engine, task, own)
+            inputs, said = _inputs(context, task.name, own), scored.outputs
             if said is None or inputs is None:
                 continue
             scores = score_pairs(references[task.name], inputs, scored.scores)
@@ -180,11 +181,11 @@ def worst_first(
 def _evaluate(context: Context, merge: "MergeResult", earlier: Results) -> EvaluateResult:
     method, merged = merge.method, earlier.scored.get(merge.method.label)
     if merged is None:  # the merge was kept, and its scores were not
-        with context.merged(method):
-            merged = score_merge(context, merge.experts, earlier.scores)
+        with context.answering(method) as engine:
+            merged = score_merge(context, engine, merge.experts, earlier.scores)
     tasks = context.workspace.engine.tasks
     experts = tuple(
-        _expert(tasks[name], own, merged[name], context.gate, merge.expert(name))
+        _expert(context, tasks[name], own, merged[name], merge.expert(name))
         for name, own in earlier.scores.items()
     )
     return EvaluateResult(method=method.label, experts=experts)
@@ -214,43 +215,45 @@ def _rouge(context: Context, tasks: Iterable[str]) -> str | None:
     return version("rouge-score") if is_asked else None
 
 
-def _labelled(context: Context) -> list["Task"]:
-    tasks = context.workspace.engine.tasks
-    return [task for name, task in tasks.items() if context.pool.labelled(name)]
-
-
-def _scored(context: Context, task: "Task", compared: "MergedExpert | None" = None) -> Scored:
-    """The loaded model on a task, without the copies of an input, which are no evidence of their
-    own; a harness has examples of its own."""
-    engine, gate = context.workspace.engine, context.gate
+def _scored(
+    context: Context, engine: "Engine", task: "Task", compared: "MergedExpert | None" = None
+) -> Scored:
+    """The model that ``engine`` has loaded on a task, without the copies of an input, which are no
+    evidence of their own; a harness has examples of its own."""
+    gate = context.gate
     metric = gate.spec.experts[task.name].metric
     score = partial(score_loaded, engine, task, metric, gate.root, context.options.scorer)
-    inputs = _inputs(gate, task, compared)
+    inputs = _inputs(context, task.name, compared)
     if inputs is None:
         return score()
-    if len(inputs) < len(task.order):
+    if len(inputs) < len(context.workspace.draws[task.name].order):
         return score(inputs=inputs)
     found = score()
     return replace(found, scores=found.scores[list(inputs)])
 
 
 def _inputs(
-    gate: Gate, task: "Task", compared: "MergedExpert | None" = None
+    context: Context, name: str, compared: "MergedExpert | None" = None
 ) -> tuple[int, ...] | None:
     """Which examples are scored; None where a harness has its own."""
-    if gate.spec.experts[task.name].metric.startswith(HARNESS):
+    if context.gate.spec.experts[name].metric.startswith(HARNESS):
         return None
-    asked = task.order
+    asked = context.workspace.draws[name].order
     if compared is not None and compared.failed_early:
         asked = asked[: compared.inputs]
     return tuple(sorted(asked))
 
 
 def _expert(
-    task: "Task", reference: ReferenceScores, merged: Scored, gate: Gate, compared: "MergedExpert"
+    context: Context,
+    task: "Task",
+    reference: ReferenceScores,
+    merged: Scored,
+    compared: "MergedExpert",
 ) -> ExpertScores:
-    scores, spec, changed = merged.scores, gate.spec, {case.index for case in compared.changed}
-    metric, inputs = spec.experts[task.name].metric, _inputs(gate, task, compared)
+    spec, scores = context.gate.spec, merged.scores
+    changed = {case.index for case in compared.changed}
+    metric, inputs = spec.experts[task.name].metric, _inputs(context, task.name, compared)
     level = spec.certificate.early_level if compared.failed_early else spec.loss_level
     if inputs is not None:
         reference = reference.only(inputs)

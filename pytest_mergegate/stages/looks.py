@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from pytest_mergegate.evaluation.scoring import score_outputs
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
@@ -15,12 +16,28 @@ from pytest_mergegate.stages.merge_versus_experts import (
 )
 
 if TYPE_CHECKING:  # which import torch, or are types alone
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_mergegate.engine.running.distances import Distances
+    from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.stages.context import Context
     from pytest_mergegate.stages.measured import ReferenceScores
     from pytest_mergegate.stages.merge_versus_experts import ComparedInputs, MergedExpert
+
+
+class Comparison(Protocol):
+    """What is found on some inputs, to which more can be added."""
+
+    @property
+    def distances(self) -> Distances:
+        """Of the answers."""
+
+    def __add__(self, more: Self) -> Self:
+        """On more inputs."""
+
+
+C = TypeVar("C", bound=Comparison)
 
 
 def compare_loaded(
@@ -66,7 +83,13 @@ def looked_at(
     return [
         compared[task.name]
         if task.name in failed
-        else _until_decided(context, task, compared[task.name])
+        else until_decided(
+            context,
+            task.name,
+            task.order,
+            compared[task.name],
+            partial(compare_inputs, context, task),
+        )
         for task in tasks
     ]
 
@@ -98,18 +121,25 @@ def _fails(
     return context.decisions.fails(found)
 
 
-def _until_decided(context: Context, task: Task, compared: ComparedInputs) -> ComparedInputs:
-    """On twice as many inputs, and again, while the disagreement is open."""
+def until_decided(
+    context: Context,
+    name: str,
+    order: Sequence[int],
+    compared: C,
+    look: Callable[[OwnAnswers], C],
+) -> C:
+    """``compared``, and what ``look`` finds on twice as many inputs of expert ``name`` in their
+    ``order``, and again, while the disagreement is open."""
     spec, count = context.gate.spec, context.gate.spec.certificate.per_task
     most = spec.certificate.most
     while count < most and context.decisions.disagreement_is_open(
-        task.name,
+        name,
         compared.distances.disagreement(spec.level),
         compared.distances.upper(spec.level),
     ):
-        more = task.order[count : min(2 * count, most)]
+        more = tuple(order[count : min(2 * count, most)])
         if not more:
             break
-        compared += compare_inputs(context, task, context.references.of(task.name, more))
+        compared += look(context.references.of(name, more))
         count = min(2 * count, most)
     return compared

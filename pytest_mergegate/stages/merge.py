@@ -30,10 +30,14 @@ class MergeResult(ComparedMerge):
 
     method: Method
     fidelity: float | None
-    """The largest relative error of the identities that the method has to satisfy (THEORY 8); None
-    for a merge of mergekit's own that cannot be made again in place."""
+    """The largest relative error of the identities that the method has to satisfy (THEORY 8); of a
+    finished merge of one expert how far its change is from the expert's. None for a merge of
+    mergekit's own that cannot be made again in place, and for a finished one of several."""
     digest: str
     """Over the merged parameters, in the precision of the gate."""
+    farthest: str | None = None
+    """Of a finished merge with a ``fidelity``: the parameter whose change is furthest from the
+    expert's."""
     linearity_gap: Value
     """η: rms distance between the merged states and the mix of the experts' states."""
 
@@ -100,7 +104,9 @@ def _make(
             experts=experts,
         )
         if context.reaches("eval"):
-            scored[method.label] = score_merge(context, found.experts, earlier.scores)
+            scored[method.label] = score_merge(
+                context, context.workspace.engine, found.experts, earlier.scores
+            )
     return found
 
 

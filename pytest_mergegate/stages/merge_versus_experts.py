@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.stages.context import Context
 
 
-_DECODED = 8
+DECODED = 8
 """Answers of a merge that are looked at: decoding takes longer than comparing."""
 
 
@@ -47,8 +47,9 @@ class ChangedAnswer:
     merged: str | None
     """None where it was not decoded."""
     distance: float
-    kl: float
-    """KL(expert ‖ merged) in nats, mean over the positions of the expert's answer."""
+    kl: float | None
+    """KL(expert ‖ merged) in nats, mean over the positions of the expert's answer; None where only
+    texts were compared."""
 
 
 @result
@@ -79,16 +80,20 @@ class MergedExpert:
     """One-sided bound on it, counting the cut answers as different."""
     token_agreement: float | None
     """Share of the positions of the expert's answer where the merge's first choice is the expert's,
-    mean over inputs; None for a model whose answers are no text."""
+    mean over inputs; None for a model whose answers are no text, and where only texts were
+    compared."""
     total_variation: float | None
     """Total variation between the two distributions there, in [0, 1], mean over inputs."""
-    kl: float
-    """Mean KL(expert ‖ merged) in nats."""
-    distortion: float
-    """δ_i²: mean over own inputs of ‖h_merged − h_i‖²."""
+    kl: float | None
+    """Mean KL(expert ‖ merged) in nats; None where only texts were compared."""
+    distortion: float | None
+    """δ_i²: mean over own inputs of ‖h_merged − h_i‖²; None where only texts were compared."""
     relative_distortion: Value
     """ρ_i = δ_i / rms‖h_i‖."""
     degenerate: Degeneracy | None
+    as_base: tuple[int, int] | None = None
+    """Of a finished merge: beside how many of its changed answers the base's were laid, and how
+    many were the same; None where none changed."""
     changed: tuple[ChangedAnswer, ...]
     """The inputs that are answered differently, the worst first: by distance, then by
     divergence."""
@@ -192,7 +197,7 @@ def _degeneracy(
     """Whether the first answers are none any more, where most of all answers are others."""
     asked = compared.inputs
     if task.reading == "greedy":
-        asked = asked[:_DECODED] if 2 * len(compared.differing) > len(asked) else ()
+        asked = asked[:DECODED] if 2 * len(compared.differing) > len(asked) else ()
     if not outputs:
         return None
     return degeneracy(
@@ -261,5 +266,5 @@ def first_shown(context: Context, task: Task, compared: ComparedInputs) -> tuple
     if task.reading != "greedy" or context.workspace.comparer(task.name) is not None:
         return compared.inputs  # they are at hand
     if 2 * len(compared.differing) > len(compared.inputs):
-        return compared.inputs[:_DECODED]
-    return tuple(compared.inputs[k] for k in compared.differing[:_DECODED])
+        return compared.inputs[:DECODED]
+    return tuple(compared.inputs[k] for k in compared.differing[:DECODED])

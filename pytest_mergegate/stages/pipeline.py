@@ -3,14 +3,22 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from pytest_mergegate.gate.options import Stage
-from pytest_mergegate.stages import conflict, evaluate, hidden, merge, preflight
+from pytest_mergegate.stages import conflict, evaluate, finished, hidden, merge, preflight
 from pytest_mergegate.stages.context import Context, Results
+
+
+def _merges(context: Context, earlier: Results) -> Iterator[Results]:
+    """The merges that the gate makes, or the finished one that it names."""
+    if context.pool.merged is None:
+        return merge.run(context, earlier)
+    return finished.run(context, earlier)
+
 
 STAGES: Mapping[Stage, Callable[[Context, Results], Iterator[Results]]] = {
     "preflight": preflight.run,
     "conflict": conflict.run,
     "hidden": hidden.run,
-    "merge": merge.run,
+    "merge": _merges,
     "eval": evaluate.run,
 }
 """One step on the way down each: the results so far with what the stage finds, each time that it
@@ -25,10 +33,11 @@ def run(context: Context) -> Iterator[Results]:
     """All that is known of the pool, each time that more of it is. Raises GateError."""
     known = Results(pool=context.pool)
     for name, stage in STAGES.items():
-        with context.clock.timed(name):
-            for more in stage(context, known):
-                known = more
-                yield known
+        if name == "preflight" or name in context.decisions.stages:
+            with context.clock.timed(name):
+                for more in stage(context, known):
+                    known = more
+                    yield known
         if name == context.decisions.deepest:
             return
 

@@ -11,9 +11,12 @@ from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.pool.pool import Pool, read_pool
+from pytest_mergegate.pool.statistics import weight_statistics
 from pytest_mergegate.preflight import RULES
 from pytest_mergegate.preflight.runnable import unrunnable
 from pytest_mergegate.stages.context import Context, Results
+
+_OF_AN_ADAPTER = frozenset(("MG101", "MG102", "MG103", "MG104", "MG105", "MG107", "MG110", "MG111"))
 
 
 class UnsoundPool(GateError):
@@ -56,7 +59,8 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
     yield (earlier := replace(earlier, findings=findings))
     if context.reaches("hidden"):
         context.check_comparisons()
-        yield replace(earlier, methods=_planned(context))
+        if context.pool.merged is None:
+            yield replace(earlier, methods=_planned(context))
 
 
 def run_preflight(gate: Gate) -> PreflightResult:
@@ -75,7 +79,23 @@ def load_pool(gate: Gate) -> Pool:
 
 
 def _inspect(pool: Pool, gate: Gate) -> tuple[Finding, ...]:
-    return tuple(_softened(finding, gate) for rule in RULES for finding in rule.apply(pool))
+    rules = [rule for rule in RULES if pool.merged is None or not rule.about_making]
+    found = [finding for rule in rules for finding in rule.apply(pool)]
+    return tuple(_softened(finding, gate) for finding in (*found, *_finished_adapter(pool)))
+
+
+def _finished_adapter(pool: Pool) -> Iterator[Finding]:
+    """A finished merge that is an adapter is held to what every adapter is held to."""
+    adapter = None if pool.merged is None else pool.merged.adapter
+    if adapter is None:
+        return
+    statistics = {adapter.name: weight_statistics(adapter, pool.base)}
+    alone = replace(pool, experts=(adapter,), statistics=statistics, merged=None)
+    for rule in (rule for rule in RULES if rule.code in _OF_AN_ADAPTER):
+        for finding in rule.apply(alone):
+            if finding.expert == adapter.name:
+                said = f"the finished merge: {finding.message}"
+                yield replace(finding, expert=None, message=said)
 
 
 def _softened(finding: Finding, gate: Gate) -> Finding:

@@ -58,7 +58,8 @@ class GateFile(pytest.File):
         session = self.config.stash.get(SESSION, None)
         try:
             self._check_place()
-            gate = load_gate(self.path)
+            merged = session.options.merged if session is not None else None
+            gate = load_gate(self.path, merged=merged)
         except GateFileError as error:
             if session is not None:
                 session.note_unreadable(self.nodeid, error)
@@ -142,4 +143,5 @@ def gate_of(request: pytest.FixtureRequest) -> Gate:
         source, folder = request.getfixturevalue("merge_pool"), rootdir
     if isinstance(source, (str, Path)) and not (folder / source).exists():
         folder = rootdir
-    return gate_from(source, root=folder, budget=budget)
+    merged = request.config.stash[SESSION].options.merged
+    return gate_from(source, root=folder, budget=budget, merged=merged)

@@ -160,7 +160,12 @@ def budget_questions(
     """What the stages ask of a gate's budgets, none of which they know by name; ``allowed`` is the
     deepest that may run, None for as deep as the budgets ask."""
     limits = spec.effective_budget.limits
-    wanted = deepest(*(k.needs(pool, name) for k, _ in set_limits(limits) for name in pool.names))
+    needed = {k.needs(pool, name) for k, _ in set_limits(limits) for name in pool.names}
+    wanted = deepest(*needed)
+    stages = set(STAGES)
+    if spec.merged is not None:  # it is asked, however its experts stand to each other
+        stages = needed | ({"merge"} if "eval" in needed else set())
+        stages -= {"conflict", "hidden"} if len(pool.names) == 1 else set()
 
     def mds_is_open(mds: Value) -> bool:
         return any(
@@ -190,6 +195,7 @@ def budget_questions(
 
     return BudgetQuestions(
         deepest=min(wanted, allowed or wanted, key=STAGES.index),
+        stages=frozenset(stages),
         compares_merges=judges_merges(limits),
         hangs_on={"limits": limits, "scores": {n: e.score for n, e in spec.experts.items()}},
         mds_is_open=mds_is_open,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.common.wording import number_text, under
 from pytest_mergegate.stages.pool_parts import PoolPart
 from pytest_mergegate.verdict.evidence import Asked, Evidence, compare
 from pytest_mergegate.verdict.losses import base_loss, loss
@@ -98,7 +98,7 @@ def increase_of_loss(
         return Evidence.missing("baseline_other_inputs", basis, said)
     before = (earlier.certified if basis == "certified" else earlier.measured).get(at)
     if before is None:
-        said = f"the baseline has no {basis} loss of it under {method}"
+        said = f"the baseline has no {basis} loss of it {under(method or '')}"
         return Evidence.missing("baseline_without_loss", basis, said)
     value, detail = _difference(before, now, f"{basis} loss", " %")
     return Evidence(value=value, basis=basis, detail=detail)

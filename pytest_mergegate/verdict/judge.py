@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 
 from pytest_mergegate.common.statuses import STATUSES, Status, worst
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.common.wording import distinct, joined, number_text
+from pytest_mergegate.common.wording import distinct, joined, number_text, under
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.options import STAGES, Stage
 from pytest_mergegate.verdict.budgets import (
@@ -191,6 +191,9 @@ def _verdict(asked: Asked) -> Verdict:
 
 def _found(asked: Asked) -> Evidence:
     """What there is to hold against the limit, or what is missing."""
+    if not asked.kind.of_merges and len(asked.case.pool.names) == 1:
+        said = "it is a number between experts, and the gate has one"
+        return Evidence.missing("not_computed_of_one", "none", said)
     needed = asked.kind.needs(asked.case.pool, asked.expert)
     ran = STAGES.index(needed) <= STAGES.index(asked.depth)
     named = asked.kind.find if ran else asked.kind.forecast
@@ -235,15 +238,15 @@ def why_vacuous(base: Value, kind: BudgetKind, limit: float) -> str:
 def _message(asked: Asked, value: Value, status: Status, detail: str) -> str:
     """One line: the value with its interval, the limit, and how they stand."""
     kind, limit, expert = asked.kind, asked.limit, asked.expert
-    under = f" under {asked.method}" if asked.method else ""
+    where = f" {under(asked.method)}" if asked.method else ""
     if value.number is None:
         reason = value.reason or ""
         why = detail
         if not reason.startswith(_TOLD):
             why = _WHY.get(reason, reason.replace("_", " "))
-        return f"{expert}: {kind.words}{under} undecided: {why}"
+        return f"{expert}: {kind.words}{where} undecided: {why}"
     if math.isnan(limit):
-        return f"{expert}: {kind.words} {number_text(value.number)}{under} undecided: {detail}"
+        return f"{expert}: {kind.words} {number_text(value.number)}{where} undecided: {detail}"
     shown, bound = distinct(value.number, limit)
     interval = ""
     if value.interval:
@@ -252,4 +255,4 @@ def _message(asked: Asked, value: Value, status: Status, detail: str) -> str:
     relation = (_RELATION_AT_LEAST if kind.at_least else _RELATION)[status]
     held = f"{shown}{kind.unit}{interval} {relation} {bound}{kind.unit}"
     tail = f" ({detail})" if detail else ""
-    return f"{expert}: {kind.words} {held}{under}{tail}"
+    return f"{expert}: {kind.words} {held}{where}{tail}"

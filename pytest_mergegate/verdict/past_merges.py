@@ -81,6 +81,9 @@ class Prediction:
 
 def predict(case: Case, past: Past) -> tuple[Prediction, ...]:
     """Every source's word on every expert under every method, the best source first."""
+    if case.pool.merged is not None:  # of methods it is none that was recorded
+        of = [(merge.method.label, name) for merge in case.merges for name in case.pool.names]
+        return tuple(p for method, name in of for p in _certificate(case, method, name))
     spec = case.pool.spec
     own = {
         name: past.like(

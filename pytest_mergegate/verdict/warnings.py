@@ -12,6 +12,8 @@ from pytest_mergegate.verdict.evidence import Case, compare
 from pytest_mergegate.verdict.judge import Judgement
 from pytest_mergegate.verdict.losses import inputs_text
 
+_FAR = 0.5
+"""Of the size of a change: rounding to bfloat16 makes about 0.1 of a small LoRA's."""
 _ROUNDING = 0.01
 """What storing in bfloat16 makes of equal task vectors."""
 
@@ -22,6 +24,7 @@ def find_warnings(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Find
     yield from _sampled(case, judgement)
     yield from _predicted(case, judgement)
     yield from _off_the_sum(case)
+    yield from _finished(case)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     compared = [(merge.method.label, merge.experts) for merge in case.merges]
     compared = compared or [(s.method, s.experts) for s in case.surrogates]
@@ -106,6 +109,32 @@ def _off_the_sum(case: Case) -> Iterator[Finding]:
             else "use cat, which is that sum as long as nothing but plain LoRA is merged, or raise "
             "svd_rank",
         )
+
+
+def _finished(case: Case) -> Iterator[Finding]:
+    """What the answers and the numbers of a finished merge say of how it came about."""
+    for merge in case.merges if case.pool.merged is not None else ():
+        for expert in merge.experts:
+            asked, same = expert.as_base or (0, 0)
+            if 2 * same > asked:
+                yield Finding(
+                    code="MG307",
+                    severity="warning",
+                    expert=expert.name,
+                    message=f"the finished merge answers like the base: of {asked} changed answers "
+                    f"that were looked at, {same} are the base's own",
+                    fix="look whether the expert went into it: the adapter that was loaded, its "
+                    "name and its weight, and what was saved",
+                )
+        if merge.fidelity is not None and compare(merge.fidelity, _FAR) == "fail":
+            yield Finding(
+                code="MG308",
+                severity="warning",
+                expert=merge.experts[0].name,
+                message="what the finished merge changes of the base is off from what the expert "
+                f"changes by {merge.fidelity:.0%} of its size, most of all in {merge.farthest!r}",
+                fix="export from float32, or to a finer precision; look at that tensor first",
+            )
 
 
 def _weak(gate: Gate, expert: MergedExpert, longest: int | None) -> Iterator[Finding]:

@@ -240,6 +240,7 @@ def test_the_second_run_hits_the_cache(github: GitHub, on_pull_request: Ran) -> 
         ({"require-gates": "none"}, "4"),
         ({"max-loss": "many"}, "4"),
         ({"max-loss": "-1"}, "4"),
+        ({"merged": "nowhere"}, "4"),
         ({"stage": "deep"}, "4"),
         ({"stage": "preflight; touch injected"}, "4"),
         ({"paths": "--help"}, "4"),
@@ -255,6 +256,23 @@ def test_what_gates_nothing_is_red(fresh: GitHub, inputs: dict[str, str], code: 
     assert not (fresh.workspace / "injected").exists()
     if code is not None:
         assert ran.steps["check"]["outputs"]["exit-code"] == code, ran.log
+
+
+def test_a_finished_merge_in_place_of_one_that_is_made(github: GitHub, on_main: Ran) -> None:
+    github.checkout("main")
+    exported, copied = github.folder / "exported", github.folder / "copied"
+    one = github.workspace / "adapters" / "reverse_upper"
+    shutil.copytree(one, exported)
+    shutil.copytree(github.workspace / "base", copied)
+    ran = github.workflow(merged=str(exported))
+    assert ran.outputs["status"] == "fail"  # it is one of three
+    (report,) = github.report()["reports"] if "reports" in github.report() else [github.report()]
+    statuses = {verdict["expert"]: verdict["status"] for verdict in report["verdicts"]}
+    assert statuses["reverse_upper"] == "pass"
+    assert {statuses["rotate_upper"], statuses["first_last"]} == {"fail"}
+    ran = github.workflow(merged=str(copied), stage="preflight")
+    assert ran.outputs["status"] == "error"
+    assert "MG131" in ran.log
 
 
 def test_a_check_that_is_killed_is_red(fresh: GitHub, tmp_path: Path) -> None:

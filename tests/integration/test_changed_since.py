@@ -369,6 +369,21 @@ class TestWhatConcernsAGate:
         git(repository, "branch", "--quiet", "--force", "main")
         assert concerned(repository)
 
+    def test_a_finished_merge(self, repository: Path) -> None:
+        git(repository, "switch", "--quiet", "main")
+        gate = read_gate(repository / "mergegate.yaml") | {"merged": "out"}
+        write_gate(repository / "out.mergegate.yaml", gate)
+        (repository / "out").mkdir()
+        (repository / "out" / "config.json").write_text("{}", "utf-8")
+        commit(repository)
+        git(repository, "switch", "--quiet", "-c", "next")
+        assert not concerned(repository, "out.mergegate.yaml")
+        (repository / "out" / "config.json").write_text('{"eos_token_id": 2}', "utf-8")
+        assert concerned(repository, "out.mergegate.yaml")
+        assert not concerned(repository)
+        named = {"merged": str(repository / "out")}
+        assert changes_since("main", repository).concern(repository / "mergegate.yaml", **named)
+
     def test_a_glob_from_which_a_folder_is_gone(self, repository: Path) -> None:
         shutil.copytree(repository / "adapters" / "a", repository / "adapters" / "d")
         gate = read_gate(repository / "mergegate.yaml")

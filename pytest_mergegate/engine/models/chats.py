@@ -22,11 +22,16 @@ _CODE = "MG203"
 
 
 def render(
-    examples: Sequence[Example], expert: str, tokenizer: Any, numbers: Sequence[int]
+    examples: Sequence[Example],
+    expert: str,
+    tokenizer: Any,
+    numbers: Sequence[int],
+    whose: str = "the base",
 ) -> dict[int, str]:
     """The prompts of those examples that are chats, by index, as the tokenizer's template has them.
 
-    ``numbers`` are those by which errors name the examples, none for what stands in no file.
+    ``numbers`` are those by which errors name the examples, none for what stands in no file;
+    ``whose`` tokenizer it is, they say as well.
     Raises PoolError where there is no template, where it fails, and where it takes too long or
     too much memory.
     """
@@ -36,7 +41,7 @@ def render(
     first = next(iter(chats))
     if not tokenizer.chat_template:
         raise PoolError(
-            f"{named(numbers, first)} is a chat, and the base's tokenizer has no chat template",
+            f"{named(numbers, first)} is a chat, and {whose}'s tokenizer has no chat template",
             code=_CODE,
             expert=expert,
             fix="write the inputs as plain strings, or save the template with the tokenizer",
@@ -44,7 +49,7 @@ def render(
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:  # several, and none of them is the default
-        raise _fails(named(numbers, first), expert, str(error)) from None
+        raise _fails(named(numbers, first), expert, str(error), whose) from None
     seconds = SECONDS + int(_EACH * len(chats))
     job = {
         "chats": [[message.model_dump() for message in chat] for chat in chats.values()],
@@ -54,11 +59,11 @@ def render(
     }
     found = _run(job, seconds)
     if found is None:
-        raise _fails("the chats", expert, f"it does not end within {seconds} s")
+        raise _fails("the chats", expert, f"it does not end within {seconds} s", whose)
     prompts = dict(zip(chats, found, strict=False))
     for index, prompt in prompts.items():
         if "error" in prompt:
-            raise _fails(named(numbers, index), expert, prompt["error"])
+            raise _fails(named(numbers, index), expert, prompt["error"], whose)
     return {index: prompt["text"] for index, prompt in prompts.items()}
 
 
@@ -88,8 +93,8 @@ def _run(job: Mapping[str, Any], seconds: int) -> list[dict[str, str]] | None:
     return answer
 
 
-def _fails(chats: str, expert: str, why: str) -> PoolError:
-    said = f"the chat template of the base's tokenizer makes no prompt of {chats}"
+def _fails(chats: str, expert: str, why: str, whose: str) -> PoolError:
+    said = f"the chat template of {whose}'s tokenizer makes no prompt of {chats}"
     return PoolError(
         f"{said} ({shown(why)})",
         discreet=said,

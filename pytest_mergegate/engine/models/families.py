@@ -76,7 +76,8 @@ def load_model(base: Base, placement: Placement) -> Model:
 
     Raises PoolError for an architecture of none, and for a base that does not load.
     """
-    config = load_config(base.path, trust_remote_code=placement.trust_remote_code)
+    trusted = placement.trust_remote_code
+    config = load_config(base.path, trust_remote_code=trusted, called=base.called)
     return pick_family(config)(base, placement)
 
 

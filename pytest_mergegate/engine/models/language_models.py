@@ -1,7 +1,7 @@
 """Language models: greedy answers in tokens, behind the prompt or from a decoder."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -148,6 +148,11 @@ class GenerativeModel(HeadedModel):
         self.module.generation_config = GenerationConfig(
             eos_token_id=ends, pad_token_id=self._pad_id, **self._generation_settings()
         )
+
+    def end_also_at(self, tokens: Iterable[int]) -> None:
+        """End answers at these as well."""
+        ends = sorted(self._ends.union(tokens))
+        self.module.generation_config.eos_token_id = ends or None
 
     def _generation_settings(self) -> dict[str, Any]:
         return {}

@@ -52,7 +52,11 @@ class Model(ABC):
 
     def __init__(self, base: Base, placement: Placement) -> None:
         self.device = placement.device
-        self.tokenizer = load_tokenizer(base.path, trust_remote_code=placement.trust_remote_code)
+        self.called = base.called
+        trusted = placement.trust_remote_code
+        self.tokenizer = load_tokenizer(
+            base.tokenizer or base.path, trust_remote_code=trusted, called=base.called
+        )
         self._streamed: StreamedWeights | None = None
         if placement.residence == "streamed":
             self.module, self._streamed = load_streamed(base, self.auto_class, self.kind, placement)
@@ -61,9 +65,10 @@ class Model(ABC):
                 base.path,
                 self.auto_class,
                 self.kind,
-                trust_remote_code=placement.trust_remote_code,
+                trust_remote_code=trusted,
                 dtype=placement.dtype,
                 device=None if placement.residence == "spread" else placement.device,
+                called=base.called,
             )
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
         first = {id(parameter): name for name, parameter in self.parameters.items()}
@@ -215,11 +220,17 @@ class Model(ABC):
         """Raise PoolError for states of the loaded weights that hold NaN or infinity."""
         if not all(bool(torch.isfinite(state).all()) for state in states):
             raise PoolError(
-                f"the hidden states of {self.loaded} hold NaN or infinity",
+                f"the hidden states of {self._shown} hold NaN or infinity",
                 code="MG105",
                 expert=expert_loaded(self.loaded),
                 fix="the weights are finite but too large; check scales and merge weights",
             )
+
+    @property
+    def _shown(self) -> str:
+        """What is loaded, in messages."""
+        is_other = self.loaded == BASE and self.called != Base.called
+        return self.called if is_other else self.loaded
 
     @abstractmethod
     def _read(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:

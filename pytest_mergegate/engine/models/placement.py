@@ -61,7 +61,7 @@ def pick_device(name: str) -> torch.device:
 
 def place(pool: Pool, vectors: TaskVectors, device: torch.device) -> Placement:
     """The placement that a pool's gate asks for, in the memory that there is."""
-    dtype: torch.dtype = getattr(torch, pool.spec.dtype)
+    dtype: torch.dtype = getattr(torch, pool.spec.precision)
     sizes = {name: header.size for name, header in pool.base.tensors.items()}
     # the base, and the weights of the expert that changes most of it
     changed = (sum(sizes.get(p, 0) for p in vectors.parameters(n)) for n in vectors.names)

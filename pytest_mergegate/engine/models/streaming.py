@@ -110,7 +110,7 @@ def load_streamed(
 ) -> tuple[Any, StreamedWeights]:
     """The base without its weights, and what brings them in when it runs. Raises PoolError."""
     trusted = placement.trust_remote_code
-    config = load_config(base.path, trust_remote_code=trusted)
+    config = load_config(base.path, trust_remote_code=trusted, called=base.called)
     try:
         build = partial(
             auto_class.from_config, config, dtype=placement.dtype, trust_remote_code=trusted
@@ -124,7 +124,7 @@ def load_streamed(
         if (base.path / "generation_config.json").exists():
             module.generation_config = GenerationConfig.from_pretrained(base.path)
     except Exception as error:  # a config can break transformers in any way
-        raise does_not_load(base.path, f"as a {kind}", error) from None
+        raise does_not_load(base.path, f"as a {kind}", error, called=base.called) from None
     _check_names(base, module)
     _fill(base, module, placement)
     module.eval()
@@ -136,7 +136,7 @@ def _fill(base: Base, module: Any, placement: Placement) -> None:
     placeholders: dict[int, Any] = {}
     wide = _kept_wide(module, placement.dtype)
     for name, parameter in module.named_parameters():
-        check_finite(base.path, name, mapped(base.tensors, name))
+        check_finite(base.path, name, mapped(base.tensors, name), called=base.called)
         dtype = torch.float32 if any(f".{k}." in f".{name}." for k in wide) else parameter.dtype
         empty = torch.zeros((), dtype=dtype, device=placement.device)
         placeholders[id(parameter)] = torch.nn.Parameter(
@@ -172,8 +172,8 @@ def _check_names(base: Base, module: Any) -> None:
     odd |= set(stored) - tied - set(module.state_dict())
     if odd:
         raise PoolError(
-            f"the base is larger than the memory, and its files do not hold {sorted(odd)[0]!r} as "
-            "the model does, so that it cannot be read a module at a time",
+            f"{base.called} is larger than the memory, and its files do not hold "
+            f"{sorted(odd)[0]!r} as the model does, so that it cannot be read a module at a time",
             code="MG002",
             where=base.path.name,
             fix="give the process more memory, or choose dtype: bfloat16",

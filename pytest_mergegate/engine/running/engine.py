@@ -7,21 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
 from pytest_mergegate.engine.models.placement import pick_device, place
 from pytest_mergegate.engine.models.readings import BASE, Row, Tokens, loaded_as
+from pytest_mergegate.engine.running.askers import Asker, end_as_experts_do, own_askers
 from pytest_mergegate.engine.running.distances import Answer
 from pytest_mergegate.engine.running.tasks import Task, build_task
 from pytest_mergegate.engine.running.workspace import Facts
 from pytest_mergegate.engine.weights.mixing import MixedWeights
+from pytest_mergegate.engine.weights.orientation import check_orientation
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.sections import EXACT, EXACT_MATCH, Positions
-from pytest_mergegate.pool.changes import Factors
-from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 
 _Input = tuple[str, str, int]
@@ -49,7 +48,7 @@ class Engine:
         self.vectors.rename(self.model.parameters)
         self.model.check_parameters(self.vectors.parameters())
         for expert in pool.experts:
-            _check_orientation(expert, self.model.module)
+            check_orientation(expert, self.model.module)
         self.positions = self.model.resolve_positions(pool.spec.probes.positions)
         self.answer_limit = pool.spec.probes.answer_limit
         """How many tokens of an answer are decoded at most."""
@@ -64,6 +63,7 @@ class Engine:
         """Answers that were cut, and are to go on."""
         self.kept: dict[str, Any] = {}
         """What one stage made at great cost and another will ask for again."""
+        end_as_experts_do(self.model, self.askers)
 
     @property
     def facts(self) -> Facts:
@@ -78,7 +78,16 @@ class Engine:
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """Each expert's own inputs. Raises PoolError where one cannot be tokenised."""
-        return {name: build_task(name, self.pool, self.model) for name in self.pool.names}
+        return {
+            name: build_task(name, self.pool, self.model, self.askers.get(name))
+            for name in self.pool.names
+        }
+
+    @cached_property
+    def askers(self) -> dict[str, Asker]:
+        """What makes prompts of the inputs of those experts that are asked in a way of their own.
+        Raises PoolError."""
+        return own_askers(self.pool, self.model.tokenizer)
 
     def expert(self, name: str) -> AbstractContextManager[None]:
         """Have expert ``name`` loaded, as θ_0 + τ."""
@@ -114,8 +123,8 @@ class Engine:
         """The model, which must have a head to answer through. Raises PoolError."""
         if not isinstance(self.model, HeadedModel):
             raise PoolError(
-                f"the base is a {self.model.kind} and gives no answers, which max_disagreement and "
-                "max_loss compare",
+                f"{self.model.called} is a {self.model.kind} and gives no answers, which "
+                "max_disagreement and max_loss compare",
                 code="MG203",
                 fix="gate it on max_mds or the conflict ratios, or give a base with a head",
             )
@@ -280,18 +289,3 @@ class Engine:
             (task.examples[index].choices or ())[int(s.argmax())]
             for index, s in zip(indices, scores, strict=True)
         ]
-
-
-def _check_orientation(expert: Expert, module: Any) -> None:
-    """Raise PoolError where a square weight was taken to be stored the other way round."""
-    for parameter, change in expert.changes.items():
-        if not isinstance(change, Factors) or change.shape_b[0] != change.shape_a[1]:
-            continue
-        layer = module.get_submodule(parameter.rpartition(".")[0])
-        if isinstance(layer, (Conv1D, torch.nn.Embedding)) != change.transposed:
-            raise PoolError(
-                f"how the base stores {parameter!r} could not be told from its files",
-                code="MG002",
-                expert=expert.name,
-                fix="merge the adapter into the base and list the checkpoint",
-            )

@@ -73,7 +73,7 @@ def collect_states(
         answered = answer_whole(workspace, executor, asked, lambda f: progress(0.2 * f))
         blocks, further = answered[: len(blocks)], answered[len(blocks) :]
     elif ahead:  # merges will be compared along whole answers all the same
-        answer_whole(workspace, executor, partial(_asked, workspace, (), ahead), lambda _: None)
+        read_own_answers(workspace, executor, ahead)
     models = (None, *names)
     jobs = [
         Job(kind="states", model=m, blocks=(*blocks, *(b for b in further if b.task == m)))
@@ -90,6 +90,12 @@ def collect_states(
         base=tuple(base),
         experts=tuple(np.stack(rows) for rows in zip(*experts, strict=True)),
     )
+
+
+def read_own_answers(workspace: Workspace, executor: Executor, inputs: int) -> None:
+    """Have the experts' answers to the first ``inputs`` of their own decoded, none of them cut as
+    far as the gate allows. Raises PoolError."""
+    answer_whole(workspace, executor, partial(_asked, workspace, (), inputs), lambda _: None)
 
 
 def _asked(

@@ -12,6 +12,7 @@ from pytest_mergegate.engine.models.chats import render
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.model import Model
 from pytest_mergegate.engine.models.readings import Reading, Tokens
+from pytest_mergegate.engine.running.askers import Asker
 from pytest_mergegate.gate.sections import ROUGE, ExpertSpec
 from pytest_mergegate.pool.examples import Example, named
 from pytest_mergegate.pool.pool import Pool
@@ -50,17 +51,18 @@ def sample(count: int, seed: int, name: str) -> list[int]:
     return [int(index) for index in generator.permutation(count)]
 
 
-def build_task(name: str, pool: Pool, model: Model) -> Task:
-    """Tokenise an expert's examples and draw its probes. Raises PoolError."""
+def build_task(name: str, pool: Pool, model: Model, asker: Asker | None = None) -> Task:
+    """Tokenise an expert's examples, by default as the model's own tokenizer does, and draw its
+    probes. Raises PoolError."""
     examples, expert = pool.examples.get(name), pool.spec.experts[name]
     if examples is None:
         lacking = no_examples(name, pool)
         raise PoolError(lacking.message, code=lacking.code, expert=name, fix=lacking.fix)
     numbers = pool.numbers(name)
-    reader = _Reader(name, model, numbers)
+    reader = _Reader(name, model, numbers, asker)
     reader.check_labels(examples)
     reader.check_reads_text(expert)
-    chats = render(examples, name, model.tokenizer, numbers)
+    chats = reader.chats(examples)
     prompts = tuple(reader.prompt(e, chats.get(k), k) for k, e in enumerate(examples))
     choices = None
     if expert.metric == "accuracy" and isinstance(model, HeadedModel):
@@ -83,11 +85,11 @@ def build_task(name: str, pool: Pool, model: Model) -> Task:
     )
 
 
-def typed_prompt(example: Example, expert: str, model: Model) -> Tokens:
+def typed_prompt(example: Example, expert: str, model: Model, asker: Asker | None = None) -> Tokens:
     """The tokens of an input that stands in no file, read as the expert's own are. Raises
     PoolError."""
-    chats = render([example], expert, model.tokenizer, ())
-    return _Reader(expert, model, ()).prompt(example, chats.get(0), 0)
+    reader = _Reader(expert, model, (), asker)
+    return reader.prompt(example, reader.chats([example]).get(0), 0)
 
 
 def _lengths(
@@ -102,12 +104,20 @@ def _lengths(
 class _Reader:
     """The examples of one expert as a model reads them; every error names the expert."""
 
-    def __init__(self, name: str, model: Model, numbers: Sequence[int]) -> None:
+    def __init__(
+        self, name: str, model: Model, numbers: Sequence[int], asker: Asker | None
+    ) -> None:
         self._name, self._model, self._numbers = name, model, numbers
+        self._asker = asker or Asker(model.tokenizer, model.called)
         self._wrong = partial(PoolError, code="MG203", expert=name)
 
     def _named(self, index: int) -> str:
         return named(self._numbers, index)
+
+    def chats(self, examples: Sequence[Example]) -> dict[int, str]:
+        """The prompts of those that are chats, by index."""
+        tokenizer, whose = self._asker
+        return render(examples, self._name, tokenizer, self._numbers, whose)
 
     def check_reads_text(self, expert: ExpertSpec) -> None:
         """Raise PoolError for settings of text where the model's answers are none."""
@@ -122,7 +132,8 @@ class _Reader:
         }
         for key in (key for key, is_given in given.items() if is_given):
             raise self._wrong(
-                f"{key} is set, and the base is a {self._model.kind}, whose answers are no text",
+                f"{key} is set, and {self._model.called} is a {self._model.kind}, whose answers "
+                "are no text",
                 fix=f"remove experts.{self._name}.{key}",
             )
 
@@ -136,15 +147,15 @@ class _Reader:
             unknown = [name for name in named if name not in labels]
             if unknown:
                 raise self._wrong(
-                    f"{self._named(index)} names {unknown[0]!r}, which is no label of the base "
-                    f"({', '.join(map(repr, labels))})",
-                    discreet=f"{self._named(index)} names what is no label of the base",
+                    f"{self._named(index)} names {unknown[0]!r}, which is no label of "
+                    f"{self._model.called} ({', '.join(map(repr, labels))})",
+                    discreet=f"{self._named(index)} names what is no label of {self._model.called}",
                     fix="write targets and choices as id2label in the base's config.json does",
                 )
 
     def prompt(self, example: Example, chat: str | None, index: int) -> Tokens:
         """The tokens of an input, or of its ``chat`` as the template has it."""
-        tokenizer = self._model.tokenizer
+        tokenizer = self._asker.tokenizer
         if chat is None:
             ids = tokenizer(example.input)["input_ids"]
         else:  # the template has written the tokens that begin a text, too
@@ -176,6 +187,7 @@ class _Reader:
     def _check_fits(self, index: int, prompt: int, answer: int, tokens: int) -> None:
         if not self._model.fits(prompt, answer):
             raise self._wrong(
-                f"{self._named(index)} has {tokens} tokens, the base reads {self._model.positions}",
+                f"{self._named(index)} has {tokens} tokens, {self._model.called} reads "
+                f"{self._model.positions}",
                 fix="shorten the input",
             )

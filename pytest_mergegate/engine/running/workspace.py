@@ -125,7 +125,9 @@ class Workspace:
             "base": base.fingerprint,
             "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
             "device": self.device.partition(":")[0],
-            "dtype": self.spec.dtype,
+            "dtype": self.spec.precision,
+            # beside a finished merge each expert is asked through its own tokenizer
+            "asked": self.spec.merged and {e.name: e.asking for e in self.pool.experts},
         }
 
     @cached_property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import under
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.types import Report
 
@@ -72,8 +73,8 @@ def why_lines(report: Report) -> Iterator[str]:
     """The causes for people, a line each."""
     groups = cause_groups(report)
     if groups:
-        under = f" under {clean(report.judged_method)}" if report.judged_method else ""
-        yield f"why{under}:"
+        where = f" {under(clean(report.judged_method))}" if report.judged_method else ""
+        yield f"why{where}:"
         yield from (f"  {group.text}" for group in groups)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from pytest_mergegate.common.plain_text import clean, printable
-from pytest_mergegate.common.wording import common_start, shorten
+from pytest_mergegate.common.wording import common_start, shorten, under
 from pytest_mergegate.report.formats.reading import Concern, concerns, merge_of, plural
 from pytest_mergegate.report.merge_records import ChangedRecord, MergedExpertRecord, MergeRecord
 from pytest_mergegate.report.types import Report
@@ -48,7 +48,7 @@ class Told:
 
     def __init__(self, report: Report, width: int, *, whole: bool = False) -> None:
         self._width, merge = width, merge_of(report)
-        self._under = f" under {clean(merge.method)}" if merge is not None else ""
+        self._under = f" {under(clean(merge.method))}" if merge is not None else ""
         self._all = {c.expert: cases_of(report, c.expert) for c in worst_first(report)}
         having = [expert for expert, cases in self._all.items() if cases]
         single = whole or len(having) == 1

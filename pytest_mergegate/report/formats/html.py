@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pytest_mergegate.common.plain_text import printable_lines, quoted_lines
-from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.common.wording import number_text, under
 from pytest_mergegate.report.formats import numbers, reading
 from pytest_mergegate.report.formats.advice import Advice, CauseGroup, advice, cause_groups
 from pytest_mergegate.report.formats.cases import worst_first
@@ -49,8 +49,8 @@ class GateView:
         failing = f"experts {reading.beyond(report.verdicts)}"
         told = (("fail", failing), ("inconclusive", "undecided"))
         said = [f"{worst.count(s)} of {total} {words}" for s, words in told if s in worst]
-        under = f" under {report.judged_method}" if report.judged_method else ""
-        return (", ".join(said) or f"All {total} experts within budget") + under
+        where = f" {under(report.judged_method)}" if report.judged_method else ""
+        return (", ".join(said) or f"All {total} experts within budget") + where
 
     @cached_property
     def verdicts(self) -> list[Judged]:

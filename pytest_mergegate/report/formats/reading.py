@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.common.wording import number_text, under
 from pytest_mergegate.report.merge_records import MergeRecord
 from pytest_mergegate.report.types import (
     ChangeRecord,
@@ -105,7 +105,7 @@ def beyond(verdicts: Iterable[VerdictRecord]) -> str:
 
 def headline(report: Report) -> str:
     """The outcome of a gate in one line, without its name and time."""
-    under = f" under {clean(report.judged_method)}" if report.judged_method else ""
+    where = f" {under(clean(report.judged_method))}" if report.judged_method else ""
     experts = plural(len(report.experts), "expert")
     still_open = open_verdicts(report)
     failing = dict.fromkeys(v.expert or "" for v in still_open if v.status == "fail")
@@ -113,7 +113,7 @@ def headline(report: Report) -> str:
         problems = sum(finding.severity == "error" for finding in report.findings)
         return f"{plural(problems, 'problem')}, nothing was judged"
     if failing:
-        return f"{len(failing)} of {experts} {beyond(still_open)}{under}: {some(failing, 4)}"
+        return f"{len(failing)} of {experts} {beyond(still_open)}{where}: {some(failing, 4)}"
     if still_open:
         more = f" (and {len(still_open) - 1} more)" if len(still_open) > 1 else ""
         return f"{clean(still_open[0].message)}{more}"
@@ -121,7 +121,7 @@ def headline(report: Report) -> str:
         return NO_VERDICT
     if report.status != "pass":
         return f"the gate is {report.status}, whatever its verdicts say"
-    return f"{experts} within budget{under}; closest: {clean(nearest.message)}"
+    return f"{experts} within budget{where}; closest: {clean(nearest.message)}"
 
 
 def merge_of(report: Report) -> MergeRecord | None:
@@ -178,12 +178,18 @@ QUANTITIES = {
 }
 
 
+def headed(method: str) -> str:
+    """What a table of one merge is headed by."""
+    said = under(method)
+    return said[0].upper() + said[1:]
+
+
 def change_text(change: ChangeRecord) -> str:
     """What moved, from where to where, and which way that is; without the experts."""
     name, up, down, sign, unit = QUANTITIES[change.quantity]
     ends = (change.before, change.after)
     before, after = (None if end is None else sign * end + 0.0 for end in ends)
-    under = f" under {clean(change.method)}" if change.method else ""
+    where = f" {under(clean(change.method))}" if change.method else ""
     if after is None:
         which = "no longer known"
     elif before is None:
@@ -191,7 +197,7 @@ def change_text(change: ChangeRecord) -> str:
     else:
         which = "unmoved" if after == before else up if after > before else down
     moved = " → ".join(f"{'-' if n is None else number_text(n)}{unit}" for n in (before, after))
-    return f"{name}{under}: {moved} ({which})"
+    return f"{name}{where}: {moved} ({which})"
 
 
 _BASIS = {
@@ -230,8 +236,8 @@ def instead(report: Report) -> str | None:
     alone = [group.experts[0] for group in groups if len(group.experts) == 1]
     parts = []
     for group in merged[:_MOST_GROUPS]:
-        under = f" under {clean(group.merges[0].method)}" if group.merges else ""
-        parts.append(f"merge {some(group.experts)}{under}")
+        how = f" {under(clean(group.merges[0].method))}" if group.merges else ""
+        parts.append(f"merge {some(group.experts)}{how}")
     if len(merged) > _MOST_GROUPS:
         parts.append(f"{len(merged) - _MOST_GROUPS} more merges")
     if alone:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_mergegate.common.plain_text import clean, printable
-from pytest_mergegate.common.wording import number_text
+from pytest_mergegate.common.wording import number_text, under
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.advice import try_lines, why_lines
 from pytest_mergegate.report.formats.cases import Told, page_width, worst_first
@@ -196,11 +196,11 @@ def _explain(page: _Page, report: Report, look: Look, name: str) -> None:
     judged = reading.merge_of(report)
     others = [merge for merge in report.merges if merge is not judged]
     for merge in (judged, *others) if detailed else (judged,):
-        title = f"under {merge.method}" if merge else report.judged_method
+        title = under(merge.method) if merge else report.judged_method
         shown = columns(report, merge, detailed=detailed)
         page.tables(expert_tables(report.expert_names, shown, page.width, title))
     if not detailed:
-        page.prose(f"under {clean(merge.method)}: {reading.worst_of(merge)}" for merge in others)
+        page.prose(f"{under(clean(merge.method))}: {reading.worst_of(merge)}" for merge in others)
     if report.status != "pass":
         ways = unmerged_lines(report, whole=detailed)
         for lines in (why_lines(report), try_lines(report, name), ways):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    base: Any = SimpleNamespace(path=folder)
+    base: Any = SimpleNamespace(path=folder, tokenizer=None, called="the base")
     return load_model(
         base, Placement(device=torch.device("cpu"), trust_remote_code=trust_remote_code)
     )

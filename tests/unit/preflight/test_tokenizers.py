@@ -113,7 +113,8 @@ class TestTokenizerMismatch:
         own = tokenizer_files.read_json_object
 
         def noted(path: Path, **settings: Any) -> dict[str, Any]:
-            read.append(path)
+            if path.name == "tokenizer.json":
+                read.append(path)
             return own(path, **settings)
 
         monkeypatch.setattr(tokenizer_files, "read_json_object", noted)

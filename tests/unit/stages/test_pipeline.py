@@ -14,7 +14,7 @@ from pytest_mergegate.stages import pipeline
 from pytest_mergegate.stages.context import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_mergegate.stages.context import Results
 
@@ -31,13 +31,23 @@ def step(name: Any, *, fails: bool = False) -> Any:
     return run
 
 
-def context(deepest: str) -> Any:
-    decisions = SimpleNamespace(deepest=deepest)
+def context(deepest: str, stages: Sequence[str] = STAGES) -> Any:
+    decisions = SimpleNamespace(deepest=deepest, stages=stages)
     return SimpleNamespace(pool=object(), clock=Clock(), decisions=decisions)
 
 
 def test_has_the_stages_that_gates_name() -> None:
     assert tuple(pipeline.STAGES) == STAGES
+
+
+def test_leaves_out_what_no_budget_of_a_finished_merge_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", {name: step(name) for name in STAGES})
+    last: Any
+    *_, last = pipeline.run(context("eval", ["merge", "eval"]))
+    ran = ("preflight", "merge", "eval")
+    assert last.findings == tuple(said for name in ran for said in (name, f"more {name}"))
 
 
 @pytest.mark.parametrize("deepest", STAGES)

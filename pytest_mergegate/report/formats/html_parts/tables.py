@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_mergegate.common.records import NOT_RUN, value_of
 from pytest_mergegate.common.values import Value
-from pytest_mergegate.common.wording import distinct, number_text
+from pytest_mergegate.common.wording import distinct, number_text, under
 from pytest_mergegate.report.formats.numbers import (
     DISAGREEMENT,
     GAIN,
@@ -171,7 +171,7 @@ def moved(record: ChangeRecord) -> Moved:
         change = f"{'+' if after > before else ''}{number_text(after - before)}{points}"
     about = f"{record.expert} – {record.other}" if record.other else record.expert
     return Moved(
-        about=f"{about} under {record.method}" if record.method else about,
+        about=f"{about} {under(record.method)}" if record.method else about,
         quantity=(kind.title or kind.words) + _OF.get(record.quantity, ""),
         before=texts[0] and texts[0] + unit,
         after=texts[1] and texts[1] + unit,
