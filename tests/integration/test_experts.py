@@ -166,8 +166,8 @@ def test_a_start_that_hangs_on_its_random_numbers(
 ) -> None:
     """PEFT's own loading gives another model each time."""
     folder, base = random_base("llama")
-    save_variant(deepcopy(base), tmp_path / "a", "pissa_drawn", "llama", seed)
-    save_variant(deepcopy(base), tmp_path / "b", "lora", "llama", seed)
+    for k, name in enumerate("ab"):
+        save_variant(deepcopy(base), tmp_path / name, "lora", "llama", seed + k)
     edit_adapter_config(tmp_path / "a", init_lora_weights="pissa_niter_0")
     gate = gate_from({"base": str(folder), "experts": {"a": "a", "b": "b"}}, root=tmp_path)
     pool, errors = read_pool(gate)
