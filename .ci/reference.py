@@ -193,7 +193,7 @@ def merge_methods() -> str:
     return "\n".join(
         [
             "# Merge methods",
-            f"{_MADE} Names and parameters are mergekit's, but for the methods that are ours; how "
+            f"{_MADE} Names and parameters are mergekit's, except for our own methods; how "
             "a gate lists them is said in [gate files](../gate-file.md). A method that leaves "
             "numbers out does so where a `density` below 1 is given.",
             "",

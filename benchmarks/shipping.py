@@ -57,7 +57,7 @@ def ship(bed: Path, target: Path = SHIPPED) -> str:
 
 
 def calibrations(beds: Iterable[Bed]) -> dict[str, Any]:
-    """What gates foretell losses by where a team has recorded none: nothing of single experts."""
+    """What gates predict losses by where a team has recorded none: nothing of single experts."""
     every = [one for bed in beds for one in observations(bed.lines, bed.name)]
     return {score: asdict(for_strangers(calibrate(every, score, PREDICTION))) for score in FORETOLD}
 

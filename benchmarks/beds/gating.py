@@ -2,7 +2,7 @@
 
 A bed is a folder with `base/`, `adapters/NAME/`, `data/NAME.jsonl`, `fresh/NAME.jsonl` and
 `bed.json`. Every pool is gated twice: on `data`, for the scores, and on `fresh`, for the loss that
-those have to foretell. The reports go to `reports/POOL.data.json.gz` and
+those have to predict. The reports go to `reports/POOL.data.json.gz` and
 `reports/POOL.fresh.json.gz`; what is there is not gated again. What PROTOCOL.md says of the gates
 is decided here.
 """

@@ -121,7 +121,7 @@ FAMILIES = {
 
 
 def recipe() -> dict[str, Any]:
-    """All that decides how the bed comes out, but for versions and machine."""
+    """All that decides how the bed comes out, except for versions and machine."""
     plain = {k: v for k, v in vars(POOL).items() if isinstance(v, int | float | str)}
     plain |= {"base_steps": BASE_STEPS, "base_rows": BASE_ROWS, "base_rate": BASE_RATE}
     tasks = {

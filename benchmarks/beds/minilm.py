@@ -92,7 +92,7 @@ STEPS, ROWS, RATE, WIDTH, HEAD_NORM = 100, 16, 1.5e-3, 32, 1.0
 
 
 def recipe() -> dict[str, Any]:
-    """All that decides how the bed comes out, but for versions, texts and machine."""
+    """All that decides how the bed comes out, except for versions, texts and machine."""
     numbers = {"seed": SEED, "text_seed": TEXT_SEED, "steps": STEPS, "rows": ROWS, "rate": RATE}
     numbers |= {"width": WIDTH, "head_norm": HEAD_NORM}
     return numbers | {"tasks": {name: asdict(task) for name, task in TASKS.items()}}

@@ -74,7 +74,7 @@ FAMILIES = {
 
 
 def recipe() -> dict[str, Any]:
-    """All that decides how the bed comes out, but for versions and machine."""
+    """All that decides how the bed comes out, except for versions and machine."""
     plain = {key: value for key, value in vars(BED).items() if isinstance(value, int | float | str)}
     return plain | {"tasks": {n: f"{t.tag}:face={t.rule('face')}" for n, t in BED.experts.items()}}
 

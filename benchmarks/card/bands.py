@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from card.beds import Evidence
-    from card.losses import Foretold, Predictions
+    from card.losses import Predicted, Predictions
     from pytest_mergegate.history.study.losses import Point
 
 LIMIT = -COLLAPSE
@@ -129,7 +129,7 @@ def deciding_part(predictions: Predictions) -> str:
     )
 
 
-def deciding_cells(of: Sequence[Foretold]) -> list[Any]:
+def deciding_cells(of: Sequence[Predicted]) -> list[Any]:
     """Number, coverage and mean width in the deciding band, and outside of it; nothing of none."""
     inside = [one for one in of if is_within(one.loss, *DECIDING)]
     outside = [one for one in of if not is_within(one.loss, *DECIDING)]

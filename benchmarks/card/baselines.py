@@ -1,4 +1,4 @@
-"""What the past of an expert foretells, without any score."""
+"""What the past of an expert predicts, without any score."""
 
 from __future__ import annotations
 

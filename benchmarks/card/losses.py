@@ -1,4 +1,4 @@
-"""Losses foretold by the calibration: whether the intervals cover, and how far off they are."""
+"""Losses predicted by the calibration: whether the intervals cover, and how far off they are."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ LABELS = {score.field: score.label for score in SCORES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foretold:
-    """One loss that was held out, and what was foretold for it."""
+class Predicted:
+    """One loss that was held out, and what was predicted for it."""
 
     bed: str
     merge: str
@@ -103,7 +103,7 @@ def _split(
     return [one for one, held in pairs if not held], [one for one, held in pairs if held]
 
 
-def foretell(split: Split, score: str) -> Iterator[list[Foretold]]:
+def predict(split: Split, score: str) -> Iterator[list[Predicted]]:
     """The held-out losses of each part whose score is known, where the rest can be fitted."""
     for train, test in split:
         of = [one for one in test if one.scores.get(score) is not None]
@@ -116,7 +116,7 @@ def foretell(split: Split, score: str) -> Iterator[list[Foretold]]:
         for one in of:
             said = fitted.predict(one.label, one.expert, one.scores[score])
             part.append(
-                Foretold(
+                Predicted(
                     bed=one.bed,
                     merge=f"{one.bed} {one.merge}",
                     method=one.label,
@@ -154,8 +154,8 @@ class Summary:
     expert_mean: float
 
 
-def summary(of: Sequence[Foretold]) -> Summary:
-    """Means over the losses, but for ``by_merge``."""
+def summary(of: Sequence[Predicted]) -> Summary:
+    """Means over the losses, except for ``by_merge``."""
     merges = defaultdict(list)
     for one in of:
         merges[one.merge].append(one.covered)
@@ -171,15 +171,15 @@ def summary(of: Sequence[Foretold]) -> Summary:
 
 
 class Predictions:
-    """What was foretold under every split from every score; computed once."""
+    """What was predicted under every split from every score; computed once."""
 
     def __init__(self, found: Evidence) -> None:
         self.beds = tuple(found.beds)
         self._of = lru_cache(maxsize=None)(
-            lambda split, score: [*chain.from_iterable(foretell(WAYS[split](found), score))]
+            lambda split, score: [*chain.from_iterable(predict(WAYS[split](found), score))]
         )
 
-    def of(self, split: str, score: str, bed: str | None = None) -> list[Foretold]:
+    def of(self, split: str, score: str, bed: str | None = None) -> list[Predicted]:
         """All of them, or those of one bed."""
         return [one for one in self._of(split, score) if bed in (None, one.bed)]
 
@@ -188,8 +188,8 @@ def losses_part(predictions: Predictions) -> str:
     """Coverage, width and error."""
     return "\n\n".join(
         [
-            "## Losses foretold",
-            "The calibration (`calibrate`) foretells an expert's loss from a score, its method and "
+            "## Losses predicted",
+            "The calibration (`calibrate`) predicts an expert's loss from a score, its method and "
             f"what is known of the expert, with a {CONFIDENCE:.0%} interval. Held out are pools "
             "(a fifth of them at a time), experts (with every merge that has them) or beds; the "
             "fit has the rest of the bed, or for beds the other beds. Errors are mean absolute "

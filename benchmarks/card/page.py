@@ -65,10 +65,10 @@ def _head(command: str, found: Evidence) -> str:
     return f"""# Validation card
 Written by `{command}` from the recorded merges that ship with the package.
 
-Which score foretells a collapse, and does a predicted loss hold? The evidence: {count_text(found)}.
+Which score predicts a collapse, and does a predicted loss hold? The evidence: {count_text(found)}.
 A point is one expert under one merge; it *collapsed* if the expert lost more than
 {-COLLAPSE:.0f} % of its score. Every pool was gated twice: the scores come from one set of
-examples, the loss that they have to foretell from 100 others, so that no score has seen the inputs
+examples, the loss that they have to predict from 100 others, so that no score has seen the inputs
 that it is judged by."""
 
 
@@ -90,7 +90,7 @@ def _short(found: Evidence, predictions: Predictions) -> str:
         if of:
             told = summary(of)
             lines.append(
-                f"- Losses foretold from the disagreement, {split} left out: off by "
+                f"- Losses predicted from the disagreement, {split} left out: off by "
                 f"{told.error:.1f} points in the mean (a constant: {told.constant:.1f}); the 90 % "
                 f"intervals, {told.width:.0f} points wide, cover {told.coverage:.1%}."
             )

@@ -72,7 +72,7 @@ def ranks_part(found: Evidence) -> str:
             "AUROC: the chance that a collapsed point gets a worse score than a kept one; 0.5 is a "
             "coin. In brackets the 95 % interval of a bootstrap that draws pools and experts anew, "
             "each by itself: the points of a pool come and go together, and so do an expert's. A "
-            "constant has 0.5. The last two rows are what other pools of an expert foretell, "
+            "constant has 0.5. The last two rows are what other pools of an expert predict, "
             "without any score.",
             _ranks(found, Ranked.auroc),
             "Average precision (AUPRC), with the same intervals. A score that says nothing has the "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from card.beds import experts_of, pools_of
-from card.losses import CONFIDENCE, foretell, summary
+from card.losses import CONFIDENCE, predict, summary
 from card.made import markdown, with_parts
 from pytest_mergegate.history.study.tables import Table
 
@@ -36,7 +36,7 @@ def worth_text(found: Evidence, predictions: Predictions) -> str:
         [
             f"What it came to on {_count(found)} ([the beds that ship](validation.md)),",
             f"intervals at {CONFIDENCE:.0%}, from the disagreement{_inputs(found)}. Each bed is",
-            "foretold from its own other merges. Pools are left out a fifth of them at a time,",
+            "predicted from its own other merges. Pools are left out a fifth of them at a time,",
             "experts with every merge that has them, methods with all their parameters.",
             "",
             markdown(_table(predictions)),
@@ -62,7 +62,7 @@ def small_registries(found: Evidence) -> Split:
 
 def worths(split: Split, score: str) -> Iterator[tuple[str, Summary]]:
     """The bed and the worth of each part of a split, in its order."""
-    for part in foretell(split, score):
+    for part in predict(split, score):
         if part:
             yield part[0].bed, summary(part)
 

@@ -1,4 +1,4 @@
-"""The scores that are to foretell collapse, and the losses they are held against, as vectors."""
+"""The scores that are to predict collapse, and the losses they are held against, as vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A number that is to foretell collapse: the larger, the worse."""
+    """A number that is to predict collapse: the larger, the worse."""
 
     field: str
     label: str

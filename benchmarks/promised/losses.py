@@ -61,7 +61,7 @@ POINT = Statement(
 )
 STATEMENTS = (MEASURED, GOOD_END, FEW, POINT)
 LOSSES = (1, 2, 5, 12, 30)
-"""Percent: the limit, and but for a hair the truth."""
+"""Percent: the limit, and except for a hair the truth."""
 SIZES = (30, 64, 100, 200)
 METHODS = (3, 6, 10)
 CHEAP = 5

@@ -25,8 +25,8 @@ _COMMANDS = {
         "exits 0 where merges were found that are forecast to pass, else 1.",
     ),
     "calibrate": (
-        "say what recorded merges foretell",
-        "Say what the merges in registries foretell: losses with intervals, and thresholds that "
+        "predict losses from recorded merges",
+        "Predict from the merges in registries: losses with intervals, and thresholds that "
         "control misses.",
     ),
     "study": (

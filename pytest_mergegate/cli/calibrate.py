@@ -46,7 +46,7 @@ def add_to(calibrate: Parser) -> None:
     calibrate.add_argument("registries", nargs="*", type=Path, metavar="REGISTRY", help=text)
     text = "say how well each score would have done on these merges"
     calibrate.add_argument("--report", action="store_true", help=text)
-    text = "what losses are foretold from"
+    text = "what losses are predicted from"
     calibrate.add_argument("--score", default="disagreement", metavar="NAME", help=text)
     text = "of merges whose answers were compared so (default: exact)"
     calibrate.add_argument("--compare", default=EXACT, metavar="NAME", help=text)
@@ -129,7 +129,7 @@ def _text(
     """All of it; ``bold`` where the terminal can show headings so."""
     missed = f"{100 * miss_rate:.3g}%"
     parts: dict[str, Iterator[str]] = {
-        f"Losses foretold from {score}": _foretold(found, confidence),
+        f"Losses predicted from {score}": _predicted(found, confidence),
         f"Thresholds that miss at most {missed} of collapses": _thresholds(found),
     }
     if found.performances:
@@ -152,7 +152,7 @@ def _said(text: str) -> list[str]:
     return textwrap.wrap(printable(text), _WIDTH, break_on_hyphens=False)
 
 
-def _foretold(found: Summary, confidence: float) -> Iterator[str]:
+def _predicted(found: Summary, confidence: float) -> Iterator[str]:
     fitted = found.calibration
     if isinstance(fitted, Missing):
         yield from _said(fitted.message)

@@ -25,8 +25,8 @@ _MOST_HOPS = 40
 """As many links as an operating system follows."""
 _CLUTTER = frozenset({"__pycache__", ".DS_Store", ".ipynb_checkpoints"})
 """Ignored by git, and read by no gate."""
-_FORETOLD = frozenset({"max_loss", "max_loss_increase"})
-"""Limits on what recorded merges foretell; the registry finds those that are ``auto@RATE``, too."""
+_PREDICTED = frozenset({"max_loss", "max_loss_increase"})
+"""Limits on what recorded merges predict; the registry finds those that are ``auto@RATE``, too."""
 
 
 class GitError(UsageError):
@@ -86,8 +86,8 @@ class Changes:
         ):
             return True
         budget = found.spec.effective_budget
-        foretold = budget.automatic or not _FORETOLD.isdisjoint({*budget.limits, *caps})
-        if registry is not None and foretold and any(map(self.tracked.meet, _trail(registry))):
+        predicted = budget.automatic or not _PREDICTED.isdisjoint({*budget.limits, *caps})
+        if registry is not None and predicted and any(map(self.tracked.meet, _trail(registry))):
             return True
         own, base = [gate, *_own_files(found)], found.spec.base
         bases = _named_bases(found) if base is None else (place_of(found.root, base),)

@@ -30,7 +30,7 @@ def add_to(check: Parser) -> None:
     """Declare the arguments."""
     told = "gate files, or folders of them (default with --changed-since: the repository)"
     check.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=told)
-    told = "leave out gates that no change since HEAD parted from REF concerns"
+    told = "run only gates affected by changes since the merge base with REF"
     check.add_argument("--changed-since", metavar="REF", help=told)
     told = "how many gate files must be found, whatever has changed (default: 1)"
     check.add_argument("--require-gates", type=int, metavar="N", default=1, help=told)

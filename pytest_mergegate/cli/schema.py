@@ -33,8 +33,8 @@ def run(_: argparse.Namespace) -> int:
 def schema() -> dict[str, Any]:
     """JSON Schema 2020-12 of gate files.
 
-    It refuses what loading refuses, but for what lies between keys (``merge.weights`` names every
-    expert, a method is listed once) or on the disk.
+    It refuses what loading refuses, except for what lies between keys (``merge.weights`` names
+    every expert, a method is listed once) or on the disk.
     """
     found = GateSpec.model_json_schema()
     _tidy(found)

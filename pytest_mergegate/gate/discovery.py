@@ -2,8 +2,8 @@
 
 A gate file may run code, so one in a folder of strangers' is refused: in, or below,
 
-* a folder that holds an adapter or a checkpoint, but for the root of the repository and the folder
-  where one started: a repository may well be that of a single model;
+* a folder that holds an adapter or a checkpoint, except for the root of the repository and the
+  folder where one started: a repository may well be that of a single model;
 * an expert's folder, the folder around it, or the folder of its examples, as another gate file of
   the repository names them (a folder that holds the naming gate file itself is the team's).
 

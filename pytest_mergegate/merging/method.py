@@ -33,7 +33,7 @@ class Method:
     name: str
     """As the table has it, and mergekit."""
     parameters: Mapping[str, bool | int | float]
-    """As given in the gate, but for ``weight``."""
+    """As given in the gate, except for ``weight``."""
     weights: Mapping[str, float]
     """Per expert, as mergekit is handed them; relative shares for methods without weights."""
     seed: int

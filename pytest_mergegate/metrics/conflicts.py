@@ -89,7 +89,7 @@ class ParameterConflicts:
     sign_change_ratio: float
     """0 to 1"""
     conflicting_magnitude_ratio: float
-    """0 to 1, never above ``magnitude_change_ratio`` but for round-off"""
+    """0 to 1, never above ``magnitude_change_ratio`` except for round-off"""
     cosine: float | None
     """-1 to 1, over all tensors at once"""
     cosine_mean: float | None

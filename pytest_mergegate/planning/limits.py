@@ -193,7 +193,7 @@ class MergeLimits:
         return Evidence(
             value=Value(number=expected, interval=(0.0, most)),
             basis="predicted",
-            detail=f"a loss on {found.labelled} examples is not foretold, it takes {FEWEST}",
+            detail=f"a loss on {found.labelled} examples is not predicted, it takes {FEWEST}",
             undecided=found.labelled < FEWEST,
         )
 

@@ -142,7 +142,7 @@ def _compared(folder: Path, own: Path) -> Identity:
 
 
 def _is_equal(name: str, one: StoredTensors, other: StoredTensors) -> bool:
-    """Whether a tensor has the same numbers, but for the rounding of one precision to another."""
+    """Whether a tensor has the same numbers, up to the rounding of one precision to another."""
     if not (one.is_float(name) and other.is_float(name)):
         return one[name].dtype == other[name].dtype
     a, b = one.sample(name, _SAMPLE), other.sample(name, _SAMPLE)

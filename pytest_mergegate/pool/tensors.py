@@ -137,7 +137,7 @@ class StoredTensors(Mapping[str, TensorHeader]):
             return reader.floats(0, header.size).reshape(header.shape)
 
     def blocks(self, name: str, elements: int = _BLOCK) -> Iterator[FloatArray]:
-        """Tensor ``name`` flat, in blocks of ``elements`` but for the last. Raises PoolError as
+        """Tensor ``name`` flat, in blocks of ``elements`` except for the last. Raises PoolError as
         ``floats`` does.
         """
         size = self[name].size

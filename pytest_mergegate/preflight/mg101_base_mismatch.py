@@ -152,7 +152,7 @@ def _forward(config: Mapping[str, Any]) -> dict[str, object]:
     known["rope_factor"] = rope.get("factor", 1.0)
     for key in _ACTIVATIONS:
         if isinstance(named := config.get(key), str):
-            known[key] = named.split("_")[0]  # gelu_new, gelu_fast, ... are one but for rounding
+            known[key] = named.split("_")[0]  # gelu_new, gelu_fast, ... are one except for rounding
     return {k: v for k, v in known.items() if isinstance(v, (int, float, str))}
 
 

@@ -27,7 +27,7 @@ def find(pool: Pool) -> Findings:
 
 
 def _has_a_double(one: Expert, group: list[Expert], pool: Pool) -> bool:
-    """Whether another has the same norms but for round-off; only then are hashes waited for."""
+    """Whether another has the same norms except for round-off; only then are hashes waited for."""
     own = pool.statistics[one.name].norms
     return any(
         all(_are_close(norm, own.get(name)) for name, norm in pool.statistics[e.name].norms.items())

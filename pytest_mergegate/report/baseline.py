@@ -186,7 +186,7 @@ def _without_cases(merge: MergeRecord) -> MergeRecord:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two entries say the same but for round-off."""
+    """Whether two entries say the same except for round-off."""
     if isinstance(one, Report) and isinstance(other, Report):
         one, other = (r.model_dump(mode="json", exclude=_PASSING) for r in (one, other))
     if isinstance(one, dict) and isinstance(other, dict):

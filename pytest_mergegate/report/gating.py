@@ -1,4 +1,4 @@
-"""The pipeline, readable top to bottom: a gate goes down the stages until it is decided."""
+"""The pipeline, readable top to bottom: a gate is taken through the stages until it is decided."""
 
 import logging
 from dataclasses import replace

@@ -22,7 +22,7 @@ _MEASURED = ("score_base", "score_expert", "score_merged", "loss", "gain_kept", 
 
 
 def forecast_records(case: Case) -> Iterator[ForecastRecord]:
-    """What was foretold of every expert under every method, by states and by sums."""
+    """What was predicted of every expert under every method, by states and by sums."""
     yield from map(ForecastRecord.of, case.hidden.forecasts if case.hidden else ())
     for run in case.surrogates:
         told = {"method": run.method, "kind": "surrogate", "exact": run.exact}

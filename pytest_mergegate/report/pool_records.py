@@ -115,7 +115,7 @@ class ConflictsRecord(Record):
 
 
 class BoundsRecord(Record):
-    """What no merge can beat (squared units of the hidden states, but for the diameter)."""
+    """What no merge can beat (squared units of the hidden states, except for the diameter)."""
 
     diameter: Number
     relative_diameter: Number | None

@@ -1,4 +1,4 @@
-"""A pool goes down five stages, each deeper and dearer, until the budgets are decided."""
+"""A pool is taken through five stages, each deeper and costlier, until the budgets are decided."""
 
 from collections.abc import Callable, Iterator, Mapping
 

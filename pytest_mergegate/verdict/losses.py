@@ -116,7 +116,7 @@ def _certified(asked: Asked) -> Evidence | None:
     lacking = _lacking_evidence(asked.limit, expert, merge, asked.case)
     predicted = _predicted(asked)
     if predicted is None:
-        detail = joined(bound.detail, lacking, _not_foretold(spec.comparison))
+        detail = joined(bound.detail, lacking, _not_predicted(spec.comparison))
         return replace(bound, detail=detail, undecided=True)
     if not predicted.undecided:
         return predicted
@@ -124,12 +124,12 @@ def _certified(asked: Asked) -> Evidence | None:
     return replace(predicted, detail=joined(predicted.detail, said, lacking))
 
 
-def _not_foretold(comparison: str) -> str | None:
+def _not_predicted(comparison: str) -> str | None:
     """Why past merges say nothing of answers that are compared in another way than theirs."""
     if comparison == EXACT:
         return None
     return (
-        f"no loss is foretold: too few recorded merges are compared by {comparison}, and those "
+        f"no loss is predicted: too few recorded merges are compared by {comparison}, and those "
         "that came with the package exactly"
     )
 

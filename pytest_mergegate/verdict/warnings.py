@@ -45,7 +45,7 @@ def _copies(case: Case) -> Iterator[Finding]:
                 code="MG106",
                 severity="warning",
                 expert=pair.b,
-                message=f"changes the base as expert {pair.a!r} does, but for rounding (their "
+                message=f"changes the base as expert {pair.a!r} does, except for rounding (their "
                 f"magnitude change ratio is {number_text(ratio)}); a merge counts it twice",
                 fix="remove one of the two, or correct the path that was copied",
             )

@@ -243,7 +243,7 @@ def test_adalora_after_its_ranks_were_allocated(tmp_path: Path, seed: int) -> No
 
 @pytest.mark.parametrize("container", ["factors", "precision", "shards"])
 def test_one_expert_in_two_containers(tmp_path: Path, seed: int, container: str) -> None:
-    """Their files differ, their task vectors do not but for rounding."""
+    """Their files differ, their task vectors do not except for rounding."""
     full = container == "shards"
     kind = "full" if full else "lora"
     gate = write_pool(tmp_path, "llama", seed, kind, kind, kind)

@@ -30,7 +30,7 @@ LIMIT = 0.6
 
 @pytest.fixture(scope="module")
 def rewording(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
-    """The merge says what the expert says, but for one word in six."""
+    """The merge says what the expert says, except for one word in six."""
     said = sentences(seed)
     spoken = {"plain": said, "reworded": reworded(said, EVERY, seed)}
     return write_talkers(tmp_path_factory.mktemp("rewording"), seed, spoken)

@@ -317,7 +317,7 @@ class TestComparisons:
         assert bool(of(report, "beds")) is (metric == "exact_match")
         if metric == "rouge_l" and not heard:
             assert statuses == {"inconclusive"}
-            said = "no loss is foretold: too few recorded merges are compared by rouge_l"
+            said = "no loss is predicted: too few recorded merges are compared by rouge_l"
             assert all(said in v.message for v in report.verdicts)
 
     def test_of_one_pool_each_expert_hears_of_its_own(

@@ -147,7 +147,7 @@ def _path() -> str:
 
 
 def _environment(top: Path, settings: dict[str, str]) -> dict[str, str]:
-    """The process's own without its variables for git, but for where the user's settings are."""
+    """The process's own without its variables for git, except for where the user's settings are."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k in _KEPT}
     given = os.environ.get("GIT_CONFIG_COUNT", "")
     pairs = [

@@ -48,7 +48,7 @@ def greedy_answers(
     drafts: Sequence[Tokens],
     is_over: Callable[[list[int], int], bool],
 ) -> list[GreedyAnswer]:
-    """The model's own answers, each read as far as its draft, which may be empty, foretells it.
+    """The model's own answers, each read as far as its draft, which may be empty, predicts it.
 
     ``is_over`` says whether an answer ends there; the number is that of its prompt.
     """
@@ -62,7 +62,7 @@ def greedy_answers(
             draft, first = list(drafts[row]), len(prompts[row]) - 1 - one.begun
             own = one.hidden[place, first : first + max(1, len(draft))]
             states[row] = [own.to("cpu", torch.float32).clone()]
-            answers[row] = _foretold(reader.choose(states[row][0]).tolist(), draft)
+            answers[row] = _predicted(reader.choose(states[row][0]).tolist(), draft)
             if not is_over(answers[row], row):
                 left.append(place)
         if left:
@@ -83,7 +83,7 @@ def greedy_answers(
     ]
 
 
-def _foretold(chosen: list[int], draft: list[int]) -> list[int]:
+def _predicted(chosen: list[int], draft: list[int]) -> list[int]:
     """The draft up to the first token that the model does not choose, and the one it does."""
     for place, (own, told) in enumerate(zip(chosen, draft, strict=False)):
         if own != told:

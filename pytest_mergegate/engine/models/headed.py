@@ -62,7 +62,7 @@ class HeadedModel(Model):
         wanted: Sequence[tuple[str, ...] | None] | None = None,
     ) -> list[GreedyAnswer]:
         """The answers that ``decode`` gives, with the states that say so; each is read as far as a
-        draft, which may be empty, foretells it.
+        draft, which may be empty, predicts it.
 
         An answer that can become none of the texts that are ``wanted`` of it is left there.
         Raises PoolError where states are not finite.

@@ -194,7 +194,7 @@ class Model(ABC):
     def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
         """Last hidden states (after the final norm) at ``positions``.
 
-        One [T, d] float32 tensor on the CPU per row, in the given order; T is 1 but for the
+        One [T, d] float32 tensor on the CPU per row, in the given order; T is 1 except for the
         positions of an answer. Raises PoolError where they are not finite: no comparison with
         NaN means anything.
         """

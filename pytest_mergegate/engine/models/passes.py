@@ -53,7 +53,7 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """Some rows, read but for what all of them begin with."""
+    """Some rows, read except for what all of them begin with."""
 
     rows: list[int]
     begun: int
@@ -63,7 +63,7 @@ class Pass:
 
 
 def passes(reader: Reader, rows: Sequence[Tokens], most: Sequence[int]) -> Iterator[Pass]:
-    """All rows, batch by batch, each but for the beginning that it shares with others; at least
+    """All rows, batch by batch, each except for the beginning that it shares with others; at least
     what is behind ``most`` tokens of it."""
     groups = by_beginning(rows, most) if reader.shares else [((), [*range(len(rows))])]
     for begins, members in groups:

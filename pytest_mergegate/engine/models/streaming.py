@@ -90,8 +90,8 @@ def _leave(own: Mapping[str, Any], part: Any, *_: Any) -> None:
 
 
 def mapped(tensors: StoredTensors, name: str) -> Tensor:
-    """A tensor as stored, read-only: its pages are the file's and count as nobody's memory, but for
-    one that is put together from several."""
+    """A tensor as stored, read-only: its pages are the file's and count as nobody's memory, except
+    for one that is put together from several."""
     header = tensors[name]
     if tensors.is_joined(name):
         with tensors.reader(name) as reader:

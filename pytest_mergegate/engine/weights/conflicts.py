@@ -55,7 +55,7 @@ def tensor_conflicts(
     """The conflicts of every parameter that an expert changes, in the order of their names.
 
     Each stored number is read once for all pairs, or, as the gate file may ask, those of some rows
-    only; never more than a few rows of τ are in memory, but for experts whose τ ``dense`` has to
+    only; never more than a few rows of τ are in memory, except for experts whose τ ``dense`` has to
     give. What adapters have in factors goes to the ``accelerator``. Raises PoolError for a τ that
     is not finite and for files that cannot be read, GateError for an accelerator that adds up
     wrongly.

@@ -1,1 +1,1 @@
-"""What a score has meant so far: losses foretold from recorded merges, and thresholds."""
+"""What a score has meant so far: losses predicted from recorded merges, and thresholds."""

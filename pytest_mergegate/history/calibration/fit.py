@@ -1,8 +1,8 @@
-"""Losses foretold from a score: loss ~ method + expert + score, with intervals that hold.
+"""Losses predicted from a score: loss ~ method + expert + score, with intervals that hold.
 
 Effects are in scales of the residuals at a score, so that where the score leaves nothing open they
 leave nothing open either. Intervals are conformal over whole merges: how far a merge's losses lie
-from what others foretell for them, each merge with the same weight, one more with all its losses
+from what others predict for them, each merge with the same weight, one more with all its losses
 at infinity (a hierarchical conformal quantile).
 """
 
@@ -262,7 +262,7 @@ def _distances(
     parts: Sequence[npt.NDArray[np.bool_]],
     models: Sequence[FittedLosses],
 ) -> Floats:
-    """How many spreads each loss lies from what the model of the other groups foretells."""
+    """How many spreads each loss lies from what the model of the other groups predicts."""
     found = np.zeros(len(observations))
     for part, model in zip(parts, models, strict=True):
         for k in np.flatnonzero(part).tolist():

@@ -219,7 +219,7 @@ class Validation:
 def validate(
     observations: Sequence[Observation], score: str = "disagreement", confidence: float = 0.90
 ) -> Validation:
-    """Calibrate without one group after the other (without a twentieth of many) and foretell it.
+    """Calibrate without one group after the other (without a twentieth of many) and predict it.
 
     Raises:
         Undefined: ``needs_more_merges``: too few are left.

@@ -1,1 +1,1 @@
-"""What past merges cost: measured losses, kept beside the scores that should have foretold them."""
+"""What past merges cost: measured losses, kept beside the scores that should predict them."""

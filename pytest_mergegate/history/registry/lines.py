@@ -34,8 +34,8 @@ SCORES: Final = {
     "cosine": "the weights",
 }
 """Every score of an expert under a merge, and what it takes to compute it. The larger the riskier,
-but for ``cosine`` and ``token_agreement``. ``surrogate`` and ``disagreement`` are mean distances of
-answers to the expert's own inputs (``ScoredExpert.compared_by``), ``states`` the share that is
+except for ``cosine`` and ``token_agreement``. ``surrogate`` and ``disagreement`` are mean distances
+of answers to the expert's own inputs (``ScoredExpert.compared_by``), ``states`` the share that is
 answered differently; ``token_agreement`` and ``total_variation`` are of answers that are texts; the
 ratios, the cosine and the distance are means over its partners."""
 

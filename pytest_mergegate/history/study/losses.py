@@ -49,7 +49,7 @@ class Point:
 
 
 def points_of(bed: str, lines: Iterable[RegistryLine]) -> tuple[Point, ...]:
-    """Every expert of every merge, as it was found last, but for those whose loss is not known."""
+    """Every expert of every merge, as it was found last, without those whose loss is not known."""
     merges = latest(lines).values()
     known = {(one.name, one.fingerprint) for line in merges for one in line.experts}
     count = Counter(name for name, _ in known)

@@ -72,7 +72,7 @@ def pair_matrices(
 def correlations(
     points: Sequence[Point], permutations: int = PERMUTATIONS
 ) -> dict[tuple[str, str], Correlation]:
-    """By method and metric, but for what has fewer than four pairs or does not vary."""
+    """By method and metric, except for what has fewer than four pairs or does not vary."""
     from scipy.stats import pearsonr
 
     found = {}

@@ -92,7 +92,7 @@ SERIES = {
     "upper": "certificate: at most",
     "loss": "measured loss of score",
 }
-"""What is told of an expert under a method: shares of its answers, but for the loss."""
+"""What is told of an expert under a method: shares of its answers, except for the loss."""
 Told = dict[str, dict[str, Value]]
 """By expert, then by series."""
 
@@ -241,20 +241,20 @@ def _merged(
     measured = _column(report, "loss", "%", LOSS, values["loss"], digits=1, intervals=intervals)
     yield measured
     if measured.empty and limit_of(report, LOSS) is not None:
-        # those that are certified, and those that past merges foretold and that were judged
+        # those that are certified, and those that past merges predicted and that were judged
         certified = {
             found.expert: value_of(found, "loss").times(-1)
             for found in report.predictions
             if (found.source, found.method) == ("certificate", merge.method)
         }
         yield _column(report, "certified loss", "%, at most", LOSS, certified, digits=1)
-        foretold = {
+        predicted = {
             v.expert: value_of(v, "value")
             for v in report.verdicts
             if (v.budget, v.basis, v.method) == (LOSS, "predicted", merge.method)
             and v.expert is not None
         }
-        yield _column(report, "predicted loss", "%", LOSS, foretold, digits=1)
+        yield _column(report, "predicted loss", "%", LOSS, predicted, digits=1)
     merged = {expert.name: expert for expert in merge.experts}
     kept = {name: value_of(merged.get(name), "gain_kept") for name in report.expert_names}
     yield _column(report, "gain", "kept", GAIN, kept, intervals=intervals)

@@ -144,7 +144,7 @@ def worst_of(merge: MergeRecord) -> str:
 
 
 def told_findings(report: Report) -> list[FindingRecord]:
-    """The findings, but for those that repeat a diagnosis."""
+    """The findings, except for those that repeat a diagnosis."""
     said = {diagnosis.expert for diagnosis in report.diagnoses}
     return [f for f in report.findings if f.code != DIAGNOSIS or f.expert not in said]
 

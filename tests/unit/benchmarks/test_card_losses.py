@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 from card.bands import EDGES, band_of, bands_text, deciding_cells, is_within
 from card.beds import evidence
 from card.exact import exact_text, nearly_right, sameness
-from card.losses import Foretold
+from card.losses import Predicted
 from card.ranks import base_rates
 from card.scores import SCORES
 
@@ -91,7 +91,8 @@ def test_the_deciding_band_is_counted_apart(seed: int) -> None:
     losses = [-5.0, -50.0, *(-rng.uniform(0, 100, 80)).round(1).tolist()]
     errors = rng.choice([-2.0, -0.5, 0.5, 2.0], len(losses)).tolist()  # on no edge
     of = [
-        foretold(loss, rng.uniform(1, 9), error) for loss, error in zip(losses, errors, strict=True)
+        predicted(loss, rng.uniform(1, 9), error)
+        for loss, error in zip(losses, errors, strict=True)
     ]
     inside, outside = [], []
     for one in of:
@@ -103,7 +104,7 @@ def test_the_deciding_band_is_counted_apart(seed: int) -> None:
     assert deciding_cells(outside) == []
 
 
-def naive_cells(of: Sequence[Foretold]) -> list[object]:
+def naive_cells(of: Sequence[Predicted]) -> list[object]:
     covered, width = 0, 0.0
     for one in of:
         covered += one.low <= one.loss <= one.high
@@ -111,9 +112,9 @@ def naive_cells(of: Sequence[Foretold]) -> list[object]:
     return [len(of), f"{covered / len(of):.1%}", pytest.approx(width / len(of))]
 
 
-def foretold(loss: float, half: float, error: float) -> Foretold:
+def predicted(loss: float, half: float, error: float) -> Predicted:
     point = loss + error * half
-    return Foretold(
+    return Predicted(
         bed="x",
         merge="m",
         method="linear",

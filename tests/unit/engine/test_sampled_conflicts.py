@@ -151,7 +151,7 @@ def test_standard_errors_are_the_spread_of_estimates(trials: Trials, ratio: str)
         estimates = np.array([value.number for value in values])
         errors = np.array([value.standard_error for value in values])
         assert np.sqrt(np.mean(errors**2)) == pytest.approx(estimates.std(), rel=0.2)
-        # right on average, but for what a ratio of estimates is off
+        # right on average, except for what a ratio of estimates is off
         assert abs(estimates.mean() - number) <= 4 * estimates.std() / np.sqrt(TRIALS)
 
 

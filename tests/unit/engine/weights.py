@@ -48,7 +48,7 @@ class Files:
         )
 
     def draw(self, shape: Iterable[int], dtype: str = "F32", zeros: float = 0.0) -> torch.Tensor:
-        """Continuous numbers of one size, but for zeros of both signs and denormals."""
+        """Continuous numbers of one size, except for zeros of both signs and denormals."""
         rng, shape = self.rng, tuple(shape)
         numbers = np.asarray(rng.normal(size=shape) * 10.0 ** rng.integers(-2, 2))
         for share, value in ((zeros, 0.0), (zeros / 4, -0.0), (zeros / 4, TINY[dtype])):

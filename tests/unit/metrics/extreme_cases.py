@@ -42,7 +42,7 @@ BAD: tuple[Any, ...] = (
     10**400,
     1j,
 )
-"""What no argument may be, but for those in ``takes``."""
+"""What no argument may be, except for those in ``takes``."""
 _EVERY = tuple(range(len(BAD)))
 
 

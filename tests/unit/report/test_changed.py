@@ -59,7 +59,7 @@ def answer(index: int, **given: Any) -> ChangedAnswer:
 def scored(
     own: list[float], merged: list[float], answers: dict[int, str] | None = None
 ) -> dict[str, Any]:
-    """The scores of examples in reverse order, but for the first of them, which is a copy."""
+    """The scores of examples in reverse order, except for the first of them, which is a copy."""
     inputs = tuple(range(1, len(own) + 1))
     zero = np.zeros(len(own))
     return {

@@ -700,7 +700,7 @@ def test_number_text_has_no_minus_zero() -> None:
 
 
 def test_two_total_losses_are_told_apart_by_the_others(gate: Gate) -> None:
-    """Foretold ones differ a little between methods, which says nothing."""
+    """Predicted ones differ a little between methods, which says nothing."""
     merges = (merged("ruins", 0.999, 0.998, 0.997), merged("spares", 1.0, 0.1, 0.1))
     judgement = judge(
         budgeted(gate, max_disagreement=0.3), Case(pool=pool(), merges=merges), "merge"

@@ -1,4 +1,4 @@
-"""What recorded merges may decide: a loss that they foretell, a limit that they set."""
+"""What recorded merges may decide: a loss that they predict, a limit that they set."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pytest_mergegate.verdict.past_merges import Prediction, resolve_limits
 LIMIT = 10.0
 
 
-def foretold(low: float, high: float, **changes: Any) -> Prediction:
+def predicted(low: float, high: float, **changes: Any) -> Prediction:
     """A loss that is worse than ``low`` percent, and no worse than ``high``."""
     given: dict[str, Any] = {
         "expert": "a",
@@ -51,7 +51,7 @@ class TestPredictedLosses:
     def test_what_they_decide(self, ends: tuple[float, float], other: bool, enough: bool) -> None:
         """A pass rests on merges that are like this one and scores on as many inputs; a failure
         on merges that are like it."""
-        found = told(foretold(*ends, other=other, enough=enough))
+        found = told(predicted(*ends, other=other, enough=enough))
         assert found is not None
         status = compare(found, LIMIT, "point")
         if ends == WITHIN:
@@ -70,28 +70,28 @@ class TestPredictedLosses:
         ],
     )
     def test_why_one_passes_nothing(self, changes: dict[str, Any], says: str) -> None:
-        found = told(foretold(*WITHIN, **changes))
+        found = told(predicted(*WITHIN, **changes))
         assert found is not None
         assert says in found.detail
 
     def test_nothing_is_doubted_that_would_not_pass(self) -> None:
-        found = told(foretold(*OVER, enough=False))
+        found = told(predicted(*OVER, enough=False))
         assert found is not None
         assert "more inputs" not in found.detail
 
     def test_the_first_that_may_judge_is_heard(self) -> None:
-        certificate = foretold(*OVER, source="certificate")
-        unknown = replace(foretold(*OVER), loss=Value.missing("lost"))
-        found = told(certificate, unknown, foretold(*WITHIN), foretold(*OVER))
+        certificate = predicted(*OVER, source="certificate")
+        unknown = replace(predicted(*OVER), loss=Value.missing("lost"))
+        found = told(certificate, unknown, predicted(*WITHIN), predicted(*OVER))
         assert found is not None
         assert compare(found, LIMIT, "point") == "pass"
 
     @pytest.mark.parametrize("asked", [{"expert": "b"}, {"method": "ties"}])
     def test_those_of_others_are_not_heard(self, asked: dict[str, str]) -> None:
-        assert told(foretold(*WITHIN), **asked) is None
+        assert told(predicted(*WITHIN), **asked) is None
 
     def test_the_paper_decides_nothing(self) -> None:
-        assert told(foretold(*WITHIN, source="paper")) is None
+        assert told(predicted(*WITHIN, source="paper")) is None
 
 
 BASE = "the base"

@@ -1,4 +1,4 @@
-"""Losses that are foretold: monotone, within their intervals, and open where nothing is known."""
+"""Losses that are predicted: monotone, within their intervals, and open where nothing is known."""
 
 from __future__ import annotations
 

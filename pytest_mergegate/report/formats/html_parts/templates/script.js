@@ -241,7 +241,7 @@
   const redraw = () => Promise.all(drawn.map((plot) => plot.draw()));
 
   // paper is white and narrow, and folds nothing out
-  // but for cases, of which those that are open are printed
+  // except for cases, of which those that are open are printed
   const folds = () => document.querySelectorAll("details:not([open]):not(.changed)");
   addEventListener("beforeprint", () => {
     root.dataset.print = "";
