@@ -122,8 +122,9 @@ def sections(
 
 
 def _serving(case: Case, judgement: Judgement | None) -> tuple[ServingRecord, ...]:
-    """How the pool would be served unmerged, once no merge passes."""
-    if judgement is None or judgement.status != "fail" or case.pool.merged is not None:
+    """How the pool would be served unmerged, once it was merged here and no merge passes."""
+    made = case.merges and case.pool.merged is None
+    if judgement is None or judgement.status != "fail" or not made:
         return ()
     return tuple(map(ServingRecord.of, serving_of(case.pool)))
 

@@ -202,7 +202,7 @@ class Report(Record):
     remedies: tuple[RemedyRecord, ...] = ()
     """What was tried and would pass, the best first; where there is none, ``plan`` has groups."""
     serving: tuple[ServingRecord, ...] = ()
-    """Where the gate failed: how its adapters would be served without a merge."""
+    """Where merges were made and none passed: how its adapters would be served without a merge."""
     baseline: BaselineRecord | None = None
     """None where no baseline was given."""
 
