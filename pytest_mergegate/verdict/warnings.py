@@ -1,5 +1,6 @@
 """Warnings about verdicts that stand on weak ground."""
 
+import math
 from collections.abc import Iterator
 
 from pytest_mergegate.common.findings import Finding
@@ -14,6 +15,8 @@ from pytest_mergegate.verdict.losses import inputs_text
 
 _FAR = 0.5
 """Of the size of a change: rounding to bfloat16 makes about 0.1 of a small LoRA's."""
+_LESS = 0.1
+"""Of a score: what examples, prompts and decoding may make."""
 _ROUNDING = 0.01
 """What storing in bfloat16 makes of equal task vectors."""
 
@@ -25,6 +28,7 @@ def find_warnings(gate: Gate, case: Case, judgement: Judgement) -> Iterator[Find
     yield from _predicted(case, judgement)
     yield from _off_the_sum(case)
     yield from _finished(case)
+    yield from _under_their_score(case)
     judged = {v.method for v in judgement.verdicts if v.method is not None}
     compared = [(merge.method.label, merge.experts) for merge in case.merges]
     compared = compared or [(s.method, s.experts) for s in case.surrogates]
@@ -135,6 +139,29 @@ def _finished(case: Case) -> Iterator[Finding]:
                 f"changes by {merge.fidelity:.0%} of its size, most of all in {merge.farthest!r}",
                 fix="export from float32, or to a finer precision; look at that tensor first",
             )
+
+
+def _under_their_score(case: Case) -> Iterator[Finding]:
+    """Experts that score far less here than they are known to: no file shows on what an adapter
+    was trained, if that was more than the base that it names."""
+    for found in case.evaluations[0].experts if case.evaluations else ():
+        known = case.pool.spec.experts[found.name].score
+        if known is None or not found.examples:
+            continue
+        count, own, base = found.examples, found.score_expert, found.score_base
+        chance = 2 * math.sqrt(known * (1 - known) / count + 1 / count**2)
+        if not known - own > max(_LESS, chance):
+            continue
+        beside = f"; the base by itself scores {number_text(base)}" if base >= own - _LESS else ""
+        yield Finding(
+            code="MG310",
+            severity="warning",
+            expert=found.name,
+            message=f"scores {number_text(own)} on {count} examples, its `score` is "
+            f"{number_text(known)}{beside}",
+            fix="if it was trained on top of another adapter, or on a base changed before, merge "
+            "that into the base first; else correct score, metric or examples",
+        )
 
 
 def _weak(gate: Gate, expert: MergedExpert, longest: int | None) -> Iterator[Finding]:
