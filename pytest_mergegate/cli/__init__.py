@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.errors import GateError, UsageError, no_torch
 from pytest_mergegate.common.plain_text import complain, cut
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.option_table import Given, Option, read_options
@@ -121,6 +122,8 @@ def add_commands(parser: Parser, given: Collection[str] = tuple(_COMMANDS)) -> N
 
 def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="mergegate", description=__doc__)
+    told = f"pytest-mergegate {version('pytest-mergegate')}"
+    parser.add_argument("--version", action="version", version=told, help="print the version")
     add_commands(parser, sys.argv if arguments is None else arguments)
     chosen = parser.parse_args(arguments)
     try:
@@ -131,6 +134,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(str(error))
     except GateError as error:  # a file that an option names
         complain(str(error).splitlines())
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        complain([str(no_torch())])
     except BrokenPipeError:  # whoever read along has heard enough; what is left to say is lost
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

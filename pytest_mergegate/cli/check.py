@@ -43,8 +43,10 @@ def add_to(check: Parser) -> None:
     told = "write the merge of the one gate there, once it has passed"
     check.add_argument("--output", type=Path, metavar="DIR", help=told)
     volume = check.add_mutually_exclusive_group()
-    volume.add_argument("-v", "--verbose", action="count", default=0)
-    volume.add_argument("-q", "--quiet", action="count", default=0)
+    told = "say all that was found, of all gates; -vv also the conflicts by layer"
+    volume.add_argument("-v", "--verbose", action="count", default=0, help=told)
+    told = "one line for each gate that did not pass; write no registry that is not named"
+    volume.add_argument("-q", "--quiet", action="count", default=0, help=told)
 
 
 def run(chosen: argparse.Namespace) -> int:

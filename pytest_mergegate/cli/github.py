@@ -38,7 +38,8 @@ def add_to(parser: Parser) -> None:
     """Declare the arguments."""
     parser.add_argument("reports", type=Path, metavar="DIR", help="where mergegate-report.json is")
     parser.add_argument("--exit-code", type=int, required=True, metavar="N", help="the check's")
-    parser.add_argument("--require-gates", type=int, default=1, metavar="N")
+    told = "how many gates the check had to find (default: 1)"
+    parser.add_argument("--require-gates", type=int, default=1, metavar="N", help=told)
     parser.add_argument("--changed-since", default="", metavar="REF", help="as given to the check")
     parser.add_argument("--html", type=Path, metavar="PATH", help="where the HTML report is put")
     parser.add_argument("--pull-request", default="", metavar="N", help="its number, if any")

@@ -32,6 +32,7 @@ from pytest_mergegate.report.formats.terminal import progress_bar
 from pytest_mergegate.report.gating import run_gate
 from pytest_mergegate.report.merge_records import MergedExpertRecord
 from pytest_mergegate.report.types import Report
+from pytest_mergegate.verdict.budgets import cap_options
 
 SCHEMA = "pytest-mergegate/plan/1"
 _HEAD = ("method", "weights", "forecast", "worst off", "disagreement", "loss %", "distortion", "by")
@@ -53,8 +54,8 @@ def add_to(plan: Parser) -> None:
     told = "groups that may be tried (default: 200)"
     plan.add_argument("--most-trials", type=int, metavar="N", help=told)
     registry = f"recorded merges, for limits that are auto@RATE (default: {REGISTRY})"
-    shared = ("device", "cache", "no-cache", "registry", "no-code")
-    plan.add_options((OPTIONS[name] for name in shared), registry=registry)
+    shared = ("device", "cache", "no-cache", "registry", "no-registry", "no-code")
+    plan.add_options((*cap_options(), *(OPTIONS[name] for name in shared)), registry=registry)
     plan.add_argument("-v", "--verbose", action="store_true", help="show every merge forecast")
 
 
@@ -66,6 +67,7 @@ def run(chosen: argparse.Namespace) -> int:
     _check_options(chosen)
     options = options_of(chosen)
     gate = load_gate(chosen.gate)
+    gate = gate.with_budget(gate.spec.effective_budget.capped(options.caps))
     if options.no_code:
         refuse_code(gate)
     with progress_bar() as tell:

@@ -87,6 +87,15 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def no_torch() -> GateError:
+    """The error of a machine without PyTorch, which only preflight does without."""
+    return GateError(
+        "PyTorch is not installed",
+        fix="pip install torch, best the build for this machine (https://pytorch.org/get-started); "
+        "without a GPU: pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    )
+
+
 def did_you_mean(
     given: object, known: Iterable[str], called: str = "known keys", *, cutoff: float = 0.5
 ) -> str:

@@ -1,6 +1,7 @@
 """YAML, or the arguments of ``@mergeable``, to a validated gate; every error with its line."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from pytest_mergegate.gate.sections import BUILTIN_METRICS, HARNESS, ExpertSpec
 from pytest_mergegate.gate.spec import GateSpec
 
 # what pydantic adds to a location beside the file's own keys, from the third part on
+_REPORT = re.compile(rb'\A\s*\[?\s*\{\s*"schema":\s*"(pytest-mergegate/[a-z]+/\d+)"')
 _PYDANTIC_PARTS = ("[key]", "literal[", "dict[", "<")
 _SHOWN = 5
 """Folders that a message names."""
@@ -64,8 +66,25 @@ def load_gate(path: Path, *, merged: str | None = None) -> Gate:
 
     Raises GateFileError with every problem of the file at once, each with ``file:line``.
     """
+    _refuse_reports(path)
     data, lines = read_yaml(path)
     return _validate(data, root=path.parent.resolve(), path=path, lines=lines, merged=merged)
+
+
+def _refuse_reports(path: Path) -> None:
+    """Raise GateFileError for what this package writes as JSON: a report, a plan."""
+    try:
+        with path.open("rb") as file:
+            found = _REPORT.search(file.read(1 << 12))
+    except OSError:
+        return  # which reading it as a gate says
+    if found is None:
+        return
+    what = f"this is no gate file, but what a gate's run wrote ({found[1].decode()})"
+    fix = (
+        f"name the gate file; mergegate report {shown(path.name)} or mergegate show reads a report"
+    )
+    raise GateFileError([GateError(what, where=_name(path), fix=fix)])
 
 
 def gate_from(

@@ -58,7 +58,8 @@ def parse_cache(given: Given | None) -> Path | None:
 
     folder = given.folder / Path(given.value).expanduser() if given else cache_folder()
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError(f"the cache {folder} is a file; name a folder")
+        asked = f"{given.name}: " if given is not None and given.asked else "the cache "
+        raise UsageError(f"{asked}{folder} is a file; name a folder")
     try:
         if folder is not None:
             check_cache(folder)
@@ -77,7 +78,7 @@ def _file(path: Path, option: str, colon: str = ":") -> Path:
 
 def _parse_registry(given: Given) -> Path:
     path = given.folder / Path(given.value or REGISTRY).expanduser()
-    return _file(path, "the registry", colon="")
+    return _file(path, given.name if given.asked else "the registry", ":" if given.asked else "")
 
 
 def _parse_size(given: Given) -> int:

@@ -4,7 +4,8 @@ import datetime
 import math
 import platform
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,11 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     packages = ("pytest-mergegate", "torch", "transformers", "peft", "mergekit", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with suppress(PackageNotFoundError):  # preflight runs without torch
+            found[name] = version(name)
+    return found
 
 
 def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.errors import GateError, GateFileError, PoolError, no_torch
 from pytest_mergegate.common.files.cache_folder import cache_folder, check_cache
 from pytest_mergegate.common.findings import Finding, cache_finding, file_finding, internal_finding
 from pytest_mergegate.common.statuses import Status
@@ -93,6 +93,10 @@ def run_gate(gate: Gate, options: Options, baseline: Baseline | None = None) -> 
         run.findings.append(Finding.of(error))
     except GateError as error:
         run.findings.append(file_finding(error))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        run.findings.append(file_finding(no_torch()))
     except Exception as error:  # a bug of ours must fail this gate, and leave its report behind
         logging.getLogger(__name__).exception("internal error in gate %s", gate.name)
         run.findings.append(internal_finding(error))

@@ -150,10 +150,11 @@ def told_findings(report: Report) -> list[FindingRecord]:
 
 
 def finding_text(finding: FindingRecord) -> str:
-    """One finding on one line."""
+    """One finding on one line; what is no error is marked as what it is."""
+    mark = "" if finding.severity == "error" else f"{finding.severity}: "
     about = f"{clean(finding.expert)}: " if finding.expert else ""
     fix = f" (fix: {clean(finding.fix)})" if finding.fix else ""
-    return f"{finding.code} {about}{clean(finding.message)}{fix}"
+    return f"{mark}{finding.code} {about}{clean(finding.message)}{fix}"
 
 
 class Quantity(NamedTuple):
