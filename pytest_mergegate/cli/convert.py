@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_mergegate.cli import Parser, run_unpickle
+from pytest_mergegate.cli.mlx import MLX, convert_mlx
 from pytest_mergegate.common.errors import GateError, PoolError, UsageError
 from pytest_mergegate.common.files.writing import Unwritten, make_folder, write_file
 from pytest_mergegate.common.plain_text import say, shown
@@ -49,6 +50,8 @@ def run(chosen: argparse.Namespace) -> int:
     if target != folder and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--output: {target} is there already", fix="name another")
     config = read_adapter_config(folder, expert=None)
+    if (folder / MLX).is_file() and not (folder / WEIGHTS).is_file():
+        return convert_mlx(folder, chosen.output, config, chosen.base)
     base = _base(chosen.base, config, folder)
     with tempfile.TemporaryDirectory(prefix="mergegate-") as work:
         source = folder / WEIGHTS

@@ -68,6 +68,11 @@ _WHY: dict[str, str] = {
 }
 """Why an adapter with such a start, or setting, is no change of the weights that could be worked
 out again."""
+_MLX = "adapters.safetensors"
+ZERO3 = (
+    "DeepSpeed's ZeRO-3 saves such empty tensors where each process holds a part: gather the "
+    "weights (stage3_gather_16bit_weights_on_model_save, or zero_to_fp32.py) and save again"
+)
 _CONFIG_BYTES = 4 << 20
 _MOST_PAIRS, _LONG = 5_000_000, 100
 _LOOKED_UP = ("target_modules", "exclude_modules")
@@ -91,10 +96,19 @@ def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
         held = "is empty" if not any(path.iterdir()) else f"has no {CONFIG} and no config.json"
         held += f"; {shown(inside[-1])}/ in it has" if inside else ""
         fix = "point to a folder that save_pretrained wrote"
+        if inside:  # save_pretrained of an adapter that is not called default
+            fix = "PEFT saves an adapter under its name: write the path of the folder that is meant"
         raise PoolError(f"{path.name}/ {held}", expert=name, where=where, fix=fix)
     if not (path / WEIGHTS).is_file():
         refuse_pickles(path, expert=name)
         fix = "save the adapter as safetensors: model.save_pretrained(path)"
+        if (path / _MLX).is_file():
+            what = (
+                f"{path.name}/ holds {_MLX}, as mlx-lm writes it: factors under other names, the "
+            )
+            what += "other way round, and settings that PEFT does not know"
+            fix = "mergegate convert DIR --output OUT writes it as PEFT does"
+            raise PoolError(what, code="MG002", expert=name, where=where, fix=fix)
         raise PoolError(f"{path.name}/ has no {WEIGHTS}", expert=name, where=where, fix=fix)
     config = read_adapter_config(path, expert=name)
     _check_supported(config, f"{path.name}/{CONFIG}", name)

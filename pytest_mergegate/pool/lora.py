@@ -15,6 +15,7 @@ from pytest_mergegate.pool.adapters import (
     PREFIX,
     WEIGHTS,
     WRAPPED,
+    ZERO3,
     is_saved,
     saved_modules,
 )
@@ -139,7 +140,8 @@ class LoraAdapter:
         a, b = self.tensors[key_a].shape, self.tensors[key_b].shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
             what = f"the factors of {module!r} do not fit: A {a}, B {b}"
-            raise self.refused("MG104", what, _SAVE_AGAIN)
+            empty = 0 in (*a, *b)
+            raise self.refused("MG104", what, ZERO3 if empty else _SAVE_AGAIN)
         lengths = self.tensors[keys["magnitude"]] if "magnitude" in keys else None
         if lengths is not None and lengths.size != b[0]:
             what = f"DoRA's magnitudes of {module!r} are {list(lengths.shape)}, "

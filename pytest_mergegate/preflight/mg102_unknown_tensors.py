@@ -12,6 +12,10 @@ from pytest_mergegate.preflight.told import Findings, error, warning
 
 _OTHER_BASE = "gate against the base it was trained on, or restore the tensor names"
 _NO_BIAS = "under lora_bias, PEFT merges only into layers with a bias; train without lora_bias"
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
 _COMPARED = 200
 """Characters of a name: looking for a similar one takes their square."""
 
@@ -42,6 +46,14 @@ def _hint(parameter: str, base: Base) -> str:
     """The base's parameter that was probably meant."""
     if len(parameter) > _COMPARED:
         return ""
+    module = parameter.removesuffix(".weight").rpartition(".")[2]
+    for fused, parts in _FUSED.items():
+        there = all(any(f".{part}.weight" in name for name in base.tensors) for part in parts)
+        if module == fused and there:
+            told = " and ".join(parts)
+            return f"; it was trained on a model that fuses what the base has as {told} (vLLM, ...)"
+        if module in parts and any(f".{fused}.weight" in name for name in base.tensors):
+            return f"; it was trained on a model that splits what the base has as {fused}"
     ending = parameter.rpartition(".")[2]
     alike = [name for name in base.tensors if name.endswith(ending)]
     close = difflib.get_close_matches(parameter, alike, n=1)

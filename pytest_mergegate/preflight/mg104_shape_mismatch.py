@@ -1,6 +1,7 @@
 """MG104: changes whose shape is not that of the base's parameter."""
 
 from pytest_mergegate.common.plain_text import shown
+from pytest_mergegate.pool.adapters import ZERO3
 from pytest_mergegate.pool.changes import Change, Computed, Factors, Rows
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.told import Findings, error
@@ -10,7 +11,7 @@ def find(pool: Pool) -> Findings:
     """A change must fit the weight that it is added to; resized embeddings are MG110's."""
     for expert in pool.experts:
         wrong = [
-            said
+            (said, change)
             for parameter, change in expert.changes.items()
             if parameter in pool.base.tensors
             and not pool.base.is_resized_by(change)
@@ -18,9 +19,10 @@ def find(pool: Pool) -> Findings:
         ]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            yield error(
-                wrong[0] + more, "gate against the base it was trained on", expert.name, final=True
-            )
+            first, change = wrong[0]
+            empty = any(expert.tensors[key].size == 0 for key in change.keys)
+            fix = ZERO3 if empty else "gate against the base it was trained on"
+            yield error(first + more, fix, expert.name, final=True)
 
 
 def _mismatch(change: Change, shape: tuple[int, ...]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pytest_mergegate.cli import main
 from pytest_mergegate.cli.convert import KEPT, PICKLE
+from pytest_mergegate.gate.gatefile import gate_from
 from pytest_mergegate.pool.adapters import WEIGHTS
+from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,3 +163,32 @@ def test_names_without_a_base(adapter: Path, convert: Run) -> None:
     code, said = convert(adapter)
     assert code == 2
     assert "--base REF" in said
+
+
+def test_an_adapter_of_mlx(adapter: Path, tmp_path: Path, convert: Run, tiny_pool: Path) -> None:
+    """mlx-lm computes x · A · B · scale, and keeps no alpha."""
+    tensors = load_file(adapter / WEIGHTS)
+    mlx = tmp_path / "mlx"
+    mlx.mkdir()
+    names = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b"}
+    own = {}
+    for key, tensor in tensors.items():
+        stem, _, part = key.removeprefix("base_model.model.").partition(".lora_")
+        own[f"{stem}.{names[f'lora_{part}']}"] = tensor.T.contiguous()
+    save_file(own, mlx / "adapters.safetensors")
+    settings: dict[str, Any] = {"fine_tune_type": "lora", "model": str(tiny_pool.parent / "base")}
+    settings["lora_parameters"] = {"rank": 4, "scale": 2.0, "dropout": 0.0}
+    (mlx / "adapter_config.json").write_text(json.dumps(settings))
+    assert convert(mlx)[0] == 4  # it would overwrite mlx-lm's configuration
+    assert convert(mlx, "--output", tmp_path / "out")[0] == 0
+    assert are_equal(load_file(tmp_path / "out" / WEIGHTS), tensors)
+    base = AutoModelForCausalLM.from_pretrained(tiny_pool.parent / "base")
+    model = PeftModel.from_pretrained(base, tmp_path / "out")
+    scales = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
+    assert scales == {2.0}
+    gate = {"a": "mlx", "b": "out"}
+    settings = {"base": str(tiny_pool.parent / "base"), "experts": gate}
+    found = run_preflight(gate_from(settings, root=tmp_path)).findings
+    assert [(f.code, f.expert) for f in found] == [("MG002", "a")]
+    assert "mlx-lm" in found[0].message
+    assert "mergegate convert" in found[0].fix

@@ -299,3 +299,41 @@ class TestPartsOfWhatIsTrainedBesideFactors:
         found = [f for f in files.findings() if f.code == "MG103"]
         assert len(found) == 2 - stored
         assert all(biases[1] in f.message for f in found)
+
+
+class TestWhatTheToolDid:
+    """Causes that the message names."""
+
+    def test_empty_tensors(self, files: Files) -> None:
+        empty = np.zeros((0,), np.float32)
+        files.edit_tensors("b", lambda t: t.update(dict.fromkeys(t, empty)))
+        found = files.only("MG104")
+        assert "ZeRO-3" in found.fix
+
+    def test_an_empty_module_that_was_trained(self, files: Files) -> None:
+        key = f"{PREFIX}model.layers.0.mlp.up_proj.weight"
+        files.edit_config("b", modules_to_save=["layers.0.mlp.up_proj"])
+        files.edit_tensors("b", lambda t: t.update({key: np.zeros((0,), np.float32)}))
+        assert "ZeRO-3" in files.only("MG104").fix
+
+    def test_projections_that_are_fused(self, files: Files) -> None:
+        extra = {f"model.layers.{k}.self_attn.k_proj.weight": files.draw(8, 8) for k in range(2)}
+        files.edit_tensors("base", lambda t: t.update(extra))
+        files.edit_tensors("b", lambda t: _renamed(t, "q_proj", "qkv_proj"))
+        files.edit_config("b", target_modules=["qkv_proj", "v_proj"])
+        found = next(f for f in files.findings() if f.code == "MG102")
+        assert "fuses what the base has as q_proj and k_proj and v_proj" in found.message
+
+    def test_an_adapter_in_a_folder_of_its_name(self, files: Files) -> None:
+        inner = files.folder / "b" / "sft"
+        inner.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (files.folder / "b" / name).rename(inner / name)
+        found = files.only("MG001")
+        assert "sft/ in it has" in found.message
+        assert "PEFT saves an adapter under its name" in found.fix
+
+
+def _renamed(tensors: dict[str, Any], old: str, new: str) -> None:
+    for key in [key for key in tensors if old in key]:
+        tensors[key.replace(old, new)] = tensors.pop(key)
