@@ -102,6 +102,22 @@ class TestGood:
         assert all(expert.score_merged is not None for expert in report.merges[0].experts)
         assert report.merges[0].fidelity_reason == "made_elsewhere"
 
+    def test_choices_are_ranked_by_each(self, root: Path, tmp_path: Path) -> None:
+        file = root / "data" / f"{ONE}.jsonl"
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            row["choices"] = [row["target"].lower(), row["target"]]
+        ranked = write_jsonl(tmp_path / "ranked.jsonl", rows)
+        expert = {"path": f"adapters/{ONE}", "examples": str(ranked), "metric": "accuracy"}
+        statuses = {}
+        for name in ("good", "other"):
+            asked = gate() | {"experts": {ONE: expert}, "budget": {"max_disagreement": 0.2}}
+            report = assess(asked, root=root, merged=root / name)
+            statuses[name] = report.status
+            assert report.merges[0].experts[0].reading == "choices"
+            assert report.merges[0].experts[0].cut == 0
+        assert statuses == {"good": "pass", "other": "fail"}
+
     def test_another_vocabulary_is_met_as_a_user_would(self, root: Path, tmp_path: Path) -> None:
         report = held(root, with_other_ids(root / "good", tmp_path / "ids"), budget={"max_loss": 1})
         assert report.status == "pass"
@@ -432,6 +448,10 @@ class TestFrontDoors:
                      "--report", "markdown:r.md", "--report", "sarif:r.sarif"]) == 1  # fmt: skip
         said = capsys.readouterr().out
         assert "3 of 3 experts over budget in the finished merge" in said
+        assert (
+            "why in the finished merge:\n  3 experts: the finished merge answers like the" in said
+        )
+        assert "try: look whether the expert went into it" in said
         headline, *more = said.splitlines()
         assert headline.startswith("FAIL")
         assert [line for line in more if len(line) > 80] == []

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import under
 from pytest_mergegate.report.formats import reading
-from pytest_mergegate.report.types import Report
+from pytest_mergegate.report.types import FindingRecord, Report
+
+_ABOUT_A_FINISHED_MERGE = frozenset(("MG131", "MG132", "MG133", "MG307", "MG308"))
 
 
 class CauseGroup(NamedTuple):
@@ -23,6 +25,8 @@ class CauseGroup(NamedTuple):
     def text(self) -> str:
         """Who, why and the figures, in one line."""
         figures = f": {clean(self.figures)}" if self.figures else ""
+        if not self.experts:
+            return f"{clean(self.kind)}{figures}"
         if len(self.experts) == 1:
             return f"{clean(self.experts[0])}: {clean(self.kind)}{figures}"
         who = reading.some(self.experts)
@@ -38,11 +42,18 @@ class Advice(NamedTuple):
 
 
 def cause_groups(report: Report) -> list[CauseGroup]:
-    """The causes, that of most experts first."""
+    """The causes, that of most experts first; those of a whole merge before all."""
     by_kind: dict[str, list[tuple[str, str | None]]] = {}
     for found in report.diagnoses:
         if kind := found.kind or found.cause:
             by_kind.setdefault(kind, []).append((found.expert, found.figures))
+    whole = []
+    for finding in _of_a_finished_merge(report):
+        kind, _, seen = finding.message.partition(": ")
+        if finding.expert is None:
+            whole.append(CauseGroup(kind, (), seen or None))
+        else:
+            by_kind.setdefault(kind, []).append((finding.expert, seen or None))
     groups = []
     for kind, members in by_kind.items():
         experts, figures = zip(*members, strict=True)
@@ -51,7 +62,13 @@ def cause_groups(report: Report) -> list[CauseGroup]:
             same = len(set(figures)) == 1
             told = told.replace("its ", "their ") if same else f"of {experts[0]}, {told}"
         groups.append(CauseGroup(kind, experts, told))
-    return sorted(groups, key=lambda group: -len(group.experts))
+    return [*whole, *sorted(groups, key=lambda group: -len(group.experts))]
+
+
+def _of_a_finished_merge(report: Report) -> list[FindingRecord]:
+    """What files, numbers and answers of a finished merge say of how it came about."""
+    told = report.findings if report.merged is not None else ()
+    return [finding for finding in told if finding.code in _ABOUT_A_FINISHED_MERGE]
 
 
 def advice(report: Report, name: str | None = None) -> Advice | None:
@@ -66,6 +83,8 @@ def advice(report: Report, name: str | None = None) -> Advice | None:
         return Advice(best.text, (*steps, *_check(gate, planned=best.setting is None)))
     if (groups := reading.instead(report)) is not None:
         return Advice(groups, _check(gate, planned=True))
+    if told := _of_a_finished_merge(report):
+        return Advice(told[0].fix, ())
     return None
 
 

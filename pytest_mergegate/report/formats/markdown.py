@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 from pytest_mergegate.common.plain_text import clean
+from pytest_mergegate.common.wording import FINISHED
 from pytest_mergegate.report.formats import reading
 from pytest_mergegate.report.formats.advice import advice, cause_groups
 from pytest_mergegate.report.formats.cases import case_lines, cases_of
@@ -128,8 +129,10 @@ def _experts(report: Report) -> str:
         rows.append([code(name), *marked])
     merge = reading.merge_of(report)
     method = merge.method if merge else report.judged_method
-    under = f"Under {code_plain(method)}:\n\n" if method else ""
-    return under + table(_heads(shown), rows)
+    headed = "" if method is None else f"Under {code_plain(method)}:\n\n"
+    if method == FINISHED:
+        headed = "In the finished merge:\n\n"
+    return headed + table(_heads(shown), rows)
 
 
 def _tokens(report: Report, shown: Sequence[Column]) -> str:
