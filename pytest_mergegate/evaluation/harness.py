@@ -80,11 +80,11 @@ def _require_package() -> None:
 
 def _find_task(name: str, own: Path | None) -> Any:
     """The one task of that name, in the folder ``own`` where it is the team's."""
-    manager = _harness_tasks() if own is None else _own_tasks(own)
-    if name not in manager.all_tasks:
+    if own is None and not _harness_has(name):
         raise LookupError(
             f"no task of that name in the harness or in the folder lm_eval_tasks ({name})"
         )
+    manager = _harness_tasks() if own is None else _own_tasks(own)
     if name not in manager.all_subtasks:
         raise LookupError(f"{name} is a group of tasks; name one of them")
     found = manager.load_task_or_group(name)[name]
