@@ -13,6 +13,7 @@ import yaml
 
 from pytest_mergegate.cli import Parser
 from pytest_mergegate.cli.first_gate.found import SkippedFolder, find_experts, relative
+from pytest_mergegate.cli.first_gate.proposal import NAME as EXPERT
 from pytest_mergegate.cli.first_gate.proposal import Proposal, propose
 from pytest_mergegate.cli.schema import SCHEMA
 from pytest_mergegate.common.errors import GateError, UsageError
@@ -68,6 +69,8 @@ def add_to(init: Parser) -> None:
         "--output", type=Path, metavar="PATH", help=f"the gate file (default: {told})"
     )
     init.add_argument("--base", metavar="REF", help="a folder, or org/name on the hub")
+    told = "where the examples are, such as 'data/{name}.jsonl'; {name} is each expert's"
+    init.add_argument("--examples", metavar="PATTERN", help=told)
     init.add_argument("--force", action="store_true", help="overwrite a gate file that is there")
     told = "do not run the preflight stage on what was written"
     init.add_argument("--no-check", action="store_true", help=told)
@@ -77,12 +80,22 @@ def run(chosen: argparse.Namespace) -> int:
     """Write the gate file; returns the exit code. Raises UsageError."""
     if not chosen.folder.is_dir():
         raise UsageError(f"there is no folder {chosen.folder}")
+    if chosen.examples is not None and EXPERT not in chosen.examples:
+        fix = f"write {EXPERT} where the expert's name stands, as in 'data/{EXPERT}.jsonl'"
+        raise UsageError(f"--examples: {chosen.examples} is one file for all experts", fix=fix)
     folder = chosen.folder.resolve()
     path = _place(folder, chosen.output, force=chosen.force)
     root = path.parent.resolve()
     experts, left_out = find_experts(folder, root=root)
     try:
-        proposal = propose(experts, left_out, folder=folder, root=root, base=chosen.base)
+        proposal = propose(
+            experts,
+            left_out,
+            folder=folder,
+            root=root,
+            base=chosen.base,
+            examples=chosen.examples,
+        )
     except GateError as error:
         say([*_left_out(left_out, root), f"mergegate: {error}"], sys.stderr)
         return Exit.UNREADABLE if experts else Exit.NOTHING_GATED
@@ -93,9 +106,12 @@ def run(chosen: argparse.Namespace) -> int:
     say(_written(proposal, path))
     sound = chosen.no_check or _is_sound(proposal, path)
     where = shlex.quote(_from_here(path))
-    say([f"next: mergegate check {where}", f"  or: pytest --mergegate {where}"])
     broken = any(out.broken for out in left_out)
-    return Exit.UNREADABLE if proposal.open_tasks or broken or not sound else Exit.PASSED
+    if proposal.open_tasks or broken or not sound:
+        say([f"once that is done: mergegate check {where}"])
+        return Exit.UNREADABLE
+    say([f"next: mergegate check {where}", f"  or: pytest --mergegate {where}"])
+    return Exit.PASSED
 
 
 def _place(folder: Path, output: Path | None, *, force: bool) -> Path:
@@ -138,6 +154,8 @@ def _written(proposal: Proposal, path: Path) -> Iterator[str]:
         yield f"  metric: {', '.join(metrics)}"
     yield f"  budget: {', '.join(line for line, _ in proposal.budget if line[0] != '#')}"
     yield from _left_out(proposal.left_out, proposal.root)
+    if proposal.open_tasks:
+        yield f"paths below start at {shown(str(proposal.root), 400)}"
     yield from (f"to do: {task}" for task in _cut(proposal.open_tasks))
 
 
@@ -222,6 +240,8 @@ def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
         yield f"    examples: {scalar(entry.file)}", said if entry.problem is None else ""
         if metric is not None:
             yield f"    metric: {metric[0]}", metric[1]
+        if entry.comparison is not None:
+            yield f"    compare: {entry.comparison[0]}", entry.comparison[1]
     for out in proposal.left_out:
         place = shown(relative(out.path, proposal.root))
         yield "  ", f"left out: {place}: {shown(out.reason, 300)}"

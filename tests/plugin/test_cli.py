@@ -81,7 +81,8 @@ class TestCheck:
         quiet = capsys.readouterr().out
         assert loud.startswith("FAIL mergegate.yaml: 3 of 3 experts over budget: a, b, c")
         assert "\na: MDS " in loud
-        assert "nearest partner" in loud
+        assert "\nwhy:\n  " in loud
+        assert "nearest partner" not in loud  # behind -v
         assert "expert " in loud
         assert quiet.startswith("FAIL ")
         assert len(quiet.splitlines()) == 1

@@ -24,6 +24,8 @@ from pytest_mergegate.gate.spec import FEWEST
 from pytest_mergegate.pool.examples import Example, read_examples
 from pytest_mergegate.preflight.heads import task_of
 
+NAME = "{name}"
+"""Stands for an expert's name where the user says where examples are."""
 _SHORT = 40
 """Characters of a target that is right or wrong as a whole."""
 _FIRST_LINE = 1 << 20
@@ -79,7 +81,16 @@ class ProposedExpert:
         size = f"{median} characters on the median"
         if median <= _SHORT:
             return "exact_match", f"short targets, {size}: right or wrong"
-        return "rouge_l", f"long targets, {size}: how much is there"
+        return "rouge_l", f"text, {size}: how much is there; answers are compared so, too"
+
+    @property
+    def comparison(self) -> tuple[str, str] | None:
+        """How answers are compared where nothing else says so: chats are answered in text, of
+        which another wording is no other answer; None for exactly."""
+        chats = any(not isinstance(example.input, str) for example in self.examples)
+        if self.targets or not chats or any(e.choices is not None for e in self.examples):
+            return None
+        return "rouge_l", "chats, answered in text: an answer counts as far as it is another"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +147,8 @@ class Proposal:
     @property
     def open_tasks(self) -> tuple[str, ...]:
         """What has to be done before the gate runs as it stands."""
-        rouge = any(metric is not None and metric[0] == "rouge_l" for metric in self.metrics)
+        said = (*self.metrics, *(entry.comparison for entry in self.entries))
+        rouge = any(one is not None and one[0] == "rouge_l" for one in said)
         if not rouge or find_spec("rouge_score") is not None:
             return self.unreadable
         install = "the metric rouge_l needs: pip install 'pytest-mergegate[rouge]'"
@@ -150,9 +162,11 @@ def propose(
     folder: Path,
     root: Path,
     base: str | None,
+    examples: str | None = None,
 ) -> Proposal:
     """Sensible settings for the experts of ``folder``, and nothing that needs what is not there;
-    ``base`` where the user names it.
+    ``base`` where the user names it, and ``examples`` where the user says where they are, with
+    ``{name}`` in the place of the expert's name.
 
     Raises GateError for fewer than two experts, and without a base.
     """
@@ -178,17 +192,23 @@ def propose(
         root=root,
         base=chosen,
         is_headless=tasks == {"FEATURE_EXTRACTION"},
-        entries=tuple(_entry(expert, folder=folder, root=root) for expert in experts),
+        entries=tuple(
+            _entry(expert, folder=folder, root=root, pattern=examples) for expert in experts
+        ),
         left_out=left_out,
     )
 
 
-def _entry(expert: FoundExpert, *, folder: Path, root: Path) -> ProposedExpert:
-    """With the first of the usual files that is there, read in full."""
-    places = _places(expert, folder=folder, root=root)
+def _entry(
+    expert: FoundExpert, *, folder: Path, root: Path, pattern: str | None = None
+) -> ProposedExpert:
+    """With the first of the usual files that is there, or that of ``pattern``, read in full."""
+    named = None if pattern is None else Path.cwd() / pattern.replace(NAME, expert.name)
+    places = _places(expert, folder=folder, root=root) if named is None else [named]
     there = [path for path in places if path.is_file()]
     if not there:
-        return _without_examples(expert, places, root)
+        file = None if named is None else relative(named, root)
+        return _without_examples(expert, places, root, file)
     file = relative(there[0], root)
     examples, problem = _read(there[0], file, expert, root)
     also = tuple(relative(path, root) for path in there[1:])
@@ -225,8 +245,10 @@ def _places(expert: FoundExpert, *, folder: Path, root: Path) -> list[Path]:
     return [path for path in paths if first[os.path.realpath(path)] is path]
 
 
-def _without_examples(expert: FoundExpert, places: Sequence[Path], root: Path) -> ProposedExpert:
-    file = f"data/{expert.name.replace('/', '-')}.jsonl"
+def _without_examples(
+    expert: FoundExpert, places: Sequence[Path], root: Path, file: str | None
+) -> ProposedExpert:
+    file = file or f"data/{expert.name.replace('/', '-')}.jsonl"
     problem = f'{file} is not there: write it, one {{"input": ..., "target": ...}} a line'
     for path in places:
         other = next((p for e in _OTHER_FORMATS if (p := path.with_suffix(e)).is_file()), None)

@@ -68,6 +68,41 @@ class TestWhatItFinds:
         assert gate["budget"] == {"max_disagreement": 0.3}  # six examples measure no loss
         assert gate["merge"]["methods"] == ["linear", {"method": "ties", "density": 0.5}]
 
+    def test_examples_where_the_user_says(
+        self, project: Path, init: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (project / "data").rename(project / "elsewhere")
+        for name in "abc":
+            (project / "elsewhere" / f"{name}.jsonl").rename(
+                project / "elsewhere" / f"{name}.eval.jsonl"
+            )
+        monkeypatch.chdir(project.parent)
+        pattern = f"{project.name}/elsewhere/{{name}}.eval.jsonl"
+        code, out, _ = init(project / "adapters", "--examples", pattern)
+        assert code == 0
+        assert "next: mergegate check" in out
+        gate = read_gate(project / "mergegate.yaml")
+        assert gate["experts"]["b"]["examples"] == "elsewhere/b.eval.jsonl"
+        (project / "elsewhere" / "b.eval.jsonl").unlink()
+        code, out, _ = init(project / "adapters", "--examples", pattern, "--force")
+        assert code == 2
+        assert "to do: elsewhere/b.eval.jsonl is not there: write it" in out
+        assert f"paths below start at {project.resolve()}\n" in out
+        assert "next: " not in out
+        assert out.splitlines()[-1].startswith("once that is done: mergegate check ")
+        code, _, said = init(project / "adapters", "--examples", "data/all.jsonl", "--force")
+        assert code == 4
+        assert "--examples: data/all.jsonl is one file for all experts" in said
+
+    def test_chats_without_targets_are_compared_as_texts(self, project: Path, init: Run) -> None:
+        chat = [{"role": "user", "content": "hello"}]
+        for name in "abc":
+            write_jsonl(project / "data" / f"{name}.jsonl", [{"input": chat}])
+        init(project / "adapters", "--no-check")
+        gate = read_gate(project / "mergegate.yaml")
+        assert gate["experts"]["b"]["compare"] == "rouge_l"
+        assert "metric" not in gate["experts"]["b"]
+
     def test_a_whole_project(self, project: Path, init: Run) -> None:
         code, _, _ = init(project)
         assert code == 0
