@@ -125,16 +125,16 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def read_finished(
-    located: Located, reference: str, where: str, base: Base, experts: Mapping[str, Located]
+    located: Located, reference: str, where: str, base: Base, named: Mapping[str, Located]
 ) -> FinishedMerge:
     """Read the configuration and the tensor headers of a finished merge.
 
     Without a tokenizer of its own it is asked through that of the only expert that has one, else
-    the base's. Raises PoolError, also for the folder of the base or of an expert, which is no
-    merge: held against itself it would pass.
+    the base's. Raises PoolError, also for the folder of the base or of an expert, which are
+    ``named`` in words, and no merge: held against itself one would pass.
     """
     path = located.path
-    for whose, other in {"the base": base.located, **_called(experts)}.items():
+    for whose, other in named.items():
         if path == other.path:
             raise PoolError(
                 f"merged: {shown(reference)} is the folder of {whose}",
@@ -151,8 +151,9 @@ def read_finished(
     if has_tokenizer(path):
         tokenizer = path
     else:
-        own = {e.path for e in experts.values() if has_tokenizer(e.path)}
-        tokenizer = own.pop() if len(own) == 1 else base.path
+        places = {place.path for whose, place in named.items() if whose != base.called}
+        own = [place for place in places if has_tokenizer(place)]
+        tokenizer = own[0] if len(own) == 1 else base.path
     return FinishedMerge(
         reference=reference,
         located=located,
@@ -173,7 +174,3 @@ def _as_base(model: Base, base: Base) -> StoredTensors | None:
     # of a model that is stored under other names, nothing is missing
     shared = sum(name in tensors for name in base.tensors)
     return tensors if 2 * shared > len(base.tensors) else None
-
-
-def _called(experts: Mapping[str, Located]) -> dict[str, Located]:
-    return {f"expert {shown(name)}": located for name, located in experts.items()}

@@ -85,6 +85,8 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
     problems, names = _Problems(), gate.spec.experts
     located = problems.each(names, lambda name: _locate(gate, name))
     base = problems.tried(_read_base, gate, located)
+    named = [("the base", base.located)] if base is not None else []
+    named += [(f"expert {shown(name)}", own) for name, own in located.items()]
     if base is not None and gate.spec.vocabulary == "pad":
         from pytest_mergegate.pool.padding import padded
 
@@ -97,7 +99,7 @@ def read_pool(gate: Gate) -> tuple[Pool | None, tuple[PoolError, ...]]:
             statistics = problems.each(futures, lambda name: futures[name].result())
     read = problems.each(names, lambda name: _read_examples(gate, name))
     tasks = problems.tried(_task_folder, gate)
-    merged = problems.tried(_read_merged, gate, base, located) if base is not None else None
+    merged = problems.tried(_read_merged, gate, base, dict(named)) if base is not None else None
     if problems or base is None:
         return None, tuple(problems)
     pool = Pool(
@@ -159,12 +161,13 @@ def _read_base(gate: Gate, experts: Mapping[str, Located]) -> Base:
     return read_base(located, reference, where)
 
 
-def _read_merged(gate: Gate, base: Base, experts: Mapping[str, Located]) -> FinishedMerge | None:
+def _read_merged(gate: Gate, base: Base, named: Mapping[str, Located]) -> FinishedMerge | None:
+    """None where the gate makes its merges; ``named`` is what goes into one, as the gate has it."""
     reference, where = gate.spec.merged, gate.where("merged")
     if reference is None:
         return None
     located = locate(reference, root=gate.root, expert=None, where=where, contained=True)
-    return read_finished(located, reference, where, base, experts)
+    return read_finished(located, reference, where, base, named)
 
 
 def _adapters_choice(gate: Gate, experts: Mapping[str, Located]) -> str:

@@ -11,11 +11,14 @@ def find(pool: Pool) -> Findings:
         return
     located: list[tuple[str | None, Located]] = [(None, pool.base.located)]
     located += [(expert.name, expert.located) for expert in pool.experts]
+    if pool.merged is not None:
+        located.append((None, pool.merged.located))
     for name, place in located:
         if not place.pinned:
             commit = place.commit or "<commit>"
+            called = "the base " if place is pool.base.located else "the finished merge "
             yield warning(
-                f"{'' if name else 'the base '}{place.repository} at "
+                f"{'' if name else called}{place.repository} at "
                 f"{place.revision or 'its default branch'} can change between two runs",
                 f"write {place.repository}@{commit}",
                 name,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pools import write_base, write_gate, write_jsonl
+from pools import words, write_base, write_gate, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pytest_mergegate import assess
 from pytest_mergegate.cli import main
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.gatefile import gate_from
@@ -200,3 +201,25 @@ def test_a_merge_is_gated_and_written(base: Path, tmp_path: Path, seed: int, rou
     deltas = [TaskVectors(pool).delta(name, EMBEDDING) for name in "xy"]
     expected = torch.from_numpy(pool.base.tensors.floats(EMBEDDING)) + sum(deltas) / 2  # type: ignore[arg-type]
     torch.testing.assert_close(merged.get_input_embeddings().weight, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_finished_merge_of_an_expert_that_grew(base: Path, tmp_path: Path, seed: int) -> None:
+    """Its own folder is refused though a padded copy stands for it; its export is the expert."""
+    write_expert(base, tmp_path / "x", seed + 1, rows=TOKENS + 1, added=("<x>",), **SAVED)
+    pool, findings = read(tmp_path, merged="x")
+    assert pool is None
+    assert [(f.code, f.severity) for f in findings] == [("MG131", "error")]
+    resized = AutoModelForCausalLM.from_pretrained(base)
+    resized.resize_token_embeddings(TOKENS + 1)
+    PeftModel.from_pretrained(resized, tmp_path / "x").merge_and_unload().save_pretrained(
+        tmp_path / "out"
+    )
+    AutoTokenizer.from_pretrained(tmp_path / "x").save_pretrained(tmp_path / "out")
+    write_jsonl(tmp_path / "x.jsonl", [{"input": word} for word in words(40, seed)])
+    gate = {"base": "base", "experts": {"x": {"path": "x", "examples": "x.jsonl"}}}
+    gate |= {"vocabulary": "pad", "probes": {"max_answer_tokens": 6}}
+    report = assess(gate, root=tmp_path, merged="out")
+    assert report.status in {"pass", "inconclusive"}  # the base may answer alike
+    # round-off decides where two tokens are as likely
+    assert report.merges[0].experts[0].disagreement <= 0.1
+    assert (report.merges[0].fidelity or 0) < 1e-3

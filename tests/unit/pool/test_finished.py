@@ -99,14 +99,17 @@ def test_without_a_tokenizer_it_is_the_only_expert_s_or_the_base_s(
         (tmp_path / name / "tokenizer.json").write_text("{}", encoding="utf-8")
     one, two = (Located(path=tmp_path / name) for name in "ab")
     place = Located(path=tmp_path / "out")
-    assert read_finished(place, "out", "", base, {"a": one}).tokenizer == one.path
-    assert read_finished(place, "out", "", base, {"a": one, "b": two}).tokenizer == base.path
+    assert read_finished(place, "out", "", base, {"expert a": one}).tokenizer == one.path
+    assert (
+        read_finished(place, "out", "", base, {"expert a": one, "expert b": two}).tokenizer
+        == base.path
+    )
 
 
 def test_the_folder_of_what_goes_into_it_is_refused(base: Base, tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="is the folder of the base") as caught:
-        read_finished(base.located, "base", "gate:7", base, {})
+        read_finished(base.located, "base", "gate:7", base, {"the base": base.located})
     assert (caught.value.code, caught.value.where) == ("MG131", "gate:7")
     own = Located(path=tmp_path)
     with pytest.raises(PoolError, match="is the folder of expert x"):
-        read_finished(own, "x", "gate:7", base, {"x": own})
+        read_finished(own, "x", "gate:7", base, {"expert x": own})
