@@ -18,7 +18,10 @@ from pytest_mergegate.gate.options import Options
 from pytest_mergegate.verdict.budgets import cap_options
 
 _COMMANDS = {
-    "check": ("run gates", "."),
+    "check": (
+        "run gates",
+        ". No hook of a pytest plugin is called: pytest --mergegate does that.",
+    ),
     "init": ("write a gate file for a folder of adapters or checkpoints", "."),
     "plan": (
         "say which merges of a pool would pass",

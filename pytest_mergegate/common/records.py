@@ -4,10 +4,11 @@ Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot 
 """
 
 import math
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
+from pytest_mergegate.common.errors import did_you_mean
 from pytest_mergegate.common.values import Value
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -39,6 +40,15 @@ class Record(BaseModel):
                 name + end: own for end, own in parts.items() if not end or name + end in asked
             }
         return cls(**told)
+
+    if not TYPE_CHECKING:  # or every name would be known
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                return super().__getattr__(name)
+            known = [*type(self).model_fields, *(n for n in vars(type(self)) if n[0] != "_")]
+            hint = did_you_mean(name, known, "it has")
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; {hint}")
 
     @model_serializer(mode="wrap")
     def _drop_empty_reasons(self, handler: Any) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class OwnMetric:
     kind: Literal["metric", "distance"] = "metric"
 
     @property
+    def _rows(self) -> list[dict[str, Any]]:
+        """The examples as in their file."""
+        return [one.model_dump(mode="json", exclude_none=True) for one in self.examples]
+
+    @property
     def _item(self) -> str:
         """What it gives a number each."""
         return "example" if self.kind == "metric" else "pair of outputs"
@@ -56,7 +61,8 @@ class OwnMetric:
             raise self.refused(error.why, error.fix) from None
 
     def takes_model(self, function: Callable[..., Any]) -> bool:
-        """Whether it is a function of (model, tokenizer, examples), not of (outputs, targets).
+        """Whether it is a function of (model, tokenizer, examples), not of (outputs, targets) or
+        of (outputs, targets, inputs).
 
         One that can be called with two arguments gets two. Raises PoolError for neither.
         """
@@ -69,10 +75,11 @@ class OwnMetric:
                 signature.bind(*range(count))
             except TypeError:
                 continue
-            return count == 3
+            return count == 3 and not takes_inputs(function)
         raise self.refused(
             f"takes {signature}, and is called with two arguments or with three",
-            f"write (outputs, targets) or (model, tokenizer, examples); {_RETURNS}",
+            "write (outputs, targets), (outputs, targets, inputs) or (model, tokenizer, examples); "
+            f"{_RETURNS}",
         )
 
     def of_outputs(self, function: Callable[..., Any], outputs: Sequence[str]) -> Scores:
@@ -114,8 +121,13 @@ class OwnMetric:
         """
         beside = "target" if self.kind == "metric" else "other output"
 
+        inputs = [row["input"] for row in self._rows] if takes_inputs(function) else None
+
         def ask(picked: Sequence[int]) -> Any:
-            return function([outputs[k] for k in picked], [others[k] for k in picked])
+            pairs = [outputs[k] for k in picked], [others[k] for k in picked]
+            if inputs is None:
+                return function(*pairs)
+            return function(*pairs, [inputs[of[k]] for k in picked])
 
         def shown(k: int) -> str:
             return f"output {outputs[k]!r}, {beside} {others[k]!r}"
@@ -138,7 +150,7 @@ class OwnMetric:
         """
 
         def ask(picked: Sequence[int]) -> list[Any]:
-            rows = [self.examples[k].model_dump(mode="json", exclude_none=True) for k in picked]
+            rows = [self._rows[k] for k in picked]
             with lent(model, f"metric {self.metric}", expert=self.expert) as (module, tokenizer):
                 return _listed(function(module, tokenizer, rows))
 
@@ -237,3 +249,12 @@ def _listed(found: Any) -> list[Any]:
     if isinstance(found, str | bytes | Mapping | Set):
         raise TypeError(f"a {type(found).__name__} is no list of numbers")
     return list(found)
+
+
+def takes_inputs(function: Callable[..., Any]) -> bool:
+    """Whether a function of texts asks for the inputs, too, by the name of its third argument."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # some functions written in C
+        return False
+    return names[2:3] == ["inputs"]

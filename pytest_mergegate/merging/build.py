@@ -118,6 +118,7 @@ def _with_weights(engine: Engine, weights: Mapping[str, Tensor]) -> Any:
     for parameter, weight in weights.items():
         held = engine.model.parameters[parameter]
         held.data = weight.to(held.device, held.dtype)
+    engine.model.module.mergegate_tokenizer = engine.model.tokenizer
     return engine.model.module
 
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pytest_mergegate.common.records import Interval, Number, Record
 from pytest_mergegate.common.statuses import Severity, Status, worst
 from pytest_mergegate.planning.forecasts import PlanRecord
+from pytest_mergegate.report.expert_result import ExpertResult, expert_result
 from pytest_mergegate.report.merge_records import ForecastRecord, MergeRecord
 from pytest_mergegate.report.pool_records import (
     BaseRecord,
@@ -215,6 +216,22 @@ class Report(Record):
     def expert_names(self) -> tuple[str, ...]:
         """The experts, in the gate's order."""
         return tuple(expert.name for expert in self.experts)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The experts with a verdict that failed, in the gate's order."""
+        over = {verdict.expert for verdict in self.verdicts if verdict.status == "fail"}
+        return tuple(name for name in self.expert_names if name in over)
+
+    def __getitem__(self, expert: str) -> ExpertResult:
+        """What was found of one expert under the judged merge. Raises KeyError."""
+        record = next((one for one in self.experts if one.name == expert), None)
+        if record is None:
+            raise KeyError(f"no expert {expert!r}; there are {', '.join(self.expert_names)}")
+        judged = (m for m in self.merges if self.judged_method in (None, m.method))
+        merged = (one for merge in judged for one in merge.experts if one.name == expert)
+        statuses = [verdict.status for verdict in self.verdicts if verdict.expert == expert]
+        return expert_result(record, next(merged, None), statuses)
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as JSON text."""

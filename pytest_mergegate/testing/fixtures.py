@@ -74,6 +74,12 @@ def merged_model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
+def merged_tokenizer(merged_model: Any) -> Any:
+    """The tokenizer of ``merged_model``: its base's, or a finished merge's own."""
+    return merged_model.mergegate_tokenizer
+
+
+@pytest.fixture
 def expert_model(request: pytest.FixtureRequest) -> Callable[[str], Any]:
     """A function from an expert's name to the base with that expert's task vector added."""
     session = _session(request)

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.evaluation.own_metric import OwnMetric
+from pytest_mergegate.pool.examples import Example
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,23 @@ def ones(outputs, targets):
 
 def metric(name: str) -> OwnMetric:
     return OwnMetric(metric=name, expert="a", examples=[], numbers=[])
+
+
+def test_a_metric_may_ask_for_the_inputs() -> None:
+    chat = [{"role": "user", "content": "hello"}]
+    rows = [{"input": "abc", "target": ["c", "b"]}, {"input": chat, "target": "hello"}]
+    examples = [Example.model_validate(row) for row in rows]
+    asked = OwnMetric(metric="mine:f", expert="a", examples=examples, numbers=[1, 2])
+    seen = []
+
+    def found(outputs: list[str], targets: list[str], inputs: list[object]) -> list[float]:
+        seen.append((outputs, targets, inputs))
+        return [float(target == output) for output, target in zip(outputs, targets, strict=True)]
+
+    assert not asked.takes_model(found)
+    assert asked.takes_model(lambda model, tokenizer, examples: [])
+    assert asked.of_outputs(found, ["b", "bye"]).tolist() == [1.0, 0.0]
+    assert seen[0] == (["b", "b", "bye"], ["c", "b", "hello"], ["abc", "abc", chat])
 
 
 def test_a_module_with_a_dataclass(tmp_path: Path) -> None:
