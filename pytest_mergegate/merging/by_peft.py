@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from pytest_mergegate.common.errors import GateError, PoolError, first_line
 from pytest_mergegate.engine.models.families import pick_family
 from pytest_mergegate.engine.models.loading import load_config, load_module, quiet
 from pytest_mergegate.engine.running.engine import Engine
-from pytest_mergegate.engine.weights.adapters import plain_configuration, task_type_of
+from pytest_mergegate.engine.weights.adapters import (
+    plain_configuration,
+    put_state,
+    stored_state,
+    task_type_of,
+)
 from pytest_mergegate.engine.weights.mixing import MixedWeights, PlacedWeights
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.merge_methods import PEFT
@@ -144,8 +148,7 @@ def _adapted(module: Any, experts: list[Expert], names: Mapping[str, str]) -> An
             model = get_peft_model(module, configuration, name, autocast_adapter_dtype=False)
         else:
             model.add_adapter(name, configuration, autocast_adapter_dtype=False)
-        stored = {k: t for path in expert.tensors.files for k, t in load_file(path).items()}
-        set_peft_model_state_dict(model, stored, adapter_name=name)
+        put_state(model, stored_state(expert), expert, name)
     return model.eval()
 
 

@@ -62,13 +62,7 @@ def merged_by_peft(module: Any, expert: Expert) -> dict[str, Tensor]:
     with torch.device("meta"):
         _check_shapes(type(module)(module.config), stored, expert)
     model = _adapted(module, expert)
-    set_peft_model_state_dict(model, stored)
-    held = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if odd := sorted(set(held) ^ set(stored)):
-        raise _odd(expert, odd[0], missing=odd[0] in held)
-    for key, value in stored.items():
-        if not torch.equal(held[key], value.to(held[key].dtype)):
-            raise refused(expert, f"loaded, {key!r} is not what is stored")
+    put_state(model, stored, expert)
     model.eval()
     with torch.inference_mode():
         expected = _outputs(model)
@@ -85,6 +79,23 @@ def stored_state(expert: Expert) -> dict[str, Tensor]:
     held = {k: t for path in expert.tensors.files for k, t in load_file(path).items()}
     stored = expert.tensors.stored_names
     return {name: held[stored.get(name, name)] for name in expert.tensors}
+
+
+def put_state(
+    model: Any, stored: Mapping[str, Tensor], expert: Expert, adapter_name: str = "default"
+) -> None:
+    """Put the tensors that are ``stored_state`` of an adapter into a model of PEFT's.
+
+    Raises PoolError for tensors that PEFT has no place for, lacks, or makes others of: it leaves
+    out what it does not know.
+    """
+    set_peft_model_state_dict(model, dict(stored), adapter_name=adapter_name)
+    held = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    if odd := sorted(set(held) ^ set(stored)):
+        raise _odd(expert, odd[0], missing=odd[0] in held)
+    for key, value in stored.items():
+        if not torch.equal(held[key], value.to(held[key].dtype)):
+            raise refused(expert, f"loaded, {key!r} is not what is stored")
 
 
 def _adapted(module: Any, expert: Expert) -> Any:

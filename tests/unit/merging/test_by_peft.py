@@ -119,6 +119,21 @@ def test_the_scale_of_a_sum(engine: Engine, tmp_path: Path) -> None:
     assert scales == pytest.approx(dict.fromkeys(NAMES, 0.5), rel=1e-4)
 
 
+def test_tensors_that_were_renamed_are_put_where_they_are_read(
+    engine: Engine, pool_copy: Path, tmp_path: Path
+) -> None:
+    """PEFT leaves out what it does not know, and an expert with it."""
+    file = pool_copy.parent / "adapters" / "c" / "adapter_model.safetensors"
+    stored = {k.removeprefix("base_model.model."): t for k, t in load_file(file).items()}
+    save_file(stored, file, {"format": "pt"})
+    planned = plan(tmp_path, {"method": "ties", "density": 0.6})
+    found, wanted = (merge(planned, e).weights for e in (engine_of(pool_copy), engine))
+    assert {*found} == {*wanted}
+    for name, weight in wanted.items():
+        assert torch.equal(weight, engine.model.base_weight(name)) is False
+        torch.testing.assert_close(found[name], weight)
+
+
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Path:
     """A pool with rsLoRA, and of other ranks and modules."""
