@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from pytest_mergegate.cli import Parser, options_of
 from pytest_mergegate.cli.output import methods_among
 from pytest_mergegate.common.errors import UsageError, did_you_mean
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.plain_text import clean, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.common.wording import shorten
@@ -50,7 +51,7 @@ def add_to(ask: Parser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the answers; returns the exit code. Raises UsageError, GateError."""
-    if not chosen.gate.is_file():
+    if not in_document(chosen.gate)[0].is_file():
         raise UsageError(f"ask: there is no gate file {chosen.gate}")
     text = _text(chosen.text)
     options = options_of(chosen)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from pytest_mergegate.common.errors import GateFileError, PoolError, UsageError
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.files.places import place_of
 from pytest_mergegate.common.files.reading import read_json_object
 from pytest_mergegate.common.files.repository import is_contained, run_git, top_of
@@ -89,7 +90,7 @@ class Changes:
         predicted = budget.automatic or not _PREDICTED.isdisjoint({*budget.limits, *caps})
         if registry is not None and predicted and any(map(self.tracked.meet, _trail(registry))):
             return True
-        own, base = [gate, *_own_files(found)], found.spec.base
+        own, base = [in_document(gate)[0], *_own_files(found)], found.spec.base
         bases = _named_bases(found) if base is None else (place_of(found.root, base),)
         return (
             any(map(self.touch, (*own, *bases)))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pytest_mergegate.cli import Parser, options_of
 from pytest_mergegate.common.errors import GateFileError, UsageError
+from pytest_mergegate.common.files.documents import in_document
+from pytest_mergegate.common.files.yaml_files import documents_of
 from pytest_mergegate.common.plain_text import complain, say
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.discovery import gates_below, refusals
@@ -93,9 +95,12 @@ def _find_gates(chosen: argparse.Namespace) -> Gates:
             files = gates_below(path)
             here = path.absolute().is_relative_to(Path.cwd())
             found |= dict.fromkeys(files) | refusals(files, start=Path.cwd() if here else path)
-        elif not path.exists():
+        elif not in_document(path)[0].exists():
             raise UsageError(f"there is no file or folder {path}")
-    return found | dict.fromkeys(path for path in paths if not path.is_dir())
+    found |= dict.fromkeys(path for path in paths if not path.is_dir())
+    return {
+        one: why for path, why in found.items() for one in ([path] if why else documents_of(path))
+    }
 
 
 def _too_few(found: Gates, required: int) -> str:

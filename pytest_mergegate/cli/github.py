@@ -15,6 +15,7 @@ from typing import Literal
 
 from pytest_mergegate.cli import Parser
 from pytest_mergegate.common.errors import UsageError
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file
 from pytest_mergegate.common.plain_text import clean, cut
@@ -232,7 +233,7 @@ def output_text(outputs: Mapping[str, str]) -> str:
 
 
 def _of_report(report: Report, workspace: Path) -> Iterator[Annotation]:
-    path, root = Path(report.gate).resolve(), workspace.resolve()
+    path, root = in_document(Path(report.gate).resolve())[0], workspace.resolve()
     # from the root of the checkout; None where the gate file lies outside
     file = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
     yield from _of_verdicts(report, file)

@@ -10,6 +10,7 @@ from typing import Any
 from pytest_mergegate.cli import Parser, options_of
 from pytest_mergegate.cli.output import aligned
 from pytest_mergegate.common.errors import GateError, UsageError
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import clean, complain, say
 from pytest_mergegate.common.statuses import Exit
@@ -105,7 +106,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _check_options(chosen: argparse.Namespace) -> None:
-    if not chosen.gate.is_file():
+    if not in_document(chosen.gate)[0].is_file():
         raise UsageError(f"plan: there is no gate file {chosen.gate}")
     for option in ("write", "json"):
         if (place := getattr(chosen, option)) is not None:

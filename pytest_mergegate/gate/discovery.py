@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
 from pytest_mergegate.common.files.places import is_apart, is_gate_name, model_file_in, place_of
 from pytest_mergegate.common.files.repository import check_way_inside, top_of
-from pytest_mergegate.common.files.yaml_files import read_yaml
+from pytest_mergegate.common.files.yaml_files import documents_of, read_yaml
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.gate.mergekit.file import sources
 from pytest_mergegate.gate.mergekit.gate import gate_of_mergekit
@@ -124,6 +124,11 @@ def _claims(gate: Path) -> Iterator[_Claim]:
 
 def _named(gate: Path) -> Iterator[tuple[str, str]]:
     """Folders, as patterns of whole paths, and what lies there."""
+    for one in documents_of(gate):
+        yield from _named_by(one)
+
+
+def _named_by(gate: Path) -> Iterator[tuple[str, str]]:
     root = gate.parent
     try:
         data, lines = read_yaml(gate)

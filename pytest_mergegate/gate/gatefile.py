@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError, did_you_mean
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.files.places import as_found
+from pytest_mergegate.common.files.reading import open_regular
 from pytest_mergegate.common.files.repository import glob_inside
 from pytest_mergegate.common.files.yaml_files import Location, line_of, read_yaml, where_of
 from pytest_mergegate.common.plain_text import shown
@@ -49,11 +51,11 @@ class Gate:
     @property
     def name(self) -> str:
         """How reports and messages call this gate."""
-        return _name(self.path)
+        return self.path.name if self.path else _name(None)
 
     def where(self, *location: str | int) -> str:
         """``file:line`` of a key, for error messages."""
-        return where_of(self.name, self.lines, location)
+        return where_of(_name(self.path), self.lines, location)
 
     def with_budget(self, budget: Budget) -> Self:
         """The same gate under another budget."""
@@ -74,9 +76,9 @@ def load_gate(path: Path, *, merged: str | None = None) -> Gate:
 def _refuse_reports(path: Path) -> None:
     """Raise GateFileError for what this package writes as JSON: a report, a plan."""
     try:
-        with path.open("rb") as file:
+        with open_regular(in_document(path)[0], expert=None) as file:
             found = _REPORT.search(file.read(1 << 12))
-    except OSError:
+    except (PoolError, OSError):
         return  # which reading it as a gate says
     if found is None:
         return
@@ -206,7 +208,8 @@ def _matches_of(pattern: str, *, root: Path, where: str) -> dict[str, dict[str, 
 
 
 def _name(path: Path | None) -> str:
-    return path.name if path else "<mergeable>"
+    """Of the file, whichever of its documents is the gate."""
+    return in_document(path)[0].name if path else "<mergeable>"
 
 
 def _problem(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateError, first_line
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import refuse_links, write_file
 from pytest_mergegate.report.formats.json import read_reports, render_all
@@ -54,7 +55,8 @@ class Baseline:
         """
         names = {self.key(gate), _absolute(gate).as_posix()}
         from_root = _relative(gate, self.root)
-        if not (self.path.parent / from_root).exists():  # or it names another gate, beside the file
+        beside, _ = in_document(self.path.parent / from_root)
+        if not beside.exists():  # or it names another gate, beside the file
             names.add(from_root)
         found = [report for report in self.reports or () if report.gate in names]
         return max(found, key=depth, default=None)

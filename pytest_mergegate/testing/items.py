@@ -9,7 +9,8 @@ from typing import Any, Self
 import pytest
 
 from pytest_mergegate.common.errors import GateError, GateFileError
-from pytest_mergegate.common.files.yaml_files import read_text
+from pytest_mergegate.common.files.documents import in_document
+from pytest_mergegate.common.files.yaml_files import documents_of, read_text
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.gate.budget import Budget
 from pytest_mergegate.gate.discovery import gates_below, refusals
@@ -36,7 +37,41 @@ class GateNotPassed(Exception):
     """A gate that failed or was inconclusive; its text says why."""
 
 
-class GateFile(pytest.File):
+class _Gates(pytest.Collector):
+    """What gates are read from."""
+
+    def gate_items(self, place: Path) -> Iterator[pytest.Item]:
+        """One item per expert of the gate at ``place``, and one for the pool as a whole."""
+        session = self.config.stash.get(SESSION, None)
+        try:
+            merged = session.options.merged if session is not None else None
+            gate = load_gate(place, merged=merged)
+        except GateFileError as error:
+            if session is not None:
+                session.note_unreadable(self.nodeid, error)
+            raise
+        for name in gate.spec.experts:
+            yield GateItem.from_parent(self, name=name, gate=gate, expert=name)
+        yield GateItem.from_parent(self, name=POOL, gate=gate, expert=None)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """One clean line per problem instead of a traceback."""
+        if isinstance(excinfo.value, GateError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+
+class GateDocument(_Gates):
+    """One of several documents of a gate file: ``merge.yml::2``."""
+
+    place: Path
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """The gate's items."""
+        return self.gate_items(self.place)
+
+
+class GateFile(_Gates, pytest.File):
     """A gate file."""
 
     named = True
@@ -53,20 +88,23 @@ class GateFile(pytest.File):
         found.named = named
         return found
 
-    def collect(self) -> Iterator[pytest.Item]:
-        """One item per expert, and one for the pool as a whole."""
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        """The gate's items, or a collector of each document."""
         session = self.config.stash.get(SESSION, None)
         try:
             self._check_place()
-            merged = session.options.merged if session is not None else None
-            gate = load_gate(self.path, merged=merged)
         except GateFileError as error:
             if session is not None:
                 session.note_unreadable(self.nodeid, error)
             raise
-        for name in gate.spec.experts:
-            yield GateItem.from_parent(self, name=name, gate=gate, expert=name)
-        yield GateItem.from_parent(self, name=POOL, gate=gate, expert=None)
+        places = documents_of(self.path)
+        if len(places) == 1:
+            yield from self.gate_items(self.path)
+            return
+        for number, place in enumerate(places, start=1):
+            one: GateDocument = GateDocument.from_parent(self, name=str(number))
+            one.place = place
+            yield one
 
     def _check_place(self) -> None:
         """Raise GateFileError for one that was found among the data of strangers."""
@@ -80,12 +118,6 @@ class GateFile(pytest.File):
             known |= dict.fromkeys(files) | refusals(files, start=start)
         if (refused := known[self.path]) is not None:
             raise refused
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """One clean line per problem instead of a traceback."""
-        if isinstance(excinfo.value, GateError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
 
 
 class GateItem(pytest.Item):
@@ -141,7 +173,7 @@ def gate_of(request: pytest.FixtureRequest) -> Gate:
         source = described
     else:
         source, folder = request.getfixturevalue("merge_pool"), rootdir
-    if isinstance(source, (str, Path)) and not (folder / source).exists():
+    if isinstance(source, (str, Path)) and not in_document(folder / source)[0].exists():
         folder = rootdir
     merged = request.config.stash[SESSION].options.merged
     return gate_from(source, root=folder, budget=budget, merged=merged)

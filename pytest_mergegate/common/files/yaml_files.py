@@ -1,6 +1,6 @@
 """YAML files of gates: safe, small, and every error and every key with its line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from pytest_mergegate.common.errors import GateError, GateFileError, PoolError
+from pytest_mergegate.common.files.documents import document, in_document
 from pytest_mergegate.common.files.reading import open_regular
 from pytest_mergegate.common.plain_text import shown
 
@@ -54,14 +55,16 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
-    """What a gate file says, and the 1-based line of each of its keys.
+    """What a gate file says, and the 1-based line of each of its keys; of several documents the
+    one that ``path`` names.
 
     Raises GateFileError for what is no YAML, or more of it than a gate takes.
     """
     loader: _Loader | None = None
+    path, number = in_document(path)
     try:
         loader = _Loader(read_text(path))
-        node = loader.get_single_node()
+        node = _chosen(_documents(loader), number, path.name)
         lines: dict[Location, int] = {(): 1}
         if node is None:
             return None, lines
@@ -76,6 +79,47 @@ def read_yaml(path: Path) -> tuple[object, dict[Location, int]]:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def documents_of(path: Path) -> list[Path]:
+    """A gate file, or each of its documents, where it has several; a file that cannot be read is
+    left to who reads it."""
+    file, number = in_document(path)
+    if number is not None:
+        return [path]
+    try:
+        loader = _Loader(read_text(file))
+        try:
+            count = len(_documents(loader))
+        finally:
+            loader.dispose()
+    except (GateFileError, yaml.YAMLError, RecursionError):
+        return [path]
+    return [document(path, k) for k in range(1, count + 1)] if count > 1 else [path]
+
+
+def _documents(loader: _Loader) -> list[yaml.Node]:
+    """All documents of a file but empty ones."""
+    found = []
+    while loader.check_node():
+        node = loader.get_node()
+        if node is not None and not node.tag.endswith(":null"):
+            found.append(node)
+    return found
+
+
+def _chosen(found: Sequence[yaml.Node], number: int | None, name: str) -> yaml.Node | None:
+    """The document that is meant; None where there is none."""
+    if number is None and len(found) > 1:
+        where = f"{name}:{found[1].start_mark.line + 1}"
+        what = f"the file holds {len(found)} documents, each a gate of its own"
+        raise GateFileError(
+            [GateError(what, where=where, fix=f"name one of them, such as {name}#1")]
+        )
+    if number is not None and number > len(found):
+        what = f"there is no document {number}, the file holds {len(found)}"
+        raise GateFileError([GateError(what, where=name, fix="count them from 1")])
+    return found[(number or 1) - 1] if found else None
 
 
 def line_of(lines: Mapping[Location, int], location: Location) -> int:

@@ -12,10 +12,12 @@ from pytest_mergegate.common.files.yaml_files import Location, where_of
 from pytest_mergegate.gate.merge_methods import MethodTraits, traits_of
 from pytest_mergegate.gate.mergekit.paths import from_either, is_folder
 
+NAME = "name"
+"""What mergekit-multi calls one of several documents by; mergekit itself knows no such key."""
 _SCALES = "it scales what no expert changes, too"
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
-    *("tokenizer_source", "tokenizer", "chat_template", "mergegate"),
+    *("tokenizer_source", "tokenizer", "chat_template", "mergegate", NAME),
 )
 _MODEL_KEYS = ("model", "parameters")
 _SLICE_KEYS = ("sources", "base_model", "parameters", "residual_weight")

@@ -8,6 +8,7 @@ from pytest_mergegate.common.errors import GateFileError, did_you_mean
 from pytest_mergegate.common.files.yaml_files import Location
 from pytest_mergegate.gate.merge_methods import is_function
 from pytest_mergegate.gate.mergekit.file import (
+    NAME,
     MergekitFile,
     ModelReference,
     Parsed,
@@ -69,7 +70,8 @@ class _Reading:
         if (start := self._parsed.base) is not None and start.text not in known:
             alike = (n for n, r in self._experts.items() if self._same(r, start))
             known[start.text] = next(alike)
-        data = {key: value for key, value in self._parsed.data.items() if key != _SECTION}
+        apart = (_SECTION, NAME)
+        data = {key: value for key, value in self._parsed.data.items() if key not in apart}
         return MergekitFile(
             config=_renamed(data, known),
             written={name: reference.text for name, reference in self._experts.items()},

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pytest_mergegate.common.files.documents import in_document
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import under
 from pytest_mergegate.report.formats import reading
@@ -107,7 +108,7 @@ def try_lines(report: Report, name: str | None = None) -> Iterator[str]:
 def _gate_file(report: Report, name: str | None) -> str | None:
     """The gate file as the shell takes it; None for a gate that has no file."""
     path = Path(report.gate)
-    if path.suffix not in {".yaml", ".yml"}:
+    if in_document(path)[0].suffix not in {".yaml", ".yml"}:
         return None
     if name is None:
         here = Path.cwd()

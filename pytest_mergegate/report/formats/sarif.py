@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from pytest_mergegate.common.files.documents import file_name
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.report.formats.reading import DOCS, finding_page
 from pytest_mergegate.report.types import Collected, FindingRecord, Report, VerdictRecord
@@ -27,7 +28,7 @@ class _Place:
 
     def __init__(self, reports: Collected, report: Report) -> None:
         self._root = reports.root
-        name = reports.name(report).partition("::")[0]
+        name = file_name(reports.name(report).partition("::")[0])
         self._within = not re.match(r"[A-Za-z]:|/|~|(.*/)?\.\.(/|$)", name)
         path = name.replace("\\", "/")
         self._path = path.removeprefix("./") if self._within else path.rpartition("/")[2]

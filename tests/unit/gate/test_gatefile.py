@@ -102,7 +102,7 @@ def test_glob_names_experts_by_folder(file: Path) -> None:
         pytest.param("# nothing\n", 1, "is a mapping", id="only a comment"),
         pytest.param("base: x\n\tfoo: 1\n", 2, "not valid YAML", id="tab"),
         pytest.param("base: [x\n", 2, "not valid YAML", id="open bracket"),
-        pytest.param("base: x\n---\nbase: y\n", 2, "another document", id="two documents"),
+        pytest.param("base: x\n---\nbase: y\n", 3, "holds 2 documents", id="two documents"),
         pytest.param(
             "base: !!python/object/apply:os.system ['x']\n", 1, "not allowed here", id="tag"
         ),
