@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import argparse
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
-_MADE = "Made from the code by `python .ci/reference.py`; do not edit."
+_MADE = "<!-- Made from the code by `python .ci/reference.py`; do not edit. -->\n\n"
 _EXITS = {
     Exit.PASSED: "every gate passed (`report`, `show`, `ask`, `schema`, `cache`, `calibrate`: it "
     "was done; preflight alone: nothing is wrong; `--changed-since`: no gate is concerned; `plan`: "
@@ -91,7 +91,7 @@ def options() -> str:
     return "\n".join(
         [
             "# pytest's options",
-            f"{_MADE} pytest shows the same under `pytest --help`. Ini keys stand in `pytest.ini`, "
+            f"{_MADE}pytest shows the same under `pytest --help`. Ini keys stand in `pytest.ini`, "
             "under `[tool.pytest]` (with TOML's types) or under `[tool.pytest.ini_options]`. "
             "An option on the command line goes before its ini twin; of two caps the tighter one "
             "holds.",
@@ -114,7 +114,7 @@ def commands() -> str:
     about = {choice.dest: choice.help or "" for choice in parsers._choices_actions}
     parts = [
         "# The command mergegate",
-        f"{_MADE} `mergegate COMMAND --help` says the same. What codes they end in: "
+        f"{_MADE}`mergegate COMMAND --help` says the same. What codes they end in: "
         "[exit codes](exit-codes.md).",
     ]
     for name, parser in parsers.choices.items():
@@ -133,7 +133,7 @@ def gate_keys() -> str:
     found = schema()
     parts = [
         "# Keys of a gate file",
-        f"{_MADE} What they mean together is said in [gate files](../gate-file.md); `mergegate "
+        f"{_MADE}What they mean together is said in [gate files](../gate-file.md); `mergegate "
         "schema` prints the JSON Schema that editors read. A key that is not here is an error.",
     ]
     definitions = {"GateSpec": found, **found["$defs"]}
@@ -193,7 +193,7 @@ def merge_methods() -> str:
     return "\n".join(
         [
             "# Merge methods",
-            f"{_MADE} Names and parameters are mergekit's, except for our own methods; how "
+            f"{_MADE}Names and parameters are mergekit's, except for our own methods; how "
             "a gate lists them is said in [gate files](../gate-file.md). A method that leaves "
             "numbers out does so where a `density` below 1 is given.",
             "",
@@ -215,7 +215,7 @@ def report_keys() -> str:
     found = Report.model_json_schema()
     parts = [
         "# Keys of the JSON report",
-        f"{_MADE} What the numbers mean is said in [the JSON report](../report.md). In Python "
+        f"{_MADE}What the numbers mean is said in [the JSON report](../report.md). In Python "
         "these are attributes. Where a number is null, a `..._reason` beside it says why.",
     ]
     told: dict[tuple[str, str], str] = {}
@@ -244,7 +244,7 @@ def exit_codes() -> str:
     return "\n".join(
         [
             "# Exit codes",
-            f"{_MADE} They are pytest's, the same for `pytest --mergegate` and `mergegate check`. "
+            f"{_MADE}They are pytest's, the same for `pytest --mergegate` and `mergegate check`. "
             "`mergegate init` has [its own](../init.md).",
             "",
             *table(("code", "when"), rows),
