@@ -200,7 +200,7 @@ def _computed(config: Mapping[str, Any], tensors: StoredTensors, base: Base | No
     keys: dict[str, list[str]] = {}
     for key in tensors:
         if key.startswith(PREFIX):
-            keys.setdefault(_owner(key.removeprefix(PREFIX), known), []).append(key)
+            keys.setdefault(_owner(key.removeprefix(PREFIX), base), []).append(key)
     if config["peft_type"] in _WITH_BIASES:
         for parameter in list(keys):
             bias = parameter.removesuffix("weight") + "bias"
@@ -209,13 +209,15 @@ def _computed(config: Mapping[str, Any], tensors: StoredTensors, base: Base | No
     return [Computed(parameter=parameter, keys=tuple(found)) for parameter, found in keys.items()]
 
 
-def _owner(key: str, known: Mapping[str, object]) -> str:
+def _owner(key: str, base: Base | None) -> str:
     """The parameter that a tensor of the adapter works on: its longest beginning in the base."""
-    if key in known:
-        return key
+    known = base.tensors if base is not None else {}
+    whole = key.replace(".base_layer.bias", ".bias")
+    if whole in known:
+        return whole
     parts = key.split(".")
     for length in range(len(parts) - 1, 0, -1):
         parameter = f"{'.'.join(parts[:length])}.weight"
-        if parameter in known:
-            return parameter
+        if (stored := base.parameter(parameter) if base is not None else parameter) in known:
+            return stored
     return ".".join(parts[:-1]) + ".weight"

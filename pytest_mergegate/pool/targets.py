@@ -110,8 +110,8 @@ def _chooses(chosen: Selection, module: str, expert: str) -> bool:
         return module not in last and not any(part in module for part in _NOT_LINEAR)
     if not _named(chosen.names, module, expert):
         return False
-    # layers count beside a list of names only
-    any_layer = isinstance(chosen.names, str) or not chosen.layers
+    # layers count beside a list of names only, and not for a module that is named in full
+    any_layer = isinstance(chosen.names, str) or module in chosen.names or not chosen.layers
     return any_layer or _layer(module, chosen.layers_patterns, expert) in chosen.layers
 
 

@@ -29,7 +29,12 @@ def find(pool: Pool) -> Findings:
                 f"mergegate convert {shown(expert.reference)} writes them under PEFT's names",
                 expert.name,
             )
-        unknown = [p for p in expert.changes if p not in pool.base.tensors and not head_of(p)]
+        unknown = [
+            parameter
+            for parameter, change in expert.changes.items()
+            if parameter not in pool.base.tensors
+            and (isinstance(change, Offset) or not head_of(parameter))
+        ]
         if unknown:
             count = f"{len(unknown)} of {len(expert.changes)}"
             whose = "adapted" if expert.is_adapter else "stored"

@@ -1,12 +1,12 @@
 """MG103: what an expert should hold, by its configuration or its base, and what it holds."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.common.files.reading import strings
 from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.plain_text import shown
-from pytest_mergegate.pool.adapters import CONFIG, is_saved, is_within, saved_modules
+from pytest_mergegate.pool.adapters import CONFIG, PREFIX, is_saved, is_within, saved_modules
 from pytest_mergegate.pool.base import OUTPUT_WEIGHTS, Base
 from pytest_mergegate.pool.changes import Computed, ExpertFactors, Factors
 from pytest_mergegate.pool.expert_modules import is_targeted
@@ -54,6 +54,7 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Findings:
         and (change.parameter.endswith(".weight") or is_targeted(change.parameter, named))
         and change.parameter in base.tensors
         and not is_within(change.parameter, saved)
+        and not (isinstance(change, Computed) and _is_whole(change, saved))
     }
     for odd, says in (
         (targeted - adapted, "are targeted by the configuration but have no tensors"),
@@ -64,13 +65,21 @@ def _targeted(expert: Expert, base: Base, targets: Targets) -> Findings:
             yield error(f"{len(odd)} modules {says}, first {first!r}", _SAVE_AGAIN, expert.name)
 
 
+def _is_whole(change: Computed, saved: Collection[str]) -> bool:
+    """Whether a module was trained whole, or some rows of it, beside what PEFT works out."""
+    module = change.parameter.rpartition(".")[0]
+    rows = bool(change.keys) and all(".token_adapter." in key for key in change.keys)
+    return rows or is_saved(module, [*saved])
+
+
 def _trained(expert: Expert, base: Base) -> Findings:
     """modules_to_save, and biases under ``bias: all`` and ``lora_bias``, must be there."""
     names, bias = saved_modules(expert.config), expert.config.get("bias")
     known = set(_parameters(base))
     wanted = {p for p in known if is_saved(p.rpartition(".")[0], names)}
-    adapted = [c.parameter for c in expert.changes.values() if isinstance(c, Factors)]
-    biases = {f"{parameter.removesuffix('.weight')}.bias" for parameter in adapted}
+    keys = [c.key_a for c in expert.changes.values() if isinstance(c, Factors)]
+    own = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in keys if ".lora_A" in key}
+    biases = {f"{module}.bias" for module in own}
     if bias == "all":
         wanted |= {p for p in known if p.endswith(".bias")}
     if bias == "lora_only":

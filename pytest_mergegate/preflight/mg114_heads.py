@@ -7,7 +7,7 @@ import numpy as np
 
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import OUTPUT_LAYERS
-from pytest_mergegate.pool.changes import Replacement
+from pytest_mergegate.pool.changes import Offset, Replacement
 from pytest_mergegate.pool.experts import Expert
 from pytest_mergegate.pool.pool import Pool
 from pytest_mergegate.preflight.heads import architecture_of, head_of
@@ -20,7 +20,13 @@ _Labels = tuple[str, ...]
 def find(pool: Pool) -> Findings:
     """A merge averages heads like any other weight, whatever their outputs mean."""
     for expert in pool.experts:
-        unknown = [p for p in expert.changes if head_of(p) and p not in pool.base.tensors]
+        unknown = [
+            parameter
+            for parameter, change in expert.changes.items()
+            if head_of(parameter)
+            and parameter not in pool.base.tensors
+            and not isinstance(change, Offset)  # MG102's
+        ]
         if unknown:
             said = f"brings a head that the base does not have, {shown(unknown[0])!r}"
             fix = "gate against a base of the same class with that head, saved with save_pretrained"

@@ -12,6 +12,8 @@ from pytest_mergegate.preflight.told import Findings, warning
 
 _GENERAL = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 _SHOWN, _TRIED = 3, 100
+_OF_PEFT = r".*\.gate_up_proj"
+"""What PEFT itself writes for mixtures of experts, whether they are adapted or not."""
 _FIX = (
     "PEFT matches a whole name or its end after a dot, so ^q_proj means no module: check whether "
     "the adapter was trained as it was meant"
@@ -43,7 +45,8 @@ def _unmatched(expert: Expert, setting: str, modules: Sequence[str]) -> Iterator
     names = [module.split(".") for module in modules]
     endings = {".".join(parts[k:]) for parts in names for k in range(len(parts))}
     # names, as PEFT writes them, are looked up; the few others are matched one by one
-    others = [key for key in patterns if isinstance(key, str) and key not in endings]
+    known = {*endings, _OF_PEFT}
+    others = [key for key in patterns if isinstance(key, str) and key not in known]
     for key in others[:_TRIED]:
         found = (pattern_value(module, {key: True}, expert=expert.name) for module in modules)
         if not any(found):

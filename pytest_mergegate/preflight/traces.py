@@ -96,7 +96,9 @@ def _refuted(what: str, distance: float) -> Traces:
 
 
 def _lengths(expert: Expert, base: Base) -> Traces:
-    """DoRA's lengths begin as those of the base's rows."""
+    """DoRA's lengths begin as those of the base's rows, where the factors begin as nothing."""
+    if expert.config.get("init_lora_weights") is False:
+        return Traces()
     known = [
         change
         for change in expert.changes.values()

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS"}
 LORA: dict[str, dict[str, Any]] = {
     "all linear": {},
-    "rank-stabilised, patterns": {"use_rslora": True, "rank_pattern": {"0": 2, r".*1.*": 6}},
+    "rank-stabilised, patterns": {
+        "use_rslora": True,
+        "rank_pattern": {r".*1.*": 6},
+    },
     "dora, one layer": {"use_dora": True, "layers_to_transform": [1]},
 }
 LLAMA_ONLY: dict[str, dict[str, Any]] = {
@@ -85,7 +88,7 @@ def codes(found: list[Any]) -> list[str]:
 def test_lora(
     found: Callable[[str, Tune], list[Any]], architecture: str, lora: dict[str, Any]
 ) -> None:
-    settings: dict[str, Any] = {"target_modules": "all-linear", "r": 4} | lora
+    settings: dict[str, Any] = {"target_modules": "all-linear", "r": 4} | deepcopy(lora)
     if architecture.startswith("distilbert"):  # PEFT trains pre_classifier whole
         settings["target_modules"] = ["q_lin", "lin1"]
     if architecture == "t5" or "layers_to_transform" in lora:
