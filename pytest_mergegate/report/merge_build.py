@@ -39,7 +39,7 @@ def merge_record(merge: MergeResult, case: Case) -> MergeRecord:
         merge,
         method=label,
         parameters=merge.method.parameters,
-        weights=merge.method.weights,
+        weights=merge.fitted.weights if merge.fitted else merge.method.weights,
         fidelity_reason=None if merge.fidelity is not None else _unheld(merge),
         experts=tuple(_merged_expert(expert, evaluation, case) for expert in merge.experts),
         worst_loss=worst,

@@ -124,6 +124,7 @@ class MergeRecord(Record):
     method: str
     parameters: dict[str, bool | int | float | str]
     weights: dict[str, Number]
+    """Of a finished merge those with which the experts' changes fit its own best."""
     fidelity: Number | None
     """The largest relative error of what the method must satisfy: identity, no-op, additivity."""
     fidelity_reason: str | None = None

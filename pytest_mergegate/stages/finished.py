@@ -7,7 +7,6 @@ would meet it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
@@ -22,6 +21,7 @@ from pytest_mergegate.evaluation.degenerate import degeneracy
 from pytest_mergegate.merging.method import Method
 from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.evaluate import reference_scores, score_merge
+from pytest_mergegate.stages.fitted import fitted_change
 from pytest_mergegate.stages.looks import until_decided
 from pytest_mergegate.stages.merge import MergeResult
 from pytest_mergegate.stages.merge_versus_experts import (
@@ -33,14 +33,10 @@ from pytest_mergegate.stages.merge_versus_experts import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
-
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.references import OwnAnswers
     from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.evaluation.scoring import Scored
-    from pytest_mergegate.pool.base import Base
-    from pytest_mergegate.pool.finished import FinishedMerge
     from pytest_mergegate.stages.context import Context, Results
 
 TEXTS: Final = "texts_compared"
@@ -92,11 +88,11 @@ def _ask(
     with context.answering(method) as engine:
         engine.answer_limit = context.workspace.answer_limit
         experts = tuple(_expert(context, engine, name) for name in context.pool.names)
-        fidelity, farthest = _fidelity(context, engine)
+        fitted = fitted_change(context, engine)
         found = MergeResult(
             method=method,
-            fidelity=fidelity,
-            farthest=farthest,
+            fidelity=fitted.off if fitted is not None and len(experts) == 1 else None,
+            fitted=fitted,
             digest=context.pool.merged.fingerprint,
             linearity_gap=Value.missing("made_elsewhere"),
             experts=tuple(_beside_base(context, expert) for expert in experts),
@@ -104,50 +100,6 @@ def _ask(
         if context.reaches("eval"):
             scored[method.label] = score_merge(context, engine, found.experts, earlier.scores)
     return found
-
-
-def _fidelity(context: Context, engine: Engine) -> tuple[float | None, str | None]:
-    """‖Δ − τ‖ / ‖τ‖ of the merge's change Δ and the task vector τ of the only expert, and the
-    parameter where it is largest; None where there are several experts, or other tensors."""
-    pool, own = context.pool, context.vectors
-    merged = pool.merged
-    assert merged is not None
-    if len(pool.names) > 1 or (merged.adapter is None and merged.tensors is None):
-        return None, None
-    (name,), off, size, worst = pool.names, 0.0, 0.0, (-1.0, "")
-    for parameter in own.parameters():
-        if not pool.base.tensors.is_float(parameter):
-            return None, None
-        wanted, found = own.delta(name, parameter), _change(merged, engine, pool.base, parameter)
-        if wanted is None or found is None or wanted.shape != found.shape:
-            return None, None
-        square, far = _square(wanted), _square(found - wanted)
-        off, size = off + far, size + square
-        worst = max(worst, (far / square if square else 0.0, parameter))
-    return (math.sqrt(off / size), worst[1]) if size else (None, None)
-
-
-def _square(change: torch.Tensor) -> float:
-    from torch import float64
-
-    return float(change.norm(dtype=float64)) ** 2
-
-
-def _change(
-    merged: FinishedMerge, engine: Engine, base: Base, parameter: str
-) -> torch.Tensor | None:
-    """What the merge does to one parameter of the base, in float32."""
-    import torch
-
-    if merged.adapter is not None:
-        changed = engine.vectors.delta(FINISHED, parameter)
-        return torch.zeros(base.tensors[parameter].shape) if changed is None else changed
-    assert merged.tensors is not None
-    if not merged.tensors.is_float(parameter):
-        return None
-    if merged.tensors[parameter].shape != base.tensors[parameter].shape:
-        return None
-    return torch.from_numpy(merged.tensors.floats(parameter) - base.tensors.floats(parameter))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from pytest_mergegate.stages import evaluate
 from pytest_mergegate.stages.base_answers import with_base
 from pytest_mergegate.stages.context import Context, Results
 from pytest_mergegate.stages.evaluate import reference_scores, score_merge
+from pytest_mergegate.stages.fitted import FittedChange
 from pytest_mergegate.stages.forecasts import compare_sum, with_sum
 from pytest_mergegate.stages.hidden import HiddenResult
 from pytest_mergegate.stages.looks import compare_loaded
@@ -35,9 +36,8 @@ class MergeResult(ComparedMerge):
     mergekit's own that cannot be made again in place, and for a finished one of several."""
     digest: str
     """Over the merged parameters, in the precision of the gate."""
-    farthest: str | None = None
-    """Of a finished merge with a ``fidelity``: the parameter whose change is furthest from the
-    expert's."""
+    fitted: FittedChange | None = None
+    """Of a finished merge: what of its change is its experts'; None where that cannot be told."""
     linearity_gap: Value
     """η: rms distance between the merged states and the mix of the experts' states."""
 

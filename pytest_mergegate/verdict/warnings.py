@@ -7,12 +7,15 @@ from pytest_mergegate.common.findings import Finding
 from pytest_mergegate.common.wording import number_text
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.gate.merge_methods import PEFT
+from pytest_mergegate.stages.fitted import FittedChange
 from pytest_mergegate.stages.merge_versus_experts import MergedExpert
 from pytest_mergegate.verdict.budgets import BUDGETS, limit_on
 from pytest_mergegate.verdict.evidence import Case, compare
 from pytest_mergegate.verdict.judge import Judgement
 from pytest_mergegate.verdict.losses import inputs_text
 
+_HARDLY = 0.02
+"""A weight from which on an expert is there: 1 in 50."""
 _FAR = 0.5
 """Of the size of a change: rounding to bfloat16 makes about 0.1 of a small LoRA's."""
 _LESS = 0.1
@@ -130,14 +133,37 @@ def _finished(case: Case) -> Iterator[Finding]:
                     fix="look whether the expert went into it: the adapter that was loaded, its "
                     "name and its weight, and what was saved",
                 )
-        if merge.fidelity is not None and compare(merge.fidelity, _FAR) == "fail":
+        if merge.fitted is not None:
+            yield from _unlike(merge.fitted)
+
+
+def _unlike(fitted: FittedChange) -> Iterator[Finding]:
+    """A change of the weights that is not its experts'."""
+    several = len(fitted.weights) > 1
+    if compare(fitted.off, _FAR) == "fail":
+        said = "is off from what the expert changes by "
+        where = f" of its size, most of all in {fitted.farthest!r}"
+        if several:
+            said, where = "is for ", " of its size no weighted sum of what its experts change"
+        yield Finding(
+            code="MG308",
+            severity="note" if several else "warning",
+            expert=None if several else next(iter(fitted.weights)),
+            message=f"what the finished merge changes of the base {said}{fitted.off:.0%}{where}",
+            fix="nothing, where the method trims, elects or draws (ties, dare); else list all that "
+            "went into it, or combine adapters with cat"
+            if several
+            else "export from float32, or to a finer precision; look at that tensor first",
+        )
+    for name, weight in fitted.weights.items() if several else ():
+        if compare(abs(weight), _HARDLY) == "pass":
             yield Finding(
                 code="MG308",
                 severity="warning",
-                expert=merge.experts[0].name,
-                message="what the finished merge changes of the base is off from what the expert "
-                f"changes by {merge.fidelity:.0%} of its size, most of all in {merge.farthest!r}",
-                fix="export from float32, or to a finer precision; look at that tensor first",
+                expert=name,
+                message="the expert is hardly in the finished merge: the weight with which its "
+                f"change fits best is {number_text(weight)}",
+                fix="look for the adapter that was loaded, its name and its weight",
             )
 
 

@@ -69,7 +69,8 @@ class TestGood:
         assert report.status == "pass"
         assert codes(report) == set()
         (merge,) = report.merges
-        assert (merge.method, merge.weights) == ("merged", {})
+        assert merge.method == "merged"
+        assert merge.weights == {ONE: pytest.approx(1.0, abs=1e-4)}
         assert merge.fidelity is not None
         assert merge.fidelity < 1e-3
         (expert,) = merge.experts
@@ -101,6 +102,8 @@ class TestGood:
         assert {verdict.budget for verdict in report.verdicts} == limits.keys()
         assert all(expert.score_merged is not None for expert in report.merges[0].experts)
         assert report.merges[0].fidelity_reason == "made_elsewhere"
+        assert report.merges[0].weights == pytest.approx(dict.fromkeys(THREE, 0.35), abs=1e-3)
+        assert codes(report) == set()
 
     def test_choices_are_ranked_by_each(self, root: Path, tmp_path: Path) -> None:
         file = root / "data" / f"{ONE}.jsonl"
@@ -243,8 +246,29 @@ class TestBad:
         assert report.status == "fail"
         worst = [max(e.disagreement for e in r.merges[0].experts) for r in (exact, report)]
         assert worst[1] > 0.3
-        single = held(root, tmp_path / "linear")
-        assert "MG308" in codes(single)
+        assert "MG308" in codes(held(root, tmp_path / "linear"))
+
+    @pytest.mark.parametrize("weight", [0.3, 0.5])
+    def test_by_peft_s_linear_of_two_with_smaller_weights(
+        self, root: Path, tmp_path: Path, weight: float
+    ) -> None:
+        two = ("rotate_upper", "cut_upper")
+        exact = held(root, export(root, tmp_path / "cat", two, "cat", weight), *two)
+        assert exact.merges[0].weights == pytest.approx(dict.fromkeys(two, weight), abs=1e-3)
+        assert "MG308" not in codes(exact)
+        report = held(root, export(root, tmp_path / "linear", two, "linear", weight), *two)
+        (note,) = (finding for finding in report.findings if finding.code == "MG308")
+        assert note.severity == "note"
+        assert "no weighted sum" in note.message
+
+    def test_an_expert_that_is_not_in_it(self, root: Path) -> None:
+        report = held(root, "good", ONE, "rotate_upper")
+        assert report.merges[0].weights[ONE] == pytest.approx(1.0, abs=1e-2)
+        said = [
+            f.message for f in report.findings if (f.code, f.expert) == ("MG308", "rotate_upper")
+        ]
+        assert len(said) == 1
+        assert "hardly in the finished merge" in said[0]
 
     def test_with_a_number_that_is_none(self, root: Path, tmp_path: Path) -> None:
         def spoil(tensors: dict[str, Tensor]) -> None:
@@ -448,9 +472,9 @@ class TestFrontDoors:
                      "--report", "markdown:r.md", "--report", "sarif:r.sarif"]) == 1  # fmt: skip
         said = capsys.readouterr().out
         assert "3 of 3 experts over budget in the finished merge" in said
-        assert (
-            "why in the finished merge:\n  3 experts: the finished merge answers like the" in said
-        )
+        assert "why in the finished merge:\n" in said
+        assert "\n  3 experts: the finished merge answers like the base" in said
+        assert "\n  3 experts: the expert is hardly in the finished merge" in said
         assert "try: look whether the expert went into it" in said
         headline, *more = said.splitlines()
         assert headline.startswith("FAIL")
