@@ -65,7 +65,8 @@ def merge_by_function(
     """What the function makes of one parameter, in float32.
 
     What it draws at random from torch is drawn anew for every parameter, by the gate's seed. Raises
-    GateError where it raises, or returns something else than a tensor of that shape.
+    GateError where it raises, or returns something else than a tensor of that shape, of finite
+    numbers.
     """
     function = _loaded(method)
     known = inspect.signature(function).parameters
@@ -75,7 +76,7 @@ def merge_by_function(
     if _NAME in known:
         handed[_NAME] = parameter
     own = base.clone(), {name: tensor.clone() for name, tensor in experts.items()}
-    call = partial(function, *own, **handed)
+    call, precision = partial(function, *own, **handed), torch.get_default_dtype()
     try:
         with torch.no_grad(), seeded(method, parameter):
             merged = call()
@@ -83,12 +84,22 @@ def merge_by_function(
         raise
     except BaseException as error:  # sys.exit and pytest.skip must not end or skip the gate
         raise _refused(method, parameter, f"raised {type(error).__name__}: {error}") from None
+    finally:
+        torch.set_default_dtype(precision)
     if not isinstance(merged, Tensor):
         raise _refused(method, parameter, f"returned a {type(merged).__name__}, no tensor")
     if merged.shape != base.shape:
         shapes = f"{list(merged.shape)}, and the parameter is {list(base.shape)}"
         raise _refused(method, parameter, f"returned a tensor of the shape {shapes}")
-    return merged.detach().to("cpu", torch.float32)
+    if merged.is_meta or merged.layout != torch.strided or merged.is_complex():
+        kind = f"{merged.layout}, {merged.dtype}, on {merged.device}"
+        raise _refused(
+            method, parameter, f"returned a tensor that is none of plain numbers ({kind})"
+        )
+    found = merged.detach().to("cpu", torch.float32)
+    if found.numel() and not all(map(torch.isfinite, torch.aminmax(found))):
+        raise _refused(method, parameter, "returned NaN or infinity")
+    return found
 
 
 def _loaded(method: Method) -> Callable[..., Any]:

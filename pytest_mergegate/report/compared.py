@@ -59,6 +59,12 @@ def earlier_of(
             if p.source == "certificate"
         },
         inputs={(merge.method, e.name): e.inputs for merge in entry.merges for e in merge.experts},
+        scored={
+            (merge.method, e.name): e.scored
+            for merge in entry.merges
+            for e in merge.experts
+            if e.scored is not None
+        },
     )
 
 

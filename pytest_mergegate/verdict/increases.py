@@ -35,6 +35,8 @@ class Earlier:
     certified: Mapping[tuple[str, str], Value] = field(default_factory=dict)
     inputs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """On how many a loss was certified."""
+    scored: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """On how many one was measured: of an expert that failed early, on few."""
 
 
 def moved(before: float | None, after: float | None) -> float:
@@ -73,6 +75,8 @@ def loss_increase(asked: Asked) -> Evidence | None:
         return found
     merge, expert, earlier = asked.merge, asked.expert, asked.case.earlier
     inputs = merge.expert(expert).inputs if merge is not None else 0
+    if found.basis == "measured":
+        inputs = found.inputs or 0
     grown, of_base = (
         increase_of_loss(earlier, expert, asked.method, value, found.basis, inputs)
         for value in (found.value, base_loss(expert, asked.case))
@@ -87,14 +91,15 @@ def increase_of_loss(
 ) -> Evidence:
     """By how many points a loss exceeds the baseline's of the same ``basis``, under one method.
 
-    ``inputs`` are those on which a ``certified`` one rests.
+    ``inputs`` are those on which it rests.
     """
     if (lacking := _incomparable(earlier, expert)) is not None:
         return lacking
     assert earlier is not None
     at = (method or "", expert)
-    if basis == "certified" and at in earlier.inputs and earlier.inputs[at] != inputs:
-        said = f"certified on {inputs} inputs, and on {earlier.inputs[at]} in the baseline"
+    rested = (earlier.inputs if basis == "certified" else earlier.scored).get(at)
+    if rested is not None and rested != inputs:
+        said = f"{basis} on {inputs} inputs, and on {rested} in the baseline"
         return Evidence.missing("baseline_other_inputs", basis, said)
     before = (earlier.certified if basis == "certified" else earlier.measured).get(at)
     if before is None:

@@ -127,6 +127,20 @@ def test_a_baseline_is_compared_with_all_inputs(run: Callable[..., Report], tmp_
     assert merged(run(budget))[BROKEN].inputs == 16  # whatever is kept of other runs
 
 
+def test_a_loss_on_few_inputs_is_none_to_increase_from(
+    tmp_path: Path,
+) -> None:
+    """Any report is a baseline, and that of an early failure has scored few of the inputs."""
+    gate, baseline = gate_on(tmp_path, {"max_loss": 10}), tmp_path / "baseline.json"
+    baseline.write_text(assess(gate, cache=False).to_json(), encoding="utf-8")
+    gate_on(tmp_path, {"max_loss_increase": 60})
+    found = assess(gate, cache=False, baseline=baseline)
+    said = {v.expert: (v.status, v.message) for v in found.verdicts}
+    assert said[BROKEN][0] == "inconclusive"
+    assert "measured on 40 inputs, and on 16 in the baseline" in said[BROKEN][1]
+    assert {said[name][0] for name in WEIGHTS if name != BROKEN} == {"pass"}
+
+
 def test_other_limits_are_another_question(run: Callable[..., Report]) -> None:
     """Nothing that was kept of a failure stands for what another limit asks."""
     inputs = partial(lambda **budget: merged(run(budget))[BROKEN].inputs)

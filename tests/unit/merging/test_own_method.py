@@ -84,6 +84,19 @@ def infinite(base, experts):
 
 infinite.identity = False
 
+def unknown(base, experts):
+    return mean(base, experts) * torch.nan
+
+def few(base, experts):
+    return mean(base, experts).to_sparse()
+
+def empty(base, experts):
+    return mean(base, experts).to("meta")
+
+def wide(base, experts):
+    torch.set_default_dtype(torch.float64)
+    return mean(base, experts)
+
 def three(base, experts, weights, /):
     return base
 
@@ -152,11 +165,28 @@ def test_one_that_trims_says_so(engine: Engine, place: Path) -> None:
         ("raises", "raised SystemExit: bye"),
         ("flat", "returned a tensor of the shape"),
         ("number", "returned a int, no tensor"),
+        ("unknown", "returned NaN or infinity"),
+        ("few", "is none of plain numbers"),
+        ("empty", "is none of plain numbers"),
     ],
 )
 def test_what_is_no_merge_is_refused(engine: Engine, place: Path, method: str, says: str) -> None:
     with pytest.raises(GateError, match=says):
         merge(plan(place, method), engine)
+
+
+def test_a_gate_says_so_too(pool_copy: Path) -> None:
+    """Where it is first called, for the scales of its sum."""
+    (pool_copy.parent / "ours.py").write_text(MODULE)
+    settings = {**read_gate(pool_copy), "merge": {"methods": ["ours:unknown"]}}
+    report = assess(settings, root=pool_copy.parent, cache=False)
+    assert report.status == "error"
+    assert "ours:unknown returned NaN or infinity" in report.findings[-1].message
+
+
+def test_what_it_sets_of_torch_does_not_stay(engine: Engine, place: Path) -> None:
+    merge(plan(place, "wide"), engine)
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_infinity_is_refused(engine: Engine, place: Path) -> None:

@@ -147,6 +147,14 @@ class TestLoss:
         assert found.value.reason == "baseline_other_inputs"
         assert found.detail == "certified on 40 inputs, and on 64 in the baseline"
 
+    def test_on_fewer_inputs_a_measured_loss_does_not_compare(self) -> None:
+        at = ("linear", "a")
+        known = earlier(measured={at: number(6.0)}, scored={at: 16}, inputs={at: 40})
+        found = self.grown(known)
+        assert found.value.reason == "baseline_other_inputs"
+        assert found.detail == "measured on 40 inputs, and on 16 in the baseline"
+        assert self.grown(known, inputs=16).value.number == pytest.approx(2.0)
+
     def test_one_that_the_baseline_lacks(self) -> None:
         found = self.grown(earlier(certified={("linear", "a"): number(6.0)}))
         assert found.value.reason == "baseline_without_loss"
