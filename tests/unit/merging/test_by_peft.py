@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from engine_of import engine_of
-from peft import PeftModel
-from pools import Adapter, read_gate, write_pool
+from peft import LoraConfig, PeftModel, get_peft_model
+from pools import Adapter, read_gate, write_jsonl, write_pool
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from variants import load
 
 from pytest_mergegate import assess
 from pytest_mergegate.common.errors import GateError
@@ -23,6 +24,7 @@ from pytest_mergegate.merging.merge import effective_scales, merge
 from pytest_mergegate.report.recorded import lines_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pytest_mergegate.engine.running.engine import Engine
@@ -266,3 +268,25 @@ def test_a_mergekit_configuration_is_not_peft_s(tmp_path: Path) -> None:
     }
     with pytest.raises(GateError, match="merged by mergekit, not by PEFT"):
         gate_from(data, root=tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma3_images"])
+def test_other_layers_and_names(
+    random_base: Callable[[str], tuple[Path, Any]], tmp_path: Path, seed: int, architecture: str
+) -> None:
+    """Weights that are stored transposed, and names that transformers changes when it loads."""
+    base, _ = random_base(architecture)
+    for k, name in enumerate("ab"):
+        torch.manual_seed(seed + k)
+        lora = LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(load(base, architecture), lora)
+        model.save_pretrained(tmp_path / name, save_embedding_layers=False)
+    experts = {name: {"path": str(tmp_path / name)} for name in "ab"}
+    for name in "ab":
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"input": "ab"}, {"input": "b"}])
+        experts[name]["examples"] = f"{name}.jsonl"
+    merging = {"route": "peft", "methods": ["cat"]}
+    data = {"base": str(base), "experts": experts, "merge": merging, "probes": {"per_task": 2}}
+    gate, out = gate_from(data, root=tmp_path), tmp_path / "merged"
+    write_merged(gate, None, device="cpu", fingerprints={}, target=out)
+    assert (out / "adapter_model.safetensors").is_file()
