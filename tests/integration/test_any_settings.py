@@ -32,7 +32,11 @@ REASONS: tuple[tuple[str, str, Callable[[dict[str, Any], Any], bool]], ...] = (
     ("MG002", "use_qalora=", lambda s, _: "use_qalora" in s),
     ("MG102", "parameters match nothing", lambda s, _: s.get("lora_bias") is True),
     ("MG111", "one side of the base's tied", lambda _, m: m.config.tie_word_embeddings),
-    ("MG002", "changed in two ways at once", lambda _, m: m.config.tie_word_embeddings),
+    (
+        "MG002",
+        "changed in two ways at once",
+        lambda s, m: m.config.tie_word_embeddings or ("bias" in s and "lora_bias" in s),
+    ),
 )
 """What may be refused: code, words of the message, and whether it is so."""
 

@@ -90,7 +90,12 @@ def put_state(
     out what it does not know.
     """
     set_peft_model_state_dict(model, dict(stored), adapter_name=adapter_name)
-    held = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    held, copies = (
+        get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=all_too)
+        for all_too in (False, True)
+    )
+    # beside an embedding that is adapted, PEFT saves what it stands on
+    held |= {key: copies[key] for key in stored.keys() & copies.keys()}
     if odd := sorted(set(held) ^ set(stored)):
         raise _odd(expert, odd[0], missing=odd[0] in held)
     for key, value in stored.items():
