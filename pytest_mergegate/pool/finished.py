@@ -93,7 +93,7 @@ class FinishedMerge:
         return has_tokenizer(self.path)
 
     def holds_base_weight(self, base: Base, name: str) -> bool:
-        """Whether tensor ``name`` is the base's, but for the precision in which it is stored."""
+        """Whether tensor ``name`` is the base's, except for the precision in which it is stored."""
         tensors = self.tensors
         if tensors is None or not (tensors.is_float(name) and base.tensors.is_float(name)):
             return False
