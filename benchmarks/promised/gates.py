@@ -131,7 +131,9 @@ def scored(gate: Gate, name: str, reference: ReferenceScores, merged: Scores) ->
     task: Any = SimpleNamespace(name=name, order=reference.inputs)
     of_merge: Any = SimpleNamespace(scores=merged, outputs=None)
     compared: Any = SimpleNamespace(inputs=len(merged), changed=(), failed_early=False)
-    return evaluate._expert(task, reference, of_merge, gate, compared)
+    workspace = SimpleNamespace(draws={name: task})
+    context: Any = SimpleNamespace(gate=gate, workspace=workspace)
+    return evaluate._expert(context, task, reference, of_merge, compared)
 
 
 def base_of(gate: Gate, share: float = 1.0, inputs: int = 100) -> dict[str, BaseAnswers]:
