@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from integration.test_early_failures import WEIGHTS, gate_on
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from pytest_mergegate import assess
 from pytest_mergegate.engine.models.language_models import GenerativeModel
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 SAME = ("score_base", "score_expert", "score_merged", "loss", "loss_interval", "gain_kept")
 
@@ -39,3 +40,25 @@ def test_reports_are_those_of_whole_answers(
     assert any(len(e.changed) == 12 for m in short.merges for e in m.experts)
     read = [sum(t.processed for t in report.tokens.values()) for report in (short, whole)]
     assert read[0] < read[1]
+
+
+class Spoken:
+    """A model of which there is a tokenizer alone, of bytes, as Llama 2 has one."""
+
+    may_become, read = GenerativeModel.may_become, GenerativeModel.read
+
+    def __init__(self) -> None:
+        pieces = {"<unk>": 0} | {f"<0x{byte:02X}>": byte + 1 for byte in range(256)}
+        own = Tokenizer(models.BPE(pieces, [], byte_fallback=True, unk_token="<unk>"))
+        own.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=own)
+
+
+@pytest.mark.parametrize("said", ["é ok".encode(), "😀".encode(), b"p\xdf\xfcv", b"a \xc2"])
+def test_what_begins_an_answer_may_become_it(said: bytes) -> None:
+    model: Any = Spoken()
+    tokens = [byte + 1 for byte in said]
+    whole = model.read(tokens)
+    assert all(model.may_become(tokens[:n], [whole]) for n in range(len(tokens) + 1))
+    if "\N{REPLACEMENT CHARACTER}" not in whole:
+        assert not model.may_become([ord("x") + 1, *tokens], [whole])

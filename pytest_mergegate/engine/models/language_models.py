@@ -22,6 +22,8 @@ from pytest_mergegate.pool.base import Base
 
 _KEY_VALUE_BYTES = 1 << 28
 """Memory for the keys and values of one batch that is decoded together."""
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer has in place of bytes that are no text."""
 
 
 class GenerativeModel(HeadedModel):
@@ -91,8 +93,10 @@ class GenerativeModel(HeadedModel):
         spaces around it; one that goes on behind such a text may yet be cut by a stop string."""
         if getattr(self.tokenizer, "clean_up_tokenization_spaces", False):
             return True  # what follows may take spaces out of what is there
+        if any(_UNREADABLE in text for text in texts):
+            return True  # where bytes make no text, a byte may make those before it unreadable
         # a token may end within a character
-        begun = self.read(answer).lstrip().rstrip("\N{REPLACEMENT CHARACTER}")
+        begun = self.read(answer).lstrip().rstrip(_UNREADABLE)
         whole = [text.strip() for text in texts]
         return any(text.startswith(begun) or begun.startswith(text) for text in whole)
 
