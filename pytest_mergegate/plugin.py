@@ -15,6 +15,7 @@ _SIGNATURE = "mergeable(pool=None, /, **budget)"
 _POOL_KEYS = frozenset(
     {"base", "experts", "examples", "probes", "conflict", "certificate", "merge", "judge", "ignore"}
     | {"dtype", "trust_remote_code", "allowed_bases", "lm_eval_tasks"}
+    | {"merged", "reference_dtype", "vocabulary"}
 )
 _BUDGET_KEYS = frozenset(BUDGETS)
 

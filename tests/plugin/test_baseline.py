@@ -12,6 +12,7 @@ import pytest
 from pools import (
     Adapter,
     apart,
+    edit_adapter_config,
     examples,
     never_end,
     read_gate,
@@ -61,6 +62,8 @@ def pool_of_four(tmp_path_factory: pytest.TempPathFactory, seed: int, shared_poo
 def pool(pool_of_four: Path, pytester: pytest.Pytester) -> Path:
     """A copy in the folder where pytester runs, of a, b and c."""
     shutil.copytree(pool_of_four.parent, pytester.path, dirs_exist_ok=True)
+    for adapter in pytester.path.glob("adapters/*"):
+        edit_adapter_config(adapter, base_model_name_or_path=str(pytester.path / "base"))
     path = pytester.path / "mergegate.yaml"
     edit(path, without="d", budget=INCREASES)
     return path

@@ -394,9 +394,9 @@ class TestWhatPeopleAreTold:
             [
                 "*= merge gates =*",
                 "FAIL *mergegate.yaml: 3 of 3 experts over budget: a, b, c (* s)",
-                "*MDS",
-                "expert*≤ 0.5  verdict",
-                f"a *{first['mds']:.2f}*fail*",
+                "*(MDS)",
+                "expert  verdict *≤ 0.5",
+                f"a  *fail *{first['mds']:.2f}",
             ]
         )
 

@@ -204,7 +204,7 @@ class TestAnnotations:
         result.assert_outcomes(failed=1)
         (found,) = self.annotations(result)
         assert found.startswith("::error file=test_it.py,line=5::test_pool%0A%0A")
-        assert result.stdout.str().count("3 of 3 experts not within budget:\n  a: ") == 1
+        assert result.stdout.str().count("3 of 3 experts not within budget: a, b, c\n  a: ") == 1
         result.stdout.no_fnmatch_line("*another exception*")
 
     def test_of_a_gate_in_error_there_is_none(

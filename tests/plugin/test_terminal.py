@@ -24,7 +24,7 @@ def test_the_pool_leaves_the_numbers_to_its_experts(
 def test_the_pool_alone_says_them(pytester: pytest.Pytester, gates: Gates) -> None:
     gates.failing()
     result = pytester.runpytest("--mergegate", "mergegate.yaml::pool")
-    result.stdout.fnmatch_lines(["3 of 3 experts not within budget:", "  a: conflicting *"])
+    result.stdout.fnmatch_lines(["3 of 3 experts not within budget: a, b, c", "  a: conflicting *"])
 
 
 def test_paths_start_at_the_rootdir(pytester: pytest.Pytester, gates: Gates) -> None:

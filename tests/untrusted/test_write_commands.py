@@ -121,7 +121,7 @@ _BY_ITSELF = {
     # what they write lies in folders of their own making, in the system's temporary folder
     "engine/models/streaming.py", "engine/weights/adapters.py", "cli/run_unpickle.py",
     "pool/padding.py",
-    "merging/mergekit_process.py",
+    "merging/mergekit_process.py", "merging/by_peft.py",
     "engine/models/render_chats.py",  # which reads its own size
     # beside the place, in a folder by a name that nobody can foresee
     "merging/build.py",

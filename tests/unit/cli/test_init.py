@@ -249,7 +249,7 @@ class TestWhatIsMissing:
         shutil.move(project / "base", project / "elsewhere")
         code, _, err = init(project / "adapters")
         assert code == 2
-        assert "lies outside of the repository" in err
+        assert "is not here" in err
         assert "--base PATH" in err
         assert not (project / "mergegate.yaml").exists()
         code, out, _ = init(project / "adapters", "--base", project / "elsewhere")
