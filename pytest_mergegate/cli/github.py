@@ -20,6 +20,7 @@ from pytest_mergegate.common.files.reading import read_own
 from pytest_mergegate.common.files.writing import Unwritten, open_to_append, write_file
 from pytest_mergegate.common.plain_text import clean, cut
 from pytest_mergegate.common.statuses import Status
+from pytest_mergegate.report.formats.advice import try_lines
 from pytest_mergegate.report.formats.json import read_reports
 from pytest_mergegate.report.formats.markdown import render
 from pytest_mergegate.report.formats.reading import badness, beyond
@@ -259,11 +260,13 @@ def _of_report(report: Report, workspace: Path) -> Iterator[Annotation]:
 def _of_verdicts(report: Report, file: str | None) -> Iterator[Annotation]:
     diagnoses = {d.expert: d for d in report.diagnoses}
     undone = [v for v in report.verdicts if v.status != "pass"]
+    remedy = [*try_lines(report)]  # told once, with the worst
     for expert in dict.fromkeys(v.expert for v in sorted(undone, key=badness, reverse=True)):
         own = [v for v in undone if v.expert == expert]
         said = beyond(own) if any(v.status == "fail" for v in own) else "undecided"
         known = diagnoses.get(expert) if expert is not None else None
-        lines = [*(v.message for v in own), *(known.facts if known else ())]
+        lines = [*(v.message for v in own), *(known.facts if known else ()), *remedy]
+        remedy = []
         yield Annotation(
             level="error",
             title=f"{expert or 'the pool'}: {said}",

@@ -321,7 +321,7 @@ def test_an_adapter_that_peft_does_not_load(
 ) -> None:
     gate = write_pool(tmp_path, "llama", seed, "ia3", "lora")
     monkeypatch.setattr(
-        "pytest_mergegate.engine.weights.adapters.set_peft_model_state_dict", lambda *_: None
+        "pytest_mergegate.engine.weights.adapters.set_peft_model_state_dict", lambda *_, **__: None
     )
     found = refusal(tmp_path, gate)
     assert (found.code, found.expert) == ("MG002", "a")

@@ -212,7 +212,10 @@ def task_vector(adapter: Path) -> dict[str, np.ndarray]:
     found = {}
     for key, a in tensors.items():
         if ".lora_A." in key:
-            module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            # a prefix that is missing from all names is read as if it were there
+            module = re.sub(r"^(base_model\.)?(model\.)*", "model.", key).removesuffix(
+                ".lora_A.weight"
+            )
             alpha = next(
                 (v for n, v in alphas.items() if re.match(rf"(.*\.)?({n})$", module)),
                 config["lora_alpha"],

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,6 @@ from pytest_mergegate.report.gating import run_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from pytest_mergegate.common.errors import GateError
     from pytest_mergegate.engine.running.executors import Job
@@ -254,6 +254,9 @@ class TestErrors:
         folder = pool_copy.parent
         shutil.rmtree(folder / "adapters" / "c")
         write_adapter(folder / "base", folder / "adapters" / "c", seed + 1000)
+        for name in "ab":  # nothing of these is to differ, down to the base that they name
+            config = Path("adapters", name, "adapter_config.json")
+            shutil.copyfile(tiny_pool.parent / config, folder / config)
 
         class Elsewhere(Worker):
             def __init__(self, gate: Any, device: str) -> None:

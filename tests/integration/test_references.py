@@ -208,9 +208,10 @@ def test_inputs_that_cannot_be_read_are_named_by_their_line(pool: Path) -> None:
 
 def test_every_reference_is_a_label() -> None:
     """Of a base whose answers are labels."""
-    model: Any = SimpleNamespace(labels=("yes", "no"))
+    model: Any = SimpleNamespace(labels=("yes", "no"), tokenizer=None, called="the base")
     rows = [Example(input="a", target=("yes", "no")), Example(input="b", target=("no", "maybe"))]
-    reader = _Reader("a", model, [1, 4])
+    asker: Any = None  # which renders chats, and there is none
+    reader = _Reader("a", model, [1, 4], asker)
     reader.check_labels(rows[:1])
     with pytest.raises(PoolError, match="example 4 names 'maybe', which is no label of the base"):
         reader.check_labels(rows)
@@ -241,9 +242,9 @@ def test_scores_of_base_and_experts_serve_other_pools(
     scored: list[tuple[str, str]] = []
     score = evaluate._scored
 
-    def noted(context: Any, task: Any) -> Any:
-        scored.append((context.workspace.engine.model.loaded, task.name))
-        return score(context, task)
+    def noted(context: Any, engine: Any, task: Any, *more: Any) -> Any:
+        scored.append((engine.model.loaded, task.name))
+        return score(context, engine, task, *more)
 
     monkeypatch.setattr(evaluate, "_scored", noted)
     settings = read_gate(pool)
