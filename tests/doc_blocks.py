@@ -146,8 +146,9 @@ def _mergegate(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def environment() -> dict[str, str]:
     """This process's, with its commands first, which are forks of one that has imported torch,
-    and without what an outer pytest left in it."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    and without what an outer pytest or a CI left in it: pages speak to people."""
+    left = ("PYTEST_", "CI", "BUILD_NUMBER")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(left)}
     folders = (forks(), Path(sys.executable).parent, os.environ["PATH"])
     path = os.pathsep.join(map(str, folders))
     # the repository's package, wherever this runs

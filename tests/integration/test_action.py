@@ -213,13 +213,16 @@ def test_an_expert_more_starts_from_the_default_branch_s_results(
     assert github.report()["cache"]["hits"] > 0
 
 
-def test_the_second_run_hits_the_cache(github: GitHub, on_pull_request: Ran) -> None:
+def test_the_second_run_hits_the_cache(
+    github: GitHub, on_pull_request: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is computed: in its second run the job has no torch that could be imported."""
     saved = len(github.caches)
     trap = github.folder / "trap" / "torch"
     trap.mkdir(parents=True)
     (trap / "__init__.py").write_text("raise ImportError('torch was imported')")
-    github.environment = {"PYTHONPATH": f"{trap.parent}{os.pathsep}{ROOT}"}
+    trapped = {"PYTHONPATH": f"{trap.parent}{os.pathsep}{ROOT}"}
+    monkeypatch.setattr(github, "environment", trapped)
     ran = github.workflow(pull_request=7)
     assert "torch was imported" not in ran.log
     assert ran.outputs["status"] == "fail"

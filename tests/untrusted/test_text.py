@@ -214,7 +214,7 @@ def test_examples(gate: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"input": f"{word} {text}"[:40], "target": text} for word, text in begun]
     write_jsonl(gate.parent / "data" / "b.jsonl", rows)
     settings = read_gate(gate)
-    settings["certificate"] = {"shown": len(rows)}
+    settings["certificate"] = {"shown": len(rows), "sequential": False}
     settings["budget"] = {"max_disagreement": 0.0, "max_loss": 0.0}
     write_gate(gate, settings)
     report = gate.parent.parent / "reports"
