@@ -34,6 +34,10 @@ _SLACK = 0.15
 """How far a number may be from the one shown: another processor rounds otherwise."""
 
 
+_CI = ("CI", "BUILD_NUMBER")
+"""What tells of a CI, which writes no registry that nobody named."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """One fenced block of a page."""
@@ -132,6 +136,8 @@ def _mergegate(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     arguments = shlex.split(command, comments=True)[1:]
     out, err = StringIO(), StringIO()
     before = dict(os.environ)
+    for name in _CI:
+        os.environ.pop(name, None)
     os.environ |= {"NO_COLOR": "1", "COLUMNS": "80"}
     try:
         with contextlib.chdir(folder), redirect_stdout(out), redirect_stderr(err):
@@ -147,8 +153,8 @@ def _mergegate(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def environment() -> dict[str, str]:
     """This process's, with its commands first, which are forks of one that has imported torch,
     and without what an outer pytest or a CI left in it: pages speak to people."""
-    left = ("PYTEST_", "CI", "BUILD_NUMBER")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(left)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    kept = {key: value for key, value in kept.items() if key not in _CI}
     folders = (forks(), Path(sys.executable).parent, os.environ["PATH"])
     path = os.pathsep.join(map(str, folders))
     # the repository's package, wherever this runs
