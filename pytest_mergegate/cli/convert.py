@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from pytest_mergegate.cli import Parser, run_unpickle
 from pytest_mergegate.cli.mlx import MLX, convert_mlx
 from pytest_mergegate.common.errors import GateError, PoolError, UsageError
-from pytest_mergegate.common.files.writing import Unwritten, make_folder, write_file
+from pytest_mergegate.common.files.repository import check_contained, is_contained
+from pytest_mergegate.common.files.writing import make_folder, write_file
 from pytest_mergegate.common.plain_text import say, shown
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS, read_adapter_config
 from pytest_mergegate.pool.base import Base, read_base
-from pytest_mergegate.pool.references import locate
+from pytest_mergegate.pool.references import in_ci, locate
 from pytest_mergegate.pool.repaired_names import repaired
+from pytest_mergegate.pool.tensor_headers import LFS
 from pytest_mergegate.pool.tensors import StoredTensors
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def run(chosen: argparse.Namespace) -> int:
     target: Path = chosen.output or folder
     if target != folder and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--output: {target} is there already", fix="name another")
+    # or what a committed link leads to would be copied beside the weights
+    check_contained(folder, root=Path.cwd(), expert=None, where="convert")
     config = read_adapter_config(folder, expert=None)
     if (folder / MLX).is_file() and not (folder / WEIGHTS).is_file():
         return convert_mlx(folder, chosen.output, config, chosen.base)
@@ -87,7 +91,7 @@ def _base(named: str | None, config: Mapping[str, object], folder: Path) -> Base
             found = (place / "config.json").is_file()
         except OSError:
             return None
-        if found:
+        if found and is_contained(place, root=Path.cwd(), own=not in_ci()):
             located = locate(str(place), root=Path.cwd(), expert=None, where=CONFIG)
             return read_base(located, said, CONFIG)
     return None
@@ -99,6 +103,10 @@ def _unpickled(folder: Path, work: Path) -> Path:
     if not pickle.is_file():
         what = f"{shown(folder.name)}/ has neither {WEIGHTS} nor {PICKLE}"
         raise PoolError(what, where=folder.name, fix="name the folder that holds the adapter")
+    with pickle.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            what = f"{PICKLE} is a Git LFS pointer, not the file itself"
+            raise PoolError(what, where=folder.name, fix="fetch it with git lfs pull")
     try:
         done = subprocess.run(
             [sys.executable, "-I", run_unpickle.__file__, str(pickle.resolve()), str(out)],
@@ -110,15 +118,15 @@ def _unpickled(folder: Path, work: Path) -> Path:
             timeout=_SECONDS,
         )
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = None if done.returncode == 0 else (lines or [f"exit code {done.returncode}"])[-1]
+        killed = f"the process that read it ended with {done.returncode}; is memory too small?"
+        reason = None if done.returncode == 0 else lines[-1] if done.returncode == 1 else killed
     except subprocess.TimeoutExpired:
         reason = f"it takes more than {_SECONDS} seconds"
     if reason is not None:
-        raise PoolError(
-            f"{PICKLE} is not read: {shown(reason, 200)}",
-            where=folder.name,
-            fix="a pickle that holds more than tensors is a program; ask for safetensors",
-        )
+        fix = "download it again, or have it saved as safetensors: model.save_pretrained(path)"
+        if run_unpickle.PROGRAM in reason:
+            fix = "do not load it; ask for safetensors"
+        raise PoolError(f"{PICKLE} is not read: {shown(reason, 200)}", where=folder.name, fix=fix)
     return out
 
 
@@ -157,5 +165,5 @@ def _write(state: "dict[str, Tensor]", folder: Path, target: Path) -> None:
                 if file.suffix in _BESIDE and file.is_file():
                     write_file(target / file.name, file.read_bytes())
         write_file(target / WEIGHTS, save(state, {"format": "pt"}))
-    except (Unwritten, OSError) as error:
+    except OSError as error:
         raise GateError(str(error), fix="make room, or choose another folder") from None

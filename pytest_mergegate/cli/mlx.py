@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_mergegate.common.errors import GateError, PoolError, UsageError
-from pytest_mergegate.common.files.writing import Unwritten, write_file
+from pytest_mergegate.common.files.writing import write_file
 from pytest_mergegate.common.plain_text import say, shown
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS
@@ -51,7 +51,7 @@ def convert_mlx(
     try:
         write_file(output / CONFIG, json.dumps(settings, indent=2) + "\n")
         write_file(output / WEIGHTS, save(state, {"format": "pt"}))
-    except (Unwritten, OSError) as error:
+    except OSError as error:
         raise GateError(str(error), fix="make room, or choose another folder") from None
     say([f"wrote {output / WEIGHTS}: {len(modules)} modules of mlx-lm's {MLX}"])
     return Exit.PASSED

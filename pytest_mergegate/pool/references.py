@@ -15,7 +15,7 @@ from pytest_mergegate.common.plain_text import shown
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _CORRECT = "correct the path; it is relative to the gate file"
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.vocab"]
 _UNWANTED = [
@@ -46,7 +46,7 @@ class Located:
     @property
     def pinned(self) -> bool:
         """Whether the same reference means the same files tomorrow, or is the user's own folder."""
-        return self.repository is None or bool(_COMMIT.fullmatch(self.revision or ""))
+        return self.repository is None or bool(COMMIT.fullmatch(self.revision or ""))
 
 
 def locate(
@@ -177,5 +177,5 @@ def _from_hub(repository: str, revision: str | None, *, code: bool) -> Located:
         repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED
     )
     path = Path(folder)
-    commit = path.name if _COMMIT.fullmatch(path.name) else None
+    commit = path.name if COMMIT.fullmatch(path.name) else None
     return Located(path=path, repository=repository, revision=revision, commit=commit)

@@ -24,7 +24,7 @@ _DIMENSIONS = 16
 _NAME_LENGTH = 500
 _SPAN = 1 << 44
 """Elements, those of empty dimensions left out of the product."""
-_LFS = b"version https://git-lfs"
+LFS = b"version https://git-lfs"
 # of a tensor's entry: one brace, two brackets, four commas and those of its shape
 _MARKS = MOST_TENSORS * 12
 _BITS = {
@@ -78,7 +78,7 @@ def read_headers(path: Path, *, expert: str | None = None) -> dict[str, TensorHe
     except (_Unsound, SafetensorError, OSError, ValueError) as error:
         what = f"{shown(path.name)} is not a readable safetensors file ({shown(str(error), 240)})"
         fix = "save or download it again as safetensors"
-        if _LFS.decode() in str(error):
+        if LFS.decode() in str(error):
             fix = "fetch it with git lfs pull"
         raise PoolError(what, expert=expert, where=label(path), fix=fix) from None
     return headers
@@ -91,9 +91,9 @@ class _Unsound(Exception):
 def _headers(file: BinaryIO) -> dict[str, TensorHeader]:
     size = file.seek(0, 2)
     file.seek(0)
-    begins = file.read(len(_LFS))
-    if begins == _LFS:
-        raise _Unsound(f"it begins with {_LFS.decode()!r}: a Git LFS pointer, not the file itself")
+    begins = file.read(len(LFS))
+    if begins == LFS:
+        raise _Unsound(f"it begins with {LFS.decode()!r}: a Git LFS pointer, not the file itself")
     if size < 8:
         raise _Unsound(f"it has only {size} bytes; it is empty or truncated")
     length = int.from_bytes(begins[:8], "little")

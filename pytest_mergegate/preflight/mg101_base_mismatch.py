@@ -1,20 +1,18 @@
 """MG101: an expert says it was trained on another base, or another kind of model."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.base import Base
 from pytest_mergegate.pool.experts import Expert
-from pytest_mergegate.pool.identity import identify
+from pytest_mergegate.pool.identity import identify, may_be, named_revision
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.pool.references import Located, names_repository
+from pytest_mergegate.pool.references import COMMIT, names_repository
 from pytest_mergegate.preflight.heads import architecture_of, task_of
 from pytest_mergegate.preflight.told import Findings, error, grouped, warning
 from pytest_mergegate.preflight.traces import traces
 
-_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _SIZES = (
     *("hidden_size", "d_model", "n_embd", "dim"),
     *("intermediate_size", "ffn_dim", "d_ff", "n_inner", "hidden_dim"),
@@ -60,9 +58,10 @@ def _unproven(expert: Expert, base: Base) -> Findings:
     named = expert.base_reference
     if named is None or identify(named, base, expert.path) != "unknown":
         return
-    said = shown(named)
+    said, revision = shown(named), named_revision(named)
+    commit = revision if revision and COMMIT.fullmatch(revision) else "<commit>"
     pin = (
-        f"write `base: {said.partition('@')[0]}@<commit>`, which pins it"
+        f"write `base: {said.partition('@')[0]}@{commit}`, which pins it"
         if names_repository(named.partition("@")[0])
         else "have that folder at hand, so that the weights can be compared, or write the base's "
         "repository on the hub into base: and base_model_name_or_path"
@@ -85,7 +84,7 @@ def _adapter(expert: Expert, base: Base) -> Told:
         )
     # PEFT itself loads whatever revision of the base it is given
     wanted, located = expert.config.get("revision"), base.located
-    if isinstance(wanted, str) and wanted and not _may_be(located, wanted):
+    if isinstance(wanted, str) and wanted and not may_be(located, wanted):
         yield (
             f"the adapter was trained on revision {shown(wanted)!r} of its base, "
             f"the gate's is {located.revision or located.commit or 'main'!r}",
@@ -100,16 +99,6 @@ def _adapter(expert: Expert, base: Base) -> Told:
             f"the base is a {base.architecture} ({offered})",
             "gate against the class of model that it was trained on, saved with save_pretrained",
         )
-
-
-def _may_be(located: Located, wanted: str) -> bool:
-    """Whether a revision may be the one that lies here."""
-    if located.repository is None:
-        return True
-    if _COMMIT.fullmatch(wanted):
-        return located.commit is None or located.commit.startswith(wanted)
-    # a branch may well point to the commit
-    return wanted == (located.revision or "main") or located.pinned
 
 
 def _checkpoint(expert: Expert, base: Base, relative_norm: float | None) -> Told:

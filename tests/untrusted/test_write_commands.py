@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from unit.history.registry.making import made
 
 import pytest_mergegate
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.history.registry.appending import append_lines
 from pytest_mergegate.history.registry.reading import read_registry
+from pytest_mergegate.pool.adapters import WEIGHTS
 from untrusted.checkouts import contents, mergegate
 from untrusted.suite import checked
 
@@ -40,8 +43,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "init": ("init", "adapters", "--output", "LINK.mergegate.yaml"),
     "init by force": ("init", "adapters", "--output", "LINK.mergegate.yaml", "--force"),
     "study as JSON": ("study", "--paper", "--json", "LINK"),
+    "convert": ("convert", "odd", "--output", "LINK"),
     "calibrate": ("calibrate", "own.jsonl", "--json", "LINK"),
 }
+
+
+def spoil(repository: Path) -> Path:
+    """An adapter that there is something to convert of."""
+    odd = shutil.copytree(repository / "adapters" / "b", repository / "odd")
+    tensors = load_file(odd / WEIGHTS)
+    save_file({k.replace(".weight", ".x.weight"): v for k, v in tensors.items()}, odd / WEIGHTS)
+    return odd
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling", "folder"])
@@ -56,6 +68,8 @@ def test_every_command(
     monkeypatch.chdir(repository)
     if "own.jsonl" in arguments:
         append_lines(repository / "own.jsonl", [made(f"a{k}") for k in "bcdefghijk"])
+    if "odd" in arguments:
+        spoil(repository)
     suffix = ".mergegate.yaml" if any(a.endswith(".mergegate.yaml") for a in arguments) else ""
     if kind == "folder":
         (repository / "out").symlink_to("../secret")
@@ -67,9 +81,29 @@ def test_every_command(
     code = mergegate(*(argument.replace("LINK", place) for argument in arguments))
     said = "".join(capsys.readouterr())
     assert code in {1, 2, 4}, said
-    assert "symlink" in said or "no regular file" in said
+    assert "symlink" in said or "no regular file" in said or "is there already" in said
     assert "Traceback" not in said
     assert "TOP-SECRET" not in said
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "adapter_model.bin", "adapter_config.json"])
+@pytest.mark.parametrize("to_folder", [True, False])
+def test_what_is_converted_is_the_adapter_alone(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    name: str, to_folder: bool,
+) -> None:  # fmt: skip
+    """A link in an adapter's folder would have a file of the machine copied beside the weights."""
+    monkeypatch.chdir(repository)
+    odd = spoil(repository)
+    if name.endswith(".bin"):
+        (odd / WEIGHTS).unlink()
+    (odd / name).unlink(missing_ok=True)
+    (odd / name).symlink_to("../../secret/secret.txt")
+    assert mergegate("convert", "odd", *(("--output", "out") if to_folder else ())) == 2
+    said = "".join(capsys.readouterr())
+    assert f"the symlink odd/{name} leaves the repository" in said
+    assert "TOP-SECRET" not in said
+    assert not (repository / "out").exists()
 
 
 @pytest.mark.parametrize("under", ["pytest", "check"])

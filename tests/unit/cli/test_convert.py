@@ -128,6 +128,9 @@ def test_a_pickle_that_is_a_program(
     code, said = convert(adapter)
     assert code == 2
     assert "is not read" in said
+    if zipped:
+        assert "more than tensors (io.open)" in said
+        assert "do not load it" in said
     assert not marker.exists()
     assert not (adapter / WEIGHTS).exists()
 
@@ -138,6 +141,32 @@ def test_other_things_than_tensors(adapter: Path, convert: Run, held: Any) -> No
     code, said = convert(adapter)
     assert code == 2
     assert "something else than tensors" in said
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk\n", b"\x80\x02hello", b"PK\x03\x04", b"<html>"])
+def test_junk_for_a_pickle(adapter: Path, convert: Run, junk: bytes) -> None:
+    """torch itself says a bare number, nothing, or how to load it without its check."""
+    to_pickle(adapter)
+    (adapter / PICKLE).write_bytes(junk)
+    code, said = convert(adapter)
+    assert code == 2
+    assert f"b: {PICKLE} is not read: its {len(junk)} bytes are nothing that torch.save" in said
+    assert said.count("fix:") == 1
+    assert "download it again" in said
+
+
+def test_a_pickle_cut_off(adapter: Path, convert: Run) -> None:
+    to_pickle(adapter)
+    whole = (adapter / PICKLE).read_bytes()
+    (adapter / PICKLE).write_bytes(whole[: len(whole) // 2])
+    assert "or not all of it" in convert(adapter)[1]
+
+
+def test_a_pickle_in_lfs(adapter: Path, convert: Run) -> None:
+    to_pickle(adapter)
+    (adapter / PICKLE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
+    code, said = convert(adapter)
+    assert (code, "git lfs pull" in said) == (2, True)
 
 
 def test_bad_input(adapter: Path, tmp_path: Path, convert: Run) -> None:

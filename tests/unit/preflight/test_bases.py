@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 
 from pytest_mergegate.pool.references import names_repository
 
@@ -210,6 +212,40 @@ class TestByContent:
         assert (found.severity, found.expert) == ("error", "b")
         assert "are at hand and are not those" in found.message
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_every_number_is_compared(self, files: Files, dtype: torch.dtype) -> None:
+        """One number in 200,000 that is another, wherever it is, and in whatever precision."""
+        name, rng = EMBEDDING, files.rng
+        tensors = load_file(files.base / "model.safetensors")
+        tensors[name] = tensors[HEAD] = rng.standard_normal((25_000, WIDTH)).astype(np.float32)
+        files.write_model(files.base, tensors, LLAMA)
+        copy = files.folder / "run" / "copy"
+        shutil.copytree(files.base, copy)
+        files.edit_config("b", base_model_name_or_path=str(copy))
+        own = {key: torch.tensor(value).to(dtype) for key, value in tensors.items()}
+        save_torch(own, copy / "model.safetensors", {"other": "bytes"})
+        assert files.findings() == []
+        own[name].view(-1)[rng.integers(own[name].numel())] += 0.5
+        save_torch(own, copy / "model.safetensors", {"other": "bytes"})
+        found = files.only("MG101")
+        assert (found.severity, "are not those" in found.message) == ("error", True)
+
+    def test_what_rounding_does_not_explain(self, files: Files, copy: Path) -> None:
+        """A short fine-tuning in bfloat16 is near the base, and is not the base."""
+        tensors = load_file(copy / "model.safetensors")
+        near = {key: value * np.float32(1 + 2**-8) for key, value in tensors.items()}
+        halves = {key: torch.tensor(value).bfloat16() for key, value in near.items()}
+        save_torch(halves, copy / "model.safetensors")
+        found = files.only("MG101")
+        assert (found.severity, "nothing shows" in found.message) == ("warning", True)
+
+    def test_codes_are_compared_by_their_bytes(self, files: Files, copy: Path) -> None:
+        tensors = load_file(copy / "model.safetensors")
+        held = {**tensors, "model.table": np.arange(9)}
+        files.write_model(files.base, held, LLAMA)
+        save_file({**held, "model.table": np.arange(9)[::-1].copy()}, copy / "model.safetensors")
+        assert "are not those" in files.only("MG101").message
+
     def test_in_ci_nothing_outside_is_read(
         self,
         files: Files,
@@ -332,6 +368,18 @@ class TestHub:
         monkeypatch.setattr("pytest_mergegate.pool.identity._aliases", lambda: known)
         cached.edit_config("b", base_model_name_or_path=named)
         assert cached.findings(base="org/base") == []
+
+    @pytest.mark.parametrize("form", ["org/base@{}", "/x/models--org--base/snapshots/{}"])
+    def test_another_pinned_revision_is_another_base(self, cached: Files, form: str) -> None:
+        cached.edit_config("b", base_model_name_or_path=form.format("f" * 40))
+        for base in ("org/base", f"org/base@{COMMIT}"):
+            found = cached.only("MG101", base=base)
+            assert (found.severity, found.expert) == ("warning", "b")
+            assert "nothing shows that they are the same weights" in found.message
+        if "@" in form:
+            assert f"write `base: org/base@{'f' * 40}`" in found.fix
+        cached.edit_config("b", base_model_name_or_path=form.format(COMMIT))
+        assert cached.findings(base=f"org/base@{COMMIT}") == []
 
     def test_the_table_of_aliases(self) -> None:
         """Each name stands in one group, and each group has several."""
