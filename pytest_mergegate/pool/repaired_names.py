@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pytest_mergegate.common.plain_text import shown
 from pytest_mergegate.pool.adapters import PREFIX, WRAPPED
-from pytest_mergegate.pool.base import Base
+from pytest_mergegate.pool.base import OUTPUT_LAYERS, Base
 from pytest_mergegate.pool.tensors import StoredTensors
 
 Rename = Callable[[str], str | None]
@@ -21,7 +21,7 @@ _INFIX = re.compile(
     r"\.(?P<adapter>(?!weight\b|bias\b)\w+)(?=\.|$)"
 )
 """A tensor of an adapter under the name that it has in a model, with the adapter's own in it."""
-
+_HEADS = tuple(f"{layer}." for layer in OUTPUT_LAYERS)
 _FACTOR = re.compile(r"(?P<module>.+?)(\.base_layer)*\.lora_[AB]\.weight")
 
 
@@ -66,8 +66,13 @@ def _readings(tensors: StoredTensors) -> Iterator[tuple[str, Rename]]:
     adapters = {match["adapter"] for key in tensors if (match := _INFIX.search(key))}
     infix = adapters.pop() if len(adapters) == 1 else None
 
+    there = {_WRAPPERS.sub("", key) for key in tensors}
+
     def plain(key: str) -> str:
-        key = WRAPPED.sub(".", _WRAPPERS.sub("", key))
+        key = _WRAPPERS.sub("", key)
+        whole = WRAPPED.sub(".", key)
+        # PEFT stores a resized module under both names
+        key = key if whole in there else whole
         found = _INFIX.search(key)
         if infix is None or found is None:
             return key
@@ -76,6 +81,12 @@ def _readings(tensors: StoredTensors) -> Iterator[tuple[str, Rename]]:
     left_out = [f"{name!r}" for name in sorted({m for k in tensors for m in _WRAPPERS.findall(k)})]
     left_out += [f"'.{infix}.', the adapter's own name,"] if infix else []
     also = f"with {' and '.join(left_out)} left out" if left_out else ""
+
+    def inside(key: str) -> str:
+        rest = key.removeprefix(PREFIX)
+        head = rest.removeprefix("base_model.")  # which stands beside the model
+        return PREFIX + head if head.startswith(_HEADS) else f"{PREFIX}model.{rest}"
+
     edits: list[tuple[str, Rename]] = [
         ("", lambda key: key if key.startswith(PREFIX) else None),
         (
@@ -84,10 +95,7 @@ def _readings(tensors: StoredTensors) -> Iterator[tuple[str, Rename]]:
         ),
         (f"with {PREFIX!r} twice", _without(PREFIX, PREFIX)),
         ("with a doubled 'model.'", _without(PREFIX, "model.")),
-        (
-            "without the model's own 'model.'",
-            lambda key: f"{PREFIX}model.{key.removeprefix(PREFIX)}",
-        ),
+        ("without the model's own 'model.'", inside),
         ("with 'base_model.' for its prefix", _instead("base_model.")),
         ("with 'model.' for its prefix", _instead("model.")),
     ]

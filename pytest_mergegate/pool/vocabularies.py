@@ -14,6 +14,7 @@ from pytest_mergegate.pool.adapters import CONFIG, PREFIX, WEIGHTS, WRAPPED, rea
 from pytest_mergegate.pool.base import OUTPUT_LAYERS, Base
 from pytest_mergegate.pool.checkpoints import read_checkpoint
 from pytest_mergegate.pool.references import Located
+from pytest_mergegate.pool.repaired_names import as_loaded, repaired
 from pytest_mergegate.pool.tensors import StoredTensors
 from pytest_mergegate.pool.tokenizer_files import TokenizerFiles, token_ids
 
@@ -38,9 +39,9 @@ class Vocabulary:
 
     located: Located
     tensors: StoredTensors
-    """Under the names in its files."""
+    """Under the names that they are read by."""
     stored: Mapping[str, Stored]
-    """By the name in its files."""
+    """By that name."""
     known: int
     """Ids below it stand for tokens of its tokenizer, or the base's, where it has none."""
     added: Mapping[int, str]
@@ -117,7 +118,9 @@ def _read(base: Base, name: str, located: Located, ours: Mapping[str, int]) -> V
     if (path / CONFIG).is_file():
         config = read_adapter_config(path, expert=name)
         files = [path / WEIGHTS] if (path / WEIGHTS).is_file() else []
-        tensors = StoredTensors(files, expert=name)
+        tensors = as_loaded(StoredTensors(files, expert=name), base)
+        if (repair := repaired(tensors, base)) is not None:
+            tensors = repair.tensors
     else:
         tensors = read_checkpoint(path, expert=name)
     stored = {key: held for key in tensors if (held := _stored(key, base, tensors)) is not None}

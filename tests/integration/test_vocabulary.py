@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pools import words, write_base, write_gate, write_jsonl
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_mergegate import assess
 from pytest_mergegate.cli import main
 from pytest_mergegate.engine.weights.task_vectors import TaskVectors
 from pytest_mergegate.gate.gatefile import gate_from
+from pytest_mergegate.pool.adapters import WEIGHTS
 from pytest_mergegate.stages.preflight import run_preflight
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pytest_mergegate.common.findings import Finding
@@ -168,6 +172,44 @@ def test_factors_and_rows_of_added_tokens(
     moved = [vectors.delta("x", name) for name in (EMBEDDING, HEAD)]
     assert any(delta is not None and delta.any() for delta in moved)
     assert all(delta is None or len(delta) == TOKENS + 1 for delta in moved)
+
+
+P = "base_model.model."
+RENAMED: dict[str, Callable[[str], str]] = {
+    "no prefix": lambda key: key.removeprefix(P),
+    "neither": lambda key: key.removeprefix(P).removeprefix("model."),
+    "no model": lambda key: key.replace(f"{P}model.", P),
+    "base_model.": lambda key: key.replace(P, "base_model."),
+    "twice": lambda key: P + key,
+    "compiled": lambda key: f"_orig_mod.{key}",
+    "adapter": lambda key: re.sub(r"(lora_.)\.", r"\1.default.", key),
+}
+
+
+@pytest.mark.parametrize("grown", [True, False])
+@pytest.mark.parametrize("way", RENAMED)
+def test_resized_modules_under_other_names(
+    base: Path, tmp_path: Path, seed: int, way: str, grown: bool
+) -> None:
+    """PEFT stores a resized module three times: as trained, as it was, and by its plain name."""
+    added, rows = (("<x>",), TOKENS + 1) if grown else ((), None)
+    write_expert(base, tmp_path / "x", seed + 1, rows=rows, added=added, **SAVED)
+    write_expert(base, tmp_path / "y", seed + 2, rows=None)
+    names = (EMBEDDING, HEAD, "model.layers.0.self_attn.q_proj.weight")
+    pool, _ = read(tmp_path)
+    assert pool is not None
+    expected = [TaskVectors(pool).delta("x", name) for name in names]
+    weights = tmp_path / "x" / WEIGHTS
+    save_file({RENAMED[way](k): t for k, t in load_file(weights).items()}, weights)
+    pool, findings = read(tmp_path)
+    assert [str(f) for f in findings if f.severity == "error"] == []
+    assert any("is read as" in f.message for f in findings)
+    assert pool is not None
+    for name, before in zip(names, expected, strict=True):
+        delta = TaskVectors(pool).delta("x", name)
+        assert delta is not None
+        assert before is not None
+        assert torch.equal(delta, before)
 
 
 def test_nothing_to_pad(base: Path, tmp_path: Path, seed: int) -> None:
