@@ -66,7 +66,7 @@ def merge_by_function(
 
     What it draws at random from torch is drawn anew for every parameter, by the gate's seed. Raises
     GateError where it raises, or returns something else than a tensor of that shape, of finite
-    numbers.
+    numbers in float32 or float64.
     """
     function = _loaded(method)
     known = inspect.signature(function).parameters
@@ -87,7 +87,8 @@ def merge_by_function(
     finally:
         torch.set_default_dtype(precision)
     if not isinstance(merged, Tensor):
-        raise _refused(method, parameter, f"returned a {type(merged).__name__}, no tensor")
+        fix = "return torch.from_numpy(array)" if hasattr(merged, "__array__") else _USAGE
+        raise _refused(method, parameter, f"returned a {type(merged).__name__}, no tensor", fix)
     if merged.shape != base.shape:
         shapes = f"{list(merged.shape)}, and the parameter is {list(base.shape)}"
         raise _refused(method, parameter, f"returned a tensor of the shape {shapes}")
@@ -96,9 +97,14 @@ def merge_by_function(
         raise _refused(
             method, parameter, f"returned a tensor that is none of plain numbers ({kind})"
         )
+    if merged.dtype not in (torch.float32, torch.float64):
+        what = f"returned {merged.dtype} of tensors in float32: precision is lost before the merge"
+        fix = "compute in float32, in which it is called; what is written has the base's own dtype"
+        raise _refused(method, parameter, what, fix)
     found = merged.detach().to("cpu", torch.float32)
     if found.numel() and not all(map(torch.isfinite, torch.aminmax(found))):
-        raise _refused(method, parameter, "returned NaN or infinity")
+        fix = "look for a division by 0 or a root of a negative number where an expert changes nothing"
+        raise _refused(method, parameter, "returned NaN or infinity", fix)
     return found
 
 
@@ -124,5 +130,5 @@ def _keywords(reference: str, function: Callable[..., Any]) -> Mapping[str, insp
     return {p.name: p for p in taken[2:]}
 
 
-def _refused(method: Method, parameter: str, why: str) -> GateError:
-    return GateError(f"method {method.name} {why} (parameter {parameter!r})", fix=_USAGE)
+def _refused(method: Method, parameter: str, why: str, fix: str = _USAGE) -> GateError:
+    return GateError(f"method {method.name} {why} (parameter {parameter!r})", fix=fix)

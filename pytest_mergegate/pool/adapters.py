@@ -85,8 +85,8 @@ def read_adapter_config(folder: Path, *, expert: str | None) -> dict[str, Any]:
     return read_json_object(folder / CONFIG, expert=expert, where=where, limit=_CONFIG_BYTES)
 
 
-def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
-    """The configuration of an adapter in folder ``path``.
+def read_config(path: Path, name: str, where: str, reference: str) -> dict[str, Any]:
+    """The configuration of an adapter in folder ``path``, which the gate calls ``reference``.
 
     Raises PoolError for a folder that is no adapter, pickled weights, a configuration that is no
     JSON object, and methods that are no change of the weights.
@@ -94,10 +94,11 @@ def read_config(path: Path, name: str, where: str) -> dict[str, Any]:
     if not (path / CONFIG).is_file():
         inside = sorted(p.parent.name for p in path.glob(f"*/{CONFIG}"))
         held = "is empty" if not any(path.iterdir()) else f"has no {CONFIG} and no config.json"
-        held += f"; {shown(inside[-1])}/ in it has" if inside else ""
+        held += f"; {', '.join(f'{shown(f)}/' for f in inside[:3])} in it has" if inside else ""
         fix = "point to a folder that save_pretrained wrote"
         if inside:  # save_pretrained of an adapter that is not called default
-            fix = "PEFT saves an adapter under its name: write the path of the folder that is meant"
+            meant = " or ".join(f"{shown(reference)}/{shown(folder)}" for folder in inside[:3])
+            fix = f"PEFT saves an adapter under its name: write {meant}"
         raise PoolError(f"{path.name}/ {held}", expert=name, where=where, fix=fix)
     if not (path / WEIGHTS).is_file():
         refuse_pickles(path, expert=name)

@@ -101,7 +101,7 @@ def read_expert(
     changes: Mapping[str, Change]
     told: str | None = None
     if (path / CONFIG).exists() or not (path / "config.json").exists():
-        config, file = read_config(path, name, where), path / CONFIG
+        config, file = read_config(path, name, where, reference), path / CONFIG
         kind, tensors = adapter_kind(config), StoredTensors([path / WEIGHTS], expert=name)
         if base is not None:
             tensors = as_loaded(tensors, base)

@@ -141,7 +141,7 @@ def _read(path: Path, name: str, root: Path) -> FoundExpert:
     check_contained(path, root=root, expert=None, where=where)
     is_adapter = (path / CONFIG).exists() or not (path / "config.json").exists()
     if is_adapter:
-        config = read_config(path, name, where)
+        config = read_config(path, name, where, where)
         StoredTensors([path / WEIGHTS], expert=name)
     else:
         config = read_json_object(path / "config.json", expert=name, where=f"{where}/config.json")

@@ -93,6 +93,23 @@ def few(base, experts):
 def empty(base, experts):
     return mean(base, experts).to("meta")
 
+def half(base, experts):
+    return mean(base, experts).half()
+
+half.identity = False
+
+def brain(base, experts):
+    return mean(base, experts).bfloat16()
+
+def whole(base, experts):
+    return mean(base, experts).long()
+
+def array(base, experts):
+    return mean(base, experts).numpy()
+
+def nothing(base, experts):
+    mean(base, experts)
+
 def wide(base, experts):
     torch.set_default_dtype(torch.float64)
     return mean(base, experts)
@@ -165,7 +182,12 @@ def test_one_that_trims_says_so(engine: Engine, place: Path) -> None:
         ("raises", "raised SystemExit: bye"),
         ("flat", "returned a tensor of the shape"),
         ("number", "returned a int, no tensor"),
-        ("unknown", "returned NaN or infinity"),
+        ("unknown", r"returned NaN or infinity .* look for a division by 0"),
+        ("half", r"returned torch\.float16 of tensors in float32.* compute in float32"),
+        ("brain", r"returned torch\.bfloat16"),
+        ("whole", r"returned torch\.int64"),
+        ("array", r"returned a ndarray, no tensor .* return torch\.from_numpy"),
+        ("nothing", "returned a NoneType, no tensor"),
         ("few", "is none of plain numbers"),
         ("empty", "is none of plain numbers"),
     ],

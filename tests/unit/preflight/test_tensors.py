@@ -331,7 +331,7 @@ class TestWhatTheToolDid:
             (files.folder / "b" / name).rename(inner / name)
         found = files.only("MG001")
         assert "sft/ in it has" in found.message
-        assert "PEFT saves an adapter under its name" in found.fix
+        assert found.fix == "PEFT saves an adapter under its name: write b/sft"
 
 
 def _renamed(tensors: dict[str, Any], old: str, new: str) -> None:
