@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.files.reading import read_json_object
+from pytest_mergegate.common.machine import thread_count
 from pytest_mergegate.engine.weights.adapters import stored_state, write_plain_configuration
 from pytest_mergegate.merging import run_mergekit
 from pytest_mergegate.merging.method import Method
@@ -198,7 +199,12 @@ def run(method: Method, pool: Pool, work: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-P", run_mergekit.__file__, str(job)],
         # mergekit picks its donor from a set
-        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"},
+        env={
+            **os.environ,
+            "PYTHONHASHSEED": "0",
+            "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": str(thread_count()),
+        },
         cwd=away,  # no module, and no library's settings, from where the gate was started
         capture_output=True,
         check=False,

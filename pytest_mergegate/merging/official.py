@@ -36,7 +36,7 @@ class OfficialWeights(Mapping[str, "Tensor"]):
     def __init__(self, folder: Path, merged: Path, engine: Engine) -> None:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         base, module = engine.pool.base, engine.model.module
-        self._dtypes = {name: p.dtype for name, p in engine.model.parameters.items()}
+        self._dtypes = engine.model.dtypes
         named = named_as(base, read_checkpoint(merged))
         # a copy of the tied embedding, written out, is the embedding
         self._stored = named.renamed(lambda n: n if base.parameter(n) == n else None)
@@ -149,7 +149,7 @@ def _difference(method: Method, engine: Engine, weights: OfficialWeights) -> flo
     if method.traits.draws and method.parameters.get("density", 1.0) != 1:
         return None
     error, norm, rounding = 0.0, 0.0, 0.0
-    epsilon = torch.finfo(engine.model.module.dtype).eps
+    epsilon = torch.finfo(engine.model.dtype).eps
     in_place = replace(method, route="in_place")
     for parameter in drawn(engine.vectors.parameters(), _SAMPLE):
         expected = merge_parameter(in_place, engine, parameter).cpu().double()

@@ -9,17 +9,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import ParamSpec, TypeVar
 
+from pytest_mergegate.common.machine import thread_count
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def thread_count() -> int:
-    """As many as cores, unless OMP_NUM_THREADS says otherwise, as it does for torch."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @contextmanager

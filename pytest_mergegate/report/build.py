@@ -83,6 +83,9 @@ def gate_settings(gate: Gate, case: Case | None) -> dict[str, Any]:
         name: {key: how for key, how in e.how_read.items() if key != "metric"}
         for name, e in experts
     }
+    computing = case.computing.items() if case else ()
+    if wider := {own: how for own, how in computing if own != how}:
+        settings["computing"] = wider
     if gate.mergekit is not None and gate.mergekit.why_official and spec.merged is None:
         settings["mergekit"] = dict(gate.mergekit.config)
     return settings

@@ -107,6 +107,8 @@ class Results:
     """The gate's methods of merging; their weights are known once the states are."""
     device: str | None = None
     """Where models run; None where none did."""
+    computing: Mapping[str, str] = field(default_factory=dict)
+    """In what they computed, by the precision of their weights."""
     positions: Positions | None = None
     """Where states were read."""
     probes: int | None = None
@@ -226,8 +228,9 @@ class Context:
 
         with self.clock.timed("load"):
             self.tell("loading the finished merge", 0.0)
-            engine = FinishedEngine(self.pool, self.options.device)
-        assert self.pool.merged is not None
+            assert self.pool.merged is not None
+            computes = self.workspace.computing[self.pool.merged.dtype]
+            engine = FinishedEngine(self.pool, self.options.device, computes=computes)
         self.pool.merged.check_unchanged()
         return engine
 

@@ -46,7 +46,7 @@ TEXTS: Final = "texts_compared"
 def run(context: Context, earlier: Results) -> Iterator[Results]:
     """Ask experts, base and the finished merge. Raises GateError."""
     workspace = context.workspace
-    yield (earlier := replace(earlier, device=workspace.device))
+    yield (earlier := replace(earlier, device=workspace.device, computing=workspace.computing))
     context.tell("experts' own answers", 0.0)
     if not workspace.facts.has_head:
         workspace.engine.require_head()

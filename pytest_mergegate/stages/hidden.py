@@ -72,7 +72,7 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
     """States, what follows from them, and sums that stand for merges; without ``forecasts`` of the
     gate's methods the states are read for other merges. Raises GateError."""
     workspace, merging = context.workspace, context.gate.spec.merge
-    yield (earlier := replace(earlier, device=workspace.device))
+    yield (earlier := replace(earlier, device=workspace.device, computing=workspace.computing))
     facts = workspace.facts
     yield (earlier := replace(earlier, positions=facts.positions))
     if context.reaches("merge") and not facts.has_head:

@@ -23,10 +23,11 @@ LIMITED = """
 import json, resource, sys
 import torch
 from pytest_mergegate import assess
-from pytest_mergegate.engine.models.placement import _PROC, _kilobytes
+from pathlib import Path
+from pytest_mergegate.common.machine import _kilobytes
 
 assess(sys.argv[3], cache=False)  # imports and compiles, which is not the base's doing
-limit = _kilobytes(_PROC / "self/status", "VmData", 0) + int(sys.argv[2])
+limit = _kilobytes(Path("/proc/self/status"), "VmData", 0) + int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 print(assess(sys.argv[1], cache=False).to_json(None))
 """

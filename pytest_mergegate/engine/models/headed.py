@@ -104,8 +104,12 @@ class HeadedModel(Model):
         names = self.head_parameters
         own = self.parameters[names["weight"]]
         if head is None:
-            head = {part: self.loaded_weight(name) for part, name in names.items()}
-        parts = {part: tensor.to(own.device, own.dtype) for part, tensor in head.items()}
+            parts = {part: self.computed_weight(name) for part, name in names.items()}
+        else:
+            parts = {
+                part: tensor.to(own.device, self.dtypes[names[part]]).to(own.dtype)
+                for part, tensor in head.items()
+            }
         projected = torch.nn.functional.linear(states.to(own.device, own.dtype), **parts)
         return self._adjust(projected.to(torch.float32)).cpu()
 

@@ -14,7 +14,7 @@ from transformers import (
 
 from pytest_mergegate.engine.models.headed import HeadedModel
 from pytest_mergegate.engine.models.loading import quiet, unsupported
-from pytest_mergegate.engine.models.placement import Placement, batches
+from pytest_mergegate.engine.models.placement import Placement, batches, bounded
 from pytest_mergegate.engine.models.readings import Reading, Tokens
 from pytest_mergegate.engine.models.stops import AtStop, first_stop, until_stop
 from pytest_mergegate.gate.sections import Positions
@@ -129,7 +129,8 @@ class GenerativeModel(HeadedModel):
         heads = getattr(config, "num_attention_heads", None) or 1
         shared = (getattr(config, "num_key_value_heads", None) or heads) / heads
         per_token = int(8 * config.num_hidden_layers * config.hidden_size * shared)
-        return max(self._batch_tokens, _KEY_VALUE_BYTES // per_token)
+        tokens = bounded(_KEY_VALUE_BYTES // per_token, per_token, self.device)
+        return max(self._batch_tokens, tokens)
 
     @property
     def _ends(self) -> set[int]:

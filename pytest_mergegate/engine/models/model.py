@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.loading import load_module, load_tokenizer, unsupported
-from pytest_mergegate.engine.models.placement import Placement, batch_tokens, batches, pad
+from pytest_mergegate.engine.models.placement import Placement, batch_tokens, batches, bounded, pad
 from pytest_mergegate.engine.models.readings import (
     BASE,
     Reading,
@@ -71,6 +71,13 @@ class Model(ABC):
                 called=base.called,
             )
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.module.named_parameters())
+        self.dtype = placement.dtype
+        self.dtypes = {name: p.dtype for name, p in self.parameters.items()}
+        """To what a parameter is rounded, however wide it is held to compute with it."""
+        if self._streamed is not None:
+            self.dtypes = self._streamed.dtypes
+        elif placement.computes is not None:
+            self.module.to(placement.computes)
         first = {id(parameter): name for name, parameter in self.parameters.items()}
         every = self.module.named_parameters(remove_duplicate=False)
         self.names = {name: first[id(parameter)] for name, parameter in every}
@@ -158,13 +165,14 @@ class Model(ABC):
         if self.device.type != "cpu" or not isinstance(weights, PlacedWeights):
             for key, value in weights.items():
                 held = self.parameters[key]
-                held.data = value.to(held.device, held.dtype)
+                held.data = value.to(held.device, self.dtypes[key]).to(held.dtype)
             return
-        places = {key: torch.empty_like(self.parameters[key]) for key in weights}
+        own = self.parameters
+        places = {key: torch.empty_like(own[key], dtype=self.dtypes[key]) for key in weights}
 
         def done(key: str) -> None:
             held = self.parameters[key]
-            before, held.data = held.data, places[key]
+            before, held.data = held.data, places.pop(key).to(held.dtype)
             self._pages.give_back(before)
 
         weights.fill(places, done)
@@ -179,16 +187,24 @@ class Model(ABC):
         return self.held_weight(parameter).to("cpu", torch.float32)
 
     def held_weight(self, parameter: str) -> Tensor:
-        """The base's own parameter, whatever is loaded now, on its device as it is held."""
+        """The base's own parameter, whatever is loaded now, on its device in its own precision."""
         if self._streamed is not None:
             return self._streamed.original(parameter)
-        return self._originals.get(parameter, self.parameters[parameter].data)
+        held = self._originals.get(parameter, self.parameters[parameter].data)
+        return held.to(self.dtypes[parameter])
 
     def loaded_weight(self, parameter: str) -> Tensor:
-        """The parameter that is in place now, as it is held."""
+        """The parameter that is in place now, in its own precision."""
         if self._streamed is not None:
             return self._streamed.loaded(parameter)
-        return self.parameters[parameter].data
+        return self.parameters[parameter].data.to(self.dtypes[parameter])
+
+    def computed_weight(self, parameter: str) -> Tensor:
+        """The parameter that is in place now, as it is computed with."""
+        held = self.parameters[parameter]
+        if self._streamed is not None:
+            return self._streamed.loaded(parameter).to(held.dtype)
+        return held.data
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Row], positions: Positions) -> list[Tensor]:
@@ -245,7 +261,8 @@ class Model(ABC):
 
     @property
     def _batch_tokens(self) -> int:
-        return batch_tokens(self.device)
+        each = 128 * (getattr(self.config, "hidden_size", None) or 1024)
+        return bounded(batch_tokens(self.device), each, self.device)
 
     def _pad(self, rows: Sequence[Tokens], *, side: str = "right") -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, [rows, width] each."""

@@ -43,10 +43,17 @@ class StreamedWeights:
     Everywhere else a parameter is a placeholder of its shape that takes no memory.
     """
 
-    def __init__(self, module: Any, tensors: StoredTensors, placement: Placement) -> None:
+    def __init__(
+        self,
+        module: Any,
+        tensors: StoredTensors,
+        device: torch.device,
+        dtypes: dict[str, torch.dtype],
+    ) -> None:
         self._tensors = tensors
-        self._device = placement.device
-        self._dtypes = {name: p.dtype for name, p in module.named_parameters()}
+        self._device = device
+        self.dtypes = dtypes
+        """To what each is rounded; placeholders are of the type to compute with."""
         self.swapped: list[Mapping[str, Tensor]] = []
         """What is in place of the base's weights, the last first to be asked."""
         names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -60,19 +67,19 @@ class StreamedWeights:
     def original(self, name: str) -> Tensor:
         """The base's own parameter, on the device."""
         self._tensors.check_unchanged(name)
-        return mapped(self._tensors, name).to(self._device, self._dtypes[name])
+        return mapped(self._tensors, name).to(self._device, self.dtypes[name])
 
     def loaded(self, name: str) -> Tensor:
         """The parameter that is in now, on the device."""
         for weights in reversed(self.swapped):
             if name in weights:
-                return weights[name].to(self._device, self._dtypes[name])
+                return weights[name].to(self._device, self.dtypes[name])
         return self.original(name)
 
     def _enter(self, names: Mapping[str, str], part: Any, _: Any) -> None:
         for key, name in names.items():
             # not through setattr, which takes nothing but a Parameter
-            part._parameters[key] = self.loaded(name)
+            part._parameters[key] = self.loaded(name).to(part._parameters[key].dtype)
 
 
 class _NothingAllocated(TorchFunctionMode):
@@ -126,19 +133,23 @@ def load_streamed(
     except Exception as error:  # a config can break transformers in any way
         raise does_not_load(base.path, f"as a {kind}", error, called=base.called) from None
     _check_names(base, module)
-    _fill(base, module, placement)
+    dtypes = _fill(base, module, placement)
     module.eval()
-    return module, StreamedWeights(module, base.tensors, placement)
+    return module, StreamedWeights(module, base.tensors, placement.device, dtypes)
 
 
-def _fill(base: Base, module: Any, placement: Placement) -> None:
-    """Placeholders for the parameters, and the buffers that are stored."""
+def _fill(base: Base, module: Any, placement: Placement) -> dict[str, torch.dtype]:
+    """Placeholders for the parameters, and the buffers that are stored; what the parameters are
+    rounded to."""
+    dtypes: dict[str, torch.dtype] = {}
     placeholders: dict[int, Any] = {}
     wide = _kept_wide(module, placement.dtype)
     for name, parameter in module.named_parameters():
         check_finite(base.path, name, mapped(base.tensors, name), called=base.called)
-        dtype = torch.float32 if any(f".{k}." in f".{name}." for k in wide) else parameter.dtype
-        empty = torch.zeros((), dtype=dtype, device=placement.device)
+        kept_wide = any(f".{k}." in f".{name}." for k in wide)
+        dtypes[name] = torch.float32 if kept_wide else parameter.dtype
+        held = placement.computes or dtypes[name]
+        empty = torch.zeros((), dtype=held, device=placement.device)
         placeholders[id(parameter)] = torch.nn.Parameter(
             empty.expand(parameter.shape), requires_grad=False
         )
@@ -150,7 +161,9 @@ def _fill(base: Base, module: Any, placement: Placement) -> None:
         if name in base.tensors:
             buffer.copy_(mapped(base.tensors, name))
         parent, _, key = name.rpartition(".")
-        module.get_submodule(parent)._buffers[key] = buffer.to(placement.device)
+        computed = placement.computes if buffer.is_floating_point() else None
+        module.get_submodule(parent)._buffers[key] = buffer.to(placement.device, computed)
+    return dtypes
 
 
 def _kept_wide(module: Any, dtype: torch.dtype) -> set[str]:

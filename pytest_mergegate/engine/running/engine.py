@@ -11,7 +11,7 @@ from torch import Tensor
 from pytest_mergegate.common.errors import PoolError
 from pytest_mergegate.engine.models.families import load_model
 from pytest_mergegate.engine.models.headed import Head, HeadedModel
-from pytest_mergegate.engine.models.placement import pick_device, place
+from pytest_mergegate.engine.models.placement import pick_device, place, use_own_cores
 from pytest_mergegate.engine.models.readings import BASE, Row, Tokens, loaded_as
 from pytest_mergegate.engine.running.askers import Asker, end_as_experts_do, own_askers
 from pytest_mergegate.engine.running.distances import Answer
@@ -40,11 +40,14 @@ class Engine:
         device: str,
         vectors: TaskVectors | None = None,
         *,
+        computes: str | None = None,
         answers: dict[tuple[str, str, int], list[int]] | None = None,
     ) -> None:
+        """What it ``computes`` in is the gate's precision where nothing else was chosen."""
+        use_own_cores()
         self.pool = pool
         self.vectors = vectors or TaskVectors(pool)
-        self.model = load_model(pool.base, place(pool, self.vectors, pick_device(device)))
+        self.model = load_model(pool.base, place(pool, pick_device(device), computes))
         self.vectors.rename(self.model.parameters)
         self.model.check_parameters(self.vectors.parameters())
         for expert in pool.experts:

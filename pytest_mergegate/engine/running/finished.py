@@ -19,7 +19,7 @@ class FinishedEngine(Engine):
     Raises PoolError where it does not load.
     """
 
-    def __init__(self, pool: Pool, device: str) -> None:
+    def __init__(self, pool: Pool, device: str, *, computes: str | None = None) -> None:
         found = pool.merged
         assert found is not None
         self._asked = pool.names
@@ -34,7 +34,7 @@ class FinishedEngine(Engine):
             experts=() if found.adapter is None else (found.adapter,),
             spec=pool.spec.model_copy(update=update),
         )
-        super().__init__(own, device)
+        super().__init__(own, device, computes=computes)
 
     @property
     def askers(self) -> dict[str, Asker]:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -103,7 +103,8 @@ class WorkerEntry:
 class Worker:
     """Runs jobs of one block each; the base is loaded once, by the first of them."""
 
-    def __init__(self, gate: Gate, device: str) -> None:
+    def __init__(self, gate: Gate, device: str, computing: Mapping[str, str]) -> None:
+        self._computing = computing
         self._gate = gate
         self._device = device
         self._in_place: str | None = None
@@ -145,4 +146,5 @@ class Worker:
             device=self._device,
             cache=Cache(folder=None),
             vectors=lambda: TaskVectors(pool),
+            computing=self._computing,
         )

@@ -1,7 +1,7 @@
 """The executor ``ray``: models run in workers of a Ray cluster, one job per model and block."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,6 +45,7 @@ class RayExecutor:
         """By the reference of what they are doing: to start, or a job."""
         self._idle: list[_Member] = []
         self._failed_starts = 0
+        self._computing: Mapping[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +65,7 @@ class RayExecutor:
         self, workspace: Workspace, jobs: Sequence[Job], progress: Callable[[float], None]
     ) -> Found:
         """The results of all ``jobs``. Raises GateError."""
+        self._computing = workspace.computing
         results: Found = {}
         singles: list[Job] = []
         for job in jobs:
@@ -156,7 +158,8 @@ class RayExecutor:
         actor = (
             self._ray.remote(Worker)
             .options(**needs, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD")
-            .remote(self._gate, device.partition(":")[0])  # Ray shows each worker only its GPU
+            # Ray shows each worker only its GPU
+            .remote(self._gate, device.partition(":")[0], self._computing)
         )
         self._members[actor.ready.remote()] = _Member(actor=actor)
 

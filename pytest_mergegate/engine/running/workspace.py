@@ -9,7 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pytest_mergegate.common.machine import memory_left
 from pytest_mergegate.common.plain import result
+from pytest_mergegate.engine.models.footprint import bytes_needed
 from pytest_mergegate.engine.models.readings import Reading
 from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.fingerprints import fingerprint
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PACKAGES = ("pytest-mergegate", "torch", "transformers", "tokenizers", "peft", "mergekit")
+_SINGLE = 4
+"""Bytes of a number in float32."""
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
@@ -66,7 +70,9 @@ class Workspace:
         vectors: Callable[[], TaskVectors],
         loading: Callable[[Callable[[], Engine]], Engine] = lambda load: load(),
         comparer: Callable[[str], Compare | None] = lambda expert: None,
+        computing: Mapping[str, str] | None = None,
     ) -> None:
+        """``computing`` was chosen by another process, whose work this is."""
         self.pool = pool
         self.spec = pool.spec
         self.cache = cache
@@ -82,6 +88,7 @@ class Workspace:
         self.answer_limit = pool.spec.probes.answer_limit
         """How many tokens of an answer are decoded at most, by now."""
         self._device = device
+        self._chosen = computing
         self._vectors = vectors
         self._loading = loading
         self.comparer = lru_cache(maxsize=None)(comparer)
@@ -95,7 +102,13 @@ class Workspace:
     def _load(self) -> Engine:
         from pytest_mergegate.engine.running.engine import Engine
 
-        engine = Engine(self.pool, self._device, self._vectors(), answers=self.answers)
+        engine = Engine(
+            self.pool,
+            self._device,
+            self._vectors(),
+            computes=self.computing[self.spec.precision],
+            answers=self.answers,
+        )
         engine.answer_limit, engine.begun = self.answer_limit, self.begun
         # what is kept under the base's fingerprint must come from the files that had it
         self.pool.base.tensors.check_unchanged()
@@ -115,6 +128,36 @@ class Workspace:
         return str(pick_device(self._device))
 
     @cached_property
+    def computing(self) -> Mapping[str, str]:
+        """In what the gate's models compute, by the precision of their weights: float32 where this
+        machine is slow at products of it, as was found once, and has the memory."""
+        if self._chosen is not None:
+            return self._chosen
+        merged = self.pool.merged
+        wanted = dict.fromkeys([self.spec.precision, *([merged.dtype] if merged else [])])
+        return {name: name if name == "float32" else self._computing(name) for name in wanted}
+
+    def _computing(self, precision: str) -> str:
+        if self.device == "cpu":
+            processor, left = own_processor(), memory_left()
+        else:
+            from pytest_mergegate.engine.models.placement import available, gpu, pick_device
+
+            device = pick_device(self.device)
+            processor, left = gpu(device), available(device)
+
+        def are_slow() -> bool:
+            from pytest_mergegate.engine.models import products
+
+            return products.are_slow(precision, self.device)
+
+        key = {"kind": "products", "processor": processor, "torch": version("torch")}
+        key |= {"precision": precision, "engine": own_code()}
+        fits = bytes_needed(self.pool, _SINGLE) <= left
+        slow = fits and self.cache.kept(bool, key, are_slow, counted=False)
+        return "float32" if slow else precision
+
+    @cached_property
     def ground(self) -> dict[str, Any]:
         """What every number of the engine depends on: the root of all keys."""
         base = self.pool.base
@@ -126,6 +169,7 @@ class Workspace:
             "code": fingerprint(base.path.rglob("*.py")) if trusted else None,
             "device": self.device.partition(":")[0],
             "dtype": self.spec.precision,
+            "computing": dict(self.computing),
             # beside a finished merge each expert is asked through its own tokenizer
             "asked": self.spec.merged and {e.name: e.asking for e in self.pool.experts},
         }

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import PoolError
+from pytest_mergegate.common.machine import thread_count
 from pytest_mergegate.engine.weights.delta_rows import Doubles
 from pytest_mergegate.engine.weights.tensor_sums import Dense, TensorSums, factor_dots
 from pytest_mergegate.metrics import pairwise
 from pytest_mergegate.pool.changes import Factors
 from pytest_mergegate.pool.pool import Pool
-from pytest_mergegate.pool.threads import thread_count, workers
+from pytest_mergegate.pool.threads import workers
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.weights.device_sums import DeviceSums  # imports torch

@@ -195,7 +195,7 @@ def _finding(found: FindingRecord) -> str:
 
 
 def _run(report: Report) -> str:
-    seconds = f"{sum(report.seconds.values()):.1f} s on {prose(report.device)}"
+    seconds = f"{sum(report.seconds.values()):.1f} s on {prose(reading.device(report))}"
     cache = f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
     version = clean(report.versions.get("pytest-mergegate", ""))
     tokens = f"; tokens: {line}" if (line := reading.tokens(report)) else ""

@@ -211,6 +211,12 @@ _BASIS = {
 _MOST_GROUPS = 4
 
 
+def device(report: Report) -> str:
+    """Where models ran, and in what they computed where that is not what their weights are in."""
+    wider = report.settings.get("computing") or {}
+    return ", ".join([report.device, *(f"{own} computed in {how}" for own, how in wider.items())])
+
+
 def tokens(report: Report) -> str | None:
     """How many tokens each stage ran the model on, and how many it reused; None for no model."""
     if not report.tokens:

@@ -253,7 +253,7 @@ def _detail_lines(report: Report) -> Iterator[str]:
         yield f"not tried: {line}"
     if report.seconds:
         stages = ", ".join(f"{stage} {taken:.2f}" for stage, taken in report.seconds.items())
-        yield f"seconds: {stages}; on {report.device}"
+        yield f"seconds: {stages}; on {reading.device(report)}"
     if (line := reading.tokens(report)) is not None:
         yield f"tokens: {line}"
     yield f"cache: hits {report.cache.hits}, misses {report.cache.misses}"
