@@ -93,6 +93,7 @@ def test_gates_are_the_same_either_way(
     """Near in every number, kept apart, and named."""
     file = write_pool(tmp_path, seed)
     settings = read_gate(file) | {"dtype": dtype, "budget": {"max_mds": 5, "max_disagreement": 0.9}}
+    settings["probes"] = {"positions": "last"}  # no answer that parts at a tie moves the states
     file = write_gate(file, settings)
 
     def run(slow: bool) -> Report:
@@ -109,8 +110,8 @@ def test_gates_are_the_same_either_way(
     assert narrow.cache.hits == assess(other, cache=tmp_path / "cache").cache.hits
     digests = [[merge.digest for merge in report.merges] for report in (wide, narrow)]
     assert digests[0] == digests[1] != []
-    for own, other in zip(wide.experts, narrow.experts, strict=True):
-        assert own.mds == pytest.approx(other.mds, rel=0.05, abs=0.01)
+    for own, other in zip(wide.pairs, narrow.pairs, strict=True):
+        assert own.distance == pytest.approx(other.distance, rel=0.1)
     for slow, first in ((True, wide), (False, narrow)):
         again = run(slow)
         assert again.cache.misses == 0
