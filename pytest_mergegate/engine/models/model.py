@@ -195,9 +195,7 @@ class Model(ABC):
 
     def loaded_weight(self, parameter: str) -> Tensor:
         """The parameter that is in place now, in its own precision."""
-        if self._streamed is not None:
-            return self._streamed.loaded(parameter)
-        return self.parameters[parameter].data.to(self.dtypes[parameter])
+        return self.computed_weight(parameter).to(self.dtypes[parameter])
 
     def computed_weight(self, parameter: str) -> Tensor:
         """The parameter that is in place now, as it is computed with."""
