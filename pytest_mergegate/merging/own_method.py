@@ -103,7 +103,7 @@ def merge_by_function(
         raise _refused(method, parameter, what, fix)
     found = merged.detach().to("cpu", torch.float32)
     if found.numel() and not all(map(torch.isfinite, torch.aminmax(found))):
-        fix = "look for a division by 0 or a root of a negative number where an expert changes nothing"
+        fix = "look for a division by 0 where an expert changes nothing"
         raise _refused(method, parameter, "returned NaN or infinity", fix)
     return found
 
