@@ -16,6 +16,7 @@ from pytest_mergegate.cli.first_gate.found import SkippedFolder, find_experts, r
 from pytest_mergegate.cli.first_gate.proposal import NAME as EXPERT
 from pytest_mergegate.cli.first_gate.proposal import Proposal, propose
 from pytest_mergegate.cli.schema import SCHEMA
+from pytest_mergegate.common.addresses import SITE
 from pytest_mergegate.common.errors import GateError, UsageError
 from pytest_mergegate.common.files.writing import Unwritten, write_file
 from pytest_mergegate.common.plain_text import say, shown
@@ -30,7 +31,6 @@ _OF_EXPERTS = {"adapters", "adapter", "loras", "lora", "experts", "checkpoints",
 _BESIDE = ("base", "data", "examples")
 _MOST = 20
 """Lines of one kind; the gate file has them all."""
-DOCS = "https://github.com/pytest-mergegate/pytest-mergegate/blob/main/docs"
 _WIDTH = 100
 _COLUMN = 34
 _PLAIN = re.compile(r"(\.\./)*[A-Za-z_][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*", re.ASCII)
@@ -38,7 +38,7 @@ _WORDS = frozenset(("y", "yes", "n", "no", "on", "off", "true", "false", "null")
 _HEAD = (
     f"# yaml-language-server: $schema={SCHEMA}\n"
     "# Written by `mergegate init`, and yours to change. What every key means:\n"
-    f"# {DOCS}/gate-file.md\n"
+    f"# {SITE}/gate-file/\n"
 )
 _SAMPLED, _COMPARED = ProbesSpec(), CertificateSpec()
 _PROBES = (
@@ -51,7 +51,7 @@ _CERTIFICATE = (
     (f"  per_task: {_COMPARED.per_task}", "inputs of each expert, or as many as there are"),
     (f"  confidence: {_COMPARED.confidence}", "of the bound"),
 )
-_BUDGET = ("budget:", f"what may be lost; how to choose: {DOCS}/choosing-a-budget.md")
+_BUDGET = ("budget:", f"what may be lost; how to choose: {SITE}/choosing-a-budget/")
 _MERGE = (
     ("merge:", "the merges that are tried"),
     ("  methods:", "mergekit's names and parameters"),

@@ -7,14 +7,12 @@ import sys
 from typing import Any
 
 from pytest_mergegate.cli import Parser
+from pytest_mergegate.common.addresses import REPOSITORY
 from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
 from pytest_mergegate.gate.spec import GateSpec
 
-SCHEMA = (
-    "https://raw.githubusercontent.com/pytest-mergegate/pytest-mergegate/main/docs/"
-    "mergegate.schema.json"
-)
+SCHEMA = f"https://raw.githubusercontent.com/{REPOSITORY}/main/docs/mergegate.schema.json"
 _THEORY = re.compile(r" \(THEORY \d+\)")
 _METRIC = r"^(%s|lm_eval:\s*\S.*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
 _EXPERT_NAME = r"^(?!pool$)(?!.*::)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"

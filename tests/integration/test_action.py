@@ -245,6 +245,7 @@ def test_the_second_run_hits_the_cache(
         ({"max-loss": "-1"}, "4"),
         ({"merged": "nowhere"}, "4"),
         ({"stage": "deep"}, "4"),
+        ({"device": "abacus"}, "4"),
         ({"stage": "preflight; touch injected"}, "4"),
         ({"paths": "--help"}, "4"),
         ({"paths": "$(touch injected)"}, "4"),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pytest_mergegate.common.addresses import SITE
 from pytest_mergegate.common.plain_text import clean
 from pytest_mergegate.common.wording import number_text, under
 from pytest_mergegate.report.merge_records import MergeRecord
@@ -16,7 +17,6 @@ from pytest_mergegate.report.types import (
 )
 from pytest_mergegate.verdict.budgets import kind_of
 
-DOCS = "https://pytest-mergegate.github.io/pytest-mergegate"
 DIAGNOSIS = "MG401"
 """The finding that repeats a diagnosis."""
 STATUSES = ("fail", "inconclusive", "pass")
@@ -28,7 +28,7 @@ _NAMED = 8
 
 def finding_page(code: str) -> str:
     """The page of a finding's code."""
-    return f"{DOCS}/findings/{code}/"
+    return f"{SITE}/findings/{code}/"
 
 
 def plural(count: int, what: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from pytest_mergegate.common.addresses import SITE
 from pytest_mergegate.common.files.documents import file_name
 from pytest_mergegate.common.plain_text import clean
-from pytest_mergegate.report.formats.reading import DOCS, finding_page
+from pytest_mergegate.report.formats.reading import finding_page
 from pytest_mergegate.report.types import Collected, FindingRecord, Report, VerdictRecord
 from pytest_mergegate.verdict.budgets import kind_of
 
@@ -70,7 +71,7 @@ def render(reports: Collected) -> str:
     version = next(filter(None, versions), None)
     driver = {
         "name": "pytest-mergegate",
-        "informationUri": f"{DOCS}/",
+        "informationUri": f"{SITE}/",
         **({"version": version} if version else {}),
         "rules": [_rule(rule) for rule in rules],
     }
@@ -91,7 +92,7 @@ def _rule(rule: str) -> dict[str, Any]:
         text = f"Finding {rule} of the merge gate"
         return {"id": rule, "shortDescription": {"text": text}, "helpUri": finding_page(rule)}
     text = f"The merge keeps every expert within the {kind} for {kind_of(budget).words}"
-    page = f"{DOCS}/gate-file/#budgets"
+    page = f"{SITE}/gate-file/#budgets"
     return {"id": rule, "name": budget, "shortDescription": {"text": text}, "helpUri": page}
 
 
