@@ -66,11 +66,12 @@ def run(chosen: argparse.Namespace) -> int:
     if files and chosen.output is not None:
         _check_output(chosen.output, files, options)
     # where every gate is left out, each would come out as it did before
-    reports = tuple(_assess(file, found[file], options, baseline) for file in files)
+    quiet = chosen.quiet > 0
+    reports = tuple(_assess(f, found[f], options, baseline, quiet=quiet) for f in files)
     came_to = Run(
         found=Collected(reports=reports, root=Path.cwd()),
         preflight_alone=options.stage == "preflight",
-        quiet=chosen.quiet > 0,
+        quiet=quiet,
     )
     end = end_run(came_to, options, baseline)
     _print(came_to, end, verbosity=chosen.verbose - chosen.quiet)
@@ -141,7 +142,12 @@ def _concerned(found: Gates, chosen: argparse.Namespace, options: Options) -> li
 
 
 def _assess(
-    file: Path, refused: GateFileError | None, options: Options, baseline: Baseline | None
+    file: Path,
+    refused: GateFileError | None,
+    options: Options,
+    baseline: Baseline | None,
+    *,
+    quiet: bool,
 ) -> Report:
     try:
         if refused is not None:
@@ -150,7 +156,7 @@ def _assess(
     except GateFileError as error:
         return error_report(str(file), error, options)
     with progress_bar() as tell:
-        return run_gate(gate, replace(options, progress=tell), baseline)
+        return run_gate(gate, replace(options, progress=None if quiet else tell), baseline)
 
 
 def _print(came_to: Run, end: RunEnd, *, verbosity: int) -> None:

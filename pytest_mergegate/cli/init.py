@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -227,6 +228,8 @@ def scalar(text: str) -> str:
 def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
     """Lines of the file and their comments; a line of nothing but spaces is a comment's indent."""
     yield f"base: {scalar(proposal.base.reference)}", proposal.base.why
+    if precision := _precision(proposal):
+        yield f"dtype: {precision}", "what the base is stored in; float32 takes twice the memory"
     yield "experts:", "what is to be merged; paths start at this file's folder"
     for entry, metric in zip(proposal.entries, proposal.metrics, strict=True):
         yield f"  {scalar(entry.expert.name)}:", ""
@@ -253,6 +256,15 @@ def _lines(proposal: Proposal) -> Iterator[tuple[str, str]]:
     yield _BUDGET
     yield from ((f"  {line}", why) for line, why in proposal.budget)
     yield from _MERGE
+
+
+def _precision(proposal: Proposal) -> str | None:
+    """The half precision that most of a base's numbers are stored in, where it could be read."""
+    sizes: Counter[str] = Counter()
+    for header in proposal.base.read.tensors.values() if proposal.base.read is not None else ():
+        sizes[header.dtype] += header.size
+    [(most, _)] = sizes.most_common(1) or [("", 0)]
+    return {"BF16": "bfloat16", "F16": "float16"}.get(most)
 
 
 def _commented(line: str, comment: str) -> Iterator[str]:

@@ -240,13 +240,12 @@ class GateSession:
                 yield f"{hook.name} raised {type(error).__name__}: {error} ({report.gate})"
 
     def _compute(self, gate: Gate) -> Report:
-        """Run the gate, with a progress bar where the terminal is ours to write to."""
+        """Run the gate, and show how far it is."""
         hook = self.config.hook.pytest_mergegate_evaluate
         # a model has to be lent to the hook, so only where anybody implements it by now
         options = replace(self.options, scorer=hook if hook.get_hookimpls() else None)
         capture = self.config.pluginmanager.getplugin("capturemanager")
-        terminal = self.config.pluginmanager.getplugin("terminalreporter")
-        if capture is None or not getattr(terminal, "isatty", False):
+        if capture is None or self.config.option.verbose < 0:
             return run_gate(gate, options, self._baseline)
         with capture.global_and_fixture_disabled(), progress_bar() as tell:
             return run_gate(gate, replace(options, progress=tell), self._baseline)

@@ -3,6 +3,7 @@
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from pytest_mergegate.report.formats.text_tables import (
 from pytest_mergegate.report.formats.unmerged import unmerged_lines
 from pytest_mergegate.report.types import BaselineRecord, Collected, Report
 
+SHORT = 5.0
+"""Seconds for which a run without a terminal says nothing of how far it is."""
 _MOVED = 5
 """As many moved numbers are shown where not all are asked for."""
 _ASCII = str.maketrans(
@@ -54,13 +57,14 @@ class Look:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Show a bar on standard error while the block runs; call the result with (what, fraction).
 
-    None where nobody is looking: in CI, and where standard error is no terminal.
+    In CI, and where standard error is no terminal, a line for everything that is begun, once a run
+    is no longer a short one.
     """
     if os.environ.get("CI") or not sys.stderr.isatty():
-        yield None
+        yield _line_by_line()
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -76,6 +80,19 @@ def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
             progress.update(task, description=clean(what), completed=fraction)
 
         yield tell
+
+
+def _line_by_line() -> Callable[[str, float], None]:
+    begun, told = time.monotonic(), set[str]()
+
+    def tell(what: str, _: float) -> None:
+        seconds = time.monotonic() - begun
+        if seconds >= SHORT and what not in told:
+            told.add(what)
+            sys.stderr.write(f"mergegate: {clean(what)} (after {seconds:.0f} s)\n")
+            sys.stderr.flush()
+
+    return tell
 
 
 def summary(reports: Sequence[Report], look: Look, sound: Sequence[Report] = ()) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from pools import edit_adapter_config, read_gate, write_jsonl
+from safetensors.torch import load_file, save_file
 
 from pytest_mergegate.cli import main
 from pytest_mergegate.cli.init import scalar
@@ -67,6 +68,16 @@ class TestWhatItFinds:
         }
         assert gate["budget"] == {"max_disagreement": 0.3}  # six examples measure no loss
         assert gate["merge"]["methods"] == ["linear", {"method": "ties", "density": 0.5}]
+
+    def test_the_precision_of_the_base(self, project: Path, init: Run) -> None:
+        """What float32 takes is twice what the base was made for."""
+        assert init(project / "adapters")[0] == 0
+        assert "dtype" not in read_gate(project / "mergegate.yaml")
+        weights = project / "base" / "model.safetensors"
+        halves = {key: tensor.bfloat16() for key, tensor in load_file(weights).items()}
+        save_file(halves, weights, {"format": "pt"})
+        assert init(project / "adapters", "--force")[0] == 0
+        assert read_gate(project / "mergegate.yaml")["dtype"] == "bfloat16"
 
     def test_examples_where_the_user_says(
         self, project: Path, init: Run, monkeypatch: pytest.MonkeyPatch

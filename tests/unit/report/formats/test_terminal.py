@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from pytest_mergegate.report.formats.failures import failure_text
-from pytest_mergegate.report.formats.terminal import Look, summary
+from pytest_mergegate.report.formats.terminal import Look, progress_bar, summary
 from pytest_mergegate.report.types import BaselineRecord
 from report.formats.made import HOSTILE, NAMES, error, expert, finding, report, verdict
 
@@ -212,3 +212,17 @@ class TestFailureText:
         text = failure_text(report(), None, brief=True)
         assert text.startswith("1 of 4 experts not within budget: shout\n  method linear")
         assert "shout: disagreement" not in text
+
+
+def test_a_line_for_each_stage_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log of CI says where hours go; a run of seconds leaves no line in it."""
+    for short, lines in ((1e9, []), (0.0, ["conflict", "merge linear"])):
+        monkeypatch.setattr("pytest_mergegate.report.formats.terminal.SHORT", short)
+        with progress_bar() as tell:
+            for what, fraction in (("conflict", 0.0), ("conflict", 0.5), ("merge linear", 0.0)):
+                tell(what, fraction)
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.splitlines() == [f"mergegate: {line} (after 0 s)" for line in lines]
