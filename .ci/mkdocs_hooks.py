@@ -1,5 +1,5 @@
-"""What the site adds to its configuration: a page for every finding in the navigation, and the
-glossary below every page."""
+"""What the site adds to its configuration: a page for every finding in the navigation, the glossary
+below every page, and which pages the search prefers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.pages import Page
+
+_BOOSTS = {"faq.md": 4, "findings/": 0.4, "reference/metrics.md": 0.3, "validation.md": 0.3}
+"""Questions are asked in the words of the FAQ; lists that name everything answer nothing."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -17,3 +21,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     section.append({"Every code": [f"findings/{name}" for name in pages]})
     config.copyright = f'<a href="{config.site_url}glossary/">Glossary</a> · {config.copyright}'
     return config
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Weigh a page for the search."""
+    for begins, boost in _BOOSTS.items():
+        if page.file.src_uri.startswith(begins):
+            page.meta["search"] = {"boost": boost}
+    return markdown

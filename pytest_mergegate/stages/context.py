@@ -182,6 +182,7 @@ class Context:
             with self.clock.timed("load"):
                 self.tell("loading", 0.0)
                 engine = load()
+            self.tell("running the models", 0.0)
             self.clock.counts = engine.model.counts
             return engine
 
