@@ -6,7 +6,7 @@ Undefined numbers are null with a sibling ``*_reason``; NaN and infinity cannot 
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from pytest_mergegate.common.errors import did_you_mean
 from pytest_mergegate.common.values import Value
@@ -14,6 +14,8 @@ from pytest_mergegate.common.values import Value
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Interval = tuple[Number | None, Number | None]
 NOT_RUN = "stage_not_run"
+_TURNED = "_percent"
+"""The ending of a loss that has the sign that people expect, beside the one by Eq. 1."""
 _OPTIONAL = ("_reason", "_standard_error")
 """Endings of keys that are left out where there is nothing to say."""
 
@@ -49,6 +51,17 @@ class Record(BaseModel):
             known = [*type(self).model_fields, *(n for n in vars(type(self)) if n[0] != "_")]
             hint = did_you_mean(name, known, "it has")
             raise AttributeError(f"{type(self).__name__} has no {name!r}; {hint}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_losses(cls, data: Any) -> Any:
+        """Give ``loss_percent`` beside ``loss``: positive where the merge is worse."""
+        if not isinstance(data, dict):
+            return data
+        twins = {
+            t: data.get(t.removesuffix(_TURNED)) for t in cls.model_fields if t.endswith(_TURNED)
+        }
+        return {t: 0.0 - n for t, n in twins.items() if isinstance(n, (int, float))} | data
 
     @model_serializer(mode="wrap")
     def _drop_empty_reasons(self, handler: Any) -> dict[str, Any]:

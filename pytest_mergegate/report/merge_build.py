@@ -85,7 +85,6 @@ def _merged_expert(
         kl_reason=texts,
         distortion_reason=texts,
         **{name: getattr(scored, name) if scored else absent for name in _MEASURED},
-        loss_percent=scored and scored.loss.times(-1).number,
         scored=scored and scored.examples,
         shared=scored and scored.shared,
         apart=ApartRecord.of(scored.apart) if scored and scored.apart else None,

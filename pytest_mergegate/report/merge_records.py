@@ -133,5 +133,9 @@ class MergeRecord(Record):
     experts: tuple[MergedExpertRecord, ...]
     worst_loss: Number | None = None
     worst_loss_reason: str | None = None
+    worst_loss_percent: Number | None = None
+    """The same, positive where the merge is worse."""
     mean_loss: Number | None = None
     mean_loss_reason: str | None = None
+    mean_loss_percent: Number | None = None
+    """The same, positive where the merge is worse."""

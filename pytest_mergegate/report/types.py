@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pytest_mergegate.common.records import Interval, Number, Record
 from pytest_mergegate.common.statuses import Severity, Status, worst
@@ -49,6 +49,8 @@ class PredictionRecord(Record):
     method: str | None
     loss: Number | None
     """Percent, negative where the merge is worse; of a certificate the bound."""
+    loss_percent: Number | None = None
+    """The same, positive where the merge is worse."""
     loss_reason: str | None = None
     interval: Interval | None = None
     """At ``confidence``; a certificate's is open above."""
@@ -106,6 +108,18 @@ class ChangeRecord(Record):
     method: str | None = None
     before: Number | None
     after: Number | None
+    loss_percent_before: Number | None = None
+    """Of a loss, the same with the sign that people expect: positive where the merge is worse."""
+    loss_percent_after: Number | None = None
+
+    @model_validator(mode="after")
+    def _turned(self) -> Self:
+        if self.quantity != "loss":
+            return self
+        ends = {"loss_percent_before": self.before, "loss_percent_after": self.after}
+        for name, end in ends.items():  # frozen for everybody else
+            object.__setattr__(self, name, None if end is None else 0.0 - end)
+        return self
 
 
 class BaselineRecord(Record):

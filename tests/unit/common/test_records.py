@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from pytest_mergegate.common.records import Interval, Number, Record, value_of
 from pytest_mergegate.common.values import Value
+from pytest_mergegate.report.merge_records import MergeRecord
+from pytest_mergegate.report.types import ChangeRecord, PredictionRecord
 
 
 class Made(Record):
@@ -92,3 +94,20 @@ def test_another_unit_turns_the_interval_round() -> None:
     loss = Value(number=-4.0, interval=(-math.inf, 1.0), standard_error=0.5).times(-1)
     assert loss == Value(number=4.0, interval=(-1.0, math.inf), standard_error=0.5)
     assert str(Value(number=0.0).times(-1).number) == "0.0"
+
+
+def test_losses_with_the_sign_that_people_expect() -> None:
+    """Eq. 1's is negative where the merge is worse; what reads a report need not know that."""
+    told = {"expert": "a", "method": "linear", "source": "registry"}
+    assert PredictionRecord(loss=-12.5, **told).loss_percent == 12.5
+    assert PredictionRecord(loss=None, loss_reason="few", **told).loss_percent is None
+    moved = {"expert": "a", "method": "linear", "before": -5.0, "after": 0.0}
+    change = ChangeRecord(quantity="loss", **moved)
+    assert (change.loss_percent_before, change.loss_percent_after) == (5.0, 0.0)
+    assert math.copysign(1, change.loss_percent_after or 0.0) == 1
+    assert ChangeRecord(quantity="mds", **moved).loss_percent_before is None
+    again = ChangeRecord.model_validate_json(change.model_dump_json())
+    assert again == change
+    merge = {"method": "linear", "parameters": {}, "weights": {}, "fidelity": None, "digest": "x"}
+    whole = MergeRecord(experts=(), worst_loss=-40.0, mean_loss=-10.0, **merge)
+    assert (whole.worst_loss_percent, whole.mean_loss_percent) == (40.0, 10.0)
