@@ -25,6 +25,7 @@ from pytest_mergegate.common.statuses import Exit
 from pytest_mergegate.gate.gatefile import load_gate
 from pytest_mergegate.gate.merge_methods import METHODS
 from pytest_mergegate.gate.sections import CertificateSpec, ProbesSpec
+from pytest_mergegate.report.formats.reading import plural
 from pytest_mergegate.stages.preflight import run_preflight
 
 NAME = "mergegate.yaml"
@@ -174,8 +175,11 @@ def _is_sound(proposal: Proposal, path: Path) -> bool:
         return True
     findings = run_preflight(load_gate(path)).findings
     wrong = sum(finding.severity == "error" for finding in findings)
+    doubts = sum(finding.severity == "warning" for finding in findings)
     say(_cut(f"{finding.severity}: {finding}" for finding in findings))
-    say([f"checked: {wrong} errors" if wrong else "checked: preflight finds nothing wrong"])
+    counted = f"{plural(wrong, 'error') if wrong else 'no errors'}, {plural(doubts, 'warning')}"
+    nothing = "preflight finds nothing wrong"
+    say([f"checked: {counted if wrong or doubts else nothing}"])
     return not wrong
 
 

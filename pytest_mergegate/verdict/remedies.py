@@ -53,7 +53,12 @@ def find_remedies(
         # weights help against nothing that is judged before a merge
         if all(v.method is not None for v in judgement.verdicts if v.status == "fail"):
             yield from _reweight(hidden, share, trials)
-        yield from _leave_out(hidden, method, failed, share, trials)
+        # of the other methods that are listed, too: one may hold without somebody
+        asked = {str(hidden.scales[m]): m for m in reversed([method, *hidden.scales])}
+        for named in reversed(asked.values()):
+            if found := _leave_out(hidden, named, failed, share, trials):
+                yield found
+                break
 
 
 def _passing_methods(judgement: Judgement) -> Iterator[Remedy]:
@@ -82,8 +87,8 @@ def _without_for_mds(parts: PoolParts, limit: float, failed: Sequence[str]) -> I
 
 def _leave_out(
     hidden: HiddenResult, method: str, failed: Sequence[str], limit: float, trials: Trials
-) -> Iterator[Remedy]:
-    """The expert without which the judged method keeps all others within the limit: one that
+) -> Remedy | None:
+    """The expert without which ``method`` keeps all others within the limit: one that
     fails, or who pulls most on the inputs of those."""
     names, scales = hidden.states.names, hidden.scales[method]
     pull = dict.fromkeys(names, 0.0)
@@ -102,12 +107,13 @@ def _leave_out(
         if len(rest) > 1 and (value := _largest_disagreement(rest, trials)) is not None:
             tried.append((value, name))
     least, name = min(tried, default=(1.0, ""))
-    if name and compare(least, limit) == "pass":
-        text = (
-            f"leave {name} out: {method} then changes {at_most(least)} of the others' answers "
-            "(tried on the probes)"
-        )
-        yield Remedy(text=text, drop=(name,), tried=True)
+    if not name or compare(least, limit) != "pass":
+        return None
+    text = (
+        f"leave {name} out: {method} then changes {at_most(least)} of the others' answers "
+        "(tried on the probes)"
+    )
+    return Remedy(text=text, drop=(name,), tried=True)
 
 
 def _reweight(hidden: HiddenResult, limit: float, trials: Trials) -> Iterator[Remedy]:

@@ -219,11 +219,11 @@ def _explain(page: _Page, report: Report, look: Look, name: str) -> None:
     if not detailed:
         page.prose(f"{under(clean(merge.method))}: {reading.worst_of(merge)}" for merge in others)
     if report.status != "pass":
-        ways = unmerged_lines(report, whole=detailed)
-        for lines in (why_lines(report), try_lines(report, name), ways):
+        for lines in (why_lines(report), try_lines(report, name)):
             page.paragraph(lines)
         if look.reasons:
             _explain_experts(page, report, whole=detailed)
+        page.paragraph(unmerged_lines(report, whole=detailed))
     if detailed:
         _detail(page, report, look)
 

@@ -58,7 +58,7 @@ class TestWhatItFinds:
         code, out, _ = init(project / "adapters")
         assert code == 0
         assert "3 experts" in out
-        assert "checked: preflight finds nothing wrong" in out
+        assert "checked: no errors, 1 warning\n" in out
         gate = read_gate(project / "mergegate.yaml")
         assert gate["base"] == "base"
         assert gate["experts"]["b"] == {

@@ -171,6 +171,7 @@ def test_a_failure_says_how(failed: Report) -> None:
     assert "unmerged, by vLLM: the base with 3 adapters" in brief
     assert "vllm serve base --enable-lora" in brief
     assert "by PEFT" not in brief
+    assert brief.rindex(" inputs)") < brief.index("unmerged, by vLLM")
     assert "unmerged, by PEFT: the base and 3 adapters" in whole
     assert "vllm serve base --enable-lora" in markdown.render(collected)
     assert "vllm serve base --enable-lora" in html.render(collected)

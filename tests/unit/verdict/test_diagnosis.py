@@ -48,6 +48,7 @@ def run(
     degenerate: str | None = None,
     trials: Any = None,
     expert: Mapping[str, Any] | None = None,
+    listed: Mapping[str, float] | None = None,
     **gate_settings: Any,
 ) -> tuple[Diagnosis, ...]:
     """Diagnose a pool of four with these numbers."""
@@ -56,7 +57,10 @@ def run(
     )
     hidden = SimpleNamespace(
         states=SimpleNamespace(names=NAMES, tasks=NAMES),
-        scales={"merge": dict.fromkeys(NAMES, scale)},
+        scales={
+            name: dict.fromkeys(NAMES, own)
+            for name, own in {"merge": scale, **(listed or {})}.items()
+        },
         grams=dict.fromkeys(NAMES, np.eye(4) if gram is None else np.array(gram, dtype=float)),
         distances=np.ones((4, 4)) - np.eye(4) if distances is None else np.array(distances),
         bounds=SimpleNamespace(
@@ -146,6 +150,28 @@ class TestLeavingOneOutOnTheProbes:
             scale,
             round(rest, 9),
         }
+
+    def test_of_the_other_methods_that_are_listed_too(self, tmp_path: Path) -> None:
+        """The judged one loses whoever is left out; another one keeps all but c."""
+        asked = []
+
+        def trial(scales: Mapping[str, float]) -> Any:
+            asked.append(dict(scales))
+            holds = "c" not in scales and {*scales.values()} == {0.7}
+            return dict.fromkeys(scales, SimpleNamespace(rate=0.1 if holds else 0.9))
+
+        (diagnosis,) = run(
+            tmp_path,
+            verdict("a", "fail"),
+            gram=self.GRAM,
+            trials=SimpleNamespace(trial=trial),
+            listed={"again": 0.25, "sum": 0.7},
+        )
+        (remedy,) = diagnosis.remedies
+        assert remedy.text.startswith("leave c out: sum then changes at most 10% of the others'")
+        assert remedy.drop == ("c",)
+        three = [scales for scales in asked if sorted(scales) == ["a", "b", "d"]]
+        assert sum({*scales.values()} == {1 / 3} for scales in three) == 1  # "again" is no other
 
     def test_is_offered_within_the_limit_alone(self, tmp_path: Path) -> None:
         found = run(
