@@ -165,13 +165,13 @@ def test_a_failure_says_how(failed: Report) -> None:
     assert [way.tool for way in failed.serving] == ["vLLM", "PEFT"]
     collected = Collected(reports=(failed,))
     brief, whole = (
-        " ".join(summary([failed], Look(verbosity=verbosity, width=80)).split())
+        " ".join(summary([failed], Look(verbosity=verbosity, width=80, reasons=True)).split())
         for verbosity in (0, 1)
     )
     assert "unmerged, by vLLM: the base with 3 adapters" in brief
     assert "vllm serve base --enable-lora" in brief
     assert "by PEFT" not in brief
-    assert brief.rindex(" inputs)") < brief.index("unmerged, by vLLM")
+    assert brief.rindex("(on ") < brief.index("unmerged, by vLLM"), brief
     assert "unmerged, by PEFT: the base and 3 adapters" in whole
     assert "vllm serve base --enable-lora" in markdown.render(collected)
     assert "vllm serve base --enable-lora" in html.render(collected)
