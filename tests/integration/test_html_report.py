@@ -276,6 +276,22 @@ def test_text_is_legible(browser: Browser, pages: dict[str, Path], dark: bool) -
         assert [what for what, contrast in contrasts if contrast < 4.5] == []
 
 
+_WIDTHS = """() => { dispatchEvent(new Event('beforeprint'));
+    return [...document.querySelectorAll('.js-plotly-plot svg')]
+      .map(plot => plot.getBoundingClientRect().width) }"""
+
+
+def test_plots_fit_on_paper(browser: Browser, pages: dict[str, Path]) -> None:
+    """At once: the printer waits for nothing. A4 has 688 pixels between its margins, Letter 710."""
+    with opened(browser, pages["collapsing"]) as shown:
+        widths = shown.run(_WIDTHS)
+        assert widths
+        assert max(widths) <= 688
+        shown.run("dispatchEvent(new Event('afterprint'))")
+        drawn = "document.querySelector('.js-plotly-plot svg').getBoundingClientRect().width"
+        shown.until(f"{drawn} > 688")
+
+
 def test_paper_is_white_and_folds_nothing(browser: Browser, pages: dict[str, Path]) -> None:
     with opened(browser, pages["collapsing"], dark=True) as shown:
         dark = shown.run(_COLOURS)

@@ -175,6 +175,8 @@
         figure.data[1].visible = (this.element.clientWidth - 140) / this.readings[0].length > 36;
       }
       this.element.style.minHeight = figure.layout.height + "px";
+      // Plotly looks at its container later than the printer does
+      if ("print" in root.dataset) figure.layout.width = this.element.clientWidth;
       await Plotly.react(this.element, figure.data, figure.layout,
         { displayModeBar: false, responsive: true });
       if (this.output && !this.listening) {
@@ -251,7 +253,6 @@
       fold.dataset.unfolded = "";
     }
     redraw();
-    drawn.forEach((plot) => Plotly.Plots.resize(plot.element));
   });
   addEventListener("afterprint", () => {
     delete root.dataset.print;
