@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from pytest_mergegate.report.formats import html
 from pytest_mergegate.report.formats.html_parts.charts import layer_labels, literal, short
 from pytest_mergegate.report.formats.html_parts.tables import judged, moved
 from pytest_mergegate.report.formats.numbers import span
-from pytest_mergegate.report.types import ChangeRecord, VerdictRecord
+from pytest_mergegate.report.formats.reading import finding_page
+from pytest_mergegate.report.types import ChangeRecord, Collected, VerdictRecord
+from report.formats.made import error, report
 
 
 def verdict(**changes: object) -> VerdictRecord:
@@ -78,3 +83,14 @@ def test_plotly_is_given_no_markup() -> None:
     assert literal("<b>$x$ &lt;") == "&lt;b&gt;&#36;x&#36; &amp;lt;"
     assert short("x" * 50) == "x" * 19 + "…"
     assert short("") == "(unnamed)"
+
+
+def test_an_error_hides_what_was_not_computed() -> None:
+    """The problem, its page and its fix; no seven sections that say that there is nothing."""
+    page = html.render(Collected(reports=(error(),)))
+    shown = re.findall(r'<section id="[^"]*-([a-z]+)"', page)
+    assert shown == ["findings", "provenance"]
+    assert page.count(f'href="{finding_page("MG001")}"') == 2
+    assert "0 experts" not in page
+    whole = html.render(Collected(reports=(report(),)))
+    assert len(re.findall(r'<section id="[^"]*-([a-z]+)"', whole)) == 10
