@@ -30,8 +30,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, *GROUPS], metavar="N")
     options = parser.parse_args()
     bed = options.bed.resolve()
-    names = list(json.loads((bed / "bed.json").read_text(encoding="utf-8"))["experts"])
-    pools = [*groups_of(names), *pairs_of(names, options.pairs)]
+    known = json.loads((bed / "bed.json").read_text(encoding="utf-8"))
+    names = list(known["experts"])
+    drawn = [tuple(pool) for pool in known.get("pools", ())]
+    pools = drawn or [*groups_of(names), *pairs_of(names, options.pairs)]
     said = gate_all(bed, [pool for pool in pools if len(pool) in options.sizes])
     failed = [name for name, entry in said.items() if "error" in entry]
     if failed:

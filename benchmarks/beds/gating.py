@@ -15,6 +15,7 @@ import random
 import time
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_mergegate import assess
@@ -82,8 +83,21 @@ def pool_id(group: Group) -> str:
     return "+".join(group)
 
 
-def gate_of(group: Group, part: Part, methods: Sequence[Method] = METHODS) -> dict[str, Any]:
+def own_of(bed: Path) -> Mapping[str, Any]:
+    """What a bed's notes say of its gates, where those differ from the others'."""
+    notes = bed / "bed.json"
+    return json.loads(notes.read_text(encoding="utf-8")).get("gates", {}) if notes.exists() else {}
+
+
+def gate_of(
+    group: Group,
+    part: Part,
+    methods: Sequence[Method] = METHODS,
+    own: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The gate on one pool, on one half of the examples."""
+    metrics = own.get("metrics", {})
+    methods = own.get("methods", methods)
     merge: dict[str, Any] = {
         "methods": ["karcher" if m == "slerp" and len(group) > 2 else m for m in methods]
     }
@@ -91,10 +105,14 @@ def gate_of(group: Group, part: Part, methods: Sequence[Method] = METHODS) -> di
         merge["surrogate"] = "always"
     return {
         "base": "base",
-        "experts": {name: f"adapters/{name}" for name in group},
+        "experts": {
+            name: {"path": f"adapters/{name}"}
+            | ({"metric": metrics[name]} if name in metrics else {})
+            for name in group
+        },
         "examples": f"{part}/{{name}}.jsonl",
-        "probes": {"per_task": 5, "max_answer_tokens": 16},
-        "certificate": {"per_task": INPUTS[part]},
+        "probes": {"per_task": 5, "max_answer_tokens": own.get("answer_tokens", 16)},
+        "certificate": {"per_task": own.get("inputs", INPUTS)[part]},
         "budget": {"max_disagreement": 0.3, "max_loss": -COLLAPSE},
         "merge": merge,
     }
@@ -176,7 +194,11 @@ def write_report(report: Report, file: Path) -> None:
 
 def _assess(bed: Path, group: Group, part: Part, methods: Sequence[Method]) -> Report:
     return assess(
-        gate_of(group, part, methods), device="cpu", cache=bed / "cache", root=bed, all_methods=True
+        gate_of(group, part, methods, own_of(bed)),
+        device="cpu",
+        cache=bed / "cache",
+        root=bed,
+        all_methods=True,
     )
 
 

@@ -20,7 +20,14 @@ Scores = tuple[float, float]
 class Notes:
     """What is known of the bed in one folder; what is there already is not trained again."""
 
-    def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        least_score: float = LEAST_SCORE,
+        least_gain: float = LEAST_GAIN,
+    ) -> None:
+        self.least_score, self.least_gain = least_score, least_gain
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "bed.json"
         self.bed: dict[str, Any] = {"recipe": recipe, "seconds": 0, "experts": {}, "left_out": {}}
@@ -43,7 +50,7 @@ class Notes:
     def add(self, name: str, scores: Scores, **known: object) -> None:
         """Note one trained expert, or that it did not learn enough to be one."""
         own, base = scores
-        kept = own >= LEAST_SCORE and own - base >= LEAST_GAIN
+        kept = own >= self.least_score and own - base >= self.least_gain
         where = "experts" if kept else "left_out"
         self.bed[where][name] = {**known, "score": own, "base": base}
         self.write()

@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-BEDS = ("skills", "minilm", "gpt2")
+BEDS = ("skills", "minilm", "gpt2", "chat")
 
 
 def main() -> None:
