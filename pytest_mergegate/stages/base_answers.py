@@ -5,7 +5,7 @@ from functools import partial
 
 from pytest_mergegate.common.plain import result
 from pytest_mergegate.stages.context import Context, Results
-from pytest_mergegate.stages.merge_versus_experts import distances_from
+from pytest_mergegate.stages.merge_versus_experts import distances_from, is_decoded
 
 
 @result
@@ -30,23 +30,31 @@ def with_base(context: Context, results: Results) -> Results:
 def base_answers(context: Context) -> dict[str, BaseAnswers]:
     """By expert; nothing must be loaded over the base."""
     workspace, spec = context.workspace, context.gate.spec
-
-    def compare(name: str, inputs: tuple[int, ...]) -> BaseAnswers:
-        context.read_references()
-        reference = context.references.of(name, inputs)
-        found = distances_from(context, name, reference)
-        return BaseAnswers(inputs=found.n, disagreement=found.mean_least)
-
-    found = {}
-    for name in context.pool.names:
-        inputs = workspace.draws[name].order[: spec.certificate.per_task]
-        key = workspace.key(
+    inputs = {
+        name: draw.order[: spec.certificate.per_task] for name, draw in workspace.draws.items()
+    }
+    keys = {
+        name: workspace.key(
             "base's answers",
             expert=workspace.models[name],
             examples=context.pool.examples_fingerprint.get(name),
             read=spec.experts[name].how_read,
-            inputs=inputs,
+            inputs=inputs[name],
             probes=workspace.probing,
         )
-        found[name] = workspace.kept(BaseAnswers, key, partial(compare, name, inputs))
-    return found
+        for name in context.pool.names
+    }
+
+    def compare(name: str) -> BaseAnswers:
+        context.read_references()
+        engine = workspace.engine
+        # all that is not known at once: the more rows, the sooner each is read
+        asked = [engine.tasks[n] for n, key in keys.items() if workspace.cache.peek(key) is None]
+        told = [(task, inputs[task.name]) for task in asked if is_decoded(context, task)]
+        engine.answer(told, to_score=True)
+        found = distances_from(context, name, context.references.of(name, inputs[name]))
+        return BaseAnswers(inputs=found.n, disagreement=found.mean_least)
+
+    return {
+        name: workspace.kept(BaseAnswers, key, partial(compare, name)) for name, key in keys.items()
+    }

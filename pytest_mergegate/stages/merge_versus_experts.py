@@ -15,6 +15,7 @@ from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import (
     Agreement,
     agreement_of,
+    other_texts,
     own_states,
     same_text,
 )
@@ -117,7 +118,13 @@ class ComparedMerge:
 
 def distances_from(context: Context, name: str, reference: OwnAnswers) -> Distances:
     """How far the loaded model's answers to the inputs of ``reference`` are from the expert's."""
-    return compare_inputs(context, context.workspace.engine.tasks[name], reference).distances
+    engine, compare = context.workspace.engine, context.workspace.comparer(name)
+    task = engine.tasks[name]
+    if not is_decoded(context, task):
+        return compare_inputs(context, task, reference).distances
+    if compare is None:
+        return Distances.exact(other_texts(engine, task, reference), reference.cut)
+    return compare(reference.said, engine.said(task, reference.inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +250,8 @@ def _agreement(
         own = [scores[None] for scores in reference.choice_scores]
         merged = [scores[None] for scores in engine.choice_scores(task, reference.inputs)]
         return agreement_of(own, merged)
-    logits, head = engine.require_head().logits, engine.mixed_head({task.name: 1.0})
-    own_logits = (logits(state, head) for state in reference.states)
-    agreement = agreement_of(own_logits, map(logits, states))
+    logits_each, head = engine.require_head().logits_each, engine.mixed_head({task.name: 1.0})
+    agreement = agreement_of(logits_each(reference.states, head), logits_each(states))
     engine.note_same(task, compress(reference.inputs, agreement.same))
     return agreement
 

@@ -61,12 +61,15 @@ class CausalModel(GenerativeModel):
         return Reader(
             backbone=self.backbone,
             pad=self._pad,
-            choose=lambda states: self.logits(states).argmax(-1),
+            choose=self._chosen,
             batch_tokens=self._batch_tokens,
             held_tokens=self._decoding_tokens,
             shares=not self.is_streamed,  # a pass reads all weights from disk, for however few
             counts=self.counts,
         )
+
+    def _chosen(self, states: Sequence[Tensor]) -> list[list[int]]:
+        return [logits.argmax(-1).tolist() for logits in self.logits_each(states)]
 
     def fits(self, prompt: int, answer: int) -> bool:
         """Whether there are positions for a prompt and an answer of so many tokens."""

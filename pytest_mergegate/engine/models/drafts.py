@@ -57,12 +57,14 @@ def greedy_answers(
     states: dict[int, list[Tensor]] = {}
     held: list[_Held] = []
     for one in passes(reader, rows, [len(p) - 1 for p in prompts]):
-        left = []
         for place, row in enumerate(one.rows):
-            draft, first = list(drafts[row]), len(prompts[row]) - 1 - one.begun
-            own = one.hidden[place, first : first + max(1, len(draft))]
+            first = len(prompts[row]) - 1 - one.begun
+            own = one.hidden[place, first : first + max(1, len(drafts[row]))]
             states[row] = [own.to("cpu", torch.float32).clone()]
-            answers[row] = _predicted(reader.choose(states[row][0]).tolist(), draft)
+        chosen = reader.choose([states[row][0] for row in one.rows])
+        left = []
+        for place, (row, tokens) in enumerate(zip(one.rows, chosen, strict=True)):
+            answers[row] = _predicted(tokens, list(drafts[row]))
             if not is_over(answers[row], row):
                 left.append(place)
         if left:
@@ -151,7 +153,7 @@ def _decode(
         reader.counts.processed += len(going)
         reached = hidden[:, -1].to("cpu", torch.float32)
         positions = positions + goes_on
-        chosen = reader.choose(reached).tolist()
+        (chosen,) = reader.choose([reached])
         for place, (row, token) in enumerate(zip(batch, chosen, strict=True)):
             if row in going:
                 states[row].append(reached[place : place + 1])

@@ -1,7 +1,7 @@
 """Models with a linear head, through which answers are read from states; classifiers."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -21,6 +21,8 @@ from pytest_mergegate.pool.base import Base
 _TOLERANCE = 1e-4
 _SMALLEST = 1e-3
 """Logits smaller than this are no measure for their own error."""
+_LOGIT_BYTES = 1 << 27
+"""Memory for the logits of one product; one of many states takes a fraction of many of one."""
 
 
 Head = Mapping[str, Tensor]
@@ -95,12 +97,15 @@ class HeadedModel(Model):
         held = {part: f"{layer}.{part}" for part in ("weight", "bias")}
         return {part: self.names[name] for part, name in held.items() if name in self.names}
 
-    @torch.inference_mode()
     def logits(self, states: Tensor, head: Head | None = None) -> Tensor:
         """Logits [T, outputs] in float32 on the CPU, from ``states`` [T, d].
 
         ``head`` stands in for the loaded one.
         """
+        return next(self.logits_each([states], head))
+
+    def logits_each(self, states: Iterable[Tensor], head: Head | None = None) -> Iterator[Tensor]:
+        """The ``logits`` of each of ``states``, in few products and as they are asked for."""
         names = self.head_parameters
         own = self.parameters[names["weight"]]
         if head is None:
@@ -110,8 +115,13 @@ class HeadedModel(Model):
                 part: tensor.to(own.device, self.dtypes[names[part]]).to(own.dtype)
                 for part, tensor in head.items()
             }
-        projected = torch.nn.functional.linear(states.to(own.device, own.dtype), **parts)
-        return self._adjust(projected.to(torch.float32)).cpu()
+        most = max(1, _LOGIT_BYTES // (4 * len(parts["weight"])))
+        for some in _spans(states, most):
+            with torch.inference_mode():
+                joined = torch.cat(some).to(own.device, own.dtype)
+                projected = torch.nn.functional.linear(joined, **parts)
+                found = self._adjust(projected.to(torch.float32)).cpu()
+            yield from torch.split(found, [len(each) for each in some])
 
     @torch.inference_mode()
     def _check_head(self, ways: Sequence[Callable[[Tensor], Tensor]]) -> None:
@@ -138,6 +148,18 @@ class HeadedModel(Model):
         raise unsupported(
             f"the logits of {type(self.module).__name__} are not a projection of its states"
         )
+
+
+def _spans(states: Iterable[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Runs of ``states`` of at most so many rows together, or of one that has more."""
+    span: list[Tensor] = []
+    for each in states:
+        if span and sum(map(len, span)) + len(each) > most:
+            yield span
+            span = []
+        span.append(each)
+    if span:
+        yield span
 
 
 class SequenceClassifier(HeadedModel):
@@ -190,7 +212,7 @@ class SequenceClassifier(HeadedModel):
     ) -> list[list[int]]:
         """The index of the likeliest label, as an answer of one."""
         states = self.states([(prompt, ()) for prompt in prompts], "head")
-        return [[int(self.logits(state)[0].argmax())] for state in states]
+        return [[int(logits[0].argmax())] for logits in self.logits_each(states)]
 
     def text(self, answer: Sequence[int], stop: Sequence[str] = ()) -> str:
         """The label's name."""

@@ -20,8 +20,8 @@ from pytest_mergegate.engine.models.stops import AtStop, first_stop, until_stop
 from pytest_mergegate.gate.sections import Positions
 from pytest_mergegate.pool.base import Base
 
-_KEY_VALUE_BYTES = 1 << 28
-"""Memory for the keys and values of one batch that is decoded together."""
+_KEY_VALUE_BYTES = 1 << 31
+"""Memory that the keys and values of one batch that is decoded together may take at most."""
 _UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer has in place of bytes that are no text."""
 

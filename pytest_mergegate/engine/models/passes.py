@@ -31,8 +31,8 @@ class Reader:
     backbone: Any
     pad: Callable[[Sequence[Tokens]], tuple[Tensor, Tensor]]
     """Token ids and mask of some rows, filled up on the right."""
-    choose: Callable[[Tensor], Tensor]
-    """The tokens [n] that follow states [n, d] on the CPU."""
+    choose: Callable[[Sequence[Tensor]], list[list[int]]]
+    """The tokens that follow each row of several states [n, d] on the CPU."""
     batch_tokens: int
     """Of one pass, padding included."""
     held_tokens: int

@@ -188,7 +188,8 @@ class Engine:
 
         What the task's expert says is the draft of what others say; of the base only where states
         along it are wanted as well, since it mostly says something else from the beginning. Where
-        answers are needed only ``to_score`` them, one that can be no target any more ends there.
+        answers are needed only ``to_score`` them and to compare them with the expert's, one that
+        can be neither a target nor what the expert says ends there.
         """
         missing: dict[tuple[str, ...], dict[_Input, Tokens]] = {}
         for task, indices in asked:
@@ -225,11 +226,14 @@ class Engine:
                 self._states[key[1], key[2], model.answer_positions] = one.states
 
     def _right(self, name: str, index: int) -> tuple[str, ...] | None:
-        """The texts of which an answer has to be one to score anything; None where others may, or
-        where answers are compared with one another."""
-        spec = self.pool.spec.experts[name]
-        by_target = spec.metric == EXACT_MATCH and spec.comparison == EXACT
-        return self.tasks[name].examples[index].references if by_target else None
+        """The texts of which an answer has to be one to score anything, or to be what the task's
+        expert says; None where others may, or where answers are compared with one another."""
+        spec, task = self.pool.spec.experts[name], self.tasks[name]
+        if spec.metric != EXACT_MATCH or spec.comparison != EXACT:
+            return None
+        own = self._answers.get((loaded_as(name), name, index))
+        said = () if own is None else (self.require_head().text(own, task.stop),)
+        return (*task.examples[index].references, *said)
 
     def is_whole(self, task: Task, index: int) -> bool:
         """Whether the loaded model's answer was read to its end."""
@@ -252,14 +256,20 @@ class Engine:
         pairs = [(key, choice) for key in missing for choice in task.choices[key[2]]]
         rows = [(task.prompts[key[2]], choice[:-1]) for key, choice in pairs]
         # choices that differ in their last token alone share a row
-        distinct = list(dict.fromkeys(rows))
         model = self.require_head()
-        states = model.states(distinct, model.answer_positions)
-        by_row = dict(zip(distinct, states, strict=True))
+        states = model.states([*dict.fromkeys(rows)], model.answer_positions)
+        of_row: dict[Row, list[int]] = {}
+        for number, row in enumerate(rows):
+            of_row.setdefault(row, []).append(number)
+        sums = [0.0] * len(rows)
+        for logits, numbers in zip(model.logits_each(states), of_row.values(), strict=True):
+            logs = torch.log_softmax(logits.to(torch.float64), dim=-1)
+            for number in numbers:
+                choice = torch.tensor(pairs[number][1])
+                sums[number] = float(logs[torch.arange(len(choice)), choice].sum())
         found: dict[tuple[str, str, int], list[float]] = {key: [] for key in missing}
-        for (key, choice), row in zip(pairs, rows, strict=True):
-            logs = torch.log_softmax(model.logits(by_row[row]).to(torch.float64), dim=-1)
-            found[key].append(float(logs[torch.arange(len(choice)), torch.tensor(choice)].sum()))
+        for (key, _), score in zip(pairs, sums, strict=True):
+            found[key].append(score)
         for key, scores in found.items():
             lengths = torch.tensor(task.choice_lengths[key[2]], dtype=torch.float64)
             self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64) / lengths

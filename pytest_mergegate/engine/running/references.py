@@ -114,10 +114,11 @@ def same_text(
     ``states`` are its own along the expert's answers. Where the first token that is another one
     makes another text, nothing is decoded.
     """
-    model, undecided = engine.require_head(), []
-    for place in places:
+    model, undecided, asked = engine.require_head(), [], [*places]
+    read = model.logits_each(states[place] for place in asked)
+    for place, logits in zip(asked, read, strict=True):
         answer, text = own.answers[place], own.outputs[place]
-        chosen = model.logits(states[place]).argmax(-1).tolist()
+        chosen = logits.argmax(-1).tolist()
         pairs = enumerate(zip(answer, chosen, strict=True))
         # where two tokens are as likely, round-off may have chosen the other one just now
         parts = next((k for k, (a, b) in pairs if a != b), len(answer) - 1)
@@ -131,6 +132,20 @@ def same_text(
         for place, other in zip(undecided, said, strict=True)
         if not (other.cut or own.cut[place]) and other.text == own.outputs[place]
     )
+
+
+def other_texts(engine: Engine, task: Task, own: OwnAnswers) -> list[bool]:
+    """Whether the loaded model says another text than the expert to each input, or one of which
+    that is not known since either was cut; each is read no further than that takes."""
+    texts = engine.outputs(task, own.inputs, to_score=True)
+    whole = [index for index in own.inputs if engine.is_whole(task, index)]
+    answers = dict(zip(whole, engine.answers(task, whole), strict=True))
+    cut = {index: said.cut for index, said in zip(whole, engine.said(task, whole), strict=True)}
+    differs = []
+    for index, tokens, said, text in zip(own.inputs, own.answers, own.said, texts, strict=True):
+        is_same = not (said.cut or cut.get(index, True)) and text == said.text
+        differs.append(not is_same and answers.get(index) != tokens)
+    return differs
 
 
 @result

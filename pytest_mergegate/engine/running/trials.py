@@ -165,10 +165,10 @@ class _Answers:
         return self._known[name]
 
     def _scores(self, expert: str, states: Sequence[Tensor], head: Head | None) -> list[Tensor]:
-        options, logits = self._options[expert], self._model.logits
+        options, logits_each = self._options[expert], self._model.logits_each
         if options is None:
-            return [logits(state, head) for state in states]
-        first = [logits(state[:1], head) for state in states]
+            return [*logits_each(states, head)]
+        first = logits_each((state[:1] for state in states), head)
         return [own[:, list(tokens)] for own, tokens in zip(first, options, strict=False)]
 
 

@@ -35,7 +35,7 @@ def test_where_tokens_differ_the_text_decides(
         return [Answer(text=said, cut=cut) for _ in inputs]
 
     model = SimpleNamespace(
-        logits=lambda state: state,
+        logits_each=iter,
         text=lambda tokens, _: "".join(WORDS[t] for t in tokens).strip(),
     )
     engine: Any = SimpleNamespace(require_head=lambda: model, said=answers)
