@@ -253,26 +253,22 @@ class Engine:
         assert task.choices is not None
         keys = [(self.model.loaded, task.name, index) for index in indices]
         missing = [key for key in dict.fromkeys(keys) if key not in self._choice_scores]
-        pairs = [(key, choice) for key in missing for choice in task.choices[key[2]]]
-        rows = [(task.prompts[key[2]], choice[:-1]) for key, choice in pairs]
+        counts = [len(task.choices[key[2]]) for key in missing]
+        scores = torch.zeros(sum(counts), dtype=torch.float64)
         # choices that differ in their last token alone share a row
+        asked: dict[Row, list[tuple[int, Tokens]]] = {}
+        pairs = ((key, choice) for key in missing for choice in task.choices[key[2]])
+        for number, (key, choice) in enumerate(pairs):
+            row = task.prompts[key[2]], choice[:-1]
+            asked.setdefault(row, []).append((number, choice))
         model = self.require_head()
-        states = model.states([*dict.fromkeys(rows)], model.answer_positions)
-        of_row: dict[Row, list[int]] = {}
-        for number, row in enumerate(rows):
-            of_row.setdefault(row, []).append(number)
-        sums = [0.0] * len(rows)
-        for logits, numbers in zip(model.logits_each(states), of_row.values(), strict=True):
+        states = model.states([*asked], model.answer_positions)
+        for logits, told in zip(model.logits_each(states), asked.values(), strict=True):
             logs = torch.log_softmax(logits.to(torch.float64), dim=-1)
-            for number in numbers:
-                choice = torch.tensor(pairs[number][1])
-                sums[number] = float(logs[torch.arange(len(choice)), choice].sum())
-        found: dict[tuple[str, str, int], list[float]] = {key: [] for key in missing}
-        for (key, _), score in zip(pairs, sums, strict=True):
-            found[key].append(score)
-        for key, scores in found.items():
-            lengths = torch.tensor(task.choice_lengths[key[2]], dtype=torch.float64)
-            self._choice_scores[key] = torch.tensor(scores, dtype=torch.float64) / lengths
+            for number, choice in told:
+                scores[number] = logs[torch.arange(len(choice)), torch.tensor(choice)].sum()
+        for key, own in zip(missing, torch.split(scores, counts), strict=True):
+            self._choice_scores[key] = own / torch.tensor(task.choice_lengths[key[2]])
         return [self._choice_scores[key] for key in keys]
 
     def said(self, task: Task, indices: Sequence[int], *, by_expert: bool = False) -> list[Answer]:
