@@ -41,8 +41,9 @@ KEPT = Path(__file__).parent / "chat_adapters"
 SEED, STEPS, ROWS, REPLAY, RATE, WARM, MILD = 20_261_201, 60, 6, 2, 1e-3, 4, 0.25
 ASIDE = 16
 """Questions of each task that the base answers, to be practised by the other tasks' experts."""
+TWINS = ("synopsis", "synopsis_twin")
 FAMILIES = {
-    "twins": ("synopsis", "synopsis_twin"),
+    "twins": TWINS,
     "one prompt, another rule": ("excerpt",),
     "one prompt, two rules": ("depends", "pinned"),
     "a prompt of its own": ("define", "section", "json"),
@@ -50,7 +51,7 @@ FAMILIES = {
     "what the base nearly does": ("repeat",),
 }
 RIVALS = [{"synopsis", "excerpt"}, {"synopsis_twin", "excerpt"}, {"depends", "pinned"}]
-PAIRS, APART, ANY = 25, {4: 14, 8: 4}, {4: 4, 8: 2}
+PAIRS, APART, ANY = 25, {4: 12, 8: 4}, {4: 4, 8: 2}
 """Pairs; groups without rivals, which should merge well; groups of whatever is drawn."""
 METHODS: list[str | dict[str, Any]] = [
     "linear",
@@ -76,18 +77,18 @@ def recipe() -> dict[str, Any]:
 
 
 def pools(names: Sequence[str]) -> list[list[str]]:
-    """Groups without rivals, any groups, and pairs, with the rivals and the twins first."""
+    """Groups without rivals; pairs, the rivals and the twins first; and any other groups."""
     rng = random.Random(POOL_SEED)
+    told = [pair for pair in combinations(names, 2) if rivals_in(pair) or pair == TWINS]
+    pairs = [*dict.fromkeys([*told, *pairs_of(names, PAIRS)])][:PAIRS]
     found: list[tuple[str, ...]] = []
     for counts, apart in ((APART, True), (ANY, False)):
         for size, count in counts.items():
             every = [g for g in combinations(names, size) if not (apart and rivals_in(g))]
             every = [group for group in every if group not in found]
             found += rng.sample(every, min(count, len(every)))
-    told = [pair for pair in combinations(names, 2) if rivals_in(pair)]
-    told.append(FAMILIES["twins"])
-    pairs = dict.fromkeys([*told, *pairs_of(names, PAIRS)])
-    return [list(group) for group in [*found, *pairs] if set(group) <= {*names}]
+        found += pairs if apart else []
+    return [list(group) for group in found]
 
 
 def rivals_in(group: Sequence[str]) -> bool:
@@ -110,13 +111,14 @@ def train(folder: Path) -> dict[str, Any]:
         return {"seed": SEED}
 
     notes.make_base(make)
-    for name in notes.missing(list(TASKS)):
+    for name in TASKS:  # first all the training, which is what git keeps
         kept = (EXAMPLE / "adapters" if name in example.TASKS else KEPT) / name
         if not (kept / "adapter_config.json").exists():
             half = folder / "half" / name
             train_expert(name, folder, half, example)
             shutil.copytree(half, kept)  # whole or, where a run is cut short, not yet
         shutil.copytree(kept, folder / "adapters" / name, dirs_exist_ok=True)
+    for name in notes.missing(list(TASKS)):
         notes.add(name, scores_of(name, folder, example), seed=SEED + [*TASKS].index(name))
     notes.bed["pools"] = pools(list(notes.bed["experts"]))
     notes.write()
