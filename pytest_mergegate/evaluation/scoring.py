@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_mergegate.common.plain import Float64s, result
 from pytest_mergegate.evaluation.comparing import require_rouge_score
 from pytest_mergegate.evaluation.own_metric import OwnMetric
 from pytest_mergegate.gate.options import Scorer
@@ -21,11 +21,11 @@ if TYPE_CHECKING:  # which import torch
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@result
 class Scored:
     """How well the loaded model does one task."""
 
-    scores: Scores
+    scores: Float64s
     """One per example, in [0, 1]."""
     chance: float
     """What the one answer that is right most often would score where answers are choices or

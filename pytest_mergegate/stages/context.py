@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -157,6 +157,7 @@ class Context:
     passes: Callable[[Results], bool] | None = None
     """Whether a gate of which any method may pass does so by what was found; None for a gate of
     which all that can be found is asked."""
+    _open: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
     def decisions(self) -> BudgetQuestions:
@@ -203,14 +204,20 @@ class Context:
             if expert.metric == ROUGE and self.pool.labelled(name):
                 require_rouge_score()
 
-    def executor(self) -> AbstractContextManager[Executor]:
-        """Where models run for states."""
+    @cached_property
+    def executor(self) -> Executor:
+        """Where models run; its workers keep the base until ``close``."""
         kind, _, address = self.options.executor.partition(":")
         if kind == "local":
-            return nullcontext(LocalExecutor())
+            return LocalExecutor()
         from pytest_mergegate.engine.running.ray_executor import RayExecutor
 
-        return RayExecutor(self.gate, address or None)
+        return self._open.enter_context(RayExecutor(self.gate, address or None))
+
+    def close(self) -> None:
+        """Let go of the executor's workers; another one is had by asking for it."""
+        self._open.close()
+        vars(self).pop("executor", None)
 
     @cached_property
     def references(self) -> References:
@@ -286,13 +293,6 @@ class Context:
             levels=[spec.level, spec.loss_level],
             **more,
         )
-
-    def kept_of(
-        self, method: Method, kind: Any, key: Mapping[str, Any], compute: Callable[[], T]
-    ) -> T:
-        """What the cache holds of a merge by ``method``, or else what is computed; always that of a
-        function of the team's own, which may change from run to run."""
-        return self.workspace.kept(kind, key, compute) if method.root is None else compute()
 
     def tell(self, what: str, fraction: float) -> None:
         """Say what is being done, and how much of it is done."""

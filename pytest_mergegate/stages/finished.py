@@ -50,8 +50,7 @@ def run(context: Context, earlier: Results) -> Iterator[Results]:
     context.tell("experts' own answers", 0.0)
     if not workspace.facts.has_head:
         workspace.engine.require_head()
-    with context.executor() as executor:
-        read_own_answers(workspace, executor, context.gate.spec.certificate.per_task)
+    read_own_answers(workspace, context.executor, context.gate.spec.certificate.per_task)
     if any(draw.reading == "greedy" for draw in workspace.draws.values()):
         earlier = replace(earlier, answer_limit=workspace.answer_limit)
     yield (earlier := with_base(context, earlier))

@@ -80,14 +80,13 @@ def run(context: Context, earlier: Results, *, forecasts: bool = True) -> Iterat
     asked = merging.surrogate == "always" or context.decisions.compares_merges
     comparing = facts.has_head and (asked or context.reaches("merge"))
     ahead = context.gate.spec.certificate.per_task if comparing else 0
-    with context.executor() as executor:
 
-        def look() -> HiddenResult:
-            tell = partial(context.tell, "hidden states")
-            states = collect_states(workspace, executor, tell, ahead=ahead)
-            return compare_states(states, context.gate.spec)
+    def look() -> HiddenResult:
+        tell = partial(context.tell, "hidden states")
+        states = collect_states(workspace, context.executor, tell, ahead=ahead)
+        return compare_states(states, context.gate.spec)
 
-        hidden = until_decided(look, workspace, context.decisions)
+    hidden = until_decided(look, workspace, context.decisions)
     methods: tuple[Method, ...] = ()
     if forecasts:
         methods = weighted(earlier.methods, merging.weights, hidden.bounds)

@@ -166,6 +166,7 @@ def budget_questions(
     if spec.merged is not None:  # it is asked, however its experts stand to each other
         stages = needed | ({"merge"} if "eval" in needed else set())
         stages -= {"conflict", "hidden"} if len(pool.names) == 1 else set()
+    labelled = frozenset(filter(pool.labelled, pool.names))  # what follows travels, a pool does not
 
     def mds_is_open(mds: Value) -> bool:
         return any(
@@ -182,8 +183,7 @@ def budget_questions(
         return any(
             is_open(certified if kind.measured else disagreement, kind.differing(limit, score))
             for kind, limit in set_limits(limits)
-            if kind.differing
-            and not (kind.takes_targets or (kind.measured and pool.labelled(expert)))
+            if kind.differing and not (kind.takes_targets or (kind.measured and expert in labelled))
         )
 
     def fails(found: Mapping[str, Value]) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pools import write_adapter
+import yaml
+from pools import write_adapter, write_gate
 from reports import same
 from warm import commands
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.common.errors import GateError
-    from pytest_mergegate.engine.running.executors import Job
+    from pytest_mergegate.engine.running.executors import Job, Piece
     from pytest_mergegate.report.types import Report
 
 pytestmark = [  # not imported here: every worker of pytest-xdist collects this file, one runs it
@@ -65,13 +66,13 @@ def cluster() -> Iterator[Any]:
         cluster.shutdown()
 
 
-def assess(gate: Path, cache: Path, executor: str = "ray") -> Report:
-    options = Options(stage="hidden", device="cpu", cache=cache, executor=executor)
-    return run_gate(load_gate(gate), options)
+def assess(gate: Path, cache: Path, executor: str = "ray", **options: Any) -> Report:
+    settings = {"stage": "hidden", "device": "cpu", "cache": cache, "executor": executor}
+    return run_gate(load_gate(gate), Options(**settings | options))
 
 
-def report(gate: Path, cache: Path, executor: str = "ray") -> dict[str, Any]:
-    text = assess(gate, cache, executor).to_json()
+def report(gate: Path, cache: Path, executor: str = "ray", **options: Any) -> dict[str, Any]:
+    text = assess(gate, cache, executor, **options).to_json()
     return json.loads(text)
 
 
@@ -148,6 +149,58 @@ class TestResults:
             models = [(kind, model) for process, _, kind, model in done if process == worker]
             turns = [model for model, _ in groupby(models)]
             assert len(turns) == len(set(turns))
+
+
+METHODS = ["linear", "ties", {"method": "dare_ties", "density": 0.5}]
+
+
+@pytest.fixture(scope="module")
+def merging(tiny_pool: Path) -> Path:
+    """The pool's gate with three merges, certified and scored."""
+    settings = yaml.safe_load(tiny_pool.read_text())
+    settings |= {"merge": {"methods": METHODS, "select": "all"}}
+    settings |= {"budget": {"max_disagreement": 0.9, "max_loss": 90}}
+    return write_gate(tiny_pool.parent / "merging.yaml", settings)
+
+
+@pytest.fixture(scope="module")
+def merged_here(merging: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return report(merging, tmp_path_factory.mktemp("here"), "local", stage=None)
+
+
+class TestMerges:
+    @pytest.mark.usefixtures("cluster")
+    def test_are_made_and_scored_by_workers_as_here_though_one_is_lost(
+        self,
+        merging: Path,
+        merged_here: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        log, death = tmp_path / "log", tmp_path / "death"
+        death.touch()
+
+        class Logging(Worker):
+            def run(self, job: Job | Piece) -> WorkerEntry | GateError:
+                if job.label == "merge 'ties'" and death.exists():
+                    death.unlink()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                answer = super().run(job)
+                with log.open("a") as file:
+                    file.write(f"{job.label}\n")
+                return answer
+
+        monkeypatch.setattr(ray_executor, "Worker", Logging)
+        found = report(merging, tmp_path / "cache", stage=None)
+        assert not death.exists()
+        done = [line for line in log.read_text().splitlines() if line.startswith("merge")]
+        assert sorted(done) == sorted(f"merge {m['label']!r}" for m in merged_here["merges"])
+        assert len(done) == len(METHODS)
+        assert all(score is not None for score in merged_here["evaluations"])
+        same(settled(found), settled(merged_here))
+        again = report(merging, tmp_path / "cache", "local", stage=None)
+        assert again["cache"]["misses"] == 0
+        same(settled(again), settled(merged_here))
 
 
 class TestLostWorkers:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_mergegate.common.plain import Float32s, dump, load, result
 from pytest_mergegate.engine.models.readings import loaded_as
-from pytest_mergegate.engine.running.cache import Key
+from pytest_mergegate.engine.running.cache import Arrays, Key
 from pytest_mergegate.engine.running.workspace import Workspace
+from pytest_mergegate.gate.gatefile import Gate
 
 if TYPE_CHECKING:
     from pytest_mergegate.engine.running.engine import Engine
@@ -86,6 +87,36 @@ class Job:
     blocks: tuple[Block, ...]
     answer_limit: int | None = None
     """How many tokens of an answer are decoded at most, where the job leaves the process."""
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return "base" if self.model is None else f"expert {self.model!r}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """Work of another kind, for any process that has the base."""
+
+    kind: str
+    name: str
+    key: Key
+    """All that the result depends on."""
+    function: Callable[[Gate, Workspace, str, Any], tuple[Key, Arrays]]
+    """Of a module, so that another process has it too: from ``name`` and what is ``given``, the
+    result in the cache's form, and its key as seen there."""
+    given: Any = None
+    """The same for all pieces: where it is, once it is shared."""
+
+    @property
+    def model(self) -> str:
+        """What it puts in place; no expert's name has a space."""
+        return self.label
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return f"{self.kind} {self.name!r}"
 
 
 class Executor(Protocol):

@@ -15,8 +15,8 @@ from typing import Any
 from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.plain import dump
 from pytest_mergegate.common.working_folder import apart, empty_folder, working_in
-from pytest_mergegate.engine.running.cache import Cache, Key, pack
-from pytest_mergegate.engine.running.executors import ROWS, Job, compute
+from pytest_mergegate.engine.running.cache import Arrays, Cache, Key, pack
+from pytest_mergegate.engine.running.executors import ROWS, Job, Piece, compute
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.pool.pool import read_pool
@@ -101,7 +101,7 @@ class WorkerEntry:
 
 
 class Worker:
-    """Runs jobs of one block each; the base is loaded once, by the first of them."""
+    """Runs jobs of one block each, and pieces; the base is loaded once, by the first of them."""
 
     def __init__(self, gate: Gate, device: str, computing: Mapping[str, str]) -> None:
         self._computing = computing
@@ -113,26 +113,35 @@ class Worker:
     def ready(self) -> None:
         """Return, once there is a process to run it."""
 
-    def run(self, job: Job) -> WorkerEntry | GateError:
+    def run(self, job: Job | Piece) -> WorkerEntry | GateError:
         """The result of ``job``; or what is wrong, as a value, so that Ray adds nothing to it."""
         try:
-            workspace, (block,) = self._workspace, job.blocks
-            if job.answer_limit is not None:
-                workspace.let_answers_grow(job.answer_limit)
-            if block.answers is not None:
-                block.tell(workspace)
-            key = block.key(workspace, job.kind, job.model)
             if job.model != self._in_place:
                 self._swapped.close()
                 self._in_place = None
-                if job.model is not None:  # whose weights stay for the next job
-                    self._swapped.enter_context(workspace.engine.expert(job.model))
-                    self._in_place = job.model
-            (rows,) = compute(workspace.engine, job.kind, [block])
-            file = pack(key, dump(ROWS[job.kind], rows))
-            return WorkerEntry(node=socket.gethostname(), key=key, file=file)
+            key, arrays = self._work(job) if isinstance(job, Piece) else self._read(job)
         except GateError as error:
             return error
+        return WorkerEntry(node=socket.gethostname(), key=key, file=pack(key, arrays))
+
+    def _work(self, piece: Piece) -> tuple[Key, Arrays]:
+        given = import_ray().get(piece.given)
+        return piece.function(self._gate, self._workspace, piece.name, given)
+
+    def _read(self, job: Job) -> tuple[Key, Arrays]:
+        workspace, (block,) = self._workspace, job.blocks
+        if job.answer_limit is not None:
+            workspace.let_answers_grow(job.answer_limit)
+        if block.answers is not None:
+            block.tell(workspace)
+        key = block.key(workspace, job.kind, job.model)
+        if (
+            job.model is not None and job.model != self._in_place
+        ):  # whose weights stay for the next job
+            self._swapped.enter_context(workspace.engine.expert(job.model))
+            self._in_place = job.model
+        (rows,) = compute(workspace.engine, job.kind, [block])
+        return key, dump(ROWS[job.kind], rows)
 
     @cached_property
     def _workspace(self) -> Workspace:

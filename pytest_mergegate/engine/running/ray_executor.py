@@ -1,20 +1,32 @@
-"""The executor ``ray``: models run in workers of a Ray cluster, one job per model and block."""
+"""The executor ``ray``: models run in workers of a Ray cluster, one job per model and block, or one
+piece per merge."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+from numpy.typing import NDArray
 
 from pytest_mergegate.common.errors import GateError, PoolError, first_line
 from pytest_mergegate.common.plain import load
-from pytest_mergegate.engine.running.cache import Corrupt, key_text, unpack
-from pytest_mergegate.engine.running.executors import ROWS, Found, Job, Rows, look_up, without
+from pytest_mergegate.engine.running.cache import Arrays, Corrupt, Key, key_text, unpack
+from pytest_mergegate.engine.running.executors import (
+    ROWS,
+    Found,
+    Job,
+    Piece,
+    Rows,
+    look_up,
+    without,
+)
 from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry, connected
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.gatefile import Gate
 
+J = TypeVar("J", Job, Piece)
 _LOSSES = 2
 """Of one job, or of workers that start: one is bad luck."""
 _PATIENCE = 10.0
@@ -26,7 +38,8 @@ class _Member:
     """A worker and the job it has."""
 
     actor: Any
-    job: Job | None = None
+    job: Any = None
+    """A job, or a piece."""
     model: str | None = ""
     """Whose weights it has in place; no expert's name is empty."""
 
@@ -76,13 +89,36 @@ class RayExecutor:
                 singles += [replace(asked, blocks=(block,)) for block in missing.blocks]
         total = len(results) + len(singles)
         for job, entry in self._computed(singles, workspace.device):
+            if isinstance(entry, GateError):
+                raise entry
             results[job.model, job.blocks[0]] = _kept(workspace, job, entry)
             progress(len(results) / total)
         return results
 
-    def _computed(self, jobs: Sequence[Job], device: str) -> Iterator[tuple[Job, WorkerEntry]]:
+    def work(
+        self, workspace: Workspace, pieces: Sequence[Piece], given: object
+    ) -> Generator[tuple[Piece, Arrays | GateError]]:
+        """Each of ``pieces``, begun in their order, with what came of it, as they come in; what is
+        under way when nobody asks for more is given up. Raises GateError."""
+        self._computing, shared = workspace.computing, self._ray.put(given)
+        begun = [replace(piece, given=shared) for piece in pieces]
+        try:
+            for piece, entry in self._computed(begun, workspace.device):
+                if isinstance(entry, GateError):
+                    yield piece, entry
+                else:
+                    yield piece, _checked(entry, piece.key, piece.label)
+        finally:
+            for reference, member in list(self._members.items()):
+                if member.job is not None:
+                    self._ray.kill(member.actor)
+                    del self._members[reference]
+
+    def _computed(
+        self, jobs: Sequence[J], device: str
+    ) -> Iterator[tuple[J, WorkerEntry | GateError]]:
         """Each job with its result, in the order in which they come in."""
-        left, losses = list(jobs), Counter[Job]()
+        left, losses = list(jobs), Counter[Job | Piece]()
         if left:  # a worker for each model, as far as the cluster goes
             wanted = min(self._room(device), len({job.model for job in left}))
             for _ in range(wanted - len(self._members) - len(self._idle)):
@@ -95,30 +131,26 @@ class RayExecutor:
                 self._room(device)
             for reference in done:
                 member = self._members.pop(reference)
-                job, member.job = member.job, None
+                job: J | None = member.job
+                member.job = None
                 answer = self._answer(reference, job)
-                if isinstance(answer, GateError):
-                    raise answer
-                if isinstance(answer, Exception):
-                    self._replace(member, device, answer, starting=job is None)
-                    if job is not None:
-                        losses[job] += 1
-                        if losses[job] >= _LOSSES:
-                            raise GateError(
-                                f"{_named(job.model)} has lost {_LOSSES} Ray workers, the last one "
-                                f"to: {first_line(answer)}",
-                                fix="the usual cause is memory: give the nodes more, or run with "
-                                "the executor local; ray logs has the details",
-                            )
-                        left.insert(0, job)
-                    continue
-                self._idle.append(member)
-                if job is not None:
-                    yield job, answer
+                if not isinstance(answer, Exception) or isinstance(answer, GateError):
+                    self._idle.append(member)
                 else:
+                    self._replace(member, device, answer, starting=job is None)
+                    if job is None:
+                        continue
+                    losses[job] += 1
+                    if losses[job] < _LOSSES:
+                        left.insert(0, job)
+                        continue
+                    answer = _lost(job, answer)
+                if job is None:
                     self._failed_starts = 0
+                else:
+                    yield job, answer
 
-    def _answer(self, reference: Any, job: Job | None) -> Any:
+    def _answer(self, reference: Any, job: Job | Piece | None) -> Any:
         """What a worker has returned, or the error that says that it was lost."""
         exceptions = self._ray.exceptions
         try:
@@ -135,7 +167,7 @@ class RayExecutor:
         ) as error:
             return error
         except exceptions.RayError as error:
-            what = "a worker" if job is None else _named(job.model)
+            what = "a worker" if job is None else job.label
             raise GateError(
                 f"Ray failed to run {what}: {first_line(error)}", fix="see ray status"
             ) from None
@@ -163,7 +195,7 @@ class RayExecutor:
         )
         self._members[actor.ready.remote()] = _Member(actor=actor)
 
-    def _assign(self, member: _Member, left: list[Job]) -> None:
+    def _assign(self, member: _Member, left: list[J]) -> None:
         """Give ``member`` a job of the model it has, else of one that no other works on."""
         taken = {other.model for other in self._members.values()}
         job = next(
@@ -186,30 +218,40 @@ class RayExecutor:
         self._start(device)
 
 
+def _lost(job: Job | Piece, error: Exception) -> GateError:
+    return GateError(
+        f"{job.label} has lost {_LOSSES} Ray workers, the last one to: {first_line(error)}",
+        fix="the usual cause is memory: give the nodes more, or run with the executor local; "
+        "ray logs has the details",
+    )
+
+
 def _kept(workspace: Workspace, job: Job, entry: WorkerEntry) -> Rows:
     """The rows of a result that was computed from the files that are seen here."""
     key = job.blocks[0].key(workspace, job.kind, job.model)
-    if key_text(entry.key) != key_text(key):
-        other = ", ".join(name for name in key if entry.key.get(name) != key[name])
-        raise PoolError(
-            f"the Ray worker on {entry.node} sees other files or versions than this machine "
-            f"({_named(job.model)} differs in {other})",
-            expert=job.model,
-            fix="give every node the same files and the same installed packages",
-        )
-    try:
-        arrays = unpack(key, entry.file)
-    except Corrupt as problem:
-        raise PoolError(
-            f"the result of {_named(job.model)} from the Ray worker on {entry.node} cannot be "
-            f"used, {problem}",
-            expert=job.model,
-            fix="run again; if it happens again, look at the node's memory and versions",
-        ) from None
+    arrays = _checked(entry, key, job.label, job.model)
     workspace.cache.keep_packed(key, entry.file)
     rows: Rows = load(ROWS[job.kind], arrays)
     return rows
 
 
-def _named(model: str | None) -> str:
-    return "base" if model is None else f"expert {model!r}"
+def _checked(
+    entry: WorkerEntry, key: Key, label: str, expert: str | None = None
+) -> dict[str, NDArray[Any]]:
+    """What a worker computed, from the files that are seen here: else ``key`` is another one."""
+    if key_text(entry.key) != key_text(key):
+        other = ", ".join(name for name in key if entry.key.get(name) != key[name])
+        raise PoolError(
+            f"the Ray worker on {entry.node} sees other files or versions than this machine "
+            f"({label} differs in {other})",
+            expert=expert,
+            fix="give every node the same files and the same installed packages",
+        )
+    try:
+        return unpack(key, entry.file)
+    except Corrupt as problem:
+        raise PoolError(
+            f"the result of {label} from the Ray worker on {entry.node} cannot be used, {problem}",
+            expert=expert,
+            fix="run again; if it happens again, look at the node's memory and versions",
+        ) from None
