@@ -160,8 +160,6 @@ def merging(tiny_pool: Path) -> Path:
     settings = yaml.safe_load(tiny_pool.read_text())
     settings |= {"merge": {"methods": METHODS, "select": "all"}}
     settings |= {"budget": {"max_disagreement": 1, "max_loss": 90}}
-    for expert in settings["experts"].values():
-        expert["metric"] = "rouge_l"  # of which even answers that were never taught keep some
     return write_gate(tiny_pool.parent / "merging.yaml", settings)
 
 
@@ -198,24 +196,10 @@ class TestMerges:
         done = [line for line in log.read_text().splitlines() if line.startswith("merge")]
         made = {"merge 'linear'", "merge 'ties'", "merge 'dare_ties density=0.5'"}
         assert (set(done), len(done)) == (made, len(made))  # each once, those lost apart
-        scored = [e["score_merged"] for m in merged_here["merges"] for e in m["experts"]]
-        assert any(scored)
         same(settled(found), settled(merged_here))
         again = report(merging, tmp_path / "cache", "local", stage=None)
         assert again["cache"]["misses"] == 0
         same(settled(again), settled(merged_here))
-
-    @pytest.mark.usefixtures("cluster")
-    def test_the_first_that_passes_ends_the_search_as_here(
-        self, merging: Path, tmp_path: Path
-    ) -> None:
-        settings = yaml.safe_load(merging.read_text())
-        settings["merge"]["select"] = "any"
-        settings["budget"] = {"max_disagreement": 1}
-        gate = write_gate(merging.with_name("any.yaml"), settings)
-        here = report(gate, tmp_path / "here", "local", stage=None)
-        assert (here["status"], len(here["merges"]), len(here["untried"])) == ("pass", 1, 2)
-        same(settled(report(gate, tmp_path / "there", stage=None)), settled(here))
 
     @pytest.mark.usefixtures("cluster")
     def test_twice_lost_is_an_error_that_names_the_merge(
