@@ -9,10 +9,10 @@ from pytest_mergegate.common.errors import GateError
 from pytest_mergegate.common.plain import dump, load
 from pytest_mergegate.engine.running.cache import Arrays, Key
 from pytest_mergegate.engine.running.executors import (
+    Errand,
     Found,
     Job,
     Kind,
-    Piece,
     blocks_of,
     look_up,
 )
@@ -49,7 +49,7 @@ class Elsewhere:
     def __init__(self, context: Context, earlier: Results, methods: Sequence[Method]) -> None:
         self._context, self._earlier, self._methods = context, earlier, methods
         self._found: dict[str, Arrays | GateError] = {}
-        self._coming: Generator[tuple[Piece, Arrays | GateError]] | None = None
+        self._coming: Generator[tuple[Errand, Arrays | GateError]] | None = None
 
     @property
     def is_there(self) -> bool:
@@ -62,7 +62,7 @@ class Elsewhere:
         if self._coming is None:
             self._coming = self._begin()
         while method.label not in self._found:
-            piece, self._found[piece.name] = next(self._coming)
+            errand, self._found[errand.name] = next(self._coming)
             self._context.tell("merges", len(self._found) / len(self._methods))
         found = self._found[method.label]
         if isinstance(found, GateError):
@@ -75,7 +75,7 @@ class Elsewhere:
         if self._coming is not None:
             self._coming.close()
 
-    def _begin(self) -> Generator[tuple[Piece, Arrays | GateError]]:
+    def _begin(self) -> Generator[tuple[Errand, Arrays | GateError]]:
         from pytest_mergegate.engine.running.ray_executor import RayExecutor
 
         context, executor = self._context, self._context.executor
@@ -88,12 +88,12 @@ class Elsewhere:
             per_task=context.workspace.per_task,
             answer_limit=context.workspace.answer_limit,
         )
-        pieces = [
-            Piece(kind="merge", name=m.label, function=_make, key=_key(context, m))
+        errands = [
+            Errand(kind="merge", name=m.label, function=_make, key=_key(context, m))
             for m in self._methods
             if not _is_kept(context, m)
         ]
-        return executor.work(context.workspace, pieces, given)
+        return executor.work(context.workspace, errands, given)
 
 
 def _is_kept(context: Context, method: Method) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mergegate.common.errors import GateError
-    from pytest_mergegate.engine.running.executors import Job, Piece
+    from pytest_mergegate.engine.running.executors import Errand, Job
     from pytest_mergegate.report.types import Report
 
 pytestmark = [  # not imported here: every worker of pytest-xdist collects this file, one runs it
@@ -181,7 +181,7 @@ class TestMerges:
         death.touch()
 
         class Logging(Worker):
-            def run(self, job: Job | Piece) -> WorkerEntry | GateError:
+            def run(self, job: Job | Errand) -> WorkerEntry | GateError:
                 if job.label == "merge 'ties'" and death.exists():
                     death.unlink()
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -206,7 +206,7 @@ class TestMerges:
         self, merging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Dying(Worker):
-            def run(self, job: Job | Piece) -> WorkerEntry | GateError:
+            def run(self, job: Job | Errand) -> WorkerEntry | GateError:
                 if job.label == "merge 'ties'":
                     os.kill(os.getpid(), signal.SIGKILL)
                 return super().run(job)

@@ -95,7 +95,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Piece:
+class Errand:
     """Work of another kind, for any process that has the base."""
 
     kind: str
@@ -106,7 +106,7 @@ class Piece:
     """Of a module, so that another process has it too: from ``name`` and what is ``given``, the
     result in the cache's form, and its key as seen there."""
     given: Any = None
-    """The same for all pieces: where it is, once it is shared."""
+    """The same for all errands: where it is, once it is shared."""
 
     @property
     def model(self) -> str:

@@ -16,7 +16,7 @@ from pytest_mergegate.common.errors import GateError, first_line
 from pytest_mergegate.common.plain import dump
 from pytest_mergegate.common.working_folder import apart, empty_folder, working_in
 from pytest_mergegate.engine.running.cache import Arrays, Cache, Key, pack
-from pytest_mergegate.engine.running.executors import ROWS, Job, Piece, compute
+from pytest_mergegate.engine.running.executors import ROWS, Errand, Job, compute
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.gatefile import Gate
 from pytest_mergegate.pool.pool import read_pool
@@ -101,7 +101,7 @@ class WorkerEntry:
 
 
 class Worker:
-    """Runs jobs of one block each, and pieces; the base is loaded once, by the first of them."""
+    """Runs jobs of one block each, and errands; the base is loaded once, by the first of them."""
 
     def __init__(self, gate: Gate, device: str, computing: Mapping[str, str]) -> None:
         self._computing = computing
@@ -113,20 +113,20 @@ class Worker:
     def ready(self) -> None:
         """Return, once there is a process to run it."""
 
-    def run(self, job: Job | Piece) -> WorkerEntry | GateError:
+    def run(self, job: Job | Errand) -> WorkerEntry | GateError:
         """The result of ``job``; or what is wrong, as a value, so that Ray adds nothing to it."""
         try:
             if job.model != self._in_place:
                 self._swapped.close()
                 self._in_place = None
-            key, arrays = self._work(job) if isinstance(job, Piece) else self._read(job)
+            key, arrays = self._work(job) if isinstance(job, Errand) else self._read(job)
         except GateError as error:
             return error
         return WorkerEntry(node=socket.gethostname(), key=key, file=pack(key, arrays))
 
-    def _work(self, piece: Piece) -> tuple[Key, Arrays]:
-        given = import_ray().get(piece.given)
-        return piece.function(self._gate, self._workspace, piece.name, given)
+    def _work(self, errand: Errand) -> tuple[Key, Arrays]:
+        given = import_ray().get(errand.given)
+        return errand.function(self._gate, self._workspace, errand.name, given)
 
     def _read(self, job: Job) -> tuple[Key, Arrays]:
         workspace, (block,) = self._workspace, job.blocks

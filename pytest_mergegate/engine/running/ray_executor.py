@@ -1,5 +1,5 @@
 """The executor ``ray``: models run in workers of a Ray cluster, one job per model and block, or one
-piece per merge."""
+errand per merge."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ from pytest_mergegate.common.plain import load
 from pytest_mergegate.engine.running.cache import Arrays, Corrupt, Key, key_text, unpack
 from pytest_mergegate.engine.running.executors import (
     ROWS,
+    Errand,
     Found,
     Job,
-    Piece,
     Rows,
     look_up,
     without,
@@ -26,7 +26,7 @@ from pytest_mergegate.engine.running.ray_cluster import Worker, WorkerEntry, con
 from pytest_mergegate.engine.running.workspace import Workspace
 from pytest_mergegate.gate.gatefile import Gate
 
-J = TypeVar("J", Job, Piece)
+J = TypeVar("J", Job, Errand)
 _LOSSES = 2
 """Of one job, or of workers that start: one is bad luck."""
 _PATIENCE = 10.0
@@ -39,7 +39,7 @@ class _Member:
 
     actor: Any
     job: Any = None
-    """A job, or a piece."""
+    """A job, or an errand."""
     model: str | None = ""
     """Whose weights it has in place; no expert's name is empty."""
 
@@ -96,18 +96,18 @@ class RayExecutor:
         return results
 
     def work(
-        self, workspace: Workspace, pieces: Sequence[Piece], given: object
-    ) -> Generator[tuple[Piece, Arrays | GateError]]:
-        """Each of ``pieces``, begun in their order, with what came of it, as they come in; what is
+        self, workspace: Workspace, errands: Sequence[Errand], given: object
+    ) -> Generator[tuple[Errand, Arrays | GateError]]:
+        """Each of ``errands``, begun in their order, with what came of it, as they come in; what is
         under way when nobody asks for more is given up. Raises GateError."""
         self._computing, shared = workspace.computing, self._ray.put(given)
-        begun = [replace(piece, given=shared) for piece in pieces]
+        begun = [replace(errand, given=shared) for errand in errands]
         try:
-            for piece, entry in self._computed(begun, workspace.device):
+            for errand, entry in self._computed(begun, workspace.device):
                 if isinstance(entry, GateError):
-                    yield piece, entry
+                    yield errand, entry
                 else:
-                    yield piece, _checked(entry, piece.key, piece.label)
+                    yield errand, _checked(entry, errand.key, errand.label)
         finally:
             for reference, member in list(self._members.items()):
                 if member.job is not None:
@@ -118,7 +118,7 @@ class RayExecutor:
         self, jobs: Sequence[J], device: str
     ) -> Iterator[tuple[J, WorkerEntry | GateError]]:
         """Each job with its result, in the order in which they come in."""
-        left, losses = list(jobs), Counter[Job | Piece]()
+        left, losses = list(jobs), Counter[Job | Errand]()
         if left:  # a worker for each model, as far as the cluster goes
             wanted = min(self._room(device), len({job.model for job in left}))
             for _ in range(wanted - len(self._members) - len(self._idle)):
@@ -150,7 +150,7 @@ class RayExecutor:
                 else:
                     yield job, answer
 
-    def _answer(self, reference: Any, job: Job | Piece | None) -> Any:
+    def _answer(self, reference: Any, job: Job | Errand | None) -> Any:
         """What a worker has returned, or the error that says that it was lost."""
         exceptions = self._ray.exceptions
         try:
@@ -218,7 +218,7 @@ class RayExecutor:
         self._start(device)
 
 
-def _lost(job: Job | Piece, error: Exception) -> GateError:
+def _lost(job: Job | Errand, error: Exception) -> GateError:
     return GateError(
         f"{job.label} has lost {_LOSSES} Ray workers, the last one to: {first_line(error)}",
         fix="the usual cause is memory: give the nodes more, or run with the executor local; "
