@@ -212,6 +212,8 @@ class _Run:
     def _explain(self, case: Case, judgement: Judgement, trials: Trials | None) -> None:
         """Why verdicts are as they are, how firm, and what to merge instead."""
         self.findings.extend(find_warnings(self.gate, case, judgement))
+        if judgement.status == "fail" and self.options.progress is not None:
+            self.options.progress("looking for ways out", 0.95)  # many small merges
         self.diagnoses = diagnose(self.gate, case, judgement, trials)
         with self.clock.timed("hidden"):
             remedies = [remedy for found in self.diagnoses for remedy in found.remedies]

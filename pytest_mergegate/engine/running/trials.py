@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_mergegate.engine.models.headed import Head, HeadedModel
     from pytest_mergegate.engine.running.engine import Engine
     from pytest_mergegate.engine.running.probes import HiddenStates
+    from pytest_mergegate.engine.running.tasks import Task
     from pytest_mergegate.engine.running.workspace import Workspace
 
 
@@ -133,7 +134,10 @@ class _Answers:
         tasks, inputs = self._engine.tasks, self._states.inputs
         asked = [(tasks[name], [inputs[k] for k in self._states.own(name)]) for name in scales]
         known = {name: self._own(name) for name in scales if self._options[name] != ()}
+        texts = [(task, own) for task, own in asked if self._is_text(task)]
         with self._engine.mixed(f"trial:{dict(scales)}", scales):
+            # all that is said is asked at once, and read along with it
+            self._engine.answer(texts, with_states=True)
             read = self._engine.states(asked, self._model.answer_positions)
             mixed = dict(zip(scales, read, strict=True))
             found: dict[str, Agreement | None] = dict.fromkeys(scales)
@@ -141,6 +145,10 @@ class _Answers:
                 tokens = agreement_of(own, self._scores(name, mixed[name], None))
                 found[name] = self._as_compared(name, tokens)
         return found
+
+    def _is_text(self, task: Task) -> bool:
+        """Whether it takes what the loaded model says to compare it."""
+        return task.reading == "greedy" and self._workspace.comparer(task.name) is not None
 
     def _as_compared(self, name: str, tokens: Agreement) -> Agreement:
         """With the distances of what the loaded model says, where they take more than ``tokens``;
