@@ -280,7 +280,7 @@ class TestLostWorkers:
                 return super().run(job)
 
         def remove() -> None:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 180
             while not marker.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             cluster.remove_node(node, allow_graceful=False)
@@ -328,8 +328,8 @@ class TestErrors:
             shutil.copyfile(tiny_pool.parent / config, folder / config)
 
         class Elsewhere(Worker):
-            def __init__(self, gate: Any, device: str) -> None:
-                super().__init__(other, device)
+            def __init__(self, gate: Any, *more: Any) -> None:
+                super().__init__(other, *more)
 
         monkeypatch.setattr(ray_executor, "Worker", Elsewhere)
         found = report(pool_copy, tmp_path / "cache")
