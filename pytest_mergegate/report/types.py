@@ -112,14 +112,13 @@ class ChangeRecord(Record):
     """Of a loss, the same with the sign that people expect: positive where the merge is worse."""
     loss_percent_after: Number | None = None
 
-    @model_validator(mode="after")
-    def _turned(self) -> Self:
-        if self.quantity != "loss":
-            return self
-        ends = {"loss_percent_before": self.before, "loss_percent_after": self.after}
-        for name, end in ends.items():  # frozen for everybody else
-            object.__setattr__(self, name, None if end is None else 0.0 - end)
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _turn(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("quantity") != "loss":
+            return data
+        ends = {f"loss_percent_{end}": data.get(end) for end in ("before", "after")}
+        return data | {t: 0.0 - n for t, n in ends.items() if isinstance(n, (int, float))}
 
 
 class BaselineRecord(Record):

@@ -15,10 +15,10 @@ from pytest_mergegate.engine.running.distances import Distances
 from pytest_mergegate.engine.running.references import (
     Agreement,
     agreement_of,
-    other_texts,
     own_states,
     same_text,
 )
+from pytest_mergegate.evaluation.comparing import same_or_not
 from pytest_mergegate.evaluation.degenerate import Degeneracy, degeneracy
 from pytest_mergegate.gate.sections import BUILTIN_METRICS
 
@@ -122,9 +122,8 @@ def distances_from(context: Context, name: str, reference: OwnAnswers) -> Distan
     task = engine.tasks[name]
     if not is_decoded(context, task):
         return compare_inputs(context, task, reference).distances
-    if compare is None:
-        return Distances.exact(other_texts(engine, task, reference), reference.cut)
-    return compare(reference.said, engine.said(task, reference.inputs))
+    said = engine.said(task, reference.inputs, to_score=True)
+    return (compare or same_or_not)(reference.said, said)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,6 +123,20 @@ class HeadedModel(Model):
                 found = self._adjust(projected.to(torch.float32)).cpu()
             yield from torch.split(found, [len(each) for each in some])
 
+    def log_likelihoods(self, answers: Sequence[Row]) -> Tensor:
+        """Of each answer behind its prompt, [n] in float64; those that differ in their last token
+        alone are read together."""
+        asked: dict[Row, list[tuple[int, Tokens]]] = {}
+        for number, (prompt, answer) in enumerate(answers):
+            asked.setdefault((prompt, answer[:-1]), []).append((number, answer))
+        states = self.states([*asked], self.answer_positions)
+        found = torch.zeros(len(answers), dtype=torch.float64)
+        for logits, told in zip(self.logits_each(states), asked.values(), strict=True):
+            logs = torch.log_softmax(logits.to(torch.float64), dim=-1)
+            for number, answer in told:
+                found[number] = logs[torch.arange(len(answer)), torch.tensor(answer)].sum()
+        return found
+
     @torch.inference_mode()
     def _check_head(self, ways: Sequence[Callable[[Tensor], Tensor]]) -> None:
         """Find, by trying ``ways``, how this architecture makes logits of projected states.

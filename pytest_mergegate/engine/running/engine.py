@@ -254,45 +254,42 @@ class Engine:
         keys = [(self.model.loaded, task.name, index) for index in indices]
         missing = [key for key in dict.fromkeys(keys) if key not in self._choice_scores]
         counts = [len(task.choices[key[2]]) for key in missing]
-        scores = torch.zeros(sum(counts), dtype=torch.float64)
-        # choices that differ in their last token alone share a row
-        asked: dict[Row, list[tuple[int, Tokens]]] = {}
-        pairs = ((key, choice) for key in missing for choice in task.choices[key[2]])
-        for number, (key, choice) in enumerate(pairs):
-            row = task.prompts[key[2]], choice[:-1]
-            asked.setdefault(row, []).append((number, choice))
-        model = self.require_head()
-        states = model.states([*asked], model.answer_positions)
-        for logits, told in zip(model.logits_each(states), asked.values(), strict=True):
-            logs = torch.log_softmax(logits.to(torch.float64), dim=-1)
-            for number, choice in told:
-                scores[number] = logs[torch.arange(len(choice)), torch.tensor(choice)].sum()
-        for key, own in zip(missing, torch.split(scores, counts), strict=True):
+        pairs = [(task.prompts[key[2]], own) for key in missing for own in task.choices[key[2]]]
+        scores = torch.split(self.require_head().log_likelihoods(pairs), counts)
+        for key, own in zip(missing, scores, strict=True):
             self._choice_scores[key] = own / torch.tensor(task.choice_lengths[key[2]])
         return [self._choice_scores[key] for key in keys]
 
-    def said(self, task: Task, indices: Sequence[int], *, by_expert: bool = False) -> list[Answer]:
+    def said(
+        self,
+        task: Task,
+        indices: Sequence[int],
+        *,
+        by_expert: bool = False,
+        to_score: bool = False,
+    ) -> list[Answer]:
         """Greedy answers of the loaded model as text, or of the task's expert, which must have been
-        decoded before."""
-        model = self.require_head()
-        if by_expert:
-            answers = [self._answers[loaded_as(task.name), task.name, k] for k in indices]
-        else:
-            answers = self.answers(task, indices)
+        decoded before; ``to_score``, see ``answer``: what was left there is another text for sure,
+        and does not count as cut."""
+        model, asked = self.require_head(), loaded_as(task.name) if by_expert else self.model.loaded
+        if not by_expert:
+            self.answer([(task, indices)], to_score=to_score)
+        keys = [(asked, task.name, index) for index in indices]
+        told = [(key in self._answers, self._read(key)) for key in keys]
         return [
-            Answer(text=model.text(a, task.stop), cut=not model.is_complete(a, task.stop))
-            for a in answers
+            Answer(text=model.text(a, task.stop), cut=whole and not model.is_complete(a, task.stop))
+            for whole, a in told
         ]
+
+    def _read(self, key: _Input) -> list[int]:
+        """An answer, as far as it was read."""
+        return self._answers[key] if key in self._answers else self._left[key]
 
     def outputs(self, task: Task, indices: Sequence[int], *, to_score: bool = False) -> list[str]:
         """What the loaded model answers, as the task's metric reads it; ``to_score``, see
         ``answer``."""
         if task.reading != "choices":
-            text, loaded = self.require_head().text, self.model.loaded
-            self.answer([(task, indices)], to_score=to_score)
-            keys = [(loaded, task.name, index) for index in indices]
-            told = [self._answers[k] if k in self._answers else self._left[k] for k in keys]
-            return [text(answer, task.stop) for answer in told]
+            return [answer.text for answer in self.said(task, indices, to_score=to_score)]
         scores = self.choice_scores(task, indices)
         return [
             (task.examples[index].choices or ())[int(s.argmax())]

@@ -135,9 +135,8 @@ class Worker:
         if block.answers is not None:
             block.tell(workspace)
         key = block.key(workspace, job.kind, job.model)
-        if (
-            job.model is not None and job.model != self._in_place
-        ):  # whose weights stay for the next job
+        if job.model is not None and job.model != self._in_place:
+            # whose weights stay for the next job
             self._swapped.enter_context(workspace.engine.expert(job.model))
             self._in_place = job.model
         (rows,) = compute(workspace.engine, job.kind, [block])

@@ -134,20 +134,6 @@ def same_text(
     )
 
 
-def other_texts(engine: Engine, task: Task, own: OwnAnswers) -> list[bool]:
-    """Whether the loaded model says another text than the expert to each input, or one of which
-    that is not known since either was cut; each is read no further than that takes."""
-    texts = engine.outputs(task, own.inputs, to_score=True)
-    whole = [index for index in own.inputs if engine.is_whole(task, index)]
-    answers = dict(zip(whole, engine.answers(task, whole), strict=True))
-    cut = {index: said.cut for index, said in zip(whole, engine.said(task, whole), strict=True)}
-    differs = []
-    for index, tokens, said, text in zip(own.inputs, own.answers, own.said, texts, strict=True):
-        is_same = not (said.cut or cut.get(index, True)) and text == said.text
-        differs.append(not is_same and answers.get(index) != tokens)
-    return differs
-
-
 @result
 class Agreement:
     """What comes out of a comparison over n inputs."""

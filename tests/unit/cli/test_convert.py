@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def convert(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command: exit code, and what it says."""
+def convert(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command as people do: exit code, and what it says."""
+    monkeypatch.delenv("CI", raising=False)  # where a base outside of the repository is not read
 
     def run(*arguments: object) -> tuple[int, str]:
         capsys.readouterr()
@@ -93,6 +94,18 @@ def test_names_are_repaired_as_peft_reads_them(
     held = PeftModel.from_pretrained(base, adapter).state_dict()
     key = min(odd)
     assert torch.equal(held[key], odd[key])
+
+
+def test_in_ci_an_adapter_chooses_no_base_of_the_machine(
+    adapter: Path, convert: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = load_file(adapter / WEIGHTS)
+    odd = {key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}
+    save_file(odd, adapter / WEIGHTS)
+    monkeypatch.setenv("CI", "true")
+    code, said = convert(adapter)
+    assert (code, "--base REF" in said) == (2, True)
+    assert are_equal(load_file(adapter / WEIGHTS), odd)
 
 
 def test_to_another_folder(adapter: Path, tmp_path: Path, convert: Run) -> None:

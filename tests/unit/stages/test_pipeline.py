@@ -32,8 +32,15 @@ def step(name: Any, *, fails: bool = False) -> Any:
 
 
 def context(deepest: str, stages: Sequence[str] = STAGES) -> Any:
-    decisions = SimpleNamespace(deepest=deepest, stages=stages)
-    return SimpleNamespace(pool=object(), clock=Clock(), decisions=decisions)
+    """What notes that it was closed."""
+    decisions, closed = SimpleNamespace(deepest=deepest, stages=stages), list[bool]()
+    return SimpleNamespace(
+        pool=object(),
+        clock=Clock(),
+        decisions=decisions,
+        close=lambda: closed.append(True),
+        closed=closed,
+    )
 
 
 def test_has_the_stages_that_gates_name() -> None:
@@ -59,12 +66,15 @@ def test_ends_where_the_budgets_are_decided(monkeypatch: pytest.MonkeyPatch, dee
     down_to = STAGES[: STAGES.index(deepest) + 1]
     assert last.findings == tuple(said for name in down_to for said in (name, f"more {name}"))
     assert tuple(run.clock.seconds) == down_to
+    assert run.closed == [True]
 
 
 def test_leaves_behind_what_was_found_before_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = {"preflight": step("preflight"), "conflict": step("conflict", fails=True)}
     monkeypatch.setattr(pipeline, "STAGES", failing)
     found: list[Any] = []
+    run = context("eval")
     with pytest.raises(GateError, match="it went wrong"):
-        found.extend(pipeline.run(context("eval")))
+        found.extend(pipeline.run(run))
     assert found[-1].findings == ("preflight", "more preflight", "conflict")
+    assert run.closed == [True]
