@@ -70,7 +70,8 @@ def _make(
     scored: dict[str, Mapping[str, Scored]],
     elsewhere: Elsewhere,
 ) -> MergeResult:
-    made = elsewhere.made(method) if elsewhere.is_there else make_merge(context, earlier, method)
+    made = elsewhere.made(method) if elsewhere.is_there else None
+    made = made or make_merge(context, earlier, method)
     if made.scored is not None:
         scored[method.label] = made.scored
     return made.merge

@@ -57,12 +57,15 @@ class Elsewhere:
         options = self._context.options
         return options.executor != "local" and options.scorer is None
 
-    def made(self, method: Method) -> Made:
-        """The merge by ``method``, once a worker has made it. Raises GateError."""
+    def made(self, method: Method) -> Made | None:
+        """The merge by ``method``, once a worker has made it; None where none was asked to, since
+        it was kept at that time. Raises GateError."""
         if self._coming is None:
             self._coming = self._begin()
         while method.label not in self._found:
-            errand, self._found[errand.name] = next(self._coming)
+            if (done := next(self._coming, None)) is None:
+                return None
+            errand, self._found[errand.name] = done
             self._context.tell("merges", len(self._found) / len(self._methods))
         found = self._found[method.label]
         if isinstance(found, GateError):
@@ -97,9 +100,8 @@ class Elsewhere:
 
 
 def _is_kept(context: Context, method: Method) -> bool:
-    spec = context.gate.spec
-    is_fresh = method.root is not None or any(e.distance is not None for e in spec.experts.values())
-    return not is_fresh and context.cache.peek(merge_key(context, method)) is not None
+    may_be = method.root is None and context.workspace.keeps_comparisons
+    return may_be and context.cache.peek(merge_key(context, method)) is not None
 
 
 def _key(context: Context, method: Method) -> Key:

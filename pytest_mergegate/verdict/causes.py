@@ -80,7 +80,7 @@ def _tried_cause(
     weight = scales[expert]
 
     def rate(tried: Mapping[str, float]) -> float:
-        agreement = trials.trial(tried)[expert]
+        agreement = trials.trial(tried, [expert])[expert]
         return math.nan if agreement is None else agreement.rate  # then none of them is known
 
     def kept(rate: float) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pytest_mergegate.engine.running.trials import Trials
 from pytest_mergegate.gate.gatefile import Gate
+from pytest_mergegate.merging.method import is_sum
 from pytest_mergegate.verdict.causes import Cause, likely_cause
 from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
@@ -37,7 +38,8 @@ def diagnose(
     if not failed or (hidden := case.hidden) is None:
         return ()
     names = hidden.states.names
-    remedies = tuple(find_remedies(gate, hidden, judgement, list(failed), trials))
+    sums = {method.label for method in case.methods if is_sum(method)}
+    remedies = tuple(find_remedies(gate, hidden, judgement, list(failed), trials, sums))
     found = []
     for expert, verdict in failed.items():
         distances = hidden.distances[names.index(expert)]

@@ -1,7 +1,7 @@
 """Ways out for a pool that is not within budget: what was tried on the probes, and passed there."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +40,10 @@ def find_remedies(
     judgement: Judgement,
     failed: Sequence[str],
     trials: Trials | None,
+    sums: Container[str],
 ) -> Iterator[Remedy]:
-    """Ways out for the experts ``failed``, those first that keep the pool one merge."""
+    """Ways out for the experts ``failed``, those first that keep the pool one merge; the methods
+    called as ``sums`` are weighted sums of task vectors, as trials are."""
     limits = gate.spec.effective_budget.limits
     if gate.spec.merge.select == "all":
         yield from _passing_methods(judgement)
@@ -56,7 +58,7 @@ def find_remedies(
         # of the other methods that are listed, too: one may hold without somebody
         asked = {str(hidden.scales[m]): m for m in reversed([method, *hidden.scales])}
         for named in reversed(asked.values()):
-            if found := _leave_out(hidden, named, failed, share, trials):
+            if found := _leave_out(hidden, named, failed, share, trials, is_sum=named in sums):
                 yield found
                 break
 
@@ -86,10 +88,17 @@ def _without_for_mds(parts: PoolParts, limit: float, failed: Sequence[str]) -> I
 
 
 def _leave_out(
-    hidden: HiddenResult, method: str, failed: Sequence[str], limit: float, trials: Trials
+    hidden: HiddenResult,
+    method: str,
+    failed: Sequence[str],
+    limit: float,
+    trials: Trials,
+    *,
+    is_sum: bool,
 ) -> Remedy | None:
     """The expert without which ``method`` keeps all others within the limit: one that
-    fails, or who pulls most on the inputs of those."""
+    fails, or who pulls most on the inputs of those. What is tried is a sum of task vectors, which
+    the method itself need not be."""
     names, scales = hidden.states.names, hidden.scales[method]
     pull = dict.fromkeys(names, 0.0)
     for expert in failed:
@@ -104,14 +113,15 @@ def _leave_out(
         total = sum(rest.values())
         if averaging and total > 0:  # the shares of an average are shared out again
             rest = {other: scale / total for other, scale in rest.items()}
-        if len(rest) > 1 and (value := _largest_disagreement(rest, trials)) is not None:
+        if len(rest) > 1 and (value := _largest_disagreement(rest, limit, trials)) is not None:
             tried.append((value, name))
-    least, name = min(tried, default=(1.0, ""))
-    if not name or compare(least, limit) != "pass":
+    if not tried:
         return None
+    least, name = min(tried)
+    how = "tried" if is_sum else "by a sum of such weights in its place, tried"
     text = (
         f"leave {name} out: {method} then changes {at_most(least)} of the others' answers "
-        "(tried on the probes)"
+        f"({how} on the probes)"
     )
     return Remedy(text=text, drop=(name,), tried=True)
 
@@ -131,8 +141,8 @@ def _reweight(hidden: HiddenResult, limit: float, trials: Trials) -> Iterator[Re
         setting = f"{{methods: [linear], weights: {weights}}}"
         options.append((dict(own), f"linear and {weights} weights", setting))
     for scales, how, setting in options:
-        value = _largest_disagreement(scales, trials)
-        if value is not None and compare(value, limit) == "pass":
+        value = _largest_disagreement(scales, limit, trials)
+        if value is not None:
             text = f"merge all with {how}: it changes {at_most(value)} of any expert's answers"
             yield Remedy(text=f"{text} (tried on the probes)", setting=setting, tried=True)
             return
@@ -143,8 +153,15 @@ def at_most(rate: float) -> str:
     return "none" if rate == 0 else f"at most {rate:.0%}"
 
 
-def _largest_disagreement(scales: Mapping[str, float], trials: Trials) -> float | None:
-    """Over the experts in ``scales``; None where one cannot be read from the probes."""
-    found = trials.trial(scales).values()
-    rates = [agreement.rate for agreement in found if agreement is not None]
-    return max(rates) if len(rates) == len(found) else None
+def _largest_disagreement(
+    scales: Mapping[str, float], limit: float, trials: Trials
+) -> float | None:
+    """Over the experts in ``scales``; None where one is over the ``limit`` or cannot be read from
+    the probes: then it is no way out, and no others are asked."""
+    largest = 0.0
+    for names in trials.quick_first(scales):
+        for agreement in trials.trial(scales, names).values():
+            if agreement is None or compare(agreement.rate, limit) != "pass":
+                return None
+            largest = max(largest, agreement.rate)
+    return largest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from pytest_mergegate.engine.running.references import Agreement, agreement_of
 from pytest_mergegate.metrics import mix_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -29,6 +29,7 @@ class Trials:
     def __init__(self, workspace: Workspace, states: HiddenStates) -> None:
         self._workspace = workspace
         self._states = states
+        self._tried: dict[tuple[tuple[tuple[str, float], ...], str], Agreement | None] = {}
 
     def forecast(self, expert: str, scales: Mapping[str, float]) -> tuple[str, Agreement | None]:
         """How answers are read, and expert ``expert`` against ĥ = h_0 + Σ λ_j (h_j − h_0), from
@@ -47,22 +48,45 @@ class Trials:
             lambda: (self._answers.reading(expert), self._answers.forecast(expert, scales)),
         )
 
-    def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
-        """Every expert in ``scales`` against the model with those weights, put together and run.
+    def trial(
+        self, scales: Mapping[str, float], of: Sequence[str] | None = None
+    ) -> dict[str, Agreement | None]:
+        """The experts in ``scales``, or those ``of`` them that are asked for, against the model
+        with those weights, put together and run.
 
         For a linear merge this is the merge itself, on few inputs.
         """
-        described = [self._described(name) for name in scales]
-        key = self._workspace.key(
-            "trial",
-            of=described,
-            scales=self._identified(scales),
-            max_answer_tokens=self._workspace.answer_limit,
-        )
-        found = self._workspace.kept(
-            list[Agreement | None], key, lambda: [*self._answers.trial(scales).values()]
-        )
-        return dict(zip(scales, found, strict=True))
+        workspace, weights = self._workspace, tuple(scales.items())
+        names = [*(scales if of is None else of)]
+        asked = [name for name in names if (weights, name) not in self._tried]
+        keys = {
+            name: workspace.key(
+                "trial",
+                of=self._described(name),
+                scales=self._identified(scales),
+                max_answer_tokens=workspace.answer_limit,
+            )
+            for name in asked
+        }
+        found: dict[str, Agreement | None] = {}
+
+        def run(name: str) -> list[Agreement | None]:
+            if name not in found:  # with all that are not known: the weights are put in place once
+                missing = [n for n, key in keys.items() if workspace.cache.peek(key) is None]
+                found.update(self._answers.trial(scales, {*missing, name} - found.keys()))
+            return [found[name]]
+
+        for name, key in keys.items():
+            kept = workspace.kept(list[Agreement | None], key, partial(run, name))
+            self._tried[weights, name] = kept[0]
+        return {name: self._tried[weights, name] for name in names}
+
+    def quick_first(self, names: Iterable[str]) -> list[list[str]]:
+        """Experts whose answers are compared without being decoded, and then the others."""
+        quick: dict[bool, list[str]] = {True: [], False: []}
+        for name in names:
+            quick[self._workspace.comparer(name) is None].append(name)
+        return [group for group in quick.values() if group]
 
     def remembered(self, what: str, described: Any, compute: Callable[[], Any]) -> Any:
         """Plain data that follow from the states and ``described``, worked out once."""
@@ -130,17 +154,18 @@ class _Answers:
         head = self._engine.mixed_head(scales)
         return agreement_of(self._own(expert), self._scores(expert, merged, head))
 
-    def trial(self, scales: Mapping[str, float]) -> dict[str, Agreement | None]:
+    def trial(self, scales: Mapping[str, float], of: Container[str]) -> dict[str, Agreement | None]:
         tasks, inputs = self._engine.tasks, self._states.inputs
-        asked = [(tasks[name], [inputs[k] for k in self._states.own(name)]) for name in scales]
-        known = {name: self._own(name) for name in scales if self._options[name] != ()}
+        names = [name for name in scales if name in of]
+        asked = [(tasks[name], [inputs[k] for k in self._states.own(name)]) for name in names]
+        known = {name: self._own(name) for name in names if self._options[name] != ()}
         texts = [(task, own) for task, own in asked if self._is_text(task)]
         with self._engine.mixed(f"trial:{dict(scales)}", scales):
             # all that is said is asked at once, and read along with it
             self._engine.answer(texts, with_states=True)
             read = self._engine.states(asked, self._model.answer_positions)
-            mixed = dict(zip(scales, read, strict=True))
-            found: dict[str, Agreement | None] = dict.fromkeys(scales)
+            mixed = dict(zip(names, read, strict=True))
+            found: dict[str, Agreement | None] = dict.fromkeys(names)
             for name, own in known.items():
                 tokens = agreement_of(own, self._scores(name, mixed[name], None))
                 found[name] = self._as_compared(name, tokens)

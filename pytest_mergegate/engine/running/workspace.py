@@ -186,9 +186,12 @@ class Workspace:
     def kept(self, kind: Any, key: Mapping[str, Any], compute: Callable[[], T]) -> T:
         """What the cache holds of a comparison with the experts, or else what is computed; always
         that where a function of the team's own compares, which may change from run to run."""
-        if any(expert.distance is not None for expert in self.spec.experts.values()):
-            return compute()
-        return self.cache.kept(kind, key, compute)
+        return self.cache.kept(kind, key, compute) if self.keeps_comparisons else compute()
+
+    @property
+    def keeps_comparisons(self) -> bool:
+        """Whether comparisons come out the same whenever they are made."""
+        return all(expert.distance is None for expert in self.spec.experts.values())
 
     @cached_property
     def facts(self) -> Facts:

@@ -18,7 +18,7 @@ from pytest_mergegate.verdict.evidence import Case
 from pytest_mergegate.verdict.judge import Judgement, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 NAMES = ("a", "b", "c", "d")
@@ -35,9 +35,9 @@ def hidden_of(gram: Any = None, scales: Mapping[str, float] | None = None) -> An
 def trials_of(rate: Any) -> Any:
     """Trials in which a merge of these weights changes that share of every expert's answers."""
 
-    def trial(scales: Mapping[str, float]) -> Any:
+    def trial(scales: Mapping[str, float], of: Sequence[str]) -> Any:
         found = rate(scales)
-        return dict.fromkeys(scales, None if found is None else SimpleNamespace(rate=found))
+        return dict.fromkeys(of, None if found is None else SimpleNamespace(rate=found))
 
     return SimpleNamespace(trial=trial)
 

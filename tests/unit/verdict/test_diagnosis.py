@@ -19,7 +19,7 @@ from pytest_mergegate.verdict.judge import Judgement, Verdict
 from pytest_mergegate.verdict.remedies import Remedy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 NAMES = ("a", "b", "c", "d")
@@ -119,6 +119,10 @@ def test_leaving_one_out_helps_the_others(
     assert [remedy.drop for remedy in diagnosis.remedies] == ([("d",)] if helps else [])
 
 
+def one_group(names: Iterable[str]) -> list[list[str]]:
+    return [[*names]]
+
+
 class TestLeavingOneOutOnTheProbes:
     """c spoils every merge that it is in; of the others, who pulls most is known by Gram and λ²."""
 
@@ -127,12 +131,12 @@ class TestLeavingOneOutOnTheProbes:
     def tried(self, **unreadable: Any) -> Any:
         asked: list[dict[str, float]] = []
 
-        def trial(scales: Mapping[str, float]) -> Any:
+        def trial(scales: Mapping[str, float], of: Sequence[str]) -> Any:
             asked.append(dict(scales))
             rate = 0.9 if "c" in scales and len(scales) > 1 else 0.1
-            return {n: unreadable.get(n, SimpleNamespace(rate=rate)) for n in scales}
+            return {n: unreadable.get(n, SimpleNamespace(rate=rate)) for n in of}
 
-        return SimpleNamespace(trial=trial, asked=asked)
+        return SimpleNamespace(trial=trial, quick_first=one_group, asked=asked)
 
     @pytest.mark.parametrize(("scale", "rest"), [(0.25, 1 / 3), (1.0, 1.0)])
     def test_shares_of_an_average_are_shared_out_again(
@@ -155,16 +159,16 @@ class TestLeavingOneOutOnTheProbes:
         """The judged one loses whoever is left out; another one keeps all but c."""
         asked = []
 
-        def trial(scales: Mapping[str, float]) -> Any:
+        def trial(scales: Mapping[str, float], of: Sequence[str]) -> Any:
             asked.append(dict(scales))
             holds = "c" not in scales and {*scales.values()} == {0.7}
-            return dict.fromkeys(scales, SimpleNamespace(rate=0.1 if holds else 0.9))
+            return dict.fromkeys(of, SimpleNamespace(rate=0.1 if holds else 0.9))
 
         (diagnosis,) = run(
             tmp_path,
             verdict("a", "fail"),
             gram=self.GRAM,
-            trials=SimpleNamespace(trial=trial),
+            trials=SimpleNamespace(trial=trial, quick_first=one_group),
             listed={"again": 0.25, "sum": 0.7},
         )
         (remedy,) = diagnosis.remedies
