@@ -213,8 +213,9 @@ _MOST_GROUPS = 4
 
 def device(report: Report) -> str:
     """Where models ran, and in what they computed where that is not what their weights are in."""
-    wider = report.settings.get("computing") or {}
-    return ", ".join([report.device, *(f"{own} computed in {how}" for own, how in wider.items())])
+    wider = report.settings.get("computing")
+    told = wider.items() if isinstance(wider, dict) else ()  # a stranger's report may say anything
+    return clean(", ".join([report.device, *(f"{own} computed in {how}" for own, how in told)]))
 
 
 def tokens(report: Report) -> str | None:

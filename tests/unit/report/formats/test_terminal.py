@@ -141,6 +141,15 @@ def test_hostile_names_steer_nothing() -> None:
     assert sum("fail" in line for line in table) == len(HOSTILE)
 
 
+@pytest.mark.parametrize("computing", ["x", ["x"], 1, None, {"bfloat16\x1b[31m": "float32\u202e"}])
+def test_a_stranger_may_say_anything_of_what_was_computed_in(computing: Any) -> None:
+    made = report(settings={"computing": computing})
+    said = summary([made], Look(verbosity=2, reasons=True, width=120))
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+    assert ("computed in" in said) == isinstance(computing, dict)
+
+
 def test_sixty_experts() -> None:
     names = [f"expert_{k}" for k in range(60)]
     said = summary([report(names, failing=names)], Look(width=80))
