@@ -55,7 +55,8 @@ def merge(method):
         config["base_model"] = base
     (chosen.out / f"{method}.yml").write_text(json.dumps(config))  # JSON is YAML
     mergekit = [Path(sys.executable).with_name("mergekit-yaml"), chosen.out / f"{method}.yml"]
-    cache = ["--lora-merge-cache", chosen.out / "lora", "--quiet"]
+    # without the dtype adapters are merged in the base's own bfloat16, and answers are others
+    cache = ["--lora-merge-cache", chosen.out / "lora", "--lora-merge-dtype", "float32", "--quiet"]
     subprocess.run([*mergekit, chosen.out / method, *cache], check=True, stdout=sys.stderr)
     seconds["merge"] += time.perf_counter() - start
     return chosen.out / method
